@@ -1,0 +1,1 @@
+"""The hot tensor operations: one folder an operation, each with its naive definition as oracle."""
