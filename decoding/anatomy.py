@@ -1,0 +1,280 @@
+"""Where a model keeps its decoder layers, final norm and head, found by running it and checked against its own logits.
+
+Strategies need three things that ``forward()`` does not give separately: the hidden states after the final norm, logits
+of some of these only, and (for early exits) the layers in between. Nothing here is believed from attribute names: a head
+that is rebuilt outside the model must give the model's own logits, or the model's own forward is used instead.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from decoding.errors import ModelError
+
+__all__ = ["Anatomy", "anatomy", "captured_outputs", "relative_error", "tolerance"]
+
+HeadRecipe = Callable[[nn.Module, Any, nn.Module, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What :func:`anatomy` found.
+
+    Attributes:
+        backbone: the module whose ``last_hidden_state`` goes into the head; called directly in place of the model
+            where ``separable``.
+        head: the output embeddings.
+        recipe: name of the way from hidden states to logits (see ``HEAD_RECIPES``); None where none gave the model's
+            own logits.
+        separable: whether ``backbone(**inputs)`` followed by the recipe equals the model's own forward.
+        layers: the decoder layers in order; None where they were not found.
+        final_norm: the module between the last layer and the head; None where there is none or it was not found.
+        no_early_exit: why the output of a lower layer cannot be read as logits; None where it can.
+    """
+
+    backbone: nn.Module
+    head: nn.Module
+    recipe: str | None
+    separable: bool
+    layers: nn.ModuleList | None
+    final_norm: nn.Module | None
+    no_early_exit: str | None
+
+    def forward_backbone(self, model: Any, inputs: dict[str, Any]) -> Any:
+        """Output of the backbone (``last_hidden_state``, cache, ...) for the model's own inputs; needs ``separable``."""
+        return call_backbone(model, self.backbone, inputs)
+
+    def logits(self, model: Any, hidden: Tensor) -> Tensor:
+        """Logits (..., vocab) of hidden states (..., dim) that the final norm has seen; needs ``recipe``."""
+        if self.recipe is None:
+            raise ModelError(f"{type(model).__name__}: no way from hidden states to its logits is known")
+        return HEAD_RECIPES[self.recipe](self.head, model.config.get_text_config(decoder=True), model, hidden)
+
+
+_found: weakref.WeakKeyDictionary[nn.Module, dict[tuple[object, ...], Anatomy]] = weakref.WeakKeyDictionary()
+
+
+@torch.no_grad()
+def anatomy(model: Any) -> Anatomy:
+    """Find the parts of a generating model, once per model (and again when its dtype or device has changed).
+
+    Costs one forward pass over a handful of tokens.
+
+    Raises:
+        ModelError: the model has no output embeddings, so it cannot generate text.
+    """
+    key = (model.dtype, str(model.device), id(model.get_output_embeddings()))
+    per_model = _found.setdefault(model, {})
+    if key not in per_model:
+        per_model[key] = _examine(model)
+    return per_model[key]
+
+
+def _examine(model: Any) -> Anatomy:
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ModelError(
+            f"{type(model).__name__} has no output embeddings (lm_head): only models that generate text can be decoded"
+        )
+    encoder_decoder = bool(model.config.is_encoder_decoder)
+    backbone = model.get_decoder() if encoder_decoder else model.base_model
+    decoder = model.get_decoder()
+    layers = _decoder_layers(decoder, model.config.get_text_config(decoder=True))
+    watched = {
+        name: child for name, child in decoder.named_children() if not isinstance(child, nn.ModuleList)
+    }
+    inputs = probe_inputs(model)
+    # captured_outputs of a module that is the model itself would see the logits, not hidden states.
+    with (
+        captured_outputs(backbone) as backbone_outputs,
+        captured_outputs(layers[-1] if layers else backbone) as last,
+    ):
+        logits = model(**inputs, use_cache=False, return_dict=True).logits
+    hidden = getattr(backbone_outputs[-1], "last_hidden_state", None) if backbone_outputs else None
+    if backbone is model or not isinstance(hidden, Tensor) or not isinstance(logits, Tensor):
+        return Anatomy(backbone, head, None, False, layers, None, "its backbone was not found")
+    recipe = _matching_recipe(model, head, hidden, logits)
+    separable = recipe is not None and _is_separable(model, backbone, inputs, hidden)
+    norm, reason = _final_norm(watched, _first_tensor(last[-1]) if layers and last else None, hidden)
+    if recipe is None:
+        reason = "its logits could not be rebuilt from its hidden states"
+    return Anatomy(backbone, head, recipe, separable, layers, norm, reason)
+
+
+def _is_separable(model: Any, backbone: nn.Module, inputs: dict[str, Tensor], hidden: Tensor) -> bool:
+    """Whether calling the backbone directly gives the hidden states that it gave inside the model's forward."""
+    if model.config.is_encoder_decoder:
+        encoded = model.get_encoder()(inputs["input_ids"], return_dict=True)
+        inputs = {"decoder_input_ids": inputs["decoder_input_ids"], "encoder_outputs": encoded}
+    try:
+        output = call_backbone(model, backbone, {**inputs, "use_cache": False})
+    except (TypeError, ValueError, RuntimeError, AttributeError):
+        return False
+    return relative_error(output.last_hidden_state, hidden) < tolerance(hidden.dtype)
+
+
+def call_backbone(model: Any, backbone: nn.Module, inputs: dict[str, Any]) -> Any:
+    """Run the backbone on what ``prepare_inputs_for_generation`` made for the whole model."""
+    if not model.config.is_encoder_decoder:
+        return backbone(**inputs, return_dict=True)
+    # Every encoder-decoder of transformers names these alike; each is checked by _is_separable before it is relied on.
+    inputs = dict(inputs)
+    encoded = inputs.pop("encoder_outputs")
+    attention_mask = inputs.pop("attention_mask", None)
+    inputs.pop("input_ids", None)
+    for name in ("input_ids", "attention_mask", "position_ids", "inputs_embeds"):
+        if f"decoder_{name}" in inputs:
+            inputs[name] = inputs.pop(f"decoder_{name}")
+    return backbone(
+        **inputs, encoder_hidden_states=encoded[0], encoder_attention_mask=attention_mask, return_dict=True
+    )
+
+
+def probe_inputs(model: Any, batch: int = 1, length: int = 6) -> dict[str, Tensor]:
+    """Token ids (batch, length) any text model accepts, drawn by a fixed generator; decoder ids too where it takes them."""
+    vocab = model.config.get_text_config(decoder=True).vocab_size
+    generator = torch.Generator().manual_seed(0)
+    low = min(10, vocab - 1)  # the first ids are often pad, bos and the like
+
+    def ids() -> Tensor:
+        return torch.randint(low, min(vocab, 1000), (batch, length), generator=generator).to(model.device)
+
+    if model.config.is_encoder_decoder:
+        return {"input_ids": ids(), "decoder_input_ids": ids()}
+    return {"input_ids": ids()}
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """Relative RMS error under which two ways of computing the same hidden states count as equal."""
+    return 1e-3 if dtype in (torch.float32, torch.float64) else 5e-2
+
+
+def relative_error(value: Tensor, reference: Tensor) -> float:
+    """RMS of the difference over RMS of the reference, in float64; infinity where either is not finite."""
+    value, reference = value.double(), reference.double()
+    if value.shape != reference.shape or not bool(torch.isfinite(value).all()):
+        return float("inf")
+    return float(
+        (value - reference).square().mean().sqrt() / reference.square().mean().sqrt().clamp_min(1e-30)
+    )
+
+
+@contextmanager
+def captured_outputs(module: nn.Module) -> Iterator[list[Any]]:
+    """Collect what ``module`` returns to this thread while the context is open."""
+    outputs: list[Any] = []
+    thread = threading.get_ident()
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if threading.get_ident() == thread:
+            outputs.append(output)
+
+    handle = module.register_forward_hook(keep)
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+# --- from hidden states to logits ------------------------------------------------------------------------------------
+
+
+def _plain(head: nn.Module, config: Any, model: Any, hidden: Tensor) -> Tensor:
+    return head(hidden)
+
+
+def _softcapped(head: nn.Module, config: Any, model: Any, hidden: Tensor) -> Tensor:
+    cap = config.final_logit_softcapping  # Gemma 2
+    return torch.tanh(head(hidden) / cap) * cap
+
+
+def _multiplied(head: nn.Module, config: Any, model: Any, hidden: Tensor) -> Tensor:
+    return head(hidden) * config.logit_scale  # Cohere
+
+
+def _divided(head: nn.Module, config: Any, model: Any, hidden: Tensor) -> Tensor:
+    return head(hidden) / config.logits_scaling  # Granite
+
+
+def _lm_head_multiplied(head: nn.Module, config: Any, model: Any, hidden: Tensor) -> Tensor:
+    return head(hidden) * config.lm_head_multiplier  # Falcon-H1
+
+
+def _biased(head: nn.Module, config: Any, model: Any, hidden: Tensor) -> Tensor:
+    return head(hidden) + model.final_logits_bias  # BART, Marian, Pegasus
+
+
+def _input_scaled(head: nn.Module, config: Any, model: Any, hidden: Tensor) -> Tensor:
+    return head(hidden * config.d_model**-0.5)  # T5 with tied embeddings
+
+
+# The ways in which transformers' models treat logits around the head. The first that gives the model's own logits is used.
+HEAD_RECIPES: dict[str, HeadRecipe] = {
+    "head": _plain,
+    "head, soft-capped": _softcapped,
+    "head, times logit_scale": _multiplied,
+    "head, over logits_scaling": _divided,
+    "head, times lm_head_multiplier": _lm_head_multiplied,
+    "head, plus final_logits_bias": _biased,
+    "head of hidden / sqrt(d_model)": _input_scaled,
+}
+
+
+def _matching_recipe(model: Any, head: nn.Module, hidden: Tensor, logits: Tensor) -> str | None:
+    config = model.config.get_text_config(decoder=True)
+    for name, recipe in HEAD_RECIPES.items():
+        try:
+            rebuilt = recipe(head, config, model, hidden)
+        except (AttributeError, TypeError, RuntimeError):
+            continue  # the model has no such scale, or the head has another width
+        if relative_error(rebuilt, logits) < tolerance(model.dtype):
+            return name
+    return None
+
+
+# --- layers and final norm -------------------------------------------------------------------------------------------
+
+
+def _decoder_layers(decoder: nn.Module, config: Any) -> nn.ModuleList | None:
+    count = getattr(config, "num_hidden_layers", None) or getattr(config, "decoder_layers", None)
+    lists = [child for child in decoder.children() if isinstance(child, nn.ModuleList)]
+    exact = [candidate for candidate in lists if len(candidate) == count]
+    return exact[0] if exact else (max(lists, key=len) if lists else None)
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
+        return output[0]
+    return None
+
+
+def _final_norm(
+    children: dict[str, nn.Module], last_layer: Tensor | None, hidden: Tensor
+) -> tuple[nn.Module | None, str | None]:
+    """The child that maps the last layer's output to the hidden states that the head reads; else why there is none."""
+    if last_layer is None:
+        return None, "its decoder layers were not found"
+    if last_layer.shape == hidden.shape and relative_error(last_layer, hidden) < tolerance(hidden.dtype):
+        return None, None  # no final norm: the layers' outputs go to the head as they are
+    for child in children.values():
+        parameters = [p for p in inspect.signature(child.forward).parameters.values() if p.default is p.empty]
+        if len([p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]) != 1:
+            continue
+        try:
+            normed = child(last_layer)
+        except (RuntimeError, TypeError, ValueError, IndexError):
+            continue  # an embedding or rotary module, not a norm
+        if isinstance(normed, Tensor) and relative_error(normed, hidden) < tolerance(hidden.dtype):
+            return child, None
+    return None, "no module between its last layer and its head was found"

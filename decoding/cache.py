@@ -1,0 +1,116 @@
+"""A key-value cache that is written in place.
+
+``transformers.DynamicCache`` appends by concatenation: each new token copies every key and value that came before it.
+:class:`GrowingLayer` keeps the same interface over storage with spare room, so that appending, committing a branch
+and rewinding move an index.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
+
+__all__ = ["GrowingLayer", "grow_in_place", "self_attention_cache"]
+
+# Storage grows by at least this many tokens, and by a sixteenth of the length where that is more: at most 6% of the
+# cache is spare room, and growing copies each entry 16 times in all rather than once a token.
+BLOCK = 256
+
+
+class GrowingLayer(DynamicLayer):
+    """One full-attention layer of a cache, (batch, heads, length, head dim), appended to in place.
+
+    ``keys`` and ``values`` are views of the used part of the storage. Whatever replaces them (``crop``, ``reorder_cache``,
+    ``batch_select_indices`` of the base class) needs no counterpart here: a view that still starts at the storage goes
+    on in it, anything else is taken as the new content.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storage: tuple[Tensor, Tensor] | None = None  # each (batch, heads, capacity, head dim)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Append (batch, heads, n, head dim) keys and values; return all that are kept."""
+        if torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad):
+            return super().update(
+                key_states, value_states, *args, **kwargs
+            )  # autograd needs what came before intact
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        length = self.get_seq_length()
+        end = length + key_states.shape[-2]
+        keys, values = self._room_for(end, key_states, value_states)
+        keys[:, :, length:end] = key_states
+        values[:, :, length:end] = value_states
+        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+        return self.keys, self.values
+
+    def reserve(self, length: int) -> None:
+        """Make room for ``length`` tokens now, so that reaching them copies nothing."""
+        if self.is_initialized and self.get_seq_length() > 0:
+            used = self.get_seq_length()
+            keys, values = self._room_for(length, self.keys, self.values)
+            self.keys, self.values = keys[:, :, :used], values[:, :, :used]
+
+    def reset(self) -> None:
+        """Forget everything, storage included."""
+        self.storage = None
+        super().reset()
+
+    def _room_for(self, end: int, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
+        length = self.get_seq_length()
+        storage = self.storage
+        if (
+            storage is not None
+            and end <= storage[0].shape[-2]
+            and length > 0
+            and self.keys.data_ptr() == storage[0].data_ptr()
+            and self.keys.shape[0] == storage[0].shape[0]
+            # A tensor made in inference mode may not be written to outside it.
+            and (torch.is_inference_mode_enabled() or not storage[0].is_inference())
+        ):
+            return storage
+        capacity = end + max(BLOCK, end // 16)
+        self.storage = (
+            _moved_into_room(self.keys, length, key_states, capacity),
+            _moved_into_room(self.values, length, value_states, capacity),
+        )
+        return self.storage
+
+
+def _moved_into_room(used: Tensor, length: int, like: Tensor, capacity: int) -> Tensor:
+    batch, heads, _, dim = like.shape
+    room = like.new_empty((batch, heads, capacity, dim))
+    if length > 0:
+        room[:, :, :length] = used
+    return room
+
+
+def self_attention_cache(cache: Cache) -> Cache:
+    """The part of a cache that grows with each token (an encoder-decoder's self-attention half)."""
+    return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+
+
+def grow_in_place(cache: Cache) -> None:
+    """Turn the plain full-attention layers of ``cache`` into :class:`GrowingLayer`, content kept, object kept.
+
+    Layers of other kinds (static, quantised, recurrent, sliding) and offloaded caches stay as they are.
+    """
+    cache = self_attention_cache(cache)
+    if getattr(cache, "offloading", False):
+        return
+    if cache.layer_class_to_replicate is DynamicLayer:
+        cache.layer_class_to_replicate = GrowingLayer
+    for index, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer:
+            grown = GrowingLayer()
+            grown.__dict__.update(layer.__dict__)
+            cache.layers[index] = grown
+
+
+def is_sliding(layer: object) -> bool:
+    """Whether a cache layer keeps only a window of the last tokens."""
+    return type(layer) is DynamicSlidingWindowLayer

@@ -1,0 +1,178 @@
+"""Contrastive search (Su et al., NeurIPS 2022; Su & Collier, TMLR 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList
+from transformers.generation.logits_process import TemperatureLogitsWarper
+
+from decoding.anatomy import call_backbone
+from decoding.errors import InputError, OptionError
+from decoding.history import HiddenHistory
+from decoding.strategy import Session, Strategy, argmax_first, require_range
+from decoding.stream import Stream
+
+__all__ = ["ContrastiveSearch"]
+
+
+@dataclass(frozen=True)
+class ContrastiveSearch(Strategy):
+    """Contrastive search: among the k most probable tokens, the one that repeats the context least in hidden space.
+
+    The token chosen is the argmax over the top k of (1 - α)·p(v | x) - α·max_j cos(h_v, h_j): p is the full-vocabulary softmax of
+    the logits after all processors, h the last hidden states after the final norm, j runs over prompt and generated tokens.
+    Source: Su et al., "A Contrastive Framework for Neural Text Generation", eq. 2.
+
+    Tokens whose processed logit is -inf (bad words, a prefix constraint, top-p) are never chosen. With ``do_sample=True`` the token is
+    drawn from the softmax of the k scores over ``temperature``; temperature then acts there and not on the logits, while the
+    other warpers limit the candidates.
+
+    Args:
+        penalty_alpha: α in [0, 1], weight of the degeneration penalty; 0 is greedy search. The paper uses 0.6 for open-ended text.
+        top_k: k >= 1, number of candidates; 1 is greedy search. The paper uses 3 to 5.
+
+    Raises:
+        OptionError: a value out of range, or k beyond the model's vocabulary (when a call begins).
+
+    Example:
+        >>> strategy = ContrastiveSearch(penalty_alpha=0.6, top_k=4)
+        >>> model.generate(**inputs, custom_generate=strategy, max_new_tokens=64)
+    """
+
+    penalty_alpha: float = 0.6
+    top_k: int = 4
+    name: ClassVar[str] = "contrastive search"
+
+    def __post_init__(self) -> None:
+        require_range("penalty_alpha", self.penalty_alpha, 0.0, 1.0)
+        if not isinstance(self.top_k, int) or isinstance(self.top_k, bool) or self.top_k < 1:
+            raise OptionError(
+                f"top_k={self.top_k!r}: accepted are whole numbers from 1 to the size of the vocabulary"
+            )
+
+    def check(self, model: Any) -> None:
+        """Raise OptionError where k is beyond the model's vocabulary."""
+        vocab = model.config.get_text_config(decoder=True).vocab_size
+        if self.top_k > vocab:
+            raise OptionError(
+                f"top_k={self.top_k}: the model's vocabulary has {vocab} tokens; accepted are 1 to {vocab}"
+            )
+
+    def split_temperature(self, logits_processor: LogitsProcessorList) -> tuple[LogitsProcessorList, float]:
+        """Temperature belongs to the draw among the candidates, not to their probabilities."""
+        temperature = 1.0
+        kept = LogitsProcessorList()
+        for processor in logits_processor:
+            if isinstance(processor, TemperatureLogitsWarper):
+                temperature *= processor.temperature
+            else:
+                kept.append(processor)
+        return kept, temperature
+
+    def session(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        model_kwargs: dict[str, Any],
+        generation_config: GenerationConfig | None = None,
+        restorable: bool = False,
+    ) -> ContrastiveSearchSession:
+        """Open a session; see :meth:`Strategy.session`."""
+        cache = model_kwargs.get("past_key_values")
+        remembered = getattr(cache, "hidden_history", None)
+        stream = Stream(model, input_ids, model_kwargs, generation_config, restorable)
+        return ContrastiveSearchSession(self, stream, _history(stream, remembered))
+
+
+class ContrastiveSearchSession(Session):
+    """One call of contrastive search: a stream, the history of its hidden states, and the candidates looked at last."""
+
+    def __init__(self, strategy: ContrastiveSearch, stream: Stream, history: HiddenHistory) -> None:
+        self.strategy = strategy
+        self.stream = stream
+        self.history = history
+        self.candidates: Tensor | None = None  # (batch, k)
+        self.reading = stream.prompt
+        self.logits = stream.logits(stream.prompt)
+
+    def scores(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
+        """Contrastive scores of the k candidates, -inf elsewhere; looks ahead at all candidates in one forward pass."""
+        alpha, k = self.strategy.penalty_alpha, self.strategy.top_k
+        logits = logits_processor(
+            input_ids, self.logits.to(dtype=torch.float32, device=input_ids.device, copy=True)
+        )
+        probabilities, candidates = logits.softmax(-1).topk(k)  # (batch, k)
+        hidden = self.stream.branch(candidates).hidden[:, :, -1]  # (batch, k, dim)
+        penalty = self.history.penalty(hidden).to(probabilities.device)
+        contrastive = (1 - alpha) * probabilities - alpha * penalty
+        contrastive.masked_fill_(logits.gather(1, candidates) == -torch.inf, -torch.inf)
+        self.candidates = candidates
+        return torch.full_like(logits, -torch.inf).scatter_(1, candidates, contrastive)
+
+    def advance(self, tokens: Tensor) -> None:
+        """Keep the branch of each row's token. A finished row's pad token is no candidate: it keeps the first branch."""
+        assert self.candidates is not None, "advance() before scores()"
+        self._take(self.stream.commit(argmax_first(self.candidates == tokens[:, None])))
+
+    def follow(self, tokens: Tensor) -> None:
+        """As :meth:`advance`, or read the tokens anew where one of them was no candidate."""
+        if self.candidates is not None and bool((self.candidates == tokens[:, None]).any(1).all()):
+            self.advance(tokens)
+        else:
+            self._take(self.stream.extend(tokens[:, None]))
+
+    def reorder(self, rows: Tensor) -> None:
+        """Make row i what row ``rows[i]`` was."""
+        self.stream.reorder(rows)
+        self.history.reorder(rows)
+        self.logits = self.logits[rows]
+        if self.candidates is not None:
+            self.candidates = self.candidates[rows]
+
+    def close(self) -> Any:
+        """The cache, with the history beside it, so that a later call that continues it need not read it again."""
+        cache = self.stream.close()
+        self.history.truncate(self.stream.length)
+        cache.hidden_history = (self.stream.input_ids, self.history)
+        return cache
+
+    def _take(self, reading: Any) -> None:
+        self.candidates = None
+        self.reading = reading
+        self.history.append(reading.hidden)
+        self.logits = self.stream.logits(reading)
+
+
+def _history(stream: Stream, remembered: tuple[Tensor, HiddenHistory] | None) -> HiddenHistory:
+    """The hidden states of everything in the stream's cache, those of a cache that was handed in included."""
+    read, mask = stream.prompt.hidden, stream.padding_mask
+    total, new = stream.length, read.shape[1]
+    past = total - new
+    if past == 0:
+        return HiddenHistory(read, None if mask is None else mask[:, :total])
+    whole = stream.input_ids.shape[1] == total
+    if remembered is not None:
+        ids, history = remembered
+        same = ids.shape == (stream.batch, past) and (
+            not whole or bool((ids == stream.input_ids[:, :past]).all())
+        )
+        if history.length == past and same:
+            history.append(read)
+            return history
+    if not whole or not stream.anatomy.separable or stream.model.config.is_encoder_decoder:
+        raise InputError(
+            f"past_key_values holds {past} tokens whose hidden states contrastive search needs: pass input_ids from the "
+            "first token on, or a cache that contrastive search returned"
+        )
+    inputs: dict[str, Any] = {"input_ids": stream.input_ids[:, :past], "use_cache": False}
+    if mask is not None:
+        inputs["attention_mask"] = mask[:, :past]
+    if stream.kwargs.get("position_ids") is not None:
+        inputs["position_ids"] = stream.kwargs["position_ids"][..., :past]
+    with torch.no_grad():
+        before = call_backbone(stream.model, stream.anatomy.backbone, inputs).last_hidden_state
+    return HiddenHistory(torch.cat([before, read], dim=1), None if mask is None else mask[:, :total])

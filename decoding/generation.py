@@ -1,0 +1,237 @@
+"""The one token loop, and ``decoding.generate``."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation.stopping_criteria import StopStringCriteria
+from transformers.generation.utils import GenerateDecoderOnlyOutput, GenerateEncoderDecoderOutput
+
+from decoding.contrastive_search import ContrastiveSearch
+from decoding.errors import InputError, OptionError
+from decoding.strategy import Strategy
+
+__all__ = ["decode", "generate"]
+
+
+def generate(
+    model: Any,
+    inputs: Tensor | None = None,
+    *,
+    strategy: Strategy | None = None,
+    generation_config: GenerationConfig | None = None,
+    stopping_criteria: StoppingCriteriaList | None = None,
+    streamer: Any = None,
+    tokenizer: Any = None,
+    **kwargs: Any,
+) -> Any:
+    """``model.generate`` with a strategy: takes all that it takes, the arguments that transformers dropped included.
+
+    Args:
+        model: a generating transformers model.
+        inputs: (batch, length) token ids, or as keyword ``input_ids``, ``inputs_embeds``, ...
+        strategy: how to choose tokens. None takes it from the arguments, or else from the model's generation config:
+            ``penalty_alpha`` > 0 with ``top_k`` > 1 is ``ContrastiveSearch``; without them this is plain ``model.generate``.
+        generation_config: as in ``model.generate``.
+        stopping_criteria: as in ``model.generate``.
+        streamer: as in ``model.generate``; receives the prompt, each token and the end.
+        tokenizer: needed for ``stop_strings``.
+        kwargs: everything else that ``model.generate`` takes.
+
+    Returns:
+        What ``model.generate`` returns: (batch, length) token ids, or its output object with ``return_dict_in_generate=True``.
+
+    Raises:
+        OptionError: an option that the strategy cannot honour, or that contradicts another one.
+        InputError: an empty prompt, a row of padding alone, a prompt as long as the context.
+
+    Example:
+        >>> decoding.generate(model, **tokenizer("The town lies", return_tensors="pt"), penalty_alpha=0.6, top_k=4)
+    """
+    config = generation_config or model.generation_config
+    strategy = strategy or _strategy_of_arguments(kwargs, config)
+    if strategy is None:
+        return model.generate(
+            inputs, generation_config=generation_config, stopping_criteria=stopping_criteria, streamer=streamer,
+            tokenizer=tokenizer, **kwargs,
+        )  # fmt: skip
+    if not isinstance(strategy, Strategy):
+        raise OptionError(
+            f"strategy={strategy!r}: accepted are strategies such as decoding.ContrastiveSearch()"
+        )
+    kwargs.pop(
+        "low_memory", None
+    )  # its purpose, less memory for the candidates, is how every call works here
+    if kwargs.get("cache_implementation", config.cache_implementation) == "paged":
+        raise OptionError(
+            f"cache_implementation='paged': continuous batching would leave out {strategy.name}; drop the option"
+        )
+    given = inputs if inputs is not None else kwargs.get("input_ids")
+    if isinstance(given, Tensor) and given.numel() == 0 and kwargs.get("inputs_embeds") is None:
+        raise InputError(
+            "the prompt is empty: give at least one token (for text from nothing, the model's bos token)"
+        )
+    stop_strings = kwargs.pop("stop_strings", None) or config.stop_strings
+    if stop_strings:
+        if tokenizer is None:
+            raise OptionError(
+                f"stop_strings={stop_strings!r}: pass tokenizer=... as well, it tells where strings end"
+            )
+        stopping_criteria = StoppingCriteriaList(stopping_criteria or [])
+        stopping_criteria.append(StopStringCriteria(tokenizer, stop_strings))
+        # transformers builds this criterion only where it finds a tokenizer, which it never hands to a callable
+        generation_config = copy.deepcopy(config)
+        generation_config.stop_strings = None
+    custom = strategy if streamer is None else functools.partial(strategy, streamer=streamer)
+    return model.generate(
+        inputs,
+        generation_config=generation_config,
+        stopping_criteria=stopping_criteria,
+        custom_generate=custom,
+        **kwargs,
+    )
+
+
+def _strategy_of_arguments(kwargs: dict[str, Any], config: GenerationConfig) -> Strategy | None:
+    """The strategy that the arguments of old name; these are taken out of ``kwargs``."""
+    if kwargs.get("dola_layers", getattr(config, "dola_layers", None)) is not None:
+        raise OptionError(
+            "dola_layers: DoLa is not part of this version; accepted is contrastive search (penalty_alpha, top_k)"
+        )
+    alpha = kwargs.get("penalty_alpha", getattr(config, "penalty_alpha", None))
+    top_k = kwargs.get("top_k", config.top_k)
+    named = "penalty_alpha" in kwargs and kwargs["penalty_alpha"] is not None
+    if alpha is None or (not named and (not alpha or not top_k or top_k < 2)):
+        return None
+    if top_k is None:
+        raise OptionError(
+            f"penalty_alpha={alpha}: contrastive search needs top_k as well; the paper uses 3 to 5"
+        )
+    kwargs.pop("penalty_alpha", None)
+    kwargs.pop("top_k", None)
+    return ContrastiveSearch(penalty_alpha=alpha, top_k=top_k)
+
+
+@torch.no_grad()
+def decode(
+    strategy: Strategy,
+    model: Any,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    synced_gpus: bool,
+    streamer: Any,
+    model_kwargs: dict[str, Any],
+) -> Any:
+    """Choose token after token until every row is finished; the contract of transformers' ``GenerationMixin._sample``.
+
+    Args:
+        strategy: opens the session that scores.
+        model: the generating model.
+        input_ids: (batch, length) the prompt.
+        logits_processor: acts on the model's logits.
+        stopping_criteria: as transformers prepared them.
+        generation_config: likewise.
+        synced_gpus: whether all ranks must run the same number of forward passes.
+        streamer: has had the prompt; None for none.
+        model_kwargs: masks, positions, cache, encoder outputs.
+
+    Returns:
+        (batch, length) token ids, or a ``Generate...Output`` where ``return_dict_in_generate`` asks for it.
+    """
+    logits_processor, temperature = strategy.split_temperature(logits_processor)
+    as_dict = generation_config.return_dict_in_generate
+    cache = model_kwargs.get("past_key_values")
+    cache_outlives = as_dict or getattr(cache, "_is_user_defined", False)
+    encoder_outputs = model_kwargs.get("encoder_outputs")
+    record = _Record(generation_config, model.config.is_encoder_decoder)
+    pad = generation_config._pad_token_tensor
+    pad = None if pad is None else pad.to(input_ids.device)
+    has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
+    session = strategy.session(
+        model, input_ids, model_kwargs, generation_config, restorable=bool(cache_outlives)
+    )
+    unfinished = torch.ones(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
+    finished_here = False
+    with model._optimize_model_for_decode():
+        while True:
+            scores = session.scores(input_ids, logits_processor)
+            if not finished_here:
+                record.step(session, scores)
+                if generation_config.do_sample:
+                    tokens = torch.multinomial((scores / temperature).softmax(-1), num_samples=1).squeeze(1)
+                else:
+                    tokens = scores.argmax(-1)
+                if has_eos:
+                    tokens = tokens * unfinished + pad * (1 - unfinished)
+                input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
+                unfinished = unfinished & ~stopping_criteria(input_ids, record.scores)
+                finished_here = bool(unfinished.max() == 0)
+                if streamer is not None:
+                    streamer.put(tokens.cpu())
+            # Under synced_gpus a rank that is done goes on with forward passes until all are, on the tokens it has.
+            if not model._has_unfinished_sequences(finished_here, synced_gpus, device=input_ids.device):
+                break
+            session.advance(tokens)
+    if streamer is not None:
+        streamer.end()
+    cache = session.close() if cache_outlives else None
+    return record.output(input_ids, cache, encoder_outputs) if as_dict else input_ids
+
+
+class _Record:
+    """What ``return_dict_in_generate`` asks to be kept of each step."""
+
+    def __init__(self, config: GenerationConfig, encoder_decoder: bool) -> None:
+        def wanted(flag: bool | None) -> tuple[Any, ...] | None:
+            return () if config.return_dict_in_generate and flag else None
+
+        self.encoder_decoder = encoder_decoder
+        self.scores = wanted(config.output_scores)
+        self.logits = wanted(config.output_logits)
+        self.attentions = wanted(config.output_attentions)
+        self.cross_attentions = wanted(config.output_attentions and encoder_decoder)
+        self.hidden_states = wanted(config.output_hidden_states)
+
+    def step(self, session: Any, scores: Tensor) -> None:
+        """Keep one step: its scores, and the forward pass that its logits came from."""
+        reading = session.reading
+        if self.scores is not None:
+            self.scores += (scores,)
+        if self.logits is not None:
+            self.logits += (session.logits.to(dtype=torch.float32, copy=True),)
+        if self.attentions is not None:
+            self.attentions += (reading.attentions,)
+        if self.cross_attentions is not None:
+            self.cross_attentions += (reading.cross_attentions,)
+        if self.hidden_states is not None:
+            self.hidden_states += (reading.hidden_states,)
+
+    def output(self, sequences: Tensor, cache: Any, encoder_outputs: Any) -> Any:
+        """The output object that ``model.generate`` would return."""
+        common = {
+            "sequences": sequences,
+            "scores": self.scores,
+            "logits": self.logits,
+            "past_key_values": cache,
+        }
+        if not self.encoder_decoder:
+            return GenerateDecoderOnlyOutput(
+                **common, attentions=self.attentions, hidden_states=self.hidden_states
+            )
+        return GenerateEncoderDecoderOutput(
+            **common,
+            encoder_attentions=encoder_outputs.get("attentions") if self.attentions is not None else None,
+            encoder_hidden_states=encoder_outputs.get("hidden_states")
+            if self.hidden_states is not None
+            else None,
+            decoder_attentions=self.attentions,
+            cross_attentions=self.cross_attentions,
+            decoder_hidden_states=self.hidden_states,
+        )

@@ -1,0 +1,223 @@
+"""What every strategy is: frozen hyper-parameters that make one session a ``generate()`` call."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
+
+from decoding.errors import InputError, OptionError
+from decoding.stream import Reading
+
+__all__ = ["Session", "Strategy"]
+
+
+class Session(ABC):
+    """One ``generate()`` call of a strategy: owns its streams and all else that changes.
+
+    Attributes:
+        logits: (batch, vocab) the model's own next-token logits, before any processor.
+        reading: of the tokens read last (what ``output_hidden_states`` and ``output_attentions`` report).
+    """
+
+    logits: Tensor
+    reading: Reading
+
+    @abstractmethod
+    def scores(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
+        """(batch, vocab) float32 next-token scores; -inf for tokens that may not be chosen.
+
+        Args:
+            input_ids: (batch, length) all tokens so far.
+            logits_processor: callable on (input_ids, float32 logits), as transformers' processor lists are.
+        """
+
+    @abstractmethod
+    def advance(self, tokens: Tensor) -> None:
+        """Take (batch,) tokens chosen from the last scores. A finished row may be given any token."""
+
+    def follow(self, tokens: Tensor) -> None:
+        """Take (batch,) tokens that somebody else chose, perhaps against the scores."""
+        self.advance(tokens)
+
+    @abstractmethod
+    def reorder(self, rows: Tensor) -> None:
+        """Make row i what row ``rows[i]`` was, what the last ``scores`` looked at included."""
+
+    @abstractmethod
+    def close(self) -> Any:
+        """End the session; the model's cache, holding every token but the last."""
+
+
+class Strategy(ABC):
+    """Base of all strategies. Subclasses are frozen dataclasses; one instance can serve many calls and threads.
+
+    Three ways in: ``decoding.generate(model, ..., strategy=s)``, ``model.generate(..., custom_generate=s)`` and
+    ``model.generate(..., logits_processor=[s.logits_processor(model)])``.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def session(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        model_kwargs: dict[str, Any],
+        generation_config: GenerationConfig | None = None,
+        restorable: bool = False,
+    ) -> Session:
+        """Open a session on inputs as ``generate`` prepares them; reads the prompt.
+
+        Args:
+            model: the generating model.
+            input_ids: (batch, length).
+            model_kwargs: masks, positions, cache, ...; the session owns the dictionary from here on.
+            generation_config: of the call.
+            restorable: see :class:`decoding.stream.Stream`.
+        """
+
+    def check(self, model: Any) -> None:
+        """Raise OptionError or ModelError where this model cannot be decoded with these hyper-parameters."""
+
+    def split_temperature(self, logits_processor: LogitsProcessorList) -> tuple[LogitsProcessorList, float]:
+        """The processors that act on the model's logits, and what the strategy's scores are divided by when sampling."""
+        return logits_processor, 1.0
+
+    def logits_processor(self, model: Any, **inputs: Any) -> Any:
+        """This strategy as a logits processor for plain ``model.generate``, beam search included.
+
+        Args:
+            model: the model that ``generate`` is called on.
+            inputs: what ``generate`` is given beside ``input_ids`` and bears on reading the prompt: ``attention_mask`` for
+                left-padded batches; an encoder-decoder needs its encoder's ``input_ids`` and ``attention_mask``.
+
+        Returns:
+            A ``StrategyLogitsProcessor``. It reads the sequence with a cache of its own, beside that of ``generate``.
+        """
+        from decoding.processors import StrategyLogitsProcessor
+
+        return StrategyLogitsProcessor(self, model, **inputs)
+
+    def __call__(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        synced_gpus: bool = False,
+        streamer: Any = None,
+        **model_kwargs: Any,
+    ) -> Any:
+        """Decode, as ``custom_generate`` of ``model.generate``; the contract is that of transformers' own ``_sample``."""
+        from decoding.generation import decode
+
+        if streamer is not None:
+            streamer.put(
+                input_ids.cpu()
+            )  # bound to this callable by decoding.generate: generate() has not seen it
+        else:
+            passed = _arguments_of_generate()
+            streamer, synced_gpus = passed.get("streamer"), synced_gpus or bool(passed.get("synced_gpus"))
+            if passed.get("assistant_model") is not None:
+                raise OptionError(
+                    f"assistant_model: {self.name} cannot be combined with assisted decoding; leave it out"
+                )
+        check_generation_config(self.name, generation_config)
+        check_inputs(model, input_ids, model_kwargs)
+        self.check(model)
+        return decode(
+            self,
+            model,
+            input_ids,
+            logits_processor,
+            stopping_criteria,
+            generation_config,
+            synced_gpus,
+            streamer,
+            model_kwargs,
+        )
+
+
+def check_generation_config(name: str, config: GenerationConfig) -> None:
+    """Refuse the options that no strategy's token loop can honour.
+
+    Raises:
+        OptionError: names the option and what to do instead.
+    """
+    if (config.num_beams or 1) > 1:
+        raise OptionError(
+            f"num_beams={config.num_beams}: as custom_generate, {name} chooses one token a row; for beam search pass "
+            "logits_processor=[strategy.logits_processor(model)] to model.generate"
+        )
+    if config.use_cache is False:
+        raise OptionError(
+            f"use_cache=False: {name} reads candidates behind a cached prefix; accepted is use_cache=True"
+        )
+    if config.prompt_lookup_num_tokens is not None:
+        raise OptionError(
+            f"prompt_lookup_num_tokens: {name} cannot be combined with assisted decoding; leave it out"
+        )
+
+
+def check_inputs(model: Any, input_ids: Tensor, model_kwargs: dict[str, Any]) -> None:
+    """Refuse prompts that cannot be read.
+
+    Raises:
+        InputError: an empty prompt, a row that is all padding, a prompt as long as the context.
+    """
+    embeds = model_kwargs.get("inputs_embeds")
+    length = max(
+        input_ids.shape[1],
+        embeds.shape[1] if embeds is not None and not model.config.is_encoder_decoder else 0,
+    )
+    if length == 0:
+        raise InputError(
+            "the prompt is empty: give at least one token (for text from nothing, the model's bos token)"
+        )
+    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if isinstance(context, int) and 0 < context <= length:
+        raise InputError(
+            f"the prompt has {length} tokens and the model's context {context}: no room for a new one; shorten it"
+        )
+    mask = model_kwargs.get("attention_mask")
+    if mask is not None and mask.dim() == 2:
+        empty = (mask.sum(1) == 0).nonzero().flatten().tolist()
+        if empty:
+            raise InputError(
+                f"attention_mask: row {empty[0]} is all padding; every row needs at least one token"
+            )
+
+
+def _arguments_of_generate() -> dict[str, Any]:
+    """``streamer``, ``synced_gpus`` and ``assistant_model`` of the ``generate`` call that runs a strategy.
+
+    transformers hands none of them to a callable (checked on 5.17 to 5.23), yet a streamer that stays silent or an assistant
+    that is ignored would be a surprise. They are read from the caller's frame; where it is not found, nothing was passed.
+    """
+    generate = inspect.unwrap(GenerationMixin.generate).__code__
+    frame = sys._getframe(2)
+    for _ in range(4):
+        if frame is None:
+            break
+        if frame.f_code is generate:
+            return {name: frame.f_locals.get(name) for name in ("streamer", "synced_gpus", "assistant_model")}
+        frame = frame.f_back  # type: ignore[assignment]
+    return {}
+
+
+def require_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise OptionError unless low <= value <= high."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
+        raise OptionError(f"{name}={value!r}: accepted are numbers from {low:g} to {high:g}")
+
+
+def argmax_first(matches: Tensor) -> Tensor:
+    """(batch,) index of the first True of (batch, n); 0 where there is none."""
+    return matches.to(torch.uint8).argmax(dim=1)

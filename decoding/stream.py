@@ -1,0 +1,308 @@
+"""A stream: one model reading one batch of rows, with its cache, able to branch.
+
+Four verbs. ``extend`` reads tokens and keeps them; ``branch`` reads several alternative continuations in one forward pass;
+``commit`` keeps one of these per row; ``rewind`` forgets what came after a point. Strategies are written in these verbs and
+never see a cache, a mask or a position id.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+from transformers.cache_utils import Cache
+from transformers.generation.utils import ALL_CACHE_NAMES
+
+from decoding.anatomy import Anatomy, anatomy, captured_outputs
+from decoding.branching import Branching, Forked, Shared, branching_of, may_share, reordered
+from decoding.cache import grow_in_place, is_sliding, self_attention_cache
+from decoding.errors import InputError, ModelError
+
+__all__ = ["Reading", "Stream"]
+
+
+@dataclass
+class Reading:
+    """What a forward pass over n tokens gave.
+
+    Attributes:
+        hidden: (batch, n, dim) hidden states after the final norm, or (batch, branches, n, dim) of a branch.
+        logits: (batch, vocab) of the last token where the pass computed them; None where the head was left out.
+        hidden_states: per layer, as transformers returns them, where asked for; None otherwise.
+        attentions: likewise.
+        cross_attentions: likewise, encoder-decoder models only.
+    """
+
+    hidden: Tensor
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+
+
+class Stream:
+    """One model reading one batch of rows.
+
+    Args:
+        model: a generating transformers model.
+        input_ids: (batch, length) token ids of the prompt, as ``generate`` prepares them.
+        model_kwargs: what ``generate`` passes to a decoding method beside them: masks, positions, cache, encoder outputs.
+            The stream owns it from here on.
+        generation_config: of the call, or None for a stream outside ``generate``.
+        restorable: whether the state before a branch may be wanted again although that branch is not kept: true where the
+            cache is handed back or several branches are tried in turn. Caches of attention layers can be restored at no
+            cost; others are copied before each branch.
+
+    Attributes:
+        prompt: the reading of the prompt (its ``hidden`` covers the tokens that were not in a cache handed in).
+        branching: how this stream branches.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        model_kwargs: dict[str, Any],
+        generation_config: GenerationConfig | None = None,
+        restorable: bool = False,
+    ) -> None:
+        self.model = model
+        self.anatomy: Anatomy = anatomy(model)
+        self.input_ids = input_ids
+        self.kwargs = model_kwargs
+        self.restorable = restorable
+        self.batch = input_ids.shape[0]
+        self._pending: Shared | Forked | None = None
+        positions = model_kwargs.get("position_ids")
+        if positions is not None and positions.dim() == 2 and positions.shape[0] == 1:
+            model_kwargs["position_ids"] = positions.expand(self.batch, -1)
+        cache = model_kwargs.get("past_key_values")
+        if isinstance(cache, Cache):
+            grow_in_place(cache)
+        self.prompt = self._read_prompt(generation_config or model.generation_config)
+        if not isinstance(self.cache, Cache):
+            raise ModelError(
+                f"{type(model).__name__} keeps its state in a {type(self.cache).__name__}, which cannot be branched: "
+                "accepted are models whose state is a transformers Cache"
+            )
+        grow_in_place(self.cache)
+        self.branching: Branching = branching_of(model)
+        self._fork: Forked | None = None
+
+    @classmethod
+    def open(cls, model: Any, restorable: bool = False, **inputs: Any) -> Stream:
+        """A stream over ``inputs`` as ``generate`` takes them (``input_ids``, ``attention_mask``, ``inputs_embeds``, ...)."""
+        return cls(model, *cls.prepare(model, **inputs), restorable=restorable)
+
+    @staticmethod
+    def prepare(model: Any, **inputs: Any) -> tuple[Tensor, dict[str, Any], GenerationConfig]:
+        """What ``generate`` would hand to a decoding method for ``inputs``: input ids, keyword arguments, config."""
+        prepared: dict[str, Any] = {}
+
+        def keep(model: Any, input_ids: Tensor, **kwargs: Any) -> Tensor:
+            prepared.update(kwargs, input_ids=input_ids)
+            return input_ids
+
+        config = GenerationConfig(
+            max_new_tokens=1, do_sample=False, num_beams=1, penalty_alpha=None, use_cache=True
+        )
+        model.generate(**inputs, generation_config=config, custom_generate=keep)
+        for name in ("logits_processor", "stopping_criteria"):
+            prepared.pop(name)
+        config = prepared.pop("generation_config")
+        return prepared.pop("input_ids"), prepared, config
+
+    # --- the four verbs ---------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def extend(self, tokens: Tensor) -> Reading:
+        """Read (batch, n) tokens and keep them; ``hidden`` is (batch, n, dim)."""
+        self.drop()
+        self._collapse()
+        self.kwargs = self.grown_kwargs(tokens.shape[1])
+        self.input_ids = torch.cat([self.input_ids, tokens], dim=1)
+        inputs = self.model.prepare_inputs_for_generation(
+            self.input_ids, next_sequence_length=tokens.shape[1], **self.kwargs
+        )
+        reading = self.run(inputs)
+        for layer in self_attention_cache(self.cache).layers:
+            if is_sliding(layer) and layer.record_past:
+                layer.crop(0)
+        return reading
+
+    @torch.no_grad()
+    def branch(self, tokens: Tensor) -> Reading:
+        """Read alternative continuations of every row in one forward pass; none is kept until :meth:`commit`.
+
+        Args:
+            tokens: (batch, branches), or (batch, branches, n) for continuations of n tokens.
+
+        Returns:
+            ``hidden`` is (batch, branches, n, dim).
+        """
+        self.drop()
+        tokens = tokens[:, :, None] if tokens.dim() == 2 else tokens
+        if self.branching.shared and may_share(self):
+            self._collapse()
+            self._pending = Shared(self, tokens)
+        else:
+            if self._fork is None or self._fork.branches != tokens.shape[1]:
+                self._collapse()
+                self._fork = Forked(self, tokens.shape[1])
+            self._fork.read(tokens)
+            self._pending = self._fork
+        return self._pending.reading
+
+    @torch.no_grad()
+    def commit(self, branch: Tensor) -> Reading:
+        """Keep one branch per row, (batch,) its index, and forget the others; the reading of the kept tokens."""
+        if self._pending is None:
+            raise InputError(
+                "commit() without branch(): nothing was branched since the last commit, extend or rewind"
+            )
+        pending, self._pending = self._pending, None
+        kept = pending.keep(branch)
+        rows = torch.arange(self.batch, device=branch.device)
+        self.input_ids = torch.cat([self.input_ids, pending.tokens[rows, branch]], dim=1)
+        self.kwargs = pending.kwargs
+        return kept
+
+    def rewind(self, length: int) -> None:
+        """Forget the tokens from slot ``length`` (counted as the cache counts, padding included) on.
+
+        Raises:
+            ModelError: the cache cannot go back (recurrent states, a window that has moved on).
+        """
+        self.drop()
+        self._collapse()
+        excess = self.length - length
+        if excess < 0:
+            raise InputError(
+                f"rewind({length}): the stream has read {self.length} tokens; accepted are 0 to that"
+            )
+        if excess == 0:
+            return
+        try:
+            self_attention_cache(self.cache).crop(-excess)
+        except (RuntimeError, AttributeError, TypeError) as error:
+            raise ModelError(
+                f"{type(self.model).__name__}: its cache cannot be rewound by {excess} tokens ({error})"
+            ) from error
+        self.input_ids = self.input_ids[:, :-excess]
+        for name in ("attention_mask", "decoder_attention_mask", "position_ids", "decoder_position_ids"):
+            if self.kwargs.get(name) is not None and not (self._encoder_decoder and name == "attention_mask"):
+                self.kwargs[name] = self.kwargs[name][..., :-excess]
+
+    # --- what strategies ask beside the verbs --------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def logits(self, reading: Reading) -> Tensor:
+        """(batch, vocab) next-token logits after the last token of a reading of ``extend`` or ``commit``."""
+        if reading.logits is not None:
+            return reading.logits
+        return self.anatomy.logits(self.model, reading.hidden[:, -1])
+
+    @property
+    def length(self) -> int:
+        """How many slots the cache holds, padding included, an uncommitted branch left out."""
+        if self._pending is not None:
+            return self._pending.length
+        return int(self_attention_cache(self.cache).get_seq_length())
+
+    @property
+    def cache(self) -> Any:
+        """The cache, or None before the model has made one."""
+        return next(
+            (self.kwargs[name] for name in ALL_CACHE_NAMES if self.kwargs.get(name) is not None), None
+        )
+
+    @property
+    def padding_mask(self) -> Tensor | None:
+        """(batch, slots) 1 where a slot holds a token, 0 where padding; None where every slot holds one."""
+        return self.kwargs.get("decoder_attention_mask" if self._encoder_decoder else "attention_mask")
+
+    def close(self) -> Any:
+        """End the stream: forget an uncommitted branch and return the cache, fit to be continued by plain ``generate``."""
+        self.drop()
+        self._collapse()
+        for layer in self_attention_cache(self.cache).layers:
+            if is_sliding(layer):
+                layer.record_past = False
+        return self.cache
+
+    def drop(self) -> None:
+        """Forget an uncommitted branch."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.drop()
+
+    def reorder(self, rows: Tensor) -> None:
+        """Make row i what row ``rows[i]`` was (as beam search needs it), an uncommitted branch included."""
+        if self._pending is not None:
+            self._pending.reorder(rows)
+        else:
+            self._collapse()
+            self.cache.reorder_cache(rows)
+        self.input_ids = self.input_ids[rows]
+        self.kwargs = reordered(self.kwargs, rows)
+
+    # --- for the two ways of branching ---------------------------------------------------------------------------------
+
+    def grown_kwargs(self, n: int) -> dict[str, Any]:
+        """The model's keyword arguments once n more tokens are read: masks and positions are longer, the rest is shared."""
+        return self.model._update_model_kwargs_for_generation(
+            {}, dict(self.kwargs), is_encoder_decoder=self._encoder_decoder, num_new_tokens=n
+        )
+
+    def run(self, inputs: dict[str, Any], every_logit: bool = False) -> Reading:
+        """One forward pass; through the backbone alone where the head can be applied apart."""
+        if self.anatomy.separable:
+            inputs.pop("logits_to_keep", None)
+            output = self.anatomy.forward_backbone(self.model, inputs)
+            hidden, logits = output.last_hidden_state, None
+        else:
+            if every_logit:
+                inputs.pop("logits_to_keep", None)
+            with captured_outputs(self.anatomy.backbone) as seen:
+                output = self.model(**inputs, return_dict=True)
+            hidden, logits = (
+                seen[-1].last_hidden_state,
+                output.logits if every_logit else output.logits[:, -1],
+            )
+        self._take_cache(output)
+        return Reading(hidden, logits, *recorded(output))
+
+    @property
+    def _encoder_decoder(self) -> bool:
+        return bool(self.model.config.is_encoder_decoder)
+
+    @torch.no_grad()
+    def _read_prompt(self, generation_config: GenerationConfig) -> Reading:
+        # transformers' own prefill: chunks, continued caches and multimodal inputs behave as in every other decoding.
+        with captured_outputs(self.anatomy.backbone) as seen:
+            output = self.model._prefill(self.input_ids, generation_config, self.kwargs)
+        self._take_cache(output)
+        hidden = torch.cat([each.last_hidden_state for each in seen], dim=1)
+        return Reading(hidden, output.logits[:, -1], *recorded(output))
+
+    def _take_cache(self, output: Any) -> None:
+        for name in ALL_CACHE_NAMES:
+            if name in output and output[name] is not None:
+                self.kwargs[name] = output[name]
+                return
+
+    def _collapse(self) -> None:
+        """Bring a forked cache back to one row per row."""
+        fork, self._fork = self._fork, None
+        if fork is not None:
+            fork.collapse()
+
+
+def recorded(output: Any) -> tuple[Any, Any, Any]:
+    """Hidden states, attentions and cross-attentions of a model output; None for each that was not asked for."""
+    hidden_states = output.get("decoder_hidden_states", output.get("hidden_states"))
+    attentions = output.get("decoder_attentions", output.get("attentions"))
+    return hidden_states, attentions, output.get("cross_attentions")

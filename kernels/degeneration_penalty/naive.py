@@ -1,0 +1,34 @@
+"""The degeneration penalty as the formula has it: the oracle of every other form."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["degeneration_penalty_naive"]
+
+
+def degeneration_penalty_naive(
+    candidates: Tensor, history: Tensor, start: Tensor | None = None, length: int | Tensor | None = None
+) -> Tensor:
+    """max over j of cos(h_v, h_j), one pair at a time, float64 inside; see :func:`degeneration_penalty` for the shapes."""
+    batch, k, _ = candidates.shape
+    starts = [0] * batch if start is None else start.tolist()
+    if length is None:
+        ends = [history.shape[1]] * batch
+    else:
+        ends = [length] * batch if isinstance(length, int) else length.tolist()
+    penalty = torch.zeros(batch, k, dtype=torch.float32)
+    for b in range(batch):
+        for v in range(k):
+            cosines = [
+                _cosine(candidates[b, v].double(), history[b, j].double()) for j in range(starts[b], ends[b])
+            ]
+            if cosines:
+                penalty[b, v] = max(cosines)
+    return penalty
+
+
+def _cosine(x: Tensor, y: Tensor) -> float:
+    norms = float(x.norm() * y.norm())
+    return float(x @ y) / norms if norms > 0 else 0.0
