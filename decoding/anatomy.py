@@ -1,8 +1,8 @@
 """Where a model keeps its decoder layers, final norm and head, found by running it and checked against its own logits.
 
 Strategies need three things that ``forward()`` does not give separately: the hidden states after the final norm, logits
-of some of these only, and (for early exits) the layers in between. Nothing here is believed from attribute names: a head
-that is rebuilt outside the model must give the model's own logits, or the model's own forward is used instead.
+of some of these only, and (for early exits) the layers in between. Nothing here is believed from attribute names: a
+head that is rebuilt outside the model must give the model's own logits, or the model's own forward is used instead.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Anatomy:
     no_early_exit: str | None
 
     def forward_backbone(self, model: Any, inputs: dict[str, Any]) -> Any:
-        """Output of the backbone (``last_hidden_state``, cache, ...) for the model's own inputs; needs ``separable``."""
+        """The backbone's output for the model's own inputs; needs ``separable``."""
         return call_backbone(model, self.backbone, inputs)
 
     def logits(self, model: Any, hidden: Tensor) -> Tensor:
@@ -85,23 +85,22 @@ def _examine(model: Any) -> Anatomy:
         raise ModelError(
             f"{type(model).__name__} has no output embeddings (lm_head): only models that generate text can be decoded"
         )
-    encoder_decoder = bool(model.config.is_encoder_decoder)
-    backbone = model.get_decoder() if encoder_decoder else model.base_model
     decoder = model.get_decoder()
     layers = _decoder_layers(decoder, model.config.get_text_config(decoder=True))
-    watched = {
-        name: child for name, child in decoder.named_children() if not isinstance(child, nn.ModuleList)
-    }
+    watched = {name: child for name, child in decoder.named_children() if not isinstance(child, nn.ModuleList)}
     inputs = probe_inputs(model)
-    # captured_outputs of a module that is the model itself would see the logits, not hidden states.
+    # OPT's forward calls the decoder inside its base model, Llama's the base model itself: whichever is called counts.
+    outer = decoder if model.config.is_encoder_decoder else model.base_model
     with (
-        captured_outputs(backbone) as backbone_outputs,
-        captured_outputs(layers[-1] if layers else backbone) as last,
+        captured_outputs(outer) as from_outer,
+        captured_outputs(decoder) as from_decoder,
+        captured_outputs(layers[-1] if layers else decoder) as last,
     ):
         logits = model(**inputs, use_cache=False, return_dict=True).logits
-    hidden = getattr(backbone_outputs[-1], "last_hidden_state", None) if backbone_outputs else None
+    backbone, outputs = (outer, from_outer) if from_outer else (decoder, from_decoder)
+    hidden = getattr(outputs[-1], "last_hidden_state", None) if outputs else None
     if backbone is model or not isinstance(hidden, Tensor) or not isinstance(logits, Tensor):
-        return Anatomy(backbone, head, None, False, layers, None, "its backbone was not found")
+        raise ModelError(f"{type(model).__name__}: the hidden states that its head reads were not found")
     recipe = _matching_recipe(model, head, hidden, logits)
     separable = recipe is not None and _is_separable(model, backbone, inputs, hidden)
     norm, reason = _final_norm(watched, _first_tensor(last[-1]) if layers and last else None, hidden)
@@ -134,13 +133,11 @@ def call_backbone(model: Any, backbone: nn.Module, inputs: dict[str, Any]) -> An
     for name in ("input_ids", "attention_mask", "position_ids", "inputs_embeds"):
         if f"decoder_{name}" in inputs:
             inputs[name] = inputs.pop(f"decoder_{name}")
-    return backbone(
-        **inputs, encoder_hidden_states=encoded[0], encoder_attention_mask=attention_mask, return_dict=True
-    )
+    return backbone(**inputs, encoder_hidden_states=encoded[0], encoder_attention_mask=attention_mask, return_dict=True)
 
 
 def probe_inputs(model: Any, batch: int = 1, length: int = 6) -> dict[str, Tensor]:
-    """Token ids (batch, length) any text model accepts, drawn by a fixed generator; decoder ids too where it takes them."""
+    """Token ids (batch, length) for any text model, from a fixed generator; decoder ids where it takes them."""
     vocab = model.config.get_text_config(decoder=True).vocab_size
     generator = torch.Generator().manual_seed(0)
     low = min(10, vocab - 1)  # the first ids are often pad, bos and the like
@@ -163,9 +160,7 @@ def relative_error(value: Tensor, reference: Tensor) -> float:
     value, reference = value.double(), reference.double()
     if value.shape != reference.shape or not bool(torch.isfinite(value).all()):
         return float("inf")
-    return float(
-        (value - reference).square().mean().sqrt() / reference.square().mean().sqrt().clamp_min(1e-30)
-    )
+    return float((value - reference).square().mean().sqrt() / reference.square().mean().sqrt().clamp_min(1e-30))
 
 
 @contextmanager
@@ -217,7 +212,8 @@ def _input_scaled(head: nn.Module, config: Any, model: Any, hidden: Tensor) -> T
     return head(hidden * config.d_model**-0.5)  # T5 with tied embeddings
 
 
-# The ways in which transformers' models treat logits around the head. The first that gives the model's own logits is used.
+# The ways in which transformers' models treat logits around the head. The first that gives the model's own logits is
+# used.
 HEAD_RECIPES: dict[str, HeadRecipe] = {
     "head": _plain,
     "head, soft-capped": _softcapped,

@@ -1,7 +1,7 @@
 """The two ways in which a stream branches, and the numeric check that decides which one a model allows.
 
-Shared prefix: the branches stand side by side as query tokens of one row; a 4-D additive float mask lets each see the prefix
-and itself, and positions restart at the row's true length. The prefix's keys and values are never copied.
+Shared prefix: the branches stand side by side as query tokens of one row; a 4-D additive float mask lets each see
+the prefix and itself, and positions restart at the row's true length. The prefix's keys and values are never copied.
 Forked rows: every row is repeated once per branch. Works wherever a cache can be reordered, recurrent states included.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers.cache_utils import DummyLayer, DynamicSlidingWindowLayer
 
 from decoding.anatomy import probe_inputs, relative_error, tolerance
-from decoding.cache import GrowingLayer, is_sliding, self_attention_cache
+from decoding.cache import GrowingLayer, is_sliding, layers_of, self_attention_cache
 
 if TYPE_CHECKING:
     from decoding.stream import Reading, Stream
@@ -35,14 +35,11 @@ class Shared:
     def __init__(self, stream: Stream, tokens: Tensor) -> None:
         self.stream = stream
         self.tokens = tokens  # (batch, branches, n)
-        self.length = stream.length
         batch, branches, n = tokens.shape
-        layers = self_attention_cache(stream.cache).layers
+        layers = layers_of(stream.cache)
         for layer in layers:
             if is_sliding(layer):
-                layer.record_past = (
-                    True  # else the window would drop prefix entries for the sake of losing branches
-                )
+                layer.record_past = True  # else the window would drop prefix entries for the sake of losing branches
         self.kwargs = stream.grown_kwargs(n)
         inputs = stream.model.prepare_inputs_for_generation(
             torch.cat([stream.input_ids, tokens[:, 0]], dim=1), next_sequence_length=n, **self.kwargs
@@ -66,7 +63,7 @@ class Shared:
                 offset = layer.get_mask_sizes(branches * n)[1]
                 by_layer[window] = branch_mask(
                     self.stream.batch,
-                    self.length,
+                    self.stream.length,
                     branches,
                     n,
                     prefix,
@@ -85,12 +82,10 @@ class Shared:
 
     def keep(self, branch: Tensor) -> Reading:
         """Move the kept branch's keys and values to the end of the prefix; drop the rest."""
-        batch, branches, n = self.tokens.shape
-        slots = branch[:, None] * n + torch.arange(
-            n, device=branch.device
-        )  # (batch, n) among the branches' slots
+        _, branches, n = self.tokens.shape
+        slots = branch[:, None] * n + torch.arange(n, device=branch.device)  # (batch, n) among the branches' slots
         if branches > 1:
-            for layer in self_attention_cache(self.stream.cache).layers:
+            for layer in layers_of(self.stream.cache):
                 if not isinstance(layer, DummyLayer) and layer.is_initialized:
                     _move_to_front(layer.keys[:, :, -branches * n :], slots)
                     _move_to_front(layer.values[:, :, -branches * n :], slots)
@@ -130,7 +125,7 @@ def _move_to_front(entries: Tensor, slots: Tensor) -> None:
 
 
 def _attention_of(weights: Tensor, rows: Tensor, slots: Tensor, tokens: Tensor) -> Tensor:
-    """Attention (batch, heads, n, prefix + n) of the kept branch out of that of all, (batch, heads, b·n, prefix + b·n)."""
+    """Attention (batch, heads, n, prefix + n) of the kept branch, from (batch, heads, b·n, prefix + b·n)."""
     prefix = weights.shape[-1] - tokens[0].numel()
     kept = weights[rows, :, slots].transpose(1, 2)  # (batch, heads, n, prefix + branches·n)
     own = (prefix + slots)[:, None, None].expand(*kept.shape[:3], -1)
@@ -148,7 +143,8 @@ def branch_mask(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """Additive mask (batch, 1, branches·n, length - offset + branches·n): 0 where a token may look, the dtype's minimum elsewhere.
+    """Additive mask (batch, 1, branches·n, length - offset + branches·n): 0 where a token may look, the dtype's
+    minimum elsewhere.
 
     Args:
         batch: rows.
@@ -181,7 +177,7 @@ def branch_mask(
 
 
 class Forked:
-    """Rows repeated once per branch. Rows stay repeated between steps: only what the winner changed is copied to its siblings."""
+    """Rows repeated once per branch, also between steps: only what the winner added is copied to its siblings."""
 
     def __init__(self, stream: Stream, branches: int) -> None:
         self.stream = stream
@@ -193,18 +189,13 @@ class Forked:
         """Read (batch, branches, n) tokens."""
         stream, n = self.stream, tokens.shape[2]
         self.tokens = tokens
-        self.length = stream.length
-        layers = self_attention_cache(stream.cache).layers
+        layers = layers_of(stream.cache)
         if stream.restorable:
-            self.saved = {
-                i: copy.deepcopy(each) for i, each in enumerate(layers) if not isinstance(each, GrowingLayer)
-            }
+            self.saved = {i: copy.deepcopy(each) for i, each in enumerate(layers) if not isinstance(each, GrowingLayer)}
         self.kwargs = stream.grown_kwargs(n)
         repeated = dict(self.kwargs)
         if repeated.get("encoder_outputs") is not None:
-            repeated["encoder_outputs"] = copy.copy(
-                repeated["encoder_outputs"]
-            )  # expanded in place by transformers
+            repeated["encoder_outputs"] = copy.copy(repeated["encoder_outputs"])  # expanded in place by transformers
         ids, repeated = stream.model._expand_inputs_for_generation(
             expand_size=self.branches,
             is_encoder_decoder=bool(stream.model.config.is_encoder_decoder),
@@ -221,13 +212,11 @@ class Forked:
     def keep(self, branch: Tensor) -> Reading:
         """Give every sibling what the kept branch added."""
         winners = self._rows() * self.branches + branch  # (batch,)
-        for layer in self_attention_cache(self.stream.cache).layers:
+        for layer in layers_of(self.stream.cache):
             if isinstance(layer, GrowingLayer):
                 n = self.tokens.shape[2]
                 for entries in (layer.keys, layer.values):
-                    siblings = entries.unflatten(
-                        0, (-1, self.branches)
-                    )  # (batch, branches, heads, slots, dim)
+                    siblings = entries.unflatten(0, (-1, self.branches))  # (batch, branches, heads, slots, dim)
                     siblings[..., -n:, :] = entries[winners, None, :, -n:]
             else:
                 layer.reorder_cache(winners.repeat_interleave(self.branches))
@@ -244,7 +233,7 @@ class Forked:
 
     def drop(self) -> None:
         """Forget all branches. States that no index can move back are restored where the stream is restorable."""
-        layers = self_attention_cache(self.stream.cache).layers
+        layers = layers_of(self.stream.cache)
         for i, layer in enumerate(layers):
             if isinstance(layer, GrowingLayer):
                 layer.crop(-self.tokens.shape[2])
@@ -274,7 +263,7 @@ def picked(reading: Reading, rows: Tensor) -> Reading:
 
 
 def reordered(kwargs: dict[str, Any], rows: Tensor) -> dict[str, Any]:
-    """A model's keyword arguments with row i taken from row ``rows[i]``; caches are left to their own ``reorder_cache``."""
+    """A model's keyword arguments with row i taken from row ``rows[i]``; caches have their own ``reorder_cache``."""
     changed = dict(kwargs)
     for name, value in kwargs.items():
         if isinstance(value, Tensor) and value.dim() > 0:
@@ -304,10 +293,9 @@ def may_share(stream: Stream) -> bool:
     """Whether this stream's cache and arguments allow the shared prefix (the model may, a static cache does not)."""
     if stream.kwargs.get("position_ids") is None:
         return False
-    layers = self_attention_cache(stream.cache).layers
+    layers = layers_of(stream.cache)
     return all(
-        isinstance(each, (GrowingLayer, DummyLayer)) or type(each) is DynamicSlidingWindowLayer
-        for each in layers
+        isinstance(each, (GrowingLayer, DummyLayer)) or type(each) is DynamicSlidingWindowLayer for each in layers
     )
 
 
@@ -345,7 +333,7 @@ def _check(model: Any) -> Branching:
     mask = torch.ones_like(prompt)
     mask[0, : length // 3] = 0
     takes_mask = "attention_mask" in inspect.signature(model.forward).parameters
-    inputs = {"input_ids": prompt, "attention_mask": mask} if takes_mask else {"input_ids": prompt}
+    inputs: dict[str, Any] = {"input_ids": prompt, "attention_mask": mask} if takes_mask else {"input_ids": prompt}
     chosen = torch.tensor([1, 2], device=ids.device)
     hidden: dict[bool, list[Tensor]] = {}
     for shared in (False, True):
@@ -359,11 +347,13 @@ def _check(model: Any) -> Branching:
             second = stream.branch(ids[:, length + 3 :]).hidden
             stream.commit(chosen)
             hidden[shared] = [first, second, stream.extend(candidates[:, :1]).hidden]
-        except Exception as error:
+        except Exception as refusal:
             if not shared:
                 raise
             # Whatever a model's forward raises on a 4-D mask means the same: it does not take one.
-            return Branching(False, f"its forward() refuses branches side by side ({type(error).__name__})")
+            return Branching(
+                False, f"its forward() refuses branches side by side ({type(refusal).__name__}: {str(refusal)[:80]})"
+            )
     error = max(relative_error(one, other) for one, other in zip(hidden[True], hidden[False], strict=True))
     if error < tolerance(model.dtype):
         return Branching(True, f"shared prefix equals forked rows (relative error {error:.1e})")

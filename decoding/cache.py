@@ -7,11 +7,13 @@ and rewinding move an index.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
 
-__all__ = ["GrowingLayer", "grow_in_place", "self_attention_cache"]
+__all__ = ["GrowingLayer", "grow_in_place", "is_sliding", "layers_of", "self_attention_cache"]
 
 # Storage grows by at least this many tokens, and by a sixteenth of the length where that is more: at most 6% of the
 # cache is spare room, and growing copies each entry 16 times in all rather than once a token.
@@ -21,13 +23,15 @@ BLOCK = 256
 class GrowingLayer(DynamicLayer):
     """One full-attention layer of a cache, (batch, heads, length, head dim), appended to in place.
 
-    ``keys`` and ``values`` are views of the used part of the storage. Whatever replaces them (``crop``, ``reorder_cache``,
-    ``batch_select_indices`` of the base class) needs no counterpart here: a view that still starts at the storage goes
-    on in it, anything else is taken as the new content.
+    ``keys`` and ``values`` are views of the used part of the storage. Whatever replaces them (``crop``,
+    ``reorder_cache``, ``batch_select_indices`` of the base class) needs no counterpart here: a view that still
+    starts at the storage goes on in it, anything else is taken as the new content.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.keys: Any  # (batch, heads, length, head dim); None before the first update
+        self.values: Any
         self.storage: tuple[Tensor, Tensor] | None = None  # each (batch, heads, capacity, head dim)
 
     def update(
@@ -35,9 +39,7 @@ class GrowingLayer(DynamicLayer):
     ) -> tuple[Tensor, Tensor]:
         """Append (batch, heads, n, head dim) keys and values; return all that are kept."""
         if torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad):
-            return super().update(
-                key_states, value_states, *args, **kwargs
-            )  # autograd needs what came before intact
+            return super().update(key_states, value_states, *args, **kwargs)  # autograd needs what came before intact
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         length = self.get_seq_length()
@@ -89,12 +91,17 @@ def _moved_into_room(used: Tensor, length: int, like: Tensor, capacity: int) -> 
     return room
 
 
-def self_attention_cache(cache: Cache) -> Cache:
+def self_attention_cache(cache: Any) -> Any:
     """The part of a cache that grows with each token (an encoder-decoder's self-attention half)."""
     return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
 
 
-def grow_in_place(cache: Cache) -> None:
+def layers_of(cache: Any) -> list[Any]:
+    """The layers that grow with each token. (Any: transformers' kinds of layer share no typed interface.)"""
+    return self_attention_cache(cache).layers
+
+
+def grow_in_place(cache: Any) -> None:
     """Turn the plain full-attention layers of ``cache`` into :class:`GrowingLayer`, content kept, object kept.
 
     Layers of other kinds (static, quantised, recurrent, sliding) and offloaded caches stay as they are.

@@ -23,16 +23,17 @@ __all__ = ["ContrastiveSearch"]
 class ContrastiveSearch(Strategy):
     """Contrastive search: among the k most probable tokens, the one that repeats the context least in hidden space.
 
-    The token chosen is the argmax over the top k of (1 - α)·p(v | x) - α·max_j cos(h_v, h_j): p is the full-vocabulary softmax of
-    the logits after all processors, h the last hidden states after the final norm, j runs over prompt and generated tokens.
-    Source: Su et al., "A Contrastive Framework for Neural Text Generation", eq. 2.
+    The token chosen is the argmax over the top k of (1 - α)·p(v | x) - α·max_j cos(h_v, h_j): p is the
+    full-vocabulary softmax of the logits after all processors, h the last hidden states after the final norm, j runs
+    over prompt and generated tokens. Source: Su et al., "A Contrastive Framework for Neural Text Generation", eq. 2.
 
-    Tokens whose processed logit is -inf (bad words, a prefix constraint, top-p) are never chosen. With ``do_sample=True`` the token is
-    drawn from the softmax of the k scores over ``temperature``; temperature then acts there and not on the logits, while the
-    other warpers limit the candidates.
+    Tokens whose processed logit is -inf (bad words, a prefix constraint, top-p) are never chosen. With
+    ``do_sample=True`` the token is drawn from the softmax of the k scores over ``temperature``; temperature then
+    acts there and not on the logits, while the other warpers limit the candidates.
 
     Args:
-        penalty_alpha: α in [0, 1], weight of the degeneration penalty; 0 is greedy search. The paper uses 0.6 for open-ended text.
+        penalty_alpha: α in [0, 1], weight of the degeneration penalty; 0 is greedy search. The paper uses 0.6 for
+            open-ended text.
         top_k: k >= 1, number of candidates; 1 is greedy search. The paper uses 3 to 5.
 
     Raises:
@@ -50,9 +51,7 @@ class ContrastiveSearch(Strategy):
     def __post_init__(self) -> None:
         require_range("penalty_alpha", self.penalty_alpha, 0.0, 1.0)
         if not isinstance(self.top_k, int) or isinstance(self.top_k, bool) or self.top_k < 1:
-            raise OptionError(
-                f"top_k={self.top_k!r}: accepted are whole numbers from 1 to the size of the vocabulary"
-            )
+            raise OptionError(f"top_k={self.top_k!r}: accepted are whole numbers from 1 to the size of the vocabulary")
 
     def check(self, model: Any) -> None:
         """Raise OptionError where k is beyond the model's vocabulary."""
@@ -102,9 +101,7 @@ class ContrastiveSearchSession(Session):
     def scores(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
         """Contrastive scores of the k candidates, -inf elsewhere; looks ahead at all candidates in one forward pass."""
         alpha, k = self.strategy.penalty_alpha, self.strategy.top_k
-        logits = logits_processor(
-            input_ids, self.logits.to(dtype=torch.float32, device=input_ids.device, copy=True)
-        )
+        logits = logits_processor(input_ids, self.logits.to(dtype=torch.float32, device=input_ids.device, copy=True))
         probabilities, candidates = logits.softmax(-1).topk(k)  # (batch, k)
         hidden = self.stream.branch(candidates).hidden[:, :, -1]  # (batch, k, dim)
         penalty = self.history.penalty(hidden).to(probabilities.device)
@@ -114,7 +111,7 @@ class ContrastiveSearchSession(Session):
         return torch.full_like(logits, -torch.inf).scatter_(1, candidates, contrastive)
 
     def advance(self, tokens: Tensor) -> None:
-        """Keep the branch of each row's token. A finished row's pad token is no candidate: it keeps the first branch."""
+        """Keep the branch of each row's token; the first where it is no candidate (the pad of a finished row)."""
         assert self.candidates is not None, "advance() before scores()"
         self._take(self.stream.commit(argmax_first(self.candidates == tokens[:, None])))
 
@@ -157,16 +154,14 @@ def _history(stream: Stream, remembered: tuple[Tensor, HiddenHistory] | None) ->
     whole = stream.input_ids.shape[1] == total
     if remembered is not None:
         ids, history = remembered
-        same = ids.shape == (stream.batch, past) and (
-            not whole or bool((ids == stream.input_ids[:, :past]).all())
-        )
+        same = ids.shape == (stream.batch, past) and (not whole or bool((ids == stream.input_ids[:, :past]).all()))
         if history.length == past and same:
             history.append(read)
             return history
     if not whole or not stream.anatomy.separable or stream.model.config.is_encoder_decoder:
         raise InputError(
-            f"past_key_values holds {past} tokens whose hidden states contrastive search needs: pass input_ids from the "
-            "first token on, or a cache that contrastive search returned"
+            f"past_key_values holds {past} tokens whose hidden states contrastive search needs: pass input_ids from "
+            "the first token on, or a cache that contrastive search returned"
         )
     inputs: dict[str, Any] = {"input_ids": stream.input_ids[:, :past], "use_cache": False}
     if mask is not None:

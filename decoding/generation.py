@@ -36,7 +36,8 @@ def generate(
         model: a generating transformers model.
         inputs: (batch, length) token ids, or as keyword ``input_ids``, ``inputs_embeds``, ...
         strategy: how to choose tokens. None takes it from the arguments, or else from the model's generation config:
-            ``penalty_alpha`` > 0 with ``top_k`` > 1 is ``ContrastiveSearch``; without them this is plain ``model.generate``.
+            ``penalty_alpha`` > 0 with ``top_k`` > 1 is ``ContrastiveSearch``; without them this is plain
+            ``model.generate``.
         generation_config: as in ``model.generate``.
         stopping_criteria: as in ``model.generate``.
         streamer: as in ``model.generate``; receives the prompt, each token and the end.
@@ -44,7 +45,8 @@ def generate(
         kwargs: everything else that ``model.generate`` takes.
 
     Returns:
-        What ``model.generate`` returns: (batch, length) token ids, or its output object with ``return_dict_in_generate=True``.
+        What ``model.generate`` returns: (batch, length) token ids, or its output object with
+        ``return_dict_in_generate=True``.
 
     Raises:
         OptionError: an option that the strategy cannot honour, or that contradicts another one.
@@ -61,33 +63,25 @@ def generate(
             tokenizer=tokenizer, **kwargs,
         )  # fmt: skip
     if not isinstance(strategy, Strategy):
-        raise OptionError(
-            f"strategy={strategy!r}: accepted are strategies such as decoding.ContrastiveSearch()"
-        )
-    kwargs.pop(
-        "low_memory", None
-    )  # its purpose, less memory for the candidates, is how every call works here
+        raise OptionError(f"strategy={strategy!r}: accepted are strategies such as decoding.ContrastiveSearch()")
+    kwargs.pop("low_memory", None)  # its purpose, less memory for the candidates, is how every call works here
     if kwargs.get("cache_implementation", config.cache_implementation) == "paged":
         raise OptionError(
             f"cache_implementation='paged': continuous batching would leave out {strategy.name}; drop the option"
         )
     given = inputs if inputs is not None else kwargs.get("input_ids")
     if isinstance(given, Tensor) and given.numel() == 0 and kwargs.get("inputs_embeds") is None:
-        raise InputError(
-            "the prompt is empty: give at least one token (for text from nothing, the model's bos token)"
-        )
+        raise InputError("the prompt is empty: give at least one token (for text from nothing, the model's bos token)")
     stop_strings = kwargs.pop("stop_strings", None) or config.stop_strings
     if stop_strings:
         if tokenizer is None:
-            raise OptionError(
-                f"stop_strings={stop_strings!r}: pass tokenizer=... as well, it tells where strings end"
-            )
+            raise OptionError(f"stop_strings={stop_strings!r}: pass tokenizer=... as well, it tells where strings end")
         stopping_criteria = StoppingCriteriaList(stopping_criteria or [])
         stopping_criteria.append(StopStringCriteria(tokenizer, stop_strings))
         # transformers builds this criterion only where it finds a tokenizer, which it never hands to a callable
         generation_config = copy.deepcopy(config)
         generation_config.stop_strings = None
-    custom = strategy if streamer is None else functools.partial(strategy, streamer=streamer)
+    custom: Any = strategy if streamer is None else functools.partial(strategy, streamer=streamer)
     return model.generate(
         inputs,
         generation_config=generation_config,
@@ -109,9 +103,7 @@ def _strategy_of_arguments(kwargs: dict[str, Any], config: GenerationConfig) -> 
     if alpha is None or (not named and (not alpha or not top_k or top_k < 2)):
         return None
     if top_k is None:
-        raise OptionError(
-            f"penalty_alpha={alpha}: contrastive search needs top_k as well; the paper uses 3 to 5"
-        )
+        raise OptionError(f"penalty_alpha={alpha}: contrastive search needs top_k as well; the paper uses 3 to 5")
     kwargs.pop("penalty_alpha", None)
     kwargs.pop("top_k", None)
     return ContrastiveSearch(penalty_alpha=alpha, top_k=top_k)
@@ -151,12 +143,11 @@ def decode(
     cache_outlives = as_dict or getattr(cache, "_is_user_defined", False)
     encoder_outputs = model_kwargs.get("encoder_outputs")
     record = _Record(generation_config, model.config.is_encoder_decoder)
-    pad = generation_config._pad_token_tensor
-    pad = None if pad is None else pad.to(input_ids.device)
+    pad: Any = generation_config._pad_token_tensor  # transformers sets it wherever there is an eos token
+    if pad is not None:
+        pad = pad.to(input_ids.device)
     has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
-    session = strategy.session(
-        model, input_ids, model_kwargs, generation_config, restorable=bool(cache_outlives)
-    )
+    session = strategy.session(model, input_ids, model_kwargs, generation_config, restorable=bool(cache_outlives))
     unfinished = torch.ones(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
     finished_here = False
     with model._optimize_model_for_decode():
@@ -222,15 +213,11 @@ class _Record:
             "past_key_values": cache,
         }
         if not self.encoder_decoder:
-            return GenerateDecoderOnlyOutput(
-                **common, attentions=self.attentions, hidden_states=self.hidden_states
-            )
+            return GenerateDecoderOnlyOutput(**common, attentions=self.attentions, hidden_states=self.hidden_states)
         return GenerateEncoderDecoderOutput(
             **common,
             encoder_attentions=encoder_outputs.get("attentions") if self.attentions is not None else None,
-            encoder_hidden_states=encoder_outputs.get("hidden_states")
-            if self.hidden_states is not None
-            else None,
+            encoder_hidden_states=encoder_outputs.get("hidden_states") if self.hidden_states is not None else None,
             decoder_attentions=self.attentions,
             cross_attentions=self.cross_attentions,
             decoder_hidden_states=self.hidden_states,

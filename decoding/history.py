@@ -26,9 +26,7 @@ class HiddenHistory:
         batch, self.length, dim = hidden.shape
         self.start: Tensor | None = None  # (batch,)
         if mask is not None and not bool(mask.all()):
-            order = (
-                (mask != 0).int().argsort(dim=1, stable=True)
-            )  # padding first, tokens behind in their order
+            order = (mask != 0).int().argsort(dim=1, stable=True)  # padding first, tokens behind in their order
             hidden = hidden.gather(1, order[:, :, None].expand_as(hidden))
             self.start = (mask == 0).sum(1)
         self.states = hidden.new_empty(batch, self.length + max(BLOCK, self.length // 16), dim)
@@ -38,9 +36,7 @@ class HiddenHistory:
     def append(self, hidden: Tensor) -> None:
         """Add (batch, n, dim) hidden states."""
         end = self.length + hidden.shape[1]
-        if end > self.states.shape[1] or (
-            self.states.is_inference() and not torch.is_inference_mode_enabled()
-        ):
+        if end > self.states.shape[1] or (self.states.is_inference() and not torch.is_inference_mode_enabled()):
             room = max(BLOCK, end // 16)
             states, norms = self.states[:, : self.length], self.inverse_norms[:, : self.length]
             self.states = torch.cat(

@@ -17,10 +17,12 @@ __all__ = ["ContrastiveSearchLogitsProcessor", "StrategyLogitsProcessor"]
 
 
 class StrategyLogitsProcessor(LogitsProcessor):
-    """Replaces the scores of ``generate`` by a strategy's, over a session of its own that is kept in step with ``input_ids``.
+    """Replaces the scores of ``generate`` by a strategy's, over a session of its own that is kept in step with
+    ``input_ids``.
 
-    Rows that beam search reorders are found again by their tokens; a sequence that does not continue the last one begins a new
-    session. Processors that stand before this one act on the logits that the strategy sees, those behind it on its scores.
+    Rows that beam search reorders are found again by their tokens; a sequence that does not continue the last one
+    begins a new session. Processors that stand before this one act on the logits that the strategy sees, those
+    behind it on its scores.
 
     Args:
         strategy: the strategy.
@@ -28,9 +30,7 @@ class StrategyLogitsProcessor(LogitsProcessor):
         inputs: see :meth:`decoding.strategy.Strategy.logits_processor`.
     """
 
-    supports_continuous_batching = (
-        False  # requests that come and go in one batch have no session to be kept in step
-    )
+    supports_continuous_batching = False  # requests that come and go in one batch have no session to be kept in step
 
     def __init__(self, strategy: Strategy, model: Any, **inputs: Any) -> None:
         strategy.check(model)
@@ -38,7 +38,8 @@ class StrategyLogitsProcessor(LogitsProcessor):
             name in inputs for name in ("input_ids", "encoder_outputs", "inputs_embeds")
         ):
             raise InputError(
-                f"{type(model).__name__} is an encoder-decoder: its processor needs the encoder's input_ids (and attention_mask)"
+                f"{type(model).__name__} is an encoder-decoder: its processor needs the encoder's input_ids "
+                "(and attention_mask)"
             )
         self.strategy = strategy
         self.model = model
@@ -87,12 +88,7 @@ class StrategyLogitsProcessor(LogitsProcessor):
 
     def _per_row(self, value: Any, rows: int) -> Any:
         """Repeat what was given per prompt for the beams or return sequences of each."""
-        if (
-            isinstance(value, Tensor)
-            and value.dim() > 0
-            and len(value) not in (0, rows)
-            and rows % len(value) == 0
-        ):
+        if isinstance(value, Tensor) and value.dim() > 0 and len(value) not in (0, rows) and rows % len(value) == 0:
             return value.repeat_interleave(rows // len(value), dim=0)
         return value
 
@@ -101,7 +97,8 @@ class StrategyLogitsProcessor(LogitsProcessor):
             missing = input_ids.shape[1] - given.shape[1]
             if missing < 0 or len(given) != len(input_ids):
                 raise InputError(
-                    f"attention_mask {tuple(given.shape)} does not fit input_ids {tuple(input_ids.shape)}: give that of the prompt"
+                    f"attention_mask {tuple(given.shape)} does not fit input_ids {tuple(input_ids.shape)}: "
+                    "give that of the prompt"
                 )
             return torch.nn.functional.pad(given, (0, missing), value=1)
         config = self.model.generation_config
@@ -119,7 +116,8 @@ class StrategyLogitsProcessor(LogitsProcessor):
 
 
 class ContrastiveSearchLogitsProcessor(StrategyLogitsProcessor):
-    """Contrastive search as a logits processor; see :class:`decoding.ContrastiveSearch` and :class:`StrategyLogitsProcessor`.
+    """Contrastive search as a logits processor; see :class:`decoding.ContrastiveSearch` and
+    :class:`StrategyLogitsProcessor`.
 
     Example:
         >>> processor = ContrastiveSearchLogitsProcessor(model, penalty_alpha=0.6, top_k=4)

@@ -82,20 +82,21 @@ class Strategy(ABC):
             restorable: see :class:`decoding.stream.Stream`.
         """
 
-    def check(self, model: Any) -> None:
+    def check(self, model: Any) -> None:  # noqa: B027 - most strategies have nothing to check
         """Raise OptionError or ModelError where this model cannot be decoded with these hyper-parameters."""
 
     def split_temperature(self, logits_processor: LogitsProcessorList) -> tuple[LogitsProcessorList, float]:
-        """The processors that act on the model's logits, and what the strategy's scores are divided by when sampling."""
+        """Processors that act on the model's logits, and what the strategy's scores are divided by when sampling."""
         return logits_processor, 1.0
 
     def logits_processor(self, model: Any, **inputs: Any) -> Any:
-        """This strategy as a logits processor for plain ``model.generate``, beam search included.
+        """The strategy as a logits processor for plain ``model.generate``, beam search included.
 
         Args:
             model: the model that ``generate`` is called on.
-            inputs: what ``generate`` is given beside ``input_ids`` and bears on reading the prompt: ``attention_mask`` for
-                left-padded batches; an encoder-decoder needs its encoder's ``input_ids`` and ``attention_mask``.
+            inputs: what ``generate`` is given beside ``input_ids`` and bears on reading the prompt:
+                ``attention_mask`` for left-padded batches; an encoder-decoder needs its encoder's ``input_ids`` and
+                ``attention_mask``.
 
         Returns:
             A ``StrategyLogitsProcessor``. It reads the sequence with a cache of its own, beside that of ``generate``.
@@ -115,13 +116,11 @@ class Strategy(ABC):
         streamer: Any = None,
         **model_kwargs: Any,
     ) -> Any:
-        """Decode, as ``custom_generate`` of ``model.generate``; the contract is that of transformers' own ``_sample``."""
+        """Decode, as ``custom_generate`` of ``model.generate``; the contract of transformers' own ``_sample``."""
         from decoding.generation import decode
 
         if streamer is not None:
-            streamer.put(
-                input_ids.cpu()
-            )  # bound to this callable by decoding.generate: generate() has not seen it
+            streamer.put(input_ids.cpu())  # bound to this callable by decoding.generate: generate() has not seen it
         else:
             passed = _arguments_of_generate()
             streamer, synced_gpus = passed.get("streamer"), synced_gpus or bool(passed.get("synced_gpus"))
@@ -161,9 +160,7 @@ def check_generation_config(name: str, config: GenerationConfig) -> None:
             f"use_cache=False: {name} reads candidates behind a cached prefix; accepted is use_cache=True"
         )
     if config.prompt_lookup_num_tokens is not None:
-        raise OptionError(
-            f"prompt_lookup_num_tokens: {name} cannot be combined with assisted decoding; leave it out"
-        )
+        raise OptionError(f"prompt_lookup_num_tokens: {name} cannot be combined with assisted decoding; leave it out")
 
 
 def check_inputs(model: Any, input_ids: Tensor, model_kwargs: dict[str, Any]) -> None:
@@ -178,9 +175,7 @@ def check_inputs(model: Any, input_ids: Tensor, model_kwargs: dict[str, Any]) ->
         embeds.shape[1] if embeds is not None and not model.config.is_encoder_decoder else 0,
     )
     if length == 0:
-        raise InputError(
-            "the prompt is empty: give at least one token (for text from nothing, the model's bos token)"
-        )
+        raise InputError("the prompt is empty: give at least one token (for text from nothing, the model's bos token)")
     context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     if isinstance(context, int) and 0 < context <= length:
         raise InputError(
@@ -190,16 +185,15 @@ def check_inputs(model: Any, input_ids: Tensor, model_kwargs: dict[str, Any]) ->
     if mask is not None and mask.dim() == 2:
         empty = (mask.sum(1) == 0).nonzero().flatten().tolist()
         if empty:
-            raise InputError(
-                f"attention_mask: row {empty[0]} is all padding; every row needs at least one token"
-            )
+            raise InputError(f"attention_mask: row {empty[0]} is all padding; every row needs at least one token")
 
 
 def _arguments_of_generate() -> dict[str, Any]:
     """``streamer``, ``synced_gpus`` and ``assistant_model`` of the ``generate`` call that runs a strategy.
 
-    transformers hands none of them to a callable (checked on 5.17 to 5.23), yet a streamer that stays silent or an assistant
-    that is ignored would be a surprise. They are read from the caller's frame; where it is not found, nothing was passed.
+    transformers hands none of them to a callable (checked on 5.17 to 5.23), yet a streamer that stays silent or an
+    assistant that is ignored would be a surprise. They are read from the caller's frame; where it is not found,
+    nothing was passed.
     """
     generate = inspect.unwrap(GenerationMixin.generate).__code__
     frame = sys._getframe(2)

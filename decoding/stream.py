@@ -1,8 +1,8 @@
 """A stream: one model reading one batch of rows, with its cache, able to branch.
 
-Four verbs. ``extend`` reads tokens and keeps them; ``branch`` reads several alternative continuations in one forward pass;
-``commit`` keeps one of these per row; ``rewind`` forgets what came after a point. Strategies are written in these verbs and
-never see a cache, a mask or a position id.
+Four verbs. ``extend`` reads tokens and keeps them; ``branch`` reads several alternative continuations in one forward
+pass; ``commit`` keeps one of these per row; ``rewind`` forgets what came after a point. Strategies are written in these
+verbs and never see a cache, a mask or a position id.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.generation.utils import ALL_CACHE_NAMES
 
 from decoding.anatomy import Anatomy, anatomy, captured_outputs
 from decoding.branching import Branching, Forked, Shared, branching_of, may_share, reordered
-from decoding.cache import grow_in_place, is_sliding, self_attention_cache
+from decoding.cache import grow_in_place, is_sliding, layers_of, self_attention_cache
 from decoding.errors import InputError, ModelError
 
 __all__ = ["Reading", "Stream"]
@@ -49,15 +49,16 @@ class Stream:
     Args:
         model: a generating transformers model.
         input_ids: (batch, length) token ids of the prompt, as ``generate`` prepares them.
-        model_kwargs: what ``generate`` passes to a decoding method beside them: masks, positions, cache, encoder outputs.
-            The stream owns it from here on.
+        model_kwargs: what ``generate`` passes to a decoding method beside them: masks, positions, cache, encoder
+            outputs. The stream owns it from here on.
         generation_config: of the call, or None for a stream outside ``generate``.
-        restorable: whether the state before a branch may be wanted again although that branch is not kept: true where the
-            cache is handed back or several branches are tried in turn. Caches of attention layers can be restored at no
-            cost; others are copied before each branch.
+        restorable: whether the state before a branch may be wanted again although that branch is not kept: true
+            where the cache is handed back or several branches are tried in turn. Caches of attention layers can be
+            restored at no cost; others are copied before each branch.
 
     Attributes:
         prompt: the reading of the prompt (its ``hidden`` covers the tokens that were not in a cache handed in).
+        length: how many slots have been read and kept, padding included.
         branching: how this stream branches.
     """
 
@@ -82,7 +83,9 @@ class Stream:
         cache = model_kwargs.get("past_key_values")
         if isinstance(cache, Cache):
             grow_in_place(cache)
+        past = self_attention_cache(cache).get_seq_length() if isinstance(cache, Cache) and _holds_tokens(cache) else 0
         self.prompt = self._read_prompt(generation_config or model.generation_config)
+        self.length = int(past) + self.prompt.hidden.shape[1]
         if not isinstance(self.cache, Cache):
             raise ModelError(
                 f"{type(model).__name__} keeps its state in a {type(self.cache).__name__}, which cannot be branched: "
@@ -94,7 +97,7 @@ class Stream:
 
     @classmethod
     def open(cls, model: Any, restorable: bool = False, **inputs: Any) -> Stream:
-        """A stream over ``inputs`` as ``generate`` takes them (``input_ids``, ``attention_mask``, ``inputs_embeds``, ...)."""
+        """A stream over ``inputs`` as ``generate`` takes them (``input_ids``, ``attention_mask``, ...)."""
         return cls(model, *cls.prepare(model, **inputs), restorable=restorable)
 
     @staticmethod
@@ -106,9 +109,7 @@ class Stream:
             prepared.update(kwargs, input_ids=input_ids)
             return input_ids
 
-        config = GenerationConfig(
-            max_new_tokens=1, do_sample=False, num_beams=1, penalty_alpha=None, use_cache=True
-        )
+        config = GenerationConfig(max_new_tokens=1, do_sample=False, num_beams=1, penalty_alpha=None, use_cache=True)
         model.generate(**inputs, generation_config=config, custom_generate=keep)
         for name in ("logits_processor", "stopping_criteria"):
             prepared.pop(name)
@@ -128,7 +129,8 @@ class Stream:
             self.input_ids, next_sequence_length=tokens.shape[1], **self.kwargs
         )
         reading = self.run(inputs)
-        for layer in self_attention_cache(self.cache).layers:
+        self.length += tokens.shape[1]
+        for layer in layers_of(self.cache):
             if is_sliding(layer) and layer.record_past:
                 layer.crop(0)
         return reading
@@ -160,14 +162,13 @@ class Stream:
     def commit(self, branch: Tensor) -> Reading:
         """Keep one branch per row, (batch,) its index, and forget the others; the reading of the kept tokens."""
         if self._pending is None:
-            raise InputError(
-                "commit() without branch(): nothing was branched since the last commit, extend or rewind"
-            )
+            raise InputError("commit() without branch(): nothing was branched since the last commit, extend or rewind")
         pending, self._pending = self._pending, None
         kept = pending.keep(branch)
         rows = torch.arange(self.batch, device=branch.device)
         self.input_ids = torch.cat([self.input_ids, pending.tokens[rows, branch]], dim=1)
         self.kwargs = pending.kwargs
+        self.length += pending.tokens.shape[2]
         return kept
 
     def rewind(self, length: int) -> None:
@@ -180,9 +181,7 @@ class Stream:
         self._collapse()
         excess = self.length - length
         if excess < 0:
-            raise InputError(
-                f"rewind({length}): the stream has read {self.length} tokens; accepted are 0 to that"
-            )
+            raise InputError(f"rewind({length}): the stream has read {self.length} tokens; accepted are 0 to that")
         if excess == 0:
             return
         try:
@@ -191,12 +190,14 @@ class Stream:
             raise ModelError(
                 f"{type(self.model).__name__}: its cache cannot be rewound by {excess} tokens ({error})"
             ) from error
+        self.length = length
         self.input_ids = self.input_ids[:, :-excess]
         for name in ("attention_mask", "decoder_attention_mask", "position_ids", "decoder_position_ids"):
             if self.kwargs.get(name) is not None and not (self._encoder_decoder and name == "attention_mask"):
                 self.kwargs[name] = self.kwargs[name][..., :-excess]
 
-    # --- what strategies ask beside the verbs --------------------------------------------------------------------------
+    # --- what strategies ask beside the verbs
+    # --------------------------------------------------------------------------
 
     @torch.no_grad()
     def logits(self, reading: Reading) -> Tensor:
@@ -206,18 +207,9 @@ class Stream:
         return self.anatomy.logits(self.model, reading.hidden[:, -1])
 
     @property
-    def length(self) -> int:
-        """How many slots the cache holds, padding included, an uncommitted branch left out."""
-        if self._pending is not None:
-            return self._pending.length
-        return int(self_attention_cache(self.cache).get_seq_length())
-
-    @property
     def cache(self) -> Any:
         """The cache, or None before the model has made one."""
-        return next(
-            (self.kwargs[name] for name in ALL_CACHE_NAMES if self.kwargs.get(name) is not None), None
-        )
+        return next((self.kwargs[name] for name in ALL_CACHE_NAMES if self.kwargs.get(name) is not None), None)
 
     @property
     def padding_mask(self) -> Tensor | None:
@@ -225,10 +217,10 @@ class Stream:
         return self.kwargs.get("decoder_attention_mask" if self._encoder_decoder else "attention_mask")
 
     def close(self) -> Any:
-        """End the stream: forget an uncommitted branch and return the cache, fit to be continued by plain ``generate``."""
+        """Forget an uncommitted branch and return the cache, fit to be continued by plain ``generate``."""
         self.drop()
         self._collapse()
-        for layer in self_attention_cache(self.cache).layers:
+        for layer in layers_of(self.cache):
             if is_sliding(layer):
                 layer.record_past = False
         return self.cache
@@ -249,10 +241,11 @@ class Stream:
         self.input_ids = self.input_ids[rows]
         self.kwargs = reordered(self.kwargs, rows)
 
-    # --- for the two ways of branching ---------------------------------------------------------------------------------
+    # --- for the two ways of branching
+    # ---------------------------------------------------------------------------------
 
     def grown_kwargs(self, n: int) -> dict[str, Any]:
-        """The model's keyword arguments once n more tokens are read: masks and positions are longer, the rest is shared."""
+        """The model's keyword arguments once n more tokens are read: masks and positions are longer."""
         return self.model._update_model_kwargs_for_generation(
             {}, dict(self.kwargs), is_encoder_decoder=self._encoder_decoder, num_new_tokens=n
         )
@@ -299,6 +292,11 @@ class Stream:
         fork, self._fork = self._fork, None
         if fork is not None:
             fork.collapse()
+
+
+def _holds_tokens(cache: Cache) -> bool:
+    """Whether the cache counts tokens: one of recurrent layers alone does not, and is always read from the start."""
+    return any(isinstance(layer, CacheLayerMixin) for layer in layers_of(cache))
 
 
 def recorded(output: Any) -> tuple[Any, Any, Any]:

@@ -22,7 +22,5 @@ def choose(backend: str, available: tuple[str, ...] = ("torch",)) -> str:
     if backend == "auto":
         return available[0]
     if backend not in available:
-        raise BackendError(
-            f"backend={backend!r} is not available here; accepted: auto, {', '.join(available)}"
-        )
+        raise BackendError(f"backend={backend!r} is not available here; accepted: auto, {', '.join(available)}")
     return backend

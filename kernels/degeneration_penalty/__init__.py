@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from decoding.kernels.backend import choose
-from decoding.kernels.degeneration_penalty.naive import degeneration_penalty_naive
 from decoding.kernels.degeneration_penalty.eager import degeneration_penalty_eager
+from decoding.kernels.degeneration_penalty.naive import degeneration_penalty_naive
 
 __all__ = ["degeneration_penalty", "degeneration_penalty_naive", "inverse_norms"]
 
@@ -38,18 +38,19 @@ def degeneration_penalty(
     """
     if candidates.dim() != 3 or history.dim() != 3 or candidates.shape[::2] != history.shape[::2]:
         raise ValueError(
-            f"candidates {tuple(candidates.shape)} and history {tuple(history.shape)}: accepted are (batch, k, dim) and "
-            "(batch, capacity, dim) with the same batch and dim"
+            f"candidates {tuple(candidates.shape)} and history {tuple(history.shape)}: accepted are (batch, k, dim) "
+            "and (batch, capacity, dim) with the same batch and dim"
         )
     if history_inverse_norms.shape != history.shape[:2]:
         raise ValueError(
-            f"history_inverse_norms {tuple(history_inverse_norms.shape)}: accepted is (batch, capacity) = {tuple(history.shape[:2])}"
+            f"history_inverse_norms {tuple(history_inverse_norms.shape)}: accepted is (batch, capacity) = "
+            f"{tuple(history.shape[:2])}"
         )
     choose(backend)
     return degeneration_penalty_eager(candidates, history, history_inverse_norms, start, length)
 
 
 def inverse_norms(states: Tensor) -> Tensor:
-    """1 / Euclidean norm over the last dimension, float32; 0 for zero vectors, so that their cosines are 0, never NaN."""
+    """1 / norm over the last dimension, float32; 0 for zero vectors, so that their cosines are 0, never NaN."""
     norms = torch.linalg.vector_norm(states, dim=-1, dtype=torch.float32)
     return torch.where(norms > 0, 1.0 / norms, 0.0)

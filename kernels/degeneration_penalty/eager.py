@@ -7,7 +7,8 @@ from torch import Tensor
 
 __all__ = ["degeneration_penalty_eager"]
 
-# Half-precision history is widened to float32 this many slots at a time, so that no float32 copy of it ever exists whole.
+# Half-precision history is widened to float32 this many slots at a time, so that no float32 copy of it ever exists
+# whole.
 CHUNK = 2048
 
 
@@ -37,9 +38,7 @@ def degeneration_penalty_eager(
     return torch.where(best == float("-inf"), 0.0, best)
 
 
-def _outside(
-    low: int, high: int, start: Tensor | None, row_ends: Tensor | None, device: torch.device
-) -> Tensor | None:
+def _outside(low: int, high: int, start: Tensor | None, row_ends: Tensor | None, device: torch.device) -> Tensor | None:
     if start is None and row_ends is None:
         return None
     slots = torch.arange(low, high, device=device)

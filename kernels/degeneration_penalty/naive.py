@@ -11,7 +11,7 @@ __all__ = ["degeneration_penalty_naive"]
 def degeneration_penalty_naive(
     candidates: Tensor, history: Tensor, start: Tensor | None = None, length: int | Tensor | None = None
 ) -> Tensor:
-    """max over j of cos(h_v, h_j), one pair at a time, float64 inside; see :func:`degeneration_penalty` for the shapes."""
+    """The largest cosine, one pair at a time in float64; see :func:`degeneration_penalty` for the shapes."""
     batch, k, _ = candidates.shape
     starts = [0] * batch if start is None else start.tolist()
     if length is None:
@@ -21,9 +21,7 @@ def degeneration_penalty_naive(
     penalty = torch.zeros(batch, k, dtype=torch.float32)
     for b in range(batch):
         for v in range(k):
-            cosines = [
-                _cosine(candidates[b, v].double(), history[b, j].double()) for j in range(starts[b], ends[b])
-            ]
+            cosines = [_cosine(candidates[b, v].double(), history[b, j].double()) for j in range(starts[b], ends[b])]
             if cosines:
                 penalty[b, v] = max(cosines)
     return penalty

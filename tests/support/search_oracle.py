@@ -1,0 +1,49 @@
+"""Contrastive search by full recomputation: every candidate reads the whole text again, in float64, no cache, no batch."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def contrastive_search_tokens(
+    model: Any, prompt: list[int], alpha: float, k: int, steps: int, encoder_ids: list[int] | None = None
+) -> list[int]:
+    """The tokens chosen after ``prompt`` (the decoder's, where ``encoder_ids`` are the encoder's)."""
+    return [token for token, _ in contrastive_search_steps(model, prompt, alpha, k, steps, encoder_ids)]
+
+
+@torch.no_grad()
+def contrastive_search_steps(
+    model: Any, prompt: list[int], alpha: float, k: int, steps: int, encoder_ids: list[int] | None = None
+) -> list[tuple[int, dict[int, float]]]:
+    """For each step the token chosen, and the contrastive score of every candidate."""
+    model = copy.deepcopy(model).double()
+    text, chosen = list(prompt), []
+    for _ in range(steps):
+        hidden, logits = _read(model, text, encoder_ids)
+        probabilities = logits[-1].softmax(-1)
+        scores: dict[int, float] = {}
+        for token in probabilities.topk(k).indices.tolist():
+            own = _read(model, [*text, token], encoder_ids)[0][-1]
+            penalty = max(float(torch.nn.functional.cosine_similarity(own, past, dim=0)) for past in hidden)
+            scores[token] = (1 - alpha) * float(probabilities[token]) - alpha * penalty
+        best = max(scores, key=lambda token: scores[token])
+        chosen.append((best, scores))
+        text.append(best)
+    return chosen
+
+
+def _read(model: Any, ids: list[int], encoder_ids: list[int] | None) -> tuple[Tensor, Tensor]:
+    """(length, dim) last hidden states and (length, vocab) logits."""
+    if encoder_ids is None:
+        output = model(torch.tensor([ids]), use_cache=False, output_hidden_states=True)
+        return output.hidden_states[-1][0], output.logits[0]
+    output = model(
+        torch.tensor([encoder_ids]), decoder_input_ids=torch.tensor([ids]), use_cache=False, output_hidden_states=True
+    )
+    return output.decoder_hidden_states[-1][0], output.logits[0]

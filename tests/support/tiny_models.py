@@ -1,0 +1,107 @@
+"""Tiny models with random weights, one an architecture, whose logits are spread enough that no two tokens tie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BloomConfig,
+    BloomForCausalLM,
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+VOCAB = 120
+TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+LLAMA_LIKE = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    **TOKENS,
+}
+
+BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA_LIKE)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**LLAMA_LIKE)),
+    "mistral-sliding": lambda: MistralForCausalLM(MistralConfig(**LLAMA_LIKE, sliding_window=8)),
+    "gemma2": lambda: Gemma2ForCausalLM(
+        Gemma2Config(**LLAMA_LIKE, head_dim=8, sliding_window=8, final_logit_softcapping=5.0)
+    ),
+    "cohere": lambda: CohereForCausalLM(CohereConfig(**LLAMA_LIKE, logit_scale=0.25)),
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=3, n_head=4, n_positions=128, **TOKENS)),
+    "opt": lambda: OPTForCausalLM(
+        OPTConfig(
+            vocab_size=VOCAB,
+            hidden_size=32,
+            ffn_dim=48,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=128,
+            word_embed_proj_dim=32,
+            **TOKENS,
+        )
+    ),
+    "bloom": lambda: BloomForCausalLM(BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=3, n_head=4, **TOKENS)),
+    "mamba": lambda: MambaForCausalLM(
+        MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=3, state_size=8, **TOKENS)
+    ),
+    "t5": lambda: T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=VOCAB, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0, **TOKENS
+        )
+    ),
+    "bart": lambda: BartForConditionalGeneration(
+        BartConfig(
+            vocab_size=VOCAB,
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=48,
+            decoder_ffn_dim=48,
+            max_position_embeddings=128,
+            decoder_start_token_id=2,
+            forced_eos_token_id=None,
+            **TOKENS,
+        )
+    ),
+}
+DECODER_ONLY = [name for name in BUILDERS if name not in ("t5", "bart")]
+ENCODER_DECODER = ["t5", "bart"]
+
+
+def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:
+    """A random model in float32, eval mode; weights scaled up so that it has opinions, which fresh ones do not."""
+    torch.manual_seed(seed)
+    model = BUILDERS[name]().eval()
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            if parameter.dim() >= 2 and "A_log" not in parameter_name:
+                parameter.mul_(4.0)
+    model.generation_config.eos_token_id = None  # random models end at random; tests that want an end set one
+    return model
