@@ -4,8 +4,9 @@ from decoding.contrastive_search import ContrastiveSearch
 from decoding.errors import DecodingError, InputError, ModelError, OptionError
 from decoding.generation import generate
 from decoding.processors import ContrastiveSearchLogitsProcessor, StrategyLogitsProcessor
+from decoding.reading import Reading
 from decoding.strategy import Session, Strategy
-from decoding.stream import Reading, Stream
+from decoding.stream import Stream
 
 __version__ = "0.1.0"
 

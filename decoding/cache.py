@@ -11,9 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
+from transformers.cache_utils import (
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    EncoderDecoderCache,
+    LinearAttentionCacheLayerMixin,
+)
 
-__all__ = ["GrowingLayer", "grow_in_place", "is_sliding", "layers_of", "self_attention_cache"]
+__all__ = ["GrowingLayer", "grow_in_place", "is_recurrent", "is_sliding", "layers_of", "self_attention_cache"]
 
 # Storage grows by at least this many tokens, and by a sixteenth of the length where that is more: at most 6% of the
 # cache is spare room, and growing copies each entry 16 times in all rather than once a token.
@@ -116,6 +121,13 @@ def grow_in_place(cache: Any) -> None:
             grown = GrowingLayer()
             grown.__dict__.update(layer.__dict__)
             cache.layers[index] = grown
+
+
+def is_recurrent(cache: Any) -> bool:
+    """Whether some layer keeps a recurrent state. Such models read a prompt at once, but after it one token at a time:
+    given several, they answer wrongly (Mamba in transformers 5.23).
+    """
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers_of(cache))
 
 
 def is_sliding(layer: object) -> bool:

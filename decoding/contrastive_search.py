@@ -137,6 +137,11 @@ class ContrastiveSearchSession(Session):
         cache.hidden_history = (self.stream.input_ids, self.history)
         return cache
 
+    def release(self) -> None:
+        """Let go of cache and history."""
+        self.stream.release()
+        del self.history
+
     def _take(self, reading: Any) -> None:
         self.candidates = None
         self.reading = reading

@@ -150,29 +150,32 @@ def decode(
     session = strategy.session(model, input_ids, model_kwargs, generation_config, restorable=bool(cache_outlives))
     unfinished = torch.ones(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
     finished_here = False
-    with model._optimize_model_for_decode():
-        while True:
-            scores = session.scores(input_ids, logits_processor)
-            if not finished_here:
-                record.step(session, scores)
-                if generation_config.do_sample:
-                    tokens = torch.multinomial((scores / temperature).softmax(-1), num_samples=1).squeeze(1)
-                else:
-                    tokens = scores.argmax(-1)
-                if has_eos:
-                    tokens = tokens * unfinished + pad * (1 - unfinished)
-                input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
-                unfinished = unfinished & ~stopping_criteria(input_ids, record.scores)
-                finished_here = bool(unfinished.max() == 0)
-                if streamer is not None:
-                    streamer.put(tokens.cpu())
-            # Under synced_gpus a rank that is done goes on with forward passes until all are, on the tokens it has.
-            if not model._has_unfinished_sequences(finished_here, synced_gpus, device=input_ids.device):
-                break
-            session.advance(tokens)
+    try:
+        with model._optimize_model_for_decode():
+            while True:
+                scores = session.scores(input_ids, logits_processor)
+                if not finished_here:
+                    record.step(session, scores)
+                    if generation_config.do_sample:
+                        tokens = torch.multinomial((scores / temperature).softmax(-1), num_samples=1).squeeze(1)
+                    else:
+                        tokens = scores.argmax(-1)
+                    if has_eos:
+                        tokens = tokens * unfinished + pad * (1 - unfinished)
+                    input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
+                    unfinished = unfinished & ~stopping_criteria(input_ids, record.scores)
+                    finished_here = bool(unfinished.max() == 0)
+                    if streamer is not None:
+                        streamer.put(tokens.cpu())
+                # Under synced_gpus a rank that is done goes on with forward passes until all are, on the tokens it has.
+                if not model._has_unfinished_sequences(finished_here, synced_gpus, device=input_ids.device):
+                    break
+                session.advance(tokens)
+        cache = session.close() if cache_outlives else None
+    finally:
+        session.release()
     if streamer is not None:
         streamer.end()
-    cache = session.close() if cache_outlives else None
     return record.output(input_ids, cache, encoder_outputs) if as_dict else input_ids
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
 
 from decoding.errors import InputError, OptionError
-from decoding.stream import Reading
+from decoding.reading import Reading
 
 __all__ = ["Session", "Strategy"]
 
@@ -51,7 +51,11 @@ class Session(ABC):
 
     @abstractmethod
     def close(self) -> Any:
-        """End the session; the model's cache, holding every token but the last."""
+        """Finish the model's cache, holding every token but the last, and return it."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Let go of everything large; the session is of no use afterwards."""
 
 
 class Strategy(ABC):

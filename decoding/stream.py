@@ -7,7 +7,6 @@ verbs and never see a cache, a mask or a position id.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,30 +16,14 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.generation.utils import ALL_CACHE_NAMES
 
 from decoding.anatomy import Anatomy, anatomy, captured_outputs
-from decoding.branching import Branching, Forked, Shared, branching_of, may_share, reordered
-from decoding.cache import grow_in_place, is_sliding, layers_of, self_attention_cache
+from decoding.branching import Branching, branching_of, may_share
+from decoding.cache import grow_in_place, is_recurrent, is_sliding, layers_of, self_attention_cache
 from decoding.errors import InputError, ModelError
+from decoding.forked_rows import Forked
+from decoding.reading import Reading, joined, recorded, reordered
+from decoding.shared_prefix import Shared
 
-__all__ = ["Reading", "Stream"]
-
-
-@dataclass
-class Reading:
-    """What a forward pass over n tokens gave.
-
-    Attributes:
-        hidden: (batch, n, dim) hidden states after the final norm, or (batch, branches, n, dim) of a branch.
-        logits: (batch, vocab) of the last token where the pass computed them; None where the head was left out.
-        hidden_states: per layer, as transformers returns them, where asked for; None otherwise.
-        attentions: likewise.
-        cross_attentions: likewise, encoder-decoder models only.
-    """
-
-    hidden: Tensor
-    logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    cross_attentions: tuple[Tensor, ...] | None = None
+__all__ = ["Stream"]
 
 
 class Stream:
@@ -123,6 +106,8 @@ class Stream:
         """Read (batch, n) tokens and keep them; ``hidden`` is (batch, n, dim)."""
         self.drop()
         self._collapse()
+        if tokens.shape[1] > 1 and is_recurrent(self.cache):
+            return joined([self.extend(token) for token in tokens.split(1, dim=1)])
         self.kwargs = self.grown_kwargs(tokens.shape[1])
         self.input_ids = torch.cat([self.input_ids, tokens], dim=1)
         inputs = self.model.prepare_inputs_for_generation(
@@ -225,6 +210,11 @@ class Stream:
                 layer.record_past = False
         return self.cache
 
+    def release(self) -> None:
+        """Let go of cache and branches now: branches and stream refer to each other, and the cache is large."""
+        self._pending = self._fork = None
+        self.kwargs = {}
+
     def drop(self) -> None:
         """Forget an uncommitted branch."""
         pending, self._pending = self._pending, None
@@ -297,10 +287,3 @@ class Stream:
 def _holds_tokens(cache: Cache) -> bool:
     """Whether the cache counts tokens: one of recurrent layers alone does not, and is always read from the start."""
     return any(isinstance(layer, CacheLayerMixin) for layer in layers_of(cache))
-
-
-def recorded(output: Any) -> tuple[Any, Any, Any]:
-    """Hidden states, attentions and cross-attentions of a model output; None for each that was not asked for."""
-    hidden_states = output.get("decoder_hidden_states", output.get("hidden_states"))
-    attentions = output.get("decoder_attentions", output.get("attentions"))
-    return hidden_states, attentions, output.get("cross_attentions")

@@ -52,7 +52,9 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
         Gemma2Config(**LLAMA_LIKE, head_dim=8, sliding_window=8, final_logit_softcapping=5.0)
     ),
     "cohere": lambda: CohereForCausalLM(CohereConfig(**LLAMA_LIKE, logit_scale=0.25)),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=3, n_head=4, n_positions=128, **TOKENS)),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=3, n_head=4, n_positions=128, **TOKENS)
+    ),
     "opt": lambda: OPTForCausalLM(
         OPTConfig(
             vocab_size=VOCAB,

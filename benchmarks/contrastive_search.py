@@ -1,0 +1,262 @@
+"""Contrastive search against greedy search, and against transformers 4.55.4, side by side in one run.
+
+    python benchmarks/contrastive_search.py [--peer-python PATH]
+
+Each method runs in a process of its own that holds one random-weight Llama (8 layers x 512, vocabulary 32k); the
+processes take turns, so that a change of the machine's speed meets all of them. Time per token is that of decoding (prompt and
+first token left out); peak memory is the process's. Medians over the repeats, and ratios pair by pair, go to a table and a CSV
+file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+GREEDY, OURS = "greedy (transformers)", "contrastive search (ours)"
+PEER_GREEDY, PEER = "greedy (peer)", "contrastive search (peer)"
+COLUMNS = [
+    "method", "batch", "context", "new_tokens", "k", "ms_per_token_p20", "ms_per_token_p50", "ms_per_token_p80",
+    "ratio_to_greedy", "whole_call_s", "peak_memory_mb", "memory_ratio_to_greedy", "repeats", "dtype", "device", "threads",
+    "torch", "transformers", "python",
+]  # fmt: skip
+
+
+def main() -> None:
+    """Run the benchmark, or, with ``--worker``, one method of it."""
+    options = parse()
+    if options.worker:
+        return work(options)
+    rows = []
+    for batch, context in options.sizes:
+        rows += compare(batch, context, options)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    with options.output.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"\nwritten: {options.output}")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer-python", help="interpreter with transformers 4.55.4")
+    parser.add_argument(
+        "--sizes",
+        type=lambda text: [tuple(map(int, size.split("x"))) for size in text.split(",")],
+        default=[(1, 512), (1, 3000), (4, 1024)],
+        help="batch x context, e.g. 1x512,4x1024",
+    )
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--k", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "contrastive_search.csv")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def compare(batch: int, context: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All methods at one size, taking turns."""
+    methods = {GREEDY: sys.executable, OURS: sys.executable}
+    if options.peer_python:
+        methods |= {PEER_GREEDY: options.peer_python, PEER: options.peer_python}
+    workers = {method: Worker(method, python, batch, context, options) for method, python in methods.items()}
+    runs: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
+    for repeat in range(options.repeats + 1):
+        for method, worker in workers.items():
+            result = worker.run()
+            if repeat > 0:  # the first turn warms up
+                runs[method].append(result)
+    facts = {method: worker.stop() for method, worker in workers.items()}
+    if options.peer_python and runs[OURS][0]["tokens"] != runs[PEER][0]["tokens"]:
+        print(f"note: tokens of {OURS} and {PEER} differ at batch {batch}, context {context}")
+    return report(batch, context, runs, facts, options)
+
+
+class Worker:
+    """A process that runs one method each time it is asked."""
+
+    def __init__(self, method: str, python: str, batch: int, context: int, options: argparse.Namespace) -> None:
+        task = {"method": method, "batch": batch, "context": context}
+        passed = [
+            f"--{name}={getattr(options, name.replace('-', '_'))}"
+            for name in ("k", "layers", "width", "device", "dtype")
+        ]
+        self.process = subprocess.Popen(
+            [python, __file__, "--worker", json.dumps(task), f"--new-tokens={options.new_tokens}", *passed],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TRANSFORMERS_VERBOSITY": "error"},
+        )
+        self._answer()  # ready
+
+    def run(self) -> dict[str, Any]:
+        """One call of ``generate``."""
+        self._ask("run")
+        return self._answer()
+
+    def stop(self) -> dict[str, Any]:
+        """End the process; its peak memory and versions."""
+        self._ask("stop")
+        facts = self._answer()
+        self.process.wait()
+        return facts
+
+    def _ask(self, word: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise SystemExit(f"a worker ended early (exit code {self.process.wait()}); its message stands above")
+
+
+def report(
+    batch: int,
+    context: int,
+    runs: dict[str, list[dict[str, Any]]],
+    facts: dict[str, dict[str, Any]],
+    options: argparse.Namespace,
+) -> list[dict[str, Any]]:
+    """Print the table of one size; its CSV rows."""
+    print(
+        f"\nbatch {batch}, context {context}, {options.new_tokens} new tokens, k = {options.k}, medians of {options.repeats}"
+    )
+    print(f"{'':28}{'ms/token':>10}{'x greedy':>10}{'peak MB':>10}{'x greedy':>10}")
+    rows = []
+    for method, results in runs.items():
+        times = [result["ms_per_token"] for result in results]
+        low, median, high = (quantile(times, q) for q in (0.2, 0.5, 0.8))
+        ratio = statistics.median(r["ms_per_token"] / g["ms_per_token"] for r, g in zip(results, runs[GREEDY], strict=True))
+        memory = facts[method]["peak_memory_mb"]
+        memory_ratio = memory / facts[GREEDY]["peak_memory_mb"]
+        print(f"{method:28}{median:10.2f}{ratio:10.2f}{memory:10.0f}{memory_ratio:10.2f}")
+        rows.append(
+            {
+                "method": method,
+                "batch": batch,
+                "context": context,
+                "new_tokens": options.new_tokens,
+                "k": options.k,
+                "ms_per_token_p20": f"{low:.3f}",
+                "ms_per_token_p50": f"{median:.3f}",
+                "ms_per_token_p80": f"{high:.3f}",
+                "ratio_to_greedy": f"{ratio:.3f}",
+                "peak_memory_mb": f"{memory:.0f}",
+                "whole_call_s": f"{statistics.median(r['call_s'] for r in results):.3f}",
+                "memory_ratio_to_greedy": f"{memory_ratio:.3f}",
+                "repeats": options.repeats,
+                "dtype": options.dtype,
+                **{name: facts[method][name] for name in ("device", "threads", "torch", "transformers", "python")},
+            }  # fmt: skip
+        )
+    if PEER in runs:
+        faster = statistics.median(p["ms_per_token"] / o["ms_per_token"] for p, o in zip(runs[PEER], runs[OURS], strict=True))
+        print(f"ours is {faster:.2f} times as fast as the peer's contrastive search")
+    return rows
+
+
+def quantile(values: list[float], q: float) -> float:
+    """The q-quantile, linear between the two nearest."""
+    ordered = sorted(values)
+    at = q * (len(ordered) - 1)
+    low = int(at)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (at - low) * (ordered[high] - ordered[low])
+
+
+def work(options: argparse.Namespace) -> None:
+    """The worker: build the model, then run one call for each line read. Runs under the peer's interpreter too."""
+    import torch
+    import transformers
+    from transformers import LlamaConfig, LlamaForCausalLM, StoppingCriteria
+
+    task = json.loads(options.worker)
+    torch.manual_seed(0)
+    width = options.width
+    config = LlamaConfig(
+        vocab_size=32000, hidden_size=width, intermediate_size=width * 11 // 4, num_hidden_layers=options.layers,
+        num_attention_heads=width // 64, max_position_embeddings=65536,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval().to(device=options.device, dtype=getattr(torch, options.dtype))
+    model.generation_config.eos_token_id = None
+    model.generation_config.pad_token_id = 0
+    ids = torch.randint(10, 32000, (task["batch"], task["context"]), generator=torch.Generator().manual_seed(1))
+    ids = ids.to(options.device)
+
+    class Clock(StoppingCriteria):
+        """Notes the time at each new token."""
+
+        def __init__(self) -> None:
+            self.times: list[float] = []
+
+        def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+            if input_ids.is_cuda:
+                torch.cuda.synchronize()
+            self.times.append(time.perf_counter())
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+    def call() -> dict[str, Any]:
+        clock = Clock()
+        search = {"penalty_alpha": 0.6, "top_k": options.k}
+        common = {
+            "attention_mask": torch.ones_like(ids), "max_new_tokens": options.new_tokens, "do_sample": False,
+            "stopping_criteria": [clock],
+        }  # fmt: skip
+        began = time.perf_counter()
+        if task["method"] == OURS:
+            import decoding
+
+            tokens = decoding.generate(model, ids, **common, **search)
+        elif task["method"] == PEER:
+            tokens = model.generate(ids, **common, **search)
+        else:
+            tokens = model.generate(ids, **common)
+        seconds = time.perf_counter() - began
+        per_token = (clock.times[-1] - clock.times[0]) / (len(clock.times) - 1)
+        return {"ms_per_token": 1000 * per_token, "call_s": seconds, "tokens": tokens[:, -8:].tolist()}
+
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        if line.strip() == "stop":
+            break
+        print(json.dumps(call()), flush=True)
+    on_gpu = options.device.startswith("cuda")
+    peak = (
+        torch.cuda.max_memory_allocated() / 2**20
+        if on_gpu
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    )
+    facts = {
+        "peak_memory_mb": peak,
+        "device": torch.cuda.get_device_name() if on_gpu else platform.machine() + " cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+    print(json.dumps(facts), flush=True)
+
+
+if __name__ == "__main__":
+    main()

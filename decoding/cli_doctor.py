@@ -1,0 +1,96 @@
+"""``decoding doctor``: what runs here, and how a model is served."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+from collections import Counter
+from importlib import metadata
+from typing import Any
+
+import torch
+import transformers
+from rich.table import Table
+
+import decoding
+from decoding.anatomy import anatomy, probe_inputs
+from decoding.cache import self_attention_cache
+from decoding.cli_options import Device, Dtype, Json, Model, as_json, console
+from decoding.errors import DecodingError
+from decoding.kernels.backend import choose
+from decoding.loading import load, one_line
+from decoding.stream import Stream
+
+__all__ = ["doctor_command", "versions"]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers; triton is "absent" where it is not installed."""
+    triton = metadata.version("triton") if importlib.util.find_spec("triton") else "absent"
+    return {
+        "contrastive-decoding": decoding.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "triton": triton,
+    }
+
+
+def doctor_command(model: Model = "expert", device: Device = None, dtype: Dtype = None, json: Json = False) -> None:
+    """Report versions, and how a model is served: how it branches, where its head is, whether lower layers can be read.
+
+    Example: decoding doctor --model expert
+    """
+    loaded, tokenizer = load(model, device, dtype)
+    report: dict[str, Any] = {**versions(), **_facts(model, loaded, tokenizer), **_service(loaded)}
+    if json:
+        print(as_json(report, indent=2))
+        return
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in report.items():
+        table.add_row(name, {True: "yes", False: "no", None: "unknown"}.get(value, str(value)))
+    console().print(table, markup=False)
+
+
+def _facts(name: str, model: Any, tokenizer: Any) -> dict[str, Any]:
+    config = model.config.get_text_config(decoder=True)
+    device = model.device
+    return {
+        "model": name,
+        "architecture": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "device": f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": getattr(config, "_attn_implementation", None),
+        "context": getattr(config, "max_position_embeddings", None),
+        "vocabulary": config.vocab_size,
+        "tokenizer vocabulary": len(tokenizer),
+    }
+
+
+def _service(model: Any) -> dict[str, Any]:
+    """How contrast strategies run on this model, or why they cannot."""
+    report: dict[str, Any] = {}
+    try:
+        parts = anatomy(model)
+        report |= {
+            "layers": None if parts.layers is None else len(parts.layers),
+            "head": parts.recipe or "inside the model's own forward",
+            "head applied apart": parts.separable,
+            "early exits": parts.no_early_exit is None,
+        }
+        if parts.no_early_exit is not None:
+            report["no early exits because"] = parts.no_early_exit
+        stream = Stream.open(model, input_ids=probe_inputs(model)["input_ids"])
+        kinds = Counter(type(layer).__name__ for layer in self_attention_cache(stream.cache).layers)
+        report["cache"] = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
+        report["branching"] = "shared prefix" if stream.branching.shared else "forked rows"
+        report["branching because"] = stream.branching.reason
+    except Exception as error:  # whatever a model's own code raises here, it is the reason why it is not served
+        report["branching"] = "refused"
+        kind = "" if isinstance(error, DecodingError) else f"{type(error).__name__}: "
+        report["branching because"] = kind + one_line(error)
+    report["degeneration penalty"] = choose("auto")
+    return report

@@ -1,0 +1,250 @@
+"""``decoding generate``: continue texts with a strategy."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+import typer
+from transformers import TextStreamer
+
+from decoding.cli_options import (
+    Device,
+    Dtype,
+    Json,
+    Model,
+    Output,
+    Seed,
+    as_json,
+    progress,
+    prompts_of,
+    settings_of,
+    writable,
+    write_files,
+)
+from decoding.errors import OptionError
+from decoding.loading import load
+from decoding.registry import Choice, named
+from decoding.strategy import check_inputs
+
+__all__ = ["Continuation", "continuations", "encoded", "generate_command"]
+
+DEFAULT_NEW_TOKENS = 100
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a strategy made of one prompt.
+
+    Attributes:
+        prompt: the text given.
+        text: prompt and continuation; for chats and encoder-decoders the continuation alone.
+        continuation: the new text.
+        new_tokens: how many tokens it has, its end token included.
+        seconds: wall time of the call that made it, the prompt's reading included.
+    """
+
+    prompt: str
+    text: str
+    continuation: str
+    new_tokens: int
+    seconds: float
+
+
+def continuations(
+    model: Any,
+    tokenizer: Any,
+    choice: Choice,
+    prompt: str,
+    *,
+    max_new_tokens: int | None = None,
+    seed: int = 0,
+    chat: bool = False,
+    count: int = 1,
+    streamer: Any = None,
+) -> list[Continuation]:
+    """Continue one prompt.
+
+    Args:
+        model: a generating transformers model.
+        tokenizer: its tokenizer.
+        choice: how to choose tokens.
+        prompt: at least one word.
+        max_new_tokens: None is 100, or as many as the context leaves room for.
+        seed: of the random draws.
+        chat: hand the prompt to the tokenizer's chat template as the user's message.
+        count: how many continuations; more than 1 needs a strategy that can give several.
+        streamer: receives the tokens as they come.
+
+    Raises:
+        InputError: a prompt as long as the model's context.
+        OptionError: more new tokens than the context has room for, or several texts of a strategy that gives one.
+    """
+    _check_count(choice, count)
+    inputs = encoded(model, tokenizer, prompt, chat)
+    length = inputs["input_ids"].shape[1]
+    torch.manual_seed(seed)
+    began = time.perf_counter()
+    sequences = choice.generate(
+        model,
+        **inputs,
+        max_new_tokens=_room(model, length, max_new_tokens),
+        num_return_sequences=count,
+        streamer=streamer,
+    )
+    sequences = sequences.cpu()  # waits for the device
+    seconds = time.perf_counter() - began
+    made = []
+    for sequence in sequences:
+        if model.config.is_encoder_decoder:
+            new = _until_end(sequence[1:], model)
+            continuation = text = _decoded(tokenizer, new)
+        else:
+            new = _until_end(sequence[length:], model)
+            # Tokens are decoded behind their prompt: many tokenizers drop the space in front of a first word.
+            before, text = _decoded(tokenizer, sequence[:length]), _decoded(tokenizer, sequence[: length + len(new)])
+            continuation = text[len(before) :] if text.startswith(before) else _decoded(tokenizer, new)
+            text = continuation.lstrip() if chat else prompt + continuation
+        made.append(Continuation(prompt, text, continuation, len(new), seconds / count))
+    return made
+
+
+def encoded(model: Any, tokenizer: Any, prompt: str, chat: bool = False) -> dict[str, torch.Tensor]:
+    """``input_ids`` and ``attention_mask``, each (1, length), of a prompt that the model can read.
+
+    Raises:
+        InputError: it is longer than the model's context.
+        OptionError: ``chat`` with a tokenizer that has no chat template.
+    """
+    if chat:
+        if not tokenizer.chat_template:
+            raise OptionError("--chat: the model's tokenizer has no chat template; leave --chat out")
+        encoding = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}],
+            add_generation_prompt=True,
+            return_tensors="pt",
+            return_dict=True,
+        )
+    else:
+        encoding = tokenizer(prompt, return_tensors="pt")
+    # Some tokenizers add token_type_ids, which generate() refuses.
+    inputs = {name: encoding[name].to(model.device) for name in ("input_ids", "attention_mask")}
+    check_inputs(model, inputs["input_ids"], inputs)
+    return inputs
+
+
+def generate_command(
+    model: Model = "expert",
+    strategy: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="contrastive-search, greedy, sampling or beam; parameters may follow a colon."
+        ),
+    ] = "contrastive-search",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the strategy; repeatable.")
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="The text to continue; repeatable; by default standard input."),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="At most so many new tokens; by default 100, or what the context leaves."
+        ),
+    ] = None,
+    num_return_sequences: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Texts a prompt, with sampling or beam.")
+    ] = 1,
+    chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Print the text as it comes; one prompt.")] = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    json: Json = False,
+    output: Output = None,
+) -> None:
+    """Continue a text.
+
+    Example: decoding generate --prompt "The old clockmaker" --set top_k=5
+    """
+    choice = named(strategy, settings_of(set_ or []))
+    prompts = prompts_of(prompt)
+    _check_count(choice, num_return_sequences)
+    if stream:
+        _check_stream(choice, prompts, json, num_return_sequences)
+    writable(output)
+    loaded, tokenizer = load(model, device, dtype)
+    streamer = TextStreamer(tokenizer, skip_prompt=chat, skip_special_tokens=True) if stream else None
+    records = []
+    with progress() as bar:
+        task = bar.add_task(choice.name, total=len(prompts), visible=len(prompts) > 1)
+        for each in prompts:
+            for made in continuations(
+                loaded, tokenizer, choice, each, max_new_tokens=max_new_tokens, seed=seed, chat=chat,
+                count=num_return_sequences, streamer=streamer,
+            ):  # fmt: skip
+                record = _record(made, choice, model)
+                records.append(as_json(record))
+                if not stream:
+                    print(records[-1] if json else made.text, flush=True)
+            bar.advance(task)
+    write_files(output, {"generate.jsonl": "".join(f"{record}\n" for record in records)})
+
+
+def _record(made: Continuation, choice: Choice, model: str) -> dict[str, Any]:
+    return {
+        "prompt": made.prompt,
+        "text": made.text,
+        "continuation": made.continuation,
+        "strategy": choice.name,
+        "parameters": choice.parameters,
+        "new_tokens": made.new_tokens,
+        "seconds": round(made.seconds, 4),
+        "model": model,
+    }
+
+
+def _check_count(choice: Choice, count: int) -> None:
+    most = choice.parameters.get("num_beams", 1)
+    if count > most and not choice.draws:
+        raise OptionError(
+            f"--num-return-sequences {count}: {choice.label} gives {most} a prompt; accepted: 1 to {most}, or sampling"
+        )
+
+
+def _check_stream(choice: Choice, prompts: list[str], json: bool, count: int) -> None:
+    if json:
+        raise OptionError("--stream prints text and --json an object: give one of them")
+    if len(prompts) > 1 or count > 1:
+        raise OptionError("--stream: accepted is one prompt and one text")
+    if choice.name == "beam":
+        raise OptionError("--stream: beam search knows its text only at the end; accepted are the other strategies")
+
+
+def _room(model: Any, length: int, asked: int | None) -> int:
+    """How many new tokens to generate behind a prompt of ``length``; a learned position past the context is a crash."""
+    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if not isinstance(context, int) or context <= 0:
+        return asked or DEFAULT_NEW_TOKENS
+    room = context - 1 if model.config.is_encoder_decoder else context - length
+    if asked is not None and asked > room:
+        raise OptionError(
+            f"--max-new-tokens {asked}: the prompt has {length} tokens and the model's context {context}; "
+            f"accepted are 1 to {room}"
+        )
+    return asked or min(DEFAULT_NEW_TOKENS, room)
+
+
+def _until_end(tokens: torch.Tensor, model: Any) -> torch.Tensor:
+    """The tokens up to the first end token, that one included: what follows in a row is padding."""
+    end = model.generation_config.eos_token_id
+    ends = torch.isin(tokens, torch.tensor(end)) if end is not None else torch.zeros_like(tokens, dtype=torch.bool)
+    return tokens[: int(ends.nonzero()[0]) + 1] if bool(ends.any()) else tokens
+
+
+def _decoded(tokenizer: Any, tokens: torch.Tensor) -> str:
+    return str(tokenizer.decode(tokens, skip_special_tokens=True))

@@ -1,0 +1,100 @@
+"""Branching by forked rows: every row is repeated once per branch.
+
+Works wherever a cache can be reordered, recurrent states included.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from decoding.cache import GrowingLayer, is_recurrent, layers_of
+from decoding.reading import Reading, joined, picked, reordered
+
+if TYPE_CHECKING:
+    from decoding.stream import Stream
+
+__all__ = ["Forked"]
+
+
+class Forked:
+    """Rows repeated once per branch, also between steps: only what the winner added is copied to its siblings."""
+
+    def __init__(self, stream: Stream, branches: int) -> None:
+        self.stream = stream
+        self.branches = branches
+        self.stream.cache.reorder_cache(self._rows().repeat_interleave(branches))
+        self.saved: dict[int, Any] = {}
+
+    def read(self, tokens: Tensor) -> None:
+        """Read (batch, branches, n) tokens."""
+        stream, n = self.stream, tokens.shape[2]
+        self.tokens = tokens
+        layers = layers_of(stream.cache)
+        if stream.restorable:
+            self.saved = {i: copy.deepcopy(each) for i, each in enumerate(layers) if not isinstance(each, GrowingLayer)}
+        self.kwargs = stream.grown_kwargs(n)
+        flat = tokens.flatten(0, 1)  # (batch·branches, n)
+        ends = range(1, n + 1) if is_recurrent(stream.cache) else [n]
+        starts = [0, *ends][:-1]
+        self.flat = joined([self._read(flat, start, end) for start, end in zip(starts, ends, strict=True)])
+        self.reading = copy.copy(self.flat)
+        self.reading.hidden = self.flat.hidden.unflatten(0, (-1, self.branches))
+        self.reading.logits = None
+
+    def _read(self, flat: Tensor, start: int, end: int) -> Reading:
+        """One forward pass over tokens ``start`` to ``end`` of every branch; ``hidden`` is (batch·branches, n, dim)."""
+        stream = self.stream
+        kwargs = stream.grown_kwargs(end)
+        if kwargs.get("encoder_outputs") is not None:
+            kwargs["encoder_outputs"] = copy.copy(kwargs["encoder_outputs"])  # transformers expands it in place
+        ids, kwargs = stream.model._expand_inputs_for_generation(
+            expand_size=self.branches,
+            is_encoder_decoder=bool(stream.model.config.is_encoder_decoder),
+            input_ids=stream.input_ids,
+            **kwargs,
+        )
+        ids = torch.cat([ids, flat[:, :end]], dim=1)
+        return stream.run(stream.model.prepare_inputs_for_generation(ids, next_sequence_length=end - start, **kwargs))
+
+    def keep(self, branch: Tensor) -> Reading:
+        """Give every sibling what the kept branch added."""
+        winners = self._rows() * self.branches + branch  # (batch,)
+        for layer in layers_of(self.stream.cache):
+            if isinstance(layer, GrowingLayer):
+                n = self.tokens.shape[2]
+                for entries in (layer.keys, layer.values):
+                    siblings = entries.unflatten(0, (-1, self.branches))  # (batch, branches, heads, slots, dim)
+                    siblings[..., -n:, :] = entries[winners, None, :, -n:]
+            else:
+                layer.reorder_cache(winners.repeat_interleave(self.branches))
+        return picked(self.flat, winners)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Make row i what row ``rows[i]`` was, branches included."""
+        every = (rows[:, None] * self.branches + torch.arange(self.branches, device=rows.device)).flatten()
+        self.stream.cache.reorder_cache(every)
+        self.saved = {}
+        self.tokens = self.tokens[rows]
+        self.kwargs = reordered(self.kwargs, rows)
+        self.flat = picked(self.flat, every)
+
+    def drop(self) -> None:
+        """Forget all branches. States that no index can move back are restored where the stream is restorable."""
+        layers = layers_of(self.stream.cache)
+        for i, layer in enumerate(layers):
+            if isinstance(layer, GrowingLayer):
+                layer.crop(-self.tokens.shape[2])
+            elif i in self.saved:
+                layers[i] = self.saved[i]
+            # else: the call ends here and its cache with it
+
+    def collapse(self) -> None:
+        """One row per row again; all siblings are alike, so the first is kept."""
+        self.stream.cache.reorder_cache(self._rows() * self.branches)
+
+    def _rows(self) -> Tensor:
+        return torch.arange(self.stream.batch, device=self.stream.input_ids.device)

@@ -1,0 +1,209 @@
+"""Models by name: a folder, a name on the Hugging Face hub, or a built-in one. What goes wrong is one line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING as MODEL_FOR_SEQ2SEQ_LM_MAPPING,
+)
+
+from decoding.errors import DecodingError, ModelError, OptionError
+from decoding.registry import nearest
+
+__all__ = ["BUILT_IN", "DTYPES", "load", "one_line", "pick_device", "quiet"]
+
+# name -> function of a dtype that gives (model, tokenizer); filled by whoever ships models (see decoding.evals.cli).
+BUILT_IN: dict[str, Callable[[torch.dtype], tuple[Any, Any]]] = {}
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load(spec: str, device: str | None = None, dtype: str | None = None) -> tuple[Any, Any]:
+    """A model, ready to generate, and its tokenizer.
+
+    Args:
+        spec: a built-in name, a folder that ``save_pretrained`` wrote, or a name on the hub. A built-in name wins;
+            ``./name`` is always a folder.
+        device: "cpu", "cuda", "cuda:1", ...; None is cuda where there is one, else cpu.
+        dtype: "float32", "bfloat16", "float16" or "auto" (as the weights are stored); None is auto on a GPU and
+            float32 on the CPU.
+
+    Raises:
+        ModelError: the model or its tokenizer cannot be loaded; one line that says why.
+        OptionError: an unknown dtype, or a device that is not here.
+    """
+    where = pick_device(device)
+    if dtype not in (None, "auto", *DTYPES):
+        raise OptionError(f"dtype={dtype!r}: accepted are auto, {', '.join(DTYPES)}")
+    name = dtype or ("float32" if where.type == "cpu" else "auto")
+    with quiet():
+        if spec in BUILT_IN:
+            model, tokenizer = _built_in(spec, DTYPES.get(name, torch.bfloat16))
+        else:
+            model, tokenizer = _from_pretrained(spec, name)
+        try:
+            return model.to(where).eval(), tokenizer
+        except RuntimeError as error:  # out of memory
+            raise ModelError(f"{spec}: cannot be moved to {where} ({one_line(error)})") from error
+
+
+def pick_device(device: str | None) -> torch.device:
+    """The device of a name; None is cuda where there is one, else cpu.
+
+    Raises:
+        OptionError: no device of this name is here.
+    """
+    here = ["cpu"]
+    here += [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    here += ["mps"] if torch.backends.mps.is_available() else []
+    if device is None:
+        return torch.device("cuda" if len(here) > 1 and here[1].startswith("cuda") else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        chosen = None
+    if chosen is None or not (str(chosen) in here or any(each.startswith(f"{chosen}:") for each in here)):
+        raise OptionError(f"device={device!r} is not available here; accepted: {', '.join(here)}")
+    return chosen
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars, warnings or log lines of transformers below an error; ``TRANSFORMERS_VERBOSITY`` overrules."""
+    log = transformers.utils.logging
+    hub = logging.getLogger("huggingface_hub")
+    level, bars, hub_level = log.get_verbosity(), log.is_progress_bar_enabled(), hub.level
+    with warnings.catch_warnings():
+        if not os.environ.get("TRANSFORMERS_VERBOSITY"):
+            warnings.simplefilter("ignore")
+            log.set_verbosity_error()
+            log.disable_progress_bar()
+            hub.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            log.set_verbosity(level)
+            hub.setLevel(hub_level)
+            if bars:
+                log.enable_progress_bar()
+
+
+def one_line(error: BaseException, limit: int = 160) -> str:
+    """The first line of an error's message, cut to ``limit`` characters; the name of the error where it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _built_in(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    try:
+        return BUILT_IN[name](dtype)
+    except DecodingError:
+        raise
+    except Exception as error:
+        raise ModelError(f"the built-in model {name!r} cannot be loaded ({one_line(error)})") from error
+
+
+def _from_pretrained(spec: str, dtype: str) -> tuple[Any, Any]:
+    source = _source(spec)
+    if Path(source).is_dir():
+        config = _attempt(f"{spec}: its config.json cannot be read", AutoConfig.from_pretrained, source)
+    else:
+        config = _hub_config(source)
+    encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
+    mapping = MODEL_FOR_SEQ2SEQ_LM_MAPPING if encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
+    if type(config) not in mapping:
+        raise ModelError(
+            f"{spec}: a {config.model_type} model has no head that generates text; accepted are causal and "
+            "sequence-to-sequence language models"
+        )
+    tokenizer = _attempt(f"{spec}: its tokenizer cannot be loaded", AutoTokenizer.from_pretrained, source)
+    auto = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
+    model, report = _attempt(
+        f"{spec}: its weights cannot be loaded",
+        auto.from_pretrained,
+        source,
+        dtype=DTYPES.get(dtype, "auto"),
+        output_loading_info=True,
+    )
+    # transformers would fill these with random numbers and only warn.
+    for problem in ("missing_keys", "mismatched_keys"):
+        if report.get(problem):
+            first = sorted(map(str, report[problem]))[0]
+            raise ModelError(
+                f"{spec}: its weights do not fit its config.json "
+                f"({problem.replace('_', ' ')}: {len(report[problem])}, {first})"
+            )
+    return model, tokenizer
+
+
+def _source(spec: str) -> str:
+    """What ``from_pretrained`` takes: the folder, once looked at, or the hub name."""
+    folder = Path(spec).expanduser()
+    if not spec.strip():
+        raise ModelError("the model's name is empty: give a folder, a hub name or a built-in model")
+    if folder.is_file():
+        raise ModelError(f"{spec}: is a file; accepted is the folder that holds config.json and the weights")
+    if not folder.is_dir():
+        if spec.startswith((".", "~", os.sep)) or spec.count("/") > 1 or spec.endswith("/"):
+            raise ModelError(f"{spec}: there is no such folder")
+        return spec
+    if not (folder / "config.json").is_file():
+        kind = "holds a LoRA adapter" if (folder / "adapter_config.json").is_file() else "is no model folder"
+        raise ModelError(f"{spec}: {kind} (no config.json); accepted is a folder that save_pretrained wrote")
+    try:
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{spec}: its config.json cannot be read ({one_line(error)})") from error
+    return str(folder)
+
+
+def _attempt(failure: str, load_it: Callable[..., Any], source: str, **kwargs: Any) -> Any:
+    try:
+        return load_it(source, **kwargs)
+    except Exception as error:  # whatever the reader of a broken file raises, it means that it cannot be read
+        raise ModelError(f"{failure} ({one_line(error)})") from error
+
+
+def _hub_config(name: str) -> Any:
+    """The config of a hub model: from the local cache, else from the hub."""
+    try:
+        return AutoConfig.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError):
+        pass  # not downloaded before
+    guess = nearest(name, BUILT_IN).replace("accepted:", "built in:") if BUILT_IN else ""
+    missing = f"{name}: no folder of this name is here, and"
+    if not _hub_is_in_reach():
+        raise ModelError(f"{missing} the Hugging Face hub is out of reach{guess}")
+    try:
+        return AutoConfig.from_pretrained(name)
+    except Exception as error:
+        raise ModelError(f"{missing} the Hugging Face hub has none to give ({one_line(error)}){guess}") from error
+
+
+def _hub_is_in_reach() -> bool:
+    """Whether the hub's name resolves. Asked first: where it does not, the hub's client retries for half a minute."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return False
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True  # the proxy resolves names
+    try:
+        endpoint = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+        socket.getaddrinfo(endpoint.hostname, endpoint.port or 443)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,236 @@
+"""Strategies by name, for command lines and configuration files: ours and the baselines of transformers."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Union
+
+from decoding.contrastive_search import ContrastiveSearch
+from decoding.errors import OptionError
+from decoding.generation import generate
+from decoding.strategy import Strategy, check_inputs, require_range
+
+__all__ = ["STRATEGIES", "Beam", "Choice", "Greedy", "Sampling", "accepted_parameters", "named", "nearest"]
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """The most probable token at each step."""
+
+    draws: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Ancestral sampling from the warped distribution.
+
+    Args:
+        temperature: above 0.
+        top_k: keep the k most probable tokens; 0 keeps all.
+        top_p: in (0, 1], keep the smallest set of tokens with this probability; 1 keeps all.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 0.95
+    draws: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise OptionError(f"temperature={self.temperature:g}: accepted are numbers above 0")
+        if self.top_k < 0:
+            raise OptionError(f"top_k={self.top_k}: accepted are whole numbers from 0 (0 keeps every token)")
+        require_range("top_p", self.top_p, 0.0, 1.0)
+        if self.top_p == 0:
+            raise OptionError("top_p=0: accepted are numbers above 0 up to 1")
+
+
+@dataclass(frozen=True)
+class Beam:
+    """Beam search.
+
+    Args:
+        num_beams: at least 2.
+    """
+
+    num_beams: int = 4
+    draws: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.num_beams < 2:
+            raise OptionError(f"num_beams={self.num_beams}: accepted are whole numbers from 2")
+
+
+# A new strategy is one entry here: its fields are its parameters.
+STRATEGIES: dict[str, type[Any]] = {
+    "contrastive-search": ContrastiveSearch,
+    "greedy": Greedy,
+    "sampling": Sampling,
+    "beam": Beam,
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A strategy with all its parameters.
+
+    Attributes:
+        name: its name in ``STRATEGIES``.
+        how: the :class:`decoding.Strategy`, or one of the baselines of this module.
+    """
+
+    name: str
+    how: Any
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Every parameter and its value, those left at their default included."""
+        return {name: getattr(self.how, name) for name in _parameter_types(type(self.how))}
+
+    @property
+    def label(self) -> str:
+        """Name and parameters, as in ``contrastive-search(penalty_alpha=0.6, top_k=4)``."""
+        inside = ", ".join(f"{name}={value}" for name, value in self.parameters.items())
+        return f"{self.name}({inside})" if inside else self.name
+
+    @property
+    def spec(self) -> str:
+        """What :func:`named` makes this choice of, as in ``contrastive-search:penalty_alpha=0.6,top_k=4``."""
+        inside = ",".join(f"{name}={value}" for name, value in self.parameters.items())
+        return f"{self.name}:{inside}" if inside else self.name
+
+    @property
+    def draws(self) -> bool:
+        """Whether tokens are drawn at random."""
+        return bool(getattr(self.how, "draws", False))
+
+    def check(self, model: Any) -> None:
+        """Raise OptionError where the parameters do not fit the model."""
+        if isinstance(self.how, Strategy):
+            self.how.check(model)
+        elif isinstance(self.how, Sampling):
+            vocab = model.config.get_text_config(decoder=True).vocab_size
+            if self.how.top_k > vocab:
+                raise OptionError(
+                    f"top_k={self.how.top_k}: the model's vocabulary has {vocab} tokens; accepted are 0 to {vocab}"
+                )
+
+    def generate(self, model: Any, **inputs: Any) -> Any:
+        """``decoding.generate`` in this way, whatever decoding the model's own generation config prefers.
+
+        Args:
+            model: a generating transformers model.
+            inputs: everything else that ``decoding.generate`` takes, ``input_ids`` (batch, length) among it.
+
+        Raises:
+            OptionError: parameters that do not fit the model.
+            InputError: an empty prompt, or one as long as the model's context.
+        """
+        self.check(model)
+        # penalty_alpha 0 and not None: transformers fills None from the model's own generation config.
+        config = copy.deepcopy(inputs.pop("generation_config", None) or model.generation_config)
+        config.update(do_sample=self.draws, num_beams=1, penalty_alpha=0.0)
+        strategy = self.how if isinstance(self.how, Strategy) else None
+        if strategy is None:
+            config.update(**self.parameters)
+            if inputs.get("input_ids") is not None:
+                check_inputs(model, inputs["input_ids"], inputs)
+        # transformers wants options either in the config or beside it; update() hands back what is no option.
+        inputs = config.update(**inputs)
+        return generate(model, strategy=strategy, generation_config=config, **inputs)
+
+
+def named(spec: str, settings: Mapping[str, str] | None = None) -> Choice:
+    """The strategy that a name, with or without parameters, stands for.
+
+    Args:
+        spec: a name of ``STRATEGIES``, perhaps with parameters: ``sampling`` or ``sampling:temperature=0.8,top_p=0.9``.
+        settings: parameters as strings; they go before those in ``spec``.
+
+    Raises:
+        OptionError: an unknown strategy or parameter (with the nearest ones), or a value that is not accepted.
+
+    Example:
+        >>> named("contrastive-search", {"top_k": "5"}).label
+        'contrastive-search(penalty_alpha=0.6, top_k=5)'
+    """
+    given, _, inline = spec.partition(":")
+    name = given.strip().lower().replace("_", "-")
+    if name not in STRATEGIES:
+        raise OptionError(f"unknown strategy {given.strip()!r}{nearest(name, STRATEGIES)}")
+    texts = _inline(spec, inline) | dict(settings or {})
+    kinds = _parameter_types(STRATEGIES[name])
+    values = {}
+    for parameter, text in texts.items():
+        if parameter not in kinds:
+            if not kinds:
+                raise OptionError(f"{name} has no parameter {parameter!r}: it takes none")
+            raise OptionError(f"{name} has no parameter {parameter!r}{nearest(parameter, kinds)}")
+        values[parameter] = _parsed(parameter, text.strip(), kinds[parameter])
+    return Choice(name, STRATEGIES[name](**values))
+
+
+def accepted_parameters(name: str) -> dict[str, Any]:
+    """Parameters of a strategy of ``STRATEGIES`` and their defaults."""
+    return Choice(name, STRATEGIES[name]()).parameters
+
+
+def nearest(given: str, accepted: typing.Iterable[str]) -> str:
+    """The end of a message on an unknown name: the accepted ones that look like it, then all."""
+    accepted = list(accepted)
+    close = difflib.get_close_matches(given, accepted, n=2, cutoff=0.5)
+    guess = f"; did you mean {' or '.join(close)}?" if close else ";"
+    return f"{guess} accepted: {', '.join(accepted)}"
+
+
+def _inline(spec: str, inline: str) -> dict[str, str]:
+    parts = [part for part in inline.split(",") if part.strip()]
+    for part in parts:
+        if "=" not in part:
+            raise OptionError(
+                f"strategy {spec!r}: {part.strip()!r} is no parameter; accepted is name:parameter=value,parameter=value"
+            )
+    return {name.strip(): value for name, _, value in (part.partition("=") for part in parts)}
+
+
+_KINDS: dict[Any, str] = {
+    int: "whole numbers",
+    float: "numbers",
+    bool: "true or false",
+    str: "text",
+}
+
+
+def _parameter_types(how: type[Any]) -> dict[str, Any]:
+    """The fields that a string can fill, with their types. Others (a model, say) have no name on a command line."""
+    hints = typing.get_type_hints(how)
+    kinds = {field.name: _without_none(hints[field.name])[0] for field in dataclasses.fields(how)}
+    return {name: hints[name] for name, kind in kinds.items() if kind in _KINDS}
+
+
+def _without_none(kind: Any) -> tuple[Any, bool]:
+    """The type itself and whether None is accepted beside it."""
+    if typing.get_origin(kind) not in (Union, types.UnionType):
+        return kind, False
+    inside = [each for each in typing.get_args(kind) if each is not type(None)]
+    return (inside[0] if len(inside) == 1 else kind), len(inside) < len(typing.get_args(kind))
+
+
+def _parsed(name: str, text: str, kind: Any) -> Any:
+    kind, optional = _without_none(kind)
+    if optional and text.lower() == "none":
+        return None
+    if kind is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        if kind in (int, float, str):
+            return kind(text)
+    except ValueError:
+        pass
+    raise OptionError(f"{name}={text!r}: accepted are {_KINDS[kind]}{' or none' if optional else ''}")

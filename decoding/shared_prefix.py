@@ -1,0 +1,166 @@
+"""Branching by a shared prefix: the branches stand side by side as query tokens of one row.
+
+A 4-D additive float mask lets each branch see the prefix and itself, and positions restart at the row's true length. The
+prefix's keys and values are never copied.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DummyLayer
+
+from decoding.cache import is_sliding, layers_of, self_attention_cache
+from decoding.reading import Reading, picked, reordered
+
+if TYPE_CHECKING:
+    from decoding.stream import Stream
+
+__all__ = ["Shared", "branch_mask"]
+
+
+class Shared:
+    """Branches side by side behind one prefix."""
+
+    def __init__(self, stream: Stream, tokens: Tensor) -> None:
+        self.stream = stream
+        self.tokens = tokens  # (batch, branches, n)
+        batch, branches, n = tokens.shape
+        layers = layers_of(stream.cache)
+        for layer in layers:
+            if is_sliding(layer):
+                layer.record_past = True  # else the window would drop prefix entries for the sake of losing branches
+        self.kwargs = stream.grown_kwargs(n)
+        inputs = stream.model.prepare_inputs_for_generation(
+            torch.cat([stream.input_ids, tokens[:, 0]], dim=1), next_sequence_length=n, **self.kwargs
+        )
+        inputs["input_ids"] = tokens.reshape(batch, branches * n)
+        positions = inputs["position_ids"]  # (batch or 1, n), or (axes, batch, n)
+        inputs["position_ids"] = positions.repeat(*[1] * (positions.dim() - 1), branches)
+        inputs["attention_mask"] = self._masks(layers, branches, n)
+        # hidden is (batch, branches·n, dim), logits (batch, branches·n, vocab) where the head cannot be applied apart
+        self.flat = stream.run(inputs, every_logit=True)
+        self.reading = copy.copy(self.flat)
+        self.reading.hidden = self.flat.hidden.unflatten(1, (branches, n))
+        self.reading.logits = None
+
+    def _masks(self, layers: list[Any], branches: int, n: int) -> Tensor | dict[str, Tensor]:
+        model, prefix = self.stream.model, self.stream.padding_mask
+        by_layer: dict[int | None, Tensor] = {}
+        for layer in layers:
+            window = layer.sliding_window if is_sliding(layer) else None
+            if window not in by_layer and not isinstance(layer, DummyLayer):
+                offset = layer.get_mask_sizes(branches * n)[1]
+                by_layer[window] = branch_mask(
+                    self.stream.batch,
+                    self.stream.length,
+                    branches,
+                    n,
+                    prefix,
+                    offset,
+                    window,
+                    model.dtype,
+                    model.device,
+                )
+        if len(by_layer) == 1:
+            return next(iter(by_layer.values()))
+        types = model.config.get_text_config(decoder=True).layer_types
+        return {
+            name: by_layer[layer.sliding_window if is_sliding(layer) else None]
+            for name, layer in zip(types, layers, strict=False)
+        }
+
+    def keep(self, branch: Tensor) -> Reading:
+        """Move the kept branch's keys and values to the end of the prefix; drop the rest."""
+        _, branches, n = self.tokens.shape
+        slots = branch[:, None] * n + torch.arange(n, device=branch.device)  # (batch, n) among the branches' slots
+        if branches > 1:
+            for layer in layers_of(self.stream.cache):
+                if not isinstance(layer, DummyLayer) and layer.is_initialized:
+                    _move_to_front(layer.keys[:, :, -branches * n :], slots)
+                    _move_to_front(layer.values[:, :, -branches * n :], slots)
+                    layer.crop(-(branches - 1) * n)
+        return self._selected(slots)
+
+    def drop(self) -> None:
+        """Forget all branches."""
+        self_attention_cache(self.stream.cache).crop(-self.tokens[0].numel())
+
+    def reorder(self, rows: Tensor) -> None:
+        """Make row i what row ``rows[i]`` was, branches included."""
+        self.stream.cache.reorder_cache(rows)
+        self.tokens = self.tokens[rows]
+        self.kwargs = reordered(self.kwargs, rows)
+        self.flat = picked(self.flat, rows)
+
+    def _selected(self, slots: Tensor) -> Reading:
+        rows = torch.arange(len(slots), device=slots.device)[:, None]
+        kept = copy.copy(self.flat)
+        kept.hidden = self.flat.hidden[rows, slots]
+        if self.flat.logits is not None:
+            kept.logits = self.flat.logits[rows[:, 0], slots[:, -1]]
+        if self.flat.hidden_states is not None:
+            kept.hidden_states = tuple(states[rows, slots] for states in self.flat.hidden_states)
+        if self.flat.attentions is not None:
+            kept.attentions = tuple(
+                _attention_of(weights, rows, slots, self.tokens) for weights in self.flat.attentions
+            )
+        return kept
+
+
+def _move_to_front(entries: Tensor, slots: Tensor) -> None:
+    """Write the entries (batch, heads, branches·n, dim) at ``slots`` (batch, n) over the first n, in place."""
+    index = slots[:, None, :, None].expand(-1, entries.shape[1], -1, entries.shape[3])
+    entries[:, :, : slots.shape[1]] = entries.gather(2, index)
+
+
+def _attention_of(weights: Tensor, rows: Tensor, slots: Tensor, tokens: Tensor) -> Tensor:
+    """Attention (batch, heads, n, prefix + n) of the kept branch, from (batch, heads, b·n, prefix + b·n)."""
+    prefix = weights.shape[-1] - tokens[0].numel()
+    kept = weights[rows, :, slots].transpose(1, 2)  # (batch, heads, n, prefix + branches·n)
+    own = (prefix + slots)[:, None, None].expand(*kept.shape[:3], -1)
+    return torch.cat([kept[..., :prefix], kept.gather(3, own)], dim=-1)
+
+
+def branch_mask(
+    batch: int,
+    length: int,
+    branches: int,
+    n: int,
+    prefix: Tensor | None,
+    offset: int,
+    window: int | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """Additive mask (batch, 1, branches·n, length - offset + branches·n): 0 where a token may look, the dtype's
+    minimum elsewhere.
+
+    Args:
+        batch: rows.
+        length: slots of the prefix, padding included.
+        branches: alternatives a row.
+        n: tokens of each.
+        prefix: (batch, >= length) 0 where the prefix is padding; None where it has none.
+        offset: the first prefix slot whose key is still there (sliding windows).
+        window: how many slots back a token looks, itself included; None for all.
+        dtype: float dtype of the mask. Float, because some architectures answer wrongly to a boolean one.
+        device: where the mask is built.
+    """
+    minimum = torch.finfo(dtype).min
+    flat = torch.arange(branches * n, device=device)
+    branch, step = flat // n, flat % n
+    own = (branch[:, None] == branch) & (step[:, None] >= step)
+    if window is not None:
+        own &= step[:, None] - step < window
+    own_mask = torch.zeros(own.shape, dtype=dtype, device=device).masked_fill_(~own, minimum)
+    before = torch.zeros(batch, 1, branches * n, length - offset, dtype=dtype, device=device)
+    if prefix is not None:
+        before.masked_fill_(prefix[:, None, None, offset:length] == 0, minimum)
+    if window is not None:
+        age = (length + step)[:, None] - torch.arange(offset, length, device=device)
+        before.masked_fill_(age >= window, minimum)
+    return torch.cat([before, own_mask.expand(batch, 1, -1, -1)], dim=-1)

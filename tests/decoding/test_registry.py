@@ -1,0 +1,63 @@
+"""Strategies by name."""
+
+import pytest
+
+from decoding import ContrastiveSearch, OptionError
+from decoding.registry import STRATEGIES, accepted_parameters, named
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_choice_round_trips_through_its_spec(name):
+    choice = named(name)
+    assert named(choice.spec) == choice
+    assert named(name, {key: str(value) for key, value in choice.parameters.items()}) == choice
+    assert accepted_parameters(name) == choice.parameters
+
+
+def test_parameters_are_parsed_by_their_types():
+    choice = named("contrastive-search:penalty_alpha=1,top_k=5")
+    assert choice.how == ContrastiveSearch(penalty_alpha=1.0, top_k=5)
+    assert isinstance(choice.how.penalty_alpha, float)
+    assert choice.label == "contrastive-search(penalty_alpha=1.0, top_k=5)"
+
+
+def test_settings_go_before_inline_parameters():
+    assert named("beam:num_beams=3", {"num_beams": "5"}).parameters == {"num_beams": 5}
+
+
+def test_names_are_forgiving_about_case_and_underscores():
+    assert named("Contrastive_Search").name == "contrastive-search"
+
+
+def test_greedy_has_no_parameters():
+    assert named("greedy").label == named("greedy").spec == "greedy"
+    assert named("greedy").parameters == {}
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("contrastive-serch", "did you mean contrastive-search? accepted: contrastive-search, greedy"),
+        ("zzz", "unknown strategy 'zzz'; accepted: contrastive-search, greedy"),
+        ("contrastive-search:topk=3", "did you mean top_k? accepted: penalty_alpha, top_k"),
+        ("greedy:top_k=3", "it takes none"),
+        ("beam:3", "name:parameter=value"),
+        ("contrastive-search:top_k=four", "top_k='four': accepted are whole numbers"),
+        ("contrastive-search:top_k=2.5", "accepted are whole numbers"),
+        ("contrastive-search:top_k=0", "accepted are whole numbers from 1"),
+        ("contrastive-search:penalty_alpha=much", "accepted are numbers"),
+        ("contrastive-search:penalty_alpha=1.5", "accepted are numbers from 0 to 1"),
+        ("contrastive-search:penalty_alpha=nan", "accepted are numbers from 0 to 1"),
+        ("sampling:temperature=0", "above 0"),
+        ("sampling:temperature=inf", "above 0"),
+        ("sampling:top_p=0", "above 0 up to 1"),
+        ("sampling:top_p=2", "from 0 to 1"),
+        ("sampling:top_k=-1", "from 0"),
+        ("beam:num_beams=1", "from 2"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_is_accepted(spec, message):
+    with pytest.raises(OptionError) as caught:
+        named(spec)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

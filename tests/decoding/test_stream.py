@@ -1,0 +1,188 @@
+"""The stream's four verbs against full recomputation, in both ways of branching."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import VOCAB, tiny_model
+from torch import Tensor
+
+import decoding
+from decoding import InputError, ModelError, Stream
+from decoding.anatomy import _found, anatomy
+from decoding.branching import Branching, branching_of
+
+SHARING = ["llama", "mistral-sliding", "gemma2", "gpt2", "opt", "cohere"]
+WAYS = [(name, True) for name in SHARING] + [(name, False) for name in [*SHARING, "bloom", "mamba"]]
+ids_of_ways = [f"{name}-{'shared' if shared else 'forked'}" for name, shared in WAYS]
+
+
+def _ids(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randint(3, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def _recomputed(model: Any, ids: Tensor) -> Tensor:
+    """(length, dim) last hidden states of one row, read anew."""
+    return model(ids[None], use_cache=False, output_hidden_states=True).hidden_states[-1][0]
+
+
+def _open(model: Any, shared: bool, **options: Any) -> tuple[Stream, list[Tensor]]:
+    """A stream over two rows of 5 and 13 tokens (longer than the sliding windows), the first left-padded."""
+    rows = [_ids(5, seed=1), _ids(13, seed=2)]
+    padded = torch.stack([torch.cat([torch.zeros(8, dtype=torch.long), rows[0]]), rows[1]])
+    mask = torch.ones_like(padded)
+    mask[0, :8] = 0
+    if "mamba" in type(model).__name__.lower():  # its convolution reads padding as text: rows of one length
+        rows = list(_ids(2, 13, seed=3))
+        padded, mask = torch.stack(rows), torch.ones(2, 13, dtype=torch.long)
+    stream = Stream.open(model, input_ids=padded, attention_mask=mask, **options)
+    stream.branching = Branching(shared, "asked for by the test")
+    return stream, rows
+
+
+def _close(value: Tensor, reference: Tensor) -> None:
+    torch.testing.assert_close(value, reference, atol=2e-4, rtol=1e-3)  # float32, sums in another order
+
+
+@pytest.mark.parametrize(("name", "shared"), WAYS, ids=ids_of_ways)
+def test_the_verbs_equal_reading_everything_anew(name: str, shared: bool) -> None:
+    model = tiny_model(name)
+    stream, rows = _open(model, shared)
+    for row, text in enumerate(rows):
+        _close(stream.prompt.hidden[row, -len(text) :], _recomputed(model, text))
+    for step in range(3):
+        candidates, chosen = _ids(2, 4, seed=10 + step), torch.tensor([step, 3 - step])
+        hidden = stream.branch(candidates).hidden
+        assert hidden.shape[:3] == (2, 4, 1)
+        for row in range(2):
+            for branch in range(4):
+                _close(
+                    hidden[row, branch, 0],
+                    _recomputed(model, torch.cat([rows[row], candidates[row, branch, None]]))[-1],
+                )
+        kept = stream.commit(chosen)
+        rows = [torch.cat([rows[row], candidates[row, chosen[row], None]]) for row in range(2)]
+        _close(kept.hidden[:, -1], torch.stack([_recomputed(model, text)[-1] for text in rows]))
+        with torch.no_grad():
+            _close(stream.logits(kept), torch.stack([model(text[None]).logits[0, -1] for text in rows]))
+    tokens = _ids(2, 3, seed=20)
+    hidden = stream.extend(tokens).hidden
+    for row in range(2):
+        rows[row] = torch.cat([rows[row], tokens[row]])
+        _close(hidden[row], _recomputed(model, rows[row])[-3:])
+    assert stream.length == len(rows[1])
+
+
+@pytest.mark.parametrize(("name", "shared"), [way for way in WAYS if way[0] != "mamba"], ids=ids_of_ways[:-1])
+def test_branches_of_several_tokens(name: str, shared: bool) -> None:
+    model = tiny_model(name)
+    stream, rows = _open(model, shared)
+    answers = _ids(2, 3, 5, seed=30)
+    hidden = stream.branch(answers).hidden  # (2, 3, 5, dim)
+    for row in range(2):
+        for branch in range(3):
+            _close(hidden[row, branch], _recomputed(model, torch.cat([rows[row], answers[row, branch]]))[-5:])
+    kept = stream.commit(torch.tensor([2, 0]))
+    rows = [torch.cat([rows[0], answers[0, 2]]), torch.cat([rows[1], answers[1, 0]])]
+    _close(kept.hidden[0], _recomputed(model, rows[0])[-5:])
+    token = _ids(2, 1, seed=31)
+    _close(stream.extend(token).hidden[1, 0], _recomputed(model, torch.cat([rows[1], token[1]]))[-1])
+
+
+@pytest.mark.parametrize(("name", "shared"), WAYS, ids=ids_of_ways)
+def test_a_branch_that_is_not_kept_leaves_no_trace(name: str, shared: bool) -> None:
+    model = tiny_model(name)
+    stream, rows = _open(model, shared, restorable=True)
+    stream.branch(_ids(2, 4, seed=40))
+    stream.branch(_ids(2, 4, seed=41))
+    token = _ids(2, 1, seed=42)
+    hidden = stream.extend(token).hidden
+    for row in range(2):
+        _close(hidden[row, 0], _recomputed(model, torch.cat([rows[row], token[row]]))[-1])
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bloom"])
+def test_rewinding_forgets_what_came_after(name: str) -> None:
+    model = tiny_model(name)
+    stream, rows = _open(model, shared=branching_of(model).shared)
+    stream.extend(_ids(2, 6, seed=50))
+    stream.rewind(13)
+    token = _ids(2, 1, seed=51)
+    hidden = stream.extend(token).hidden
+    for row in range(2):
+        _close(hidden[row, 0], _recomputed(model, torch.cat([rows[row], token[row]]))[-1])
+    with pytest.raises(InputError, match=r"rewind\(99\): the stream has read 14 tokens"):
+        stream.rewind(99)
+
+
+def test_a_cache_that_cannot_go_back_says_so() -> None:
+    stream, _ = _open(tiny_model("mamba"), shared=False)
+    with pytest.raises(ModelError, match="its cache cannot be rewound by 3 tokens"):
+        stream.rewind(10)
+
+
+def test_commit_without_branch_says_so() -> None:
+    stream, _ = _open(tiny_model("llama"), shared=True)
+    with pytest.raises(InputError, match="without branch"):
+        stream.commit(torch.tensor([0, 0]))
+
+
+def test_a_shared_branch_copies_no_prefix() -> None:
+    stream, _ = _open(tiny_model("llama"), shared=True)
+    stream.extend(_ids(2, 1))
+    before = [layer.keys.data_ptr() for layer in stream.cache.layers]
+    for step in range(20):
+        stream.branch(_ids(2, 4, seed=step))
+        stream.commit(torch.tensor([0, 3]))
+    assert [layer.keys.data_ptr() for layer in stream.cache.layers] == before
+
+
+def test_only_the_kept_hidden_state_goes_through_the_head() -> None:
+    model = tiny_model("llama")
+    stream, _ = _open(model, shared=True)
+    seen: list[int] = []
+    handle = model.lm_head.register_forward_hook(
+        lambda _module, inputs, _output: seen.append(inputs[0].shape[:-1].numel())
+    )
+    stream.branch(_ids(2, 4))
+    assert seen == []
+    stream.logits(stream.commit(torch.tensor([1, 2])))
+    handle.remove()
+    assert seen == [2]
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("llama", "head"),
+        ("gemma2", "head, soft-capped"),
+        ("cohere", "head, times logit_scale"),
+        ("t5", "head of hidden / sqrt(d_model)"),
+        ("bart", "head"),
+    ],
+)
+def test_the_way_from_hidden_states_to_logits_is_found(name: str, recipe: str) -> None:
+    found = anatomy(tiny_model(name))
+    assert (found.recipe, found.separable) == (recipe, True)
+    assert found.no_early_exit is None
+
+
+def test_a_head_that_nobody_knows_is_left_to_the_model() -> None:
+    """The model's own forward serves then: same tokens, only slower."""
+    model = tiny_model("llama")
+    ids = _ids(1, 9)
+    expected = decoding.generate(model, ids, max_new_tokens=8, penalty_alpha=0.6, top_k=4)
+    own_forward = model.forward
+    # logits that depend on more than the head's input: not rebuilt from it
+    model.forward = lambda *args, **kwargs: _shifted(own_forward(*args, **kwargs))
+    _found.pop(model)  # as after any change of a model that keeps its dtype and device
+    assert not anatomy(model).separable
+    assert decoding.generate(model, ids, max_new_tokens=8, penalty_alpha=0.6, top_k=4).tolist() == expected.tolist()
+
+
+def _shifted(output: Any) -> Any:
+    output.logits = output.logits + 7.0 * output.logits.new_ones(output.logits.shape[-1])
+    return output

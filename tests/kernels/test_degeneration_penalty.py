@@ -1,0 +1,92 @@
+"""The degeneration penalty against its naive definition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from decoding.kernels.degeneration_penalty import degeneration_penalty, degeneration_penalty_naive, inverse_norms
+
+# float32 accumulates over the dimension; half-precision inputs are the same numbers for both forms, so the same
+# bound holds
+TOLERANCE = 2e-6
+SHAPES = [(1, 1, 1, 32), (1, 4, 33, 48), (3, 5, 17, 7), (2, 64, 130, 64), (2, 3, 2500, 8)]
+
+
+def _relative_rmse(value: torch.Tensor, reference: torch.Tensor) -> float:
+    return float((value - reference).double().square().mean().sqrt() / reference.double().square().mean().sqrt())
+
+
+def _random(shape: tuple[int, int, int, int], dtype: torch.dtype, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    batch, k, length, dim = shape
+    generator = torch.Generator().manual_seed(seed)
+    candidates = torch.randn(batch, k, dim, generator=generator).to(dtype)
+    return candidates, torch.randn(batch, length, dim, generator=generator).to(dtype)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"B{s[0]}-K{s[1]}-S{s[2]}-D{s[3]}")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_equals_the_naive_definition(shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+    candidates, history = _random(shape, dtype)
+    penalty = degeneration_penalty(candidates, history, inverse_norms(history))
+    assert penalty.dtype == torch.float32
+    assert _relative_rmse(penalty, degeneration_penalty_naive(candidates, history)) < TOLERANCE
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_each_row_sees_its_own_slots_only(data: st.DataObject) -> None:
+    batch, k, capacity, dim = (data.draw(st.integers(1, high)) for high in (4, 5, 40, 16))
+    candidates, history = _random((batch, k, capacity, dim), torch.float32, seed=data.draw(st.integers(0, 999)))
+    ends = data.draw(st.lists(st.integers(1, capacity), min_size=batch, max_size=batch))
+    starts = [data.draw(st.integers(0, end - 1)) for end in ends]
+    norms = inverse_norms(history)
+    expected = degeneration_penalty_naive(candidates, history, torch.tensor(starts), torch.tensor(ends))
+    for row, (start, end) in enumerate(zip(starts, ends, strict=True)):  # whatever stands there must not be looked at
+        history[row, :start] = history[row, end:] = float("nan")
+        norms[row, :start] = norms[row, end:] = float("nan")
+    penalty = degeneration_penalty(candidates, history, norms, torch.tensor(starts), torch.tensor(ends))
+    torch.testing.assert_close(penalty, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_zero_vectors_have_similarity_zero() -> None:
+    candidates, history = _random((1, 3, 6, 8), torch.float32)
+    history[0, 2], candidates[0, 1] = 0, 0
+    penalty = degeneration_penalty(candidates, history, inverse_norms(history))
+    assert penalty.isfinite().all()
+    assert penalty[0, 1] == 0
+    only_zero = torch.zeros(1, 1, 8)
+    assert degeneration_penalty(candidates, only_zero, inverse_norms(only_zero)).eq(0).all()
+
+
+def test_a_token_seen_before_has_penalty_one_and_its_opposite_minus_one() -> None:
+    candidates, history = _random((1, 2, 1, 16), torch.float32)
+    candidates[0, 0], candidates[0, 1] = 3 * history[0, 0], -2 * history[0, 0]
+    penalty = degeneration_penalty(candidates, history, inverse_norms(history))
+    torch.testing.assert_close(penalty, torch.tensor([[1.0, -1.0]]))
+
+
+def test_no_history_is_no_penalty() -> None:
+    candidates, history = _random((2, 3, 4, 8), torch.float32)
+    assert degeneration_penalty(candidates, history, inverse_norms(history), length=0).eq(0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"history": torch.zeros(2, 4, 9)}, "with the same batch and dim"),
+        ({"history_inverse_norms": torch.zeros(2, 5)}, "history_inverse_norms (2, 5)"),
+        ({"backend": "cuda"}, "backend='cuda' is not available here; accepted: auto, torch"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change: dict[str, object], message: str) -> None:
+    arguments: dict[str, object] = {
+        "candidates": torch.zeros(2, 3, 8),
+        "history": torch.zeros(2, 4, 8),
+        "history_inverse_norms": torch.zeros(2, 4),
+    }
+    with pytest.raises(ValueError) as raised:
+        degeneration_penalty(**{**arguments, **change})  # type: ignore[arg-type]
+    assert message in str(raised.value)

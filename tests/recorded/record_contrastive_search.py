@@ -1,0 +1,84 @@
+"""Record what transformers 4.55.4, the last release with contrastive search in its core, chooses.
+
+Run with an interpreter that has transformers 4.55.4 and torch, once per model folder:
+
+    python tests/recorded/record_contrastive_search.py NAME FOLDER
+
+Adds (or replaces) the cases of that model in contrastive_search_4_55_4.json beside this file. Each case holds token
+ids only, so that comparing them needs no tokenizer of either version.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+FILE = Path(__file__).with_name("contrastive_search_4_55_4.json")
+PROMPTS = [
+    "Once upon a time there was a little",
+    "The old man went down to the river because",
+    "One day, Lily and her brother found a big box in the garden. They",
+    "It was",
+]
+SETTINGS = [(0.6, 4), (0.6, 8), (0.3, 5), (0.9, 3)]
+NEW_TOKENS = 48
+
+
+def record(name: str, folder: str) -> list[dict[str, Any]]:
+    """All cases of one model: greedy and contrastive, each prompt alone and all of them as one left-padded batch."""
+    model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(Path(folder) / "tokenizer.json"))
+    pad = model.generation_config.pad_token_id
+    ids = [tokenizer(prompt).input_ids for prompt in PROMPTS]
+    width = max(map(len, ids))
+    batches = [([each], [[1] * len(each)]) for each in ids]
+    batches.append(
+        (
+            [[pad] * (width - len(each)) + each for each in ids],
+            [[0] * (width - len(each)) + [1] * len(each) for each in ids],
+        )
+    )
+    cases = []
+    for (input_ids, mask), setting in itertools.product(batches, [None, *SETTINGS]):
+        options: dict[str, Any] = {} if setting is None else {"penalty_alpha": setting[0], "top_k": setting[1]}
+        tokens = model.generate(
+            input_ids=torch.tensor(input_ids),
+            attention_mask=torch.tensor(mask),
+            max_new_tokens=NEW_TOKENS,
+            do_sample=False,
+            **options,
+        )
+        cases.append(
+            {
+                "model": name,
+                "input_ids": input_ids,
+                "attention_mask": mask,
+                "max_new_tokens": NEW_TOKENS,
+                **options,
+                "tokens": tokens[:, len(input_ids[0]) :].tolist(),
+            }
+        )
+    return cases
+
+
+def main() -> None:
+    """Record one model and merge it into the file."""
+    if transformers.__version__ != "4.55.4" or len(sys.argv) != 3:
+        raise SystemExit(f"{__doc__}\n(transformers {transformers.__version__} here)")
+    name, folder = sys.argv[1:]
+    kept = json.loads(FILE.read_text())["cases"] if FILE.exists() else []
+    cases = [case for case in kept if case["model"] != name] + record(name, folder)
+    header = {"transformers": transformers.__version__, "torch": torch.__version__.split("+")[0], "dtype": "float32"}
+    lines = ",\n".join(json.dumps(case, separators=(",", ":")) for case in cases)
+    FILE.write_text(json.dumps(header)[:-1] + ',\n"cases": [\n' + lines + "\n]}\n")
+
+
+if __name__ == "__main__":
+    main()
