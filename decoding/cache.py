@@ -16,9 +16,18 @@ from transformers.cache_utils import (
     DynamicSlidingWindowLayer,
     EncoderDecoderCache,
     LinearAttentionCacheLayerMixin,
+    StaticCache,
 )
 
-__all__ = ["GrowingLayer", "grow_in_place", "is_recurrent", "is_sliding", "layers_of", "self_attention_cache"]
+__all__ = [
+    "GrowingLayer",
+    "grow_in_place",
+    "is_recurrent",
+    "is_sliding",
+    "layers_of",
+    "make_room_to_look_ahead",
+    "self_attention_cache",
+]
 
 # Storage grows by at least this many tokens, and by a sixteenth of the length where that is more: at most 6% of the
 # cache is spare room, and growing copies each entry 16 times in all rather than once a token.
@@ -121,6 +130,13 @@ def grow_in_place(cache: Any) -> None:
             grown = GrowingLayer()
             grown.__dict__.update(layer.__dict__)
             cache.layers[index] = grown
+
+
+def make_room_to_look_ahead(cache: Any, model: Any) -> None:
+    """Give an empty static cache one more slot: greedy search, for which it is sized, never reads the last token."""
+    inner = self_attention_cache(cache)
+    if isinstance(inner, StaticCache) and not getattr(cache, "_is_user_defined", False):
+        inner.layers = StaticCache(config=model.config, max_cache_len=inner.get_max_length() + 1).layers
 
 
 def is_recurrent(cache: Any) -> bool:

@@ -1,6 +1,6 @@
 """Branching by a shared prefix: the branches stand side by side as query tokens of one row.
 
-A 4-D additive float mask lets each branch see the prefix and itself, and positions restart at the row's true length. The
+A 4-D additive float mask lets each branch see the prefix and itself; positions restart at the row's true length. The
 prefix's keys and values are never copied.
 """
 

@@ -17,7 +17,14 @@ from transformers.generation.utils import ALL_CACHE_NAMES
 
 from decoding.anatomy import Anatomy, anatomy, captured_outputs
 from decoding.branching import Branching, branching_of, may_share
-from decoding.cache import grow_in_place, is_recurrent, is_sliding, layers_of, self_attention_cache
+from decoding.cache import (
+    grow_in_place,
+    is_recurrent,
+    is_sliding,
+    layers_of,
+    make_room_to_look_ahead,
+    self_attention_cache,
+)
 from decoding.errors import InputError, ModelError
 from decoding.forked_rows import Forked
 from decoding.reading import Reading, joined, recorded, reordered
@@ -60,6 +67,7 @@ class Stream:
         self.restorable = restorable
         self.batch = input_ids.shape[0]
         self._pending: Shared | Forked | None = None
+        make_room_to_look_ahead(model_kwargs.get("past_key_values"), model)
         positions = model_kwargs.get("position_ids")
         if positions is not None and positions.dim() == 2 and positions.shape[0] == 1:
             model_kwargs["position_ids"] = positions.expand(self.batch, -1)

@@ -1,5 +1,6 @@
 """The tokenizer: exact on any text, and the same as the sentencepiece model that it was made from."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,12 +43,12 @@ def test_any_text_comes_back(text: str) -> None:
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def any_text_tokenizer(cache: list = []):  # type: ignore[no-untyped-def, type-arg] # noqa: B006
-    if not cache:
-        from transformers import AutoTokenizer
+@cache
+def any_text_tokenizer():  # type: ignore[no-untyped-def]
+    """The amateur's tokenizer, which hypothesis cannot take from a fixture of its own."""
+    from transformers import AutoTokenizer
 
-        cache.append(AutoTokenizer.from_pretrained(folder("amateur"), local_files_only=True))
-    return cache[0]
+    return AutoTokenizer.from_pretrained(folder("amateur"), local_files_only=True)
 
 
 def test_special_tokens_are_distinct_and_padding_is_on_the_left(shipped) -> None:  # type: ignore[no-untyped-def]

@@ -123,7 +123,7 @@ def test_stories_are_long_and_hardly_repeat_a_sentence(corpus: list[Document]) -
         ("stop", "stopped", "stopping"),
         ("lie", "lay", "lying"),
         ("shoe the horse", "shod the horse", "shoeing the horse"),
-        ("travel", "travelled", "travelling"),
+        ("travel", "traveled", "traveling"),
         ("stay", "stayed", "staying"),
         ("write a letter", "wrote a letter", "writing a letter"),
     ],

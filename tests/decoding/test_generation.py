@@ -1,0 +1,424 @@
+"""The token loop and its ways in, held to the contract of transformers' own sampling loop."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import threading
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from search_oracle import contrastive_search_tokens
+from tiny_models import VOCAB, tiny_model
+from transformers import (
+    DynamicCache,
+    LogitsProcessor,
+    PreTrainedTokenizerFast,
+    StoppingCriteria,
+    TextIteratorStreamer,
+    TextStreamer,
+)
+
+import decoding
+from decoding import ContrastiveSearch, InputError, OptionError
+from decoding.evals import miniature
+
+SEARCH = {"penalty_alpha": 0.6, "top_k": 4}
+
+
+def _ids(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(3, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def llama() -> Any:
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One word a token: w3 w4 ..."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", pad_token="w0", eos_token="w2")
+
+
+# --- ways in --------------------------------------------------------------------------------------------------------
+
+
+def test_the_three_ways_in_choose_the_same_tokens(llama: Any) -> None:
+    ids, strategy = _ids(1, 9), ContrastiveSearch(**SEARCH)
+    facade = decoding.generate(llama, ids, strategy=strategy, max_new_tokens=20)
+    assert facade.tolist() == decoding.generate(llama, ids, max_new_tokens=20, **SEARCH).tolist()
+    assert facade.tolist() == llama.generate(ids, custom_generate=strategy, max_new_tokens=20).tolist()
+    processor = strategy.logits_processor(llama)
+    assert facade.tolist() == llama.generate(ids, logits_processor=[processor], max_new_tokens=20).tolist()
+
+
+def test_without_a_strategy_it_is_plain_generate(llama: Any) -> None:
+    ids = _ids(2, 9)
+    torch.manual_seed(0)
+    expected = llama.generate(ids, max_new_tokens=9, do_sample=True, top_k=20)
+    torch.manual_seed(0)
+    assert decoding.generate(llama, ids, max_new_tokens=9, do_sample=True, top_k=20).tolist() == expected.tolist()
+
+
+def test_a_model_whose_config_asks_for_contrastive_search_gets_it(llama: Any) -> None:
+    ids, model = _ids(1, 9), copy.copy(llama)
+    model.generation_config = copy.deepcopy(llama.generation_config)
+    model.generation_config.update(**SEARCH)
+    assert decoding.generate(model, ids, max_new_tokens=9).tolist() == (
+        decoding.generate(llama, ids, max_new_tokens=9, **SEARCH).tolist()
+    )
+
+
+# --- batches and ends -----------------------------------------------------------------------------------------------
+
+
+def test_finished_rows_give_pad_and_do_not_disturb_the_others(llama: Any) -> None:
+    rows = [_ids(1, 8, seed=seed) for seed in range(4)]
+    alone = [decoding.generate(llama, row, max_new_tokens=16, **SEARCH)[0, 8:].tolist() for row in rows]
+    ends = [alone[1][3], alone[2][7]]  # several EOS ids, met at different steps
+    batch = decoding.generate(llama, torch.cat(rows), max_new_tokens=16, eos_token_id=ends, pad_token_id=0, **SEARCH)
+    for row, free in zip(batch[:, 8:].tolist(), alone, strict=True):
+        end = next((i + 1 for i, token in enumerate(free) if token in ends), 16)
+        assert row[:end] == free[:end]
+        assert set(row[end:]) <= {0}
+    assert 0 in batch[1, 8:]
+
+
+def test_it_stops_when_every_row_has_ended(llama: Any) -> None:
+    ids = _ids(1, 8)
+    third = decoding.generate(llama, ids, max_new_tokens=16, **SEARCH)[0, 8:].tolist()[2]
+    tokens = decoding.generate(llama, ids, max_new_tokens=16, eos_token_id=third, **SEARCH)
+    assert tokens.shape[1] <= 8 + 3
+    assert tokens[0, -1] == third
+
+
+def test_min_new_tokens_holds_the_end_back(llama: Any) -> None:
+    ids = _ids(1, 8)
+    first = decoding.generate(llama, ids, max_new_tokens=1, **SEARCH)[0, -1].item()
+    tokens = decoding.generate(llama, ids, max_new_tokens=12, min_new_tokens=10, eos_token_id=first, **SEARCH)
+    assert tokens.shape[1] >= 8 + 10
+    assert first not in tokens[0, 8:17]
+
+
+def test_max_time_and_own_stopping_criteria_stop(llama: Any) -> None:
+    class AfterFive(StoppingCriteria):
+        def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+            return torch.full((len(input_ids),), input_ids.shape[1] >= 8 + 5)
+
+    ids = _ids(2, 8)
+    assert decoding.generate(llama, ids, max_new_tokens=50, max_time=0.0, **SEARCH).shape[1] == 9
+    assert decoding.generate(llama, ids, max_new_tokens=50, stopping_criteria=[AfterFive()], **SEARCH).shape[1] == 13
+
+
+def test_stop_strings_stop() -> None:
+    model, tokenizer = miniature.load("expert")
+    inputs = tokenizer(miniature.prompts()[0], return_tensors="pt")
+    free = tokenizer.decode(decoding.generate(model, **inputs, max_new_tokens=40, **SEARCH)[0])
+    stop = free[len(miniature.prompts()[0]) :].split()[4]
+    stopped = decoding.generate(model, **inputs, max_new_tokens=40, stop_strings=[stop], tokenizer=tokenizer, **SEARCH)
+    text = tokenizer.decode(stopped[0])
+    assert free.startswith(text)
+    assert text != free
+    assert stop in text[-len(stop) - 8 :]
+    with pytest.raises(OptionError, match="pass tokenizer"):
+        decoding.generate(model, **inputs, stop_strings=[stop], **SEARCH)
+
+
+# --- processors and sampling ----------------------------------------------------------------------------------------
+
+
+def test_processors_act_on_the_logits_before_candidates_are_taken(llama: Any) -> None:
+    """As in the oracle: a banned token is never a candidate, though contrast alone might favour it."""
+    ids = _ids(1, 8)
+    free = decoding.generate(llama, ids, max_new_tokens=10, **SEARCH)[0, 8:].tolist()
+    banned = decoding.generate(llama, ids, max_new_tokens=10, bad_words_ids=[[free[0]], [free[3]]], **SEARCH)
+    assert not {free[0], free[3]} & set(banned[0, 8:].tolist())
+    allowed = list(range(10, 16))
+    within = decoding.generate(llama, ids, max_new_tokens=10, prefix_allowed_tokens_fn=lambda *_: allowed, **SEARCH)
+    assert set(within[0, 8:].tolist()) <= set(allowed)
+
+    class OnlyTwo(LogitsProcessor):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            return torch.full_like(scores, -torch.inf).scatter(1, torch.tensor([[7, 9]]), 0.0)
+
+    pair = decoding.generate(llama, ids, max_new_tokens=10, logits_processor=[OnlyTwo()], penalty_alpha=0.9, top_k=6)
+    assert set(pair[0, 8:].tolist()) <= {7, 9}  # four of the six candidates had probability 0
+
+
+def test_repetition_penalty_changes_the_candidates_as_in_greedy_search(llama: Any) -> None:
+    ids = _ids(2, 8)
+    expected = llama.generate(ids, max_new_tokens=12, repetition_penalty=1.5, do_sample=False)
+    given = decoding.generate(llama, ids, max_new_tokens=12, repetition_penalty=1.5, penalty_alpha=0.0, top_k=4)
+    assert given.tolist() == expected.tolist()
+
+
+def test_sampling_draws_among_the_candidates_from_the_softmax_of_their_scores(llama: Any) -> None:
+    ids = _ids(1, 8).repeat(4000, 1)
+    temperature = 0.3
+    torch.manual_seed(0)
+    output = decoding.generate(
+        llama, ids, strategy=ContrastiveSearch(**SEARCH), max_new_tokens=1, do_sample=True, temperature=temperature,
+        top_k=0, return_dict_in_generate=True, output_scores=True,
+    )  # fmt: skip
+    expected = (output.scores[0][0] / temperature).softmax(-1)
+    drawn = output.sequences[:, -1].bincount(minlength=VOCAB) / 4000
+    assert (expected > 0).sum() == 4
+    assert (drawn - expected).abs().max() < 0.04  # four standard deviations of 4000 draws
+    greedy = decoding.generate(
+        llama, ids[:1], max_new_tokens=1, return_dict_in_generate=True, output_scores=True, **SEARCH
+    )
+    torch.testing.assert_close(output.scores[0][:1], greedy.scores[0])  # temperature does not touch the scores
+
+
+def test_the_same_seed_gives_the_same_sample_and_warpers_limit_the_candidates(llama: Any) -> None:
+    ids, strategy = _ids(2, 8), ContrastiveSearch(penalty_alpha=0.3, top_k=8)
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        runs.append(decoding.generate(llama, ids, strategy=strategy, max_new_tokens=12, do_sample=True).tolist())
+    assert runs[0] == runs[1]
+    only = decoding.generate(llama, ids, strategy=strategy, max_new_tokens=12, do_sample=True, top_p=1e-6)
+    assert only.tolist() == llama.generate(ids, max_new_tokens=12, do_sample=False).tolist()
+
+
+def test_several_return_sequences(llama: Any) -> None:
+    torch.manual_seed(0)
+    tokens = decoding.generate(
+        llama, _ids(2, 8), strategy=ContrastiveSearch(), max_new_tokens=9, do_sample=True, temperature=2.0,
+        num_return_sequences=3,
+    )  # fmt: skip
+    assert tokens.shape == (6, 17)
+    assert tokens[:3, :8].eq(_ids(2, 8)[0]).all()
+    assert len({tuple(row) for row in tokens.tolist()}) > 2
+
+
+# --- streamers and outputs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plugin", [False, True], ids=["facade", "custom_generate"])
+def test_streamers_receive_prompt_tokens_and_end(
+    llama: Any, tokenizer: PreTrainedTokenizerFast, plugin: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids, strategy = _ids(1, 8), ContrastiveSearch(**SEARCH)
+
+    def run(streamer: Any) -> torch.Tensor:
+        if plugin:
+            return llama.generate(ids, custom_generate=strategy, streamer=streamer, max_new_tokens=10)
+        return decoding.generate(llama, ids, strategy=strategy, streamer=streamer, max_new_tokens=10)
+
+    text = tokenizer.decode(run(TextStreamer(tokenizer, skip_prompt=True))[0, 8:])
+    assert capsys.readouterr().out.split() == text.split()
+    parts = TextIteratorStreamer(tokenizer, timeout=20)
+    thread = threading.Thread(target=run, args=(parts,))
+    thread.start()
+    streamed = "".join(parts)  # would time out if end() never came
+    thread.join()
+    assert streamed.split() == [*tokenizer.decode(ids[0]).split(), *text.split()]
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "bloom", "t5"])
+def test_everything_that_can_be_returned_has_the_shapes_of_greedy_search(name: str) -> None:
+    model = tiny_model(name)
+    model.set_attn_implementation("eager")
+    asked = {
+        "max_new_tokens": 5, "do_sample": False, "num_beams": 1, "return_dict_in_generate": True, "output_scores": True,
+        "output_logits": True, "output_hidden_states": True, "output_attentions": True,
+    }  # fmt: skip
+    greedy = model.generate(_ids(2, 8), **asked)
+    ours = decoding.generate(model, _ids(2, 8), **asked, **SEARCH)
+    assert type(ours) is type(greedy)
+    assert _shapes(ours) == _shapes(greedy)
+    same = decoding.generate(model, _ids(2, 8), **asked, penalty_alpha=0.0, top_k=3)  # greedy search: values must agree
+    for field in (
+        "logits",
+        "hidden_states",
+        "attentions",
+        "decoder_hidden_states",
+        "decoder_attentions",
+        "cross_attentions",
+    ):
+        for one, other in zip(_leaves(same.get(field)), _leaves(greedy.get(field)), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+def _leaves(value: Any) -> list[torch.Tensor]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, torch.Tensor) else [leaf for each in value for leaf in _leaves(each)]
+
+
+def _shapes(output: Any) -> dict[str, list[tuple[int, ...]]]:
+    return {
+        name: [tuple(leaf.shape) for leaf in _leaves(value)]
+        for name, value in output.items()
+        if name not in ("past_key_values", "sequences")
+    }
+
+
+# --- caches, embeddings ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral-sliding", "gemma2", "bloom"])
+def test_a_call_continues_from_the_cache_of_another(name: str) -> None:
+    model, ids = tiny_model(name), _ids(2, 11)
+    whole = decoding.generate(model, ids, max_new_tokens=14, **SEARCH)
+    first = decoding.generate(model, ids, max_new_tokens=6, return_dict_in_generate=True, **SEARCH)
+    assert first.past_key_values.get_seq_length() == 11 + 5
+    rest = decoding.generate(model, first.sequences, past_key_values=first.past_key_values, max_new_tokens=8, **SEARCH)
+    assert rest.tolist() == whole.tolist()
+
+
+def test_a_cache_that_plain_generate_filled_is_continued_exactly(llama: Any) -> None:
+    ids = _ids(2, 11)
+    plain = llama.generate(ids, max_new_tokens=5, do_sample=False, return_dict_in_generate=True)
+    expected = decoding.generate(llama, plain.sequences, max_new_tokens=8, **SEARCH)
+    continued = decoding.generate(
+        llama, plain.sequences, past_key_values=plain.past_key_values, max_new_tokens=8, **SEARCH
+    )
+    assert continued.tolist() == expected.tolist()
+
+
+def test_a_cache_handed_in_is_handed_back_and_plain_generate_continues_it(llama: Any) -> None:
+    ids, cache = _ids(1, 11), DynamicCache(config=llama.config)
+    output = decoding.generate(
+        llama, ids, past_key_values=cache, max_new_tokens=6, return_dict_in_generate=True, **SEARCH
+    )
+    assert output.past_key_values is cache
+    expected = llama.generate(output.sequences, max_new_tokens=6, do_sample=False)
+    assert llama.generate(output.sequences, past_key_values=cache, max_new_tokens=6, do_sample=False).tolist() == (
+        expected.tolist()
+    )
+
+
+def test_a_history_that_belongs_to_other_tokens_is_not_used(llama: Any) -> None:
+    ids = _ids(1, 11)
+    first = decoding.generate(llama, ids, max_new_tokens=6, return_dict_in_generate=True, **SEARCH)
+    cache = first.past_key_values
+    cache.crop(-4)
+    with torch.no_grad():  # other tokens behind the same prefix
+        other = torch.cat([first.sequences[:, :12], _ids(1, 4, seed=9)], dim=1)
+        llama(other[:, 12:], past_key_values=cache)
+    text = torch.cat([other, _ids(1, 2, seed=10)], dim=1)
+    expected = decoding.generate(llama, text, max_new_tokens=8, **SEARCH)
+    assert (
+        decoding.generate(llama, text, past_key_values=cache, max_new_tokens=8, **SEARCH).tolist() == expected.tolist()
+    )
+
+
+def test_embeddings_as_prompt_give_the_tokens_of_their_ids(llama: Any) -> None:
+    ids = _ids(2, 9)
+    expected = decoding.generate(llama, ids, max_new_tokens=9, **SEARCH)[:, 9:]
+    embeds = llama.get_input_embeddings()(ids).detach()
+    given = decoding.generate(llama, inputs_embeds=embeds, max_new_tokens=9, **SEARCH)
+    assert given.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral-sliding", "t5"])
+@pytest.mark.parametrize(
+    "options", [{"prefill_chunk_size": 4}, {"cache_implementation": "static"}, {"cache_implementation": "offloaded"}]
+)
+def test_chunked_prefill_and_other_caches_change_nothing(name: str, options: dict[str, Any]) -> None:
+    if name == "t5" and "prefill_chunk_size" in options:
+        pytest.skip("its prompt, the decoder's start token, is one token")
+    if options.get("cache_implementation") == "offloaded" and not torch.cuda.is_available():
+        pytest.skip("transformers offloads caches from GPUs only")
+    llama, ids = tiny_model(name), _ids(2, 11)
+    expected = decoding.generate(llama, ids, max_new_tokens=8, **SEARCH)
+    assert decoding.generate(llama, ids, max_new_tokens=8, **options, **SEARCH).tolist() == expected.tolist()
+
+
+# --- what holds between calls ---------------------------------------------------------------------------------------
+
+
+def test_rows_do_not_depend_on_their_batch(llama: Any) -> None:
+    rows = [_ids(1, length, seed=length) for length in (3, 9, 6)]
+    ids = torch.cat([torch.nn.functional.pad(row, (9 - row.shape[1], 0)) for row in rows])
+    batch = decoding.generate(llama, ids, attention_mask=(ids != 0).long(), max_new_tokens=12, **SEARCH)
+    for row, prompt in zip(batch, rows, strict=True):
+        assert row[9:].tolist() == contrastive_search_tokens(llama, prompt[0].tolist(), 0.6, 4, 12)
+
+
+def test_threads_may_share_a_strategy(llama: Any) -> None:
+    strategy = ContrastiveSearch(**SEARCH)
+    prompts = [_ids(1, 5 + i, seed=i) for i in range(6)]
+    expected = [decoding.generate(llama, ids, strategy=strategy, max_new_tokens=15).tolist() for ids in prompts]
+    given: dict[int, list[list[int]]] = {}
+
+    def run(i: int) -> None:
+        given[i] = decoding.generate(llama, prompts[i], strategy=strategy, max_new_tokens=15).tolist()
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [given[i] for i in range(6)] == expected
+
+
+def test_nothing_large_outlives_a_call(llama: Any) -> None:
+    gc.collect()
+    gc.disable()  # what only the cycle collector would free counts as kept
+    try:
+        cache = DynamicCache(config=llama.config)
+        decoding.generate(llama, _ids(1, 9), past_key_values=cache, max_new_tokens=5, **SEARCH)
+        layer = weakref.ref(cache.layers[0])
+        del cache
+        assert layer() is None
+    finally:
+        gc.enable()
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_beams": 3}, "num_beams=3"),
+        ({"use_cache": False}, "use_cache=False"),
+        ({"prompt_lookup_num_tokens": 3}, "prompt_lookup_num_tokens"),
+        ({"cache_implementation": "paged"}, "cache_implementation='paged'"),
+        ({"dola_layers": "high"}, "dola_layers"),
+    ],
+)
+def test_options_that_cannot_be_honoured_are_refused_by_name(llama: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError) as raised:
+        decoding.generate(llama, _ids(1, 4), max_new_tokens=3, **SEARCH, **options)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_assistant_is_refused_in_both_ways_in(llama: Any) -> None:
+    with pytest.raises(OptionError, match="assistant_model"):
+        llama.generate(_ids(1, 4), custom_generate=ContrastiveSearch(), assistant_model=llama, max_new_tokens=3)
+    with pytest.raises(OptionError, match="assistant_model"):
+        decoding.generate(llama, _ids(1, 4), strategy=ContrastiveSearch(), assistant_model=llama, max_new_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"input_ids": torch.zeros(1, 0, dtype=torch.long)}, "the prompt is empty"),
+        ({"input_ids": torch.full((1, 128), 5)}, "the prompt has 128 tokens and the model's context 128"),
+        (
+            {"input_ids": torch.full((2, 4), 5), "attention_mask": torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0]])},
+            "row 1 is all padding",
+        ),
+    ],
+)
+def test_prompts_that_cannot_be_read_are_refused(llama: Any, inputs: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        decoding.generate(llama, **inputs, max_new_tokens=3, **SEARCH)
+    assert message in str(raised.value)
+
+
+def test_alpha_without_k_and_no_strategy_are_refused(llama: Any) -> None:
+    with pytest.raises(OptionError, match="strategy='contrastive'"):
+        decoding.generate(llama, _ids(1, 4), strategy="contrastive")  # type: ignore[arg-type]

@@ -1,0 +1,151 @@
+"""The logits-processor form in plain ``model.generate``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from search_oracle import contrastive_search_tokens
+from tiny_models import VOCAB, tiny_model
+from torch import Tensor
+
+import decoding
+from decoding import ContrastiveSearch, ContrastiveSearchLogitsProcessor, InputError, OptionError
+
+SEARCH = {"penalty_alpha": 0.6, "top_k": 4}
+
+
+def _ids(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randint(3, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _processor(model: Any, **inputs: Any) -> ContrastiveSearchLogitsProcessor:
+    return ContrastiveSearchLogitsProcessor(model, **SEARCH, **inputs)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "mistral-sliding", "bloom", "mamba"])
+def test_greedy_choice_from_its_scores_is_contrastive_search(name: str) -> None:
+    model, ids = tiny_model(name), _ids(2, 9)
+    given = model.generate(ids, logits_processor=[_processor(model)], max_new_tokens=15, do_sample=False)
+    assert given.tolist() == decoding.generate(model, ids, max_new_tokens=15, **SEARCH).tolist()
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["mask-given", "mask-from-pads"])
+def test_left_padded_batches(given: bool) -> None:
+    model = tiny_model("llama")
+    prompts = [_ids(4, seed=1).tolist(), _ids(9, seed=2).tolist()]
+    ids = torch.tensor([[0] * 5 + prompts[0], prompts[1]])
+    mask = (ids != 0).long()
+    processor = _processor(model, attention_mask=mask) if given else _processor(model)
+    tokens = model.generate(ids, attention_mask=mask, logits_processor=[processor], max_new_tokens=10, do_sample=False)
+    for row, prompt in zip(tokens[:, 9:].tolist(), prompts, strict=True):
+        assert row == contrastive_search_tokens(model, prompt, 0.6, 4, 10)
+
+
+def test_encoder_decoder_models_give_it_the_encoders_input() -> None:
+    model, ids = tiny_model("t5"), _ids(2, 7)
+    processor = _processor(model, input_ids=ids)
+    tokens = model.generate(ids, logits_processor=[processor], max_new_tokens=8, do_sample=False, num_beams=1)
+    expected = decoding.generate(model, ids, max_new_tokens=8, num_beams=1, do_sample=False, **SEARCH)
+    assert tokens.tolist() == expected.tolist()
+    with pytest.raises(InputError, match="needs the encoder's input_ids"):
+        _processor(model)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "bloom", "mamba"])
+def test_beam_search_over_contrastive_scores(name: str) -> None:
+    """Against beam search written out, each hypothesis scored anew by the strategy."""
+    model, prompt, beams, steps = tiny_model(name), _ids(9, seed=3), 3, 6
+    given = model.generate(
+        prompt[None], logits_processor=[_processor(model)], num_beams=beams, max_new_tokens=steps, do_sample=False
+    )
+    hypotheses = [(0.0, prompt.tolist())]
+    for _ in range(steps):
+        grown = [
+            (score + gain, [*text, token]) for score, text in hypotheses for token, gain in _scores(model, text).items()
+        ]
+        hypotheses = sorted(grown, key=lambda each: -each[0])[:beams]
+    assert given[0].tolist() == hypotheses[0][1]
+
+
+def _scores(model: Any, text: list[int]) -> dict[int, float]:
+    ids = torch.tensor([text])
+    output = decoding.generate(  # the mask keeps generated pad tokens from being taken for padding
+        model, ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, return_dict_in_generate=True,
+        output_scores=True, **SEARCH,
+    )  # fmt: skip
+    return {i: score for i, score in enumerate(output.scores[0][0].tolist()) if math.isfinite(score)}
+
+
+def test_beams_that_finish_at_different_steps(capfd: pytest.CaptureFixture[str]) -> None:
+    model, ids = tiny_model("llama"), _ids(2, 8)
+    free = decoding.generate(model, ids, max_new_tokens=8, **SEARCH)[:, 8:]
+    ends = [free[0, 1].item(), free[1, 5].item()]
+    tokens = model.generate(
+        ids, logits_processor=[_processor(model)], num_beams=4, max_new_tokens=12, eos_token_id=ends, pad_token_id=0
+    )
+    assert tokens.shape[0] == 2
+    assert tokens[:, :8].tolist() == ids.tolist()
+
+
+def test_sampling_and_several_return_sequences_stay_within_the_candidates() -> None:
+    model, ids = tiny_model("llama"), _ids(1, 8)
+    torch.manual_seed(0)
+    tokens = model.generate(
+        ids, logits_processor=[_processor(model)], do_sample=True, top_k=0, temperature=5.0, num_return_sequences=5,
+        max_new_tokens=6,
+    )  # fmt: skip
+    assert len({tuple(row) for row in tokens.tolist()}) > 1
+    for row in tokens.tolist():
+        for end in range(8, 14):
+            assert row[end] in _scores(model, row[:end])
+
+
+def test_processors_before_it_act_on_the_candidates() -> None:
+    model, ids = tiny_model("llama"), _ids(1, 8)
+    banned = decoding.generate(model, ids, max_new_tokens=1, **SEARCH)[0, -1].item()
+    options = {"max_new_tokens": 10, "bad_words_ids": [[banned]], "repetition_penalty": 1.3, "do_sample": False}
+    given = model.generate(ids, logits_processor=[_processor(model)], **options)
+    assert given.tolist() == decoding.generate(model, ids, **options, **SEARCH).tolist()
+
+
+def test_one_processor_serves_one_call_after_another() -> None:
+    model = tiny_model("llama")
+    processor = _processor(model)
+    for seed, length in ((1, 8), (2, 8), (1, 8), (3, 5)):
+        ids = _ids(1, length, seed=seed)
+        given = model.generate(ids, logits_processor=[processor], max_new_tokens=7, do_sample=False)
+        assert given.tolist() == decoding.generate(model, ids, max_new_tokens=7, **SEARCH).tolist()
+
+
+def test_a_token_that_somebody_else_chose_is_followed() -> None:
+    """A processor behind it may force any token; the next scores must be those of the text as it then is."""
+    model, ids = tiny_model("llama"), _ids(1, 8)
+    processor = _processor(model)
+    processor(ids, model(ids).logits[:, -1].detach())
+    forced = next(token for token in range(3, VOCAB) if token not in _scores(model, ids[0].tolist()))
+    text = torch.cat([ids, torch.tensor([[forced]])], dim=1)
+    scores = processor(text, model(text).logits[:, -1].detach())[0]
+    expected = _scores(model, text[0].tolist())
+    torch.testing.assert_close(scores[list(expected)], torch.tensor(list(expected.values())), atol=1e-5, rtol=1e-4)
+
+
+def test_padding_that_cannot_be_told_from_text_is_asked_for() -> None:
+    model = tiny_model("llama")
+    model.generation_config.eos_token_id = 0
+    ids = torch.tensor([[0, 0, 5, 6]])
+    with pytest.raises(InputError, match="pass attention_mask"):
+        model.generate(ids, logits_processor=[_processor(model)], attention_mask=torch.ones_like(ids), max_new_tokens=2)
+    mask = (ids != 0).long()
+    processor = _processor(model, attention_mask=mask)
+    model.generate(ids, logits_processor=[processor], attention_mask=mask, max_new_tokens=2)
+
+
+def test_bad_hyper_parameters_are_refused_when_it_is_made() -> None:
+    with pytest.raises(OptionError, match="top_k=999"):
+        ContrastiveSearchLogitsProcessor(tiny_model("llama"), top_k=999)
+    with pytest.raises(OptionError, match="penalty_alpha=2"):
+        ContrastiveSearchLogitsProcessor(tiny_model("llama"), penalty_alpha=2)
+    assert ContrastiveSearch().logits_processor(tiny_model("llama")).supports_continuous_batching is False

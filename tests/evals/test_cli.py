@@ -1,0 +1,150 @@
+"""``decoding compare`` and ``decoding demo``."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from decoding.cli_generate import Continuation
+from decoding.evals import miniature
+from decoding.evals.cli import main
+from decoding.evals.compare import Comparison, Figures, repeated_words, show_texts
+from decoding.evals.demo import verdict
+from decoding.evals.metrics import repetition
+from decoding.registry import named
+
+EMBEDDED = (miniature.folder("expert") / "config.json").is_file()
+STORIES = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories3M"
+
+
+@pytest.fixture(scope="module")
+def model():
+    if EMBEDDED:
+        return "expert"
+    if STORIES.is_dir():
+        return str(STORIES)
+    pytest.skip("neither the embedded expert nor a trained test model is here")
+
+
+def test_compare_writes_and_prints_the_same(model, tmp_path, capfd):
+    code = main(
+        ["compare", "--model", model, "--prompt", "Tom had a", "--prompt", "One day she", "--max-new-tokens", "12",
+         "--strategy", "greedy", "--strategy", "contrastive-search:top_k=3", "--json", "--output", str(tmp_path)]
+    )  # fmt: skip
+    out, err = capfd.readouterr()
+    assert (code, err) == (0, "")
+    result = json.loads(out)
+    assert result == json.loads((tmp_path / "compare.json").read_text())
+    assert [each["label"] for each in result["strategies"]] == [
+        "greedy",
+        "contrastive-search(penalty_alpha=0.6, top_k=3)",
+    ]
+    for strategy in result["strategies"]:
+        texts = [each["continuation"] for each in strategy["continuations"]]
+        assert len(texts) == 2
+        assert strategy["figures"]["rep_2"] == repetition(texts, 2)
+        assert strategy["figures"]["ms_per_token"] > 0
+    markdown = (tmp_path / "compare.md").read_text()
+    assert "## Tom had a" in markdown
+    assert "| greedy |" in markdown
+
+
+def test_compare_in_a_pipe_keeps_to_80_columns_and_has_no_colours(model, tmp_path, capfd):
+    file = tmp_path / "prompts.txt"
+    file.write_text("Tom had a\n\nOne day she\n")
+    assert main(["compare", "--model", model, "--prompts", str(file), "--max-new-tokens", "40"]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert "\x1b" not in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "prompt 2" in out
+    assert "diversity" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompt", "Tom", "--strategy", "gredy"], "did you mean greedy?"),
+        (["--prompt", "Tom", "--strategy", "greedy", "--strategy", "greedy"], "given twice"),
+        (["--prompts", "absent.txt"], "cannot be read"),
+        (["--prompt", ""], "the prompt is empty"),
+        (["--prompt", "Tom", "--strategy", "contrastive-search:top_k=99999"], "vocabulary"),
+        (["--prompt", "Tom", "--prompt", "word " * 2000], "context"),
+        (["--prompt", "Tom", "--model", "./absent"], "no such folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(model, arguments, message, capfd):
+    chosen = [] if "--model" in arguments else ["--model", model]
+    assert main(["compare", *chosen, *arguments]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert message in err
+
+
+@pytest.mark.skipif(not EMBEDDED, reason="the embedded expert has not been trained here")
+def test_the_demo_shows_three_strategies_and_what_came_out(tmp_path, capfd):
+    assert main(["demo", "--max-new-tokens", "60", "--output", str(tmp_path)]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert max(map(len, out.splitlines())) <= 80
+    record = json.loads((tmp_path / "demo.json").read_text())
+    assert [each["strategy"] for each in record["strategies"]] == ["greedy", "sampling", "contrastive-search"]
+    assert " ".join(record["verdict"].split()) in " ".join(out.split())
+    assert main(["demo", "--max-new-tokens", "60", "--json"]) == 0
+    again = json.loads(capfd.readouterr().out)
+    texts = [[each["continuation"] for each in one["continuations"]] for one in record["strategies"]]
+    assert texts == [[each["continuation"] for each in one["continuations"]] for one in again["strategies"]]
+
+
+@pytest.mark.skipif(not EMBEDDED, reason="the embedded expert has not been trained here")
+def test_the_embedded_models_are_built_in(capfd):
+    for name in ("expert", "amateur"):
+        assert main(["doctor", "--model", name, "--json"]) == 0
+        assert json.loads(capfd.readouterr().out)["model"] == name
+    assert main(["generate", "--prompt", "Tom had a", "--max-new-tokens", "5"]) == 0
+    assert capfd.readouterr().out.startswith("Tom had a")
+
+
+def comparison(greedy, contrastive, text="a"):
+    made = [[Continuation("p", text, text, 1, 1.0)]] * 2
+    figures = [Figures(*greedy, 1.0, 2.0), Figures(*contrastive, 1.0, 3.0)]
+    return Comparison("m", 0, ["p"], [named("greedy"), named("contrastive-search")], made, figures)
+
+
+@pytest.mark.parametrize(
+    ("greedy", "contrastive", "said"),
+    [
+        ((9, 50, 9, 10), (1, 2, 1, 90), r"repeats fewer .*\(2.0% against 50.0%"),
+        ((9, 5, 9, 10), (9, 5, 9, 10), "as many"),
+        ((1, 2, 1, 90), (9, 50, 9, 10), r"repeats more .*\(50.0% against 2.0%"),
+        ((1, 5, 1, 90), (9, 4, 9, 80), "yet its diversity is not higher"),
+    ],
+)
+def test_the_verdict_says_what_came_out(greedy, contrastive, said):
+    sentence = verdict(comparison(greedy, contrastive))
+    assert re.search(said, sentence)
+    assert "1.50 times" in sentence
+
+
+def test_words_of_a_phrase_that_stood_there_before_are_repeated():
+    words = list("abcdxabcdyab")
+    assert [w for w, again in zip(words, repeated_words(words), strict=True) if again] == ["a", "b", "c", "d"]
+    assert repeated_words(["a", "b"]) == [False, False]
+
+
+def test_repeats_are_marked_on_a_terminal_only(capfd):
+    shown = comparison((0, 0, 0, 0), (0, 0, 0, 0), "a b c d a b c d")
+    terminal = Console(force_terminal=True, width=80, highlight=False, color_system="standard", _environ={})
+    show_texts(terminal, shown)
+    assert "\x1b[2;4m" in capfd.readouterr().out
+    show_texts(Console(force_terminal=False, width=80), shown)
+    assert "\x1b" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["compare", "demo"])
+def test_help_has_an_example(command, capfd):
+    assert main([command, "--help"]) == 0
+    assert "Example: decoding" in capfd.readouterr().out
