@@ -3,9 +3,10 @@
     python benchmarks/contrastive_search.py [--peer-python PATH]
 
 Each method runs in a process of its own that holds one random-weight Llama (8 layers x 512, vocabulary 32k); the
-processes take turns, so that a change of the machine's speed meets all of them. Time per token is that of decoding (prompt and
-first token left out); peak memory is the process's. Medians over the repeats, and ratios pair by pair, go to a table and a CSV
-file.
+processes take turns, so that a change of the machine's speed meets all of them. Time per token is that of decoding
+(prompt and first token left out). Peak memory is that of one call in a fresh process whose allocator gives large blocks
+back at once, so that it is what the method asked for and not what the allocator kept. Medians over the repeats, and
+ratios pair by pair, go to a table and a CSV file.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ GREEDY, OURS = "greedy (transformers)", "contrastive search (ours)"
 PEER_GREEDY, PEER = "greedy (peer)", "contrastive search (peer)"
 COLUMNS = [
     "method", "batch", "context", "new_tokens", "k", "ms_per_token_p20", "ms_per_token_p50", "ms_per_token_p80",
-    "ratio_to_greedy", "whole_call_s", "peak_memory_mb", "memory_ratio_to_greedy", "repeats", "dtype", "device", "threads",
-    "torch", "transformers", "python",
+    "ratio_to_greedy", "whole_call_s", "peak_memory_mb", "memory_ratio_to_greedy", "repeats", "dtype", "device",
+    "threads", "torch", "transformers", "python",
 ]  # fmt: skip
 
 
@@ -82,7 +83,13 @@ def compare(batch: int, context: int, options: argparse.Namespace) -> list[dict[
             result = worker.run()
             if repeat > 0:  # the first turn warms up
                 runs[method].append(result)
-    facts = {method: worker.stop() for method, worker in workers.items()}
+    for worker in workers.values():
+        worker.stop()
+    facts = {}
+    for method, python in methods.items():
+        worker = Worker(method, python, batch, context, options, {"MALLOC_MMAP_THRESHOLD_": str(2**20)})
+        worker.run()
+        facts[method] = worker.stop()
     if options.peer_python and runs[OURS][0]["tokens"] != runs[PEER][0]["tokens"]:
         print(f"note: tokens of {OURS} and {PEER} differ at batch {batch}, context {context}")
     return report(batch, context, runs, facts, options)
@@ -91,7 +98,15 @@ def compare(batch: int, context: int, options: argparse.Namespace) -> list[dict[
 class Worker:
     """A process that runs one method each time it is asked."""
 
-    def __init__(self, method: str, python: str, batch: int, context: int, options: argparse.Namespace) -> None:
+    def __init__(
+        self,
+        method: str,
+        python: str,
+        batch: int,
+        context: int,
+        options: argparse.Namespace,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         task = {"method": method, "batch": batch, "context": context}
         passed = [
             f"--{name}={getattr(options, name.replace('-', '_'))}"
@@ -102,7 +117,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "TRANSFORMERS_VERBOSITY": "error"},
+            env={**os.environ, "TRANSFORMERS_VERBOSITY": "error", **(environment or {})},
         )
         self._answer()  # ready
 
@@ -139,15 +154,13 @@ def report(
     options: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     """Print the table of one size; its CSV rows."""
-    print(
-        f"\nbatch {batch}, context {context}, {options.new_tokens} new tokens, k = {options.k}, medians of {options.repeats}"
-    )
+    print(f"\nbatch {batch}, context {context}, {options.new_tokens} new tokens, k = {options.k}")
     print(f"{'':28}{'ms/token':>10}{'x greedy':>10}{'peak MB':>10}{'x greedy':>10}")
     rows = []
     for method, results in runs.items():
         times = [result["ms_per_token"] for result in results]
         low, median, high = (quantile(times, q) for q in (0.2, 0.5, 0.8))
-        ratio = statistics.median(r["ms_per_token"] / g["ms_per_token"] for r, g in zip(results, runs[GREEDY], strict=True))
+        ratio = paired_ratio(results, runs[GREEDY])
         memory = facts[method]["peak_memory_mb"]
         memory_ratio = memory / facts[GREEDY]["peak_memory_mb"]
         print(f"{method:28}{median:10.2f}{ratio:10.2f}{memory:10.0f}{memory_ratio:10.2f}")
@@ -168,12 +181,17 @@ def report(
                 "repeats": options.repeats,
                 "dtype": options.dtype,
                 **{name: facts[method][name] for name in ("device", "threads", "torch", "transformers", "python")},
-            }  # fmt: skip
-        )
+            }
+        )  # fmt: skip
     if PEER in runs:
-        faster = statistics.median(p["ms_per_token"] / o["ms_per_token"] for p, o in zip(runs[PEER], runs[OURS], strict=True))
-        print(f"ours is {faster:.2f} times as fast as the peer's contrastive search")
+        print(f"ours is {paired_ratio(runs[PEER], runs[OURS]):.2f} times as fast as the peer's contrastive search")
     return rows
+
+
+def paired_ratio(results: list[dict[str, Any]], others: list[dict[str, Any]]) -> float:
+    """The median over the repeats of time against time of the same turn."""
+    pairs = zip(results, others, strict=True)
+    return statistics.median(one["ms_per_token"] / other["ms_per_token"] for one, other in pairs)
 
 
 def quantile(values: list[float], q: float) -> float:

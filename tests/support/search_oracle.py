@@ -1,4 +1,4 @@
-"""Contrastive search by full recomputation: every candidate reads the whole text again, in float64, no cache, no batch."""
+"""Contrastive search by full recomputation: each candidate reads the whole text, in float64, no cache, no batch."""
 
 from __future__ import annotations
 

@@ -1,0 +1,41 @@
+"""The console script: the commands of ``decoding.cli``, those that evaluate, and the models that are built in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from decoding.cli import app, run
+from decoding.evals.compare import compare_command
+from decoding.evals.demo import demo_command
+from decoding.loading import BUILT_IN
+
+__all__ = ["main"]
+
+
+def _miniature(name: str) -> Any:
+    def load(dtype: torch.dtype) -> tuple[Any, Any]:
+        from decoding.evals import miniature
+
+        if not (miniature.folder(name) / "config.json").is_file():
+            raise FileNotFoundError(f"its folder {miniature.folder(name)} holds no model")
+        return miniature.load(name, dtype=dtype)
+
+    return load
+
+
+BUILT_IN.update({name: _miniature(name) for name in ("expert", "amateur")})
+app.command("compare")(compare_command)
+app.command("demo")(demo_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the ``decoding`` command line on ``arguments`` (those of the process by default); returns the exit code."""
+    return run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

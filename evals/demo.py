@@ -1,0 +1,83 @@
+"""``decoding demo``: what contrastive search is for, seen in a minute on the embedded model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import torch
+import typer
+
+from decoding.cli_options import Json, Output, Seed, as_json, console, writable, write_files
+from decoding.evals import miniature
+from decoding.evals.compare import DEFAULT_STRATEGIES, Comparison, Figures, compare, show_figures, show_texts
+from decoding.loading import load
+from decoding.registry import named
+
+__all__ = ["demo_command", "verdict"]
+
+PROMPTS = 3
+
+
+def demo_command(
+    max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many new tokens a text.")] = 100,
+    seed: Seed = 0,
+    json: Json = False,
+    output: Output = None,
+) -> None:
+    """Greedy search, sampling and contrastive search side by side on the embedded model; no download, under a minute.
+
+    Example: decoding demo
+    """
+    writable(output)
+    model, tokenizer = load("expert", device="cpu")
+    choices = [named(name) for name in DEFAULT_STRATEGIES]
+    prompts = miniature.prompts()[:PROMPTS]
+    with _one_thread():
+        result = compare("expert", model, tokenizer, choices, prompts, max_new_tokens=max_new_tokens, seed=seed)
+    sentence = verdict(result)
+    record = as_json({**result.as_dict(), "verdict": sentence}, indent=2)
+    write_files(output, {"demo.json": record + "\n", "demo.md": f"{result.as_markdown()}\n{sentence}\n"})
+    if json:
+        print(record)
+        return
+    out = console()
+    show_texts(out, result)
+    if out.is_terminal:
+        out.print("Dim and underlined: phrases of four or more words that stood in the text before.\n", style="dim")
+    show_figures(out, result)
+    out.print()
+    out.print(sentence, markup=False)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """At 2 million parameters a second thread gains nothing, and on a busy machine threads wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def verdict(result: Comparison) -> str:
+    """One sentence that says what the figures show of contrastive search against greedy search, whichever is ahead."""
+    figures: dict[str, Figures] = {
+        choice.name: each for choice, each in zip(result.choices, result.figures, strict=True)
+    }
+    greedy, contrastive = figures["greedy"], figures["contrastive-search"]
+    cost = contrastive.ms_per_token / greedy.ms_per_token
+    time = f"at {cost:.2f} times greedy's time per token"
+    shares = f"{contrastive.rep_3:.1f}% against {greedy.rep_3:.1f}%"
+    if contrastive.rep_3 < greedy.rep_3 and contrastive.diversity > greedy.diversity:
+        return f"Contrastive search repeats fewer three-word phrases than greedy search ({shares}), {time}."
+    if contrastive.rep_3 == greedy.rep_3:
+        return f"Here contrastive search repeats as many three-word phrases as greedy search ({shares}), {time}."
+    if contrastive.rep_3 < greedy.rep_3:
+        return (
+            f"Contrastive search repeats fewer three-word phrases than greedy search ({shares}), yet its diversity "
+            f"is not higher ({contrastive.diversity:.1f}% against {greedy.diversity:.1f}%), {time}."
+        )
+    return f"Here contrastive search repeats more three-word phrases than greedy search ({shares}), {time}."
