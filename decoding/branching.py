@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ class Branching:
 
 FORKED_BY_CONSTRUCTION = "encoder-decoder models take positions from the cache length"
 
+_checking = threading.RLock()
 _checked: weakref.WeakKeyDictionary[Any, dict[tuple[object, ...], Branching]] = weakref.WeakKeyDictionary()
 
 
@@ -52,15 +54,16 @@ def branching_of(model: Any) -> Branching:
     config = model.config.get_text_config(decoder=True)
     key = (getattr(config, "_attn_implementation", None), model.dtype, str(model.device))
     per_model = _checked.setdefault(model, {})
-    if key not in per_model:
-        # The check itself opens streams on this model; they must not check again.
-        per_model[key] = Branching(False, "being checked")
-        try:
-            per_model[key] = _check(model)
-        except BaseException:
-            del per_model[key]
-            raise
-    return per_model[key]
+    with _checking:
+        if key not in per_model:
+            # The check itself opens streams on this model; they must not check again.
+            per_model[key] = Branching(False, "being checked")
+            try:
+                per_model[key] = _check(model)
+            except BaseException:
+                del per_model[key]
+                raise
+        return per_model[key]
 
 
 def _check(model: Any) -> Branching:

@@ -84,7 +84,8 @@ class StrategyLogitsProcessor(LogitsProcessor):
             inputs["input_ids"] = input_ids
             check_inputs(self.model, input_ids, inputs)
         prepared, model_kwargs, config = Stream.prepare(self.model, **inputs)
-        return self.strategy.session(self.model, prepared, model_kwargs, config)
+        # Restorable: another processor may force a token that is no candidate.
+        return self.strategy.session(self.model, prepared, model_kwargs, config, restorable=True)
 
     def _per_row(self, value: Any, rows: int) -> Any:
         """Repeat what was given per prompt for the beams or return sequences of each."""

@@ -67,6 +67,7 @@ class Stream:
         self.restorable = restorable
         self.batch = input_ids.shape[0]
         self._pending: Shared | Forked | None = None
+        self._fork: Forked | None = None
         make_room_to_look_ahead(model_kwargs.get("past_key_values"), model)
         positions = model_kwargs.get("position_ids")
         if positions is not None and positions.dim() == 2 and positions.shape[0] == 1:
@@ -84,7 +85,6 @@ class Stream:
             )
         grow_in_place(self.cache)
         self.branching: Branching = branching_of(model)
-        self._fork: Forked | None = None
 
     @classmethod
     def open(cls, model: Any, restorable: bool = False, **inputs: Any) -> Stream:
@@ -189,8 +189,7 @@ class Stream:
             if self.kwargs.get(name) is not None and not (self._encoder_decoder and name == "attention_mask"):
                 self.kwargs[name] = self.kwargs[name][..., :-excess]
 
-    # --- what strategies ask beside the verbs
-    # --------------------------------------------------------------------------
+    # --- what strategies ask beside the verbs ----------------------------------------------------------------------
 
     @torch.no_grad()
     def logits(self, reading: Reading) -> Tensor:
@@ -239,8 +238,7 @@ class Stream:
         self.input_ids = self.input_ids[rows]
         self.kwargs = reordered(self.kwargs, rows)
 
-    # --- for the two ways of branching
-    # ---------------------------------------------------------------------------------
+    # --- for the two ways of branching ------------------------------------------------------------------------------
 
     def grown_kwargs(self, n: int) -> dict[str, Any]:
         """The model's keyword arguments once n more tokens are read: masks and positions are longer."""
@@ -259,10 +257,8 @@ class Stream:
                 inputs.pop("logits_to_keep", None)
             with captured_outputs(self.anatomy.backbone) as seen:
                 output = self.model(**inputs, return_dict=True)
-            hidden, logits = (
-                seen[-1].last_hidden_state,
-                output.logits if every_logit else output.logits[:, -1],
-            )
+            hidden = seen[-1].last_hidden_state
+            logits = output.logits if every_logit else output.logits[:, -1]
         self._take_cache(output)
         return Reading(hidden, logits, *recorded(output))
 

@@ -120,9 +120,10 @@ def test_one_processor_serves_one_call_after_another() -> None:
         assert given.tolist() == decoding.generate(model, ids, max_new_tokens=7, **SEARCH).tolist()
 
 
-def test_a_token_that_somebody_else_chose_is_followed() -> None:
+@pytest.mark.parametrize("name", ["llama", "mistral-sliding", "bloom", "mamba"])
+def test_a_token_that_somebody_else_chose_is_followed(name: str) -> None:
     """A processor behind it may force any token; the next scores must be those of the text as it then is."""
-    model, ids = tiny_model("llama"), _ids(1, 8)
+    model, ids = tiny_model(name), _ids(1, 8)
     processor = _processor(model)
     processor(ids, model(ids).logits[:, -1].detach())
     forced = next(token for token in range(3, VOCAB) if token not in _scores(model, ids[0].tolist()))
