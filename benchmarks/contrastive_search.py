@@ -28,8 +28,8 @@ GREEDY, OURS = "greedy (transformers)", "contrastive search (ours)"
 PEER_GREEDY, PEER = "greedy (peer)", "contrastive search (peer)"
 COLUMNS = [
     "method", "batch", "context", "new_tokens", "k", "ms_per_token_p20", "ms_per_token_p50", "ms_per_token_p80",
-    "ratio_to_greedy", "whole_call_s", "peak_memory_mb", "memory_ratio_to_greedy", "repeats", "dtype", "device",
-    "threads", "torch", "transformers", "python",
+    "ratio_to_greedy", "whole_call_s", "peak_memory_mb", "memory_ratio_to_greedy", "repeats", "kv_heads", "dtype",
+    "device", "threads", "torch", "transformers", "python",
 ]  # fmt: skip
 
 
@@ -64,6 +64,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--kv-heads", type=int, default=8, help="key heads; fewer than width / 64 is grouped-query")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "contrastive_search.csv")
@@ -110,7 +111,7 @@ class Worker:
         task = {"method": method, "batch": batch, "context": context}
         passed = [
             f"--{name}={getattr(options, name.replace('-', '_'))}"
-            for name in ("k", "layers", "width", "device", "dtype")
+            for name in ("k", "layers", "width", "kv-heads", "device", "dtype")
         ]
         self.process = subprocess.Popen(
             [python, __file__, "--worker", json.dumps(task), f"--new-tokens={options.new_tokens}", *passed],
@@ -178,7 +179,7 @@ def report(
                 "peak_memory_mb": f"{memory:.0f}",
                 "whole_call_s": f"{statistics.median(r['call_s'] for r in results):.3f}",
                 "memory_ratio_to_greedy": f"{memory_ratio:.3f}",
-                "repeats": options.repeats,
+                "repeats": options.repeats, "kv_heads": options.kv_heads,
                 "dtype": options.dtype,
                 **{name: facts[method][name] for name in ("device", "threads", "torch", "transformers", "python")},
             }
@@ -214,7 +215,7 @@ def work(options: argparse.Namespace) -> None:
     width = options.width
     config = LlamaConfig(
         vocab_size=32000, hidden_size=width, intermediate_size=width * 11 // 4, num_hidden_layers=options.layers,
-        num_attention_heads=width // 64, max_position_embeddings=65536,
+        num_attention_heads=width // 64, num_key_value_heads=options.kv_heads, max_position_embeddings=65536,
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval().to(device=options.device, dtype=getattr(torch, options.dtype))
     model.generation_config.eos_token_id = None

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DummyLayer
 
+from decoding.attention import grouped_heads
 from decoding.cache import is_sliding, layers_of, self_attention_cache
 from decoding.reading import Reading, picked, reordered
 
@@ -42,7 +43,8 @@ class Shared:
         inputs["position_ids"] = positions.repeat(*[1] * (positions.dim() - 1), branches)
         inputs["attention_mask"] = self._masks(layers, branches, n)
         # hidden is (batch, branches·n, dim), logits (batch, branches·n, vocab) where the head cannot be applied apart
-        self.flat = stream.run(inputs, every_logit=True)
+        with grouped_heads():
+            self.flat = stream.run(inputs, every_logit=True)
         self.reading = copy.copy(self.flat)
         self.reading.hidden = self.flat.hidden.unflatten(1, (branches, n))
         self.reading.logits = None

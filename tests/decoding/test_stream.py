@@ -140,6 +140,19 @@ def test_a_shared_branch_copies_no_prefix() -> None:
     assert [layer.keys.data_ptr() for layer in stream.cache.layers] == before
 
 
+def test_grouped_query_heads_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    attend, heads = torch.nn.functional.scaled_dot_product_attention, []
+
+    def watched(query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        heads.append(key.shape[1])
+        return attend(query, key, *args, **kwargs)
+
+    stream, _ = _open(tiny_model("llama"), shared=True)  # 4 query heads, 2 key heads
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    stream.branch(_ids(2, 4))
+    assert heads == [2, 2, 2]
+
+
 def test_only_the_kept_hidden_state_goes_through_the_head() -> None:
     model = tiny_model("llama")
     stream, _ = _open(model, shared=True)
