@@ -28,8 +28,8 @@ GREEDY, OURS = "greedy (transformers)", "contrastive search (ours)"
 PEER_GREEDY, PEER = "greedy (peer)", "contrastive search (peer)"
 COLUMNS = [
     "method", "batch", "context", "new_tokens", "k", "ms_per_token_p20", "ms_per_token_p50", "ms_per_token_p80",
-    "ratio_to_greedy", "whole_call_s", "peak_memory_mb", "memory_ratio_to_greedy", "repeats", "kv_heads", "dtype",
-    "device", "threads", "torch", "transformers", "python",
+    "ratio_to_greedy", "whole_call_s", "peak_memory_mb", "memory_ratio_to_greedy", "repeats", "kv_heads",
+    "dtype", "device", "threads", "torch", "transformers", "python",
 ]  # fmt: skip
 
 

@@ -1,8 +1,9 @@
 """Attention of branches in grouped-query models, without a copy of keys and values.
 
 With a mask and more than one query token, transformers' ``sdpa`` attention repeats keys and values once per query
-head of each group: for branches that would copy the whole cache at each token. The heads of a group can as well stand side
-by side as more query tokens of their one key head: same numbers, nothing copied. (transformers does this itself for one token.)
+head of each group: for branches that would copy the whole cache at each token. The heads of a group can as well stand
+side by side as more query tokens of their one key head: same numbers, nothing copied. (transformers does so itself for
+one token.)
 """
 
 from __future__ import annotations
