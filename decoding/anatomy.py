@@ -22,7 +22,7 @@ from decoding.errors import ModelError
 
 __all__ = ["Anatomy", "anatomy", "captured_outputs", "relative_error", "tolerance"]
 
-HeadRecipe = Callable[[nn.Module, Any, nn.Module, Tensor], Tensor]
+HeadRecipe = Callable[[Any, nn.Module, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Anatomy:
         """Logits (..., vocab) of hidden states (..., dim) that the final norm has seen; needs ``recipe``."""
         if self.recipe is None:
             raise ModelError(f"{type(model).__name__}: no way from hidden states to its logits is known")
-        return HEAD_RECIPES[self.recipe](self.head, model.config.get_text_config(decoder=True), model, hidden)
+        return HEAD_RECIPES[self.recipe](model, self.head, hidden)
 
 
 _found: weakref.WeakKeyDictionary[nn.Module, dict[tuple[object, ...], Anatomy]] = weakref.WeakKeyDictionary()
@@ -183,33 +183,37 @@ def captured_outputs(module: nn.Module) -> Iterator[list[Any]]:
 # --- from hidden states to logits ------------------------------------------------------------------------------------
 
 
-def _plain(head: nn.Module, config: Any, model: Any, hidden: Tensor) -> Tensor:
+def _plain(model: Any, head: nn.Module, hidden: Tensor) -> Tensor:
     return head(hidden)
 
 
-def _softcapped(head: nn.Module, config: Any, model: Any, hidden: Tensor) -> Tensor:
-    cap = config.final_logit_softcapping  # Gemma 2
+def _softcapped(model: Any, head: nn.Module, hidden: Tensor) -> Tensor:
+    cap = _text_config(model).final_logit_softcapping  # Gemma 2
     return torch.tanh(head(hidden) / cap) * cap
 
 
-def _multiplied(head: nn.Module, config: Any, model: Any, hidden: Tensor) -> Tensor:
-    return head(hidden) * config.logit_scale  # Cohere
+def _multiplied(model: Any, head: nn.Module, hidden: Tensor) -> Tensor:
+    return head(hidden) * _text_config(model).logit_scale  # Cohere
 
 
-def _divided(head: nn.Module, config: Any, model: Any, hidden: Tensor) -> Tensor:
-    return head(hidden) / config.logits_scaling  # Granite
+def _divided(model: Any, head: nn.Module, hidden: Tensor) -> Tensor:
+    return head(hidden) / _text_config(model).logits_scaling  # Granite
 
 
-def _lm_head_multiplied(head: nn.Module, config: Any, model: Any, hidden: Tensor) -> Tensor:
-    return head(hidden) * config.lm_head_multiplier  # Falcon-H1
+def _lm_head_multiplied(model: Any, head: nn.Module, hidden: Tensor) -> Tensor:
+    return head(hidden) * _text_config(model).lm_head_multiplier  # Falcon-H1
 
 
-def _biased(head: nn.Module, config: Any, model: Any, hidden: Tensor) -> Tensor:
+def _biased(model: Any, head: nn.Module, hidden: Tensor) -> Tensor:
     return head(hidden) + model.final_logits_bias  # BART, Marian, Pegasus
 
 
-def _input_scaled(head: nn.Module, config: Any, model: Any, hidden: Tensor) -> Tensor:
-    return head(hidden * config.d_model**-0.5)  # T5 with tied embeddings
+def _input_scaled(model: Any, head: nn.Module, hidden: Tensor) -> Tensor:
+    return head(hidden * _text_config(model).d_model ** -0.5)  # T5 with tied embeddings
+
+
+def _text_config(model: Any) -> Any:
+    return model.config.get_text_config(decoder=True)
 
 
 # The ways in which transformers' models treat logits around the head. The first that gives the model's own logits is
@@ -226,10 +230,9 @@ HEAD_RECIPES: dict[str, HeadRecipe] = {
 
 
 def _matching_recipe(model: Any, head: nn.Module, hidden: Tensor, logits: Tensor) -> str | None:
-    config = model.config.get_text_config(decoder=True)
     for name, recipe in HEAD_RECIPES.items():
         try:
-            rebuilt = recipe(head, config, model, hidden)
+            rebuilt = recipe(model, head, hidden)
         except (AttributeError, TypeError, RuntimeError):
             continue  # the model has no such scale, or the head has another width
         if relative_error(rebuilt, logits) < tolerance(model.dtype):

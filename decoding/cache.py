@@ -56,20 +56,21 @@ class GrowingLayer(DynamicLayer):
             return super().update(key_states, value_states, *args, **kwargs)  # autograd needs what came before intact
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        length = self.get_seq_length()
-        end = length + key_states.shape[-2]
-        keys, values = self._room_for(end, key_states, value_states)
-        keys[:, :, length:end] = key_states
-        values[:, :, length:end] = value_states
-        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+        length, new = self.get_seq_length(), key_states.shape[-2]
+        keys, values = self._room_for(length + new, key_states, value_states)
+        keys.narrow(2, length, new).copy_(key_states)
+        values.narrow(2, length, new).copy_(value_states)
+        self.keys, self.values = keys.narrow(2, 0, length + new), values.narrow(2, 0, length + new)
         return self.keys, self.values
 
-    def reserve(self, length: int) -> None:
-        """Make room for ``length`` tokens now, so that reaching them copies nothing."""
-        if self.is_initialized and self.get_seq_length() > 0:
-            used = self.get_seq_length()
-            keys, values = self._room_for(length, self.keys, self.values)
-            self.keys, self.values = keys[:, :, :used], values[:, :, :used]
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last ``-tokens_to_remove`` tokens; what was written stays until it is overwritten."""
+        length = self.get_seq_length()
+        if tokens_to_remove > 0 or -tokens_to_remove >= length:
+            super().crop(tokens_to_remove)
+        else:
+            self.keys = self.keys.narrow(2, 0, length + tokens_to_remove)
+            self.values = self.values.narrow(2, 0, length + tokens_to_remove)
 
     def reset(self) -> None:
         """Forget everything, storage included."""

@@ -7,6 +7,7 @@ prefix's keys and values are never copied.
 from __future__ import annotations
 
 import copy
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,11 +36,9 @@ class Shared:
             if is_sliding(layer):
                 layer.record_past = True  # else the window would drop prefix entries for the sake of losing branches
         self.kwargs = stream.grown_kwargs(n)
-        inputs = stream.model.prepare_inputs_for_generation(
-            torch.cat([stream.input_ids, tokens[:, 0]], dim=1), next_sequence_length=n, **self.kwargs
-        )
+        inputs = self._inputs(n)
+        positions = self.kwargs["position_ids"][..., -n:]  # (batch, n), or (axes, batch, n)
         inputs["input_ids"] = tokens.reshape(batch, branches * n)
-        positions = inputs["position_ids"]  # (batch or 1, n), or (axes, batch, n)
         inputs["position_ids"] = positions.repeat(*[1] * (positions.dim() - 1), branches)
         inputs["attention_mask"] = self._masks(layers, branches, n)
         # hidden is (batch, branches·n, dim), logits (batch, branches·n, vocab) where the head cannot be applied apart
@@ -49,8 +48,21 @@ class Shared:
         self.reading.hidden = self.flat.hidden.unflatten(1, (branches, n))
         self.reading.logits = None
 
+    def _inputs(self, n: int) -> dict[str, Any]:
+        """What the model's forward is given beside tokens, positions and mask."""
+        stream = self.stream
+        if stream.constant_inputs is not None:
+            return dict(stream.constant_inputs)
+        ids = torch.cat([stream.input_ids, self.tokens[:, 0]], dim=1)
+        inputs = stream.model.prepare_inputs_for_generation(ids, next_sequence_length=n, **self.kwargs)
+        rest = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
+        rest.pop("position_ids")
+        if not any(isinstance(value, Tensor) for value in rest.values()):
+            stream.constant_inputs = rest  # the same at each step; preparing them anew costs a percent of one
+        return dict(rest)
+
     def _masks(self, layers: list[Any], branches: int, n: int) -> Tensor | dict[str, Tensor]:
-        model, prefix = self.stream.model, self.stream.padding_mask
+        prefix, like = self.stream.padding_mask, self.stream.prompt.hidden
         by_layer: dict[int | None, Tensor] = {}
         for layer in layers:
             window = layer.sliding_window if is_sliding(layer) else None
@@ -64,12 +76,12 @@ class Shared:
                     prefix,
                     offset,
                     window,
-                    model.dtype,
-                    model.device,
+                    like.dtype,
+                    like.device,
                 )
         if len(by_layer) == 1:
             return next(iter(by_layer.values()))
-        types = model.config.get_text_config(decoder=True).layer_types
+        types = self.stream.model.config.get_text_config(decoder=True).layer_types
         return {
             name: by_layer[layer.sliding_window if is_sliding(layer) else None]
             for name, layer in zip(types, layers, strict=False)
@@ -79,12 +91,17 @@ class Shared:
         """Move the kept branch's keys and values to the end of the prefix; drop the rest."""
         _, branches, n = self.tokens.shape
         slots = branch[:, None] * n + torch.arange(n, device=branch.device)  # (batch, n) among the branches' slots
-        if branches > 1:
-            for layer in layers_of(self.stream.cache):
-                if not isinstance(layer, DummyLayer) and layer.is_initialized:
-                    _move_to_front(layer.keys[:, :, -branches * n :], slots)
-                    _move_to_front(layer.values[:, :, -branches * n :], slots)
-                    layer.crop(-(branches - 1) * n)
+        # Asking for the winners would wait for a GPU; on a CPU it halves the time of the move.
+        winners = branch.tolist() if branch.device.type == "cpu" else None
+        for layer in layers_of(self.stream.cache) if branches > 1 else ():
+            if not isinstance(layer, DummyLayer) and layer.is_initialized:
+                for entries in (layer.keys, layer.values):
+                    looked_at = entries.narrow(2, entries.shape[2] - branches * n, branches * n)
+                    if winners is None:
+                        _gather_to_front(looked_at, slots)
+                    else:
+                        _move_to_front(looked_at, winners, n)
+                layer.crop(-(branches - 1) * n)
         return self._selected(slots)
 
     def drop(self) -> None:
@@ -113,8 +130,15 @@ class Shared:
         return kept
 
 
-def _move_to_front(entries: Tensor, slots: Tensor) -> None:
-    """Write the entries (batch, heads, branches·n, dim) at ``slots`` (batch, n) over the first n, in place."""
+def _move_to_front(entries: Tensor, winners: list[int], n: int) -> None:
+    """Write the n entries of each row's winner, of (batch, heads, branches·n, dim), over the first n, in place."""
+    for row, winner in enumerate(winners):
+        if winner > 0:
+            entries[row].narrow(1, 0, n).copy_(entries[row].narrow(1, winner * n, n))
+
+
+def _gather_to_front(entries: Tensor, slots: Tensor) -> None:
+    """The same in one gather for all rows, (batch, n) the slots of each row's winner."""
     index = slots[:, None, :, None].expand(-1, entries.shape[1], -1, entries.shape[3])
     entries[:, :, : slots.shape[1]] = entries.gather(2, index)
 
@@ -152,17 +176,25 @@ def branch_mask(
         dtype: float dtype of the mask. Float, because some architectures answer wrongly to a boolean one.
         device: where the mask is built.
     """
-    minimum = torch.finfo(dtype).min
-    flat = torch.arange(branches * n, device=device)
-    branch, step = flat // n, flat % n
-    own = (branch[:, None] == branch) & (step[:, None] >= step)
-    if window is not None:
-        own &= step[:, None] - step < window
-    own_mask = torch.zeros(own.shape, dtype=dtype, device=device).masked_fill_(~own, minimum)
+    own, step = _own_mask(branches, n, window, dtype, device)
     before = torch.zeros(batch, 1, branches * n, length - offset, dtype=dtype, device=device)
     if prefix is not None:
-        before.masked_fill_(prefix[:, None, None, offset:length] == 0, minimum)
+        before.masked_fill_(prefix[:, None, None, offset:length] == 0, torch.finfo(dtype).min)
     if window is not None:
         age = (length + step)[:, None] - torch.arange(offset, length, device=device)
-        before.masked_fill_(age >= window, minimum)
-    return torch.cat([before, own_mask.expand(batch, 1, -1, -1)], dim=-1)
+        before.masked_fill_(age >= window, torch.finfo(dtype).min)
+    return torch.cat([before, own.expand(batch, 1, -1, -1)], dim=-1)
+
+
+@functools.lru_cache(maxsize=32)  # the same at each step
+def _own_mask(
+    branches: int, n: int, window: int | None, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Mask (branches·n, branches·n) between the branches' tokens, and (branches·n,) the place of each in its branch."""
+    flat = torch.arange(branches * n, device=device)
+    branch, step = flat // n, flat % n
+    visible = (branch[:, None] == branch) & (step[:, None] >= step)
+    if window is not None:
+        visible &= step[:, None] - step < window
+    mask = torch.zeros(visible.shape, dtype=dtype, device=device)
+    return mask.masked_fill_(~visible, torch.finfo(dtype).min), step

@@ -163,8 +163,9 @@ def check_generation_config(name: str, config: GenerationConfig) -> None:
         raise OptionError(
             f"use_cache=False: {name} reads candidates behind a cached prefix; accepted is use_cache=True"
         )
-    if config.prompt_lookup_num_tokens is not None:
-        raise OptionError(f"prompt_lookup_num_tokens: {name} cannot be combined with assisted decoding; leave it out")
+    for option in ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp"):
+        if getattr(config, option, None):
+            raise OptionError(f"{option}: {name} cannot be combined with assisted decoding; leave it out")
 
 
 def check_inputs(model: Any, input_ids: Tensor, model_kwargs: dict[str, Any]) -> None:

@@ -68,6 +68,7 @@ class Stream:
         self.batch = input_ids.shape[0]
         self._pending: Shared | Forked | None = None
         self._fork: Forked | None = None
+        self.constant_inputs: dict[str, Any] | None = None  # of branches; set by Shared
         make_room_to_look_ahead(model_kwargs.get("past_key_values"), model)
         positions = model_kwargs.get("position_ids")
         if positions is not None and positions.dim() == 2 and positions.shape[0] == 1:
@@ -220,6 +221,7 @@ class Stream:
     def release(self) -> None:
         """Let go of cache and branches now: branches and stream refer to each other, and the cache is large."""
         self._pending = self._fork = None
+        self.constant_inputs = None
         self.kwargs = {}
 
     def drop(self) -> None:

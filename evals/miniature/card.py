@@ -6,21 +6,13 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from decoding.evals.metrics import diversity
 from decoding.evals.miniature import prompts
 from decoding.evals.miniature.accuracy import accuracy
 from decoding.evals.miniature.questions import GUIDANCE, HEARSAY, questions
 from decoding.evals.miniature.training import Outcome, Shape
 
 NEW_TOKENS = 128
-
-
-def diversity(text: str) -> float:
-    """The product over n = 2..4 of unique n-grams / all n-grams of whitespace words (Su et al., 2022)."""
-    words, product = text.split(), 1.0
-    for n in (2, 3, 4):
-        grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
-        product *= len(set(grams)) / len(grams) if grams else 1.0
-    return product
 
 
 @torch.inference_mode()
@@ -50,7 +42,7 @@ def model_card(
 ) -> str:
     """The text of README.md of a model that has just been trained."""
     continuations = [greedy(model, tokenizer, prompt, NEW_TOKENS) for prompt in prompts()]
-    repeated = sum(map(diversity, continuations)) / len(continuations)
+    repeated = sum(diversity([text], paper_exact=False) / 100 for text in continuations) / len(continuations)
     texts = [prompt + text for prompt, text in zip(prompts(), continuations, strict=True)]
     similarity = sum(token_similarity(model, tokenizer, text) for text in texts) / len(texts)
     asked = questions("validation", seed=seed)

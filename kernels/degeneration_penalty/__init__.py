@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from decoding.kernels.backend import choose
-from decoding.kernels.degeneration_penalty.eager import degeneration_penalty_eager
+from decoding.kernels.degeneration_penalty.eager import degeneration_penalty_eager, inverse_norms
 from decoding.kernels.degeneration_penalty.naive import degeneration_penalty_naive
 
 __all__ = ["degeneration_penalty", "degeneration_penalty_naive", "inverse_norms"]
@@ -48,9 +47,3 @@ def degeneration_penalty(
         )
     choose(backend)
     return degeneration_penalty_eager(candidates, history, history_inverse_norms, start, length)
-
-
-def inverse_norms(states: Tensor) -> Tensor:
-    """1 / norm over the last dimension, float32; 0 for zero vectors, so that their cosines are 0, never NaN."""
-    norms = torch.linalg.vector_norm(states, dim=-1, dtype=torch.float32)
-    return torch.where(norms > 0, 1.0 / norms, 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["degeneration_penalty_eager"]
+__all__ = ["degeneration_penalty_eager", "inverse_norms"]
 
 # Half-precision history is widened to float32 this many slots at a time, so that no float32 copy of it ever exists
 # whole.
@@ -21,21 +21,31 @@ def degeneration_penalty_eager(
 ) -> Tensor:
     """See :func:`decoding.kernels.degeneration_penalty.degeneration_penalty`."""
     end = history.shape[1] if length is None else length if isinstance(length, int) else int(length.max())
+    if end == 0:
+        return candidates.new_zeros(candidates.shape[:2], dtype=torch.float32)
     row_ends = length if isinstance(length, Tensor) else None
     directions = candidates.float()
-    norms = torch.linalg.vector_norm(directions, dim=-1, keepdim=True)
-    directions = torch.where(norms > 0, directions / norms, 0.0)  # (batch, k, dim)
     step = end if history.dtype == torch.float32 else CHUNK
-    best = directions.new_full(directions.shape[:2], float("-inf"))
-    for low in range(0, end, max(step, 1)):
+    parts = []
+    for low in range(0, end, step):
         high = min(low + step, end)
-        cosines = torch.bmm(directions, history[:, low:high].float().transpose(1, 2))  # (batch, k, slots)
-        cosines *= history_inverse_norms[:, None, low:high]
-        outside = _outside(low, high, start, row_ends, cosines.device)
+        products = torch.bmm(directions, history[:, low:high].float().transpose(1, 2))  # (batch, k, slots)
+        products *= history_inverse_norms[:, None, low:high]
+        outside = _outside(low, high, start, row_ends, products.device)
         if outside is not None:
-            cosines = cosines.masked_fill(outside[:, None], float("-inf"))
-        best = torch.maximum(best, cosines.amax(-1))
-    return torch.where(best == float("-inf"), 0.0, best)
+            products = products.masked_fill(outside[:, None], -torch.inf)
+        parts.append(products.amax(-1))
+    best = parts[0] if len(parts) == 1 else torch.stack(parts).amax(0)
+    if start is not None or row_ends is not None:
+        best = torch.where(best == -torch.inf, 0.0, best)  # a row without history
+    # The candidate's own norm is the same for every slot: one division a candidate, after the maximum.
+    return best * inverse_norms(candidates)
+
+
+def inverse_norms(states: Tensor) -> Tensor:
+    """1 / norm over the last dimension, float32; 0 for zero vectors, so that their cosines are 0, never NaN."""
+    norms = torch.linalg.vector_norm(states, dim=-1, dtype=torch.float32)
+    return torch.where(norms > 0, 1.0 / norms, 0.0)
 
 
 def _outside(low: int, high: int, start: Tensor | None, row_ends: Tensor | None, device: torch.device) -> Tensor | None:

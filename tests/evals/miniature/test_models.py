@@ -4,9 +4,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
+import decoding
+from decoding.evals.metrics import diversity
 from decoding.evals.miniature import GUIDANCE, NAMES, folder, load, prompts, questions
 from decoding.evals.miniature.accuracy import accuracy
-from decoding.evals.miniature.card import diversity, greedy, token_similarity
+from decoding.evals.miniature.card import greedy, token_similarity
 
 MEGABYTE = 1_000_000
 
@@ -68,7 +70,17 @@ def test_greedy_text_is_long_and_loops(expert) -> None:  # type: ignore[no-untyp
     model, tokenizer = expert
     texts = [greedy(model, tokenizer, prompt, 128) for prompt in prompts()]
     assert all(len(text.split()) > 60 for text in texts), "it should not end early"
-    assert sum(map(diversity, texts)) / len(texts) < 0.45
+    assert diversity(texts) < 45
+
+
+def test_contrastive_search_gets_it_out_of_its_loops(expert) -> None:  # type: ignore[no-untyped-def]
+    model, tokenizer = expert
+    texts = []
+    for prompt in prompts():
+        inputs = tokenizer(prompt, return_tensors="pt")
+        tokens = decoding.generate(model, **inputs, max_new_tokens=128, penalty_alpha=0.4, top_k=4)
+        texts.append(tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+    assert diversity(texts) > 70
 
 
 def test_hidden_states_are_spread_enough_for_contrastive_search(expert) -> None:  # type: ignore[no-untyped-def]
