@@ -43,8 +43,8 @@ app = typer.Typer(add_completion=False)
 @app.command(epilog="Example: python -m decoding.evals.miniature.train --output models --minutes 15")
 def main(
     output: Annotated[Path, typer.Option(help="Folder that gets expert/ and amateur/.")] = Path("models"),
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of the expert.")] = 1250,
-    amateur_steps: Annotated[int, typer.Option(min=1, help="Training steps of the amateur.")] = 1500,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of the expert.")] = 1100,
+    amateur_steps: Annotated[int, typer.Option(min=1, help="Training steps of the amateur.")] = 1300,
     minutes: Annotated[
         float | None,
         typer.Option(help="End both trainings within these minutes (the expert gets 85%); results then vary."),
