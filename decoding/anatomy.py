@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from decoding.errors import ModelError
+from decoding.errors import ModelError, OptionError
 
-__all__ = ["Anatomy", "anatomy", "captured_outputs", "relative_error", "tolerance"]
+__all__ = ["Anatomy", "anatomy", "captured_inputs", "captured_outputs", "relative_error", "tolerance"]
 
-HeadRecipe = Callable[[Any, nn.Module, Tensor], Tensor]
+# What is done to hidden states before the head and to logits after it, each a function of model and tensor.
+HeadRecipe = tuple[Callable[[Any, Tensor], Tensor], Callable[[Any, Tensor], Tensor]]
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,52 @@ class Anatomy:
 
     def logits(self, model: Any, hidden: Tensor) -> Tensor:
         """Logits (..., vocab) of hidden states (..., dim) that the final norm has seen; needs ``recipe``."""
+        before, after = self._recipe(model)
+        return after(model, self.head(before(model, hidden)))
+
+    def all_logits(self, model: Any, hidden: Tensor, early: Tensor, final_norm: bool = True) -> tuple[Tensor, Tensor]:
+        """Final and early logits from one matrix product, which reads the head's weights once.
+
+        Args:
+            model: the model.
+            hidden: (rows, ..., dim) after the final norm.
+            early: (early rows, ..., dim) what lower layers were given, before any final norm.
+            final_norm: what the model would say if it ended there: final norm, head, soft-cap and scale as after its
+                last layer. False is the bare LM head on the raw state, as DoLa has it.
+
+        Returns:
+            Logits (rows, ..., vocab) and (early rows, ..., vocab).
+        """
+        before, after = self._recipe(model)
+        if final_norm:
+            early = before(model, early if self.final_norm is None else self.final_norm(early))
+        product = self.head(torch.cat([before(model, hidden), early.to(hidden.device)]))
+        final, lower = product.split([len(hidden), len(early)])
+        return after(model, final), after(model, lower) if final_norm else lower
+
+    def _recipe(self, model: Any) -> HeadRecipe:
         if self.recipe is None:
             raise ModelError(f"{type(model).__name__}: no way from hidden states to its logits is known")
-        return HEAD_RECIPES[self.recipe](model, self.head, hidden)
+        return HEAD_RECIPES[self.recipe]
+
+    def layers_before(self, model: Any, exits: Sequence[int]) -> list[nn.Module]:
+        """The layers that read what the model has after so many layers each.
+
+        Raises:
+            ModelError: the layers of this model cannot be read.
+            OptionError: an exit that is not from 0 to the number of layers - 1.
+        """
+        if not exits:
+            return []
+        if self.layers is None or self.no_early_exit is not None:
+            raise ModelError(f"{type(model).__name__}: no early exit from its lower layers: {self.no_early_exit}")
+        for exit_ in exits:
+            if not 0 <= exit_ < len(self.layers):
+                raise OptionError(
+                    f"layer {exit_}: {type(model).__name__} has {len(self.layers)} layers; accepted are exits after 0 "
+                    f"(the embeddings) to {len(self.layers) - 1} of them"
+                )
+        return [self.layers[exit_] for exit_ in exits]
 
 
 _found: weakref.WeakKeyDictionary[nn.Module, dict[tuple[object, ...], Anatomy]] = weakref.WeakKeyDictionary()
@@ -95,6 +139,7 @@ def _examine(model: Any) -> Anatomy:
         captured_outputs(outer) as from_outer,
         captured_outputs(decoder) as from_decoder,
         captured_outputs(layers[-1] if layers else decoder) as last,
+        captured_inputs(list(layers or ())) as given,
     ):
         logits = model(**inputs, use_cache=False, return_dict=True).logits
     backbone, outputs = (outer, from_outer) if from_outer else (decoder, from_decoder)
@@ -104,6 +149,8 @@ def _examine(model: Any) -> Anatomy:
     recipe = _matching_recipe(model, head, hidden, logits)
     separable = recipe is not None and _is_separable(model, backbone, inputs, hidden)
     norm, reason = _final_norm(watched, _first_tensor(last[-1]) if layers and last else None, hidden)
+    if layers and (len(given) != len(layers) or any(each.shape[:2] != hidden.shape[:2] for each in given)):
+        reason = "its layers do not hand one hidden state a token from one to the next"
     if recipe is None:
         reason = "its logits could not be rebuilt from its hidden states"
     return Anatomy(backbone, head, recipe, separable, layers, norm, reason)
@@ -180,59 +227,73 @@ def captured_outputs(module: nn.Module) -> Iterator[list[Any]]:
         handle.remove()
 
 
+@contextmanager
+def captured_inputs(layers: Sequence[nn.Module], last: bool = False) -> Iterator[list[Tensor]]:
+    """Collect the hidden states (batch, n, dim) that each layer is given in this thread while the context is open.
+
+    Args:
+        layers: decoder layers, in order.
+        last: only those of the last token, (batch, 1, dim).
+    """
+    states: list[Tensor] = []
+    thread = threading.get_ident()
+
+    def keep(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if threading.get_ident() == thread:
+            hidden = inputs[0] if inputs else named.get("hidden_states")
+            if isinstance(hidden, Tensor):
+                states.append(hidden[:, -1:] if last else hidden)
+
+    handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in layers]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 # --- from hidden states to logits ------------------------------------------------------------------------------------
-
-
-def _plain(model: Any, head: nn.Module, hidden: Tensor) -> Tensor:
-    return head(hidden)
-
-
-def _softcapped(model: Any, head: nn.Module, hidden: Tensor) -> Tensor:
-    cap = _text_config(model).final_logit_softcapping  # Gemma 2
-    return torch.tanh(head(hidden) / cap) * cap
-
-
-def _multiplied(model: Any, head: nn.Module, hidden: Tensor) -> Tensor:
-    return head(hidden) * _text_config(model).logit_scale  # Cohere
-
-
-def _divided(model: Any, head: nn.Module, hidden: Tensor) -> Tensor:
-    return head(hidden) / _text_config(model).logits_scaling  # Granite
-
-
-def _lm_head_multiplied(model: Any, head: nn.Module, hidden: Tensor) -> Tensor:
-    return head(hidden) * _text_config(model).lm_head_multiplier  # Falcon-H1
-
-
-def _biased(model: Any, head: nn.Module, hidden: Tensor) -> Tensor:
-    return head(hidden) + model.final_logits_bias  # BART, Marian, Pegasus
-
-
-def _input_scaled(model: Any, head: nn.Module, hidden: Tensor) -> Tensor:
-    return head(hidden * _text_config(model).d_model ** -0.5)  # T5 with tied embeddings
 
 
 def _text_config(model: Any) -> Any:
     return model.config.get_text_config(decoder=True)
 
 
-# The ways in which transformers' models treat logits around the head. The first that gives the model's own logits is
-# used.
+def _as_it_is(model: Any, tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _softcapped(model: Any, logits: Tensor) -> Tensor:
+    cap = _text_config(model).final_logit_softcapping
+    return torch.tanh(logits / cap) * cap
+
+
+# The ways in which transformers' models treat hidden states before the head and logits after it. The first that gives
+# the model's own logits is used.
 HEAD_RECIPES: dict[str, HeadRecipe] = {
-    "head": _plain,
-    "head, soft-capped": _softcapped,
-    "head, times logit_scale": _multiplied,
-    "head, over logits_scaling": _divided,
-    "head, times lm_head_multiplier": _lm_head_multiplied,
-    "head, plus final_logits_bias": _biased,
-    "head of hidden / sqrt(d_model)": _input_scaled,
+    "head": (_as_it_is, _as_it_is),
+    "head, soft-capped": (_as_it_is, _softcapped),  # Gemma 2
+    "head, times logit_scale": (_as_it_is, lambda model, logits: logits * _text_config(model).logit_scale),  # Cohere
+    "head, over logits_scaling": (
+        _as_it_is,
+        lambda model, logits: logits / _text_config(model).logits_scaling,
+    ),  # Granite
+    "head, times lm_head_multiplier": (  # Falcon-H1
+        _as_it_is,
+        lambda model, logits: logits * _text_config(model).lm_head_multiplier,
+    ),
+    "head, plus final_logits_bias": (_as_it_is, lambda model, logits: logits + model.final_logits_bias),  # BART, Marian
+    "head of hidden / sqrt(d_model)": (  # T5 with tied embeddings
+        lambda model, hidden: hidden * _text_config(model).d_model ** -0.5,
+        _as_it_is,
+    ),
 }
 
 
 def _matching_recipe(model: Any, head: nn.Module, hidden: Tensor, logits: Tensor) -> str | None:
-    for name, recipe in HEAD_RECIPES.items():
+    for name, (before, after) in HEAD_RECIPES.items():
         try:
-            rebuilt = recipe(model, head, hidden)
+            rebuilt = after(model, head(before(model, hidden)))
         except (AttributeError, TypeError, RuntimeError):
             continue  # the model has no such scale, or the head has another width
         if relative_error(rebuilt, logits) < tolerance(model.dtype):

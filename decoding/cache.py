@@ -72,6 +72,19 @@ class GrowingLayer(DynamicLayer):
             self.keys = self.keys.narrow(2, 0, length + tokens_to_remove)
             self.values = self.values.narrow(2, 0, length + tokens_to_remove)
 
+    def settle(self, looked_at: int, winners: list[int], n: int) -> None:
+        """Of the last ``looked_at`` slots, keep the n of each row's winner (its number among runs of n), in place."""
+        start = self.keys.shape[2] - looked_at
+        for entries in (self.keys, self.values):
+            if len(winners) == 1:
+                if winners[0] > 0:
+                    entries.narrow(2, start, n).copy_(entries.narrow(2, start + winners[0] * n, n))
+                continue
+            for row, winner in zip(entries, winners, strict=True):
+                if winner > 0:
+                    row.narrow(1, start, n).copy_(row.narrow(1, start + winner * n, n))
+        self.keys, self.values = self.keys.narrow(2, 0, start + n), self.values.narrow(2, 0, start + n)
+
     def reset(self) -> None:
         """Forget everything, storage included."""
         self.storage = None

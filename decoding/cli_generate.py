@@ -26,7 +26,7 @@ from decoding.cli_options import (
 )
 from decoding.errors import OptionError
 from decoding.loading import load
-from decoding.registry import Choice, named
+from decoding.registry import STRATEGIES, Choice, named
 from decoding.strategy import check_inputs
 
 __all__ = ["Continuation", "continuations", "encoded", "generate_command"]
@@ -83,6 +83,7 @@ def continuations(
         OptionError: more new tokens than the context has room for, or several texts of a strategy that gives one.
     """
     _check_count(choice, count)
+    choice = choice.with_tokenizer(tokenizer)
     inputs = encoded(model, tokenizer, prompt, chat)
     length = inputs["input_ids"].shape[1]
     torch.manual_seed(seed)
@@ -139,9 +140,7 @@ def generate_command(
     model: Model = "expert",
     strategy: Annotated[
         str,
-        typer.Option(
-            metavar="NAME", help="contrastive-search, greedy, sampling or beam; parameters may follow a colon."
-        ),
+        typer.Option(metavar="NAME", help=f"One of {', '.join(STRATEGIES)}; parameters may follow a colon."),
     ] = "contrastive-search",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the strategy; repeatable.")

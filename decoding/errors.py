@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["DecodingError", "InputError", "ModelError", "OptionError"]
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["DecodingError", "DecodingWarning", "InputError", "ModelError", "OptionError", "nearest"]
 
 
 class DecodingError(ValueError):
@@ -17,5 +20,17 @@ class InputError(DecodingError):
     """The prompt, mask or cache given cannot be decoded from."""
 
 
+class DecodingWarning(UserWarning):
+    """Something went another way than asked for, and on."""
+
+
 class ModelError(DecodingError):
     """The model, or the folder it should come from, cannot serve the strategy."""
+
+
+def nearest(given: str, accepted: Iterable[str]) -> str:
+    """The end of a message on an unknown name: the accepted ones that look like it, then all."""
+    accepted = list(accepted)
+    close = difflib.get_close_matches(given, accepted, n=2, cutoff=0.5)
+    guess = f"; did you mean {' or '.join(close)}?" if close else ";"
+    return f"{guess} accepted: {', '.join(accepted)}"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from decoding.cache import GrowingLayer, is_recurrent, layers_of
-from decoding.reading import Reading, joined, picked, reordered
+from decoding.reading import Reading, branched, joined, picked, reordered
 
 if TYPE_CHECKING:
     from decoding.stream import Stream
@@ -41,9 +41,7 @@ class Forked:
         ends = range(1, n + 1) if is_recurrent(stream.cache) else [n]
         starts = [0, *ends][:-1]
         self.flat = joined([self._read(flat, start, end) for start, end in zip(starts, ends, strict=True)])
-        self.reading = copy.copy(self.flat)
-        self.reading.hidden = self.flat.hidden.unflatten(0, (-1, self.branches))
-        self.reading.logits = None
+        self.reading = branched(self.flat, 0, (-1, self.branches))
 
     def _read(self, flat: Tensor, start: int, end: int) -> Reading:
         """One forward pass over tokens ``start`` to ``end`` of every branch; ``hidden`` is (batch·branches, n, dim)."""
@@ -58,7 +56,8 @@ class Forked:
             **kwargs,
         )
         ids = torch.cat([ids, flat[:, :end]], dim=1)
-        return stream.run(stream.model.prepare_inputs_for_generation(ids, next_sequence_length=end - start, **kwargs))
+        inputs = stream.model.prepare_inputs_for_generation(ids, next_sequence_length=end - start, **kwargs)
+        return stream.run(inputs, every_logit=True)
 
     def keep(self, branch: Tensor) -> Reading:
         """Give every sibling what the kept branch added."""

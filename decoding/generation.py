@@ -13,6 +13,7 @@ from transformers.generation.stopping_criteria import StopStringCriteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput, GenerateEncoderDecoderOutput
 
 from decoding.contrastive_search import ContrastiveSearch
+from decoding.dola import DoLa
 from decoding.errors import InputError, OptionError
 from decoding.strategy import Strategy
 
@@ -36,12 +37,12 @@ def generate(
         model: a generating transformers model.
         inputs: (batch, length) token ids, or as keyword ``input_ids``, ``inputs_embeds``, ...
         strategy: how to choose tokens. None takes it from the arguments, or else from the model's generation config:
-            ``penalty_alpha`` > 0 with ``top_k`` > 1 is ``ContrastiveSearch``; without them this is plain
-            ``model.generate``.
+            ``penalty_alpha`` > 0 with ``top_k`` > 1 is ``ContrastiveSearch``, ``dola_layers`` is ``DoLa`` as transformers
+            had it (one premature layer for the whole batch); without them this is plain ``model.generate``.
         generation_config: as in ``model.generate``.
         stopping_criteria: as in ``model.generate``.
         streamer: as in ``model.generate``; receives the prompt, each token and the end.
-        tokenizer: needed for ``stop_strings``.
+        tokenizer: needed for ``stop_strings``, and for a strategy with texts of its own and no tokenizer.
         kwargs: everything else that ``model.generate`` takes.
 
     Returns:
@@ -64,6 +65,7 @@ def generate(
         )  # fmt: skip
     if not isinstance(strategy, Strategy):
         raise OptionError(f"strategy={strategy!r}: accepted are strategies such as decoding.ContrastiveSearch()")
+    strategy = strategy.with_tokenizer(tokenizer)
     kwargs.pop("low_memory", None)  # its purpose, less memory for the candidates, is how every call works here
     if kwargs.get("cache_implementation", config.cache_implementation) == "paged":
         raise OptionError(
@@ -93,10 +95,13 @@ def generate(
 
 def _strategy_of_arguments(kwargs: dict[str, Any], config: GenerationConfig) -> Strategy | None:
     """The strategy that the arguments of old name; these are taken out of ``kwargs``."""
-    if kwargs.get("dola_layers", getattr(config, "dola_layers", None)) is not None:
-        raise OptionError(
-            "dola_layers: DoLa is not part of this version; accepted is contrastive search (penalty_alpha, top_k)"
-        )
+    dola_layers = kwargs.pop("dola_layers", getattr(config, "dola_layers", None))
+    if dola_layers is not None:
+        if kwargs.get("penalty_alpha"):
+            raise OptionError(
+                "dola_layers and penalty_alpha name two strategies, DoLa and contrastive search: give one"
+            )
+        return DoLa(dola_layers, per_row=False)  # as transformers had it
     alpha = kwargs.get("penalty_alpha", getattr(config, "penalty_alpha", None))
     top_k = kwargs.get("top_k", config.top_k)
     named = "penalty_alpha" in kwargs and kwargs["penalty_alpha"] is not None

@@ -61,5 +61,6 @@ class HiddenHistory:
             self.start = self.start[rows]
 
     def _write(self, at: int, hidden: Tensor) -> None:
-        self.states[:, at : at + hidden.shape[1]] = hidden
-        self.inverse_norms[:, at : at + hidden.shape[1]] = inverse_norms(hidden)
+        n = hidden.shape[1]
+        self.states.narrow(1, at, n).copy_(hidden)
+        self.inverse_norms.narrow(1, at, n).copy_(inverse_norms(hidden))

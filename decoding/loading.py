@@ -21,8 +21,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING as MODEL_FOR_SEQ2SEQ_LM_MAPPING,
 )
 
-from decoding.errors import DecodingError, ModelError, OptionError
-from decoding.registry import nearest
+from decoding.errors import DecodingError, ModelError, OptionError, nearest
 
 __all__ = ["BUILT_IN", "DTYPES", "load", "one_line", "pick_device", "quiet"]
 

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from decoding.adapters import unwrapped
+from decoding.contrastive_decoding import ContrastiveDecoding
 from decoding.contrastive_search import ContrastiveSearch
+from decoding.dola import DoLa
 from decoding.errors import InputError
+from decoding.lol import LOL
 from decoding.strategy import Session, Strategy, argmax_first, check_inputs
 from decoding.stream import Stream
 
-__all__ = ["ContrastiveSearchLogitsProcessor", "StrategyLogitsProcessor"]
+__all__ = [
+    "ContrastiveDecodingLogitsProcessor",
+    "ContrastiveSearchLogitsProcessor",
+    "DoLaLogitsProcessor",
+    "LOLLogitsProcessor",
+    "StrategyLogitsProcessor",
+]
 
 
 class StrategyLogitsProcessor(LogitsProcessor):
@@ -33,6 +44,7 @@ class StrategyLogitsProcessor(LogitsProcessor):
     supports_continuous_batching = False  # requests that come and go in one batch have no session to be kept in step
 
     def __init__(self, strategy: Strategy, model: Any, **inputs: Any) -> None:
+        model = unwrapped(model)
         strategy.check(model)
         if model.config.is_encoder_decoder and not any(
             name in inputs for name in ("input_ids", "encoder_outputs", "inputs_embeds")
@@ -51,8 +63,7 @@ class StrategyLogitsProcessor(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """(rows, vocab) the strategy's scores for the next token, dtype of ``scores``."""
         session = self._in_step_with(input_ids)
-        # The scores given are the model's logits (or log-probabilities) after the processors before this one.
-        return session.scores(input_ids, lambda _ids, _logits: scores.float()).to(scores.dtype)
+        return session.rescored(input_ids, scores).to(scores.dtype)
 
     def _in_step_with(self, input_ids: Tensor) -> Session:
         rows = self._parents(input_ids)
@@ -84,8 +95,7 @@ class StrategyLogitsProcessor(LogitsProcessor):
             inputs["input_ids"] = input_ids
             check_inputs(self.model, input_ids, inputs)
         prepared, model_kwargs, config = Stream.prepare(self.model, **inputs)
-        # Restorable: another processor may force a token that is no candidate.
-        return self.strategy.session(self.model, prepared, model_kwargs, config, restorable=True)
+        return self.strategy.rescoring_session(self.model, prepared, model_kwargs, config)
 
     def _per_row(self, value: Any, rows: int) -> Any:
         """Repeat what was given per prompt for the beams or return sequences of each."""
@@ -127,3 +137,58 @@ class ContrastiveSearchLogitsProcessor(StrategyLogitsProcessor):
 
     def __init__(self, model: Any, penalty_alpha: float = 0.6, top_k: int = 4, **inputs: Any) -> None:
         super().__init__(ContrastiveSearch(penalty_alpha, top_k), model, **inputs)
+
+
+class ContrastiveDecodingLogitsProcessor(StrategyLogitsProcessor):
+    """Contrastive decoding as a logits processor; see :class:`decoding.ContrastiveDecoding` and
+    :class:`StrategyLogitsProcessor`.
+
+    The expert's logits are those that ``generate`` hands over, so only the amateur is read beside it. Under beam search,
+    whose beams compare sums, ``form="log_probs"`` is the paper's objective; ``form="logits"`` needs
+    ``renormalize_logits=True``.
+
+    Args:
+        model: the model that ``generate`` is called on.
+        amateur: see :class:`decoding.ContrastiveDecoding`.
+        settings: its other parameters; everything else goes to :class:`StrategyLogitsProcessor`.
+
+    Example:
+        >>> processor = ContrastiveDecodingLogitsProcessor(expert, amateur, form="log_probs", beta=1.0)
+        >>> expert.generate(**inputs, logits_processor=[processor], num_beams=5)
+    """
+
+    def __init__(self, model: Any, amateur: Any, **settings: Any) -> None:
+        own, inputs = _own_settings(ContrastiveDecoding, settings)
+        super().__init__(ContrastiveDecoding(amateur, **own), model, **inputs)
+
+
+class DoLaLogitsProcessor(StrategyLogitsProcessor):
+    """DoLa as a logits processor; see :class:`decoding.DoLa` and :class:`StrategyLogitsProcessor`.
+
+    Example:
+        >>> model.generate(**inputs, logits_processor=[DoLaLogitsProcessor(model, layers="high")])
+    """
+
+    def __init__(self, model: Any, **settings: Any) -> None:
+        own, inputs = _own_settings(DoLa, settings)
+        super().__init__(DoLa(**own), model, **inputs)
+
+
+class LOLLogitsProcessor(StrategyLogitsProcessor):
+    """LOL as a logits processor; see :class:`decoding.LOL` and :class:`StrategyLogitsProcessor`.
+
+    Example:
+        >>> processor = LOLLogitsProcessor(model, "hallucinating", lower_layers=[0.5, 0.75])
+        >>> model.generate(**inputs, logits_processor=[processor])
+    """
+
+    def __init__(self, model: Any, amateur: Any, lower_layers: Any, **settings: Any) -> None:
+        own, inputs = _own_settings(LOL, settings)
+        super().__init__(LOL(amateur, lower_layers, **own), model, **inputs)
+
+
+def _own_settings(strategy: type[Any], settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The strategy's parameters, and the inputs of the model."""
+    names = {each.name for each in dataclasses.fields(strategy)}
+    own = {name: value for name, value in settings.items() if name in names}
+    return own, {name: value for name, value in settings.items() if name not in names}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Reading", "joined", "picked", "recorded", "reordered"]
+__all__ = ["Reading", "branched", "joined", "picked", "recorded", "reordered"]
 
 
 @dataclass
@@ -18,7 +18,10 @@ class Reading:
 
     Attributes:
         hidden: (batch, n, dim) hidden states after the final norm, or (batch, branches, n, dim) of a branch.
-        logits: (batch, vocab) of the last token where the pass computed them; None where the head was left out.
+        logits: where the pass computed them, (batch, n, vocab) or (batch, branches, n, vocab) as ``hidden``, or those of
+            the last token alone (n = 1); None where the head was left out.
+        exits: the states that the lower layers asked for were given, one (batch, n, dim) a layer, before any final norm;
+            of a prompt, those of its last token (n = 1).
         hidden_states: per layer, as transformers returns them, where asked for; None otherwise.
         attentions: likewise.
         cross_attentions: likewise, encoder-decoder models only.
@@ -26,6 +29,7 @@ class Reading:
 
     hidden: Tensor
     logits: Tensor | None = None
+    exits: tuple[Tensor, ...] = ()
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     cross_attentions: tuple[Tensor, ...] | None = None
@@ -37,7 +41,19 @@ def joined(readings: list[Reading]) -> Reading:
         return readings[0]
     last = copy.copy(readings[-1])  # layers' states and attentions, where asked for, are those of the last token
     last.hidden = torch.cat([each.hidden for each in readings], dim=1)
+    last.exits = tuple(torch.cat(layer, dim=1) for layer in zip(*(each.exits for each in readings), strict=True))
+    if last.logits is not None:
+        last.logits = torch.cat([each.logits for each in readings if each.logits is not None], dim=1)
     return last
+
+
+def branched(reading: Reading, dim: int, sizes: tuple[int, int]) -> Reading:
+    """The reading of a pass over branches laid out along one dimension, with that dimension cut into two."""
+    chosen = copy.copy(reading)
+    chosen.hidden = reading.hidden.unflatten(dim, sizes)
+    chosen.exits = tuple(each.unflatten(dim, sizes) for each in reading.exits)
+    chosen.logits = None if reading.logits is None else reading.logits.unflatten(dim, sizes)
+    return chosen
 
 
 def picked(reading: Reading, rows: Tensor) -> Reading:

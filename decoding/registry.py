@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Union
+from typing import Any, ClassVar, Literal, Union
 
+from decoding.amateur import Prompt
+from decoding.context_aware import ContextAware
+from decoding.contrastive_decoding import ContrastiveDecoding
 from decoding.contrastive_search import ContrastiveSearch
-from decoding.errors import OptionError
+from decoding.dola import DoLa
+from decoding.errors import OptionError, nearest
 from decoding.generation import generate
+from decoding.lol import LOL
 from decoding.strategy import Strategy, check_inputs, require_range
 
-__all__ = ["STRATEGIES", "Beam", "Choice", "Greedy", "Sampling", "accepted_parameters", "named", "nearest"]
+__all__ = ["STRATEGIES", "Beam", "Choice", "Greedy", "Sampling", "named"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,10 @@ class Beam:
 # A new strategy is one entry here: its fields are its parameters.
 STRATEGIES: dict[str, type[Any]] = {
     "contrastive-search": ContrastiveSearch,
+    "contrastive-decoding": ContrastiveDecoding,
+    "dola": DoLa,
+    "context-aware": ContextAware,
+    "lol": LOL,
     "greedy": Greedy,
     "sampling": Sampling,
     "beam": Beam,
@@ -96,14 +104,20 @@ class Choice:
     @property
     def label(self) -> str:
         """Name and parameters, as in ``contrastive-search(penalty_alpha=0.6, top_k=4)``."""
-        inside = ", ".join(f"{name}={value}" for name, value in self.parameters.items())
+        inside = ", ".join(f"{name}={_shown(value)}" for name, value in self.parameters.items())
         return f"{self.name}({inside})" if inside else self.name
 
     @property
     def spec(self) -> str:
         """What :func:`named` makes this choice of, as in ``contrastive-search:penalty_alpha=0.6,top_k=4``."""
-        inside = ",".join(f"{name}={value}" for name, value in self.parameters.items())
+        inside = ",".join(f"{name}={_shown(value)}" for name, value in self.parameters.items())
         return f"{self.name}:{inside}" if inside else self.name
+
+    def with_tokenizer(self, tokenizer: Any) -> Choice:
+        """This choice with the tokenizer of the model, which strategies with texts of their own need."""
+        if not isinstance(self.how, Strategy):
+            return self
+        return dataclasses.replace(self, how=self.how.with_tokenizer(tokenizer))
 
     @property
     def draws(self) -> bool:
@@ -173,64 +187,96 @@ def named(spec: str, settings: Mapping[str, str] | None = None) -> Choice:
                 raise OptionError(f"{name} has no parameter {parameter!r}: it takes none")
             raise OptionError(f"{name} has no parameter {parameter!r}{nearest(parameter, kinds)}")
         values[parameter] = _parsed(parameter, text.strip(), kinds[parameter])
-    return Choice(name, STRATEGIES[name](**values))
-
-
-def accepted_parameters(name: str) -> dict[str, Any]:
-    """Parameters of a strategy of ``STRATEGIES`` and their defaults."""
-    return Choice(name, STRATEGIES[name]()).parameters
-
-
-def nearest(given: str, accepted: typing.Iterable[str]) -> str:
-    """The end of a message on an unknown name: the accepted ones that look like it, then all."""
-    accepted = list(accepted)
-    close = difflib.get_close_matches(given, accepted, n=2, cutoff=0.5)
-    guess = f"; did you mean {' or '.join(close)}?" if close else ";"
-    return f"{guess} accepted: {', '.join(accepted)}"
+    how = STRATEGIES[name]
+    for field in dataclasses.fields(how):
+        if field.name not in values and field.default is dataclasses.MISSING:
+            raise OptionError(f"{name} needs {field.name}: for instance {name}:{field.name}={EXAMPLES[field.name]}")
+    return Choice(name, how(**values))
 
 
 def _inline(spec: str, inline: str) -> dict[str, str]:
-    parts = [part for part in inline.split(",") if part.strip()]
-    for part in parts:
-        if "=" not in part:
+    parameters: dict[str, str] = {}
+    name = None
+    for part in inline.split(","):
+        before, equals, value = part.partition("=")
+        if equals:
+            name = before.strip()
+            parameters[name] = value
+        elif name is not None:
+            parameters[name] += f",{part}"  # a list goes on, or a text with a comma in it
+        elif part.strip():
             raise OptionError(
                 f"strategy {spec!r}: {part.strip()!r} is no parameter; accepted is name:parameter=value,parameter=value"
             )
-    return {name.strip(): value for name, _, value in (part.partition("=") for part in parts)}
+    return parameters
 
+
+# What a parameter without a default may be, for the message that asks for it.
+EXAMPLES = {"amateur": "amateur", "lower_layers": "0.5,0.75", "context": "TEXT"}
 
 _KINDS: dict[Any, str] = {
     int: "whole numbers",
     float: "numbers",
     bool: "true or false",
     str: "text",
+    Sequence: "numbers with commas between",
 }
 
 
 def _parameter_types(how: type[Any]) -> dict[str, Any]:
-    """The fields that a string can fill, with their types. Others (a model, say) have no name on a command line."""
+    """The fields that a string can fill, with their types. The others (a tokenizer) have no place on a command line."""
     hints = typing.get_type_hints(how)
-    kinds = {field.name: _without_none(hints[field.name])[0] for field in dataclasses.fields(how)}
-    return {name: hints[name] for name, kind in kinds.items() if kind in _KINDS}
+    return {field.name: hints[field.name] for field in dataclasses.fields(how) if field.repr}
 
 
-def _without_none(kind: Any) -> tuple[Any, bool]:
-    """The type itself and whether None is accepted beside it."""
-    if typing.get_origin(kind) not in (Union, types.UnionType):
-        return kind, False
-    inside = [each for each in typing.get_args(kind) if each is not type(None)]
-    return (inside[0] if len(inside) == 1 else kind), len(inside) < len(typing.get_args(kind))
-
-
-def _parsed(name: str, text: str, kind: Any) -> Any:
-    kind, optional = _without_none(kind)
-    if optional and text.lower() == "none":
+def _parsed(name: str, text: str, hint: Any) -> Any:
+    """A value of one of the types of a hint: the first that the text can be."""
+    kinds = _kinds(hint)
+    if type(None) in kinds and text.lower() == "none":
         return None
-    if kind is bool and text.lower() in ("true", "false"):
-        return text.lower() == "true"
+    for kind in kinds:
+        if kind is bool and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        try:
+            if kind in (int, float):
+                return kind(text)
+            if kind is Sequence:
+                return tuple(_number(each) for each in text.split(","))
+        except ValueError:
+            continue
+        if kind is str:
+            return text
+    accepted = " or ".join(_KINDS[kind] for kind in kinds if kind in _KINDS)
+    raise OptionError(f"{name}={text!r}: accepted are {accepted}{' or none' if type(None) in kinds else ''}")
+
+
+def _kinds(hint: Any) -> list[Any]:
+    """What a hint accepts, text last: of text everything would be one."""
+    if hint is Any:
+        return [type(None), str]
+    origin = typing.get_origin(hint)
+    if origin in (Union, types.UnionType):
+        kinds = [kind for each in typing.get_args(hint) for kind in _kinds(each)]
+    elif origin is Literal:
+        kinds = [str]
+    else:
+        kinds = [origin or hint]
+    return sorted(kinds, key=lambda kind: kind is str)
+
+
+def _number(text: str) -> int | float:
     try:
-        if kind in (int, float, str):
-            return kind(text)
+        return int(text)
     except ValueError:
-        pass
-    raise OptionError(f"{name}={text!r}: accepted are {_KINDS[kind]}{' or none' if optional else ''}")
+        return float(text)
+
+
+def _shown(value: Any) -> str:
+    """A value as a command line would give it; of a model, its name."""
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(str, value))
+    if isinstance(value, Prompt):
+        return f"prompt:{value.text}"
+    if hasattr(value, "get_output_embeddings"):
+        return str(getattr(value, "name_or_path", "") or type(value).__name__)
+    return str(value)

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers.cache_utils import DummyLayer
 
 from decoding.attention import grouped_heads
-from decoding.cache import is_sliding, layers_of, self_attention_cache
-from decoding.reading import Reading, picked, reordered
+from decoding.cache import GrowingLayer, is_sliding, layers_of, self_attention_cache
+from decoding.reading import Reading, branched, picked, reordered
 
 if TYPE_CHECKING:
     from decoding.stream import Stream
@@ -44,9 +44,7 @@ class Shared:
         # hidden is (batch, branches·n, dim), logits (batch, branches·n, vocab) where the head cannot be applied apart
         with grouped_heads():
             self.flat = stream.run(inputs, every_logit=True)
-        self.reading = copy.copy(self.flat)
-        self.reading.hidden = self.flat.hidden.unflatten(1, (branches, n))
-        self.reading.logits = None
+        self.reading = branched(self.flat, 1, (branches, n))
 
     def _inputs(self, n: int) -> dict[str, Any]:
         """What the model's forward is given beside tokens, positions and mask."""
@@ -91,16 +89,14 @@ class Shared:
         """Move the kept branch's keys and values to the end of the prefix; drop the rest."""
         _, branches, n = self.tokens.shape
         slots = branch[:, None] * n + torch.arange(n, device=branch.device)  # (batch, n) among the branches' slots
-        # Asking for the winners would wait for a GPU; on a CPU it halves the time of the move.
+        # Asking for the winners would wait for a GPU; on a CPU it makes the move several times faster.
         winners = branch.tolist() if branch.device.type == "cpu" else None
         for layer in layers_of(self.stream.cache) if branches > 1 else ():
-            if not isinstance(layer, DummyLayer) and layer.is_initialized:
+            if winners is not None and isinstance(layer, GrowingLayer):
+                layer.settle(branches * n, winners, n)
+            elif not isinstance(layer, DummyLayer) and layer.is_initialized:
                 for entries in (layer.keys, layer.values):
-                    looked_at = entries.narrow(2, entries.shape[2] - branches * n, branches * n)
-                    if winners is None:
-                        _gather_to_front(looked_at, slots)
-                    else:
-                        _move_to_front(looked_at, winners, n)
+                    _gather_to_front(entries, branches * n, slots)
                 layer.crop(-(branches - 1) * n)
         return self._selected(slots)
 
@@ -120,7 +116,8 @@ class Shared:
         kept = copy.copy(self.flat)
         kept.hidden = self.flat.hidden[rows, slots]
         if self.flat.logits is not None:
-            kept.logits = self.flat.logits[rows[:, 0], slots[:, -1]]
+            kept.logits = self.flat.logits[rows, slots]
+        kept.exits = tuple(states[rows, slots] for states in self.flat.exits)
         if self.flat.hidden_states is not None:
             kept.hidden_states = tuple(states[rows, slots] for states in self.flat.hidden_states)
         if self.flat.attentions is not None:
@@ -130,17 +127,13 @@ class Shared:
         return kept
 
 
-def _move_to_front(entries: Tensor, winners: list[int], n: int) -> None:
-    """Write the n entries of each row's winner, of (batch, heads, branches·n, dim), over the first n, in place."""
-    for row, winner in enumerate(winners):
-        if winner > 0:
-            entries[row].narrow(1, 0, n).copy_(entries[row].narrow(1, winner * n, n))
-
-
-def _gather_to_front(entries: Tensor, slots: Tensor) -> None:
-    """The same in one gather for all rows, (batch, n) the slots of each row's winner."""
+def _gather_to_front(entries: Tensor, looked_at: int, slots: Tensor) -> None:
+    """Of the last slots of (batch, heads, slots, dim), write those of (batch, n) each row's winner over the first n, in
+    one gather for all rows.
+    """
+    last = entries.narrow(2, entries.shape[2] - looked_at, looked_at)
     index = slots[:, None, :, None].expand(-1, entries.shape[1], -1, entries.shape[3])
-    entries[:, :, : slots.shape[1]] = entries.gather(2, index)
+    last[:, :, : slots.shape[1]] = last.gather(2, index)
 
 
 def _attention_of(weights: Tensor, rows: Tensor, slots: Tensor, tokens: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import sys
 from abc import ABC, abstractmethod
@@ -36,6 +37,15 @@ class Session(ABC):
             input_ids: (batch, length) all tokens so far.
             logits_processor: callable on (input_ids, float32 logits), as transformers' processor lists are.
         """
+
+    def rescored(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """As :meth:`scores`, as a processor among those of ``generate``.
+
+        Args:
+            input_ids: (batch, length) all tokens so far.
+            scores: (batch, vocab) the model's logits (or log-probabilities) after the processors before this one.
+        """
+        return self.scores(input_ids, lambda _ids, _logits: scores.float())
 
     @abstractmethod
     def advance(self, tokens: Tensor) -> None:
@@ -85,6 +95,18 @@ class Strategy(ABC):
             generation_config: of the call.
             restorable: see :class:`decoding.stream.Stream`.
         """
+
+    def rescoring_session(
+        self, model: Any, input_ids: Tensor, model_kwargs: dict[str, Any], generation_config: GenerationConfig | None
+    ) -> Session:
+        """Open a session for :meth:`Session.rescored`; it may be told tokens that it would not have chosen."""
+        return self.session(model, input_ids, model_kwargs, generation_config, restorable=True)
+
+    def with_tokenizer(self, tokenizer: Any) -> Strategy:
+        """This strategy with the tokenizer of its texts, where it has texts and no tokenizer yet."""
+        if tokenizer is None or getattr(self, "tokenizer", tokenizer) is not None:
+            return self
+        return dataclasses.replace(self, tokenizer=tokenizer)  # type: ignore[type-var]
 
     def check(self, model: Any) -> None:  # noqa: B027 - most strategies have nothing to check
         """Raise OptionError or ModelError where this model cannot be decoded with these hyper-parameters."""

@@ -7,6 +7,8 @@ verbs and never see a cache, a mask or a position id.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +17,8 @@ from transformers import GenerationConfig
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.generation.utils import ALL_CACHE_NAMES
 
-from decoding.anatomy import Anatomy, anatomy, captured_outputs
+from decoding.adapters import MixedRows
+from decoding.anatomy import Anatomy, anatomy, captured_inputs, captured_outputs
 from decoding.branching import Branching, branching_of, may_share
 from decoding.cache import (
     grow_in_place,
@@ -45,6 +48,8 @@ class Stream:
         restorable: whether the state before a branch may be wanted again although that branch is not kept: true
             where the cache is handed back or several branches are tried in turn. Caches of attention layers can be
             restored at no cost; others are copied before each branch.
+        exits: after how many layers (0 for the embeddings) readings also give hidden states; ascending.
+        mixed: which LoRA adapter each row reads with; None for the model as it is.
 
     Attributes:
         prompt: the reading of the prompt (its ``hidden`` covers the tokens that were not in a cache handed in).
@@ -59,9 +64,13 @@ class Stream:
         model_kwargs: dict[str, Any],
         generation_config: GenerationConfig | None = None,
         restorable: bool = False,
+        exits: Sequence[int] = (),
+        mixed: MixedRows | None = None,
     ) -> None:
         self.model = model
+        self.mixed = mixed
         self.anatomy: Anatomy = anatomy(model)
+        self._exit_layers = self.anatomy.layers_before(model, exits)
         self.input_ids = input_ids
         self.kwargs = model_kwargs
         self.restorable = restorable
@@ -88,9 +97,9 @@ class Stream:
         self.branching: Branching = branching_of(model)
 
     @classmethod
-    def open(cls, model: Any, restorable: bool = False, **inputs: Any) -> Stream:
+    def open(cls, model: Any, restorable: bool = False, exits: Sequence[int] = (), **inputs: Any) -> Stream:
         """A stream over ``inputs`` as ``generate`` takes them (``input_ids``, ``attention_mask``, ...)."""
-        return cls(model, *cls.prepare(model, **inputs), restorable=restorable)
+        return cls(model, *cls.prepare(model, **inputs), restorable=restorable, exits=exits)
 
     @staticmethod
     def prepare(model: Any, **inputs: Any) -> tuple[Tensor, dict[str, Any], GenerationConfig]:
@@ -196,7 +205,7 @@ class Stream:
     def logits(self, reading: Reading) -> Tensor:
         """(batch, vocab) next-token logits after the last token of a reading of ``extend`` or ``commit``."""
         if reading.logits is not None:
-            return reading.logits
+            return reading.logits[:, -1]
         return self.anatomy.logits(self.model, reading.hidden[:, -1])
 
     @property
@@ -250,19 +259,27 @@ class Stream:
 
     def run(self, inputs: dict[str, Any], every_logit: bool = False) -> Reading:
         """One forward pass; through the backbone alone where the head can be applied apart."""
+        with self._adapters():
+            return self._run(inputs, every_logit)
+
+    def _adapters(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.mixed is None else self.mixed.reading()
+
+    def _run(self, inputs: dict[str, Any], every_logit: bool) -> Reading:
         if self.anatomy.separable:
             inputs.pop("logits_to_keep", None)
-            output = self.anatomy.forward_backbone(self.model, inputs)
+            with captured_inputs(self._exit_layers) as exits:
+                output = self.anatomy.forward_backbone(self.model, inputs)
             hidden, logits = output.last_hidden_state, None
         else:
             if every_logit:
                 inputs.pop("logits_to_keep", None)
-            with captured_outputs(self.anatomy.backbone) as seen:
+            with captured_outputs(self.anatomy.backbone) as seen, captured_inputs(self._exit_layers) as exits:
                 output = self.model(**inputs, return_dict=True)
             hidden = seen[-1].last_hidden_state
-            logits = output.logits if every_logit else output.logits[:, -1]
+            logits = output.logits if every_logit else output.logits[:, -1:]
         self._take_cache(output)
-        return Reading(hidden, logits, *recorded(output))
+        return Reading(hidden, logits, tuple(exits), *recorded(output))
 
     @property
     def _encoder_decoder(self) -> bool:
@@ -271,11 +288,15 @@ class Stream:
     @torch.no_grad()
     def _read_prompt(self, generation_config: GenerationConfig) -> Reading:
         # transformers' own prefill: chunks, continued caches and multimodal inputs behave as in every other decoding.
-        with captured_outputs(self.anatomy.backbone) as seen:
+        with (
+            self._adapters(),
+            captured_outputs(self.anatomy.backbone) as seen,
+            captured_inputs(self._exit_layers, last=True) as exits,
+        ):
             output = self.model._prefill(self.input_ids, generation_config, self.kwargs)
         self._take_cache(output)
         hidden = torch.cat([each.last_hidden_state for each in seen], dim=1)
-        return Reading(hidden, output.logits[:, -1], *recorded(output))
+        return Reading(hidden, output.logits[:, -1:], tuple(exits[-len(self._exit_layers) :]), *recorded(output))
 
     def _take_cache(self, output: Any) -> None:
         for name in ALL_CACHE_NAMES:

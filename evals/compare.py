@@ -125,6 +125,7 @@ def compare(
         InputError: a prompt that the model cannot read; found before anything is generated.
         OptionError: parameters that do not fit the model; likewise.
     """
+    choices = [choice.with_tokenizer(tokenizer) for choice in choices]
     for choice in choices:
         choice.check(model)
     for prompt in prompts:

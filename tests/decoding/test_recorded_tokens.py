@@ -67,3 +67,21 @@ def _text_length(tokens: list[int], model: Any) -> int:
     """How many tokens come before the padding of a finished row."""
     eos = model.generation_config.eos_token_id
     return tokens.index(eos) + 1 if eos in tokens else len(tokens)
+
+
+DOLA = json.loads((ROOT / "tests/recorded/dola_4_55_4.json").read_text())["cases"]
+
+
+def _dola_id(case: dict[str, Any]) -> str:
+    penalty = f"-penalty{case['repetition_penalty']}" if "repetition_penalty" in case else ""
+    return f"{case['model']}-B{len(case['input_ids'])}-T{len(case['input_ids'][0])}-{case['dola_layers']}{penalty}"
+
+
+@pytest.mark.parametrize("case", DOLA, ids=_dola_id)
+def test_dola_by_its_old_arguments_gives_the_recorded_tokens(case: dict[str, Any]) -> None:
+    ids = torch.tensor(case["input_ids"])
+    options = {name: case[name] for name in ("dola_layers", "repetition_penalty", "max_new_tokens") if name in case}
+    tokens = decoding.generate(
+        _model(case["model"]), ids, attention_mask=torch.tensor(case["attention_mask"]), do_sample=False, **options
+    )
+    assert tokens[:, ids.shape[1] :].tolist() == case["tokens"]

@@ -13,7 +13,8 @@ import decoding
 from decoding import InputError, ModelError, Stream
 from decoding.anatomy import _found, anatomy
 from decoding.branching import Branching, branching_of
-from decoding.shared_prefix import _gather_to_front, _move_to_front
+from decoding.cache import GrowingLayer
+from decoding.shared_prefix import _gather_to_front
 
 SHARING = ["llama", "mistral-sliding", "gemma2", "gpt2", "opt", "cohere"]
 WAYS = [(name, True) for name in SHARING] + [(name, False) for name in [*SHARING, "bloom", "mamba"]]
@@ -157,14 +158,18 @@ def test_grouped_query_heads_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("n", [1, 3])
 def test_both_ways_of_moving_the_winners_are_the_same(n: int) -> None:
     """Streams on a GPU gather, for they may not ask which branch won; those on a CPU move row by row."""
-    entries = torch.randn(4, 2, 5 * n, 3)
+    before, entries = torch.randn(4, 2, 7, 3), torch.randn(4, 2, 5 * n, 3)
     branch = torch.tensor([3, 0, 1, 4])
-    moved, gathered = entries.clone(), entries.clone()
-    _move_to_front(moved, branch.tolist(), n)
-    _gather_to_front(gathered, branch[:, None] * n + torch.arange(n))
-    assert torch.equal(moved[:, :, :n], gathered[:, :, :n])
+    layer = GrowingLayer()
+    for each in (before, entries):
+        layer.update(each, each)
+    layer.settle(5 * n, branch.tolist(), n)
+    gathered = entries.clone()
+    _gather_to_front(gathered, 5 * n, branch[:, None] * n + torch.arange(n))
+    for kept in (layer.keys, layer.values):
+        assert torch.equal(kept, torch.cat([before, gathered[:, :, :n]], dim=2))
     for row, winner in enumerate(branch.tolist()):
-        assert torch.equal(moved[row, :, :n], entries[row, :, winner * n : (winner + 1) * n])
+        assert torch.equal(gathered[row, :, :n], entries[row, :, winner * n : (winner + 1) * n])
 
 
 def test_only_the_kept_hidden_state_goes_through_the_head() -> None:

@@ -34,19 +34,8 @@ NEW_TOKENS = 48
 def record(name: str, folder: str) -> list[dict[str, Any]]:
     """All cases of one model: greedy and contrastive, each prompt alone and all of them as one left-padded batch."""
     model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32).eval()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(Path(folder) / "tokenizer.json"))
-    pad = model.generation_config.pad_token_id
-    ids = [tokenizer(prompt).input_ids for prompt in PROMPTS]
-    width = max(map(len, ids))
-    batches = [([each], [[1] * len(each)]) for each in ids]
-    batches.append(
-        (
-            [[pad] * (width - len(each)) + each for each in ids],
-            [[0] * (width - len(each)) + [1] * len(each) for each in ids],
-        )
-    )
     cases = []
-    for (input_ids, mask), setting in itertools.product(batches, [None, *SETTINGS]):
+    for (input_ids, mask), setting in itertools.product(batches(model, folder), [None, *SETTINGS]):
         options: dict[str, Any] = {} if setting is None else {"penalty_alpha": setting[0], "top_k": setting[1]}
         tokens = model.generate(
             input_ids=torch.tensor(input_ids),
@@ -68,16 +57,32 @@ def record(name: str, folder: str) -> list[dict[str, Any]]:
     return cases
 
 
+def batches(model: Any, folder: str) -> list[tuple[list[list[int]], list[list[int]]]]:
+    """Input ids and masks: each prompt alone, then all of them left-padded."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(Path(folder) / "tokenizer.json"))
+    pad = model.generation_config.pad_token_id
+    ids = [tokenizer(prompt).input_ids for prompt in PROMPTS]
+    width = max(map(len, ids))
+    padded = [[pad] * (width - len(each)) + each for each in ids]
+    masks = [[0] * (width - len(each)) + [1] * len(each) for each in ids]
+    return [*(([each], [[1] * len(each)]) for each in ids), (padded, masks)]
+
+
+def merge(file: Path, name: str, cases: list[dict[str, Any]]) -> None:
+    """Add the cases of a model to a file, in place of those that it had of this model."""
+    kept = json.loads(file.read_text())["cases"] if file.exists() else []
+    cases = [case for case in kept if case["model"] != name] + cases
+    header = {"transformers": transformers.__version__, "torch": torch.__version__.split("+")[0], "dtype": "float32"}
+    lines = ",\n".join(json.dumps(case, separators=(",", ":")) for case in cases)
+    file.write_text(json.dumps(header)[:-1] + ',\n"cases": [\n' + lines + "\n]}\n")
+
+
 def main() -> None:
     """Record one model and merge it into the file."""
     if transformers.__version__ != "4.55.4" or len(sys.argv) != 3:
         raise SystemExit(f"{__doc__}\n(transformers {transformers.__version__} here)")
     name, folder = sys.argv[1:]
-    kept = json.loads(FILE.read_text())["cases"] if FILE.exists() else []
-    cases = [case for case in kept if case["model"] != name] + record(name, folder)
-    header = {"transformers": transformers.__version__, "torch": torch.__version__.split("+")[0], "dtype": "float32"}
-    lines = ",\n".join(json.dumps(case, separators=(",", ":")) for case in cases)
-    FILE.write_text(json.dumps(header)[:-1] + ',\n"cases": [\n' + lines + "\n]}\n")
+    merge(FILE, name, record(name, folder))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,132 @@
+"""The contrastive family by full recomputation: float64, no cache, no batch, each reader by itself.
+
+Formulas are written out from the papers, apart from ``decoding.contrast``. A lower layer with the final norm is read by
+a copy of the model that ends there; without it, by the model's own ``output_hidden_states`` and its bare head.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Ids = Sequence[int]
+
+
+class Reader:
+    """A model in float64 that reads one text at a time."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = copy.deepcopy(model).double().eval()
+        self.cut: dict[int, Any] = {}
+
+    @torch.no_grad()
+    def logits(self, ids: Ids) -> Tensor:
+        """(length, vocab)."""
+        return self.model(torch.tensor([list(ids)]), use_cache=False).logits[0]
+
+    @torch.no_grad()
+    def early(self, ids: Ids, layer: int, norm: bool) -> Tensor:
+        """(length, vocab) logits of a model that ends after so many layers, or the bare head on what it has there."""
+        if norm:
+            if layer not in self.cut:
+                self.cut[layer] = ended_after(self.model, layer)
+            return self.cut[layer](torch.tensor([list(ids)]), use_cache=False).logits[0]
+        output = self.model(torch.tensor([list(ids)]), use_cache=False, output_hidden_states=True)
+        return self.model.get_output_embeddings()(output.hidden_states[layer][0])
+
+
+def ended_after(model: Any, layer: int) -> Any:
+    """A copy of a model without the layers from ``layer`` on."""
+    short = copy.deepcopy(model)
+    depth = short.config.num_hidden_layers
+    parent, name, layers = next(
+        (parent, name, child)
+        for parent in short.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.ModuleList) and len(child) == depth
+    )
+    setattr(parent, name, nn.ModuleList(list(layers)[:layer]))
+    return short
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    return logits - logits.logsumexp(-1, keepdim=True)
+
+
+def cut_off(scores: Tensor, evidence: Tensor, alpha: float) -> Tensor:
+    """-inf where p < alpha·max p of the evidence, all (vocab,)."""
+    p = evidence.softmax(-1)
+    return torch.where(p >= alpha * p.max(), scores, -math.inf)
+
+
+def contrastive_decoding(
+    expert: Tensor, amateur: Tensor, alpha: float, beta: float, form: str, temperature: float = 1.0
+) -> Tensor:
+    if form == "logits":
+        return cut_off((1 + beta) * expert - beta * amateur, expert, alpha)
+    return cut_off(log_softmax(expert) - beta * log_softmax(amateur / temperature), expert, alpha)
+
+
+def dola(final: Tensor, premature: Sequence[Tensor], alpha: float, kind: str) -> Tensor:
+    log_p, distances = log_softmax(final), []
+    for each in premature:
+        log_q = log_softmax(each)
+        log_m = torch.stack([log_p, log_q]).logsumexp(0) - math.log(2)
+        pairs = ((log_m, log_p), (log_m, log_q)) if kind == "dola" else ((log_p, log_m), (log_q, log_m))
+        distances.append(sum(float((a.exp() * (a - b)).sum()) for a, b in pairs) / 2)
+    chosen = premature[max(range(len(premature)), key=lambda i: distances[i])]
+    return cut_off(log_softmax(final) - log_softmax(chosen), final, alpha)
+
+
+def context_aware(with_context: Tensor, without: Tensor, alpha: float) -> Tensor:
+    return (1 + alpha) * with_context - alpha * without
+
+
+def lol(
+    expert: Tensor,
+    amateur: Tensor,
+    early: Sequence[tuple[Tensor, Tensor]],
+    guided: Tensor | None,
+    settings: dict[str, Any],
+) -> Tensor:
+    """``early`` has (expert, amateur) logits for each lower layer."""
+    r = log_softmax(expert)
+    if guided is not None:
+        r = log_softmax((1 + settings["refocus_weight"]) * log_softmax(guided) - settings["refocus_weight"] * r)
+    fused = final = r - settings["amateur_weight"] * log_softmax(amateur)
+    lower = [log_softmax(e) - settings["lower_amateur_weight"] * log_softmax(a) for e, a in early]
+    if settings["fusion"] == "static":
+        if lower:
+            fused = final + settings["fusion_weight"] * sum(lower) / len(lower)
+    else:
+        distributions = [r, *(log_softmax(e) for e, _ in early)]
+        weights = torch.stack([(d.exp() * d).sum() for d in distributions]).softmax(0)
+        fused = sum(w * f for w, f in zip(weights, [final, *lower], strict=True))
+    return cut_off(fused, r, settings["alpha"])
+
+
+def greedy_tokens(scores_of: Callable[[list[int]], Tensor], prompt: Ids, steps: int) -> tuple[list[int], list[Tensor]]:
+    """The tokens that a function from a text to (vocab,) scores chooses, and the scores of each step."""
+    text, steps_scores = list(prompt), []
+    for _ in range(steps):
+        scores = scores_of(text)
+        steps_scores.append(scores)
+        text.append(int(scores.argmax()))
+    return text[len(prompt) :], steps_scores
+
+
+def per_token(
+    scores_of: Callable[[list[int]], Tensor], prompt: Ids, continuation: Ids, normalized: bool
+) -> list[float]:
+    """Teacher-forced scores of a continuation; -1000 where a token is cut off."""
+    result = []
+    for i, token in enumerate(continuation):
+        scores = scores_of([*prompt, *continuation[:i]])
+        scores = log_softmax(scores) if normalized else scores
+        result.append(max(float(scores[token]), -1000.0))
+    return result
