@@ -37,85 +37,107 @@ BLOCK = 256
 class GrowingLayer(DynamicLayer):
     """One full-attention layer of a cache, (batch, heads, length, head dim), appended to in place.
 
-    ``keys`` and ``values`` are views of the used part of the storage. Whatever replaces them (``crop``,
-    ``reorder_cache``, ``batch_select_indices`` of the base class) needs no counterpart here: a view that still
-    starts at the storage goes on in it, anything else is taken as the new content.
+    ``keys`` and ``values`` are views of the used part of a storage with spare room. Appending, cropping and settling a
+    branch write what is new and move ``length``. Whatever is assigned to ``keys`` and ``values`` (``reorder_cache`` and
+    others of the base class do) is taken as the new content.
     """
 
     def __init__(self) -> None:
+        self.length = 0
+        self._keys: Tensor | None = None  # (batch, heads, capacity, head dim)
+        self._values: Tensor | None = None
         super().__init__()
-        self.keys: Any  # (batch, heads, length, head dim); None before the first update
-        self.values: Any
-        self.storage: tuple[Tensor, Tensor] | None = None  # each (batch, heads, capacity, head dim)
+
+    @property
+    def keys(self) -> Any:
+        """(batch, heads, length, head dim), or None before the first update."""
+        return None if self._keys is None else self._keys.narrow(2, 0, self.length)
+
+    @keys.setter
+    def keys(self, content: Tensor | None) -> None:
+        self._keys = content
+        self.length = 0 if content is None else content.shape[2]
+
+    @property
+    def values(self) -> Any:
+        """As ``keys``."""
+        return None if self._values is None else self._values.narrow(2, 0, self.length)
+
+    @values.setter
+    def values(self, content: Tensor | None) -> None:
+        self._values = content
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Take dtype and device of the first keys; storage comes with what is written."""
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys = key_states.new_empty((*key_states.shape[:2], 0, key_states.shape[3]))
+        self.values = value_states.new_empty((*value_states.shape[:2], 0, value_states.shape[3]))
+        self.is_initialized = True
+
+    def get_seq_length(self) -> int:
+        """How many tokens are kept."""
+        return self.length
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Append (batch, heads, n, head dim) keys and values; return all that are kept."""
-        if torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad):
-            return super().update(key_states, value_states, *args, **kwargs)  # autograd needs what came before intact
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        length, new = self.get_seq_length(), key_states.shape[-2]
-        keys, values = self._room_for(length + new, key_states, value_states)
-        keys.narrow(2, length, new).copy_(key_states)
-        values.narrow(2, length, new).copy_(value_states)
-        self.keys, self.values = keys.narrow(2, 0, length + new), values.narrow(2, 0, length + new)
+        if torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad):
+            # Autograd needs what came before intact.
+            self.keys, self.values = (
+                torch.cat([self.keys, key_states], dim=2),
+                torch.cat([self.values, value_states], dim=2),
+            )
+            return self.keys, self.values
+        start, new = self.length, key_states.shape[2]
+        keys, values = self._room_for(start + new)
+        keys.narrow(2, start, new).copy_(key_states)
+        values.narrow(2, start, new).copy_(value_states)
+        self.length = start + new
         return self.keys, self.values
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last ``-tokens_to_remove`` tokens; what was written stays until it is overwritten."""
-        length = self.get_seq_length()
-        if tokens_to_remove > 0 or -tokens_to_remove >= length:
-            super().crop(tokens_to_remove)
+        if tokens_to_remove > 0:
+            super().crop(tokens_to_remove)  # means another thing, or nothing, from one version to the next
         else:
-            self.keys = self.keys.narrow(2, 0, length + tokens_to_remove)
-            self.values = self.values.narrow(2, 0, length + tokens_to_remove)
+            self.length = max(self.length + tokens_to_remove, 0)
 
     def settle(self, looked_at: int, winners: list[int], n: int) -> None:
         """Of the last ``looked_at`` slots, keep the n of each row's winner (its number among runs of n), in place."""
-        start = self.keys.shape[2] - looked_at
-        for entries in (self.keys, self.values):
-            if len(winners) == 1:
-                if winners[0] > 0:
-                    entries.narrow(2, start, n).copy_(entries.narrow(2, start + winners[0] * n, n))
-                continue
-            for row, winner in zip(entries, winners, strict=True):
+        start = self.length - looked_at
+        for storage in (self._keys, self._values):
+            assert storage is not None
+            for row, winner in enumerate(winners):
                 if winner > 0:
-                    row.narrow(1, start, n).copy_(row.narrow(1, start + winner * n, n))
-        self.keys, self.values = self.keys.narrow(2, 0, start + n), self.values.narrow(2, 0, start + n)
+                    own = storage if len(winners) == 1 else storage.narrow(0, row, 1)
+                    own.narrow(2, start, n).copy_(own.narrow(2, start + winner * n, n))
+        self.length = start + n
 
     def reset(self) -> None:
         """Forget everything, storage included."""
-        self.storage = None
-        super().reset()
+        self.keys = self.values = None
+        self.is_initialized = False
 
-    def _room_for(self, end: int, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
-        length = self.get_seq_length()
-        storage = self.storage
-        if (
-            storage is not None
-            and end <= storage[0].shape[-2]
-            and length > 0
-            and self.keys.data_ptr() == storage[0].data_ptr()
-            and self.keys.shape[0] == storage[0].shape[0]
-            # A tensor made in inference mode may not be written to outside it.
-            and (torch.is_inference_mode_enabled() or not storage[0].is_inference())
-        ):
-            return storage
+    def _room_for(self, end: int) -> tuple[Tensor, Tensor]:
+        keys, values = self._keys, self._values
+        assert keys is not None
+        assert values is not None
+        # A tensor made in inference mode may not be written to outside it.
+        writable = torch.is_inference_mode_enabled() or not keys.is_inference()
+        if end <= min(keys.shape[2], values.shape[2]) and writable:
+            return keys, values
         capacity = end + max(BLOCK, end // 16)
-        self.storage = (
-            _moved_into_room(self.keys, length, key_states, capacity),
-            _moved_into_room(self.values, length, value_states, capacity),
-        )
-        return self.storage
+        self._keys, self._values = _with_room(keys, self.length, capacity), _with_room(values, self.length, capacity)
+        return self._keys, self._values
 
 
-def _moved_into_room(used: Tensor, length: int, like: Tensor, capacity: int) -> Tensor:
-    batch, heads, _, dim = like.shape
-    room = like.new_empty((batch, heads, capacity, dim))
-    if length > 0:
-        room[:, :, :length] = used
+def _with_room(entries: Tensor, length: int, capacity: int) -> Tensor:
+    batch, heads, _, dim = entries.shape
+    room = entries.new_empty((batch, heads, capacity, dim))
+    room.narrow(2, 0, length).copy_(entries.narrow(2, 0, length))
     return room
 
 
@@ -142,7 +164,9 @@ def grow_in_place(cache: Any) -> None:
     for index, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer:
             grown = GrowingLayer()
-            grown.__dict__.update(layer.__dict__)
+            if layer.is_initialized and layer.keys is not None and layer.values is not None and layer.keys.dim() == 4:
+                grown.lazy_initialization(layer.keys, layer.values)
+                grown.keys, grown.values = layer.keys, layer.values
             cache.layers[index] = grown
 
 

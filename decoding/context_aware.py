@@ -19,8 +19,8 @@ class ContextAware(ContrastStrategy):
     """Context-aware decoding: what the context adds to the prompt, amplified.
 
     The score is (1 + α)·logit(y | c, x) - α·logit(y | x), with the prompt x and a context c that is put before it.
-    Source: Shi et al., "Trusting Your Evidence: Hallucinate Less with Context-aware Decoding", 2305.14739. Both readings
-    go through one forward pass a token.
+    Source: Shi et al., "Trusting Your Evidence: Hallucinate Less with Context-aware Decoding", 2305.14739. Both
+    readings go through one forward pass a token.
 
     Args:
         context: c: text, token ids, or a sequence of one of these a row. Empty, this is plain decoding.

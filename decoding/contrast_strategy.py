@@ -124,6 +124,7 @@ class ContrastSession(Session):
     def __init__(self, strategy: ContrastStrategy, streams: FusedStreams) -> None:
         self.strategy = strategy
         self.streams = streams
+        self.heard: dict[str, Heard] = {}
         self._split: tuple[Any, Any, Any] = (None, None, None)
         self._take(streams.prompt)
 
@@ -204,13 +205,7 @@ def masked(scores: Tensor, evidence: Tensor, alpha: float | None) -> Tensor:
     return kept
 
 
-def require_number(name: str, value: float, low: float, high: float = float("inf")) -> None:
-    """Raise OptionError unless low <= value <= high."""
-    if (
-        not isinstance(value, (int, float))
-        or isinstance(value, bool)
-        or not low <= value <= high
-        or value == float("inf")
-    ):
-        upto = f"to {high:g}" if high != float("inf") else "up"
-        raise OptionError(f"{name}={value!r}: accepted are numbers from {low:g} {upto}")
+def require_number(name: str, value: float, low: float) -> None:
+    """Raise OptionError unless low <= value, and value is finite."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value < float("inf"):
+        raise OptionError(f"{name}={value!r}: accepted are numbers from {low:g} up")

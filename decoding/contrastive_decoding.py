@@ -23,14 +23,15 @@ CONTEXTS = ("full", "last_token")
 class ContrastiveDecoding(ContrastStrategy):
     """Contrastive decoding: what the expert says more strongly than the amateur, among tokens it finds plausible.
 
-    With ``form="logits"`` the score is (1 + β)·s_e - β·s_a where s_e >= log α + max s_e (O'Brien and Lewis, "Contrastive
-    Decoding Improves Reasoning in Large Language Models", 2309.09117). With ``form="log_probs"`` it is
+    With ``form="logits"`` the score is (1 + β)·s_e - β·s_a where s_e >= log α + max s_e (O'Brien and Lewis,
+    "Contrastive Decoding Improves Reasoning in Large Language Models", 2309.09117). With ``form="log_probs"`` it is
     log p_e - β·log p_a(τ) where p_e >= α·max p_e (Li et al., "Contrastive Decoding: Open-ended Text Generation as
     Optimization", 2210.15097, whose β is 1). s are logits, τ the amateur's temperature.
 
     Args:
-        amateur: the weaker reader: a transformers model; a folder, hub name or built-in name; the name of a LoRA adapter
-            on the model, or the folder of one; or ``decoding.Prompt(text)``, the same model behind a misleading prompt.
+        amateur: the weaker reader: a transformers model; a folder, hub name or built-in name; the name of a LoRA
+            adapter on the model, or the folder of one; or ``decoding.Prompt(text)``, the same model behind a
+            misleading prompt.
         alpha: α in [0, 1].
         beta: β >= 0.
         form: "logits" or "log_probs".

@@ -29,14 +29,14 @@ class DoLa(ContrastStrategy):
     in Large Language Models", 2309.03883.
 
     Args:
-        layers: candidates: "low" or "high" as transformers 4.55.4 has them (every second layer of the lower or the upper
-            half, of 20 layers at either end beyond 40 layers; from layer 2 on where embeddings are tied), or how many
-            layers each candidate has read, 0 (the embeddings) to the model's number of layers - 1.
+        layers: candidates: "low" or "high" as transformers 4.55.4 has them (every second layer of the lower or the
+            upper half, of 20 layers at either end beyond 40 layers; from layer 2 on where embeddings are tied), or how
+            many layers each candidate has read, 0 (the embeddings) to the model's number of layers - 1.
         alpha: α in [0, 1].
         divergence: "dola", what DoLa's code computes, ½[KL(M‖p_N) + KL(M‖p_j)]; or "jensen-shannon", the textbook's
             with the arguments of KL the other way round. M is the average of the two distributions.
-        final_norm: False, DoLa's way, puts the raw hidden states of the candidate layers into the head; True applies the
-            final norm, and soft-cap or scale of the logits, as after the last layer.
+        final_norm: False, DoLa's way, puts the raw hidden states of the candidate layers into the head; True applies
+            the final norm, and soft-cap or scale of the logits, as after the last layer.
         per_row: True chooses a layer for each row. False chooses one for the whole batch, as transformers 4.55.4 and
             DoLa's code do; a row's tokens then depend on its batch.
 
@@ -61,13 +61,14 @@ class DoLa(ContrastStrategy):
             raise OptionError(f"divergence={self.divergence!r}: accepted are {', '.join(DIVERGENCES)}")
         if isinstance(self.layers, str):
             if self.layers not in ("low", "high"):
-                raise OptionError(
-                    f"layers={self.layers!r}: accepted are low, high, or layer numbers such as [8, 10, 12]"
-                )
+                raise self._not_accepted()
             return
         if not self.layers or any(not isinstance(each, int) or isinstance(each, bool) for each in self.layers):
-            raise OptionError(f"layers={self.layers!r}: accepted are low, high, or layer numbers such as [8, 10, 12]")
+            raise self._not_accepted()
         object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
+
+    def _not_accepted(self) -> OptionError:
+        return OptionError(f"layers={self.layers!r}: accepted are low, high, or layer numbers such as [8, 10, 12]")
 
     @property
     def exit_norm(self) -> bool:  # type: ignore[override]

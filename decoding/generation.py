@@ -37,8 +37,9 @@ def generate(
         model: a generating transformers model.
         inputs: (batch, length) token ids, or as keyword ``input_ids``, ``inputs_embeds``, ...
         strategy: how to choose tokens. None takes it from the arguments, or else from the model's generation config:
-            ``penalty_alpha`` > 0 with ``top_k`` > 1 is ``ContrastiveSearch``, ``dola_layers`` is ``DoLa`` as transformers
-            had it (one premature layer for the whole batch); without them this is plain ``model.generate``.
+            ``penalty_alpha`` > 0 with ``top_k`` > 1 is ``ContrastiveSearch``, ``dola_layers`` is ``DoLa`` as
+            transformers had it (one premature layer for the whole batch); without them this is plain
+            ``model.generate``.
         generation_config: as in ``model.generate``.
         stopping_criteria: as in ``model.generate``.
         streamer: as in ``model.generate``; receives the prompt, each token and the end.

@@ -44,8 +44,8 @@ class LOL(ContrastStrategy):
 
     - refocused expert: r = log-softmax((1 + γ)·g - γ·e) with guidance, r = e without;
     - contrasts: F = r - λ·a at the end, F'_L = e_L - λ'·a_L at each lower layer;
-    - static fusion: F + ω·mean over L of F'_L; entropy fusion: Σ w·F over the end and all L, w the softmax over these of
-      -entropy of the expert's distribution there (r at the end);
+    - static fusion: F + ω·mean over L of F'_L; entropy fusion: Σ w·F over the end and all L, w the softmax over
+      these of -entropy of the expert's distribution there (r at the end);
     - only tokens with r >= log α + max r.
 
     Source: "Lower Layer Matters: Alleviating Hallucination via Multi-Layer Fusion Contrastive Decoding with
@@ -74,7 +74,8 @@ class LOL(ContrastStrategy):
         tokenizer: for guidance or an amateur's prompt given as text.
 
     Raises:
-        OptionError: a value out of range, a layer that the model does not have, or guidance as text without a tokenizer.
+        OptionError: a value out of range, a layer that the model does not have, or guidance as text without a
+            tokenizer.
         ModelError: an amateur of other tokens, or a model whose lower layers cannot be read (when a call begins).
 
     Example:

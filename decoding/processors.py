@@ -143,8 +143,8 @@ class ContrastiveDecodingLogitsProcessor(StrategyLogitsProcessor):
     """Contrastive decoding as a logits processor; see :class:`decoding.ContrastiveDecoding` and
     :class:`StrategyLogitsProcessor`.
 
-    The expert's logits are those that ``generate`` hands over, so only the amateur is read beside it. Under beam search,
-    whose beams compare sums, ``form="log_probs"`` is the paper's objective; ``form="logits"`` needs
+    The expert's logits are those that ``generate`` hands over, so only the amateur is read beside it. Under beam
+    search, whose beams compare sums, ``form="log_probs"`` is the paper's objective; ``form="logits"`` needs
     ``renormalize_logits=True``.
 
     Args:

@@ -18,10 +18,10 @@ class Reading:
 
     Attributes:
         hidden: (batch, n, dim) hidden states after the final norm, or (batch, branches, n, dim) of a branch.
-        logits: where the pass computed them, (batch, n, vocab) or (batch, branches, n, vocab) as ``hidden``, or those of
-            the last token alone (n = 1); None where the head was left out.
-        exits: the states that the lower layers asked for were given, one (batch, n, dim) a layer, before any final norm;
-            of a prompt, those of its last token (n = 1).
+        logits: where the pass computed them, (batch, n, vocab) or (batch, branches, n, vocab) as ``hidden``, or
+            those of the last token alone (n = 1); None where the head was left out.
+        exits: the states that the lower layers asked for were given, one (batch, n, dim) a layer, before any final
+            norm; of a prompt, those of its last token (n = 1).
         hidden_states: per layer, as transformers returns them, where asked for; None otherwise.
         attentions: likewise.
         cross_attentions: likewise, encoder-decoder models only.

@@ -114,7 +114,7 @@ class Choice:
         return f"{self.name}:{inside}" if inside else self.name
 
     def with_tokenizer(self, tokenizer: Any) -> Choice:
-        """This choice with the tokenizer of the model, which strategies with texts of their own need."""
+        """The choice with the tokenizer of the model, which strategies with texts of their own need."""
         if not isinstance(self.how, Strategy):
             return self
         return dataclasses.replace(self, how=self.how.with_tokenizer(tokenizer))

@@ -47,21 +47,21 @@ def score(
     tokenizer: Any = None,
     floor: float = -1000.0,
 ) -> list[Tensor]:
-    """Per-token log-scores of continuations of one prompt under a strategy, teacher-forced.
+    r"""Per-token log-scores of continuations of one prompt under a strategy, teacher-forced.
 
     Args:
         model: a decoder-only transformers model.
         prompt: text, or (length,) token ids.
         continuations: each text or (n,) token ids, n >= 1; text goes on where the prompt ends, with its own leading
             space.
-        strategy: a contrast strategy (``ContrastiveDecoding``, ``DoLa``, ``ContextAware``, ``LOL``); None for the model's
-            own log-probabilities.
+        strategy: a contrast strategy (``ContrastiveDecoding``, ``DoLa``, ``ContextAware``, ``LOL``); None for the
+            model's own log-probabilities.
         normalized: True gives the log-softmax of the strategy's scores over its plausible tokens. False gives the
             scores as they are: differences of log-probabilities that need not sum to anything, which the TruthfulQA
             figures of DoLa and of induced contrastive decoding rest on.
         tokenizer: for text.
-        floor: the score of a token that is not plausible (DoLa's code has -1000). ``alpha=0`` in the strategy calls every
-            token plausible.
+        floor: the score of a token that is not plausible (DoLa's code has -1000). ``alpha=0`` in the strategy calls
+            every token plausible.
 
     Returns:
         One (n,) float32 tensor on the CPU for each continuation.
@@ -71,7 +71,7 @@ def score(
         InputError: an empty prompt or continuation, or one past the model's context.
 
     Example:
-        >>> scores = decoding.score(model, "Q: ...\\nA:", [" Yes.", " No."], DoLa("high"), tokenizer=tokenizer)
+        >>> scores = decoding.score(model, "Q: ...\nA:", [" Yes.", " No."], DoLa("high"), tokenizer=tokenizer)
         >>> [each.sum().item() for each in scores]
     """
     model = unwrapped(model)
@@ -162,8 +162,8 @@ def _check_room(model: Any, before: list[int], after: list[list[int]]) -> None:
     for index, each in enumerate(after):
         if context is not None and len(before) + len(each) > context:
             raise InputError(
-                f"continuation {index}: prompt and continuation have {len(before)} + {len(each)} tokens and the model's "
-                f"context {context}"
+                f"continuation {index}: prompt and continuation have {len(before)} + {len(each)} tokens, which is more "
+                f"than the model's context of {context}"
             )
 
 

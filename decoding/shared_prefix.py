@@ -60,7 +60,8 @@ class Shared:
         return dict(rest)
 
     def _masks(self, layers: list[Any], branches: int, n: int) -> Tensor | dict[str, Tensor]:
-        prefix, like = self.stream.padding_mask, self.stream.prompt.hidden
+        prefix = self.stream.padding_mask if self.stream.padded else None
+        like = self.stream.prompt.hidden
         by_layer: dict[int | None, Tensor] = {}
         for layer in layers:
             window = layer.sliding_window if is_sliding(layer) else None
@@ -98,7 +99,7 @@ class Shared:
                 for entries in (layer.keys, layer.values):
                     _gather_to_front(entries, branches * n, slots)
                 layer.crop(-(branches - 1) * n)
-        return self._selected(slots)
+        return self._selected(slots, winners)
 
     def drop(self) -> None:
         """Forget all branches."""
@@ -111,13 +112,20 @@ class Shared:
         self.kwargs = reordered(self.kwargs, rows)
         self.flat = picked(self.flat, rows)
 
-    def _selected(self, slots: Tensor) -> Reading:
+    def _selected(self, slots: Tensor, winners: list[int] | None) -> Reading:
         rows = torch.arange(len(slots), device=slots.device)[:, None]
+        n = slots.shape[1]
+
+        def of_winner(states: Tensor) -> Tensor:
+            if winners is not None and len(winners) == 1:
+                return states.narrow(1, winners[0] * n, n)
+            return states[rows, slots]
+
         kept = copy.copy(self.flat)
-        kept.hidden = self.flat.hidden[rows, slots]
+        kept.hidden = of_winner(self.flat.hidden)
+        kept.exits = tuple(of_winner(states) for states in self.flat.exits)
         if self.flat.logits is not None:
             kept.logits = self.flat.logits[rows, slots]
-        kept.exits = tuple(states[rows, slots] for states in self.flat.exits)
         if self.flat.hidden_states is not None:
             kept.hidden_states = tuple(states[rows, slots] for states in self.flat.hidden_states)
         if self.flat.attentions is not None:
@@ -170,6 +178,10 @@ def branch_mask(
         device: where the mask is built.
     """
     own, step = _own_mask(branches, n, window, dtype, device)
+    if prefix is None and window is None and device.type == "cpu":
+        seen = length - offset
+        room = _unpadded_mask(branches, n, dtype, device, 1 << max(seen, 255).bit_length())
+        return room.narrow(3, room.shape[3] - branches * n - seen, seen + branches * n).expand(batch, -1, -1, -1)
     before = torch.zeros(batch, 1, branches * n, length - offset, dtype=dtype, device=device)
     if prefix is not None:
         before.masked_fill_(prefix[:, None, None, offset:length] == 0, torch.finfo(dtype).min)
@@ -177,6 +189,13 @@ def branch_mask(
         age = (length + step)[:, None] - torch.arange(offset, length, device=device)
         before.masked_fill_(age >= window, torch.finfo(dtype).min)
     return torch.cat([before, own.expand(batch, 1, -1, -1)], dim=-1)
+
+
+@functools.lru_cache(maxsize=8)
+def _unpadded_mask(branches: int, n: int, dtype: torch.dtype, device: torch.device, length: int) -> Tensor:
+    """The mask (1, 1, branches·n, length + branches·n) behind a prefix without padding; a shorter one's is its end."""
+    own, _ = _own_mask(branches, n, None, dtype, device)
+    return torch.nn.functional.pad(own, (length, 0))[None, None]
 
 
 @functools.lru_cache(maxsize=32)  # the same at each step

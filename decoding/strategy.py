@@ -103,7 +103,7 @@ class Strategy(ABC):
         return self.session(model, input_ids, model_kwargs, generation_config, restorable=True)
 
     def with_tokenizer(self, tokenizer: Any) -> Strategy:
-        """This strategy with the tokenizer of its texts, where it has texts and no tokenizer yet."""
+        """The strategy with the tokenizer of its texts, where it has texts and no tokenizer yet."""
         if tokenizer is None or getattr(self, "tokenizer", tokenizer) is not None:
             return self
         return dataclasses.replace(self, tokenizer=tokenizer)  # type: ignore[type-var]

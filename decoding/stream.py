@@ -54,6 +54,7 @@ class Stream:
     Attributes:
         prompt: the reading of the prompt (its ``hidden`` covers the tokens that were not in a cache handed in).
         length: how many slots have been read and kept, padding included.
+        padded: whether some of them hold padding.
         branching: how this stream branches.
     """
 
@@ -94,6 +95,8 @@ class Stream:
                 "accepted are models whose state is a transformers Cache"
             )
         grow_in_place(self.cache)
+        mask = self.padding_mask
+        self.padded = mask is not None and not bool(mask.all())
         self.branching: Branching = branching_of(model)
 
     @classmethod

@@ -81,7 +81,8 @@ def _example(path: Path, where: str, record: Any) -> Example | None:
     if question is None or answer is None:
         missing, accepted = ("question", QUESTIONS) if question is None else ("hallucinated answer", (*WRONG, *ANSWERS))
         raise InputError(
-            f"{path}, {where}: has no {missing}; its keys are {', '.join(map(str, record))}; accepted: {', '.join(accepted)}"
+            f"{path}, {where}: has no {missing}; its keys are {', '.join(map(str, record))}; "
+            f"accepted: {', '.join(accepted)}"
         )
     return Example(question.strip(), answer.strip())
 

@@ -26,8 +26,8 @@ RECORD = "induce.json"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an amateur is induced. Learning rate, batch and epochs are those of a follow-up of induced contrastive decoding
-    (2408.08769); rank, alpha and dropout are ours.
+    """How an amateur is induced. Learning rate, batch and epochs are those of a follow-up of induced contrastive
+    decoding (2408.08769); rank, alpha and dropout are ours.
 
     Args:
         learning_rate: the peak of a linear decay.
@@ -121,16 +121,17 @@ def induce(
     trainable = [parameter.requires_grad for parameter in model.parameters()]
     wrapped = peft.get_peft_model(model, config)
     micro = min(micro_batch, recipe.batch_size, len(rows))
+    on_gpu = model.device.type == "cuda"
     accumulate = max(1, min(recipe.batch_size, len(rows)) // micro)
     arguments = TrainingArguments(
         output_dir=str(output / CHECKPOINTS), per_device_train_batch_size=micro, gradient_accumulation_steps=accumulate,
         num_train_epochs=recipe.epochs, learning_rate=recipe.learning_rate, lr_scheduler_type="linear",
         seed=recipe.seed, save_strategy="epoch", save_total_limit=1, logging_strategy="steps", logging_steps=1,
         report_to=[], disable_tqdm=True, remove_unused_columns=False, use_cpu=model.device.type == "cpu",
-        dataloader_pin_memory=model.device.type == "cuda", bf16=model.dtype == torch.bfloat16 and model.device.type == "cuda",
+        dataloader_pin_memory=on_gpu, bf16=on_gpu and model.dtype == torch.bfloat16,
     )  # fmt: skip
 
-    class Progress(TrainerCallback):  # type: ignore[misc]
+    class Progress(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             if report is not None and logs and "loss" in logs:
                 report(state.global_step, state.max_steps, float(logs["loss"]))
@@ -142,7 +143,7 @@ def induce(
     try:
         checkpoint = get_last_checkpoint(str(output / CHECKPOINTS)) if (output / CHECKPOINTS).is_dir() else None
         outcome = trainer.train(resume_from_checkpoint=checkpoint)
-        wrapped.save_pretrained(output)
+        wrapped.save_pretrained(str(output))
     finally:
         wrapped.unload()
         # unload() takes the LoRA layers out and leaves their configuration on the model.

@@ -68,7 +68,7 @@ def test_appending_moves_nothing() -> None:
 def test_spare_room_is_bounded() -> None:
     layer = GrowingLayer()
     layer.update(torch.zeros(1, 1, 10_000, 1), torch.zeros(1, 1, 10_000, 1))
-    assert layer.storage[0].shape[2] <= 10_000 * 17 / 16 + BLOCK
+    assert layer._keys.shape[2] <= 10_000 * 17 / 16 + BLOCK
 
 
 def test_a_cache_made_in_inference_mode_goes_on_outside_it() -> None:

@@ -11,6 +11,7 @@ from tiny_models import DECODER_ONLY, ENCODER_DECODER, VOCAB, tiny_model
 
 import decoding
 from decoding.branching import branching_of
+from decoding.contrastive_search import _top
 
 STEPS = 14
 
@@ -165,3 +166,13 @@ def test_a_strategy_is_frozen_and_keeps_nothing_of_a_call() -> None:
     assert vars(strategy) == before
     with pytest.raises(dataclasses.FrozenInstanceError):
         strategy.top_k = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("vocab", "k"), [(32000, 4), (50257, 8), (5000, 1), (5000, 4), (200, 5)])
+def test_the_candidates_are_those_of_torch(vocab: int, k: int) -> None:
+    values = torch.rand(3, vocab, generator=torch.Generator().manual_seed(vocab + k))
+    values[1, -2:] = torch.tensor([2.0, 3.0])  # behind the last whole block
+    best, where = _top(values, k)
+    expected = values.topk(k)
+    assert best.tolist() == expected.values.tolist()
+    assert where.tolist() == expected.indices.tolist()
