@@ -14,15 +14,12 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
-import platform
-import resource
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
+
+from turns import MEASURE_MEMORY, Worker, paired_ratio, quantile, serve, take_turns, timed
 
 GREEDY, OURS = "greedy (transformers)", "contrastive search (ours)"
 PEER_GREEDY, PEER = "greedy (peer)", "contrastive search (peer)"
@@ -77,18 +74,11 @@ def compare(batch: int, context: int, options: argparse.Namespace) -> list[dict[
     methods = {GREEDY: sys.executable, OURS: sys.executable}
     if options.peer_python:
         methods |= {PEER_GREEDY: options.peer_python, PEER: options.peer_python}
-    workers = {method: Worker(method, python, batch, context, options) for method, python in methods.items()}
-    runs: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
-    for repeat in range(options.repeats + 1):
-        for method, worker in workers.items():
-            result = worker.run()
-            if repeat > 0:  # the first turn warms up
-                runs[method].append(result)
-    for worker in workers.values():
-        worker.stop()
+    workers = {method: start(method, python, batch, context, options) for method, python in methods.items()}
+    runs = take_turns(workers, options.repeats)
     facts = {}
     for method, python in methods.items():
-        worker = Worker(method, python, batch, context, options, {"MALLOC_MMAP_THRESHOLD_": str(2**20)})
+        worker = start(method, python, batch, context, options, MEASURE_MEMORY)
         worker.run()
         facts[method] = worker.stop()
     if options.peer_python and runs[OURS][0]["tokens"] != runs[PEER][0]["tokens"]:
@@ -96,55 +86,21 @@ def compare(batch: int, context: int, options: argparse.Namespace) -> list[dict[
     return report(batch, context, runs, facts, options)
 
 
-class Worker:
-    """A process that runs one method each time it is asked."""
-
-    def __init__(
-        self,
-        method: str,
-        python: str,
-        batch: int,
-        context: int,
-        options: argparse.Namespace,
-        environment: dict[str, str] | None = None,
-    ) -> None:
-        task = {"method": method, "batch": batch, "context": context}
-        passed = [
-            f"--{name}={getattr(options, name.replace('-', '_'))}"
-            for name in ("k", "layers", "width", "kv-heads", "device", "dtype")
-        ]
-        self.process = subprocess.Popen(
-            [python, __file__, "--worker", json.dumps(task), f"--new-tokens={options.new_tokens}", *passed],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "TRANSFORMERS_VERBOSITY": "error", **(environment or {})},
-        )
-        self._answer()  # ready
-
-    def run(self) -> dict[str, Any]:
-        """One call of ``generate``."""
-        self._ask("run")
-        return self._answer()
-
-    def stop(self) -> dict[str, Any]:
-        """End the process; its peak memory and versions."""
-        self._ask("stop")
-        facts = self._answer()
-        self.process.wait()
-        return facts
-
-    def _ask(self, word: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(word + "\n")
-        self.process.stdin.flush()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith("{"):
-                return json.loads(line)
-        raise SystemExit(f"a worker ended early (exit code {self.process.wait()}); its message stands above")
+def start(
+    method: str,
+    python: str,
+    batch: int,
+    context: int,
+    options: argparse.Namespace,
+    environment: dict[str, str] | None = None,
+) -> Worker:
+    """A process that runs one method at one size."""
+    task = {"method": method, "batch": batch, "context": context}
+    passed = [
+        f"--{name}={getattr(options, name.replace('-', '_'))}"
+        for name in ("new-tokens", "k", "layers", "width", "kv-heads", "device", "dtype")
+    ]
+    return Worker([python, __file__, "--worker", json.dumps(task), *passed], environment)
 
 
 def report(
@@ -189,26 +145,10 @@ def report(
     return rows
 
 
-def paired_ratio(results: list[dict[str, Any]], others: list[dict[str, Any]]) -> float:
-    """The median over the repeats of time against time of the same turn."""
-    pairs = zip(results, others, strict=True)
-    return statistics.median(one["ms_per_token"] / other["ms_per_token"] for one, other in pairs)
-
-
-def quantile(values: list[float], q: float) -> float:
-    """The q-quantile, linear between the two nearest."""
-    ordered = sorted(values)
-    at = q * (len(ordered) - 1)
-    low = int(at)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (at - low) * (ordered[high] - ordered[low])
-
-
 def work(options: argparse.Namespace) -> None:
     """The worker: build the model, then run one call for each line read. Runs under the peer's interpreter too."""
     import torch
-    import transformers
-    from transformers import LlamaConfig, LlamaForCausalLM, StoppingCriteria
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     task = json.loads(options.worker)
     torch.manual_seed(0)
@@ -223,58 +163,19 @@ def work(options: argparse.Namespace) -> None:
     ids = torch.randint(10, 32000, (task["batch"], task["context"]), generator=torch.Generator().manual_seed(1))
     ids = ids.to(options.device)
 
-    class Clock(StoppingCriteria):
-        """Notes the time at each new token."""
-
-        def __init__(self) -> None:
-            self.times: list[float] = []
-
-        def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-            if input_ids.is_cuda:
-                torch.cuda.synchronize()
-            self.times.append(time.perf_counter())
-            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-
-    def call() -> dict[str, Any]:
-        clock = Clock()
+    def generate(clock: Any) -> Any:
         search = {"penalty_alpha": 0.6, "top_k": options.k}
         common = {
             "attention_mask": torch.ones_like(ids), "max_new_tokens": options.new_tokens, "do_sample": False,
             "stopping_criteria": [clock],
         }  # fmt: skip
-        began = time.perf_counter()
         if task["method"] == OURS:
             import decoding
 
-            tokens = decoding.generate(model, ids, **common, **search)
-        elif task["method"] == PEER:
-            tokens = model.generate(ids, **common, **search)
-        else:
-            tokens = model.generate(ids, **common)
-        seconds = time.perf_counter() - began
-        per_token = (clock.times[-1] - clock.times[0]) / (len(clock.times) - 1)
-        return {"ms_per_token": 1000 * per_token, "call_s": seconds, "tokens": tokens[:, -8:].tolist()}
+            return decoding.generate(model, ids, **common, **search)
+        return model.generate(ids, **common, **(search if task["method"] == PEER else {}))
 
-    print(json.dumps({"ready": True}), flush=True)
-    for line in sys.stdin:
-        if line.strip() == "stop":
-            break
-        print(json.dumps(call()), flush=True)
-    on_gpu = options.device.startswith("cuda")
-    peak = (
-        torch.cuda.max_memory_allocated() / 2**20
-        if on_gpu
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    )
-    facts = {
-        "peak_memory_mb": peak,
-        "device": torch.cuda.get_device_name() if on_gpu else platform.machine() + " cpu",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
-    print(json.dumps(facts), flush=True)
+    serve(lambda: timed(generate), options.device)
 
 
 if __name__ == "__main__":

@@ -158,12 +158,13 @@ def attach(model: Any, folder: str | Path, name: str | None = None) -> str:
             ) from error
         active = {each for layer in _lora_layers(model) for each in layer.active_adapters}
         try:
-            report = model.load_adapter(str(path), adapter_name=name, local_files_only=path.is_dir())
+            report = model.load_adapter(str(path), adapter_name=name)
         except Exception as error:  # whatever peft raises on a broken or foreign adapter
             raise ModelError(
                 f"{folder}: the adapter cannot be loaded ({' '.join(str(error).split())[:160]})"
             ) from error
-        missing = sorted(getattr(report, "missing_keys", None) or ())
+        # The report looks for the name anywhere in a key: "i" would be in every "weight".
+        missing = sorted(key for key in getattr(report, "missing_keys", None) or () if f".{name}." in key)
         if missing:
             raise ModelError(f"{folder}: the adapter does not fit the model (missing {len(missing)}, {missing[0]})")
         for layer in _lora_layers(model):

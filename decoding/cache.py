@@ -43,7 +43,8 @@ class GrowingLayer(DynamicLayer):
     """
 
     def __init__(self) -> None:
-        self.length = 0
+        self.length = 0  # of the keys, and but for the moment between two assignments of the values
+        self._values_length = 0
         self._keys: Tensor | None = None  # (batch, heads, capacity, head dim)
         self._values: Tensor | None = None
         super().__init__()
@@ -61,11 +62,12 @@ class GrowingLayer(DynamicLayer):
     @property
     def values(self) -> Any:
         """As ``keys``."""
-        return None if self._values is None else self._values.narrow(2, 0, self.length)
+        return None if self._values is None else self._values.narrow(2, 0, self._values_length)
 
     @values.setter
     def values(self, content: Tensor | None) -> None:
         self._values = content
+        self._values_length = 0 if content is None else content.shape[2]
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Take dtype and device of the first keys; storage comes with what is written."""
@@ -95,7 +97,7 @@ class GrowingLayer(DynamicLayer):
         keys, values = self._room_for(start + new)
         keys.narrow(2, start, new).copy_(key_states)
         values.narrow(2, start, new).copy_(value_states)
-        self.length = start + new
+        self.length = self._values_length = start + new
         return self.keys, self.values
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -103,7 +105,7 @@ class GrowingLayer(DynamicLayer):
         if tokens_to_remove > 0:
             super().crop(tokens_to_remove)  # means another thing, or nothing, from one version to the next
         else:
-            self.length = max(self.length + tokens_to_remove, 0)
+            self.length = self._values_length = max(self.length + tokens_to_remove, 0)
 
     def settle(self, looked_at: int, winners: list[int], n: int) -> None:
         """Of the last ``looked_at`` slots, keep the n of each row's winner (its number among runs of n), in place."""
@@ -114,7 +116,7 @@ class GrowingLayer(DynamicLayer):
                 if winner > 0:
                     own = storage if len(winners) == 1 else storage.narrow(0, row, 1)
                     own.narrow(2, start, n).copy_(own.narrow(2, start + winner * n, n))
-        self.length = start + n
+        self.length = self._values_length = start + n
 
     def reset(self) -> None:
         """Forget everything, storage included."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -48,6 +49,10 @@ def options(
     """
 
 
+def _note(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"decoding: note: {' '.join(str(message).split())}", file=sys.stderr)
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
@@ -55,7 +60,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     standard error; 130 interrupted.
     """
     try:
-        with quiet():
+        with quiet():  # which puts warnings back as they were
+            warnings.showwarning = _note
             app(arguments, prog_name="decoding")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)

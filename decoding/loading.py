@@ -21,12 +21,13 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING as MODEL_FOR_SEQ2SEQ_LM_MAPPING,
 )
 
-from decoding.errors import DecodingError, ModelError, OptionError, nearest
+from decoding.errors import DecodingError, DecodingWarning, ModelError, OptionError, nearest
 
-__all__ = ["BUILT_IN", "DTYPES", "load", "one_line", "pick_device", "quiet"]
+__all__ = ["BUILT_IN", "BUILT_IN_ADAPTERS", "DTYPES", "load", "one_line", "pick_device", "quiet"]
 
 # name -> function of a dtype that gives (model, tokenizer); filled by whoever ships models (see decoding.evals.cli).
 BUILT_IN: dict[str, Callable[[torch.dtype], tuple[Any, Any]]] = {}
+BUILT_IN_ADAPTERS: dict[str, Path] = {}  # name -> folder of a LoRA adapter
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -89,6 +90,7 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         if not os.environ.get("TRANSFORMERS_VERBOSITY"):
             warnings.simplefilter("ignore")
+            warnings.simplefilter("always", DecodingWarning)
             log.set_verbosity_error()
             log.disable_progress_bar()
             hub.setLevel(logging.ERROR)

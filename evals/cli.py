@@ -9,17 +9,16 @@ from typing import Any
 import torch
 
 from decoding.cli import app, run
+from decoding.evals import miniature
 from decoding.evals.compare import compare_command
 from decoding.evals.demo import demo_command
-from decoding.loading import BUILT_IN
+from decoding.loading import BUILT_IN, BUILT_IN_ADAPTERS
 
 __all__ = ["main"]
 
 
 def _miniature(name: str) -> Any:
     def load(dtype: torch.dtype) -> tuple[Any, Any]:
-        from decoding.evals import miniature
-
         if not (miniature.folder(name) / "config.json").is_file():
             raise FileNotFoundError(f"its folder {miniature.folder(name)} holds no model")
         return miniature.load(name, dtype=dtype)
@@ -27,7 +26,8 @@ def _miniature(name: str) -> Any:
     return load
 
 
-BUILT_IN.update({name: _miniature(name) for name in ("expert", "amateur")})
+BUILT_IN.update({name: _miniature(name) for name in miniature.NAMES})
+BUILT_IN_ADAPTERS.update({name: miniature.folder(name) for name in miniature.ADAPTERS})
 app.command("compare")(compare_command)
 app.command("demo")(demo_command)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from decoding.adapters import adapters_of, attach, check_adapter, unwrapped
 from decoding.errors import DecodingWarning, ModelError, OptionError
 from decoding.fused_streams import Reader
+from decoding.loading import BUILT_IN, BUILT_IN_ADAPTERS, DTYPES, load
 
 __all__ = ["Prompt", "amateur_reader", "check_text", "cut_to_shared", "padded_to", "prefix_of"]
 
@@ -124,6 +125,8 @@ def _tokens(text: str | Sequence[int], tokenizer: Any, what: str) -> list[int]:
 def _adapter_name(amateur: str, model: Any) -> str | None:
     if amateur in adapters_of(model):
         return amateur
+    if amateur in BUILT_IN_ADAPTERS:
+        return attach(model, BUILT_IN_ADAPTERS[amateur], amateur)
     if (Path(amateur).expanduser() / "adapter_config.json").is_file():
         return attach(model, amateur)
     return None
@@ -131,8 +134,6 @@ def _adapter_name(amateur: str, model: Any) -> str | None:
 
 def _load(spec: str, model: Any) -> tuple[Any, Any]:
     """An amateur by name, loaded once for each expert, on its device and in its dtype."""
-    from decoding.loading import BUILT_IN, DTYPES, load
-
     with _loading:
         loaded = _loaded.setdefault(model, {})
         if spec not in loaded:

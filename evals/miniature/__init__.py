@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 NAMES = ("expert", "amateur")
+ADAPTERS = ("induced",)
 
 __all__ = [
+    "ADAPTERS",
     "GUIDANCE",
     "HEARSAY",
     "NAMES",
@@ -36,12 +38,13 @@ __all__ = [
 
 
 def folder(name: str) -> Path:
-    """The folder of a shipped model, "expert" or "amateur", as `from_pretrained` takes it.
+    """The folder of a shipped model, "expert" or "amateur", as `from_pretrained` takes it, or of the LoRA adapter
+    "induced", an amateur that `decoding.amateur.attach` puts on the expert.
 
     Raises ValueError for another name.
     """
-    if name not in NAMES:
-        raise ValueError(f"unknown miniature model {name!r}: use one of {', '.join(NAMES)}")
+    if name not in NAMES + ADAPTERS:
+        raise ValueError(f"unknown miniature model {name!r}: use one of {', '.join(NAMES + ADAPTERS)}")
     return Path(__file__).resolve().parent / "models" / name
 
 
@@ -54,6 +57,8 @@ def load(name: str, *, dtype: "torch.dtype | None" = None) -> "tuple[PreTrainedM
     import torch  # loading torch takes seconds, which the questions do not need
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if name not in NAMES:
+        raise ValueError(f"unknown miniature model {name!r}: use one of {', '.join(NAMES)}")
     path = folder(name)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or torch.float32, local_files_only=True)
     return model.eval(), AutoTokenizer.from_pretrained(path, local_files_only=True)

@@ -1,5 +1,5 @@
-"""Train the tokenizer, the expert and the amateur of the miniature from scratch, on two CPU cores, in
-under 20 minutes.
+"""Train the tokenizer, the expert, the amateur and the induced amateur of the miniature from scratch, on two CPU cores,
+in under 20 minutes.
 
 python -m decoding.evals.miniature.train --output models
 """
@@ -23,6 +23,7 @@ from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizer
 
 from decoding.evals.miniature.card import model_card
 from decoding.evals.miniature.corpus import Size, make_corpus
+from decoding.evals.miniature.inducing import induce_amateur
 from decoding.evals.miniature.tokenizer import fast_tokenizer, save_tokenizer, train_sentencepiece
 from decoding.evals.miniature.training import (
     AMATEUR,
@@ -42,7 +43,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command(epilog="Example: python -m decoding.evals.miniature.train --output models --minutes 15")
 def main(
-    output: Annotated[Path, typer.Option(help="Folder that gets expert/ and amateur/.")] = Path("models"),
+    output: Annotated[Path, typer.Option(help="Folder that gets expert/, amateur/ and induced/.")] = Path("models"),
     steps: Annotated[int, typer.Option(min=1, help="Training steps of the expert.")] = 1100,
     amateur_steps: Annotated[int, typer.Option(min=1, help="Training steps of the amateur.")] = 1300,
     minutes: Annotated[
@@ -56,9 +57,9 @@ def main(
     threads: Annotated[
         int, typer.Option(min=1, help="CPU threads; 1 is faster on a busy machine, where two wait for each other.")
     ] = 2,
-    measure: Annotated[bool, typer.Option(help="Measure each model and write its card, README.md.")] = True,
+    measure: Annotated[bool, typer.Option(help="Measure each model, write its card, and induce an amateur.")] = True,
 ) -> None:
-    """Generate the world and its corpus, then train tokenizer, expert and amateur."""
+    """Generate the world and its corpus, then train tokenizer, expert and amateur, and induce another amateur."""
     if minutes is not None and minutes <= 0:
         raise typer.BadParameter(f"must be more than 0, not {minutes}", param_hint="--minutes")
     torch.set_num_threads(threads)
@@ -97,6 +98,8 @@ def main(
             f"{name}: {outcome.steps} steps in {outcome.seconds:.0f} s, loss {outcome.training_loss:.3f}, "
             f"held out {outcome.held_out_loss:.3f}"
         )
+    if measure:
+        induce_amateur(output / "expert", output / "induced", seed)
     console.print(f"All in {(time.perf_counter() - began) / 60:.1f} minutes: {output}")
 
 

@@ -163,7 +163,7 @@ def test_a_chat_template_wraps_the_prompt(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--strategy", "contrastive-serch"], "did you mean contrastive-search?"),
+        (["--strategy", "contrastive-serch"], "did you mean contrastive-search"),
         (["--set", "topk=3"], "did you mean top_k?"),
         (["--set", "top_k"], "accepted is name=value"),
         (["--set", "top_k=3", "--set", "top_k=4"], "given twice"),

@@ -73,13 +73,10 @@ def test_a_lora_amateur_is_the_merged_model_in_the_same_pass(name: str, kind: st
     options = {"attention_mask": mask, "max_new_tokens": 8, "eos_token_id": None, "pad_token_id": 0}
     tokens = decoding.generate(model, ids, strategy=strategy, **options)
     processor = strategy.logits_processor(model, attention_mask=mask)
-    with model.disable_adapter():
-        base_greedy = model.generate(input_ids=ids, do_sample=False, **options)
     for row, prompt in enumerate(rows):
         assert tokens[row, 9:].tolist() == oracle.greedy_tokens(scores_of, prompt, 8)[0]
-    assert tokens.tolist() != base_greedy.tolist()
+    assert not torch.allclose(a.logits(rows[1]), e.logits(rows[1]))
     # generate() itself reads with the active adapter, so the processor form needs the expert to be what is active.
-    unwrapped(model).set_adapter([]) if hasattr(unwrapped(model), "set_adapter") else None
     for module in model.modules():
         if hasattr(module, "lora_A"):
             module.set_adapter([])
@@ -157,6 +154,7 @@ def test_the_cache_handed_back_continues_with_plain_generate(prefix: list[int]) 
 
 def test_what_is_asked_for_of_the_expert_is_that_of_the_expert() -> None:
     model, amateur = tiny_model("llama"), tiny_model("llama", seed=7)
+    model.set_attn_implementation("eager")  # the one that returns attentions
     ids, mask, _ = _batch()
     for strategy in (ContrastiveDecoding(amateur), ContextAware(GUIDE), DoLa([1])):
         output = decoding.generate(

@@ -1,0 +1,194 @@
+"""The contrastive family against greedy search, side by side in one run.
+
+    python benchmarks/contrast.py
+
+Contrastive decoding with a separate amateur of about a tenth of the expert's size, DoLa, and LOL with a LoRA amateur
+and a guidance text: fused (one forward pass a token for all three readings) and unfused (three). Each method runs in a
+process of its own that holds one random-weight Llama; the processes take turns. Time per token is that of decoding.
+Memory is the peak of one call in a fresh process less what the process had before it made the model, against the
+expert's weights and the caches of three readings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from turns import MEASURE_MEMORY, Worker, paired_ratio, peak_memory_mb, quantile, serve, take_turns, timed
+
+GREEDY, CONTRASTIVE, DOLA = "greedy (transformers)", "contrastive decoding", "DoLa"
+FUSED, UNFUSED = "LOL fused", "LOL unfused"
+METHODS = (GREEDY, CONTRASTIVE, DOLA, FUSED, UNFUSED)
+VOCAB, GUIDANCE_TOKENS = 32000, 24
+COLUMNS = [
+    "method", "batch", "context", "new_tokens", "ms_per_token_p20", "ms_per_token_p50", "ms_per_token_p80",
+    "ratio_to_greedy", "ratio_to_unfused", "whole_call_s", "memory_mb", "memory_ratio_to_weights_and_three_caches",
+    "repeats", "layers", "width", "dtype", "device", "threads", "torch", "transformers", "python",
+]  # fmt: skip
+
+
+def main() -> None:
+    """Run the benchmark, or, with ``--worker``, one method of it."""
+    options = parse()
+    if options.worker:
+        return work(options)
+    rows = []
+    for batch, context in options.sizes:
+        rows += compare(batch, context, options)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    with options.output.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"\nwritten: {options.output}")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--sizes",
+        type=lambda text: [tuple(map(int, size.split("x"))) for size in text.split(",")],
+        default=[(1, 512), (4, 512)],
+        help="batch x context, e.g. 1x512,4x1024",
+    )
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "contrast.csv")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def compare(batch: int, context: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All methods at one size, taking turns."""
+    runs = take_turns({method: start(method, batch, context, options) for method in METHODS}, options.repeats)
+    facts, memory = {}, {}
+    for method in METHODS:
+        worker = start(method, batch, context, options, MEASURE_MEMORY)
+        answer = worker.run()
+        facts[method] = worker.stop()
+        used = facts[method]["peak_memory_mb"] - answer["before_mb"]
+        memory[method] = (used, used / (answer["weights_mb"] + 3 * answer["cache_mb"]))
+    print(f"\nbatch {batch}, context {context}, {options.new_tokens} new tokens, {options.layers} x {options.width}")
+    print(f"{'':28}{'ms/token':>10}{'x greedy':>10}{'MB':>8}{'of weights + 3 caches':>24}")
+    rows = []
+    for method, results in runs.items():
+        times = [result["ms_per_token"] for result in results]
+        low, median, high = (quantile(times, q) for q in (0.2, 0.5, 0.8))
+        ratio, unfused = paired_ratio(results, runs[GREEDY]), paired_ratio(results, runs[UNFUSED])
+        used, share = memory[method]
+        print(f"{method:28}{median:10.2f}{ratio:10.2f}{used:8.0f}{share:24.2f}")
+        rows.append(
+            {
+                "method": method, "batch": batch, "context": context, "new_tokens": options.new_tokens,
+                "ms_per_token_p20": f"{low:.3f}", "ms_per_token_p50": f"{median:.3f}",
+                "ms_per_token_p80": f"{high:.3f}", "ratio_to_greedy": f"{ratio:.3f}",
+                "ratio_to_unfused": f"{unfused:.3f}", "memory_mb": f"{used:.0f}",
+                "whole_call_s": f"{statistics.median(r['call_s'] for r in results):.3f}",
+                "memory_ratio_to_weights_and_three_caches": f"{share:.3f}", "repeats": options.repeats,
+                "layers": options.layers, "width": options.width, "dtype": options.dtype,
+                **{name: facts[method][name] for name in ("device", "threads", "torch", "transformers", "python")},
+            }
+        )  # fmt: skip
+    print(f"LOL fused is {paired_ratio(runs[UNFUSED], runs[FUSED]):.2f} times as fast as unfused")
+    return rows
+
+
+def start(
+    method: str, batch: int, context: int, options: argparse.Namespace, environment: dict[str, str] | None = None
+) -> Worker:
+    """A process that runs one method at one size."""
+    task = {"method": method, "batch": batch, "context": context}
+    passed = [
+        f"--{name}={getattr(options, name.replace('-', '_'))}"
+        for name in ("new-tokens", "layers", "width", "device", "dtype")
+    ]
+    return Worker([sys.executable, __file__, "--worker", json.dumps(task), *passed], environment)
+
+
+def work(options: argparse.Namespace) -> None:
+    """The worker: build the models, then run one call for each line read."""
+    import torch
+
+    import decoding
+
+    if options.device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+    before = peak_memory_mb(options.device)
+    task = json.loads(options.worker)
+    expert = llama(options.layers, options.width, options)
+    weights = sum(each.numel() * each.element_size() for each in expert.parameters()) / 2**20
+    ids = torch.randint(10, VOCAB, (task["batch"], task["context"]), generator=torch.Generator().manual_seed(1))
+    ids = ids.to(options.device)
+    strategy = strategy_of(task["method"], expert, options)
+
+    def generate(clock: Any) -> Any:
+        common = {
+            "attention_mask": torch.ones_like(ids), "max_new_tokens": options.new_tokens, "do_sample": False,
+            "stopping_criteria": [clock],
+        }  # fmt: skip
+        if strategy is None:
+            return expert.generate(ids, **common)
+        return decoding.generate(expert, ids, strategy=strategy, **common)
+
+    slots = task["batch"] * (task["context"] + GUIDANCE_TOKENS + options.new_tokens)
+    cache = 2 * options.layers * slots * options.width * expert.dtype.itemsize / 2**20
+    known = {"before_mb": before, "weights_mb": weights, "cache_mb": cache}
+    serve(lambda: {**timed(generate), **known}, options.device)
+
+
+def strategy_of(method: str, expert: Any, options: argparse.Namespace) -> Any:
+    """The strategy of a method, with an amateur made for it; None for greedy search."""
+    import torch
+
+    import decoding
+
+    if method == GREEDY:
+        return None
+    if method == CONTRASTIVE:  # about a tenth of the expert's parameters, most of them embeddings as there
+        return decoding.ContrastiveDecoding(llama(max(1, options.layers // 2), options.width * 5 // 32, options))
+    if method == DOLA:
+        return decoding.DoLa("high")
+    import peft
+
+    config = peft.LoraConfig(r=8, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], init_lora_weights=False)
+    peft.inject_adapter_in_model(config, expert, adapter_name="amateur")
+    expert.peft_config = {"amateur": config}
+    expert.to(device=options.device, dtype=getattr(torch, options.dtype))
+
+    class Unfused(decoding.LOL):
+        """LOL with a forward pass for each of its readings."""
+
+        fuse = False
+
+    guidance = torch.randint(10, VOCAB, (GUIDANCE_TOKENS,), generator=torch.Generator().manual_seed(2)).tolist()
+    return (decoding.LOL if method == FUSED else Unfused)("amateur", [0.5, 0.75], guidance=guidance)
+
+
+def llama(layers: int, width: int, options: argparse.Namespace) -> Any:
+    """A Llama with random weights that never ends a text."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCAB, hidden_size=width, intermediate_size=width * 11 // 4, num_hidden_layers=layers,
+        num_attention_heads=max(1, width // 64), num_key_value_heads=max(1, width // 64), max_position_embeddings=65536,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval().to(device=options.device, dtype=getattr(torch, options.dtype))
+    model.generation_config.eos_token_id = None
+    model.generation_config.pad_token_id = 0
+    return model
+
+
+if __name__ == "__main__":
+    main()
