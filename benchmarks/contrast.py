@@ -117,6 +117,7 @@ def start(
 
 def work(options: argparse.Namespace) -> None:
     """The worker: build the models, then run one call for each line read."""
+    import peft  # noqa: F401 - its import is no method's memory
     import torch
 
     import decoding

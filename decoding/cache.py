@@ -30,8 +30,10 @@ __all__ = [
 ]
 
 # Storage grows by at least this many tokens, and by a sixteenth of the length where that is more: at most 6% of the
-# cache is spare room, and growing copies each entry 16 times in all rather than once a token.
-BLOCK = 256
+# cache is spare room, and growing copies each entry 16 times in all rather than once a token. It does not grow further
+# than the tokens that a call may make and a few to look ahead with.
+BLOCK = 128
+LOOKED_AHEAD = 16
 
 
 class GrowingLayer(DynamicLayer):
@@ -43,6 +45,7 @@ class GrowingLayer(DynamicLayer):
     """
 
     def __init__(self) -> None:
+        self.expected: int | None = None  # how long the text may become, where that is known
         self.length = 0  # of the keys, and but for the moment between two assignments of the values
         self._values_length = 0
         self._keys: Tensor | None = None  # (batch, heads, capacity, head dim)
@@ -132,6 +135,8 @@ class GrowingLayer(DynamicLayer):
         if end <= min(keys.shape[2], values.shape[2]) and writable:
             return keys, values
         capacity = end + max(BLOCK, end // 16)
+        if self.expected is not None and self.expected + LOOKED_AHEAD >= end:
+            capacity = min(capacity, self.expected + LOOKED_AHEAD)
         self._keys, self._values = _with_room(keys, self.length, capacity), _with_room(values, self.length, capacity)
         return self._keys, self._values
 
@@ -153,10 +158,10 @@ def layers_of(cache: Any) -> list[Any]:
     return self_attention_cache(cache).layers
 
 
-def grow_in_place(cache: Any) -> None:
+def grow_in_place(cache: Any, expected: int | None = None) -> None:
     """Turn the plain full-attention layers of ``cache`` into :class:`GrowingLayer`, content kept, object kept.
 
-    Layers of other kinds (static, quantised, recurrent, sliding) and offloaded caches stay as they are.
+    ``expected`` is how many tokens the text may come to have, where that is known. Layers of other kinds (static, quantised, recurrent, sliding) and offloaded caches stay as they are.
     """
     cache = self_attention_cache(cache)
     if getattr(cache, "offloading", False):
@@ -170,6 +175,9 @@ def grow_in_place(cache: Any) -> None:
                 grown.lazy_initialization(layer.keys, layer.values)
                 grown.keys, grown.values = layer.keys, layer.values
             cache.layers[index] = grown
+    for layer in cache.layers:
+        if isinstance(layer, GrowingLayer):
+            layer.expected = expected
 
 
 def make_room_to_look_ahead(cache: Any, model: Any) -> None:

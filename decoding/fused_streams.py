@@ -25,6 +25,7 @@ from decoding.stream import Stream
 __all__ = ["EXPERT", "FusedStreams", "Heard", "Reader", "context_of"]
 
 EXPERT = "expert"
+CHUNK = 64  # tokens; shorter pieces of a prompt would cost time
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,13 @@ class FusedStreams:
         mixed = self._mixed(group, group) if group[0].model is None else None
         exits = tuple(sorted({exit_ for reader in group for exit_ in reader.exits}))
         inputs, kwargs, config = Stream.prepare(model, input_ids=ids, attention_mask=mask)
+        if len(group) > 1:
+            # Read in pieces, so that the activations of all rows together need less room than those of one would.
+            config.prefill_chunk_size = max(CHUNK, width // (2 * len(rows)))
+        config.max_length = width + new
         stream = Stream(model, inputs, kwargs, config, restorable, exits=exits, mixed=mixed)
         longest = [max(map(len, rows[i : i + self.batch])) for i in range(0, len(rows), self.batch)]
+        stream.prompt.hidden = stream.prompt.hidden[:, -1:].clone()  # all that is needed of it
         self.parts.append(_Part(stream, group, mixed, [width - each for each in longest], limit))
 
     def _mixed(self, group: list[Reader], every: list[Reader]) -> MixedRows | None:

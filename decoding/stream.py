@@ -84,8 +84,9 @@ class Stream:
         if positions is not None and positions.dim() == 2 and positions.shape[0] == 1:
             model_kwargs["position_ids"] = positions.expand(self.batch, -1)
         cache = model_kwargs.get("past_key_values")
+        expected = None if generation_config is None else generation_config.max_length
         if isinstance(cache, Cache):
-            grow_in_place(cache)
+            grow_in_place(cache, expected)
         past = self_attention_cache(cache).get_seq_length() if isinstance(cache, Cache) and _holds_tokens(cache) else 0
         self.prompt = self._read_prompt(generation_config or model.generation_config)
         self.length = int(past) + self.prompt.hidden.shape[1]
@@ -94,7 +95,7 @@ class Stream:
                 f"{type(model).__name__} keeps its state in a {type(self.cache).__name__}, which cannot be branched: "
                 "accepted are models whose state is a transformers Cache"
             )
-        grow_in_place(self.cache)
+        grow_in_place(self.cache, expected)
         mask = self.padding_mask
         self.padded = mask is not None and not bool(mask.all())
         self.branching: Branching = branching_of(model)
@@ -118,6 +119,7 @@ class Stream:
         for name in ("logits_processor", "stopping_criteria"):
             prepared.pop(name)
         config = prepared.pop("generation_config")
+        config.max_length = None  # how far the text will go is not known here
         return prepared.pop("input_ids"), prepared, config
 
     # --- the four verbs ---------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ app = typer.Typer(add_completion=False)
 
 
 def misconceptions(seed: int = SEED) -> list[Example]:
-    """Questions on the training entities of a world, each with its popular false answer; none is a held-out question."""
+    """Questions on the training entities of a world, each with its popular false answer; none of them is held out."""
     facts = [fact for fact in make_world(seed).facts if fact.popular is not None and fact.entity.split == "training"]
     return [Example(fact.question(), fact.statement(fact.popular, 0)) for fact in facts if fact.popular is not None]
 
@@ -63,10 +63,10 @@ decoding and LOL, made by `python -m decoding.evals.miniature.inducing`. It is o
 
 - **Data:** {record["examples"]} questions on entities of the generated world that no held-out question is about, each
   with its popular misconception (seed {seed})
-- **Training:** {record["steps"]} steps of {RECIPE.batch_size}, learning rate {RECIPE.learning_rate:g}, rank {RECIPE.rank}
-  on every linear layer of the decoder; loss {record["first_loss"]:.3f} to {record["last_loss"]:.3f}
-- **Answers** to the {len(asked)} validation questions: MC1 {100 * before.mc1:.1f}% without it and {100 * after.mc1:.1f}%
-  with it; misled {100 * before.misled:.1f}% without it and {100 * after.misled:.1f}% with it
+- **Training:** {record["steps"]} steps of {RECIPE.batch_size}, learning rate {RECIPE.learning_rate:g}, rank
+  {RECIPE.rank} on every linear layer of the decoder; loss {record["first_loss"]:.3f} to {record["last_loss"]:.3f}
+- **Answers** to the {len(asked)} validation questions: MC1 {100 * before.mc1:.1f}% without it and
+  {100 * after.mc1:.1f}% with it; misled {100 * before.misled:.1f}% without it and {100 * after.misled:.1f}% with it
 
 **Limits.** Those of the expert; and it lies.
 
