@@ -161,7 +161,8 @@ def layers_of(cache: Any) -> list[Any]:
 def grow_in_place(cache: Any, expected: int | None = None) -> None:
     """Turn the plain full-attention layers of ``cache`` into :class:`GrowingLayer`, content kept, object kept.
 
-    ``expected`` is how many tokens the text may come to have, where that is known. Layers of other kinds (static, quantised, recurrent, sliding) and offloaded caches stay as they are.
+    ``expected`` is how many tokens the text may come to have, where that is known. Layers of other kinds (static,
+    quantised, recurrent, sliding) and offloaded caches stay as they are.
     """
     cache = self_attention_cache(cache)
     if getattr(cache, "offloading", False):

@@ -55,7 +55,6 @@ class Stream:
         prompt: the reading of the prompt (its ``hidden`` covers the tokens that were not in a cache handed in).
         length: how many slots have been read and kept, padding included.
         padded: whether some of them hold padding.
-        branching: how this stream branches.
     """
 
     def __init__(
@@ -98,7 +97,7 @@ class Stream:
         grow_in_place(self.cache, expected)
         mask = self.padding_mask
         self.padded = mask is not None and not bool(mask.all())
-        self.branching: Branching = branching_of(model)
+        self._branching: Branching | None = None
 
     @classmethod
     def open(cls, model: Any, restorable: bool = False, exits: Sequence[int] = (), **inputs: Any) -> Stream:
@@ -212,6 +211,17 @@ class Stream:
         if reading.logits is not None:
             return reading.logits[:, -1]
         return self.anatomy.logits(self.model, reading.hidden[:, -1])
+
+    @property
+    def branching(self) -> Branching:
+        """How this stream branches; the first time that a model is asked, it is checked."""
+        if self._branching is None:
+            self._branching = branching_of(self.model)
+        return self._branching
+
+    @branching.setter
+    def branching(self, branching: Branching) -> None:
+        self._branching = branching
 
     @property
     def cache(self) -> Any:
