@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from decoding.errors import DecodingWarning, InputError
 from decoding.evals.rows import Row, documents, hub_rows, read_rows
 
-__all__ = ["Question", "Targets", "load"]
+__all__ = ["Question", "Targets", "closed", "load"]
 
 SUFFIXES = (".csv", ".json", ".jsonl")
 LISTS = (
@@ -111,6 +111,11 @@ def load(source: str, language: str | None = None, skip_bad: bool = False) -> tu
     return questions, bad
 
 
+def closed(answer: str) -> str:
+    """An answer ended with a period, as the public scripts end each one of the CSV."""
+    return answer if answer.endswith(".") else f"{answer}."
+
+
 def _rows(source: str, language: str | None) -> tuple[Sequence[Row], str | None]:
     """The rows of a source, and the language that its name ends in."""
     path = Path(source).expanduser()
@@ -148,9 +153,9 @@ def _question(row: Row, language: str | None) -> Question:
         )
     else:
         correct, incorrect = (
-            tuple(_closed(each) for each in _listed(row, name)) for name in ("correct_answers", "incorrect_answers")
+            tuple(closed(each) for each in _listed(row, name)) for name in ("correct_answers", "incorrect_answers")
         )
-        mc1 = Targets((_closed(row.text("best_answer").strip()),), incorrect)
+        mc1 = Targets((closed(row.text("best_answer").strip()),), incorrect)
         mc2 = Targets(correct, incorrect)
     if len(mc1.true) != 1:
         raise row.fault("mc1_targets", f"has {len(mc1.true)} true answers; accepted is one")
@@ -214,7 +219,3 @@ def _lists_a_blank(row: Row) -> bool:
     columns = [row.fields.get(name) for name in LISTS]
     lists = [each.get("choices", each) if isinstance(each, Mapping) else each for each in columns]
     return any(_blank(answer) for each in lists if isinstance(each, (list, Mapping)) for answer in each)
-
-
-def _closed(answer: str) -> str:
-    return answer if answer.endswith(".") else f"{answer}."
