@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from decoding.errors import DecodingWarning, InputError
-from decoding.evals.rows import Row, documents, hub_rows, read_rows
+from decoding.evals.rows import SUFFIXES, Row, documents, rows_of
 
 __all__ = ["Question", "Targets", "closed", "load"]
 
-SUFFIXES = (".csv", ".json", ".jsonl")
 LISTS = (
     "mc1_targets", "mc2_targets", "mc1_targets_choices", "mc2_targets_choices", "correct_answers", "incorrect_answers",
 )  # fmt: skip
@@ -121,20 +120,13 @@ def _rows(source: str, language: str | None) -> tuple[Sequence[Row], str | None]
     path = Path(source).expanduser()
     if path.is_dir():
         files = sorted(each for each in path.iterdir() if each.suffix in SUFFIXES and each.is_file())
-        if not files:
-            return hub_rows(str(path)), None
         if len(files) > 1 and language is not None:
             files = [each for each in files if _language(each) == language] or files
         if len(files) > 1:
             names = ", ".join(each.name for each in files)
             raise InputError(f"{source}: holds {names}; name one of these files, or a language that one name ends in")
-        path = files[0]
-    if path.is_file():
-        return read_rows(path), _language(path)
-    if path.suffix in SUFFIXES or source.startswith((".", "~", "/")) or source.count("/") > 1:
-        raise InputError(f"{source}: there is no such file or folder")
-    name, _, configuration = source.partition(":")
-    return hub_rows(name, configuration or language), None
+        source, path = (str(files[0]), files[0]) if files else (source, path)
+    return rows_of(source, language), _language(path) if path.is_file() else None
 
 
 def _language(path: Path) -> str | None:
