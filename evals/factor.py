@@ -13,11 +13,13 @@ from decoding.cli_options import Device, Dtype, Json, Model
 from decoding.errors import OptionError
 from decoding.evals.cli_eval import Limit, Output, Seed, SkipBad, Strategies, prepared, report
 from decoding.evals.configurations import Configuration, configured, digest
-from decoding.evals.likelihood import likelihoods, note_cuts
+from decoding.evals.likelihood import Likelihood, likelihoods, note_cuts
 from decoding.evals.rows import Row, documents, rows_of
 from decoding.evals.runner import Document, Record, Task, run
 
-__all__ = ["PREFIXES", "Completions", "Factor", "factor_command", "load"]
+__all__ = ["METRICS", "PREFIXES", "Completions", "Factor", "factor_command", "load"]
+
+METRICS = ("accuracy", "accuracy per token", "accuracy raw", "accuracy raw per token")
 
 # The columns' own spelling.
 PREFIXES = {"full": "full_prefix", "truncated": "turncated_prefixes"}
@@ -79,9 +81,10 @@ def load(source: str, prefix: str | None = None, skip_bad: bool = False) -> tupl
 class Factor(Task):
     """FACTOR accuracy.
 
-    Metrics: ``accuracy``, 1 where the true completion's summed log-score is at least as high as that of every false
-    one (as DoLa reports it); ``accuracy_per_token``, the same of the mean over tokens (as the authors' script);
-    ``cut``, 1 where the prefix lost its beginning because it did not fit into the model's context.
+    Metrics: ``accuracy``, 1 where the true completion's summed log-score is at least as high as that of every false one
+    (as DoLa reports it); ``per token``, the same of the mean over its tokens (as the authors' script); ``raw``, of a
+    strategy's scores as they are, without the log-softmax (as DoLa's script has them); ``cut``, 1 where the prefix lost
+    its beginning because it did not fit into the model's context.
 
     Args:
         completions: the documents.
@@ -113,21 +116,8 @@ class Factor(Task):
             InputError: a completion as long as the model's context.
         """
         prompt, texts = document.content.prompt_and_texts
-        return [self._record(configuration, prompt, texts) for configuration in configurations]
-
-    def _record(self, configuration: Configuration, prompt: str, texts: Sequence[str]) -> Record:
-        found, cut = likelihoods(configuration, self.model, self.tokenizer, prompt, texts)
-        true, *false = found
-        return {
-            "metrics": {
-                "accuracy": float(all(true.total >= each.total for each in false)),
-                "accuracy_per_token": float(all(true.per_token >= each.per_token for each in false)),
-                "cut": float(cut > 0),
-            },
-            "scores": [each.total for each in found],
-            "tokens": [each.tokens for each in found],
-            "cut_tokens": cut,
-        }
+        found = likelihoods(configurations, self.model, self.tokenizer, prompt, texts)
+        return [_record(scored, cut) for scored, cut in found]
 
 
 def factor_command(
@@ -156,4 +146,16 @@ def factor_command(
     made = configured(ready.choices, ready.model, ready.tokenizer, ready.name, task=task.settings, seed=seed)
     results = run(task, made, output=output, limit=limit, seed=seed, skip_bad=skip_bad)
     note_cuts(results)
-    report(results, ("accuracy", "accuracy_per_token"), json)
+    report(results, METRICS, json)
+
+
+def _record(scored: Sequence[Likelihood], cut: int) -> Record:
+    true, *false = (each.figures() for each in scored)
+    right = {f"accuracy{kind}": float(all(true[kind] >= each[kind] for each in false)) for kind in true}
+    return {
+        "metrics": {**right, "cut": float(cut > 0)},
+        "normalized": [each.normalized for each in scored],
+        "raw": [each.raw for each in scored],
+        "tokens": [each.tokens for each in scored],
+        "cut_tokens": cut,
+    }

@@ -16,7 +16,7 @@ from decoding.cli_options import Device, Dtype, Json, Model
 from decoding.errors import InputError
 from decoding.evals.cli_eval import Limit, Output, Seed, SkipBad, Strategies, prepared, report
 from decoding.evals.configurations import Configuration, configured, digest
-from decoding.evals.likelihood import likelihoods, note_cuts
+from decoding.evals.likelihood import Likelihood, likelihoods, note_cuts
 from decoding.evals.metrics.discrimination import auroc
 from decoding.evals.rows import Row, documents, rows_of
 from decoding.evals.runner import Document, Record, Task, run
@@ -67,11 +67,11 @@ def load(source: str, skip_bad: bool = False) -> tuple[list[Responses], list[str
 class HaluEval(Task):
     """Discrimination of right and hallucinated texts by likelihood.
 
-    A text's score is its summed log-score, or with ``_per_token`` the mean over its tokens: hallucinated answers are
-    longer, which a sum counts against them. Metrics of a document with both kinds: ``accuracy``, 1 where the right text
-    scores strictly above the hallucinated one; of every document, ``cut``, 1 where the prompt did not fit into the
-    model's context. Figures of all together: ``auroc``, how often a right text scores above a hallucinated one of any
-    document.
+    Metrics of a document with both kinds: ``accuracy``, 1 where the right text's summed log-score is strictly above the
+    hallucinated one's; of every document, ``cut``, 1 where the prompt did not fit into the model's context. Figures of
+    all together: ``auroc``, how often a right text scores above a hallucinated one of any document. ``per token``: of
+    the mean over a text's tokens; hallucinated answers are longer, which a sum counts against them. ``raw``: of a
+    strategy's scores as they are, without the log-softmax.
 
     Args:
         responses: the documents, all with both kinds of text or all with one text.
@@ -107,8 +107,8 @@ class HaluEval(Task):
     @property
     def figures(self) -> tuple[str, ...]:
         """The metrics to show."""
-        names = ("accuracy", "auroc") if self.paired else ("auroc",)
-        return tuple(f"{name}{kind}" for name in names for kind in ("", "_per_token"))
+        names = ("accuracy", "auroc") if self.paired else ("auroc", "auroc raw")
+        return tuple(f"{name}{kind}" for name in names for kind in ("", " per token"))
 
     def documents(self) -> Sequence[Document]:
         """One a row."""
@@ -120,32 +120,29 @@ class HaluEval(Task):
         Raises:
             InputError: a text as long as the model's context.
         """
-        return [self._record(document.content, configuration) for configuration in configurations]
-
-    def corpus_metrics(self, records: Sequence[Record]) -> Mapping[str, float]:
-        """AUROC of the sums and of the means."""
-        scored = [(text["hallucinated"], text) for record in records for text in record["texts"]]
-        found = {}
-        for name, key in (("auroc", "total"), ("auroc_per_token", "per_token")):
-            right, hallucinated = ([text[key] for made_up, text in scored if made_up == kind] for kind in (False, True))
-            found[name] = auroc(right, hallucinated)
-        return found
-
-    def _record(self, responses: Responses, configuration: Configuration) -> Record:
+        responses: Responses = document.content
         texts = [f" {each.strip()}" for each in (*responses.right, *responses.hallucinated)]
         prompt = responses.prompt(self.knowledge)
-        found, cut = likelihoods(configuration, self.model, self.tokenizer, prompt, texts)
-        right, hallucinated = found[: len(responses.right)], found[len(responses.right) :]
-        metrics: dict[str, float] = {}
+        found = likelihoods(configurations, self.model, self.tokenizer, prompt, texts)
+        return [self._record(scored, len(responses.right), cut) for scored, cut in found]
+
+    def corpus_metrics(self, records: Sequence[Record]) -> Mapping[str, float]:
+        """AUROC of each way to score a text."""
+        texts = [each for record in records for each in record["texts"]]
+        kinds = [[each["scores"] for each in texts if each["hallucinated"] is kind] for kind in (False, True)]
+        ways = texts[0]["scores"] if texts else {}
+        return {f"auroc{way}": auroc(*([each[way] for each in kind] for kind in kinds)) for way in ways}
+
+    def _record(self, scored: Sequence[Likelihood], right: int, cut: int) -> Record:
+        figures = [each.figures() for each in scored]
+        metrics = {}
         if self.paired:
-            metrics["accuracy"] = float(right[0].total > hallucinated[0].total)
-            metrics["accuracy_per_token"] = float(right[0].per_token > hallucinated[0].per_token)
+            metrics = {f"accuracy{way}": float(figures[0][way] > figures[1][way]) for way in figures[0]}
         return {
             "metrics": {**metrics, "cut": float(cut > 0)},
             "texts": [
-                {"hallucinated": made_up, "total": each.total, "per_token": each.per_token, "tokens": each.tokens}
-                for made_up, scored in ((False, right), (True, hallucinated))
-                for each in scored
+                {"hallucinated": i >= right, "tokens": each.tokens, "scores": way}
+                for i, (each, way) in enumerate(zip(scored, figures, strict=True))
             ],
             "cut_tokens": cut,
         }

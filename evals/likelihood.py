@@ -8,67 +8,77 @@ from dataclasses import dataclass
 from typing import Any
 
 from decoding.contrast_strategy import ContrastStrategy
-from decoding.errors import DecodingWarning, InputError
+from decoding.errors import DecodingWarning, InputError, OptionError
 from decoding.evals.configurations import Configuration
 from decoding.evals.results import Results
-from decoding.fused_streams import context_of
-from decoding.registry import Greedy
-from decoding.scoring import score, tokens_of
+from decoding.fused_streams import EXPERT, Reader, context_of
+from decoding.registry import Choice, Greedy
+from decoding.scorer import Scorer
+from decoding.scoring import tokens_of
 
 __all__ = ["Likelihood", "likelihoods", "note_cuts"]
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The log-score of a text.
+    """The log-scores of a text, summed over its tokens.
 
     Attributes:
-        total: of its tokens, summed; nats.
-        tokens: how many it has.
+        normalized: from the log-softmax of the strategy's scores; nats.
+        raw: from its scores as they are; the same where there is no strategy.
+        tokens: how many tokens it has.
     """
 
-    total: float
+    normalized: float
+    raw: float
     tokens: int
 
-    @property
-    def per_token(self) -> float:
-        """The mean over its tokens."""
-        return self.total / self.tokens
+    def figures(self) -> dict[str, float]:
+        """What is compared: each sum, and each mean over the tokens, which does not favour short texts."""
+        return {
+            "": self.normalized,
+            " per token": self.normalized / self.tokens,
+            " raw": self.raw,
+            " raw per token": self.raw / self.tokens,
+        }
 
 
 def likelihoods(
-    configuration: Configuration,
-    model: Any,
-    tokenizer: Any,
-    prompt: str,
-    continuations: Sequence[str],
-    *,
-    normalized: bool = True,
-) -> tuple[list[Likelihood], int]:
-    """Log-scores of continuations of one prompt, which is read once.
+    configurations: Sequence[Configuration], model: Any, tokenizer: Any, prompt: str, continuations: Sequence[str]
+) -> list[tuple[list[Likelihood], int]]:
+    """Log-scores of continuations of one prompt, which is read once for all configurations.
 
     Args:
-        configuration: whose strategy scores; "greedy" is the model's own probability.
+        configurations: whose strategies score.
         model: a decoder-only transformers model.
         tokenizer: its tokenizer.
-        prompt: where it does not fit into the model's context with the longest continuation, it loses tokens at its
+        prompt: where it does not fit into a strategy's context with the longest continuation, it loses tokens at its
             beginning, but for a bos token.
         continuations: with their leading space.
-        normalized: as in :func:`decoding.score`.
 
     Returns:
-        One a continuation, and how many tokens of the prompt were left out.
+        For each configuration one :class:`Likelihood` a continuation, and how many tokens the prompt lost.
 
     Raises:
         InputError: a continuation that leaves no room for any of the prompt.
         OptionError: a strategy that cannot score.
     """
-    how = configuration.choice.how
+    strategies = [scoring_strategy(each.choice) for each in configurations]
     before, after = tokens_of(prompt, continuations, tokenizer)
-    kept = _cut(before, max(map(len, after)), _room(model, how), tokenizer.bos_token_id)
-    scores = score(model, kept, after, None if isinstance(how, Greedy) else how, normalized)
-    made = [Likelihood(each.double().sum().item(), len(each)) for each in scores]
-    return made, len(before) - len(kept)
+    longest = max(map(len, after))
+    kept = [_cut(before, longest, _room(model, each), tokenizer.bos_token_id) for each in strategies]
+    found: list[Any] = [None] * len(strategies)
+    for length in set(map(len, kept)):  # one, but where strategies with texts of their own leave less room
+        own = [i for i, each in enumerate(kept) if len(each) == length]
+        with Scorer(model, kept[own[0]], [strategies[i] for i in own]) as scorer:
+            (by_strategy,) = scorer.score([((), after)])
+        for i, scores in zip(own, by_strategy, strict=True):
+            sums = [
+                Likelihood(each.normalized.double().sum().item(), each.raw.double().sum().item(), len(each.raw))
+                for each in scores
+            ]
+            found[i] = (sums, len(before) - length)
+    return found
 
 
 def note_cuts(results: Results | None) -> None:
@@ -87,12 +97,28 @@ def note_cuts(results: Results | None) -> None:
             )
 
 
-def _room(model: Any, how: Any) -> int | None:
+def scoring_strategy(choice: Choice) -> ContrastStrategy | None:
+    """What scores texts under a choice; None for the model's own log-probabilities.
+
+    Raises:
+        OptionError: it gives no score to a given token.
+    """
+    if isinstance(choice.how, Greedy):
+        return None
+    if isinstance(choice.how, ContrastStrategy):
+        return choice.how
+    raise OptionError(f"--strategy {choice.name}: gives no score to a given text")
+
+
+def _room(model: Any, strategy: ContrastStrategy | None) -> int | None:
     """How many tokens of prompt and continuation fit beside what a strategy puts before them."""
-    context = context_of(model)
-    if context is None or not isinstance(how, ContrastStrategy):
-        return context
-    return context - max(len(reader.prefix[0]) if reader.prefix else 0 for reader in how.readers(model, 1))
+    readers = strategy.readers(model, 1) if strategy is not None else []
+    rooms = [
+        context - (len(each.prefix[0]) if each.prefix else 0)
+        for each in [Reader(EXPERT), *readers]
+        if (context := context_of(each.model or model)) is not None
+    ]
+    return min(rooms, default=None)
 
 
 def _cut(prompt: list[int], longest: int, room: int | None, bos: int | None) -> list[int]:

@@ -39,10 +39,10 @@ def similarities(answer: str, true: Sequence[str], false: Sequence[str], languag
     """BLEU and ROUGE of an answer against each reference, put together as TruthfulQA does.
 
     ``<measure>_max`` is the highest similarity to a true reference, ``<measure>_diff`` that minus the highest to a
-    false one, ``<measure>_acc`` 1 where the difference is above 0. The measures are sentence BLEU (sacrebleu, "intl" words,
-    exponential smoothing) and the F1 of ROUGE-1, ROUGE-2 and ROUGE-Lsum (rouge_score without stemming), as in the
-    authors' scripts and lm-eval's ``truthfulqa_gen``, but as shares of 1. rouge_score's own words are Latin letters and
-    digits; in other languages than English, words are what stands between spaces and punctuation, or characters.
+    false one, ``<measure>_acc`` 1 where the difference is above 0. The measures are sentence BLEU (sacrebleu, "intl"
+    words, exponential smoothing) and the F1 of ROUGE-1, ROUGE-2 and ROUGE-Lsum (rouge_score without stemming), as in
+    the authors' scripts and lm-eval's ``truthfulqa_gen``, but as shares of 1. rouge_score's own words are Latin letters
+    and digits; in languages other than English, words are what stands between spaces and punctuation, or characters.
 
     Args:
         answer: may be empty; nothing is like it.
