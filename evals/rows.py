@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from decoding.errors import InputError
-from decoding.loading import one_line
+from decoding.loading import one_line, quiet
 
 __all__ = ["SUFFIXES", "Row", "documents", "read_rows", "rows_of"]
 
@@ -99,13 +99,15 @@ def rows_of(source: str, configuration: str | None = None) -> list[Row]:
     Raises:
         InputError: there is nothing of this name, or it cannot be read.
     """
+    if not source.strip():
+        raise InputError("the name of the data is empty: give a file, a folder or a hub name")
     path = Path(source).expanduser()
     if path.is_file():
         return read_rows(path)
     if path.is_dir():
         return _hub_rows(str(path))
-    if not source.strip() or path.suffix in SUFFIXES or source.startswith((".", "~", "/")) or source.count("/") > 1:
-        raise InputError(f"{source or 'data'}: there is no such file or folder")
+    if path.suffix in SUFFIXES or source.startswith((".", "~", "/")) or source.count("/") > 1:
+        raise InputError(f"{source}: there is no such file or folder")
     name, _, own = source.partition(":")
     return _hub_rows(name, own or configuration)
 
@@ -168,7 +170,8 @@ def _hub_rows(name: str, configuration: str | None = None) -> list[Row]:
     bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        loaded = datasets.load_dataset(name, configuration)
+        with quiet():
+            loaded = datasets.load_dataset(name, configuration)
     except Exception as error:  # whatever it raises, it means that there are no rows
         raise InputError(f"{name}: no data of this name could be loaded ({one_line(error)})") from error
     finally:
