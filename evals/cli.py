@@ -13,6 +13,8 @@ from decoding.evals import miniature
 from decoding.evals.cli_eval import eval_app
 from decoding.evals.compare import compare_command
 from decoding.evals.demo import demo_command
+from decoding.evals.factor import factor_command
+from decoding.evals.halueval import halueval_command
 from decoding.loading import BUILT_IN, BUILT_IN_ADAPTERS
 
 __all__ = ["main"]
@@ -31,6 +33,8 @@ BUILT_IN.update({name: _miniature(name) for name in miniature.NAMES})
 BUILT_IN_ADAPTERS.update({name: miniature.folder(name) for name in miniature.ADAPTERS})
 app.command("compare")(compare_command)
 app.command("demo")(demo_command)
+eval_app.command("factor")(factor_command)
+eval_app.command("halueval")(halueval_command)
 app.add_typer(eval_app)
 
 
