@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from decoding.errors import ModelError, OptionError
+from decoding.few_rows import few_rows
 
 __all__ = ["Anatomy", "anatomy", "captured_inputs", "captured_outputs", "relative_error", "tolerance"]
 
@@ -57,7 +58,8 @@ class Anatomy:
     def logits(self, model: Any, hidden: Tensor) -> Tensor:
         """Logits (..., vocab) of hidden states (..., dim) that the final norm has seen; needs ``recipe``."""
         before, after = self._recipe(model)
-        return after(model, self.head(before(model, hidden)))
+        with few_rows(hidden.numel() // hidden.shape[-1], hidden.device):
+            return after(model, self.head(before(model, hidden)))
 
     def all_logits(self, model: Any, hidden: Tensor, early: Tensor, final_norm: bool = True) -> tuple[Tensor, Tensor]:
         """Final and early logits from one matrix product, which reads the head's weights once.
@@ -75,7 +77,9 @@ class Anatomy:
         before, after = self._recipe(model)
         if final_norm:
             early = before(model, early if self.final_norm is None else self.final_norm(early))
-        product = self.head(torch.cat([before(model, hidden), early.to(hidden.device)]))
+        states = torch.cat([before(model, hidden), early.to(hidden.device)])
+        with few_rows(states.numel() // states.shape[-1], states.device):
+            product = self.head(states)
         final, lower = product.split([len(hidden), len(early)])
         return after(model, final), after(model, lower) if final_norm else lower
 

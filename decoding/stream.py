@@ -29,6 +29,7 @@ from decoding.cache import (
     self_attention_cache,
 )
 from decoding.errors import InputError, ModelError
+from decoding.few_rows import few_rows
 from decoding.forked_rows import Forked
 from decoding.reading import Reading, joined, recorded, reordered
 from decoding.shared_prefix import Shared
@@ -274,7 +275,8 @@ class Stream:
 
     def run(self, inputs: dict[str, Any], every_logit: bool = False) -> Reading:
         """One forward pass; through the backbone alone where the head can be applied apart."""
-        with self._adapters():
+        ids = inputs.get("decoder_input_ids", inputs.get("input_ids"))
+        with self._adapters(), few_rows(0 if ids is None else ids.numel(), self.input_ids.device):
             return self._run(inputs, every_logit)
 
     def _adapters(self) -> AbstractContextManager[None]:
