@@ -215,14 +215,14 @@ def relative_error(value: Tensor, reference: Tensor) -> float:
 
 
 @contextmanager
-def captured_outputs(module: nn.Module) -> Iterator[list[Any]]:
-    """Collect what ``module`` returns to this thread while the context is open."""
+def captured_outputs(module: nn.Module, part: Callable[[Any], Any] = lambda output: output) -> Iterator[list[Any]]:
+    """Collect what ``module`` returns to this thread while the context is open, or a part of it."""
     outputs: list[Any] = []
     thread = threading.get_ident()
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
         if threading.get_ident() == thread:
-            outputs.append(output)
+            outputs.append(part(output))
 
     handle = module.register_forward_hook(keep)
     try:
@@ -246,7 +246,7 @@ def captured_inputs(layers: Sequence[nn.Module], last: bool = False) -> Iterator
         if threading.get_ident() == thread:
             hidden = inputs[0] if inputs else named.get("hidden_states")
             if isinstance(hidden, Tensor):
-                states.append(hidden[:, -1:] if last else hidden)
+                states.append(hidden[:, -1:].clone() if last else hidden)  # a view would keep the rest
 
     handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in layers]
     try:

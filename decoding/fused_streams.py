@@ -25,7 +25,7 @@ from decoding.stream import Stream
 __all__ = ["EXPERT", "FusedStreams", "Heard", "Reader", "context_of"]
 
 EXPERT = "expert"
-CHUNK = 64  # tokens; shorter pieces of a prompt would cost time
+CHUNK = 64  # tokens; in pieces of 32 a prompt of 512 took a third longer to read
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,9 @@ class FusedStreams:
     ) -> None:
         mixed = self._mixed([expert], others)
         stream = Stream(
-            self.model, input_ids, model_kwargs, generation_config, restorable, exits=expert.exits, mixed=mixed
-        )
+            self.model, input_ids, model_kwargs, generation_config, restorable,
+            exits=expert.exits, mixed=mixed, whole_prompt=False,
+        )  # fmt: skip
         self.parts.append(_Part(stream, [expert], mixed, [0]))
 
     def _open(self, group: list[Reader], prompts: list[list[int]], new: int, restorable: bool) -> None:
@@ -161,11 +162,10 @@ class FusedStreams:
         inputs, kwargs, config = Stream.prepare(model, input_ids=ids, attention_mask=mask)
         if len(group) > 1:
             # Read in pieces, so that the activations of all rows together need less room than those of one would.
-            config.prefill_chunk_size = max(CHUNK, width // (2 * len(rows)))
+            config.prefill_chunk_size = max(CHUNK, width // (4 * len(rows)))
         config.max_length = width + new
-        stream = Stream(model, inputs, kwargs, config, restorable, exits=exits, mixed=mixed)
+        stream = Stream(model, inputs, kwargs, config, restorable, exits=exits, mixed=mixed, whole_prompt=False)
         longest = [max(map(len, rows[i : i + self.batch])) for i in range(0, len(rows), self.batch)]
-        stream.prompt.hidden = stream.prompt.hidden[:, -1:].clone()  # all that is needed of it
         self.parts.append(_Part(stream, group, mixed, [width - each for each in longest], limit))
 
     def _mixed(self, group: list[Reader], every: list[Reader]) -> MixedRows | None:

@@ -51,9 +51,11 @@ class Stream:
             restored at no cost; others are copied before each branch.
         exits: after how many layers (0 for the embeddings) readings also give hidden states; ascending.
         mixed: which LoRA adapter each row reads with; None for the model as it is.
+        whole_prompt: whether the prompt's hidden states are wanted, or those of its last token alone.
 
     Attributes:
-        prompt: the reading of the prompt (its ``hidden`` covers the tokens that were not in a cache handed in).
+        prompt: the reading of the prompt (its ``hidden`` covers the tokens that were not in a cache handed in, or the
+            last of them).
         length: how many slots have been read and kept, padding included.
         padded: whether some of them hold padding.
     """
@@ -67,6 +69,7 @@ class Stream:
         restorable: bool = False,
         exits: Sequence[int] = (),
         mixed: MixedRows | None = None,
+        whole_prompt: bool = True,
     ) -> None:
         self.model = model
         self.mixed = mixed
@@ -88,8 +91,8 @@ class Stream:
         if isinstance(cache, Cache):
             grow_in_place(cache, expected)
         past = self_attention_cache(cache).get_seq_length() if isinstance(cache, Cache) and _holds_tokens(cache) else 0
-        self.prompt = self._read_prompt(generation_config or model.generation_config)
-        self.length = int(past) + self.prompt.hidden.shape[1]
+        self.prompt, read = self._read_prompt(generation_config or model.generation_config, whole_prompt)
+        self.length = int(past) + read
         if not isinstance(self.cache, Cache):
             raise ModelError(
                 f"{type(model).__name__} keeps its state in a {type(self.cache).__name__}, which cannot be branched: "
@@ -303,17 +306,24 @@ class Stream:
         return bool(self.model.config.is_encoder_decoder)
 
     @torch.no_grad()
-    def _read_prompt(self, generation_config: GenerationConfig) -> Reading:
+    def _read_prompt(self, generation_config: GenerationConfig, whole: bool) -> tuple[Reading, int]:
+        """The prompt's reading, and how many tokens were read."""
+
+        def states(output: Any) -> tuple[Tensor, int]:
+            hidden = output.last_hidden_state
+            return hidden if whole else hidden[:, -1:].clone(), hidden.shape[1]
+
         # transformers' own prefill: chunks, continued caches and multimodal inputs behave as in every other decoding.
         with (
             self._adapters(),
-            captured_outputs(self.anatomy.backbone) as seen,
+            captured_outputs(self.anatomy.backbone, states) as seen,
             captured_inputs(self._exit_layers, last=True) as exits,
         ):
             output = self.model._prefill(self.input_ids, generation_config, self.kwargs)
         self._take_cache(output)
-        hidden = torch.cat([each.last_hidden_state for each in seen], dim=1)
-        return Reading(hidden, output.logits[:, -1:], tuple(exits[-len(self._exit_layers) :]), *recorded(output))
+        hidden = torch.cat([each for each, _ in seen], dim=1) if whole else seen[-1][0]
+        reading = Reading(hidden, output.logits[:, -1:], tuple(exits[-len(self._exit_layers) :]), *recorded(output))
+        return reading, sum(read for _, read in seen)
 
     def _take_cache(self, output: Any) -> None:
         for name in ALL_CACHE_NAMES:
