@@ -25,7 +25,7 @@ def _two_threads() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("shape", [(1,), (2,), (8,), (9,), (1, 4), (2, 3), (1, 2, 2)])
+@pytest.mark.parametrize("shape", [(1,), (2,), (9,), (10,), (1, 4), (2, 3), (1, 2, 2)])
 def test_the_product_is_that_of_the_layer(shape: tuple[int, ...], bias: bool) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(48, 301, bias=bias)
