@@ -92,5 +92,5 @@ def _service(model: Any) -> dict[str, Any]:
         report["branching"] = "refused"
         kind = "" if isinstance(error, DecodingError) else f"{type(error).__name__}: "
         report["branching because"] = kind + one_line(error)
-    report["degeneration penalty"] = choose("auto")
+    report["degeneration penalty"] = choose("auto", model.device)
     return report

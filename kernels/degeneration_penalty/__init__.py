@@ -45,5 +45,5 @@ def degeneration_penalty(
             f"history_inverse_norms {tuple(history_inverse_norms.shape)}: accepted is (batch, capacity) = "
             f"{tuple(history.shape[:2])}"
         )
-    choose(backend)
+    choose(backend, history.device)
     return degeneration_penalty_eager(candidates, history, history_inverse_norms, start, length)

@@ -78,7 +78,7 @@ def test_no_history_is_no_penalty() -> None:
     [
         ({"history": torch.zeros(2, 4, 9)}, "with the same batch and dim"),
         ({"history_inverse_norms": torch.zeros(2, 5)}, "history_inverse_norms (2, 5)"),
-        ({"backend": "cuda"}, "backend='cuda' is not available here; accepted: auto, torch"),
+        ({"backend": "cuda"}, "backend='cuda': accepted are auto, triton, torch"),
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict[str, object], message: str) -> None:
