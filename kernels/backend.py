@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-__all__ = ["BACKENDS", "Backend", "BackendError", "choose"]
+__all__ = ["BACKENDS", "Backend", "BackendError", "choose", "interpreted"]
 
 Backend = Literal["auto", "triton", "torch"]
 BACKENDS: tuple[Backend, ...] = ("auto", "triton", "torch")
@@ -46,7 +46,7 @@ def choose(backend: str, device: torch.device | str) -> Literal["triton", "torch
     if name == "auto":
         return "triton" if kind == "cuda" and _missing() is None else "torch"
     missing = _missing()
-    if missing is None and kind != "cuda" and not _interpreted():
+    if missing is None and kind != "cuda" and not interpreted():
         missing = f"the tensors are on {kind}, where kernels run only in Triton's interpreter (TRITON_INTERPRET=1)"
     if missing is not None:
         raise BackendError(f"{asked}'triton' cannot run here: {missing}; 'auto' and 'torch' can")
@@ -57,7 +57,7 @@ def _missing() -> str | None:
     """What stands against any kernel on this machine, found out without importing triton; None where nothing does."""
     if not _installed():
         return "triton is not installed (pip install 'contrastive-decoding[triton]')"
-    if not _interpreted() and not _builds_c():
+    if not interpreted() and not _builds_c():
         return "triton builds its launchers in C, and a compiler or Python.h is absent (gcc and python3-dev bring them)"
     return None
 
@@ -73,5 +73,5 @@ def _builds_c() -> bool:
     return compiler is not None and Path(sysconfig.get_path("include"), "Python.h").exists()
 
 
-def _interpreted() -> bool:
+def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "y", "yes")
