@@ -102,7 +102,7 @@ def compare(
     error, note = check(forms, clock.device, TOLERANCE[dtype])
     runs: dict[str, Callable[[], Tensor]] = {} if note else {KERNEL: forms.triton}
     runs[TORCH] = forms.torch
-    if forms.before is not None:
+    if forms.before is not None and _fits(forms.before):
         runs[BEFORE] = forms.before
     times = clock.times(runs)
     print(f"\n{operation.name} {label}{'; kernel: ' + note if note else ''}")
@@ -198,6 +198,16 @@ def device_name(device: str) -> str:
 
 def _ratio(seconds: list[float], kernel: list[float]) -> float:
     return statistics.median(one / other for one, other in zip(seconds, kernel, strict=True))
+
+
+def _fits(form: Callable[[], Tensor]) -> bool:
+    """Whether there is memory for it: copies of a long history for 64 candidates take more than any GPU has."""
+    try:
+        form()
+    except torch.OutOfMemoryError:
+        print(f"\n{BEFORE}: out of memory at the next size")
+        return False
+    return True
 
 
 def _version(package: str) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pytest
 import torch
 from tiny_models import VOCAB, tiny_model
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LogitsProcessorList
 
 import decoding
@@ -46,21 +49,45 @@ def test_the_kernels_choose_the_tokens_of_the_torch_forms(
     model.cpu()
 
 
+class AskedTheHost(TorchDispatchMode):
+    """Raises where a tensor's value decides what the host does next, which on a GPU would wait for it."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation unless it hands values to the host."""
+        name = function.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "nonzero", "equal", "masked_select", "unique"), name
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_asks_for_no_value() -> None:
+    """On any device; what a CPU alone may ask for, its winners as a list, is not seen here."""
+    _steps(torch.device("cpu"), AskedTheHost)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_step_never_waits_for_the_gpu(device: torch.device) -> None:
+    @contextmanager
+    def refusing() -> Iterator[None]:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    _steps(device, refusing)
+
+
+def _steps(device: torch.device, within: Callable[[], AbstractContextManager[Any]]) -> None:
+    """A few steps of greedy contrastive search; after the first, which checks the model and compiles, ``within``."""
     model = tiny_model("llama").to(device)
     strategy = decoding.ContrastiveSearch(penalty_alpha=0.6, top_k=4)
     ids, kwargs, config = Stream.prepare(model, **_padded(device))
     with torch.no_grad():
         session = strategy.session(model, ids, kwargs, config)
         for step in range(4):
-            if step == 1:  # the first one checks how the model branches, and compiles
-                torch.cuda.set_sync_debug_mode("error")
-            try:
+            with within() if step > 0 else nullcontext():
                 tokens = session.greedy(ids, LogitsProcessorList())
                 session.advance(tokens)
                 ids = torch.cat([ids, tokens[:, None]], dim=1)
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
     session.release()
     model.cpu()
