@@ -57,6 +57,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--head-dim", type=int, default=64)
     parser.add_argument("--kv-heads", type=int, default=8, help="key heads; fewer than width / 64 is grouped-query")
+    parser.add_argument("--prefill-chunk", type=int, help="read the prompt in pieces of so many tokens, to save memory")
     parser.add_argument("--apart", action="store_true", help="one method after the other, for models that fill a GPU")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
@@ -93,6 +94,8 @@ def start(
         f"--{name}={getattr(options, name.replace('-', '_'))}"
         for name in ("new-tokens", "k", "layers", "width", "head-dim", "kv-heads", "device", "dtype")
     ]
+    if options.prefill_chunk:
+        passed.append(f"--prefill-chunk={options.prefill_chunk}")
     return Worker([python, __file__, "--worker", json.dumps(task), *passed], environment)
 
 
@@ -152,7 +155,7 @@ def work(options: argparse.Namespace) -> None:
         search = {"penalty_alpha": 0.6, "top_k": options.k}
         common = {
             "attention_mask": torch.ones_like(ids), "max_new_tokens": options.new_tokens, "do_sample": False,
-            "stopping_criteria": [clock],
+            "stopping_criteria": [clock], "prefill_chunk_size": options.prefill_chunk,
         }  # fmt: skip
         if task["method"] == OURS:
             import decoding

@@ -45,9 +45,9 @@ search-1b() {
     "$PYTHON" benchmarks/contrastive_search.py "${GPU[@]}" "${SMALL[@]}" --sizes $SIZES \
         --output "$RESULTS/contrastive_search_1b.csv"
 }
-search-7b() {  # two of these models and their caches do not fit into 80 GB: one method after the other
-    "$PYTHON" benchmarks/contrastive_search.py "${GPU[@]}" "${LARGE[@]}" --head-dim 128 --apart --sizes $SIZES \
-        --output "$RESULTS/contrastive_search_7b.csv"
+search-7b() {  # 8 x 32k: 14 GB of weights and 39 GB of cache, so one method after the other, prompts in pieces
+    "$PYTHON" benchmarks/contrastive_search.py "${GPU[@]}" "${LARGE[@]}" --head-dim 128 --apart --prefill-chunk 4096 \
+        --sizes $SIZES --output "$RESULTS/contrastive_search_7b.csv"
 }
 family-1b() {
     "$PYTHON" benchmarks/contrast.py "${GPU[@]}" "${SMALL[@]}" --sizes 1x1024,1x8192 --output "$RESULTS/contrast_1b.csv"

@@ -44,9 +44,9 @@ def degeneration_penalty_triton(
     penalty = torch.empty(batch, k, dtype=torch.float32, device=history.device)
     repeated = torch.empty(batch, k, dtype=torch.int64, device=history.device) if positions else None
     block_k = min(MOST_AT_ONCE, triton.next_power_of_2(k))
-    _penalty[(batch, triton.cdiv(k, block_k))](
-        best, where, penalty, repeated, best.shape[2], K=k, BLOCK_K=block_k, BLOCK_TILES=min(256, 2048 // block_k)
-    )
+    sizes = {"K": k, "BLOCK_K": block_k, "BLOCK_TILES": min(256, 2048 // block_k)}
+    with torch.cuda.device_of(history):  # Triton launches on the current device
+        _penalty[(batch, triton.cdiv(k, block_k))](best, where, penalty, repeated, best.shape[2], **sizes)
     return penalty, repeated
 
 
@@ -73,12 +73,13 @@ def tile_cosines(
     # float32 products run on the ordinary cores and hold a whole BLOCK_DIM in registers: 32 of it spills nothing.
     block_dim = min(128 if half else 32, max(16, triton.next_power_of_2(dim)))
     block_k = min(MOST_AT_ONCE, max(8, triton.next_power_of_2(k)))
-    _cosines[(tiles, batch, triton.cdiv(k, block_k))](
-        candidates, history, history_inverse_norms, _beside(start, history), _beside(length, history), best, where,
-        end, tiles, *candidates.stride(), *history.stride(), *history_inverse_norms.stride(),
-        K=k, DIM=dim, WIDEN=not half or interpreted(), BLOCK_SLOTS=block_slots, BLOCK_K=block_k, BLOCK_DIM=block_dim,
-        num_warps=4, num_stages=4,
-    )  # fmt: skip
+    with torch.cuda.device_of(history):
+        _cosines[(tiles, batch, triton.cdiv(k, block_k))](
+            candidates, history, history_inverse_norms, _beside(start, history), _beside(length, history), best, where,
+            end, tiles, *candidates.stride(), *history.stride(), *history_inverse_norms.stride(),
+            K=k, DIM=dim, WIDEN=not half or interpreted(), BLOCK_SLOTS=block_slots, BLOCK_K=block_k,
+            BLOCK_DIM=block_dim, num_warps=4, num_stages=4,
+        )  # fmt: skip
     return best, where
 
 
@@ -87,7 +88,8 @@ def append_triton(history: Tensor, history_inverse_norms: Tensor, hidden: Tensor
     batch, n, dim = hidden.shape
     strides = *hidden.stride(), *history.stride(), *history_inverse_norms.stride()
     block_dim = min(2048, triton.next_power_of_2(dim))
-    _append[(n, batch)](hidden, history, history_inverse_norms, at, *strides, DIM=dim, BLOCK_DIM=block_dim)
+    with torch.cuda.device_of(history):
+        _append[(n, batch)](hidden, history, history_inverse_norms, at, *strides, DIM=dim, BLOCK_DIM=block_dim)
 
 
 def _beside(bounds: int | Tensor | None, history: Tensor) -> Tensor | None:
@@ -137,9 +139,9 @@ def _cosines(
         dims = tl.arange(0, BLOCK_DIM)
         # (BLOCK_SLOTS, BLOCK_DIM) and (BLOCK_DIM, BLOCK_K)
         of_history = history + row * history_row
-        of_history += slots.to(tl.int64)[:, None] * history_slot + dims[None, :] * history_dim
+        of_history += slots.to(tl.int64)[:, None] * history_slot + dims.to(tl.int64)[None, :] * history_dim
         of_candidates = candidates + row * candidates_row
-        of_candidates += ks[None, :] * candidates_k + dims[:, None] * candidates_dim
+        of_candidates += ks[None, :] * candidates_k + dims.to(tl.int64)[:, None] * candidates_dim
         products = tl.zeros([BLOCK_SLOTS, BLOCK_K], tl.float32)
         squares = tl.zeros([BLOCK_DIM, BLOCK_K], tl.float32)
         for done in range(0, DIM, BLOCK_DIM):
@@ -173,7 +175,7 @@ def _cosines(
 
 @triton.jit(do_not_specialize=["tiles"])
 def _penalty(best, where, penalty, repeated, tiles, K: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_TILES: tl.constexpr):
-    row = tl.program_id(0)
+    row = tl.program_id(0).to(tl.int64)
     ks = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
     largest, slot = largest_cosines(best, where, row, ks, tiles, K, BLOCK_K, BLOCK_TILES)
     tl.store(penalty + row * K + ks, largest, mask=ks < K)
@@ -225,7 +227,7 @@ def _append(
     slot = at + i
     squares = tl.zeros([BLOCK_DIM], tl.float32)
     for done in range(0, DIM, BLOCK_DIM):
-        dims = done + tl.arange(0, BLOCK_DIM)
+        dims = done + tl.arange(0, BLOCK_DIM).to(tl.int64)
         state = tl.load(hidden + row * hidden_row + i * hidden_slot + dims * hidden_dim, mask=dims < DIM, other=0.0)
         tl.store(history + row * history_row + slot * history_slot + dims * history_dim, state, mask=dims < DIM)
         wide = state.to(tl.float32)

@@ -32,11 +32,12 @@ def select_triton(
     token, branch = torch.empty(2, batch, dtype=torch.int64, device=best.device)
     score = torch.empty(batch, dtype=torch.float32, device=best.device)
     block_k = triton.next_power_of_2(k)
-    _select[(batch,)](
-        best, logits, probabilities, candidates, token, branch, score, 1 - penalty_alpha, penalty_alpha, tiles,
-        *logits.stride(), *probabilities.stride(), *candidates.stride(),
-        K=k, BLOCK_K=block_k, BLOCK_TILES=max(1, min(256, 2048 // block_k)),
-    )  # fmt: skip
+    with torch.cuda.device_of(best):
+        _select[(batch,)](
+            best, logits, probabilities, candidates, token, branch, score, 1 - penalty_alpha, penalty_alpha, tiles,
+            *logits.stride(), *probabilities.stride(), *candidates.stride(),
+            K=k, BLOCK_K=block_k, BLOCK_TILES=max(1, min(256, 2048 // block_k)),
+        )  # fmt: skip
     return token, branch, score
 
 
