@@ -159,13 +159,17 @@ def decode(
     try:
         with model._optimize_model_for_decode():
             while True:
-                scores = session.scores(input_ids, logits_processor)
+                if generation_config.do_sample:
+                    scores = session.scores(input_ids, logits_processor)
+                    chosen = torch.multinomial((scores / temperature).softmax(-1), num_samples=1).squeeze(1)
+                elif record.scores is not None:
+                    scores = session.scores(input_ids, logits_processor)
+                    chosen = scores.argmax(-1)
+                else:
+                    scores, chosen = None, session.greedy(input_ids, logits_processor)
                 if not finished_here:
                     record.step(session, scores)
-                    if generation_config.do_sample:
-                        tokens = torch.multinomial((scores / temperature).softmax(-1), num_samples=1).squeeze(1)
-                    else:
-                        tokens = scores.argmax(-1)
+                    tokens = chosen
                     if has_eos:
                         tokens = tokens * unfinished + pad * (1 - unfinished)
                     input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
@@ -199,8 +203,8 @@ class _Record:
         self.cross_attentions = wanted(config.output_attentions and encoder_decoder)
         self.hidden_states = wanted(config.output_hidden_states)
 
-    def step(self, session: Any, scores: Tensor) -> None:
-        """Keep one step: its scores, and the forward pass that its logits came from."""
+    def step(self, session: Any, scores: Tensor | None) -> None:
+        """Keep one step: its scores, where they are wanted, and the forward pass that its logits came from."""
         reading = session.reading
         if self.scores is not None:
             self.scores += (scores,)

@@ -38,6 +38,13 @@ class Session(ABC):
             logits_processor: callable on (input_ids, float32 logits), as transformers' processor lists are.
         """
 
+    def greedy(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
+        """(batch,) the tokens with the largest of :meth:`scores`, where these themselves are not wanted.
+
+        :meth:`advance` is then given these tokens, but for finished rows.
+        """
+        return self.scores(input_ids, logits_processor).argmax(-1)
+
     def rescored(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """As :meth:`scores`, as a processor among those of ``generate``.
 
