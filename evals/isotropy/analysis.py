@@ -24,8 +24,8 @@ from decoding.layers import depth_of
 __all__ = ["analyse", "analyse_each"]
 
 DEFAULT = Settings()
-HEAT_MAP_TOKENS = 40  # of a text, as many as stay legible
-HEAT_MAP_LEAST = 12  # a shorter text is shown only where all are
+HEAT_MAP_TOKENS = 32  # of a text, as many as stay legible
+HEAT_MAP_LEAST = 24  # a shorter text is shown only where all are
 
 
 def analyse(
@@ -119,7 +119,7 @@ class StreamingPass:
         self.moments: list[MomentSums] = []
         self.sample = TextSample(settings.sample_tokens, settings.seed)
         self.example: tuple[EncodedText, Tensor] | None = None  # with its last states (n, dim)
-        self.texts = self.tokens = self.skipped = self.cut = 0
+        self.texts = self.tokens = self.skipped = self.cut = self.spelled = self.characters = 0
 
     def over(self, texts: Iterable[str]) -> Iterator[int]:
         """Read the texts; yields how many each forward pass took."""
@@ -134,13 +134,17 @@ class StreamingPass:
         self.tokens += tokens
         self.texts += tokens > 0
         self.skipped += tokens == 0
-        self.cut += text.cut
+        self.cut += text.whole > len(text.ids)
+        self.spelled += text.whole
+        self.characters += len(text.text)
         return tokens > 0
 
     def take(self, batch: list[EncodedText], states: list[Tensor]) -> None:
         """Take in the states (batch, n, dim) of a batch, one of each layer."""
         width = states[0].shape[1]
-        kept = torch.tensor([text.kept + [False] * (width - len(text.kept)) for text in batch], device=self.model.device)
+        kept = torch.tensor(
+            [text.kept + [False] * (width - len(text.kept)) for text in batch], device=self.model.device
+        )
         if not self.cosines:
             self.cosines = [CosineSums(each.shape[-1], self.device) for each in states]
             self.moments = [MomentSums(each.shape[-1], self.device) for each in states]
@@ -150,7 +154,8 @@ class StreamingPass:
             cosines.add(each, kept)
             moments.add(each.flatten(0, 1) if everything else each[kept])
         for row, text in enumerate(batch):
-            self.sample.offer(text.index, sum(text.kept), lambda row=row: [each[row][kept[row]] for each in states])
+            if self.sample.wants(text.index):
+                self.sample.add(text.index, [each[row][kept[row]].cpu() for each in states])
             if self.example is None or _as_example(text) < _as_example(self.example[0]):
                 self.example = text, states[-1][row][kept[row]][:HEAT_MAP_TOKENS].cpu()
 
@@ -181,7 +186,9 @@ def _result(one: StreamingPass, moments: list[Moments], name: str, data: str) ->
         for position, (number, cosines, found) in enumerate(zip(one.layers, one.cosines, moments, strict=True))
     ]
     last = one.sample.layer(-1)
-    counts = Counts(one.texts, one.tokens, one.skipped, one.cut, len(last), sum(map(len, last)))
+    counts = Counts(
+        one.texts, one.tokens, one.skipped, one.cut, len(last), sum(map(len, last)), one.spelled / one.characters
+    )  # fmt: skip
     return Isotropy(
         model=name,
         data=data,

@@ -58,7 +58,7 @@ def shrunk(covariance: Tensor, reference: Tensor | None, zeta: float) -> Tensor:
 
 
 def partition_score(vectors: Tensor, directions: Tensor) -> float:
-    """ln of min Z(c) / max Z(c) over directions c and -c, Z(c) = Σ exp(c·x): 0 for isotropic vectors, else below.
+    """Ln of min Z(c) / max Z(c) over directions c and -c, Z(c) = Σ exp(c·x): 0 for isotropic vectors, else below.
 
     The logarithm, because states of length 500 give ratios that no float holds.
 
@@ -107,7 +107,7 @@ def two_nn(ratios: Tensor) -> Tensor:
 
 
 def penalties(states: Tensor) -> Tensor:
-    """max over j < i of cos(h_i, h_j) for each token but the first, (n - 1,) of states (n, dim).
+    """Max over j < i of cos(h_i, h_j) for each token but the first, (n - 1,) of states (n, dim).
 
     The degeneration penalty that contrastive search would have put on each token of a text, had it been a candidate.
     """

@@ -7,7 +7,7 @@ from typing import Any
 
 from decoding.errors import OptionError
 
-__all__ = ["Cosines", "Counts", "HeatMap", "Interval", "Isotropy", "Layer", "PAPER", "Penalty", "Rogue", "Settings"]
+__all__ = ["PAPER", "Cosines", "Counts", "HeatMap", "Interval", "Isotropy", "Layer", "Penalty", "Rogue", "Settings"]
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,7 @@ class Counts:
         cut: texts longer than ``max_length``.
         sample_texts: in the sample.
         sample_tokens: likewise.
+        tokens_per_character: of whole texts, before any cut.
     """
 
     texts: int
@@ -181,6 +182,7 @@ class Counts:
     cut: int
     sample_texts: int
     sample_tokens: int
+    tokens_per_character: float
 
 
 @dataclass(frozen=True)

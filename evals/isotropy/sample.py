@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 __all__ = ["TextSample"]
@@ -27,25 +26,29 @@ class TextSample:
         self.room = tokens
         self.seed = seed
         self.limit = 1.0  # texts from this number on are not in the sample
-        self._kept: list[tuple[float, int, Sequence[Tensor]]] = []  # heap: minus the number, tokens, states of each layer
+        # A heap of: minus the number, place in the data, states of each layer.
+        self._kept: list[tuple[float, int, Sequence[Tensor]]] = []
 
-    def offer(self, index: int, length: int, states: Callable[[], Sequence[Tensor]]) -> None:
-        """Consider a text.
+    def wants(self, index: int) -> bool:
+        """Whether the text at this place in the data is in the sample of those up to now."""
+        return self._number(index) < self.limit
+
+    def add(self, index: int, states: Sequence[Tensor]) -> None:
+        """Take in a text that is wanted, and give up others for it.
 
         Args:
             index: its place in the data.
-            length: its number of tokens, at most the room there is.
-            states: gives its states, one (length, dim) a layer; called where the text is taken.
+            states: one (length, dim) a layer, length at most the room there is in all.
         """
-        number = random.Random(f"{self.seed} {index}").random()
-        if number >= self.limit or not length:
-            return
-        heapq.heappush(self._kept, (-number, length, [each.cpu() for each in states()]))
-        self.room -= length
+        heapq.heappush(self._kept, (-self._number(index), index, states))
+        self.room -= len(states[0])
         while self.room < 0:
-            number, length, _ = heapq.heappop(self._kept)
+            number, _, given_up = heapq.heappop(self._kept)
             self.limit = -number
-            self.room += length
+            self.room += len(given_up[0])
+
+    def _number(self, index: int) -> float:
+        return random.Random(f"{self.seed} {index}").random()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -53,9 +56,3 @@ class TextSample:
     def layer(self, position: int) -> list[Tensor]:
         """States of the sampled texts in one layer, each (length, dim), in an order that depends on nothing else."""
         return [states[position] for _, _, states in sorted(self._kept, key=lambda kept: -kept[0])]
-
-    def points(self, position: int, count: int) -> Tensor:
-        """At most ``count`` states (n, dim) of one layer, drawn from all sampled tokens."""
-        states = torch.cat(self.layer(position))
-        order = torch.randperm(len(states), generator=torch.Generator().manual_seed(self.seed))
-        return states[order[:count]]

@@ -128,14 +128,14 @@ class EncodedText:
         text: itself.
         ids: its tokens, at most ``max_length``.
         kept: for each, whether it counts.
-        cut: whether there were more.
+        whole: how many there are without that limit.
     """
 
     index: int
     text: str
     ids: list[int]
     kept: list[bool]
-    cut: bool
+    whole: int
 
 
 def encoded_texts(texts: Iterable[str], tokenizer: Any, settings: Settings, max_length: int) -> Iterator[EncodedText]:
@@ -154,17 +154,17 @@ def encoded_texts(texts: Iterable[str], tokenizer: Any, settings: Settings, max_
             raise InputError(f"text {index} is of type {type(text).__name__}; accepted are strings")
         text = text.strip()
         if len(text) < 2:
-            yield EncodedText(index, text, [], [], False)
+            yield EncodedText(index, text, [], [], 0)
             continue
         ids = list(tokenizer(text, verbose=False)["input_ids"])
         while ids and ids[-1] in ends:
             ids.pop()
-        cut = len(ids) > max_length
+        whole = len(ids)
         ids = ids[:max_length]
         kept = [not (settings.skip_special and token in special) for token in ids]
         if settings.skip_bos and kept:
             kept[0] = False
-        yield EncodedText(index, text, ids, kept, cut)
+        yield EncodedText(index, text, ids, kept, whole)
         read += 1
         if read == settings.max_texts:
             return
@@ -183,7 +183,9 @@ def batches(texts: Iterable[EncodedText], batch_tokens: int) -> Iterator[list[En
         if not window:
             return
         batch: list[EncodedText] = []
-        for text in sorted(window, key=lambda text: -len(text.ids)):  # the longest first: memory runs out early or never
+        for text in sorted(
+            window, key=lambda text: -len(text.ids)
+        ):  # the longest first: memory runs out early or never
             if batch and (len(batch) + 1) * len(batch[0].ids) > batch_tokens:
                 yield batch
                 batch = []
