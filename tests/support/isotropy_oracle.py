@@ -67,7 +67,7 @@ def published_isotropy(model: Any, ids: list[list[int]]) -> float:
 
 
 def log_partition_score(vectors: np.ndarray) -> float:
-    """ln of min Z / max Z over both signs of the eigenvectors of XᵀX, a direction at a time."""
+    """The ln of min Z / max Z over both signs of the eigenvectors of XᵀX, a direction at a time."""
     directions = np.linalg.eigh(vectors.T @ vectors)[1].T
     logs = []
     for direction in [*directions, *-directions]:

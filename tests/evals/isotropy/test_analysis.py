@@ -249,7 +249,9 @@ def test_several_data_sets_share_the_reference_of_isoscore_star(expert):
 @EMBEDDED
 def test_texts_may_be_a_generator_and_progress_is_told(expert):
     told = []
-    result = analyse(*expert, (text for text in stories(7)), Settings(max_length=32, batch_tokens=64), report=told.append)
+    result = analyse(
+        *expert, (text for text in stories(7)), Settings(max_length=32, batch_tokens=64), report=told.append
+    )
     assert told == [2, 4, 6, 7]
     assert result.counts.texts == 7
 
@@ -274,7 +276,7 @@ def test_what_is_not_accepted(expert):
         analyse(model, tokenizer, ["", " x "])
     with pytest.raises(InputError, match="text 1 is of type int"):
         analyse(model, tokenizer, ["one text", 2])
-    with pytest.raises(OptionError, match="accepted are 0 .* to 4"):
+    with pytest.raises(OptionError, match=r"accepted are 0 .* to 4"):
         analyse(model, tokenizer, ["one text"], Settings(layers=(5,)))
     with pytest.raises(ModelError, match="encoder-decoder"):
         analyse(tiny_model("t5"), tokenizer, ["one text"])
@@ -290,7 +292,7 @@ def test_states_that_are_not_finite_are_refused():
     model = tiny_model("llama")
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight.fill_(1e38)
-    with pytest.raises(ModelError, match="layer 2 are not finite in torch.float32"):
+    with pytest.raises(ModelError, match=r"layer 2 are not finite in torch\.float32"):
         analyse(model, Numbers(), ["5 6 7 8", "9 10 11"])
 
 
