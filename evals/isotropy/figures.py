@@ -25,7 +25,7 @@ from decoding.evals.isotropy.texts import EncodedText
 __all__ = ["heat_map", "layer_figures", "penalty"]
 
 TEXTS_AT_ONCE = 32
-RESAMPLES = 400
+RESAMPLES = 200
 SPECTRUM_POINTS = 64
 # Points closer than this many roundings of the states' dtype are one: what two batches make of the same token.
 NOISE = 8

@@ -85,13 +85,13 @@ def neighbour_ratios(points: Tensor, noise: float = 0.0) -> Tensor:
     points = points.double()
     points = points - points.mean(0)
     lengths = points.square().sum(1)
-    distances = (lengths[:, None] + lengths - 2 * points @ points.T).clamp_min(0).sqrt()
-    same = (distances <= noise * lengths.sqrt()[:, None]).triu(1).any(0)  # as one that stands before it
-    distances = distances[~same][:, ~same].fill_diagonal_(torch.inf)
-    if len(distances) < 3:
-        return points.new_empty(0)
-    first, second = distances.topk(2, largest=False).values.unbind(1)
-    return (second / first).log().sort().values
+    squares = torch.addmm(lengths, points, points.T, alpha=-2).add_(lengths[:, None])  # of the distances
+    same = (squares <= noise**2 * lengths[:, None]).triu_(1).any(0)  # as one that stands before it
+    squares.fill_diagonal_(torch.inf).masked_fill_(same, torch.inf)
+    first, nearest = squares.min(1)
+    second = squares.scatter_(1, nearest[:, None], torch.inf).amin(1)
+    found = ~same & second.isfinite()
+    return (0.5 * (second[found] / first[found].clamp_min(torch.finfo(torch.float64).tiny)).log()).sort().values
 
 
 def two_nn(ratios: Tensor) -> Tensor:
