@@ -6,10 +6,10 @@ Three questions, on one random-weight Llama (8 layers x 512, states of 9 layers)
 
 1. pass: the streaming pass, and the whole analysis with what follows it (which costs the same however many texts there
    were), against the forward passes alone (the same batches, no head). Texts of 256 tokens.
-2. states: what is done with the states, apart from the forward passes: the sums of the streaming pass against looking at every
-   pair, once within texts and once over all tokens. The same states for all; texts of 256 tokens.
-3. memory: peak memory of an analysis of 1,000 and of 20,000 texts of 10 tokens, in fresh processes, less what the process had
-   before the analysis.
+2. states: what is done with the states, apart from the forward passes. The sums of the streaming pass against looking
+   at every pair, once within texts and once over all tokens. The same states for all; texts of 256 tokens.
+3. memory: peak memory of an analysis of 1,000 and of 20,000 texts of 10 tokens, in fresh processes, less what the
+   process had before the analysis.
 
 Each method runs in a process of its own; the processes of a question take turns. Medians over the repeats, ratios pair
 by pair.
@@ -185,7 +185,12 @@ def method_of(method: str, model: Any, count: int, tokens: int) -> Callable[[], 
         return batches(encoded, settings.batch_tokens)
 
     if method == FORWARD:
-        return lambda: [read_states(model, [text.ids for text in batch], layers[-1:]) for batch in read()]
+
+        def forward() -> None:
+            for batch in read():
+                read_states(model, [text.ids for text in batch], layers[-1:])
+
+        return forward
     if method == STREAMING:
         return lambda: list(StreamingPass(model, Numbers(), layers, settings).over(texts(count, tokens)))
     if method in (ANALYSIS, MEMORY):

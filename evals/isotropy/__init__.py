@@ -11,12 +11,14 @@ from decoding.evals.isotropy.analysis import analyse, analyse_each
 from decoding.evals.isotropy.plots import plot_comparison, plot_layers, plot_rogue, plot_spectrum
 from decoding.evals.isotropy.report import html_report
 from decoding.evals.isotropy.results import PAPER, Isotropy, Settings
+from decoding.evals.isotropy.texts import TextFile, stories
 from decoding.evals.isotropy.verdict import Verdict, verdict
 
 __all__ = [
     "PAPER",
     "Isotropy",
     "Settings",
+    "TextFile",
     "Verdict",
     "analyse",
     "analyse_each",
@@ -25,5 +27,6 @@ __all__ = [
     "plot_layers",
     "plot_rogue",
     "plot_spectrum",
+    "stories",
     "verdict",
 ]

@@ -116,10 +116,10 @@ class MomentSums:
         self.second += (states.T @ states).to(self.second)
 
     def moments(self) -> Moments:
-        """Of all that was taken in, which must be something."""
+        """Of all that was taken in, which must be something. Computed in place, so nothing can be taken in after."""
         assert self.shift is not None
-        mean = self.first / self.count
-        covariance = self.second / self.count - torch.outer(mean, mean)
+        mean = self.first.div_(self.count)
+        covariance = self.second.div_(self.count).addr_(mean, mean, alpha=-1)
         return Moments(self.count, mean + self.shift.to(mean), covariance)
 
 

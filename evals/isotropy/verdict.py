@@ -89,7 +89,7 @@ def _judged(room: str, last: Layer) -> str:
     assert last.isotropy is not None
     figure = f"isotropy of the last layer {last.isotropy.value:.2f}"
     if room == "ample":
-        where = "higher than in any" if last.isotropy.value > HIGHEST else "as in the"
+        where = "higher than in the" if last.isotropy.value > HIGHEST else "as in the"
         return (
             f"Contrastive search has room here: {figure}, {where} published models that it works with untrained "
             "(0.53-0.83)."

@@ -37,7 +37,7 @@ def result(isotropy=0.7, half=0.01, **changed) -> Isotropy:
 @pytest.mark.parametrize(
     ("isotropy", "room", "said"),
     [
-        (0.95, "ample", "higher than in any published model"),
+        (0.95, "ample", "higher than in the published models"),
         (0.72, "ample", "as in the published models"),
         (0.40, "some", "compare with greedy search"),
         (0.10, "little", "Sampling is the safer start"),
