@@ -12,6 +12,7 @@ from decoding.cli import app, run
 from decoding.evals import miniature
 from decoding.evals.compare import compare_command
 from decoding.evals.demo import demo_command
+from decoding.evals.harness.command import lm_eval_command
 from decoding.loading import BUILT_IN, BUILT_IN_ADAPTERS
 
 __all__ = ["main"]
@@ -30,6 +31,7 @@ BUILT_IN.update({name: _miniature(name) for name in miniature.NAMES})
 BUILT_IN_ADAPTERS.update({name: miniature.folder(name) for name in miniature.ADAPTERS})
 app.command("compare")(compare_command)
 app.command("demo")(demo_command)
+app.command("lm-eval")(lm_eval_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
