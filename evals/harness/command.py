@@ -42,7 +42,10 @@ def lm_eval_command(
     except ImportError as error:
         raise OptionError("lm-eval is not installed: pip install 'contrastive-decoding[lm-eval]'") from error
     import decoding.evals.harness.model  # noqa: F401 - registers the model class
+    from decoding.evals.harness.documents import read_questions
 
+    if truthfulqa is not None:
+        read_questions(truthfulqa)  # a bad file is found before a model is loaded
     with _command_line(completed(arguments or [], truthfulqa)):
         cli_evaluate()
 

@@ -35,7 +35,7 @@ class DecodingLM(HFLM):
     it is given, so scores are always normalised (``decoding.score`` also gives them raw).
 
     Args:
-        pretrained: as in ``hf``, or an embedded model, "expert" or "amateur".
+        pretrained: as in ``hf``, or an embedded model: "expert" (the default) or "amateur".
         strategy: a name of ``decoding.registry``, perhaps with parameters (``dola:layers=high``), or a
             :class:`decoding.Strategy`; None for none.
         floor: log-score of a token that is not plausible. ``alpha=0`` calls every token plausible.
@@ -55,7 +55,7 @@ class DecodingLM(HFLM):
     _room: int | None = None
 
     def __init__(
-        self, pretrained: Any, strategy: str | Strategy | None = None, floor: float = -1000.0, **kwargs: Any
+        self, pretrained: Any = "expert", strategy: str | Strategy | None = None, floor: float = -1000.0, **kwargs: Any
     ) -> None:
         choice = None
         if isinstance(strategy, Strategy):
@@ -83,16 +83,20 @@ class DecodingLM(HFLM):
         """What lm-eval writes into its results file, the strategy with all its parameters among it."""
         return super().get_model_info() | {"strategy": None if self.choice is None else self.choice.label}
 
+    def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+        choice = self.choice
+        if choice is not None and not isinstance(choice.how, (ContrastStrategy, Greedy)):
+            raise OptionError(
+                f"strategy={choice.name}: it gives no score to a given token, and this task asks for log-likelihoods; "
+                "accepted are contrastive-decoding, dola, context-aware, lol, greedy or no strategy (tasks that "
+                "generate take every strategy)"
+            )
+        return super()._loglikelihood_tokens(requests, *args, **kwargs)
+
     def _model_call(self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         """(batch, length, vocab) log-scores of the token after each position of right-padded ``inps``."""
-        if self.choice is None or isinstance(self.choice.how, Greedy):
+        if self.choice is None or not isinstance(self.choice.how, ContrastStrategy):
             return super()._model_call(inps, attn_mask, labels)
-        if not isinstance(self.choice.how, ContrastStrategy):
-            raise OptionError(
-                f"strategy={self.choice.name}: it gives no score to a given token, and this task asks for "
-                "log-likelihoods; accepted are contrastive-decoding, dola, context-aware, lol, greedy or no strategy "
-                "(tasks that generate take every strategy)"
-            )
         with self._autocast():
             return teacher_forced(self.model, inps, self.choice.how, self.floor)
 

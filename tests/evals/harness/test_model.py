@@ -122,6 +122,11 @@ def test_what_gives_no_score_is_refused_where_log_likelihoods_are_asked_for(stra
         _loglikelihoods(_lm(strategy=strategy))
 
 
+def test_a_batch_size_is_found_for_a_strategy_that_only_generates() -> None:
+    lm = _lm(strategy="contrastive-search", batch_size="auto", max_batch_size=2)
+    assert _texts(lm) == _texts(_lm(strategy="contrastive-search"))
+
+
 def test_texts_have_room_behind_what_a_reader_reads_before_them() -> None:
     lm = _lm(**LOL_ARGUMENTS)
     guidance = lm.tokenizer(GUIDANCE["en"], add_special_tokens=False)["input_ids"]
