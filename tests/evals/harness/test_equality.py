@@ -39,6 +39,7 @@ class Found:
     mc2: float = 0.0  # of a question's MC2
     mc1_differs: list[int] = field(default_factory=list)
     underflow: list[int] = field(default_factory=list)  # of lm-eval's MC2
+    lowest: float = 0.0  # log-likelihood of a question's likeliest answer, which decides whether MC2 underflows
     other_tokens: list[int] = field(default_factory=list)  # the tokenizer joins prompt and answer
     no_room: list[int] = field(default_factory=list)  # lm-eval cuts the prompt on its left
 
@@ -89,7 +90,9 @@ def _found(model: Any, tokenizer: Any, file: Path) -> Found:
         assert choices["mc1"]["labels"] == [1] + [0] * len(rest)
         if float(best > max(rest)) != first[number]["acc"]:
             found.mc1_differs.append(number)
-        if max(value for value, _ in sample["filtered_resps"]) < SMALLEST_NORMAL:
+        likeliest = max(value for value, _ in sample["filtered_resps"])
+        found.lowest = min(found.lowest, likeliest)
+        if likeliest < SMALLEST_NORMAL:
             found.underflow.append(number)
         else:
             found.mc2 = max(found.mc2, abs(_mc2(ours, choices["mc2"]) - sample["acc"]))
