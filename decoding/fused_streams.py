@@ -22,7 +22,7 @@ from decoding.reading import Reading, picked
 from decoding.strategy import check_inputs
 from decoding.stream import Stream
 
-__all__ = ["EXPERT", "FusedStreams", "Heard", "Reader", "context_of"]
+__all__ = ["EXPERT", "FusedStreams", "Heard", "Reader", "behind", "context_of"]
 
 EXPERT = "expert"
 CHUNK = 64  # tokens; in pieces of 32 a prompt of 512 took a third longer to read
@@ -144,7 +144,7 @@ class FusedStreams:
 
     def _open(self, group: list[Reader], prompts: list[list[int]], new: int, restorable: bool) -> None:
         model = group[0].model or self.model
-        rows = [_behind(reader, prompt, row, model) for reader in group for row, prompt in enumerate(prompts)]
+        rows = [behind(reader, prompt, row, model) for reader in group for row, prompt in enumerate(prompts)]
         limit = context_of(model)
         for index, row in enumerate(rows):
             reader = group[index // self.batch]
@@ -397,8 +397,12 @@ def _prompts(input_ids: Tensor, model_kwargs: Mapping[str, Any], model: Any) -> 
     return [ids[keep.bool()].tolist() for ids, keep in zip(input_ids, mask, strict=True)]
 
 
-def _behind(reader: Reader, prompt: list[int], row: int, model: Any) -> list[int]:
-    """What a reader reads of one row's prompt."""
+def behind(reader: Reader, prompt: list[int], row: int, model: Any) -> list[int]:
+    """What a reader reads of one row's prompt: its prefix stands before it, behind a bos token.
+
+    Raises:
+        InputError: a token that is not in the reader's vocabulary.
+    """
     if reader.from_last_token:
         prompt = prompt[-1:]
     vocab = model.config.get_text_config(decoder=True).vocab_size

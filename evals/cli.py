@@ -12,6 +12,7 @@ from decoding.cli import app, run
 from decoding.evals import miniature
 from decoding.evals.compare import compare_command
 from decoding.evals.demo import demo_command
+from decoding.evals.harness.command import lm_eval_command
 from decoding.evals.isotropy.command import isotropy_command
 from decoding.loading import BUILT_IN, BUILT_IN_ADAPTERS
 
@@ -32,6 +33,7 @@ BUILT_IN_ADAPTERS.update({name: miniature.folder(name) for name in miniature.ADA
 app.command("compare")(compare_command)
 app.command("demo")(demo_command)
 app.command("isotropy")(isotropy_command)
+app.command("lm-eval")(lm_eval_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
