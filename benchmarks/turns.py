@@ -42,6 +42,7 @@ class Worker:
             text=True,
             env={**os.environ, "TRANSFORMERS_VERBOSITY": "error", **(environment or {})},
         )
+        self.facts: dict[str, Any] = {}
         self._answer()  # ready
 
     def run(self) -> dict[str, Any]:
@@ -50,11 +51,11 @@ class Worker:
         return self._answer()
 
     def stop(self) -> dict[str, Any]:
-        """End the process; its peak memory and versions."""
+        """End the process; its peak memory and versions, also kept as ``facts``."""
         self._ask("stop")
-        facts = self._answer()
+        self.facts = self._answer()
         self.process.wait()
-        return facts
+        return self.facts
 
     def close(self) -> None:
         """End the process, if it has not ended, whatever it is doing."""
@@ -164,10 +165,10 @@ def llama(layers: int, width: int, kv_heads: int, device: str, dtype: str, head_
     return model
 
 
-def paired_ratio(results: list[dict[str, Any]], others: list[dict[str, Any]]) -> float:
+def paired_ratio(results: list[dict[str, Any]], others: list[dict[str, Any]], measure: str = "ms_per_token") -> float:
     """The median over the repeats of time against time of the same turn."""
     pairs = zip(results, others, strict=True)
-    return statistics.median(one["ms_per_token"] / other["ms_per_token"] for one, other in pairs)
+    return statistics.median(one[measure] / other[measure] for one, other in pairs)
 
 
 def quantile(values: list[float], q: float) -> float:

@@ -29,7 +29,7 @@ from decoding.loading import load
 from decoding.registry import STRATEGIES, Choice, named
 from decoding.strategy import check_inputs
 
-__all__ = ["Continuation", "continuations", "encoded", "generate_command"]
+__all__ = ["Continuation", "continuations", "encoded", "generate_command", "until_end"]
 
 DEFAULT_NEW_TOKENS = 100
 
@@ -100,10 +100,10 @@ def continuations(
     made = []
     for sequence in sequences:
         if model.config.is_encoder_decoder:
-            new = _until_end(sequence[1:], model)
+            new = until_end(sequence[1:], model)
             continuation = text = _decoded(tokenizer, new)
         else:
-            new = _until_end(sequence[length:], model)
+            new = until_end(sequence[length:], model)
             # Tokens are decoded behind their prompt: many tokenizers drop the space in front of a first word.
             before, text = _decoded(tokenizer, sequence[:length]), _decoded(tokenizer, sequence[: length + len(new)])
             continuation = text[len(before) :] if text.startswith(before) else _decoded(tokenizer, new)
@@ -238,7 +238,7 @@ def _room(model: Any, length: int, asked: int | None) -> int:
     return asked or min(DEFAULT_NEW_TOKENS, room)
 
 
-def _until_end(tokens: torch.Tensor, model: Any) -> torch.Tensor:
+def until_end(tokens: torch.Tensor, model: Any) -> torch.Tensor:
     """The tokens up to the first end token, that one included: what follows in a row is padding."""
     end = model.generation_config.eos_token_id
     ends = torch.isin(tokens, torch.tensor(end)) if end is not None else torch.zeros_like(tokens, dtype=torch.bool)
