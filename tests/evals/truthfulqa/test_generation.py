@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from tiny_models import tiny_model
 
 from decoding.errors import InputError
 from decoding.evals import miniature
@@ -89,6 +90,21 @@ def test_an_answer_ends_before_the_first_stop():
     (cut,) = generated(greedy, model, tokenizer, [prompt], max_new_tokens=12, stops=("never there", word))
     assert cut == whole[: whole.index(word)].strip()
     assert cut
+
+
+def test_an_encoder_decoder_writes_behind_its_start_token():
+    class Numbers:
+        pad_token_id, eos_token_id = 0, 2
+
+        def decode(self, tokens, skip_special_tokens):
+            return " ".join(str(int(each)) for each in tokens if each > 2)
+
+    model = tiny_model("t5")
+    _, (greedy,) = made("greedy")
+    texts = generated(greedy, model, Numbers(), [[5, 6, 7], [8, 9]], max_new_tokens=6)
+    for prompt, text in zip([[5, 6, 7], [8, 9]], texts, strict=True):
+        alone = model.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False)[0, 1:]
+        assert text == Numbers().decode(alone, True)
 
 
 def test_a_chat_is_asked_with_the_templates_own_special_tokens():
