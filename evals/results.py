@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -57,9 +58,14 @@ def results_of(
         raise InputError(f"{task.name}: every document was skipped; the first because of: {bad[0]['reason']}")
     names = list(used[0][0]["metrics"])
     values = [[_numbers(row[i], names) for row in used] for i in range(len(configurations))]  # (config, document, name)
+    table = np.array(values)  # (configurations, documents, metrics)
+    # All columns at once: the same resamples serve every figure.
+    means = iter(bootstrap_means(np.concatenate(list(table), axis=1), seed=seed))
+    others = np.concatenate([*table[1:], table[0][:, :0]], axis=1)
+    differences = iter(paired_differences(others, np.tile(table[0], len(table) - 1), seed=seed))
     entries, comparisons = [], []
     for index, configuration in enumerate(configurations):
-        intervals = dict(zip(names, map(asdict, bootstrap_means(values[index], seed=seed)), strict=True))
+        intervals = {name: asdict(next(means)) for name in names}
         records = [row[index] for row in used]
         entries.append(
             {
@@ -72,12 +78,11 @@ def results_of(
             }
         )
         if index > 0:
-            differences = paired_differences(values[index], values[0], seed=seed)
             comparisons.append(
                 {
                     "strategy": configuration.label,
                     "against": configurations[0].label,
-                    "metrics": dict(zip(names, map(asdict, differences), strict=True)),
+                    "metrics": {name: asdict(next(differences)) for name in names},
                 }
             )
     model = configurations[0].settings.get("model", {})

@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from decoding.contrast_strategy import ContrastStrategy
-from decoding.errors import OptionError
 from decoding.evals.configurations import Configuration, digest
+from decoding.evals.likelihood import scoring_strategy
 from decoding.evals.runner import Document, Record, Task
 from decoding.evals.truthfulqa.data import Question
 from decoding.evals.truthfulqa.metrics import mc1, mc2, mc3
 from decoding.evals.truthfulqa.prompts import Prompt
-from decoding.registry import Choice, Greedy
 from decoding.scorer import TOKENS_AT_ONCE, Scorer
 from decoding.scoring import tokens_of
 
-__all__ = ["METRICS", "MultipleChoice", "scoring_strategy"]
+__all__ = ["METRICS", "MultipleChoice"]
 
 METRICS = ("MC1", "MC2", "MC3", "MC1 raw", "MC2 raw", "MC3 raw")
 """Normalised: from the log-softmax of a strategy's scores. Raw, un-normalised: from its scores as they are."""
@@ -139,22 +137,6 @@ class MultipleChoice(Task):
             pairs = zip(first, last, strict=False)
             self._prefix = [one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
         return self._prefix
-
-
-def scoring_strategy(choice: Choice) -> ContrastStrategy | None:
-    """What scores answers under a choice of the registry; None for the model's own log-probabilities.
-
-    Raises:
-        OptionError: it gives no score to a given token.
-    """
-    if isinstance(choice.how, Greedy):
-        return None
-    if isinstance(choice.how, ContrastStrategy):
-        return choice.how
-    raise OptionError(
-        f"--strategy {choice.name}: gives no score to a given answer; accepted are greedy, contrastive-decoding, dola, "
-        "context-aware and lol"
-    )
 
 
 def _figures(question: Question, scores: Sequence[float]) -> tuple[float, float, float]:
