@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from decoding.contrast_strategy import ContrastStrategy
-from decoding.errors import DecodingWarning, InputError, OptionError
+from decoding.errors import DecodingWarning, InputError
 from decoding.evals.configurations import Configuration
 from decoding.evals.results import Results
+from decoding.evals.truthfulqa.multiple_choice import scoring_strategy
 from decoding.fused_streams import EXPERT, Reader, context_of
-from decoding.registry import Choice, Greedy
 from decoding.scorer import Scorer
 from decoding.scoring import tokens_of
 
@@ -37,9 +37,9 @@ class Likelihood:
         """What is compared: each sum, and each mean over the tokens, which does not favour short texts."""
         return {
             "": self.normalized,
-            " per token": self.normalized / self.tokens,
+            "/token": self.normalized / self.tokens,
             " raw": self.raw,
-            " raw per token": self.raw / self.tokens,
+            "/token raw": self.raw / self.tokens,
         }
 
 
@@ -95,19 +95,6 @@ def note_cuts(results: Results | None) -> None:
                 DecodingWarning,
                 stacklevel=2,
             )
-
-
-def scoring_strategy(choice: Choice) -> ContrastStrategy | None:
-    """What scores texts under a choice; None for the model's own log-probabilities.
-
-    Raises:
-        OptionError: it gives no score to a given token.
-    """
-    if isinstance(choice.how, Greedy):
-        return None
-    if isinstance(choice.how, ContrastStrategy):
-        return choice.how
-    raise OptionError(f"--strategy {choice.name}: gives no score to a given text")
 
 
 def _room(model: Any, strategy: ContrastStrategy | None) -> int | None:

@@ -168,9 +168,10 @@ def generated(
         pad_token_id=pad,
         **({"stop_strings": list(stops), "tokenizer": tokenizer} if stops else {}),
     ).cpu()
+    start = 1 if model.config.is_encoder_decoder else longest
     texts = []
     for sequence in sequences:
-        new = until_end(sequence[longest:], model)
+        new = until_end(sequence[start:], model)
         text = str(tokenizer.decode(new, skip_special_tokens=True))
         texts.append(text[: min((text.index(stop) for stop in stops if stop in text), default=len(text))].strip())
     return texts
