@@ -87,21 +87,21 @@ class Factor(Task):
     its beginning because it did not fit into the model's context.
 
     Args:
-        completions: the documents.
         model: a decoder-only transformers model.
         tokenizer: its tokenizer.
-        skipped: why documents are missing.
+        completions: see :func:`load`.
+        left_out: why documents were left out when the data were read.
     """
 
     name = "factor"
 
     def __init__(
-        self, completions: Sequence[Completions], model: Any, tokenizer: Any, *, skipped: Sequence[str] = ()
+        self, model: Any, tokenizer: Any, completions: Sequence[Completions], *, left_out: Sequence[str] = ()
     ) -> None:
-        self.completions = completions
         self.model = model
         self.tokenizer = tokenizer
-        self.skipped = skipped
+        self.completions = completions
+        self.skipped = left_out
         texts = [[each.prefix, each.completion, *each.contradictions] for each in completions]
         self.settings = {"data": digest(texts)}
 
@@ -142,7 +142,7 @@ def factor_command(
     """
     ready = prepared(model, strategy, device, dtype, output)
     completions, bad = load(data, prefix, skip_bad)
-    task = Factor(completions, ready.model, ready.tokenizer, skipped=bad)
+    task = Factor(ready.model, ready.tokenizer, completions, left_out=bad)
     made = configured(ready.choices, ready.model, ready.tokenizer, ready.name, task=task.settings, seed=seed)
     results = run(task, made, output=output, limit=limit, seed=seed, skip_bad=skip_bad)
     note_cuts(results)

@@ -74,11 +74,11 @@ class HaluEval(Task):
     against them. ``raw``: of a strategy's scores as they are, without the log-softmax.
 
     Args:
-        responses: the documents, all with both kinds of text or all with one text.
         model: a decoder-only transformers model.
         tokenizer: its tokenizer.
+        responses: see :func:`load`.
         knowledge: put a document's knowledge before the question.
-        skipped: why documents are missing.
+        left_out: why documents were left out when the data were read.
     """
 
     name = "halueval"
@@ -86,18 +86,18 @@ class HaluEval(Task):
 
     def __init__(
         self,
-        responses: Sequence[Responses],
         model: Any,
         tokenizer: Any,
+        responses: Sequence[Responses],
         *,
         knowledge: bool = True,
-        skipped: Sequence[str] = (),
+        left_out: Sequence[str] = (),
     ) -> None:
-        self.responses = responses
         self.model = model
         self.tokenizer = tokenizer
+        self.responses = responses
         self.knowledge = knowledge
-        self.skipped = skipped
+        self.skipped = left_out
         self.paired = all(each.right and each.hallucinated for each in responses)
         self.settings = {
             "data": digest([[each.prompt(True), each.right, each.hallucinated] for each in responses]),
@@ -168,7 +168,7 @@ def halueval_command(
     """
     ready = prepared(model, strategy, device, dtype, output)
     responses, bad = load(data, skip_bad)
-    task = HaluEval(responses, ready.model, ready.tokenizer, knowledge=knowledge, skipped=bad)
+    task = HaluEval(ready.model, ready.tokenizer, responses, knowledge=knowledge, left_out=bad)
     used = responses[:limit]
     for kind in ("right", "hallucinated"):
         if not any(getattr(each, kind) for each in used):

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from decoding.contrast_strategy import ContrastStrategy
-from decoding.errors import DecodingWarning, InputError
+from decoding.errors import DecodingWarning, InputError, OptionError
 from decoding.evals.configurations import Configuration
 from decoding.evals.results import Results
-from decoding.evals.truthfulqa.multiple_choice import scoring_strategy
 from decoding.fused_streams import EXPERT, Reader, context_of
+from decoding.registry import Choice, Greedy
 from decoding.scorer import Scorer
 from decoding.scoring import tokens_of
 
-__all__ = ["Likelihood", "likelihoods", "note_cuts"]
+__all__ = ["Likelihood", "likelihoods", "note_cuts", "scoring_strategy"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,22 @@ def note_cuts(results: Results | None) -> None:
                 DecodingWarning,
                 stacklevel=2,
             )
+
+
+def scoring_strategy(choice: Choice) -> ContrastStrategy | None:
+    """What scores texts under a choice of the registry; None for the model's own log-probabilities.
+
+    Raises:
+        OptionError: it gives no score to a given token.
+    """
+    if isinstance(choice.how, Greedy):
+        return None
+    if isinstance(choice.how, ContrastStrategy):
+        return choice.how
+    raise OptionError(
+        f"--strategy {choice.name}: gives no score to a given answer; accepted are greedy, contrastive-decoding, dola, "
+        "context-aware and lol"
+    )
 
 
 def _room(model: Any, strategy: ContrastStrategy | None) -> int | None:

@@ -131,7 +131,7 @@ def test_factor_accuracy_is_that_of_one_pass_a_completion(tmp_path):
     path = written_factor(tmp_path, [[*row[:6], row[-1]] for row in rows])
     completions, bad = factor.load(path)
     assert (len(completions), bad) == (4, [])
-    task = factor.Factor(completions, expert, tokenizer)
+    task = factor.Factor(expert, tokenizer, completions)
     results = run(task, ready())
     for entry, contrast in zip(results["configurations"], (False, True), strict=True):
         for name in factor.METRICS:
@@ -180,7 +180,7 @@ GENERAL = [
 def test_halueval_pairs_are_told_apart_as_by_one_pass_a_text(tmp_path, knowledge):
     expert, tokenizer, _, _ = models()
     responses, _ = halueval.load(written_halueval(tmp_path, QA))
-    task = halueval.HaluEval(responses, expert, tokenizer, knowledge=knowledge)
+    task = halueval.HaluEval(expert, tokenizer, responses, knowledge=knowledge)
     (entry,) = run(task, ready("greedy"))["configurations"]
     scores = []
     for row in QA:
@@ -197,7 +197,7 @@ def test_halueval_general_responses_are_ranked_all_together(tmp_path):
     expert, tokenizer, _, _ = models()
     responses, _ = halueval.load(written_halueval(tmp_path, GENERAL))
     assert [(each.id, len(each.right)) for each in responses] == [("1", 1), ("2", 0), ("3", 1)]
-    task = halueval.HaluEval(responses, expert, tokenizer)
+    task = halueval.HaluEval(expert, tokenizer, responses)
     assert not task.paired
     results = run(task, ready("greedy"))
     (entry,) = results["configurations"]

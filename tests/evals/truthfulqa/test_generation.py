@@ -9,6 +9,7 @@ from tiny_models import tiny_model
 
 from decoding.errors import InputError
 from decoding.evals import miniature
+from decoding.evals.cli import main
 from decoding.evals.configurations import configured
 from decoding.evals.runner import run
 from decoding.evals.truthfulqa.data import Question, Targets
@@ -41,7 +42,7 @@ def questions(count=5):
 
 def made(*specs, seed=0, **options):
     model, tokenizer = expert()
-    task = Generation(questions(), prompt_of("none"), model, tokenizer, max_new_tokens=16, **options)
+    task = Generation(model, tokenizer, questions(), prompt_of("none"), max_new_tokens=16, **options)
     choices = [named(spec) for spec in specs]
     return task, configured(choices, model, tokenizer, "expert", task={"prompt": "none"}, seed=seed)
 
@@ -112,7 +113,7 @@ def test_a_chat_is_asked_with_the_templates_own_special_tokens():
     tokenizer = type(tokenizer).from_pretrained(miniature.folder("expert"))
     tokenizer.chat_template = "{{ bos_token }}" + TURNS
     prompt = prompt_of("chat", tokenizer)
-    task = Generation(questions(), prompt, model, tokenizer, max_new_tokens=5)
+    task = Generation(model, tokenizer, questions(), prompt, max_new_tokens=5)
     ids = task._encoded(questions()[0])
     assert ids.count(tokenizer.bos_token_id) == 1
     assert tokenizer.decode(ids[1:]).strip() == prompt.text(questions()[0].question).removeprefix("<s>").strip()
@@ -122,7 +123,7 @@ def test_a_chat_is_asked_with_the_templates_own_special_tokens():
 def test_a_prompt_without_room_for_an_answer_is_named():
     model, tokenizer = expert()
     _, configurations = made("greedy")
-    task = Generation(questions(), prompt_of("none"), model, tokenizer, max_new_tokens=505)
+    task = Generation(model, tokenizer, questions(), prompt_of("none"), max_new_tokens=505)
     with pytest.raises(InputError, match=r"truthfulqa_generation, document .*: its prompt has \d+ tokens"):
         run(task, configurations)
 
@@ -166,3 +167,30 @@ def test_a_run_that_goes_on_ends_as_one_undisturbed(tmp_path):
     assert {**resumed, "times": None} == {**whole, "times": None}
     found = (tmp_path / "cut" / "samples_truthfulqa_generation.jsonl").read_text().splitlines()
     assert sorted(map(json.dumps, map(json.loads, found))) == sorted(map(json.dumps, map(json.loads, lines)))
+
+
+def test_the_command_writes_answers_and_asks_judges(tmp_path, capfd):
+    arguments = ["eval", "truthfulqa", "--generation", "--miniature", "--limit", "3", "--max-new-tokens", "12"]
+    assert main([*arguments, "--strategy", "greedy", "--judge-truth", "expert", "--output", str(tmp_path)]) == 0
+    header = capfd.readouterr().out.splitlines()[0].split()
+    assert header == ["truth", "bleu_acc", "rougeL_acc"]
+    path = tmp_path / "samples_truthfulqa_generation_miniature.jsonl"
+    samples = list(map(json.loads, path.read_text(encoding="utf-8").splitlines()))
+    assert len(samples) == 3
+    assert all(set(each["judged"]) == {"truth"} and each["answer"] for each in samples)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--miniature", "--judge-truth", "expert"], "give --generation as well"),
+        (["--miniature", "--tune", "--generation"], "chooses by multiple choice"),
+        (["--generation", "--data", "absent.csv"], "absent.csv: there is no such file"),
+    ],
+)
+def test_bad_options_are_one_line_and_exit_code_2(arguments, message, capfd):
+    assert main(["eval", "truthfulqa", *arguments]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert message in err
+    assert len(err.splitlines()) == 1
