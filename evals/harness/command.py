@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from decoding.errors import OptionError
+from decoding.evals.truthfulqa.data import load
 
 __all__ = ["TASKS", "lm_eval_command"]
 
@@ -25,7 +26,7 @@ def lm_eval_command(
     ] = None,
     truthfulqa: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="TruthfulQA's mc_task.json, for the tasks truthfulqa_..._local."),
+        typer.Option(metavar="FILE", help="TruthfulQA in any published form, for the tasks truthfulqa_..._local."),
     ] = None,
 ) -> None:
     r"""Run lm-evaluation-harness on a model with a strategy.
@@ -42,10 +43,9 @@ def lm_eval_command(
     except ImportError as error:
         raise OptionError("lm-eval is not installed: pip install 'contrastive-decoding[lm-eval]'") from error
     import decoding.evals.harness.model  # noqa: F401 - registers the model class
-    from decoding.evals.harness.documents import read_questions
 
     if truthfulqa is not None:
-        read_questions(truthfulqa)  # a bad file is found before a model is loaded
+        load(str(truthfulqa))  # a bad file is found before a model is loaded
     with _command_line(completed(arguments or [], truthfulqa)):
         cli_evaluate()
 

@@ -81,7 +81,10 @@ def test_contrastive_search_on_tasks_that_generate(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--truthfulqa", "absent.json", "--", "--tasks", "truthfulqa_mc1_local"], "absent.json: cannot be read"),
+        (
+            ["--truthfulqa", "absent.json", "--", "--tasks", "truthfulqa_mc1_local"],
+            "absent.json: there is no such file or folder",
+        ),
         (["--", "--tasks", "miniature_mc1", "--model_args", "pretrained=expert,strategy=lool"], "did you mean lol"),
     ],
 )

@@ -17,7 +17,7 @@ from lm_eval.utils import apply_template
 from decoding import InputError
 from decoding.evals import miniature
 from decoding.evals.harness.command import TASKS
-from decoding.evals.harness.documents import mc2, read_questions
+from decoding.evals.harness.documents import mc2, truthfulqa_documents
 
 ROW = {
     "question": "Can pigs fly?",
@@ -37,32 +37,17 @@ def _tasks(names: list[str], **metadata: Any) -> dict[str, Any]:
     return dict(manager.load(names)["tasks"])
 
 
-def test_both_forms_of_answers_with_labels_are_read(tmp_path: Path) -> None:
-    listed = ROW | {
-        name: {"choices": list(ROW[name]), "labels": list(ROW[name].values())}  # type: ignore[attr-defined, call-overload]
-        for name in ("mc1_targets", "mc2_targets")
-    }
-    first, second = read_questions(_file(tmp_path, ROW, listed))
-    assert first == second
-    assert first["mc2_targets"] == {"choices": ["They do.", "No.", "Pigs cannot fly."], "labels": [0, 1, 1]}
-    assert (first["correct_answers"], first["incorrect_answers"]) == (["No.", "Pigs cannot fly."], ["They do."])
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([], "accepted is a JSON list"),
-        ([ROW, {"question": 3}], "row 2: has no question"),
-        ([{"question": "Why?"}], "row 1, column mc1_targets: is missing"),
-        ([ROW | {"mc2_targets": {"No.": 1}}], "row 1, column mc2_targets: accepted are true .* at least one of each"),
-        ([ROW | {"mc1_targets": {"choices": ["No."], "labels": [1, 0]}}], "row 1, column mc1_targets"),
-    ],
-)
-def test_a_bad_file_is_named_by_row_and_column(rows: list[Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=message):
-        read_questions(_file(tmp_path, *rows))
-    with pytest.raises(InputError, match="cannot be read"):
-        read_questions(tmp_path / "absent.json")
+def test_the_columns_are_those_of_the_hub(tmp_path: Path) -> None:
+    documents = truthfulqa_documents(truthfulqa=str(_file(tmp_path, ROW)), pretrained="of the model's arguments")
+    assert documents["validation"].to_list() == [
+        {
+            "question": "Can pigs fly?",
+            "mc1_targets": {"choices": ["No.", "Yes."], "labels": [1, 0]},
+            "mc2_targets": {"choices": ["No.", "Pigs cannot fly.", "They do."], "labels": [1, 1, 0]},
+            "correct_answers": ["No.", "Pigs cannot fly."],
+            "incorrect_answers": ["They do."],
+        }
+    ]
 
 
 @pytest.mark.parametrize("kind", ["mc1", "mc2", "gen"])
