@@ -28,7 +28,7 @@ VOCAB, GUIDANCE_TOKENS = 32000, 24
 COLUMNS = [
     "method", "batch", "context", "new_tokens", "ms_per_token_p20", "ms_per_token_p50", "ms_per_token_p80",
     "ratio_to_greedy", "ratio_to_unfused", "whole_call_s", "memory_mb", "memory_ratio_to_weights_and_three_caches",
-    "repeats", "layers", "width", "dtype", "device", "threads", "torch", "transformers", "python",
+    "repeats", "layers", "width", "compile", "dtype", "device", "threads", "torch", "transformers", "python",
 ]  # fmt: skip
 
 
@@ -57,6 +57,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--apart", action="store_true", help="one method after the other, for models that fill a GPU")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--compile", action="store_true", help="capture our decode steps (docs/compile.md)")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "contrast.csv")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -87,7 +88,8 @@ def compare(batch: int, context: int, options: argparse.Namespace) -> list[dict[
                 "ratio_to_unfused": f"{unfused:.3f}", "memory_mb": f"{used:.0f}",
                 "whole_call_s": f"{statistics.median(r['call_s'] for r in results):.3f}",
                 "memory_ratio_to_weights_and_three_caches": f"{share:.3f}", "repeats": options.repeats,
-                "layers": options.layers, "width": options.width, "dtype": options.dtype,
+                "layers": options.layers, "width": options.width,
+                "compile": options.compile and method != GREEDY, "dtype": options.dtype,
                 **{name: facts[method][name] for name in ("device", "threads", "torch", "transformers", "python")},
             }
         )  # fmt: skip
@@ -104,6 +106,7 @@ def start(
         f"--{name}={getattr(options, name.replace('-', '_'))}"
         for name in ("new-tokens", "layers", "width", "device", "dtype")
     ]
+    passed += ["--compile"] * options.compile
     return Worker([sys.executable, __file__, "--worker", json.dumps(task), *passed], environment)
 
 
@@ -131,7 +134,7 @@ def work(options: argparse.Namespace) -> None:
         }  # fmt: skip
         if strategy is None:
             return expert.generate(ids, **common)
-        return decoding.generate(expert, ids, strategy=strategy, **common)
+        return decoding.generate(expert, ids, strategy=strategy, compile=options.compile, **common)
 
     slots = task["batch"] * (task["context"] + GUIDANCE_TOKENS + options.new_tokens)
     cache = 2 * options.layers * slots * options.width * expert.dtype.itemsize / 2**20

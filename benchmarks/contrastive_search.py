@@ -27,7 +27,7 @@ COLUMNS = [
     "layers", "width",
     "method", "batch", "context", "new_tokens", "k", "ms_per_token_p20", "ms_per_token_p50", "ms_per_token_p80",
     "ratio_to_greedy", "whole_call_s", "peak_memory_mb", "memory_ratio_to_greedy", "repeats", "kv_heads",
-    "dtype", "device", "threads", "torch", "transformers", "python",
+    "compile", "dtype", "device", "threads", "torch", "transformers", "python",
 ]  # fmt: skip
 
 
@@ -61,6 +61,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--apart", action="store_true", help="one method after the other, for models that fill a GPU")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--compile", action="store_true", help="capture our decode step (docs/compile.md)")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "contrastive_search.csv")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -96,6 +97,7 @@ def start(
     ]
     if options.prefill_chunk:
         passed.append(f"--prefill-chunk={options.prefill_chunk}")
+    passed += ["--compile"] * options.compile
     return Worker([python, __file__, "--worker", json.dumps(task), *passed], environment)
 
 
@@ -133,6 +135,7 @@ def report(
                 "whole_call_s": f"{statistics.median(r['call_s'] for r in results):.3f}",
                 "memory_ratio_to_greedy": f"{memory_ratio:.3f}",
                 "repeats": options.repeats, "kv_heads": options.kv_heads,
+                "compile": options.compile and method == OURS,
                 "dtype": options.dtype,
                 **{name: facts[method][name] for name in ("device", "threads", "torch", "transformers", "python")},
             }
@@ -160,7 +163,7 @@ def work(options: argparse.Namespace) -> None:
         if task["method"] == OURS:
             import decoding
 
-            return decoding.generate(model, ids, **common, **search)
+            return decoding.generate(model, ids, compile=options.compile, **common, **search)
         return model.generate(ids, **common, **(search if task["method"] == PEER else {}))
 
     serve(lambda: timed(generate), options.device)

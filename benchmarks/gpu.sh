@@ -5,7 +5,8 @@
 #
 # Needs a python with torch (CUDA), triton, transformers, pytest, hypothesis, typer, rich, safetensors and peft: PYTHON
 # names it, python3 otherwise. Nothing is installed or downloaded. A part that fails is named at the end, and the others
-# run all the same. Reckoned, not measured yet: at most 7 minutes a part on one H100 and 20 for all.
+# run all the same. Reckoned, not measured yet: at most 7 minutes a part on one H100 and 20 for all. COMPILE=1 captures
+# our decode steps (docs/compile.md); RESULTS then names a folder of its own for them.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
@@ -28,11 +29,12 @@ CHECK
 # About 1B parameters: 20 layers x 2048; about 7B: 36 x 4096; both with 8 key heads, in bfloat16.
 SMALL=(--layers 20 --width 2048)
 LARGE=(--layers 36 --width 4096)
-GPU=(--device cuda --dtype bfloat16 --repeats 3)
+GPU=(--device cuda --dtype bfloat16 --repeats 3 ${COMPILE:+--compile})
 SIZES=1x1024,1x8192,1x32768,8x1024,8x8192,8x32768
 
 tests() {
-    "$PYTHON" -m pytest -q -p no:cacheprovider tests/kernels tests/decoding/test_kernels_in_strategies.py
+    "$PYTHON" -m pytest -q -p no:cacheprovider tests/kernels tests/decoding/test_kernels_in_strategies.py \
+        tests/decoding/test_captured_steps_cuda.py
 }
 kernels() {
     local dtype status=0

@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicCache
 
 from decoding.adapters import MixedRows, adapters_of, expert_adapter
 from decoding.cache import is_recurrent, is_sliding, layers_of
+from decoding.capturable import capture_requested, request_capture
 from decoding.errors import InputError, ModelError
 from decoding.forest import Forest
 from decoding.reading import Reading, joined, picked
@@ -82,7 +83,7 @@ class FusedStreams:
         readers: at least one; the expert first where it is among them.
         input_ids: (batch, length) the prompt, as ``generate`` prepares it.
         model_kwargs: likewise; the expert's stream owns it from here on.
-        generation_config: of the call.
+        generation_config: of the call; its ``compile`` captures the steps of every part.
         restorable: see :class:`decoding.stream.Stream`.
         final_norm: of early exits, see :meth:`decoding.anatomy.Anatomy.all_logits`.
         fuse: whether readers with the same weights share a forward pass; False is for comparison.
@@ -113,6 +114,7 @@ class FusedStreams:
         others = [each for each in readers if each is not expert]
         prompts = _prompts(input_ids, model_kwargs, model) if others else []
         new = _new_tokens(generation_config, input_ids)
+        compile = capture_requested(generation_config)
         fuse_same = fuse and not _recurrent(model_kwargs.get("past_key_values"))
         together = fuse_same and _may_fuse_expert(model, model_kwargs, generation_config, restorable)
         try:
@@ -122,7 +124,7 @@ class FusedStreams:
             for group in _groups(others, fuse_same):
                 if expert is not None and group[0].model is None:
                     group, expert = [expert, *group], None
-                self._open(group, prompts, new, restorable)
+                self._open(group, prompts, new, restorable, compile)
         except BaseException:
             self.release()
             raise
@@ -143,7 +145,7 @@ class FusedStreams:
         )  # fmt: skip
         self.parts.append(_Part(stream, [expert], mixed, [0]))
 
-    def _open(self, group: list[Reader], prompts: list[list[int]], new: int, restorable: bool) -> None:
+    def _open(self, group: list[Reader], prompts: list[list[int]], new: int, restorable: bool, compile: bool) -> None:
         model = group[0].model or self.model
         rows = [behind(reader, prompt, row, model) for reader in group for row, prompt in enumerate(prompts)]
         limit = context_of(model)
@@ -165,6 +167,7 @@ class FusedStreams:
             # Read in pieces, so that the activations of all rows together need less room than those of one would.
             config.prefill_chunk_size = max(CHUNK, width // (4 * len(rows)))
         config.max_length = width + new
+        request_capture(config, compile)
         stream = Stream(model, inputs, kwargs, config, restorable, exits=exits, mixed=mixed, whole_prompt=False)
         longest = [max(map(len, rows[i : i + self.batch])) for i in range(0, len(rows), self.batch)]
         self.parts.append(_Part(stream, group, mixed, [width - each for each in longest], limit))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
 
+from decoding.capturable import request_capture
 from decoding.errors import InputError, OptionError
 from decoding.reading import Reading
 
@@ -79,7 +80,8 @@ class Strategy(ABC):
     """Base of all strategies. Subclasses are frozen dataclasses; one instance can serve many calls and threads.
 
     Three ways in: ``decoding.generate(model, ..., strategy=s)``, ``model.generate(..., custom_generate=s)`` and
-    ``model.generate(..., logits_processor=[s.logits_processor(model)])``.
+    ``model.generate(..., logits_processor=[s.logits_processor(model)])``. Each takes ``compile=True``, which captures
+    the decode step (docs/compile.md).
     """
 
     name: ClassVar[str]
@@ -129,7 +131,7 @@ class Strategy(ABC):
             model: the model that ``generate`` is called on.
             inputs: what ``generate`` is given beside ``input_ids`` and bears on reading the prompt:
                 ``attention_mask`` for left-padded batches; an encoder-decoder needs its encoder's ``input_ids`` and
-                ``attention_mask``.
+                ``attention_mask``. ``compile=True`` captures the steps of the processor's own reading.
 
         Returns:
             A ``StrategyLogitsProcessor``. It reads the sequence with a cache of its own, beside that of ``generate``.
@@ -147,9 +149,13 @@ class Strategy(ABC):
         generation_config: GenerationConfig,
         synced_gpus: bool = False,
         streamer: Any = None,
+        compile: bool = False,
         **model_kwargs: Any,
     ) -> Any:
-        """Decode, as ``custom_generate`` of ``model.generate``; the contract of transformers' own ``_sample``."""
+        """Decode, as ``custom_generate`` of ``model.generate``; the contract of transformers' own ``_sample``.
+
+        ``compile=True``, here or on the generation config, captures the decode step; see :func:`decoding.generate`.
+        """
         from decoding.generation import decode
 
         if streamer is not None:
@@ -161,6 +167,8 @@ class Strategy(ABC):
                 raise OptionError(
                     f"assistant_model: {self.name} cannot be combined with assisted decoding; leave it out"
                 )
+        if compile:
+            request_capture(generation_config, True)  # this call's own copy
         check_generation_config(self.name, generation_config)
         check_inputs(model, input_ids, model_kwargs)
         self.check(model)
