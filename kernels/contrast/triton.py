@@ -198,7 +198,7 @@ def contrast_triton(
         amateur,
         lower_rows,
         lower_amateur_rows,
-        expert if layer is None else layer.flatten(),
+        expert if layer is None else layer.flatten().contiguous(),
     )
     sizes = (
         *(each.stride(-2) for each in inputs[:5]),

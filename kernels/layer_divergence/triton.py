@@ -81,9 +81,10 @@ def _divergence_kernel(
         m = 0.5 * (p + q)
         log_m = tl.log(m)
         if DOLA:
-            terms = tl.where(m > 0, m * ((log_m - log_p) + (log_m - log_q)), 0.0)
+            terms = m * ((log_m - log_p) + (log_m - log_q))
         else:
             terms = tl.where(p > 0, p * (log_p - log_m), 0.0) + tl.where(q > 0, q * (log_q - log_m), 0.0)
+        terms = tl.where(m > 0, terms, 0.0)
         tl.store(shares + (row * LAYERS + layer) * share_blocks + block, 0.5 * tl.sum(terms, 1), mask=real)
 
 
