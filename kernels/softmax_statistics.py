@@ -5,16 +5,18 @@ log-sum-exp and the entropy of its softmax, so that each row is read once for al
 """
 
 # mypy: disable-error-code="no-untyped-def"
+# (the parameters of a kernel have no Python types)
+
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["block_size", "block_statistics", "row_statistics", "rows_of"]
+__all__ = ["block_size", "block_statistics", "row_statistics", "rows_of", "warps"]
 
-# Two programs for each of the 132 multiprocessors of an H100; smaller blocks than 1024 cost more in overhead than more
-# of them bring.
+# Two programs for each of the 132 multiprocessors of an H100; blocks smaller than 1024 would have more statistics to
+# read than logits.
 PROGRAMS = 264
 SMALLEST_BLOCK, LARGEST_BLOCK = 1024, 4096
 
@@ -25,6 +27,11 @@ def block_size(vocab: int, rows: int) -> int:
     while block > SMALLEST_BLOCK and rows * triton.cdiv(vocab, block) < PROGRAMS:
         block //= 2
     return block
+
+
+def warps(block: int) -> int:
+    """Warps of a program with a block of so many elements: 8 to 16 elements a thread."""
+    return 8 if block > 2048 else 4
 
 
 def rows_of(logits: Tensor, leading: int = 1) -> Tensor:
