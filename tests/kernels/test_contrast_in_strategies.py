@@ -67,6 +67,21 @@ def test_the_kernels_make_of_the_logits_what_torch_makes(
     assert not torch.equal(scores, masked) or name == "context-aware"
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_contrast_never_waits_for_the_gpu(name: str) -> None:
+    heard = _heard((2,), torch.device("cuda"))
+    if "guided" not in name:
+        del heard["guided expert"]
+    expected = STRATEGIES[name].contrast(heard).masked  # compiles
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        scores = STRATEGIES[name].contrast(heard).masked
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(scores, expected)
+
+
 @pytest.mark.parametrize("processors", [{}, {"repetition_penalty": 1.3}], ids=["fused-mask", "processors"])
 @pytest.mark.parametrize("name", ["contrastive-decoding", "dola", "context-aware", "lol-guided"])
 def test_a_call_gives_the_same_tokens_on_either_backend(
