@@ -6,13 +6,16 @@ same operations in the same order, written anew.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from decoding.kernels.contrast import contrast_log_probs, contrast_logits, multi_layer_contrast
 from decoding.kernels.degeneration_penalty import append, degeneration_penalty, inverse_norms
+from decoding.kernels.layer_divergence import layer_divergence
 from decoding.kernels.selection import select
 
 __all__ = ["OPERATIONS", "Forms", "Operation"]
@@ -129,3 +132,85 @@ def _history(device: str, dtype: torch.dtype, B: int, K: int, S: int, D: int) ->
     candidates = torch.randn(B, K, D, device=device, dtype=dtype)
     history = torch.randn(B, S + 1, D, device=device, dtype=dtype)
     return candidates, history, inverse_norms(history)
+
+
+# One row at the usual vocabularies, batches, and teacher forcing. What must be known of a whole row before its first
+# score takes a second read of it, which counts as moved; of one row it comes from L2, whatever was cleared before.
+VOCABULARIES = (
+    {"B": 1, "V": 32000},
+    {"B": 1, "V": 128256},
+    {"B": 1, "V": 262144},
+    {"B": 8, "V": 128256},
+    {"B": 128, "V": 128256},
+    {"B": 128, "V": 262144},
+)
+SMALL_VOCABULARY = {"B": 2, "V": 1003}
+LAYERS = 8
+
+
+@operation("contrast of logits", VOCABULARIES, SMALL_VOCABULARY)
+def logits_contrast(device: str, dtype: torch.dtype, B: int, V: int) -> Forms:
+    """Expert against amateur with the plausibility mask; the amateur is read once."""
+    expert, amateur = (_logits(device, dtype, B, V) for _ in range(2))
+
+    def form(backend: str) -> Tensor:
+        return contrast_logits(expert, amateur, 0.5, 0.1, backend)
+
+    return Forms(lambda: form("triton"), lambda: form("torch"), B * V * (3 * dtype.itemsize + 4))
+
+
+@operation("contrast with a layer", VOCABULARIES, SMALL_VOCABULARY)
+def layer_contrast(device: str, dtype: torch.dtype, B: int, V: int) -> Forms:
+    """DoLa's scores once the layer is chosen; 4.55.4 sorts the vocabulary for its mask."""
+    final, premature = _logits(device, dtype, B, V), _logits(device, dtype, LAYERS, B, V)
+    layer = torch.randint(LAYERS, (B,), device=device)
+
+    def form(backend: str) -> Tensor:
+        return contrast_log_probs(final, premature, alpha=0.1, layer=layer, backend=backend)
+
+    def before() -> Tensor:
+        scores, base = final.float().log_softmax(-1), premature[3].float().log_softmax(-1)
+        least = scores.sort(descending=True).values[..., 0]
+        least = torch.min(least, scores.amax(-1) + math.log(0.1))[..., None]
+        base = base.masked_fill(scores < least, -1e3)
+        return scores.masked_fill(scores < least, -torch.inf) - base
+
+    return Forms(lambda: form("triton"), lambda: form("torch"), B * V * (4 * dtype.itemsize + 4), before)
+
+
+@operation("multi-layer contrast", VOCABULARIES, SMALL_VOCABULARY)
+def multi_layer(device: str, dtype: torch.dtype, B: int, V: int) -> Forms:
+    """LOL's scores with guidance and two lower layers, fused by entropy."""
+    expert, amateur, guided = (_logits(device, dtype, B, V) for _ in range(3))
+    lower, lower_amateur = (_logits(device, dtype, 2, B, V) for _ in range(2))
+
+    def form(backend: str) -> Tensor:
+        return multi_layer_contrast(
+            expert, amateur, guided, lower, lower_amateur, fusion="entropy", alpha=0.1, backend=backend
+        )
+
+    return Forms(lambda: form("triton"), lambda: form("torch"), B * V * (2 * 7 * dtype.itemsize + 4))
+
+
+@operation("layer divergence", VOCABULARIES[:-1], SMALL_VOCABULARY)
+def divergence(device: str, dtype: torch.dtype, B: int, V: int) -> Forms:
+    """Of 8 layers; 4.55.4 waits for the choice on the host."""
+    final, premature = _logits(device, dtype, B, V), _logits(device, dtype, LAYERS, B, V)
+
+    def form(backend: str) -> Tensor:
+        return layer_divergence(final, premature, backend=backend)[0]
+
+    def before() -> Tensor:
+        p, q = final.float().softmax(-1), premature.float().softmax(-1)
+        average = 0.5 * (p[None] + q)
+        log_p, log_q = final.float().log_softmax(-1), premature.float().log_softmax(-1)
+        divergences = sum(
+            torch.nn.functional.kl_div(each, average, reduction="none").mean(-1) for each in (log_p[None], log_q)
+        )
+        return premature[int((0.5 * divergences).mean(-1).argmax())]
+
+    return Forms(lambda: form("triton"), lambda: form("torch"), 2 * (1 + LAYERS) * B * V * dtype.itemsize, before)
+
+
+def _logits(device: str, dtype: torch.dtype, *shape: int) -> Tensor:
+    return (3 * torch.randn(shape, device=device)).to(dtype)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,6 +62,28 @@ def selection(k: int) -> None:
     select_triton(meta(8, 128256), p, ids, 0.6, *history(8, k, 8192, 4096, torch.bfloat16), None, 8000)
 
 
+def contrast(batch: int, vocab: int, dtype: torch.dtype, layers: int = 0, guided: bool = False, **form: Any) -> None:
+    """The contrast of expert and amateur, with so many lower layers of both."""
+    from decoding.kernels.contrast.triton import contrast_triton
+
+    logits, lower = meta(batch, vocab, dtype=dtype), meta(layers, batch, vocab, dtype=dtype) if layers else None
+    contrast_triton(
+        logits, logits, guided=logits if guided else None, lower=lower, lower_amateur=lower, alpha=0.1, **form
+    )
+
+
+def dola(batch: int, vocab: int, dtype: torch.dtype, layers: int, kind: str = "dola") -> None:
+    """The divergence of layers, and the contrast with the chosen one."""
+    from decoding.kernels.contrast.triton import contrast_triton
+    from decoding.kernels.layer_divergence.triton import layer_divergence_triton
+
+    final, premature = meta(batch, vocab, dtype=dtype), meta(layers, batch, vocab, dtype=dtype)
+    _, layer = layer_divergence_triton(final, premature, kind)
+    contrast_triton(final, premature, layer=layer, alpha=0.1)
+
+
+CONTRAST = ("_statistics", "_scores")
+
 LAUNCHES: dict[str, Launch] = {
     "penalty-bf16-B8-K5-S8192-D4096": Launch(lambda: penalty(8, 5, 8192, 4096, torch.bfloat16), ("_cosines",)),
     "penalty-bf16-B1-K4-S1024-D2048-rows": Launch(
@@ -74,4 +97,22 @@ LAUNCHES: dict[str, Launch] = {
     "append-fp32-D33": Launch(lambda: append(33, torch.float32)),
     "selection-K5": Launch(lambda: selection(5), ("_cosines",)),
     "selection-K1024": Launch(lambda: selection(1024)),
+    "contrast-logits-bf16-B8-V128256": Launch(
+        lambda: contrast(8, 128256, torch.bfloat16, normalized=False, expert_weight=1.5, amateur_weight=0.5), CONTRAST
+    ),
+    "contrast-log_probs-fp16-B1-V32000": Launch(
+        lambda: contrast(1, 32000, torch.float16, amateur_temperature=0.5), CONTRAST
+    ),
+    "contrast-log_probs-bf16-B2-V50257": Launch(lambda: contrast(2, 50257, torch.bfloat16)),
+    "contrast-lol-bf16-B1-V128256-N4": Launch(
+        lambda: contrast(1, 128256, torch.bfloat16, 4, guided=True, lower_weight=0.1), CONTRAST
+    ),
+    "contrast-lol_entropy-fp32-B8-V262144-N4": Launch(
+        lambda: contrast(8, 262144, torch.float32, 4, guided=True, by_entropy=True), CONTRAST
+    ),
+    "dola-bf16-B1-V128256-N16": Launch(lambda: dola(1, 128256, torch.bfloat16, 16), (*CONTRAST, "_shares")),
+    "dola-fp32-B8-V262144-N20-jensen_shannon": Launch(
+        lambda: dola(8, 262144, torch.float32, 20, "jensen-shannon"), (*CONTRAST, "_shares")
+    ),
+    "dola-bf16-B2-V50257-N4": Launch(lambda: dola(2, 50257, torch.bfloat16, 4)),
 }
