@@ -10,6 +10,7 @@ import torch
 
 from decoding.cli import app, run
 from decoding.evals import miniature
+from decoding.evals.cli_metrics import metrics_command
 from decoding.evals.compare import compare_command
 from decoding.evals.demo import demo_command
 from decoding.loading import BUILT_IN, BUILT_IN_ADAPTERS
@@ -30,6 +31,7 @@ BUILT_IN.update({name: _miniature(name) for name in miniature.NAMES})
 BUILT_IN_ADAPTERS.update({name: miniature.folder(name) for name in miniature.ADAPTERS})
 app.command("compare")(compare_command)
 app.command("demo")(demo_command)
+app.command("metrics")(metrics_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
