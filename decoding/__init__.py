@@ -16,6 +16,7 @@ from decoding.processors import (
     StrategyLogitsProcessor,
 )
 from decoding.reading import Reading
+from decoding.scorer import Scorer, Scores
 from decoding.scoring import score
 from decoding.strategy import Session, Strategy
 from decoding.stream import Stream
@@ -39,6 +40,8 @@ __all__ = [
     "OptionError",
     "Prompt",
     "Reading",
+    "Scorer",
+    "Scores",
     "Session",
     "Strategy",
     "StrategyLogitsProcessor",

@@ -59,25 +59,27 @@ class Anatomy:
         before, after = self._recipe(model)
         return after(model, self.head(before(model, hidden)))
 
-    def all_logits(self, model: Any, hidden: Tensor, early: Tensor, final_norm: bool = True) -> tuple[Tensor, Tensor]:
+    def all_logits(
+        self, model: Any, hidden: Tensor, normed: Tensor, bare: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Final and early logits from one matrix product, which reads the head's weights once.
 
         Args:
             model: the model.
             hidden: (rows, ..., dim) after the final norm.
-            early: (early rows, ..., dim) what lower layers were given, before any final norm.
-            final_norm: what the model would say if it ended there: final norm, head, soft-cap and scale as after its
-                last layer. False is the bare LM head on the raw state, as DoLa has it.
+            normed: (early rows, ..., dim) what lower layers were given, before any final norm, to be read as what the
+                model would say if it ended there: final norm, head, soft-cap and scale as after its last layer.
+            bare: likewise, to be read by the LM head alone on the raw state, as DoLa has it; None for none.
 
         Returns:
-            Logits (rows, ..., vocab) and (early rows, ..., vocab).
+            Logits (rows, ..., vocab) of each of the three.
         """
         before, after = self._recipe(model)
-        if final_norm:
-            early = before(model, early if self.final_norm is None else self.final_norm(early))
-        product = self.head(torch.cat([before(model, hidden), early.to(hidden.device)]))
-        final, lower = product.split([len(hidden), len(early)])
-        return after(model, final), after(model, lower) if final_norm else lower
+        bare = normed[:0] if bare is None else bare
+        early = before(model, normed if self.final_norm is None else self.final_norm(normed))
+        product = self.head(torch.cat([before(model, hidden), *(each.to(hidden.device) for each in (early, bare))]))
+        final, lower, raw = product.split([len(hidden), len(normed), len(bare)])
+        return after(model, final), after(model, lower), raw
 
     def _recipe(self, model: Any) -> HeadRecipe:
         if self.recipe is None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, ProgressColumn
 
 from decoding.errors import InputError, OptionError
 from decoding.loading import one_line
@@ -117,7 +117,12 @@ def console() -> Console:
     return made
 
 
-def progress() -> Progress:
-    """A progress bar on standard error that vanishes when it is done; silent where that is no terminal."""
+def progress(*columns: ProgressColumn, shown: bool = True) -> Progress:
+    """A progress bar on standard error that vanishes when it is done; silent where that is no terminal.
+
+    Args:
+        columns: of the bar; by default rich's.
+        shown: False is silence (on all ranks but one).
+    """
     errors = Console(stderr=True)
-    return Progress(console=errors, transient=True, disable=not errors.is_terminal)
+    return Progress(*columns, console=errors, transient=True, disable=not (shown and errors.is_terminal))

@@ -18,7 +18,8 @@ from transformers.cache_utils import DynamicCache
 from decoding.adapters import MixedRows, adapters_of, expert_adapter
 from decoding.cache import is_recurrent, is_sliding, layers_of
 from decoding.errors import InputError, ModelError
-from decoding.reading import Reading, picked
+from decoding.forest import Forest
+from decoding.reading import Reading, joined, picked
 from decoding.strategy import check_inputs
 from decoding.stream import Stream
 
@@ -222,70 +223,120 @@ class FusedStreams:
             last = tuple(states[:, -1] for states in reading.exits)
             given = None if reading.logits is None else reading.logits[:, -1]
             heard |= self._part_heard(part, reading.hidden[:, -1], last, given)
-        for role, each in heard.items():
-            self._check_numbers(role, each.final)
+        self.check_numbers({role: each.final for role, each in heard.items()})
         return heard
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether every part reads a forest in one pass of as many tokens as it has nodes."""
+        return all(part.stream.side_by_side for part in self.parts)
+
+    def lengths(self) -> Iterator[tuple[str, int, int | None]]:
+        """Of each part its last reader's role, the tokens of its longest row so far, and its context."""
+        for part in self.parts:
+            yield part.readers[-1].role, part.stream.length - min(part.padding), context_of(part.stream.model)
 
     @torch.no_grad()
-    def heard_along(self, readings: list[Reading], branch: int, start: int, end: int) -> dict[str, Heard]:
-        """Logits (batch, end - start, vocab) before tokens ``start`` to ``end`` of one branch of :meth:`branch`."""
-        heard: dict[str, Heard] = {}
-        for part, reading in zip(self.parts, readings, strict=True):
+    def look(self, forest: Forest) -> list[Reading]:
+        """Read texts that go on from here in every part, and keep none of them; needs ``restorable``.
+
+        Returns:
+            Of each part ``hidden``, ``exits`` and, where the head cannot be applied apart, ``logits`` (rows, 1 + nodes,
+            ...): those after the prompt come first, then those of the forest's nodes.
+        """
+        readings = []
+        for part in self.parts:
             prompt = part.stream.prompt
+            given = None if part.stream.anatomy.separable or prompt.logits is None else prompt.logits[:, -1:]
+            start = Reading(prompt.hidden[:, -1:], given, prompt.exits)
+            readings.append(joined([start, part.stream.look(forest)]) if len(forest) else start)
+        return readings
 
-            def along(before: Tensor, states: Tensor) -> Tensor:
-                """Token i is foretold by the state of token i - 1, the first by the prompt's last."""
-                return torch.cat([before[:, -1:], states[:, branch, :-1]], dim=1)[:, start:end]
+    @torch.no_grad()
+    def heard_at(
+        self, readings: list[Reading], places: Tensor, wanted: Mapping[tuple[str, bool], Sequence[int]]
+    ) -> tuple[dict[str, Tensor], dict[tuple[str, bool], Tensor]]:
+        """Logits at some places of readings of :meth:`look`, from one matrix product a part.
 
-            exits = tuple(along(*pair) for pair in zip(prompt.exits, reading.exits, strict=True))
-            given = None
-            if reading.logits is not None and prompt.logits is not None:
-                given = along(prompt.logits, reading.logits)
-            heard |= self._part_heard(part, along(prompt.hidden, reading.hidden), exits, given)
-        for role, each in heard.items():
-            self._check_numbers(role, each.final)
-        return heard
+        Args:
+            readings: of :meth:`look`.
+            places: (n,) indices among their tokens.
+            wanted: by role and whether lower layers pass the final norm, which of its reader's exits.
+
+        Returns:
+            By role the final logits (batch, n, vocab), and by role and norm those of the exits (exits, batch, n,
+            vocab), in float32.
+        """
+        finals: dict[str, Tensor] = {}
+        early: dict[tuple[str, bool], Tensor] = {}
+        for part, reading in zip(self.parts, readings, strict=True):
+            roles = [reader.role for reader in part.readers]
+            groups = {key: tuple(exits) for key, exits in wanted.items() if key[0] in roles}
+            given = None if reading.logits is None else reading.logits[:, places]
+            final, lower = self._part_logits(
+                part, reading.hidden[:, places], tuple(states[:, places] for states in reading.exits), given,
+                [(roles.index(role), norm, exits) for (role, norm), exits in groups.items()],
+            )  # fmt: skip
+            finals |= dict(zip(roles, final, strict=True))
+            early |= dict(zip(groups, lower, strict=True))
+        return finals, early
 
     def _part_heard(
         self, part: _Part, hidden: Tensor, exits: tuple[Tensor, ...], given: Tensor | None
     ) -> dict[str, Heard]:
-        """Logits of each reader of a part, from hidden states (rows, ..., dim): one matrix product for all of them."""
+        """What each reader of a part says, from hidden states (rows, ..., dim)."""
+        leaving = [(i, self.final_norm, reader.exits) for i, reader in enumerate(part.readers) if reader.exits]
+        final, early = self._part_logits(part, hidden, exits, given, leaving)
+        lower = {i: logits for (i, *_), logits in zip(leaving, early, strict=True)}
+        return {reader.role: Heard(final[i], lower.get(i)) for i, reader in enumerate(part.readers)}
+
+    def _part_logits(
+        self,
+        part: _Part,
+        hidden: Tensor,
+        exits: tuple[Tensor, ...],
+        given: Tensor | None,
+        wanted: Sequence[tuple[int, bool, Sequence[int]]],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Logits of a part's readers, (batch, ..., vocab) each, and those of each (reader, norm, exits), (exits, batch,
+        ..., vocab): one matrix product for all of them.
+        """
         stream, found = part.stream, part.stream.anatomy
-        rows = [slice(i * self.batch, (i + 1) * self.batch) for i in range(len(part.readers))]
-        wanted = [
-            torch.stack([exits[self._exits(part).index(exit_)][rows[i]] for exit_ in reader.exits])
-            for i, reader in enumerate(part.readers)
-            if reader.exits
-        ]
-        early_logits = None
+        order = self._exits(part)
+        states: dict[bool, list[Tensor]] = {True: [hidden[:0]], False: [hidden[:0]]}
+        for i, norm, leaving in wanted:
+            states[norm] += [exits[order.index(exit_)][i * self.batch : (i + 1) * self.batch] for exit_ in leaving]
         if wanted:
-            early = torch.cat([each.flatten(0, 1) for each in wanted])
-            final, early_logits = found.all_logits(stream.model, hidden, early, self.final_norm)
+            final, *lower = found.all_logits(stream.model, hidden, torch.cat(states[True]), torch.cat(states[False]))
+            rest = dict(zip((True, False), lower, strict=True))
         else:
             final = found.logits(stream.model, hidden) if given is None else given
-        heard, taken = {}, 0
-        for i, reader in enumerate(part.readers):
-            lower = None
-            if reader.exits and early_logits is not None:
-                count = len(reader.exits) * self.batch
-                lower = early_logits[taken : taken + count].unflatten(0, (len(reader.exits), self.batch)).float()
-                taken += count
-            heard[reader.role] = Heard(final[rows[i]].float(), lower)
-        return heard
+        early = []
+        for _, norm, leaving in wanted:
+            count = len(leaving) * self.batch
+            early.append(rest[norm][:count].unflatten(0, (len(leaving), self.batch)).float())
+            rest[norm] = rest[norm][count:]
+        return [each.float() for each in final.split(self.batch)], early
 
     def _exits(self, part: _Part) -> list[int]:
         return sorted({exit_ for reader in part.readers for exit_ in reader.exits})
 
-    def _check_numbers(self, role: str, logits: Tensor) -> None:
-        broken = logits.amax(-1).isnan()
-        if bool(broken.any()):
-            reader = next(each for part in self.parts for each in part.readers if each.role == role)
-            name = type(reader.model or self.model).__name__
-            row = int(broken.flatten(1).any(1).nonzero()[0]) if broken.dim() > 1 else int(broken.nonzero()[0])
-            raise ModelError(
-                f"the {role} ({name}) gave NaN logits at step {self.step} (row {row}): its weights or its dtype "
-                f"({str((reader.model or self.model).dtype).removeprefix('torch.')}) overflow; try float32 or bfloat16"
-            )
+    def check_numbers(self, finals: Mapping[str, Tensor]) -> None:
+        """Look at the final logits (batch, ..., vocab) of readers by role.
+
+        Raises:
+            ModelError: one of them is NaN.
+        """
+        for role, logits in finals.items():
+            broken = logits.amax(-1).isnan()
+            if bool(broken.any()):
+                reader = next(each for part in self.parts for each in part.readers if each.role == role)
+                model = reader.model or self.model
+                row = int(broken.nonzero()[0, 0])
+                raise ModelError(
+                    f"the {role} ({type(model).__name__}) gave NaN logits at step {self.step} (row {row}): its weights "
+                    f"or its dtype ({str(model.dtype).removeprefix('torch.')}) overflow; try float32 or bfloat16"
+                )
 
     def expert_reading(self, readings: list[Reading]) -> Reading:
         """The expert's rows of the part that it belongs to."""

@@ -1,4 +1,4 @@
-"""Scoring continuations under a strategy, teacher-forced: the prompt is read once, the continuations are branches."""
+"""Scoring continuations of a prompt under a strategy, teacher-forced."""
 
 from __future__ import annotations
 
@@ -8,32 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decoding.adapters import unwrapped
-from decoding.contrast_strategy import Contrast, ContrastStrategy
 from decoding.errors import InputError, OptionError
-from decoding.fused_streams import EXPERT, FusedStreams, Heard, Reader
-from decoding.strategy import check_inputs
-from decoding.stream import Stream
+from decoding.scorer import Scorer
 
-__all__ = ["score"]
-
-# Logits held at once are kept below this many numbers, so that long continuations of large vocabularies fit.
-NUMBERS_AT_ONCE = 2**26
-# Continuations share a forward pass as long as they have at most this many tokens together.
-TOKENS_AT_ONCE = 512
-
-
-class _Plain(ContrastStrategy):
-    """The model's own probabilities, as a contrast of one."""
-
-    name = "greedy"
-
-    def readers(self, model: Any, rows: int) -> list[Reader]:
-        return [Reader(EXPERT)]
-
-    def contrast(self, heard: Any) -> Contrast:
-        final = heard[EXPERT].final
-        return Contrast(final, final, None)
+__all__ = ["score", "tokens_of"]
 
 
 @torch.no_grad()
@@ -48,6 +26,8 @@ def score(
     floor: float = -1000.0,
 ) -> list[Tensor]:
     r"""Per-token log-scores of continuations of one prompt under a strategy, teacher-forced.
+
+    For many prompts that begin alike, or several strategies, :class:`Scorer` does the same with less reading.
 
     Args:
         model: a decoder-only transformers model.
@@ -74,33 +54,10 @@ def score(
         >>> scores = decoding.score(model, "Q: ...\nA:", [" Yes.", " No."], DoLa("high"), tokenizer=tokenizer)
         >>> [each.sum().item() for each in scores]
     """
-    model = unwrapped(model)
-    strategy = _Plain() if strategy is None else strategy
-    if not isinstance(strategy, ContrastStrategy):
-        name = getattr(strategy, "name", repr(strategy))
-        raise OptionError(
-            f"strategy={name}: it ranks candidates by looking ahead and gives no score to a given token; accepted are "
-            "ContrastiveDecoding, DoLa, ContextAware, LOL, or None for the model's own log-probabilities"
-        )
-    strategy = strategy.with_tokenizer(tokenizer)
-    strategy.check(model)
     before, after = tokens_of(prompt, continuations, tokenizer)
-    _check_room(model, before, after)
-    ids = torch.tensor([before], device=model.device)
-    check_inputs(model, ids, {})
-    inputs, kwargs, config = Stream.prepare(model, input_ids=ids, attention_mask=torch.ones_like(ids))
-    config.max_length = len(before) + max(map(len, after))
-    streams = FusedStreams(
-        model, strategy.readers(model, 1), inputs, kwargs, config,
-        restorable=True, final_norm=strategy.exit_norm, fuse=strategy.fuse,
-    )  # fmt: skip
-    scores: list[Tensor] = []
-    try:
-        for group in _groups(after):
-            scores += _score_group(strategy, streams, group, normalized, floor)
-    finally:
-        streams.release()
-    return scores
+    with Scorer(model, before, [strategy], tokenizer=tokenizer, floor=floor) as scorer:
+        scores = scorer.score([([], after)])[0][0]
+    return [each.normalized if normalized else each.raw for each in scores]
 
 
 def tokens_of(
@@ -153,55 +110,3 @@ def _ends(ids: list[int], tokenizer: Any) -> int:
 
 def _ids(given: Any) -> list[int]:
     return given.flatten().tolist() if isinstance(given, Tensor) else list(given)
-
-
-def _check_room(model: Any, before: list[int], after: list[list[int]]) -> None:
-    from decoding.fused_streams import context_of
-
-    context = context_of(model)
-    for index, each in enumerate(after):
-        if context is not None and len(before) + len(each) > context:
-            raise InputError(
-                f"continuation {index}: prompt and continuation have {len(before)} + {len(each)} tokens, which is more "
-                f"than the model's context of {context}"
-            )
-
-
-def _groups(continuations: list[list[int]]) -> list[list[list[int]]]:
-    """Runs of continuations that one forward pass reads."""
-    groups: list[list[list[int]]] = []
-    for each in continuations:
-        width = max([len(each), *(len(other) for other in groups[-1])]) if groups else len(each)
-        if groups and (len(groups[-1]) + 1) * width <= TOKENS_AT_ONCE:
-            groups[-1].append(each)
-        else:
-            groups.append([each])
-    return groups
-
-
-def _score_group(
-    strategy: ContrastStrategy, streams: FusedStreams, group: list[list[int]], normalized: bool, floor: float
-) -> list[Tensor]:
-    width = max(map(len, group))
-    # Shorter ones are filled up behind their end, which nothing before it sees.
-    tokens = torch.tensor([[each + each[-1:] * (width - len(each)) for each in group]])
-    readings = streams.branch(tokens)
-    vocab = streams.model.config.get_text_config(decoder=True).vocab_size
-    planes = sum(1 + len(reader.exits) for part in streams.parts for reader in part.readers)
-    at_once = max(1, NUMBERS_AT_ONCE // (vocab * planes))
-    scores = []
-    for branch, each in enumerate(group):
-        pieces = []
-        for start in range(0, len(each), at_once):
-            end = min(start + at_once, len(each))
-            heard: dict[str, Heard] = streams.heard_along(readings, branch, start, end)
-            contrast = strategy.contrast(heard)
-            given = contrast.masked
-            if normalized:
-                given = given.log_softmax(-1)
-            chosen = torch.tensor(each[start:end], device=given.device)[None, :, None]
-            pieces.append(given.gather(-1, chosen)[0, :, 0].clamp_min(floor))
-        scores.append(torch.cat(pieces).cpu())
-    for part in streams.parts:
-        part.stream.drop()
-    return scores

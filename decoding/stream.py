@@ -29,6 +29,7 @@ from decoding.cache import (
     self_attention_cache,
 )
 from decoding.errors import InputError, ModelError
+from decoding.forest import Forest, as_branches, side_by_side
 from decoding.forked_rows import Forked
 from decoding.reading import Reading, joined, recorded, reordered
 from decoding.shared_prefix import Shared
@@ -154,7 +155,7 @@ class Stream:
         """
         self.drop()
         tokens = tokens[:, :, None] if tokens.dim() == 2 else tokens
-        if self.branching.shared and may_share(self):
+        if self.side_by_side:
             self._collapse()
             self._pending = Shared(self, tokens)
         else:
@@ -177,6 +178,22 @@ class Stream:
         self.kwargs = pending.kwargs
         self.length += pending.tokens.shape[2]
         return kept
+
+    @torch.no_grad()
+    def look(self, forest: Forest) -> Reading:
+        """Read texts that go on from here, alike in every row, and keep none of them.
+
+        The stream must be ``restorable``.
+
+        Returns:
+            ``hidden`` and ``exits`` are (batch, nodes, dim), in the forest's order; ``logits`` (batch, nodes, vocab)
+            where the head cannot be applied apart.
+        """
+        self.drop()
+        if self.side_by_side:
+            self._collapse()
+            return side_by_side(self, forest)
+        return as_branches(self, forest)
 
     def rewind(self, length: int) -> None:
         """Forget the tokens from slot ``length`` (counted as the cache counts, padding included) on.
@@ -222,6 +239,11 @@ class Stream:
     @branching.setter
     def branching(self, branching: Branching) -> None:
         self._branching = branching
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether branches share one prefix; forked rows otherwise."""
+        return self.branching.shared and may_share(self)
 
     @property
     def cache(self) -> Any:

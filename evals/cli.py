@@ -10,6 +10,7 @@ import torch
 
 from decoding.cli import app, run
 from decoding.evals import miniature
+from decoding.evals.cli_eval import eval_app
 from decoding.evals.cli_metrics import metrics_command
 from decoding.evals.compare import compare_command
 from decoding.evals.demo import demo_command
@@ -32,6 +33,7 @@ BUILT_IN_ADAPTERS.update({name: miniature.folder(name) for name in miniature.ADA
 app.command("compare")(compare_command)
 app.command("demo")(demo_command)
 app.command("metrics")(metrics_command)
+app.add_typer(eval_app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

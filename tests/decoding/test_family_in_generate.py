@@ -322,8 +322,8 @@ def test_many_and_long_continuations_are_read_in_several_passes(
     continuations = [torch.randint(3, VOCAB, (n,), generator=generator).tolist() for n in (3, 20, 7, 20, 1)]
     strategy = LOL(amateur, [1], guidance=[5, 6])
     at_once = decoding.score(model, [9, 8, 7], continuations, strategy)
-    monkeypatch.setattr("decoding.scoring.TOKENS_AT_ONCE", 20)
-    monkeypatch.setattr("decoding.scoring.NUMBERS_AT_ONCE", VOCAB * 20)
+    monkeypatch.setattr("decoding.scorer.TOKENS_AT_ONCE", 20)
+    monkeypatch.setattr("decoding.scorer.NUMBERS_AT_ONCE", VOCAB * 20)
     for one, other in zip(at_once, decoding.score(model, [9, 8, 7], continuations, strategy), strict=True):
         torch.testing.assert_close(one, other)
 

@@ -1,0 +1,1 @@
+"""TruthfulQA (Lin et al., ACL 2022, 2109.07958): its data, prompts, tasks and metrics."""
