@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +91,7 @@ class Row:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a CSV file with a header, a JSON list of objects, or JSON lines.
+    """The rows of a CSV file with a header, a JSON list of objects, or JSON lines; gzipped or not.
 
     Bytes that are no UTF-8 stay with the row they are in, and :meth:`Row.text` names them.
 
@@ -98,7 +100,9 @@ def read_rows(path: Path) -> list[Row]:
     """
     try:
         content = path.read_bytes()
-    except OSError as error:
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({one_line(error)})") from error
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in content[:1024]:
         raise InputError(f"{path}: is UTF-16, or no text at all; accepted is UTF-8")

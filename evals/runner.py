@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Task as Bar
@@ -59,7 +59,7 @@ class Task(ABC):
         corpus_resamples: how often :meth:`corpus_metrics` is worked out anew for its intervals; 0 for none.
     """
 
-    name: ClassVar[str]
+    name: str
     settings: Mapping[str, Any] = {}
     skipped: Sequence[str] = ()
     group_size: int = 1

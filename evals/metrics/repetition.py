@@ -8,7 +8,7 @@ from math import prod
 from decoding.errors import OptionError
 from decoding.evals.metrics.units import Units, splitter
 
-__all__ = ["distinct", "diversity", "repetition"]
+__all__ = ["counted", "distinct", "diversity", "pooled", "repetition"]
 
 
 def repetition(texts: Iterable[str], n: int, units: Units = "whitespace", *, paper_exact: bool = True) -> float:
@@ -29,15 +29,24 @@ def repetition(texts: Iterable[str], n: int, units: Units = "whitespace", *, pap
     Raises:
         OptionError: n below 1, or units of another name.
     """
-    _check(n)
     split = splitter(units)
-    unique = total = 0
-    for text in texts:
-        grams = _grams(split(text), n)
-        if paper_exact:
-            grams = grams[:-1]
-        unique += len(set(grams))
-        total += len(grams)
+    return pooled([counted(split(text), n, paper_exact=paper_exact) for text in texts], paper_exact=paper_exact)
+
+
+def counted(words: Sequence[str], n: int, *, paper_exact: bool = True) -> tuple[int, int]:
+    """Unique and total n-grams of a text that is split into its units.
+
+    Raises:
+        OptionError: n below 1.
+    """
+    _check(n)
+    grams = _grams(words, n)[: -1 if paper_exact else None]
+    return len(set(grams)), len(grams)
+
+
+def pooled(counts: Iterable[Sequence[int]], *, paper_exact: bool = True) -> float:
+    """rep-n of several texts from what :func:`counted` says of each."""
+    unique, total = map(sum, zip((0, 0), *counts, strict=True))
     percent = 100 * (1 - unique / total) if total else 0.0
     return round(percent, 2) if paper_exact else percent
 
