@@ -14,6 +14,7 @@ from decoding.evals.cli_eval import eval_app
 from decoding.evals.cli_metrics import metrics_command
 from decoding.evals.compare import compare_command
 from decoding.evals.demo import demo_command
+from decoding.evals.multilingual.command import multilingual_command
 from decoding.loading import BUILT_IN, BUILT_IN_ADAPTERS
 
 __all__ = ["main"]
@@ -33,6 +34,7 @@ BUILT_IN_ADAPTERS.update({name: miniature.folder(name) for name in miniature.ADA
 app.command("compare")(compare_command)
 app.command("demo")(demo_command)
 app.command("metrics")(metrics_command)
+eval_app.command("multilingual")(multilingual_command)
 app.add_typer(eval_app)
 
 

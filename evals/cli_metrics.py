@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,8 @@ from decoding.evals.metrics.likelihood import coherence, perplexity
 from decoding.evals.metrics.overlap import bleu, chrf, rouge, self_bleu
 from decoding.evals.metrics.repetition import distinct, diversity, repetition
 from decoding.evals.metrics.units import Splitter, splitter
-from decoding.loading import load, one_line
+from decoding.evals.rows import Row, read_lines, read_rows
+from decoding.loading import load
 
 __all__ = ["METRICS", "metrics_command"]
 
@@ -75,7 +75,7 @@ class Texts:
         """
         found: list[str] | None = getattr(self, what)
         if found is None:
-            raise InputError(f"{self.name}: has no {what}; give JSON lines with the field that --{what[:-2]} names")
+            raise InputError(f"{self.name}: has no {what}; --prefix and --reference name the fields that hold them")
         return found
 
 
@@ -111,7 +111,8 @@ DEFAULT_METRICS = ("repetition",)
 
 def metrics_command(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Texts: JSON lines, or plain text with one text a line.")
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Texts: JSON lines, JSON or CSV; or .txt with one text a line."),
     ],
     metric: Annotated[
         list[str] | None,
@@ -119,7 +120,10 @@ def metrics_command(
     ] = None,
     field: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Which field of JSON lines holds the text; repeatable, a row each."),
+        typer.Option(metavar="NAME", help="Which field holds the text, by default output; repeatable, a row each."),
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A row for each value of this field, such as strategy.")
     ] = None,
     prefix: Annotated[str, typer.Option(metavar="NAME", help="Which field holds what the text continues.")] = (
         "prefix_text"
@@ -148,7 +152,7 @@ def metrics_command(
         if name not in METRICS:
             raise OptionError(f"--metric {name!r}{nearest(name, METRICS)}")
     settings = Settings(splitter(units), units == "whitespace", Judge(model, device, dtype))
-    rows = [row for file in files for row in _rows(file, field or ["output"], prefix, reference, settings)]
+    rows = [row for file in files for row in _rows(file, field or ["output"], by, prefix, reference, settings)]
     writable(output)
     figures: list[dict[str, float]] = []
     with progress() as bar:
@@ -175,39 +179,35 @@ def metrics_command(
     console().print(table)
 
 
-def _rows(file: Path, fields: Sequence[str], prefix: str, reference: str, settings: Settings) -> list[Texts]:
-    """One for each field of JSON lines; one for a plain file, which has neither prefixes nor references."""
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read ({one_line(error)})") from error
-    if lines[-1] == "":
-        lines.pop()
-    if not lines:
-        raise InputError(f"{file}: holds no text")
-    if file.suffix not in (".jsonl", ".json"):
-        return [Texts(file.stem, lines, None, None, settings)]
-    rows = [_row(file, number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    for name in fields:
-        for number, row in enumerate(rows, 1):
-            if not isinstance(row.get(name), str):
-                raise InputError(f"{file}, record {number}: has no text in {name!r}{nearest(name, row)} (--field)")
-
-    def column(name: str) -> list[str] | None:
-        texts = [row.get(name) for row in rows]
-        return texts if all(isinstance(each, str) for each in texts) else None  # type: ignore[return-value]
-
+def _rows(
+    file: Path, fields: Sequence[str], by: str | None, prefix: str, reference: str, settings: Settings
+) -> list[Texts]:
+    """One for each field and value of ``by``; one for plain text, which has neither prefixes nor references."""
+    if file.suffix == ".txt":
+        return [Texts(file.stem, read_lines(file), None, None, settings)]
+    groups: dict[str, list[Row]] = {}
+    for row in read_rows(file):
+        groups.setdefault("" if by is None else f":{row.value(by)}", []).append(row)
     return [
-        Texts(f"{file.stem}:{name}", [row[name] for row in rows], column(prefix), column(reference), settings)
+        Texts(
+            f"{file.name.partition('.')[0]}:{name}{group}",
+            [_text(row, name) for row in rows],
+            _optional(rows, prefix),
+            _optional(rows, reference),
+            settings,
+        )
+        for group, rows in groups.items()
         for name in fields
     ]
 
 
-def _row(file: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json_.loads(line)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict):
-        raise InputError(f"{file}, line {number}: is no JSON object; accepted is one a line")
-    return row
+def _text(row: Row, name: str) -> str:
+    """A text, which may be empty: some continuations end at once."""
+    value = row.value(name)
+    if not isinstance(value, str):
+        raise row.fault(name, f"is {type(value).__name__}, not text; --field names the column of the texts")
+    return value
+
+
+def _optional(rows: Sequence[Row], name: str) -> list[str] | None:
+    return [_text(row, name) for row in rows] if all(name in row for row in rows) else None

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from decoding.errors import InputError
 from decoding.loading import one_line
 
-__all__ = ["Row", "documents", "hub_rows", "read_rows"]
+__all__ = ["Row", "documents", "hub_rows", "read_lines", "read_rows"]
 
 Document = TypeVar("Document")
 
@@ -113,6 +113,21 @@ def read_rows(path: Path) -> list[Row]:
     if not rows:
         raise InputError(f"{path}: holds no rows; accepted are CSV with a header, a JSON list of objects, JSON lines")
     return rows
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file, empty ones in between included.
+
+    Raises:
+        InputError: it cannot be read, or holds no text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)})") from error
+    if not any(line.strip() for line in lines):
+        raise InputError(f"{path}: holds no text")
+    return lines[:-1] if lines[-1] == "" else lines
 
 
 def hub_rows(name: str, configuration: str | None = None) -> list[Row]:

@@ -7,7 +7,7 @@ from math import prod
 
 from decoding.errors import InputError, OptionError
 
-__all__ = ["pass_at_k"]
+__all__ = ["mean_pass_at_k", "pass_at_k"]
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:

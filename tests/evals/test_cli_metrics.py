@@ -62,12 +62,23 @@ def test_plain_text_has_one_text_a_line(tmp_path, capfd):
     assert record["metrics"]["rep-2"] > 0
 
 
+def test_a_row_for_each_value_of_a_field(tmp_path, capfd):
+    path = tmp_path / "samples.jsonl"
+    texts = {"greedy": ["a b a b a b", ""], "beam": ["c d e f", "g h"]}
+    rows = [{"strategy": name, "text": text} for name, given in texts.items() for text in given]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["metrics", str(path), "--field", "text", "--by", "strategy", "--json"]) == 0
+    records = json.loads(capfd.readouterr().out)
+    assert [record["name"] for record in records] == ["samples:text:greedy", "samples:text:beam"]
+    assert [record["metrics"]["diversity"] for record in records] == [diversity(given) for given in texts.values()]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--metric", "blue"], "did you mean bleu"),
-        (["--field", "outputs"], "did you mean output"),
-        (["--field", "n"], "record 1: has no text in 'n'"),
+        (["--field", "outputs"], "column outputs: is missing; the row has prefix_text, reference_text, output"),
+        (["--field", "n"], "row 1 (line 1), column n: is int, not text; --field names"),
         (["--units", "syllables"], "units='syllables'"),
         (["--metric", "perplexity"], "give --model"),
         (["--metric", "bleu", "--reference", "absent"], "has no references"),

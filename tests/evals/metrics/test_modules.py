@@ -46,7 +46,7 @@ def test_a_module_loads_by_path_and_gives_numbers(name, tmp_path):
 
 
 def test_no_metric_of_the_list_is_missing():
-    assert {*PLAIN, *MORE} <= set(NAMES)
+    assert {*PLAIN, *MORE, "pass_at_k"} <= set(NAMES)
 
 
 def test_figures_are_those_of_the_functions(tmp_path):
@@ -61,3 +61,21 @@ def test_several_references_pass_the_modules_features(tmp_path):
         predictions=["the cat sat on it"], references=[["x y", "the cat sat on it"]]
     )
     assert found["bleu"] == pytest.approx(100)
+
+
+def test_pass_at_k_runs_programs_once_that_is_allowed(tmp_path):
+    from decoding.errors import OptionError
+
+    module = loaded("pass_at_k", tmp_path)
+    given = {
+        "predictions": [["x = 1", "x = 2"], ["x = 1", "import os; os._exit(0)"]],
+        "references": ["assert x == 1"] * 2,
+    }
+    with pytest.raises(OptionError, match="allow_code_execution=True"):
+        module.compute(**given)
+    try:
+        found = module.compute(**given, k=[1, 2], allow_code_execution=True)
+    except OptionError as error:
+        pytest.skip(f"this kernel cannot isolate programs: {error}")
+    assert (found["pass@1"], found["pass@2"]) == (0.5, 1)
+    assert [row[0] for row in found["outcomes"]] == ["passed", "passed"]
