@@ -29,7 +29,7 @@ from decoding.loading import load
 from decoding.registry import STRATEGIES, Choice, named
 from decoding.strategy import Strategy, check_inputs
 
-__all__ = ["Continuation", "continuations", "encoded", "generate_command", "until_end"]
+__all__ = ["Continuation", "continuations", "encoded", "generate_command", "new_text", "until_end"]
 
 DEFAULT_NEW_TOKENS = 100
 
@@ -103,17 +103,32 @@ def continuations(
     seconds = time.perf_counter() - began
     made = []
     for sequence in sequences:
+        continuation, new_tokens = new_text(model, tokenizer, sequence, length)
         if model.config.is_encoder_decoder:
-            new = until_end(sequence[1:], model)
-            continuation = text = _decoded(tokenizer, new)
+            text = continuation
         else:
-            new = until_end(sequence[length:], model)
-            # Tokens are decoded behind their prompt: many tokenizers drop the space in front of a first word.
-            before, text = _decoded(tokenizer, sequence[:length]), _decoded(tokenizer, sequence[: length + len(new)])
-            continuation = text[len(before) :] if text.startswith(before) else _decoded(tokenizer, new)
             text = continuation.lstrip() if chat else prompt + continuation
-        made.append(Continuation(prompt, text, continuation, len(new), seconds / count))
+        made.append(Continuation(prompt, text, continuation, new_tokens, seconds / count))
     return made
+
+
+def new_text(model: Any, tokenizer: Any, sequence: torch.Tensor, length: int) -> tuple[str, int]:
+    """What ``generate`` added to a prompt, up to its end token, and how many tokens that is.
+
+    Args:
+        model: the model that generated.
+        tokenizer: its tokenizer.
+        sequence: (length + new,) token ids of one row without padding in front; an encoder-decoder's begin with its
+            start token.
+        length: of the prompt.
+    """
+    if model.config.is_encoder_decoder:
+        new = until_end(sequence[1:], model)
+        return _decoded(tokenizer, new), len(new)
+    new = until_end(sequence[length:], model)
+    # Tokens are decoded behind their prompt: many tokenizers drop the space in front of a first word.
+    before, text = _decoded(tokenizer, sequence[:length]), _decoded(tokenizer, sequence[: length + len(new)])
+    return text[len(before) :] if text.startswith(before) else _decoded(tokenizer, new), len(new)
 
 
 def encoded(model: Any, tokenizer: Any, prompt: str, chat: bool = False) -> dict[str, torch.Tensor]:

@@ -15,7 +15,9 @@ def test_the_example_runs_and_prints_what_it_says(tmp_path, monkeypatch, capsys)
         pytest.skip("the embedded models have not been trained here")
     pytest.importorskip("matplotlib", reason="figures need matplotlib: the extra report")
     monkeypatch.chdir(tmp_path)
-    cells = re.findall(r"```python\n(.*?)```\n((?:\n(?: {4}[^\n]*\n)+)?)", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    cells = re.findall(
+        r"```python\n(.*?)```\n((?:\n(?: {4}[^\n]*\n)+)?)", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL
+    )
     names: dict[str, object] = {}
     said = 0
     for code, output in cells:
