@@ -36,6 +36,7 @@ class Worker:
             text=True,
             env={**os.environ, "TRANSFORMERS_VERBOSITY": "error", **(environment or {})},
         )
+        self.facts: dict[str, Any] = {}
         self._answer()  # ready
 
     def run(self) -> dict[str, Any]:
@@ -44,11 +45,11 @@ class Worker:
         return self._answer()
 
     def stop(self) -> dict[str, Any]:
-        """End the process; its peak memory and versions."""
+        """End the process; its peak memory and versions, also kept as ``facts``."""
         self._ask("stop")
-        facts = self._answer()
+        self.facts = self._answer()
         self.process.wait()
-        return facts
+        return self.facts
 
     def _ask(self, word: str) -> None:
         assert self.process.stdin is not None
@@ -76,10 +77,10 @@ def take_turns(workers: dict[str, Worker], repeats: int) -> dict[str, list[dict[
     return runs
 
 
-def paired_ratio(results: list[dict[str, Any]], others: list[dict[str, Any]]) -> float:
+def paired_ratio(results: list[dict[str, Any]], others: list[dict[str, Any]], measure: str = "ms_per_token") -> float:
     """The median over the repeats of time against time of the same turn."""
     pairs = zip(results, others, strict=True)
-    return statistics.median(one["ms_per_token"] / other["ms_per_token"] for one, other in pairs)
+    return statistics.median(one[measure] / other[measure] for one, other in pairs)
 
 
 def quantile(values: list[float], q: float) -> float:

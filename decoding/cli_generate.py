@@ -29,7 +29,7 @@ from decoding.loading import load
 from decoding.registry import STRATEGIES, Choice, named
 from decoding.strategy import check_inputs
 
-__all__ = ["Continuation", "continuations", "encoded", "generate_command", "new_text"]
+__all__ = ["Continuation", "continuations", "encoded", "generate_command", "new_text", "until_end"]
 
 DEFAULT_NEW_TOKENS = 100
 
@@ -119,9 +119,9 @@ def new_text(model: Any, tokenizer: Any, sequence: torch.Tensor, length: int) ->
         length: of the prompt.
     """
     if model.config.is_encoder_decoder:
-        new = _until_end(sequence[1:], model)
+        new = until_end(sequence[1:], model)
         return _decoded(tokenizer, new), len(new)
-    new = _until_end(sequence[length:], model)
+    new = until_end(sequence[length:], model)
     # Tokens are decoded behind their prompt: many tokenizers drop the space in front of a first word.
     before, text = _decoded(tokenizer, sequence[:length]), _decoded(tokenizer, sequence[: length + len(new)])
     return text[len(before) :] if text.startswith(before) else _decoded(tokenizer, new), len(new)
@@ -253,7 +253,7 @@ def _room(model: Any, length: int, asked: int | None) -> int:
     return asked or min(DEFAULT_NEW_TOKENS, room)
 
 
-def _until_end(tokens: torch.Tensor, model: Any) -> torch.Tensor:
+def until_end(tokens: torch.Tensor, model: Any) -> torch.Tensor:
     """The tokens up to the first end token, that one included: what follows in a row is padding."""
     end = model.generation_config.eos_token_id
     ends = torch.isin(tokens, torch.tensor(end)) if end is not None else torch.zeros_like(tokens, dtype=torch.bool)

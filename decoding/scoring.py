@@ -61,12 +61,21 @@ def score(
 
 
 def tokens_of(
-    prompt: str | Sequence[int] | Tensor, continuations: Sequence[str | Sequence[int] | Tensor], tokenizer: Any
+    prompt: str | Sequence[int] | Tensor,
+    continuations: Sequence[str | Sequence[int] | Tensor],
+    tokenizer: Any,
+    special_tokens: bool = True,
 ) -> tuple[list[int], list[list[int]]]:
     """Token ids of prompt and continuations.
 
     A continuation's tokens are those that its text adds to the prompt's; where the tokenizer joins the two across the
     border, it is taken by itself.
+
+    Args:
+        prompt: text or token ids.
+        continuations: each text or token ids.
+        tokenizer: for text.
+        special_tokens: whether it adds its own to a prompt (a chat template has them in its text).
 
     Raises:
         OptionError: text without a tokenizer.
@@ -75,37 +84,40 @@ def tokens_of(
     given = [prompt, *continuations]
     if tokenizer is None and any(isinstance(each, str) for each in given):
         raise OptionError("prompt and continuations as text need tokenizer=...; or give token ids")
+    if not continuations:
+        raise InputError("no continuations: give at least one")
+    texts = [each for each in continuations if isinstance(each, str)]
+    whole: list[list[int]] = []
     if isinstance(prompt, str):
-        before = list(tokenizer(prompt)["input_ids"])
-        ends = set(tokenizer.all_special_ids) - {tokenizer.bos_token_id}
-        while before and before[-1] in ends:
-            before.pop()  # an end token that the tokenizer adds
+        # One call for all: a fast tokenizer reads them side by side.
+        encoded = tokenizer([prompt, *(prompt + text for text in texts)], add_special_tokens=special_tokens)
+        before, *whole = [_without_ends(ids, tokenizer) for ids in encoded["input_ids"]]
     else:
         before = _ids(prompt)
     if not before:
         raise InputError("the prompt is empty: give at least one token")
-    if not continuations:
-        raise InputError("no continuations: give at least one")
+    added = [ids[len(before) :] if ids[: len(before)] == before else None for ids in whole]
+    from_text = iter(added or [None] * len(texts))
     after = []
     for index, each in enumerate(continuations):
         if isinstance(each, str):
-            text = _ids(tokenizer(each, add_special_tokens=False)["input_ids"])
-            if isinstance(prompt, str):
-                whole = _ids(tokenizer(prompt + each)["input_ids"])
-                bare = whole[: len(whole) - _ends(whole, tokenizer)]
-                text = bare[len(before) :] if bare[: len(before)] == before else text
+            ids = next(from_text)
+            ids = _ids(tokenizer(each, add_special_tokens=False)["input_ids"]) if ids is None else ids
         else:
-            text = _ids(each)
-        if not text:
+            ids = _ids(each)
+        if not ids:
             raise InputError(f"continuation {index} is empty: give at least one token")
-        after.append(text)
+        after.append(ids)
     return before, after
 
 
-def _ends(ids: list[int], tokenizer: Any) -> int:
-    """How many end tokens the tokenizer has put behind a text."""
+def _without_ends(ids: Sequence[int], tokenizer: Any) -> list[int]:
+    """The tokens of a text without end tokens that the tokenizer has put behind it."""
     ends = set(tokenizer.all_special_ids) - {tokenizer.bos_token_id}
-    return next((i for i, token in enumerate(reversed(ids)) if token not in ends), len(ids))
+    kept = list(ids)
+    while kept and kept[-1] in ends:
+        kept.pop()
+    return kept
 
 
 def _ids(given: Any) -> list[int]:

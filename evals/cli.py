@@ -14,7 +14,10 @@ from decoding.evals.cli_eval import eval_app
 from decoding.evals.cli_metrics import metrics_command
 from decoding.evals.compare import compare_command
 from decoding.evals.demo import demo_command
+from decoding.evals.factor import factor_command
+from decoding.evals.halueval import halueval_command
 from decoding.evals.multilingual.command import multilingual_command
+from decoding.evals.truthfulqa.cli import truthfulqa_command
 from decoding.loading import BUILT_IN, BUILT_IN_ADAPTERS
 
 __all__ = ["main"]
@@ -35,6 +38,9 @@ app.command("compare")(compare_command)
 app.command("demo")(demo_command)
 app.command("metrics")(metrics_command)
 eval_app.command("multilingual")(multilingual_command)
+eval_app.command("factor")(factor_command)
+eval_app.command("halueval")(halueval_command)
+eval_app.command("truthfulqa")(truthfulqa_command)
 app.add_typer(eval_app)
 
 

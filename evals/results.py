@@ -6,11 +6,12 @@ import itertools
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -23,6 +24,7 @@ from decoding.evals.samples import Sample
 from decoding.evals.statistics import CONFIDENCE, RESAMPLES, bootstrap_figure, bootstrap_means, paired_differences
 from decoding.kernels.backend import choose
 from decoding.loading import one_line
+from decoding.registry import STRATEGIES
 
 if TYPE_CHECKING:
     from decoding.evals.runner import Document, Task
@@ -56,9 +58,14 @@ def results_of(
         raise InputError(f"{task.name}: every document was skipped; the first because of: {bad[0]['reason']}")
     names = list(used[0][0]["metrics"])
     values = [[_numbers(row[i], names) for row in used] for i in range(len(configurations))]  # (config, document, name)
+    table = np.array(values)  # (configurations, documents, metrics)
+    # All columns at once: the same resamples serve every figure.
+    means = iter(bootstrap_means(np.concatenate(list(table), axis=1), seed=seed))
+    others = np.concatenate([*table[1:], table[0][:, :0]], axis=1)
+    differences = iter(paired_differences(others, np.tile(table[0], len(table) - 1), seed=seed))
     entries, comparisons = [], []
     for index, configuration in enumerate(configurations):
-        intervals = dict(zip(names, map(asdict, bootstrap_means(values[index], seed=seed)), strict=True))
+        intervals = {name: asdict(next(means)) for name in names}
         records = [row[index] for row in used]
         entries.append(
             {
@@ -71,12 +78,11 @@ def results_of(
             }
         )
         if index > 0:
-            differences = paired_differences(values[index], values[0], seed=seed)
             comparisons.append(
                 {
                     "strategy": configuration.label,
                     "against": configurations[0].label,
-                    "metrics": dict(zip(names, map(asdict, differences), strict=True)),
+                    "metrics": {name: asdict(next(differences)) for name in names},
                 }
             )
     model = configurations[0].settings.get("model", {})
@@ -166,9 +172,11 @@ def _corpus_metrics(task: Task, records: Sequence[Sample], seed: int) -> dict[st
 
 # --- showing ---------------------------------------------------------------------------------------------------------
 
+WIDTH = 10  # of a column, which "25.4-100.0" fills
+
 
 def show_results(out: Console, results: Results, metrics: Sequence[str], percent: bool = True) -> None:
-    """One row a strategy: each metric with its interval, under it the difference from the first and whether it is real.
+    """Each strategy's metrics, with intervals and what sets them apart from the first strategy's.
 
     Args:
         out: where to.
@@ -177,37 +185,48 @@ def show_results(out: Console, results: Results, metrics: Sequence[str], percent
         percent: whether they are shares, shown in percent.
     """
     scale, digits = (100, 1) if percent else (1, 2)
-    table = Table(box=None, padding=(0, 1), pad_edge=False)
-    table.add_column("\nstrategy")
-    for name in metrics:
-        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     paired = {each["strategy"]: each["metrics"] for each in results["comparisons"]}
+    first = results["configurations"][0]
+    out.print(_row("", metrics, style="bold"))
     for entry in results["configurations"]:
-        inside = entry["label"].removeprefix(entry["strategy"]).strip("()")
-        cells = []
-        for name in metrics:
-            figure = entry["metrics"][name]
-            cell = Text(f"{scale * figure['value']:.{digits}f}")
-            if figure["low"] is not None:
-                cell.append(f"\n{scale * figure['low']:.{digits}f}-{scale * figure['high']:.{digits}f}", style="dim")
-            difference = paired.get(entry["label"], {}).get(name)
-            if difference is not None:
-                cell.append(f"\n{scale * difference['value']:+.{digits}f}{_stars(difference)}")
-            cells.append(cell)
-        table.add_row(Text(entry["strategy"]).append(f"\n{inside}" if inside else "", style="dim"), *cells)
-    out.print(table)
+        figures = [entry["metrics"][name] for name in metrics]
+        out.print(Text(_shown(entry), style="cyan"), soft_wrap=False)
+        out.print(_row("", [f"{scale * each['value']:.{digits}f}" for each in figures]))
+        ends = [[scale * each[end] for end in ("low", "high")] if each["low"] is not None else None for each in figures]
+        out.print(_row(f"{CONFIDENCE:.0%}", [f"{e[0]:.{digits}f}-{e[1]:.{digits}f}" if e else "" for e in ends], "dim"))
+        if entry is not first:
+            gains = [paired[entry["label"]].get(name) for name in metrics]
+            cells = [f"{scale * each['value']:+.{digits}f}{_stars(each):2}" if each else "" for each in gains]
+            out.print(_row(f"against {first['strategy']}", cells))
     counts = results["counts"]
-    out.print(
-        f"{counts['evaluated']} documents"
-        + (f", {counts['skipped'] + counts['left_out_of_the_data']} skipped" if results["skipped"] else "")
-        + f"; under each figure its {CONFIDENCE:.0%} interval"
-        + (f", then the difference from {results['configurations'][0]['strategy']}" if paired else "")
-        + ("; * p < 0.05, ** p < 0.01, paired, not corrected for the number of comparisons" if paired else ""),
-        style="dim",
-        highlight=False,
-    )
-    for each in itertools.islice(results["skipped"], 5):
-        out.print(f"skipped: {each['reason']}", style="dim", markup=False)
+    left_out = counts["skipped"] + counts["left_out_of_the_data"]
+    note = f"{counts['evaluated']} documents" + (f", {left_out} more left out" if left_out else "")
+    if paired:
+        note += "; * p < 0.05, ** p < 0.01: paired, one comparison at a time"
+    out.print(Text(note, style="dim"))
+    for each in itertools.islice(results["skipped"], SKIPPED_SHOWN):
+        out.print(Text(f"left out: {each['reason']}", style="dim"))
+
+
+SKIPPED_SHOWN = 5
+
+
+def _row(name: str, cells: Sequence[str], style: str = "") -> Table:
+    """One line of figures, in columns that stand alike in every line."""
+    row = Table.grid(padding=(0, 1))
+    row.add_column(min_width=16, max_width=16, overflow="ellipsis", no_wrap=True)
+    for _ in cells:
+        row.add_column(min_width=WIDTH - 1, justify="right", no_wrap=True)
+    row.add_row(*(Text(cell, style=style) for cell in (name, *cells)))
+    return row
+
+
+def _shown(entry: Mapping[str, Any]) -> str:
+    """A strategy and those of its parameters that are not at their defaults."""
+    defaults = {each.name: each.default for each in fields(STRATEGIES[entry["strategy"]])}
+    given = {name: value for name, value in entry["parameters"].items() if value != defaults.get(name)}
+    inside = ", ".join(f"{name}={' '.join(str(value).split())}" for name, value in given.items())
+    return f"{entry['strategy']}({inside})" if inside else entry["strategy"]
 
 
 def _stars(difference: Mapping[str, Any]) -> str:

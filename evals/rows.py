@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from decoding.errors import InputError
-from decoding.loading import one_line
+from decoding.loading import one_line, quiet
 
-__all__ = ["Row", "documents", "hub_rows", "read_lines", "read_rows"]
+__all__ = ["SUFFIXES", "Row", "documents", "read_lines", "read_rows", "rows_of"]
 
 Document = TypeVar("Document")
 
+SUFFIXES = (".csv", ".json", ".jsonl")
 SPLITS = ("validation", "val", "test", "train")  # of a hub data set, the first of these that it has
 LONGEST_FIELD = 2**24  # characters; more in one CSV field is a quotation mark that nothing closes
 
@@ -90,6 +91,29 @@ class Row:
         return value
 
 
+def rows_of(source: str, configuration: str | None = None) -> list[Row]:
+    """The rows of a file, of a folder that ``datasets`` can read, or of a data set on the hub.
+
+    Args:
+        source: a path, or a hub name, perhaps with a configuration: ``owner/name:configuration``.
+        configuration: of a hub name that names none.
+
+    Raises:
+        InputError: there is nothing of this name, or it cannot be read.
+    """
+    if not source.strip():
+        raise InputError("the name of the data is empty: give a file, a folder or a hub name")
+    path = Path(source).expanduser()
+    if path.is_file():
+        return read_rows(path)
+    if path.is_dir():
+        return _hub_rows(str(path))
+    if path.suffix in SUFFIXES or source.startswith((".", "~", "/")) or source.count("/") > 1:
+        raise InputError(f"{source}: there is no such file or folder")
+    name, _, own = source.partition(":")
+    return _hub_rows(name, own or configuration)
+
+
 def read_rows(path: Path) -> list[Row]:
     """The rows of a CSV file with a header, a JSON list of objects, or JSON lines; gzipped or not.
 
@@ -130,33 +154,6 @@ def read_lines(path: Path) -> list[str]:
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def hub_rows(name: str, configuration: str | None = None) -> list[Row]:
-    """The rows of a data set of the hub, or of a folder that ``datasets`` can read.
-
-    Args:
-        name: ``owner/name``, or a folder.
-        configuration: of the data set, where it has several.
-
-    Raises:
-        InputError: ``datasets`` is not installed, or cannot load it.
-    """
-    try:
-        import datasets
-    except ImportError as error:
-        raise InputError(f"{name}: hub data needs datasets; pip install 'contrastive-decoding[eval]'") from error
-    bars = datasets.utils.logging.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        loaded = datasets.load_dataset(name, configuration)
-    except Exception as error:  # whatever it raises, it means that there are no rows
-        raise InputError(f"{name}: no data of this name could be loaded ({one_line(error)})") from error
-    finally:
-        if bars:
-            datasets.enable_progress_bars()
-    split = next((each for each in SPLITS if each in loaded), next(iter(loaded)))
-    return [_row(name, number, None, fields) for number, fields in enumerate(loaded[split], 1)]
-
-
 def documents(
     rows: Sequence[Row], make: Callable[[Row], Document], skip_bad: bool = False
 ) -> tuple[list[Document], list[str]]:
@@ -182,6 +179,25 @@ def documents(
     if not made:
         raise InputError(f"{rows[0].file}: none of its {len(rows)} rows can be used; {bad[0]}")
     return made, bad
+
+
+def _hub_rows(name: str, configuration: str | None = None) -> list[Row]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(f"{name}: hub data needs datasets; pip install 'contrastive-decoding[eval]'") from error
+    bars = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        with quiet():
+            loaded = datasets.load_dataset(name, configuration)
+    except Exception as error:  # whatever it raises, it means that there are no rows
+        raise InputError(f"{name}: no data of this name could be loaded ({one_line(error)})") from error
+    finally:
+        if not bars:
+            datasets.enable_progress_bars()
+    split = next((each for each in SPLITS if each in loaded), next(iter(loaded)))
+    return [_row(name, number, None, fields) for number, fields in enumerate(loaded[split], 1)]
 
 
 def _row(file: str, number: int, line: int | None, fields: Mapping[str, Any]) -> Row:

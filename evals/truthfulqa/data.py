@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from decoding.errors import DecodingWarning, InputError
-from decoding.evals.rows import Row, documents, hub_rows, read_rows
+from decoding.evals.rows import SUFFIXES, Row, documents, rows_of
 
-__all__ = ["Question", "Targets", "load"]
+__all__ = ["Question", "Targets", "closed", "load"]
 
-SUFFIXES = (".csv", ".json", ".jsonl")
 LISTS = (
     "mc1_targets", "mc2_targets", "mc1_targets_choices", "mc2_targets_choices", "correct_answers", "incorrect_answers",
 )  # fmt: skip
@@ -111,25 +110,23 @@ def load(source: str, language: str | None = None, skip_bad: bool = False) -> tu
     return questions, bad
 
 
+def closed(answer: str) -> str:
+    """An answer ended with a period, as the public scripts end each one of the CSV."""
+    return answer if answer.endswith(".") else f"{answer}."
+
+
 def _rows(source: str, language: str | None) -> tuple[Sequence[Row], str | None]:
     """The rows of a source, and the language that its name ends in."""
     path = Path(source).expanduser()
     if path.is_dir():
         files = sorted(each for each in path.iterdir() if each.suffix in SUFFIXES and each.is_file())
-        if not files:
-            return hub_rows(str(path)), None
         if len(files) > 1 and language is not None:
             files = [each for each in files if _language(each) == language] or files
         if len(files) > 1:
             names = ", ".join(each.name for each in files)
             raise InputError(f"{source}: holds {names}; name one of these files, or a language that one name ends in")
-        path = files[0]
-    if path.is_file():
-        return read_rows(path), _language(path)
-    if path.suffix in SUFFIXES or source.startswith((".", "~", "/")) or source.count("/") > 1:
-        raise InputError(f"{source}: there is no such file or folder")
-    name, _, configuration = source.partition(":")
-    return hub_rows(name, configuration or language), None
+        source, path = (str(files[0]), files[0]) if files else (source, path)
+    return rows_of(source, language), _language(path) if path.is_file() else None
 
 
 def _language(path: Path) -> str | None:
@@ -148,9 +145,9 @@ def _question(row: Row, language: str | None) -> Question:
         )
     else:
         correct, incorrect = (
-            tuple(_closed(each) for each in _listed(row, name)) for name in ("correct_answers", "incorrect_answers")
+            tuple(closed(each) for each in _listed(row, name)) for name in ("correct_answers", "incorrect_answers")
         )
-        mc1 = Targets((_closed(row.text("best_answer").strip()),), incorrect)
+        mc1 = Targets((closed(row.text("best_answer").strip()),), incorrect)
         mc2 = Targets(correct, incorrect)
     if len(mc1.true) != 1:
         raise row.fault("mc1_targets", f"has {len(mc1.true)} true answers; accepted is one")
@@ -214,7 +211,3 @@ def _lists_a_blank(row: Row) -> bool:
     columns = [row.fields.get(name) for name in LISTS]
     lists = [each.get("choices", each) if isinstance(each, Mapping) else each for each in columns]
     return any(_blank(answer) for each in lists if isinstance(each, (list, Mapping)) for answer in each)
-
-
-def _closed(answer: str) -> str:
-    return answer if answer.endswith(".") else f"{answer}."
