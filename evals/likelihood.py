@@ -138,6 +138,6 @@ def _cut(prompt: list[int], longest: int, text: str, room: int | None, bos: int 
     left = room - longest - len(start)
     if left < 1:
         raise InputError(
-            f"the text {shortened(text)!r} has {longest} tokens: it leaves no room for its prompt in a context of {room}"
+            f"the text {shortened(text)!r} has {longest} tokens: no room for its prompt in a context of {room}"
         )
     return start + prompt[-left:]
