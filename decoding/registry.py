@@ -20,7 +20,18 @@ from decoding.generation import generate
 from decoding.lol import LOL
 from decoding.strategy import Strategy, check_inputs, require_range
 
-__all__ = ["STRATEGIES", "Beam", "Choice", "Greedy", "Sampling", "named"]
+__all__ = [
+    "STRATEGIES",
+    "Beam",
+    "Choice",
+    "Greedy",
+    "Nucleus",
+    "Sampling",
+    "TopK",
+    "Typical",
+    "named",
+    "parameters_of",
+]
 
 
 @dataclass(frozen=True)
@@ -38,11 +49,14 @@ class Sampling:
         temperature: above 0.
         top_k: keep the k most probable tokens; 0 keeps all.
         top_p: in (0, 1], keep the smallest set of tokens with this probability; 1 keeps all.
+        typical_p: in (0, 1], keep the tokens whose surprise is closest to the expected one, up to this probability
+            (Meister et al. 2023); 1 keeps all.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 0.95
+    typical_p: float = 1.0
     draws: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -50,9 +64,31 @@ class Sampling:
             raise OptionError(f"temperature={self.temperature:g}: accepted are numbers above 0")
         if self.top_k < 0:
             raise OptionError(f"top_k={self.top_k}: accepted are whole numbers from 0 (0 keeps every token)")
-        require_range("top_p", self.top_p, 0.0, 1.0)
-        if self.top_p == 0:
-            raise OptionError("top_p=0: accepted are numbers above 0 up to 1")
+        for name in ("top_p", "typical_p"):
+            require_range(name, getattr(self, name), 0.0, 1.0)
+            if getattr(self, name) == 0:
+                raise OptionError(f"{name}=0: accepted are numbers above 0 up to 1")
+
+
+@dataclass(frozen=True)
+class TopK(Sampling):
+    """Sampling from the k most probable tokens (Fan et al. 2018)."""
+
+    top_k: int = 50
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True)
+class Nucleus(Sampling):
+    """Sampling from the smallest set of tokens with probability top_p (Holtzman et al. 2020)."""
+
+
+@dataclass(frozen=True)
+class Typical(Sampling):
+    """Locally typical sampling (Meister et al. 2023)."""
+
+    top_p: float = 1.0
+    typical_p: float = 0.95
 
 
 @dataclass(frozen=True)
@@ -80,6 +116,9 @@ STRATEGIES: dict[str, type[Any]] = {
     "lol": LOL,
     "greedy": Greedy,
     "sampling": Sampling,
+    "top-k": TopK,
+    "nucleus": Nucleus,
+    "typical": Typical,
     "beam": Beam,
 }
 
@@ -165,6 +204,7 @@ def named(spec: str, settings: Mapping[str, str] | None = None) -> Choice:
 
     Args:
         spec: a name of ``STRATEGIES``, perhaps with parameters: ``sampling`` or ``sampling:temperature=0.8,top_p=0.9``.
+            In lists, ``;`` does as well as ``,``.
         settings: parameters as strings; they go before those in ``spec``.
 
     Raises:
@@ -175,9 +215,7 @@ def named(spec: str, settings: Mapping[str, str] | None = None) -> Choice:
         'contrastive-search(penalty_alpha=0.6, top_k=5)'
     """
     given, _, inline = spec.partition(":")
-    name = given.strip().lower().replace("_", "-")
-    if name not in STRATEGIES:
-        raise OptionError(f"unknown strategy {given.strip()!r}{nearest(name, STRATEGIES)}")
+    name = _name(given)
     texts = _inline(spec, inline) | dict(settings or {})
     kinds = _parameter_types(STRATEGIES[name])
     values = {}
@@ -192,6 +230,22 @@ def named(spec: str, settings: Mapping[str, str] | None = None) -> Choice:
         if field.name not in values and field.default is dataclasses.MISSING:
             raise OptionError(f"{name} needs {field.name}: for instance {name}:{field.name}={EXAMPLES[field.name]}")
     return Choice(name, how(**values))
+
+
+def parameters_of(spec: str) -> list[str]:
+    """The names of the parameters that a strategy takes.
+
+    Raises:
+        OptionError: an unknown strategy.
+    """
+    return list(_parameter_types(STRATEGIES[_name(spec.partition(":")[0])]))
+
+
+def _name(given: str) -> str:
+    name = given.strip().lower().replace("_", "-")
+    if name not in STRATEGIES:
+        raise OptionError(f"unknown strategy {given.strip()!r}{nearest(name, STRATEGIES)}")
+    return name
 
 
 def _inline(spec: str, inline: str) -> dict[str, str]:
@@ -241,7 +295,7 @@ def _parsed(name: str, text: str, hint: Any) -> Any:
             if kind in (int, float):
                 return kind(text)
             if kind is Sequence:
-                return tuple(_number(each) for each in text.split(","))
+                return tuple(_number(each) for each in text.replace(";", ",").split(","))
         except ValueError:
             continue
         if kind is str:

@@ -92,7 +92,7 @@ def results_of(
         "model": model,
         "dtype": model.get("dtype"),
         "versions": versions(),
-        "kernel_backend": choose("auto"),
+        "kernel_backend": choose("auto", model.get("device", "cpu")),
         "limit": limit,
         "seed": seed,
         "counts": {

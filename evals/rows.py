@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any, TypeVar
 from decoding.errors import InputError
 from decoding.loading import one_line, quiet
 
-__all__ = ["SUFFIXES", "Row", "documents", "read_rows", "rows_of"]
+__all__ = ["SUFFIXES", "Row", "documents", "read_lines", "read_rows", "rows_of"]
 
 Document = TypeVar("Document")
 
@@ -117,7 +119,7 @@ def rows_of(source: str, configuration: str | None = None) -> list[Row]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a CSV file with a header, a JSON list of objects, or JSON lines.
+    """The rows of a CSV file with a header, a JSON list of objects, or JSON lines; gzipped or not.
 
     Bytes that are no UTF-8 stay with the row they are in, and :meth:`Row.text` names them.
 
@@ -126,7 +128,9 @@ def read_rows(path: Path) -> list[Row]:
     """
     try:
         content = path.read_bytes()
-    except OSError as error:
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({one_line(error)})") from error
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in content[:1024]:
         raise InputError(f"{path}: is UTF-16, or no text at all; accepted is UTF-8")
@@ -137,6 +141,21 @@ def read_rows(path: Path) -> list[Row]:
     if not rows:
         raise InputError(f"{path}: holds no rows; accepted are CSV with a header, a JSON list of objects, JSON lines")
     return rows
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file, empty ones in between included.
+
+    Raises:
+        InputError: it cannot be read, or holds no text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)})") from error
+    if not any(line.strip() for line in lines):
+        raise InputError(f"{path}: holds no text")
+    return lines[:-1] if lines[-1] == "" else lines
 
 
 def documents(

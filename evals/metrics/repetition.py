@@ -1,18 +1,14 @@
-"""Repetition (rep-n) and diversity of generated text, as the papers on contrastive search report them."""
+"""Repetition (rep-n), diversity and distinct-n of generated text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 
-__all__ = ["UNITS", "Units", "diversity", "repetition"]
+from decoding.errors import OptionError
+from decoding.evals.metrics.units import Units, splitter
 
-# What an n-gram is made of: the papers split at whitespace; texts in scripts without spaces need characters.
-UNITS: dict[str, Callable[[str], Sequence[str]]] = {
-    "whitespace": str.split,
-    "characters": lambda text: "".join(text.split()),
-}
-Units = str | Callable[[str], Sequence[str]]
+__all__ = ["counted", "distinct", "diversity", "pooled", "repetition"]
 
 
 def repetition(texts: Iterable[str], n: int, units: Units = "whitespace", *, paper_exact: bool = True) -> float:
@@ -23,7 +19,7 @@ def repetition(texts: Iterable[str], n: int, units: Units = "whitespace", *, pap
     Args:
         texts: continuations, without their prompts.
         n: length of the n-grams, at least 1.
-        units: "whitespace", "characters", or a function from a text to its units.
+        units: what an n-gram is made of (:func:`decoding.evals.metrics.units.splitter`).
         paper_exact: the figure that Su et al. (NeurIPS 2022) publish: their code leaves out the last n-gram of a text
             and rounds to 2 decimals. False counts every n-gram and does not round.
 
@@ -31,17 +27,26 @@ def repetition(texts: Iterable[str], n: int, units: Units = "whitespace", *, pap
         Percent, 0 (nothing repeats) to 100. Texts too short for an n-gram count for nothing; 0 where all are.
 
     Raises:
-        ValueError: n below 1, or units of another name.
+        OptionError: n below 1, or units of another name.
     """
-    if n < 1:
-        raise ValueError(f"n={n}: accepted are whole numbers from 1")
-    split = _splitter(units)
-    unique = total = 0
-    for text in texts:
-        words = split(text)
-        grams = [tuple(words[i : i + n]) for i in range(len(words) - n + (0 if paper_exact else 1))]
-        unique += len(set(grams))
-        total += len(grams)
+    split = splitter(units)
+    return pooled([counted(split(text), n, paper_exact=paper_exact) for text in texts], paper_exact=paper_exact)
+
+
+def counted(words: Sequence[str], n: int, *, paper_exact: bool = True) -> tuple[int, int]:
+    """Unique and total n-grams of a text that is split into its units.
+
+    Raises:
+        OptionError: n below 1.
+    """
+    _check(n)
+    grams = _grams(words, n)[: -1 if paper_exact else None]
+    return len(set(grams)), len(grams)
+
+
+def pooled(counts: Iterable[Sequence[int]], *, paper_exact: bool = True) -> float:
+    """rep-n of several texts from what :func:`counted` says of each."""
+    unique, total = map(sum, zip((0, 0), *counts, strict=True))
     percent = 100 * (1 - unique / total) if total else 0.0
     return round(percent, 2) if paper_exact else percent
 
@@ -62,9 +67,33 @@ def diversity(texts: Iterable[str], units: Units = "whitespace", *, paper_exact:
     return 100 * prod(1 - repetition(texts, n, units, paper_exact=paper_exact) / 100 for n in (2, 3, 4))
 
 
-def _splitter(units: Units) -> Callable[[str], Sequence[str]]:
-    if callable(units):
-        return units
-    if units not in UNITS:
-        raise ValueError(f"units={units!r}: accepted are {', '.join(UNITS)}, or a function")
-    return UNITS[units]
+def distinct(texts: Iterable[str], n: int, units: Units = "whitespace") -> float:
+    """distinct-n: distinct n-grams of all texts together over all their n-grams (Li et al., NAACL 2016).
+
+    Unlike :func:`repetition` it counts a phrase that two texts share, and it falls as texts are added: compare sets of
+    the same size only. The paper divides by the number of words instead of n-grams.
+
+    Args:
+        texts: continuations, without their prompts.
+        n: length of the n-grams, at least 1.
+        units: as in :func:`repetition`.
+
+    Returns:
+        Percent, above 0 up to 100 (no n-gram occurs twice); 0 where there is none.
+
+    Raises:
+        OptionError: n below 1, or units of another name.
+    """
+    _check(n)
+    split = splitter(units)
+    grams = [gram for text in texts for gram in _grams(split(text), n)]
+    return 100 * len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _check(n: int) -> None:
+    if n < 1:
+        raise OptionError(f"n={n}: accepted are whole numbers from 1")
+
+
+def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]

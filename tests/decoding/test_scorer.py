@@ -93,7 +93,7 @@ def family(model: Any, adapter: str | None, expert: oracle.Reader, amateur: orac
 
 
 @pytest.mark.parametrize("max_branch_tokens", [512, 12], ids=["one pass", "many passes"])
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "mistral-sliding", "bloom", "llama with LoRA"])
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "mistral-sliding", "bloom", "llama with LoRA"])
 def test_strategies_scored_together_are_each_scored_by_itself(name: str, max_branch_tokens: int) -> None:
     lora = name.endswith("LoRA")
     model = with_adapter("llama") if lora else tiny_model(name)
@@ -211,7 +211,9 @@ def test_what_cannot_be_scored_is_refused() -> None:
 
 def test_weights_that_overflow_are_told() -> None:
     model = tiny_model("llama")
-    with torch.no_grad():
-        model.model.norm.weight.fill_(math.inf)
-    with pytest.raises(ModelError, match=r"the expert \(LlamaForCausalLM\) gave NaN logits"):
-        Scorer(model, PREFIX, [DoLa([1])]).score(ASKED)
+    with Scorer(model, PREFIX, [DoLa([1])]) as scorer:
+        scorer.score(ASKED)
+        with torch.no_grad():
+            model.model.layers[2].mlp.down_proj.weight.fill_(math.nan)
+        with pytest.raises(ModelError, match=r"the expert \(LlamaForCausalLM\) gave NaN logits"):
+            scorer.score(ASKED)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decoding.evals.metrics import diversity, repetition
+from decoding.evals.metrics.repetition import distinct
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data" / "open_ended"
 texts = st.lists(st.lists(st.sampled_from("abcd"), max_size=12).map(" ".join), max_size=5)
@@ -48,10 +49,19 @@ def test_units_other_than_words():
     assert repetition(["a-a-a"], 2, lambda text: text.split("-"), paper_exact=False) == 50
 
 
+def test_distinct_counts_a_phrase_that_two_texts_share():
+    # bigrams ab bc, ab bd: 3 distinct of 4; unigrams a b c, a b d: 4 of 6
+    assert distinct(["a b c", "a b d"], 2) == 75
+    assert distinct(["a b c", "a b d"], 1) == pytest.approx(100 * 4 / 6)
+    assert distinct(["a"], 2) == 0
+
+
 @pytest.mark.parametrize(("n", "units"), [(0, "whitespace"), (2, "syllables")])
 def test_what_is_not_accepted(n, units):
     with pytest.raises(ValueError, match="accepted are"):
         repetition(["a b c"], n, units)
+    with pytest.raises(ValueError, match="accepted are"):
+        distinct(["a b c"], n, units)
 
 
 @given(texts, st.booleans())

@@ -1,0 +1,112 @@
+"""MAUVE: how close the distribution of generated texts is to that of human ones, under any local model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from decoding.errors import InputError
+from decoding.evals.metrics.likelihood import TOKENS_AT_ONCE, padded_batches
+from decoding.loading import quiet
+
+__all__ = ["Mauve", "features", "mauve"]
+
+MAX_LENGTH = 200  # tokens of a text that Su et al. look at
+
+
+@dataclass(frozen=True)
+class Mauve:
+    """MAUVE and what it rests on.
+
+    Attributes:
+        score: 0 to 100 (the same distribution).
+        buckets: clusters that the features were quantised to: a tenth of the texts.
+        texts: how many of each kind were compared; below some thousands the score is biased and varies with the seed
+            (its authors advise 5000).
+    """
+
+    score: float
+    buckets: int
+    texts: tuple[int, int]
+
+
+def mauve(
+    texts: Sequence[str],
+    references: Sequence[str],
+    model: Any,
+    tokenizer: Any,
+    *,
+    max_length: int = MAX_LENGTH,
+    same_length: bool = False,
+    seed: int = 25,
+    tokens_at_once: int = TOKENS_AT_ONCE,
+) -> Mauve:
+    """MAUVE (Pillutla et al., NeurIPS 2021) by mauve-text, on features of ``model``.
+
+    The published figures rest on gpt2-large; scores under different models or numbers of texts do not compare.
+
+    Args:
+        texts: generated.
+        references: written by people.
+        model: a local model that gives hidden states; a text's feature is the last layer's at its last token.
+        tokenizer: its tokenizer.
+        max_length: cut texts to so many tokens.
+        same_length: cut text and reference i to the shorter of the two, as Su et al. do, since MAUVE tells lengths
+            apart; pairs of which one is empty are left out.
+        seed: of the clustering.
+        tokens_at_once: of a forward pass.
+
+    Raises:
+        InputError: fewer than two texts of a kind, or ``same_length`` with lists of different lengths.
+    """
+    generated, human = _tokenised(texts, tokenizer, max_length), _tokenised(references, tokenizer, max_length)
+    if same_length:
+        if len(generated) != len(human):
+            raise InputError(f"{len(texts)} texts and {len(references)} references: same_length cuts them in pairs")
+        shorter = [min(len(a), len(b)) for a, b in zip(generated, human, strict=True)]
+        generated = [each[:length] for each, length in zip(generated, shorter, strict=True)]
+        human = [each[:length] for each, length in zip(human, shorter, strict=True)]
+    generated, human = [each for each in generated if each], [each for each in human if each]
+    if min(len(generated), len(human)) < 2:
+        raise InputError(
+            f"{len(generated)} texts and {len(human)} references that are not empty: MAUVE needs at least 2 of each"
+        )
+    with quiet():
+        from mauve import compute_mauve  # an optional package, whose import takes seconds
+
+        found = compute_mauve(
+            p_features=features(human, model, tokens_at_once=tokens_at_once),
+            q_features=features(generated, model, tokens_at_once=tokens_at_once),
+            seed=seed,
+            verbose=False,
+        )
+    return Mauve(100 * float(found.mauve), int(found.num_buckets), (len(generated), len(human)))
+
+
+@torch.no_grad()
+def features(
+    sequences: Sequence[Sequence[int]], model: Any, *, tokens_at_once: int = TOKENS_AT_ONCE
+) -> NDArray[np.float32]:
+    """(texts, dim): the last layer's hidden state at each text's last token.
+
+    Args:
+        sequences: token ids, at least one each.
+        model: a model that gives hidden states.
+        tokens_at_once: of a forward pass.
+    """
+    found: dict[int, torch.Tensor] = {}
+    for batch, ids, mask in padded_batches(sequences, tokens_at_once, model.device):
+        states = model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[-1]
+        last = states[torch.arange(len(batch)), mask.sum(1) - 1].float().cpu()
+        found.update(zip(batch, last, strict=True))
+    return torch.stack([found[i] for i in range(len(sequences))]).numpy()
+
+
+def _tokenised(texts: Sequence[str], tokenizer: Any, max_length: int) -> list[list[int]]:
+    """Token ids of texts; those of an empty text are empty, whatever the tokenizer puts around it."""
+    return [list(tokenizer(text)["input_ids"])[:max_length] if text else [] for text in texts]

@@ -1,0 +1,192 @@
+"""How likely a causal model finds texts: coherence of continuations with their prefixes, and perplexity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decoding.errors import InputError, OptionError
+from decoding.fused_streams import context_of
+from decoding.scoring import tokens_of
+
+__all__ = ["Coherence", "Perplexity", "coherence", "padded_batches", "perplexity"]
+
+TOKENS_AT_ONCE = 4096  # of a forward pass, padding included
+NUMBERS_AT_ONCE = 2**27  # of its logits: half a gigabyte in float32
+
+
+@dataclass(frozen=True)
+class Coherence:
+    """How coherent continuations are with their prefixes.
+
+    Attributes:
+        mean: over the texts; at most 0, higher is more coherent; NaN where every text is empty.
+        texts: for each text the mean log-probability (natural) of its tokens behind its prefix; None where it is empty.
+    """
+
+    mean: float
+    texts: list[float | None]
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """How surprising texts are.
+
+    Attributes:
+        corpus: exp of the mean negative log-probability of all tokens together.
+        mean: of the texts' own perplexities, which one odd text can blow up (what Hugging Face's metric reports).
+        texts: each text's own; None where it has no token to score.
+        tokens: how many were scored.
+    """
+
+    corpus: float
+    mean: float
+    texts: list[float | None]
+    tokens: int
+
+
+def coherence(
+    prefixes: Sequence[str],
+    texts: Sequence[str],
+    model: Any,
+    tokenizer: Any,
+    *,
+    max_length: int | None = None,
+    tokens_at_once: int = TOKENS_AT_ONCE,
+) -> Coherence:
+    """Coherence: the mean token log-probability of each continuation given its prefix (Su et al. 2022, with OPT).
+
+    Sums are taken in float64 of float32 log-probabilities.
+
+    Args:
+        prefixes: what was given, one for each text.
+        texts: continuations, as they follow their prefixes.
+        model: a decoder-only transformers model that judges; not the one that wrote.
+        tokenizer: its tokenizer.
+        max_length: cut prefix and continuation together to so many tokens; None refuses what is past the context.
+        tokens_at_once: of a forward pass.
+
+    Raises:
+        InputError: prefixes and texts that do not match, an empty prefix, or a text past the model's context.
+    """
+    if len(prefixes) != len(texts):
+        raise InputError(f"{len(prefixes)} prefixes and {len(texts)} texts: each text needs its own")
+    sequences, starts, asked = [], [], []
+    for index, (prefix, text) in enumerate(zip(prefixes, texts, strict=True)):
+        if text and tokenizer(text, add_special_tokens=False)["input_ids"]:
+            before, (after,) = tokens_of(prefix, [text], tokenizer)
+            sequences.append(_cut([*before, *after], max_length, model, index))
+            starts.append(len(before))
+            asked.append(index)
+    found: list[float | None] = [None] * len(texts)
+    for index, sum_, count in zip(asked, *_sums(model, sequences, starts, tokens_at_once), strict=True):
+        found[index] = sum_ / count if count else None
+    return Coherence(_mean(found), found)
+
+
+def perplexity(
+    texts: Sequence[str],
+    model: Any,
+    tokenizer: Any,
+    *,
+    add_start_token: bool = True,
+    max_length: int | None = None,
+    tokens_at_once: int = TOKENS_AT_ONCE,
+) -> Perplexity:
+    """Perplexity of texts under a causal model.
+
+    Sums are taken in float64 of float32 log-probabilities.
+
+    Args:
+        texts: each read by itself.
+        model: a decoder-only transformers model.
+        tokenizer: its tokenizer.
+        add_start_token: put the tokenizer's BOS in front where it has one, so that a text's first token is scored too.
+        max_length: cut texts to so many tokens; None refuses what is past the context.
+        tokens_at_once: of a forward pass.
+
+    Raises:
+        InputError: no text, or one past the model's context.
+    """
+    if not texts:
+        raise InputError("no text: give at least one")
+    sequences = []
+    for index, text in enumerate(texts):
+        ids = list(tokenizer(text)["input_ids"])
+        bos = tokenizer.bos_token_id
+        if add_start_token and bos is not None and ids[:1] != [bos]:
+            ids.insert(0, bos)
+        sequences.append(_cut(ids, max_length, model, index))
+    sums, counts = _sums(model, sequences, [1] * len(sequences), tokens_at_once)
+    found = [math.exp(-sum_ / count) if count else None for sum_, count in zip(sums, counts, strict=True)]
+    tokens = sum(counts)
+    corpus = math.exp(-math.fsum(sums) / tokens) if tokens else math.nan
+    return Perplexity(corpus, _mean(found), found, tokens)
+
+
+def padded_batches(
+    sequences: Sequence[Sequence[int]], tokens_at_once: int, device: torch.device
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Token sequences in right-padded batches of similar lengths, longest first so that memory peaks at once.
+
+    Yields:
+        Which sequences they are; their ids (batch, length); their attention mask (batch, length).
+    """
+    if tokens_at_once < 1:
+        raise OptionError(f"tokens_at_once={tokens_at_once}: accepted are whole numbers from 1")
+    order = sorted((i for i, each in enumerate(sequences) if each), key=lambda i: -len(sequences[i]))
+    while order:
+        width = len(sequences[order[0]])
+        rows = max(1, tokens_at_once // width)
+        batch, order = order[:rows], order[rows:]
+        ids = torch.zeros(len(batch), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, index in enumerate(batch):
+            length = len(sequences[index])
+            ids[row, :length] = torch.tensor(sequences[index])
+            mask[row, :length] = 1
+        yield batch, ids.to(device), mask.to(device)
+
+
+@torch.no_grad()
+def _sums(
+    model: Any, sequences: Sequence[Sequence[int]], starts: Sequence[int], tokens_at_once: int
+) -> tuple[list[float], list[int]]:
+    """For each sequence the sum of the log-probabilities of its tokens from its start on, and how many they are."""
+    vocab = model.config.get_text_config(decoder=True).vocab_size
+    at_once = min(tokens_at_once, max(1, NUMBERS_AT_ONCE // vocab))
+    sums, counts = [0.0] * len(sequences), [0] * len(sequences)
+    for batch, ids, mask in padded_batches(sequences, at_once, model.device):
+        if ids.shape[1] < 2:
+            continue
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+        following = ids[:, 1:]
+        chosen = logits.gather(-1, following[..., None])[..., 0].float() - logits.float().logsumexp(-1)
+        first = torch.tensor([starts[i] for i in batch], device=ids.device)[:, None]
+        position = torch.arange(1, ids.shape[1], device=ids.device)
+        counted = mask[:, 1:].bool() & (position >= first)
+        row_sums = chosen.double().masked_fill(~counted, 0).sum(1).tolist()
+        for index, sum_, count in zip(batch, row_sums, counted.sum(1).tolist(), strict=True):
+            sums[index], counts[index] = sum_, count
+    return sums, counts
+
+
+def _cut(ids: list[int], max_length: int | None, model: Any, index: int) -> list[int]:
+    ids = ids[:max_length]
+    context = context_of(model)
+    if context is not None and len(ids) > context:
+        raise InputError(
+            f"text {index} has {len(ids)} tokens and the model's context {context}: give max_length={context} or less "
+            "to cut it"
+        )
+    return ids
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    numbers = [each for each in values if each is not None]
+    return math.fsum(numbers) / len(numbers) if numbers else math.nan

@@ -1,0 +1,196 @@
+"""How much texts have in common with references: BLEU, chrF, ROUGE; and with one another: self-BLEU."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from decoding.errors import InputError, OptionError
+from decoding.evals.metrics.units import Units, splitter
+
+__all__ = ["Overlap", "bleu", "chrf", "rouge", "self_bleu"]
+
+References = Sequence[str] | Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """A corpus figure of sacrebleu.
+
+    Attributes:
+        score: 0 to 100.
+        signature: sacrebleu's, which says what was computed; report it with the score.
+    """
+
+    score: float
+    signature: str
+
+
+def bleu(texts: Sequence[str], references: References, *, tokenize: str = "13a", lowercase: bool = False) -> Overlap:
+    """Corpus BLEU, as sacrebleu has it (Papineni et al. 2002; Post 2018).
+
+    Args:
+        texts: translations.
+        references: for each text its reference, or a sequence of them.
+        tokenize: sacrebleu's tokenizer: "13a"; "zh" for Chinese; "char" for Japanese, Thai and others without spaces;
+            "none" for texts that are tokenised already.
+        lowercase: ignore case.
+
+    Raises:
+        InputError: texts and references that do not match.
+        OptionError: another tokenizer.
+
+    Example:
+        >>> bleu(["the cat sat on the mat"], ["the cat sat on a mat"]).score > 40
+        True
+    """
+    from sacrebleu.metrics import BLEU
+
+    if tokenize not in BLEU.TOKENIZERS:
+        raise OptionError(f"tokenize={tokenize!r}: accepted are {', '.join(BLEU.TOKENIZERS)}")
+    return _corpus(BLEU(tokenize=tokenize, lowercase=lowercase), texts, references)
+
+
+def chrf(texts: Sequence[str], references: References, *, word_order: int = 0) -> Overlap:
+    """Corpus chrF, as sacrebleu has it (Popović 2015): F-score of character n-grams, for every script alike.
+
+    Args:
+        texts: translations.
+        references: for each text its reference, or a sequence of them.
+        word_order: 2 is chrF++, which counts words and their pairs as well.
+
+    Raises:
+        InputError: texts and references that do not match.
+    """
+    from sacrebleu.metrics import CHRF
+
+    return _corpus(CHRF(word_order=word_order), texts, references)
+
+
+def rouge(texts: Sequence[str], references: References, units: Units | None = None) -> dict[str, float]:
+    """ROUGE F-scores, as rouge_score has them (Lin 2004), averaged over the texts.
+
+    Args:
+        texts: summaries, sentences on lines of their own (which rougeLsum looks at).
+        references: for each text its reference, or a sequence of them, of which the best counts.
+        units: None for rouge_score's own words: English, stemmed; they drop every character outside a-z and 0-9, so
+            that a Russian or Chinese summary comes out empty. Name units for those
+            (:func:`decoding.evals.metrics.units.splitter`).
+
+    Returns:
+        rouge1, rouge2, rougeL and rougeLsum, each 0 to 100.
+
+    Raises:
+        InputError: texts and references that do not match.
+        OptionError: units of another name.
+    """
+    from rouge_score.rouge_scorer import RougeScorer
+
+    names = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
+    scorer = RougeScorer(names, use_stemmer=True, tokenizer=None if units is None else _Split(units))
+    scores = [scorer.score_multi(given, text) for text, given in zip(texts, _listed(texts, references), strict=True)]
+    return {name: 100 * sum(score[name].fmeasure for score in scores) / len(scores) for name in names}
+
+
+def self_bleu(texts: Sequence[str], units: Units = "whitespace", order: int = 4) -> float:
+    """self-BLEU: the mean BLEU of each text against all others (Zhu et al., SIGIR 2018); high is little variety.
+
+    As sacrebleu's sentence BLEU with floor smoothing (0.1 matches where there is none, as in the paper's code), n-grams
+    longer than the text left out. The references' counts are taken once, so that the cost grows with the texts and
+    not with their pairs. Figures depend on the number of texts: compare sets of the same size only.
+
+    Args:
+        texts: at least two.
+        units: what an n-gram is made of (:func:`decoding.evals.metrics.units.splitter`).
+        order: of the longest n-grams.
+
+    Returns:
+        0 to 100.
+
+    Raises:
+        InputError: fewer than two texts.
+        OptionError: units of another name, or order below 1.
+    """
+    if order < 1:
+        raise OptionError(f"order={order}: accepted are whole numbers from 1")
+    if len(texts) < 2:
+        raise InputError(f"self-BLEU compares texts with one another: {len(texts)} given, at least 2 are needed")
+    split = splitter(units)
+    words = [split(text) for text in texts]
+    counts = [[_counted(each, n) for n in range(1, order + 1)] for each in words]
+    most = [_most([each[n] for each in counts]) for n in range(order)]
+    lengths = Counter(map(len, words))
+    return sum(_bleu_against_others(i, counts[i], most, len(words[i]), lengths) for i in range(len(texts))) / len(texts)
+
+
+Gram = tuple[str, ...]
+
+
+def _bleu_against_others(
+    index: int,
+    counts: list[Counter[Gram]],
+    most: list[dict[Gram, tuple[int, int, int]]],
+    length: int,
+    lengths: Counter[int],
+) -> float:
+    logs, matched = [], 0
+    for own, tops in zip(counts, most, strict=True):
+        total = own.total()
+        if not total:
+            break
+        matches = 0
+        for gram, count in own.items():
+            highest, holder, second = tops[gram]
+            matches += min(count, second if holder == index else highest)
+        matched += matches
+        logs.append(math.log((matches or 0.1) / total))
+    if not matched:
+        return 0.0
+    others = [each for each, texts in lengths.items() if texts > (each == length)]
+    closest = min(others, key=lambda each: (abs(each - length), each))
+    return 100 * math.exp(min(0.0, 1 - closest / length) + sum(logs) / len(logs))
+
+
+def _most(counts: list[Counter[Gram]]) -> dict[Gram, tuple[int, int, int]]:
+    """For each n-gram its highest count in one text, which text that is, and the highest count in the others."""
+    most: dict[Gram, tuple[int, int, int]] = {}
+    for index, each in enumerate(counts):
+        for gram, count in each.items():
+            highest, holder, second = most.get(gram, (0, -1, 0))
+            most[gram] = (count, index, highest) if count > highest else (highest, holder, max(second, count))
+    return most
+
+
+def _counted(words: Sequence[str], n: int) -> Counter[Gram]:
+    return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+
+
+def _corpus(metric: Any, texts: Sequence[str], references: References) -> Overlap:
+    listed = _listed(texts, references)
+    # sacrebleu wants the first references of all texts, then the second ones; None where a text has fewer.
+    streams = [[each[i] if i < len(each) else None for each in listed] for i in range(max(map(len, listed)))]
+    score = metric.corpus_score(list(texts), streams).score
+    return Overlap(float(score), str(metric.get_signature()))
+
+
+def _listed(texts: Sequence[str], references: References) -> list[list[str]]:
+    """The references of each text as a list."""
+    if len(texts) != len(references):
+        raise InputError(f"{len(texts)} texts and {len(references)} references: each text needs its own")
+    listed = [[each] if isinstance(each, str) else list(each) for each in references]
+    if not listed or not all(listed):
+        raise InputError("no reference: each text needs at least one")
+    return listed
+
+
+class _Split:
+    """Units in the shape of rouge_score's tokenizers."""
+
+    def __init__(self, units: Units) -> None:
+        self.split = splitter(units)
+
+    def tokenize(self, text: str) -> list[str]:
+        return list(self.split(text))

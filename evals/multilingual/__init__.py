@@ -1,0 +1,1 @@
+"""Generation in many languages: open-ended text, translation, summaries, code."""

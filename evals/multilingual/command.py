@@ -1,0 +1,287 @@
+"""``decoding eval multilingual``: strategies side by side on generation tasks, language by language."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from decoding.cli_options import Device, Dtype, Json, Model, as_json, console, writable, write_files
+from decoding.errors import OptionError, nearest
+from decoding.evals.cli_eval import Limit, Output, Seed, SkipBad, prepared
+from decoding.evals.configurations import configured, fingerprint
+from decoding.evals.multilingual import data as data_
+from decoding.evals.multilingual.languages import LANGUAGES, Language, language
+from decoding.evals.multilingual.report import Section, html_report, overview, plot, show_table
+from decoding.evals.multilingual.tasks import TASKS, Code, GenerationTask, OpenEnded, Summarization, Translation
+from decoding.evals.multilingual.writing import Writer
+from decoding.evals.runner import run
+from decoding.evals.samples import SampleFile
+from decoding.evals.sandbox import Limits, isolation
+from decoding.loading import load
+
+__all__ = ["multilingual_command"]
+
+DEFAULT_STRATEGIES = ("greedy", "beam", "top-k", "nucleus", "typical", "contrastive-search")
+
+
+@dataclass(frozen=True)
+class _Defaults:
+    """What the paper takes for a task; contrastive search's k for open-ended text is the language's."""
+
+    max_new_tokens: int
+    shots: int
+    penalty_alpha: float
+    top_k: int | None
+    stop: tuple[str, ...] = ()
+
+
+# IWSLT14: k 3, α 0.4, 128 tokens. HumanEval: k 3, α 0.4, and what ends a function at the top level of a file.
+# XSum: k 5, α 0.6. The lengths of summaries and programs are ours.
+DEFAULTS = {
+    "open-ended": _Defaults(64, 0, 0.6, None),
+    "translation": _Defaults(128, 1, 0.4, 3, ("\n",)),
+    "summarization": _Defaults(64, 1, 0.6, 5, ("\n",)),
+    "code": _Defaults(256, 0, 0.4, 3, ("\ndef ", "\nclass ", "\nif ", "\nprint", "\n#", "\nassert ", "\n@", "\n```")),
+}
+PYTHON = Language("python", "python", "Python", "Python", 3)  # the code task's, so that all tasks have one
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What the command line says of every language's task."""
+
+    task: str
+    target: str
+    prefix_length: int | None
+    max_new_tokens: int
+    shots: int
+    examples: Path | None
+    units: str | None
+    judge: tuple[str, Any, Any] | None
+    samples: int
+    k: Sequence[int]
+    limits: Limits
+    weak: bool
+    batch_size: int
+    skip_bad: bool
+
+
+def multilingual_command(
+    data: Annotated[
+        str,
+        typer.Option(metavar="PATH", help="A folder with a file a language (de.jsonl), de=FILE,fr=FILE, or one file."),
+    ],
+    task: Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(TASKS)}.")] = "open-ended",
+    languages: Annotated[
+        str | None, typer.Option(metavar="CODE,...", help=f"Of {' '.join(LANGUAGES)}; by default all that have data.")
+    ] = None,
+    model: Model = "expert",
+    models: Annotated[
+        str | None,
+        typer.Option(metavar="CODE=NAME,...", help="A model for each of these languages; --model does the others."),
+    ] = None,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME:PARAMETER=VALUE,...",
+            help=f"Repeatable; by default {', '.join(DEFAULT_STRATEGIES)}, the last with the paper's k and α.",
+        ),
+    ] = None,
+    target: Annotated[str, typer.Option(metavar="CODE", help="Language to translate into.")] = "en",
+    prefix_length: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Tokens of a text to read; by default the data's prefix, or else 16."),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="By default 64, for translations 128, for code 256.")
+    ] = None,
+    shots: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Examples in the prompt; by default 1, or all of --examples.")
+    ] = None,
+    examples: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Examples for the prompt; by default the first of the data, then left out."),
+    ] = None,
+    units: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What repetition counts: whitespace, characters, a tokenizer; by default as the language needs.",
+        ),
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A model that says how coherent the texts are.")
+    ] = None,
+    allow_code_execution: Annotated[
+        bool, typer.Option("--allow-code-execution", help="Run the programs that the model writes, in a sandbox.")
+    ] = False,
+    weak_isolation: Annotated[
+        bool, typer.Option("--weak-isolation", help="Run them also where the kernel cannot isolate them.")
+    ] = False,
+    samples: Annotated[int, typer.Option(min=1, metavar="N", help="Programs a problem, of strategies that draw.")] = 1,
+    k: Annotated[str, typer.Option("--k", metavar="N,...", help="Of pass@k.")] = "1",
+    timeout: Annotated[float, typer.Option(min=0.1, metavar="S", help="Seconds that a program has.")] = 5.0,
+    batch_size: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Prompts read together where nothing is drawn.")
+    ] = 8,
+    limit: Limit = None,
+    seed: Seed = 0,
+    skip_bad: SkipBad = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write an HTML file with samples side by side.")
+    ] = None,
+    json: Json = False,
+    output: Output = None,
+) -> None:
+    """Generate in many languages with several strategies: continuations, translations, summaries, programs.
+
+    Example: decoding eval multilingual --data wit/ --languages de,ar --output results --report report.html
+    """
+    if task not in TASKS:
+        raise OptionError(f"--task {task!r}{nearest(task, TASKS)}")
+    if task == "code" and not allow_code_execution:
+        raise OptionError("--task code runs what a model writes: say --allow-code-execution (docs/multilingual.md)")
+    if report is not None:
+        writable(report.parent)
+    codes = None if languages is None else [code.strip() for code in languages.split(",")]
+    if task == "code":
+        found = {PYTHON.code: data_.Source(Path(data))}
+    else:
+        found = data_.sources(data, codes, language(target).code if task == "translation" else None)
+    by_language = _models(model, models, found)
+    means = isolation(weak=weak_isolation) if task == "code" else None
+    options = _Options(
+        task=task,
+        target=target,
+        prefix_length=prefix_length,
+        max_new_tokens=max_new_tokens or DEFAULTS[task].max_new_tokens,
+        shots=DEFAULTS[task].shots if shots is None else shots,
+        examples=examples,
+        units=units,
+        judge=None if judge is None else (judge, *load(judge, device, dtype)),
+        samples=samples,
+        k=_numbers(k),
+        limits=Limits(seconds=timeout),
+        weak=weak_isolation,
+        batch_size=batch_size,
+        skip_bad=skip_bad,
+    )
+    extra = {"isolation": vars(means)} if means is not None else {}
+    sections = []
+    with _folder(output) as folder:
+        for code, source in found.items():
+            spoken = PYTHON if task == "code" else language(code)
+            specs = [_with_defaults(spec, task, spoken) for spec in strategy or DEFAULT_STRATEGIES]
+            ready = prepared(by_language[code], specs, device, dtype, folder)
+            made = _task(options, source, spoken, ready.model, ready.tokenizer)
+            about = {**made.settings, "language": code}
+            configurations = configured(ready.choices, ready.model, ready.tokenizer, ready.name, task=about, seed=seed)
+            results = run(made, configurations, output=folder, limit=limit, seed=seed, skip_bad=skip_bad, extra=extra)
+            if results is not None:
+                with SampleFile(folder, made.name) as kept:
+                    sections.append(Section(spoken, results, list(kept.known.values())))
+    if len(sections) < len(found):
+        return  # other ranks work on: run again without them for the whole
+    shown = overview(task, sections)
+    write_files(output, {f"multilingual_{task}.json": as_json(shown, indent=2) + "\n"})
+    drawing = plot(task, sections)
+    if drawing is not None:
+        write_files(output, {f"multilingual_{task}.svg": drawing})
+    if report is not None:
+        write_files(report.parent, {report.name: html_report(task, sections, drawing)})
+    if json:
+        print(as_json(shown, indent=2))
+        return
+    show_table(console(), task, sections)
+
+
+def _task(options: _Options, source: data_.Source, spoken: Language, model: Any, tokenizer: Any) -> GenerationTask:
+    """The task of one language."""
+    writer = Writer(model, tokenizer, options.max_new_tokens, DEFAULTS[options.task].stop)
+    name = options.task if spoken is PYTHON else f"{options.task}-{spoken.code}"
+    more: dict[str, Any] = {"batch_size": options.batch_size}
+    if options.task == "code":
+        problems, bad = data_.problems(source.file, options.skip_bad)
+        return Code(
+            name, writer, problems, {}, bad, samples=options.samples, k=options.k, limits=options.limits,
+            weak=options.weak, **more,
+        )  # fmt: skip
+    if options.task == "open-ended":
+        passages, bad = data_.passages(source, options.skip_bad)
+        plain = not any(each.reference for each in passages)
+        length = options.prefix_length or (16 if plain else None)
+        units = options.units or spoken.units
+        settings: dict[str, Any] = {"prefix_length": length, "units": units}
+        if options.judge is not None:
+            settings["judge"] = {"name": options.judge[0], "fingerprint": fingerprint(options.judge[1])}
+        judge = None if options.judge is None else options.judge[1:]
+        return OpenEnded(name, writer, passages, settings, bad, prefix_length=length, units=units, judge=judge, **more)
+    if options.task == "translation":
+        wanted = language(options.target)
+        rows, bad = data_.translations(source, spoken.code, wanted.code, options.skip_bad)
+        examples = options.examples and data_.translations(data_.Source(options.examples), spoken.code, wanted.code)[0]
+        shown, rest = _examples(rows, examples, options)
+        settings = {"from": spoken.code, "to": wanted.code, "tokenize": wanted.bleu}
+        return Translation(name, writer, rest, settings, bad, examples=shown, languages=(spoken, wanted), **more)
+    rows, bad = data_.articles(source.file, options.skip_bad)
+    shown, rest = _examples(rows, options.examples and data_.articles(options.examples)[0], options)
+    rouge_units = options.units or (None if spoken.code == "en" else spoken.units)
+    return Summarization(name, writer, rest, {"units": rouge_units}, bad, examples=shown, units=rouge_units, **more)
+
+
+def _examples(
+    rows: list[data_.Passage], given: list[data_.Passage] | None, options: _Options
+) -> tuple[list[data_.Passage], list[data_.Passage]]:
+    """The examples of the prompt, and the documents: the data's first rows are one or the other."""
+    if given:
+        return given, rows
+    if options.shots >= len(rows):
+        raise OptionError(f"--shots {options.shots}: the data have {len(rows)} rows, of which none would be left")
+    return rows[: options.shots], rows[options.shots :]
+
+
+def _with_defaults(spec: str, task: str, spoken: Language) -> str:
+    """Contrastive search with the paper's k and α, unless the command line says others."""
+    name, _, inline = spec.partition(":")
+    if name.strip().lower().replace("_", "-") != "contrastive-search":
+        return spec
+    top_k = DEFAULTS[task].top_k or spoken.top_k
+    return ",".join(filter(None, [f"{name}:penalty_alpha={DEFAULTS[task].penalty_alpha},top_k={top_k}", inline]))
+
+
+def _models(model: str, models: str | None, languages: Mapping[str, Any]) -> dict[str, str]:
+    """Which model each language has."""
+    by_language = dict.fromkeys(languages, model)
+    for pair in (models or "").split(",") if models else ():
+        code, equals, name = pair.partition("=")
+        if not equals or not name.strip():
+            raise OptionError(f"--models {pair!r}: accepted is CODE=NAME,CODE=NAME")
+        if code.strip() not in by_language:
+            raise OptionError(f"--models {code.strip()}: is no language of the data{nearest(code, by_language)}")
+        by_language[code.strip()] = name.strip()
+    return by_language
+
+
+def _numbers(given: str) -> list[int]:
+    try:
+        return [int(each) for each in given.split(",")]
+    except ValueError:
+        raise OptionError(f"--k {given!r}: accepted are whole numbers with commas between") from None
+
+
+@contextlib.contextmanager
+def _folder(output: Path | None) -> Iterator[Path]:
+    """Where samples are kept: for good, or until the report has been written."""
+    if output is not None:
+        yield output
+        return
+    with tempfile.TemporaryDirectory(prefix="multilingual-") as folder:
+        yield Path(folder)

@@ -1,0 +1,199 @@
+"""Programs that attack: each ends as a failure in its time and leaves nothing behind, under either line of defence."""
+
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from decoding.errors import OptionError
+from decoding.evals.sandbox import Isolation, Limits, isolation, programs, run_program
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the sandbox needs Linux")
+
+BRIEF = Limits(seconds=1)
+LINES = {"both": {}, "kernel": {"hooks": False}, "hooks": {"kernel": False}}
+
+
+@pytest.fixture(scope="module")
+def means():
+    try:
+        return isolation()
+    except OptionError as error:
+        pytest.skip(f"this kernel cannot isolate programs: {error}")
+
+
+@pytest.fixture(params=LINES)
+def line(request, means):
+    return LINES[request.param]
+
+
+def reason(program, line, limits=BRIEF):
+    began = time.monotonic()
+    outcome = run_program(program, limits, **line)
+    assert time.monotonic() - began < limits.seconds + 3  # a slow machine may take a while to start and to kill
+    assert outcome.passed == (outcome.reason == "passed")
+    return outcome.reason
+
+
+def test_a_program_that_reaches_its_end_passes(line):
+    assert reason("import collections\nassert sum([1, 2]) == 3", line) == "passed"
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        ("assert 1 == 2, 'not equal'", "AssertionError: not equal"),
+        ("def broken(:", "SyntaxError"),
+        ("raise SystemExit(0)", "SystemExit: 0"),
+        ("import os; os._exit(0)", "ended before its last line (exit code 0)"),
+        ("import os; os.abort()", "killed by SIGABRT"),
+        ("input()", "EOFError"),
+        ("def f(): f()\nf()", "RecursionError"),
+        ("import os; os._exit = os.write = print\nassert False", "AssertionError"),
+    ],
+)
+def test_one_that_does_not_fails_and_says_why(program, expected, means):
+    assert reason(program, {}).startswith(expected)
+
+
+def test_reading_is_fine(line):
+    assert reason(f"assert open({__file__!r}).read()", line) == "passed"
+
+
+def test_writing_in_its_folder_is_fine_and_goes_with_it(line):
+    program = (
+        "open('a', 'w').write('b')\nassert open('a').read() == 'b'\nimport os\nos.mkdir('d')\nos.rename('a', 'd/a')"
+    )
+    assert reason(program, line) == "passed"
+
+
+def test_a_loop_ends_with_its_time(line):
+    assert reason("while True: pass", line) == "timed out after 1 s"
+
+
+def test_so_does_sleep_and_output_without_end(means):
+    assert reason("import time\ntime.sleep(60)", {}) == "timed out after 1 s"
+    assert reason("while True: print('a' * 10000)", {}) == "timed out after 1 s"
+
+
+def test_memory_without_end(line):
+    assert "MemoryError" in reason("kept = []\nwhile True: kept.append('a' * 10**7)", line, Limits(seconds=5))
+
+
+def test_a_file_without_end(line):
+    assert reason("file = open('a', 'wb')\nwhile True: file.write(b'a' * 10**6)", line) == "killed by SIGXFSZ"
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    ["open({0!r}, 'w')", "open({0!r}, 'a')", "import os; os.open({0!r}, os.O_CREAT)", "import os; os.mkdir({0!r})",
+     "import os; os.symlink('/', 'root'); open('root' + {0!r}, 'w')", "import pathlib; pathlib.Path({0!r}).touch()"],
+)  # fmt: skip
+def test_writing_outside_its_folder(attempt, line, tmp_path):
+    tmp_path.chmod(0o777)  # the sandbox's user must not be what stops it
+    target = tmp_path / "file"
+    assert "PermissionError" in reason(attempt.format(str(target)), line)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("attempt", ["os.remove({0!r})", "os.rename({0!r}, 'mine')", "os.truncate({0!r}, 0)"])
+def test_changing_files_outside_its_folder(attempt, line, tmp_path):
+    tmp_path.chmod(0o777)
+    target = tmp_path / "file"
+    target.write_text("kept")
+    target.chmod(0o666)
+    assert "Error" in reason("import os\n" + attempt.format(str(target)), line)
+    assert target.read_text() == "kept"
+
+
+def test_sockets(line):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.1)
+        program = f"import socket\nsocket.create_connection(('127.0.0.1', {server.getsockname()[1]}), timeout=0.5)"
+        assert "Error" in reason(program, line)
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def test_there_is_no_network_for_datagrams_either(means):
+    if not means.namespaces:
+        pytest.skip("this kernel allows no network namespace")
+    program = "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'a', ('127.0.0.1', 9))"
+    assert "Network is unreachable" in reason(program, LINES["kernel"])
+
+
+def test_a_fork_bomb(line):
+    assert reason("import os\nwhile True: os.fork()", line).startswith(
+        ("PermissionError", "BlockingIOError", "timed out")
+    )
+
+
+def test_starting_other_programs(means):
+    assert "PermissionError" in reason("import subprocess\nsubprocess.run(['true'])", LINES["hooks"])
+    assert "PermissionError" in reason("import ctypes\nctypes.CDLL(None)", LINES["hooks"])
+
+
+@pytest.mark.parametrize("kernel", [True, False], ids=["namespaces", "subreaper"])
+def test_children_that_lose_their_parent_end_too(kernel, means):
+    name = f"d{os.getpid()}-{int(kernel)}"
+    program = f"""
+import ctypes, os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        ctypes.CDLL(None).prctl(15, {name.encode()!r}, 0, 0, 0)
+        time.sleep(60)
+    os._exit(0)
+time.sleep(0.3)
+"""
+    # Nobody's processes may be more than ours; the limit of them is another test's.
+    assert reason(program, {"kernel": kernel, "hooks": False}, Limits(seconds=2, processes=1000)) == "passed"
+    running = [path.read_text().strip() for path in Path("/proc").glob("[0-9]*/comm") if path.exists()]
+    assert name not in running
+
+
+def test_a_child_does_not_pass_for_its_parent(means):
+    program = "import os\nif os.fork(): os._exit(0)"
+    found = reason(program, LINES["kernel"], Limits(seconds=1, processes=1000))
+    assert found == "ended before its last line (exit code 0)"
+
+
+def test_signals_to_the_evaluation(line):
+    assert "Error" in reason(f"import os\nos.kill({os.getpid()}, 9)", line)
+
+
+def test_the_environment_and_standard_input_are_empty(means, monkeypatch):
+    monkeypatch.setenv("SECRET", "word")
+    assert reason("import os, sys\nassert 'SECRET' not in os.environ\nassert sys.stdin.read() == ''", {}) == "passed"
+
+
+def test_an_answer_on_the_supervisors_pipe_is_not_believed(means):
+    forged = """
+import os
+for fd in range(3, 32):
+    try: os.write(fd, b'passed\\n' * 9)
+    except OSError: pass
+assert False
+"""
+    assert reason(forged, {}) == "AssertionError"
+
+
+def test_where_the_kernel_cannot_isolate_only_weak_isolation_runs(monkeypatch):
+    assert Isolation(landlock=1, namespaces=True, other_user=False).missing == []
+    assert Isolation(landlock=4, namespaces=False, other_user=False).missing == []
+    assert len(Isolation(landlock=0, namespaces=False, other_user=False).missing) == 2
+    said = b'\nword isolation {"landlock": 0, "namespaces": true, "other_user": false}\n\nword refused \n'
+    monkeypatch.setattr(programs, "_supervised", lambda *_: said)
+    monkeypatch.setattr(programs.secrets, "token_hex", lambda _: "word")
+    with pytest.raises(OptionError, match=r"writing outside its folder \(Landlock.*; accepted are .*--weak-isolation"):
+        run_program("")
+
+
+def test_a_supervisor_that_says_nothing_is_a_failure(monkeypatch):
+    monkeypatch.setattr(programs, "INSIDE", Path("/absent.py"))
+    assert run_program("", BRIEF).reason == "could not be started (its supervisor said nothing)"
+    with pytest.raises(OptionError, match="cannot be run here"):
+        isolation()
