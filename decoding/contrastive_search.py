@@ -127,7 +127,9 @@ class ContrastiveSearchSession(Session):
         return logits, probabilities, candidates, hidden
 
     def advance(self, tokens: Tensor) -> None:
-        """Keep the branch of each row's token; the first where it is no candidate (the pad of a finished row)."""
+        """Keep the branch that :meth:`greedy` chose, or else that of each row's token; the first where it is no
+        candidate (the pad of a finished row).
+        """
         assert self.candidates is not None, "advance() before scores()"
         branch = argmax_first(self.candidates == tokens[:, None]) if self.branch is None else self.branch
         self._take(self.stream.commit(branch))

@@ -74,4 +74,5 @@ def _builds_c() -> bool:
 
 
 def interpreted() -> bool:
+    """Whether Triton runs kernels in its interpreter, on whatever device."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "y", "yes")

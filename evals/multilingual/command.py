@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,6 +49,7 @@ DEFAULTS = {
     "summarization": _Defaults(64, 1, 0.6, 5, ("\n",)),
     "code": _Defaults(256, 0, 0.4, 3, ("\ndef ", "\nclass ", "\nif ", "\nprint", "\n#", "\nassert ", "\n@", "\n```")),
 }
+PREFIX_LENGTH = 16  # the paper's, of texts that the data do not split
 PYTHON = Language("python", "python", "Python", "Python", 3)  # the code task's, so that all tasks have one
 
 
@@ -60,7 +61,7 @@ class _Options:
     target: str
     prefix_length: int | None
     max_new_tokens: int
-    shots: int
+    shots: int | None
     examples: Path | None
     units: str | None
     judge: tuple[str, Any, Any] | None
@@ -163,7 +164,7 @@ def multilingual_command(
         target=target,
         prefix_length=prefix_length,
         max_new_tokens=max_new_tokens or DEFAULTS[task].max_new_tokens,
-        shots=DEFAULTS[task].shots if shots is None else shots,
+        shots=shots,
         examples=examples,
         units=units,
         judge=None if judge is None else (judge, *load(judge, device, dtype)),
@@ -216,8 +217,8 @@ def _task(options: _Options, source: data_.Source, spoken: Language, model: Any,
         )  # fmt: skip
     if options.task == "open-ended":
         passages, bad = data_.passages(source, options.skip_bad)
-        plain = not any(each.reference for each in passages)
-        length = options.prefix_length or (16 if plain else None)
+        whole = any(not each.text for each in passages)
+        length = options.prefix_length or (PREFIX_LENGTH if whole else None)
         units = options.units or spoken.units
         settings: dict[str, Any] = {"prefix_length": length, "units": units}
         if options.judge is not None:
@@ -226,26 +227,32 @@ def _task(options: _Options, source: data_.Source, spoken: Language, model: Any,
         return OpenEnded(name, writer, passages, settings, bad, prefix_length=length, units=units, judge=judge, **more)
     if options.task == "translation":
         wanted = language(options.target)
-        rows, bad = data_.translations(source, spoken.code, wanted.code, options.skip_bad)
-        examples = options.examples and data_.translations(data_.Source(options.examples), spoken.code, wanted.code)[0]
-        shown, rest = _examples(rows, examples, options)
+
+        def pairs(source: data_.Source, skip_bad: bool) -> tuple[list[data_.Passage], list[str]]:
+            return data_.translations(source, spoken.code, wanted.code, skip_bad)
+
+        shown, rest, bad = _examples(pairs, source, options)
         settings = {"from": spoken.code, "to": wanted.code, "tokenize": wanted.bleu}
         return Translation(name, writer, rest, settings, bad, examples=shown, languages=(spoken, wanted), **more)
-    rows, bad = data_.articles(source.file, options.skip_bad)
-    shown, rest = _examples(rows, options.examples and data_.articles(options.examples)[0], options)
+    shown, rest, bad = _examples(lambda each, skip_bad: data_.articles(each.file, skip_bad), source, options)
     rouge_units = options.units or (None if spoken.code == "en" else spoken.units)
     return Summarization(name, writer, rest, {"units": rouge_units}, bad, examples=shown, units=rouge_units, **more)
 
 
 def _examples(
-    rows: list[data_.Passage], given: list[data_.Passage] | None, options: _Options
-) -> tuple[list[data_.Passage], list[data_.Passage]]:
-    """The examples of the prompt, and the documents: the data's first rows are one or the other."""
-    if given:
-        return given, rows
-    if options.shots >= len(rows):
-        raise OptionError(f"--shots {options.shots}: the data have {len(rows)} rows, of which none would be left")
-    return rows[: options.shots], rows[options.shots :]
+    read: Callable[[data_.Source, bool], tuple[list[data_.Passage], list[str]]],
+    source: data_.Source,
+    options: _Options,
+) -> tuple[list[data_.Passage], list[data_.Passage], list[str]]:
+    """The examples of the prompt, the documents, and why rows were left out; the data's first rows may be examples."""
+    rows, bad = read(source, options.skip_bad)
+    if options.examples is not None:
+        shown = read(data_.Source(options.examples), False)[0]
+        return shown[: options.shots], rows, bad
+    shots = DEFAULTS[options.task].shots if options.shots is None else options.shots
+    if shots >= len(rows):
+        raise OptionError(f"--shots {shots}: the data have {len(rows)} rows, of which none would be left")
+    return rows[:shots], rows[shots:], bad
 
 
 def _with_defaults(spec: str, task: str, spoken: Language) -> str:

@@ -100,7 +100,7 @@ def passages(source: Source, skip_bad: bool = False) -> tuple[list[Passage], lis
     """Texts to continue: ``prefix_text`` and ``reference_text``, or ``text`` alone; plain files have a text a line.
 
     Returns:
-        The passages, and why rows were left out.
+        The passages, whose ``text`` is "" where the data have no prefix; and why rows were left out.
 
     Raises:
         InputError: the first bad row without ``skip_bad``, or no good one.
@@ -109,9 +109,9 @@ def passages(source: Source, skip_bad: bool = False) -> tuple[list[Passage], lis
     def passage(row: Row) -> Passage:
         if "prefix_text" in row:
             return Passage(row.text("prefix_text"), str(row.fields.get("reference_text") or ""))
-        return Passage(row.text("text"), "")
+        return Passage("", row.text("text"))
 
-    return _read(source.file, passage, lambda line: Passage(line, ""), skip_bad)
+    return _read(source.file, passage, lambda line: Passage("", line), skip_bad)
 
 
 def translations(source: Source, code: str, target: str, skip_bad: bool = False) -> tuple[list[Passage], list[str]]:

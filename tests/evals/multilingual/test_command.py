@@ -216,6 +216,19 @@ def test_the_browser_would_tell_of_an_error_and_the_report_runs_no_script(ran, t
 # --- the other tasks -------------------------------------------------------------------------------------------------
 
 
+def test_whole_texts_are_read_up_to_sixteen_tokens(tmp_path, capfd):
+    (tmp_path / "en.txt").write_text("The town lies by the sea. " * 20, encoding="utf-8")
+    output = tmp_path / "out"
+    arguments = ["eval", "multilingual", "--data", str(tmp_path), "--strategy", "greedy", "--max-new-tokens", "4"]
+    assert main([*arguments, "--output", str(output), "--judge", "amateur"]) == 0
+    assert "coherence" in capfd.readouterr().out
+    (sample,) = map(json.loads, (output / "samples_open-ended-en.jsonl").read_text(encoding="utf-8").splitlines())
+    _, tokenizer = miniature.load("expert")
+    assert len(tokenizer(sample["prefix"], add_special_tokens=False)["input_ids"]) == 16
+    assert sample["prefix"] + sample["reference"] == "The town lies by the sea. " * 20
+    assert sample["coherence"] < 0
+
+
 def test_translations_take_their_examples_from_the_data(tmp_path, capfd):
     rows(tmp_path / "de.jsonl", *({"de": f"Ein Haus {i}", "en": f"a house {i}"} for i in range(3)))
     arguments = ["eval", "multilingual", "--task", "translation", "--data", str(tmp_path), "--max-new-tokens", "5"]

@@ -48,10 +48,10 @@ def test_a_folder_without_languages(tmp_path):
 
 def test_passages_have_prefixes_or_are_whole_texts(tmp_path):
     file = lines(tmp_path / "de.jsonl", {"prefix_text": "Ein", "reference_text": " Haus"}, {"text": "Ein Baum"})
-    assert passages(Source(file)) == ([Passage("Ein", " Haus"), Passage("Ein Baum", "")], [])
+    assert passages(Source(file)) == ([Passage("Ein", " Haus"), Passage("", "Ein Baum")], [])
     plain = tmp_path / "th.txt"
     plain.write_text("ไทย\n\nไทย ไทย\n", encoding="utf-8")
-    assert passages(Source(plain))[0] == [Passage("ไทย", ""), Passage("ไทย ไทย", "")]
+    assert passages(Source(plain))[0] == [Passage("", "ไทย"), Passage("", "ไทย ไทย")]
 
 
 def test_a_bad_row_is_named_or_left_out(tmp_path):

@@ -1,6 +1,7 @@
 """Figures of the tasks against the metrics' own functions, and what their prompts say."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,17 +12,19 @@ from decoding.evals.configurations import Configuration
 from decoding.evals.metrics.likelihood import coherence
 from decoding.evals.metrics.overlap import bleu, rouge
 from decoding.evals.metrics.repetition import diversity, repetition
-from decoding.evals.multilingual.data import Passage, Problem
+from decoding.evals.multilingual.data import Passage, Problem, problems
 from decoding.evals.multilingual.languages import LANGUAGES
 from decoding.evals.multilingual.tasks import Code, OpenEnded, Summarization, Translation
 from decoding.evals.multilingual.writing import Written
+from decoding.evals.rows import read_rows
 from decoding.evals.runner import run
-from decoding.evals.sandbox import Limits, isolation
+from decoding.evals.sandbox import Limits, isolation, run_program
 from decoding.registry import named
 
 EXPERT = pytest.mark.skipif(
     not (miniature.folder("expert") / "config.json").is_file(), reason="the embedded expert is not here"
 )
+HUMAN_EVAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "code" / "HumanEval.jsonl.gz"
 TEXTS = ["a b a b a b", "", "c d e f g c d e f", "h i h i"]
 PASSAGES = [Passage(f"prefix {i}", f" reference {i}") for i in range(4)]
 
@@ -69,7 +72,7 @@ def test_coherence_is_the_judges_over_texts_that_are_not_empty():
 @EXPERT
 def test_a_prefix_of_tokens_ends_with_a_whole_character():
     _, tokenizer = miniature.load("expert", dtype=torch.float32)
-    passages = [Passage("ไทย", " ไทย"), Passage("the town lies by", " the sea"), Passage("ab", "")]
+    passages = [Passage("ไทย", " ไทย"), Passage("the town lies by", " the sea"), Passage("", "ab")]
     writer = Reciting(TEXTS, tokenizer)
     task = OpenEnded("t", writer, passages, {}, prefix_length=4)
     figures(task)
@@ -131,6 +134,14 @@ def code():
 
 def test_programs_pass_if_their_tests_do(code):
     assert figures(code([RIGHT, WRONG]))["pass@1"] == 0.5
+
+
+@pytest.mark.skipif(not HUMAN_EVAL.exists(), reason="HumanEval is not part of the repository")
+def test_published_solutions_pass_their_tests(code):
+    rows = read_rows(HUMAN_EVAL)[:8]
+    for problem, row in zip(problems(HUMAN_EVAL)[0], rows, strict=False):
+        assert run_program(problem.program(row.text("canonical_solution"))).reason == "passed"
+        assert not run_program(problem.program("    return None\n")).passed
 
 
 def test_pass_at_k_of_several_samples(code, tmp_path):
