@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # benchmarks/contrastive_search.py compares with transformers 4.55.4 where PEER names an interpreter that has it.
 PEER ?=
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/decoding demo
@@ -21,6 +21,10 @@ lint: $(VENV)/.lint-installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/contrastive_search.py $(if $(PEER),--peer-python $(PEER))
+
+# The GPU tests and all benchmarks, on a machine with a GPU and this library's requirements in PYTHON.
+gpu:
+	PYTHON=$(PYTHON) benchmarks/gpu.sh
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

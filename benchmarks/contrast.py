@@ -12,14 +12,14 @@ expert's weights and the caches of three readings.
 from __future__ import annotations
 
 import argparse
-import csv
+import functools
 import json
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
-from turns import MEASURE_MEMORY, Worker, paired_ratio, peak_memory_mb, quantile, serve, take_turns, timed
+from turns import Worker, llama, measure, paired_ratio, peak_memory_mb, quantile, serve, timed, written
 
 GREEDY, CONTRASTIVE, DOLA = "greedy (transformers)", "contrastive decoding", "DoLa"
 FUSED, UNFUSED = "LOL fused", "LOL unfused"
@@ -28,24 +28,17 @@ VOCAB, GUIDANCE_TOKENS = 32000, 24
 COLUMNS = [
     "method", "batch", "context", "new_tokens", "ms_per_token_p20", "ms_per_token_p50", "ms_per_token_p80",
     "ratio_to_greedy", "ratio_to_unfused", "whole_call_s", "memory_mb", "memory_ratio_to_weights_and_three_caches",
-    "repeats", "layers", "width", "dtype", "device", "threads", "torch", "transformers", "python",
+    "repeats", "layers", "width", "compile", "dtype", "device", "threads", "torch", "transformers", "python",
 ]  # fmt: skip
 
 
-def main() -> None:
-    """Run the benchmark, or, with ``--worker``, one method of it."""
+def main() -> int:
+    """Run the benchmark, or, with ``--worker``, one method of it; 1 where a size had to be left out."""
     options = parse()
     if options.worker:
-        return work(options)
-    rows = []
-    for batch, context in options.sizes:
-        rows += compare(batch, context, options)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    with options.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    print(f"\nwritten: {options.output}")
+        work(options)
+        return 0
+    return written(lambda *size: compare(*size, options), options.sizes, COLUMNS, options.output)
 
 
 def parse() -> argparse.Namespace:
@@ -61,8 +54,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--apart", action="store_true", help="one method after the other, for models that fill a GPU")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--compile", action="store_true", help="capture our decode steps (docs/compile.md)")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "contrast.csv")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -70,14 +65,12 @@ def parse() -> argparse.Namespace:
 
 def compare(batch: int, context: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """All methods at one size, taking turns."""
-    runs = take_turns({method: start(method, batch, context, options) for method in METHODS}, options.repeats)
-    facts, memory = {}, {}
-    for method in METHODS:
-        worker = start(method, batch, context, options, MEASURE_MEMORY)
-        answer = worker.run()
-        facts[method] = worker.stop()
-        used = facts[method]["peak_memory_mb"] - answer["before_mb"]
-        memory[method] = (used, used / (answer["weights_mb"] + 3 * answer["cache_mb"]))
+    starts = {method: functools.partial(start, method, batch, context, options) for method in METHODS}
+    runs, facts = measure(starts, options.repeats, options.device, options.apart)
+    memory = {}
+    for method, known in facts.items():
+        used = known["peak_memory_mb"] - known["before_mb"]
+        memory[method] = (used, used / (known["weights_mb"] + 3 * known["cache_mb"]))
     print(f"\nbatch {batch}, context {context}, {options.new_tokens} new tokens, {options.layers} x {options.width}")
     print(f"{'':28}{'ms/token':>10}{'x greedy':>10}{'MB':>8}{'of weights + 3 caches':>24}")
     rows = []
@@ -95,7 +88,8 @@ def compare(batch: int, context: int, options: argparse.Namespace) -> list[dict[
                 "ratio_to_unfused": f"{unfused:.3f}", "memory_mb": f"{used:.0f}",
                 "whole_call_s": f"{statistics.median(r['call_s'] for r in results):.3f}",
                 "memory_ratio_to_weights_and_three_caches": f"{share:.3f}", "repeats": options.repeats,
-                "layers": options.layers, "width": options.width, "dtype": options.dtype,
+                "layers": options.layers, "width": options.width,
+                "compile": options.compile and method != GREEDY, "dtype": options.dtype,
                 **{name: facts[method][name] for name in ("device", "threads", "torch", "transformers", "python")},
             }
         )  # fmt: skip
@@ -112,6 +106,7 @@ def start(
         f"--{name}={getattr(options, name.replace('-', '_'))}"
         for name in ("new-tokens", "layers", "width", "device", "dtype")
     ]
+    passed += ["--compile"] * options.compile
     return Worker([sys.executable, __file__, "--worker", json.dumps(task), *passed], environment)
 
 
@@ -126,7 +121,7 @@ def work(options: argparse.Namespace) -> None:
         torch.cuda.reset_peak_memory_stats()
     before = peak_memory_mb(options.device)
     task = json.loads(options.worker)
-    expert = llama(options.layers, options.width, options)
+    expert = model_of(options.layers, options.width, options)
     weights = sum(each.numel() * each.element_size() for each in expert.parameters()) / 2**20
     ids = torch.randint(10, VOCAB, (task["batch"], task["context"]), generator=torch.Generator().manual_seed(1))
     ids = ids.to(options.device)
@@ -139,7 +134,7 @@ def work(options: argparse.Namespace) -> None:
         }  # fmt: skip
         if strategy is None:
             return expert.generate(ids, **common)
-        return decoding.generate(expert, ids, strategy=strategy, **common)
+        return decoding.generate(expert, ids, strategy=strategy, compile=options.compile, **common)
 
     slots = task["batch"] * (task["context"] + GUIDANCE_TOKENS + options.new_tokens)
     cache = 2 * options.layers * slots * options.width * expert.dtype.itemsize / 2**20
@@ -156,7 +151,7 @@ def strategy_of(method: str, expert: Any, options: argparse.Namespace) -> Any:
     if method == GREEDY:
         return None
     if method == CONTRASTIVE:  # about a tenth of the expert's parameters, most of them embeddings as there
-        return decoding.ContrastiveDecoding(llama(max(1, options.layers // 2), options.width * 5 // 32, options))
+        return decoding.ContrastiveDecoding(model_of(max(1, options.layers // 2), options.width * 5 // 32, options))
     if method == DOLA:
         return decoding.DoLa("high")
     import peft
@@ -175,21 +170,10 @@ def strategy_of(method: str, expert: Any, options: argparse.Namespace) -> Any:
     return (decoding.LOL if method == FUSED else Unfused)("amateur", [0.5, 0.75], guidance=guidance)
 
 
-def llama(layers: int, width: int, options: argparse.Namespace) -> Any:
-    """A Llama with random weights that never ends a text."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCAB, hidden_size=width, intermediate_size=width * 11 // 4, num_hidden_layers=layers,
-        num_attention_heads=max(1, width // 64), num_key_value_heads=max(1, width // 64), max_position_embeddings=65536,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config).eval().to(device=options.device, dtype=getattr(torch, options.dtype))
-    model.generation_config.eos_token_id = None
-    model.generation_config.pad_token_id = 0
-    return model
+def model_of(layers: int, width: int, options: argparse.Namespace) -> Any:
+    """A random Llama whose query heads all have key heads of their own."""
+    return llama(layers, width, max(1, width // 64), options.device, options.dtype)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,38 +12,32 @@ ratios pair by pair, go to a table and a CSV file.
 from __future__ import annotations
 
 import argparse
-import csv
+import functools
 import json
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
-from turns import MEASURE_MEMORY, Worker, paired_ratio, quantile, serve, take_turns, timed
+from turns import Worker, llama, measure, paired_ratio, quantile, serve, timed, written
 
 GREEDY, OURS = "greedy (transformers)", "contrastive search (ours)"
 PEER_GREEDY, PEER = "greedy (peer)", "contrastive search (peer)"
 COLUMNS = [
+    "layers", "width",
     "method", "batch", "context", "new_tokens", "k", "ms_per_token_p20", "ms_per_token_p50", "ms_per_token_p80",
     "ratio_to_greedy", "whole_call_s", "peak_memory_mb", "memory_ratio_to_greedy", "repeats", "kv_heads",
-    "dtype", "device", "threads", "torch", "transformers", "python",
+    "compile", "dtype", "device", "threads", "torch", "transformers", "python",
 ]  # fmt: skip
 
 
-def main() -> None:
-    """Run the benchmark, or, with ``--worker``, one method of it."""
+def main() -> int:
+    """Run the benchmark, or, with ``--worker``, one method of it; 1 where a size had to be left out."""
     options = parse()
     if options.worker:
-        return work(options)
-    rows = []
-    for batch, context in options.sizes:
-        rows += compare(batch, context, options)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    with options.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    print(f"\nwritten: {options.output}")
+        work(options)
+        return 0
+    return written(lambda *size: compare(*size, options), options.sizes, COLUMNS, options.output)
 
 
 def parse() -> argparse.Namespace:
@@ -61,9 +55,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--head-dim", type=int, default=64)
     parser.add_argument("--kv-heads", type=int, default=8, help="key heads; fewer than width / 64 is grouped-query")
+    parser.add_argument("--prefill-chunk", type=int, help="read the prompt in pieces of so many tokens, to save memory")
+    parser.add_argument("--apart", action="store_true", help="one method after the other, for models that fill a GPU")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--compile", action="store_true", help="capture our decode step (docs/compile.md)")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "contrastive_search.csv")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -74,13 +72,10 @@ def compare(batch: int, context: int, options: argparse.Namespace) -> list[dict[
     methods = {GREEDY: sys.executable, OURS: sys.executable}
     if options.peer_python:
         methods |= {PEER_GREEDY: options.peer_python, PEER: options.peer_python}
-    workers = {method: start(method, python, batch, context, options) for method, python in methods.items()}
-    runs = take_turns(workers, options.repeats)
-    facts = {}
-    for method, python in methods.items():
-        worker = start(method, python, batch, context, options, MEASURE_MEMORY)
-        worker.run()
-        facts[method] = worker.stop()
+    starts = {
+        method: functools.partial(start, method, python, batch, context, options) for method, python in methods.items()
+    }
+    runs, facts = measure(starts, options.repeats, options.device, options.apart)
     if options.peer_python and runs[OURS][0]["tokens"] != runs[PEER][0]["tokens"]:
         print(f"note: tokens of {OURS} and {PEER} differ at batch {batch}, context {context}")
     return report(batch, context, runs, facts, options)
@@ -98,8 +93,11 @@ def start(
     task = {"method": method, "batch": batch, "context": context}
     passed = [
         f"--{name}={getattr(options, name.replace('-', '_'))}"
-        for name in ("new-tokens", "k", "layers", "width", "kv-heads", "device", "dtype")
+        for name in ("new-tokens", "k", "layers", "width", "head-dim", "kv-heads", "device", "dtype")
     ]
+    if options.prefill_chunk:
+        passed.append(f"--prefill-chunk={options.prefill_chunk}")
+    passed += ["--compile"] * options.compile
     return Worker([python, __file__, "--worker", json.dumps(task), *passed], environment)
 
 
@@ -123,6 +121,7 @@ def report(
         print(f"{method:28}{median:10.2f}{ratio:10.2f}{memory:10.0f}{memory_ratio:10.2f}")
         rows.append(
             {
+                "layers": options.layers, "width": options.width,
                 "method": method,
                 "batch": batch,
                 "context": context,
@@ -136,6 +135,7 @@ def report(
                 "whole_call_s": f"{statistics.median(r['call_s'] for r in results):.3f}",
                 "memory_ratio_to_greedy": f"{memory_ratio:.3f}",
                 "repeats": options.repeats, "kv_heads": options.kv_heads,
+                "compile": options.compile and method == OURS,
                 "dtype": options.dtype,
                 **{name: facts[method][name] for name in ("device", "threads", "torch", "transformers", "python")},
             }
@@ -148,18 +148,9 @@ def report(
 def work(options: argparse.Namespace) -> None:
     """The worker: build the model, then run one call for each line read. Runs under the peer's interpreter too."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     task = json.loads(options.worker)
-    torch.manual_seed(0)
-    width = options.width
-    config = LlamaConfig(
-        vocab_size=32000, hidden_size=width, intermediate_size=width * 11 // 4, num_hidden_layers=options.layers,
-        num_attention_heads=width // 64, num_key_value_heads=options.kv_heads, max_position_embeddings=65536,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config).eval().to(device=options.device, dtype=getattr(torch, options.dtype))
-    model.generation_config.eos_token_id = None
-    model.generation_config.pad_token_id = 0
+    model = llama(options.layers, options.width, options.kv_heads, options.device, options.dtype, options.head_dim)
     ids = torch.randint(10, 32000, (task["batch"], task["context"]), generator=torch.Generator().manual_seed(1))
     ids = ids.to(options.device)
 
@@ -167,16 +158,16 @@ def work(options: argparse.Namespace) -> None:
         search = {"penalty_alpha": 0.6, "top_k": options.k}
         common = {
             "attention_mask": torch.ones_like(ids), "max_new_tokens": options.new_tokens, "do_sample": False,
-            "stopping_criteria": [clock],
+            "stopping_criteria": [clock], "prefill_chunk_size": options.prefill_chunk,
         }  # fmt: skip
         if task["method"] == OURS:
             import decoding
 
-            return decoding.generate(model, ids, **common, **search)
+            return decoding.generate(model, ids, compile=options.compile, **common, **search)
         return model.generate(ids, **common, **(search if task["method"] == PEER else {}))
 
     serve(lambda: timed(generate), options.device)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

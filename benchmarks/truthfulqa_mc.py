@@ -70,9 +70,9 @@ def parse() -> argparse.Namespace:
     data, tokenizer = (str(each) if each.exists() else None for each in here)
     parser.add_argument("--data", default=data, help="TruthfulQA.csv; by default that beside the repository, if any")
     parser.add_argument("--tokenizer", default=tokenizer, help="a folder; by default the embedded one's")
-    parser.add_argument("--questions", type=int, default=12, help="the first so many")
+    parser.add_argument("--questions", type=int, default=10, help="the first so many")
     parser.add_argument("--style", default="dola", help="of the prompt")
-    parser.add_argument("--batch-sizes", default="1,8,16", help="that lm-eval is tried with")
+    parser.add_argument("--batch-sizes", default="1,4,16", help="that lm-eval is tried with")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--width", type=int, default=512)
@@ -84,9 +84,8 @@ def parse() -> argparse.Namespace:
 
 
 def once(method: str, options: argparse.Namespace) -> float:
-    """Seconds of one call, in a process of its own, after a warm-up."""
+    """Seconds of one call in a process of its own."""
     worker = start(method, options)
-    worker.run()
     seconds = worker.run()["seconds"]
     worker.stop()
     return float(seconds)
@@ -241,27 +240,9 @@ def made_up() -> list[Any]:
 
     generator = random.Random(0)
     words = [
-        "the",
-        "of",
-        "what",
-        "is",
-        "in",
-        "you",
-        "if",
-        "a",
-        "do",
-        "to",
-        "happens",
-        "people",
-        "world",
-        "have",
-        "most",
-        "long",
-        "many",
-        "when",
-        "country",
-        "does",
-    ]
+        "the", "of", "what", "is", "in", "you", "if", "a", "do", "to", "happens", "people", "world", "have", "most",
+        "long", "many", "when", "country", "does",
+    ]  # fmt: skip
 
     def sentence(count: int) -> str:
         return " ".join(generator.choice(words) for _ in range(count)).capitalize()

@@ -5,6 +5,7 @@ Runs under any interpreter with torch and transformers: nothing of this library 
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import platform
@@ -14,10 +15,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 # A worker's allocator gives blocks from this size on back at once, so that its peak is what a method asked for.
 MEASURE_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+
+
+class WorkerEnded(SystemExit):
+    """A worker ended before it had answered: a size that did not fit into memory, most often."""
 
 
 class Worker:
@@ -51,6 +57,11 @@ class Worker:
         self.process.wait()
         return self.facts
 
+    def close(self) -> None:
+        """End the process, if it has not ended, whatever it is doing."""
+        self.process.kill()
+        self.process.wait()
+
     def _ask(self, word: str) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(word + "\n")
@@ -61,20 +72,97 @@ class Worker:
         for line in self.process.stdout:
             if line.startswith("{"):
                 return json.loads(line)
-        raise SystemExit(f"a worker ended early (exit code {self.process.wait()}); its message stands above")
+        raise WorkerEnded(f"a worker ended early (exit code {self.process.wait()}); its message stands above")
 
 
-def take_turns(workers: dict[str, Worker], repeats: int) -> dict[str, list[dict[str, Any]]]:
-    """The answers of all workers, one after the other, so that a change of the machine's speed meets all of them."""
-    runs: dict[str, list[dict[str, Any]]] = {method: [] for method in workers}
-    for repeat in range(repeats + 1):
-        for method, worker in workers.items():
-            result = worker.run()
-            if repeat > 0:  # the first turn warms up
-                runs[method].append(result)
-    for worker in workers.values():
-        worker.stop()
-    return runs
+Start = Callable[[dict[str, str] | None], Worker]
+Runs = dict[str, list[dict[str, Any]]]
+
+
+def measure(
+    starts: dict[str, Start], repeats: int, device: str, apart: bool = False
+) -> tuple[Runs, dict[str, dict[str, Any]]]:
+    """Run all methods; their answers, and of each one answer with peak memory and versions.
+
+    Args:
+        starts: of each method, what starts its worker in an environment.
+        repeats: answers of each, after a first run that warms up.
+        device: on a GPU the workers that are timed tell their memory; on a CPU fresh ones do.
+        apart: one method after the other, each with the device to itself, and not in turns.
+    """
+    runs: Runs = {}
+    last: dict[str, dict[str, Any]] = {}
+    for group in [[method] for method in starts] if apart else [list(starts)]:
+        answers, facts = take_turns({method: starts[method] for method in group}, repeats)
+        runs |= answers
+        last |= {method: {**answers[method][-1], **facts[method]} for method in group}
+    if not device.startswith("cuda"):
+        for method, start in starts.items():
+            answers, facts = take_turns({method: start}, 1, 0, MEASURE_MEMORY)
+            last[method] = {**answers[method][-1], **facts[method]}
+    return runs, last
+
+
+def take_turns(
+    starts: dict[str, Start], repeats: int, warm_up: int = 1, environment: dict[str, str] | None = None
+) -> tuple[Runs, dict[str, dict[str, Any]]]:
+    """The answers of all workers, one after the other, so that a change of the machine's speed meets all of them; and
+    what each told at its end.
+    """
+    runs: Runs = {method: [] for method in starts}
+    workers: dict[str, Worker] = {}
+    try:
+        for method, start in starts.items():
+            workers[method] = start(environment)
+        for repeat in range(-warm_up, repeats):
+            for method, worker in workers.items():
+                result = worker.run()
+                if repeat >= 0:
+                    runs[method].append(result)
+        return runs, {method: worker.stop() for method, worker in workers.items()}
+    finally:
+        for worker in workers.values():
+            worker.close()
+
+
+def written(
+    compare: Callable[[int, int], list[dict[str, Any]]], sizes: Sequence[Any], columns: list[str], output: Path
+) -> int:
+    """Compare at each size (batch, context) and write the rows; 1 where a size was left out, 0 otherwise."""
+    rows: list[dict[str, Any]] = []
+    left_out = 0
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for batch, context in sizes:
+        try:
+            rows += compare(batch, context)
+        except WorkerEnded as ended:
+            left_out += 1
+            print(f"\nbatch {batch}, context {context}: left out, {ended}", flush=True)
+        with output.open("w", newline="") as file:  # after each size: a run that is cut short has the others
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+    print(f"\nwritten: {output}")
+    return int(left_out > 0)
+
+
+def llama(layers: int, width: int, kv_heads: int, device: str, dtype: str, head_dim: int = 64) -> Any:
+    """A Llama with random weights, made where it runs, that never ends a text; vocabulary 32k."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32000, hidden_size=width, intermediate_size=width * 11 // 4, num_hidden_layers=layers,
+        num_attention_heads=max(1, width // head_dim), num_key_value_heads=kv_heads, max_position_embeddings=65536,
+    )  # fmt: skip
+    torch.set_default_dtype(getattr(torch, dtype))
+    with torch.device(device):
+        model = LlamaForCausalLM(config).eval()
+    torch.set_default_dtype(torch.float32)
+    model.generation_config.eos_token_id = None
+    model.generation_config.pad_token_id = 0
+    return model
 
 
 def paired_ratio(results: list[dict[str, Any]], others: list[dict[str, Any]], measure: str = "ms_per_token") -> float:

@@ -6,6 +6,7 @@ batches). peft is needed only where a model has adapters, so nothing here import
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,11 +15,20 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from decoding.errors import ModelError, OptionError, nearest
 
-__all__ = ["BASE", "MixedRows", "adapters_of", "attach", "check_adapter", "expert_adapter", "unwrapped"]
+__all__ = [
+    "BASE",
+    "MixedRows",
+    "adapter_state",
+    "adapters_of",
+    "attach",
+    "check_adapter",
+    "expert_adapter",
+    "unwrapped",
+]
 
 BASE = "__base__"  # peft's name for rows that no adapter touches
 
@@ -97,11 +107,18 @@ class MixedRows:
     Args:
         model: a transformers model with LoRA layers.
         names: one adapter name a row; ``BASE`` for none.
+
+    Attributes:
+        by_slices: whether every adapter is plain LoRA on linear layers, whose rows are added here; else peft does.
     """
 
     def __init__(self, model: Any, names: Sequence[str]) -> None:
         self.names = list(names)
-        self._handles = [layer.register_forward_pre_hook(self._name, with_kwargs=True) for layer in _lora_layers(model)]
+        layers = _lora_layers(model)
+        self.by_slices = all(_is_plain(layer, set(names)) for layer in layers)
+        self._handles = [layer.register_forward_pre_hook(self._name, with_kwargs=True) for layer in layers]
+        if self.by_slices:
+            self._handles += [layer.register_forward_hook(self._add) for layer in layers]
 
     def repeated(self, rows: int) -> list[str]:
         """The names for a batch in which each row stands ``rows / len(names)`` times in a row."""
@@ -125,7 +142,24 @@ class MixedRows:
     def _name(self, _layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
         if _reading.get() is not self:
             return None
-        return inputs, {**named, "adapter_names": self.repeated(len(inputs[0]))}
+        rows = len(inputs[0])
+        return inputs, {**named, "adapter_names": [BASE] * rows if self.by_slices else self.repeated(rows)}
+
+    def _add(self, layer: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Add what the adapters say to the rows that read with them, as peft does for the same names.
+
+        peft picks rows by lists of numbers, which on a GPU are copied there and waited for in each layer, and which a
+        CUDA graph cannot hold. Rows of one adapter stand together, so slices do.
+        """
+        if _reading.get() is not self:
+            return
+        start = 0
+        for name, group in itertools.groupby(self.repeated(len(output))):
+            rows = slice(start, start := start + len(list(group)))
+            if name in layer.lora_A:
+                down, up = layer.lora_A[name], layer.lora_B[name]
+                read = layer.lora_dropout[name](inputs[0][rows].to(down.weight.dtype))
+                output[rows] += (up(down(read)) * layer.scaling[name]).to(output.dtype)
 
 
 def attach(model: Any, folder: str | Path, name: str | None = None) -> str:
@@ -184,6 +218,22 @@ def _lora_layers(model: Any) -> list[Any]:
     from peft.tuners.lora import LoraLayer
 
     return [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
+def _is_plain(layer: Any, names: set[str]) -> bool:
+    """Whether these adapters' rows of a layer are those of peft's own general method, without a variant of LoRA."""
+    from peft.tuners.lora import LoraLayer
+
+    general = type(layer)._mixed_batch_forward is LoraLayer._mixed_batch_forward
+    return general and not names & set(getattr(layer, "lora_variant", ()))
+
+
+def adapter_state(model: Any) -> tuple[Any, ...]:
+    """What changes when adapters are activated, scaled, merged or disabled; their weights aside."""
+    return tuple(
+        (tuple(layer.active_adapters), tuple(layer.merged_adapters), layer.disable_adapters, *layer.scaling.items())
+        for layer in _lora_layers(model)
+    )
 
 
 def _names(layer: Any) -> set[str]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from decoding.errors import ModelError, OptionError
+from decoding.few_rows import few_rows
 
 __all__ = ["Anatomy", "anatomy", "captured_inputs", "captured_outputs", "relative_error", "tolerance"]
 
@@ -57,7 +58,8 @@ class Anatomy:
     def logits(self, model: Any, hidden: Tensor) -> Tensor:
         """Logits (..., vocab) of hidden states (..., dim) that the final norm has seen; needs ``recipe``."""
         before, after = self._recipe(model)
-        return after(model, self.head(before(model, hidden)))
+        with few_rows(hidden.numel() // hidden.shape[-1], hidden.device):
+            return after(model, self.head(before(model, hidden)))
 
     def all_logits(
         self, model: Any, hidden: Tensor, normed: Tensor, bare: Tensor | None = None
@@ -77,7 +79,9 @@ class Anatomy:
         before, after = self._recipe(model)
         bare = normed[:0] if bare is None else bare
         early = before(model, normed if self.final_norm is None else self.final_norm(normed))
-        product = self.head(torch.cat([before(model, hidden), *(each.to(hidden.device) for each in (early, bare))]))
+        states = torch.cat([before(model, hidden), *(each.to(hidden.device) for each in (early, bare))])
+        with few_rows(states.numel() // states.shape[-1], states.device):
+            product = self.head(states)
         final, lower, raw = product.split([len(hidden), len(normed), len(bare)])
         return after(model, final), after(model, lower), raw
 
@@ -213,14 +217,14 @@ def relative_error(value: Tensor, reference: Tensor) -> float:
 
 
 @contextmanager
-def captured_outputs(module: nn.Module) -> Iterator[list[Any]]:
-    """Collect what ``module`` returns to this thread while the context is open."""
+def captured_outputs(module: nn.Module, part: Callable[[Any], Any] = lambda output: output) -> Iterator[list[Any]]:
+    """Collect what ``module`` returns to this thread while the context is open, or a part of it."""
     outputs: list[Any] = []
     thread = threading.get_ident()
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
         if threading.get_ident() == thread:
-            outputs.append(output)
+            outputs.append(part(output))
 
     handle = module.register_forward_hook(keep)
     try:
@@ -244,7 +248,7 @@ def captured_inputs(layers: Sequence[nn.Module], last: bool = False) -> Iterator
         if threading.get_ident() == thread:
             hidden = inputs[0] if inputs else named.get("hidden_states")
             if isinstance(hidden, Tensor):
-                states.append(hidden[:, -1:] if last else hidden)
+                states.append(hidden[:, -1:].clone() if last else hidden)  # a view would keep the rest
 
     handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in layers]
     try:

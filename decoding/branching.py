@@ -18,7 +18,7 @@ from decoding.cache import GrowingLayer, layers_of
 if TYPE_CHECKING:
     from decoding.stream import Stream
 
-__all__ = ["Branching", "branching_of", "may_share"]
+__all__ = ["Branching", "branching_of", "may_share", "probe_batch", "walked"]
 
 
 @dataclass(frozen=True)
@@ -71,17 +71,7 @@ def _check(model: Any) -> Branching:
 
     if model.config.is_encoder_decoder:
         return Branching(False, FORKED_BY_CONSTRUCTION)
-    config = model.config.get_text_config(decoder=True)
-    window = getattr(config, "sliding_window", None)
-    # Past the window where that is cheap; real models have windows of thousands, whose mask is the same code.
-    length = window + 6 if isinstance(window, int) and window <= 64 else 12
-    ids = probe_inputs(model, batch=2, length=length + 6)["input_ids"]
-    prompt, candidates = ids[:, :length], ids[:, length : length + 3]
-    mask = torch.ones_like(prompt)
-    mask[0, : length // 3] = 0
-    takes_mask = "attention_mask" in inspect.signature(model.forward).parameters
-    inputs: dict[str, Any] = {"input_ids": prompt, "attention_mask": mask} if takes_mask else {"input_ids": prompt}
-    chosen = torch.tensor([1, 2], device=ids.device)
+    inputs, ids = probe_batch(model)
     hidden: dict[bool, list[Tensor]] = {}
     for shared in (False, True):
         stream = Stream.open(model, **inputs)
@@ -89,11 +79,7 @@ def _check(model: Any) -> Branching:
         if shared and not may_share(stream):
             return Branching(False, "its cache or its forward() cannot place branches side by side")
         try:
-            first = stream.branch(candidates).hidden
-            stream.commit(chosen)
-            second = stream.branch(ids[:, length + 3 :]).hidden
-            stream.commit(chosen)
-            hidden[shared] = [first, second, stream.extend(candidates[:, :1]).hidden]
+            hidden[shared] = walked(stream, ids)
         except Exception as refusal:
             if not shared:
                 raise
@@ -105,3 +91,29 @@ def _check(model: Any) -> Branching:
     if error < tolerance(model.dtype):
         return Branching(True, f"shared prefix equals forked rows (relative error {error:.1e})")
     return Branching(False, f"shared prefix differs from forked rows (relative error {error:.1e})")
+
+
+def probe_batch(model: Any) -> tuple[dict[str, Any], Tensor]:
+    """A small left-padded batch of prompts as ``generate`` takes it, and (2, 6) tokens to go on with."""
+    config = model.config.get_text_config(decoder=True)
+    window = getattr(config, "sliding_window", None)
+    # Past the window where that is cheap; real models have windows of thousands, whose mask is the same code.
+    length = window + 6 if isinstance(window, int) and window <= 64 else 12
+    ids = probe_inputs(model, batch=2, length=length + 6)["input_ids"]
+    mask = torch.ones_like(ids[:, :length])
+    mask[0, : length // 3] = 0
+    takes_mask = "attention_mask" in inspect.signature(model.forward).parameters
+    inputs: dict[str, Any] = {"input_ids": ids[:, :length]}
+    if takes_mask:
+        inputs["attention_mask"] = mask
+    return inputs, ids[:, length:]
+
+
+def walked(stream: Stream, ids: Tensor) -> list[Tensor]:
+    """Hidden states of three steps of a stream over (2, 6) tokens: two branches, each committed, and one token."""
+    chosen = torch.tensor([1, 2], device=ids.device)
+    first = stream.branch(ids[:, :3]).hidden
+    stream.commit(chosen)
+    second = stream.branch(ids[:, 3:]).hidden
+    stream.commit(chosen)
+    return [first, second, stream.extend(ids[:, :1]).hidden]

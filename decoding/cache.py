@@ -121,6 +121,26 @@ class GrowingLayer(DynamicLayer):
                     own.narrow(2, start, n).copy_(own.narrow(2, start + winner * n, n))
         self.length = self._values_length = start + n
 
+    def stand_on(self, keys: Tensor, values: Tensor) -> bool:
+        """Keep the content in storage that is given, (batch, heads, capacity, head dim) each, from now on.
+
+        Returns:
+            Whether it stood elsewhere and had to be copied.
+        """
+        if self._keys is keys and self._values is values:
+            return False
+        if self.is_initialized:
+            keys.narrow(2, 0, self.length).copy_(self.keys)
+            values.narrow(2, 0, self.length).copy_(self.values)
+        self._keys, self._values = keys, values
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        return True
+
+    def lengthen(self, n: int) -> None:
+        """Count n tokens that were written into the storage behind the last one."""
+        self.length += n
+        self._values_length += n
+
     def reset(self) -> None:
         """Forget everything, storage included."""
         self.keys = self.values = None

@@ -17,7 +17,8 @@ from decoding.anatomy import anatomy, probe_inputs
 from decoding.cache import self_attention_cache
 from decoding.cli_options import Device, Dtype, Json, Model, as_json, console
 from decoding.errors import DecodingError
-from decoding.kernels.backend import choose
+from decoding.kernels import OPERATIONS
+from decoding.kernels.backend import BackendError, choose
 from decoding.loading import load, one_line
 from decoding.stream import Stream
 
@@ -92,5 +93,13 @@ def _service(model: Any) -> dict[str, Any]:
         report["branching"] = "refused"
         kind = "" if isinstance(error, DecodingError) else f"{type(error).__name__}: "
         report["branching because"] = kind + one_line(error)
-    report["degeneration penalty"] = choose("auto")
-    return report
+    return report | _backends(model)
+
+
+def _backends(model: Any) -> dict[str, str]:
+    """Which form of each operation runs for this model, or why none does."""
+    try:
+        chosen = choose("auto", model.device)
+    except BackendError as reason:
+        return dict.fromkeys(OPERATIONS, f"refused: {reason}")
+    return dict.fromkeys(OPERATIONS, chosen)

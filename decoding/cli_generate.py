@@ -27,7 +27,7 @@ from decoding.cli_options import (
 from decoding.errors import OptionError
 from decoding.loading import load
 from decoding.registry import STRATEGIES, Choice, named
-from decoding.strategy import check_inputs
+from decoding.strategy import Strategy, check_inputs
 
 __all__ = ["Continuation", "continuations", "encoded", "generate_command", "new_text", "until_end"]
 
@@ -64,6 +64,7 @@ def continuations(
     chat: bool = False,
     count: int = 1,
     streamer: Any = None,
+    compile: bool = False,
 ) -> list[Continuation]:
     """Continue one prompt.
 
@@ -77,10 +78,12 @@ def continuations(
         chat: hand the prompt to the tokenizer's chat template as the user's message.
         count: how many continuations; more than 1 needs a strategy that can give several.
         streamer: receives the tokens as they come.
+        compile: capture the decode step; see :func:`decoding.generate`.
 
     Raises:
         InputError: a prompt as long as the model's context.
-        OptionError: more new tokens than the context has room for, or several texts of a strategy that gives one.
+        OptionError: more new tokens than the context has room for, several texts of a strategy that gives one, or steps
+            that cannot be captured.
     """
     _check_count(choice, count)
     choice = choice.with_tokenizer(tokenizer)
@@ -94,6 +97,7 @@ def continuations(
         max_new_tokens=_room(model, length, max_new_tokens),
         num_return_sequences=count,
         streamer=streamer,
+        compile=compile,
     )
     sequences = sequences.cpu()  # waits for the device
     seconds = time.perf_counter() - began
@@ -175,6 +179,9 @@ def generate_command(
     ] = 1,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")] = False,
     stream: Annotated[bool, typer.Option("--stream", help="Print the text as it comes; one prompt.")] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Capture the decode step: faster on a GPU once captured, the same text.")
+    ] = False,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
@@ -188,6 +195,8 @@ def generate_command(
     choice = named(strategy, settings_of(set_ or []))
     prompts = prompts_of(prompt)
     _check_count(choice, num_return_sequences)
+    if compile and not isinstance(choice.how, Strategy):
+        raise OptionError(f"--compile: {choice.name} is transformers' own; accepted are the strategies of this library")
     if stream:
         _check_stream(choice, prompts, json, num_return_sequences)
     writable(output)
@@ -199,7 +208,7 @@ def generate_command(
         for each in prompts:
             for made in continuations(
                 loaded, tokenizer, choice, each, max_new_tokens=max_new_tokens, seed=seed, chat=chat,
-                count=num_return_sequences, streamer=streamer,
+                count=num_return_sequences, streamer=streamer, compile=compile,
             ):  # fmt: skip
                 record = _record(made, choice, model)
                 records.append(as_json(record))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation import logits_process
 
-from decoding.contrast import plausible
+from decoding.contrast import masked
 from decoding.errors import OptionError
 from decoding.fused_streams import EXPERT, FusedStreams, Heard, Reader
 from decoding.strategy import Session, Strategy
@@ -32,22 +32,32 @@ WARPERS = tuple(
 
 @dataclass(frozen=True)
 class Contrast:
-    """What a strategy makes of its readers' logits, before implausible tokens are taken out.
+    """What a strategy makes of its readers' logits, each part computed when it is asked for.
 
     Attributes:
-        scores: (..., vocab) float32.
-        evidence: (..., vocab) logits or log-probabilities that plausibility is taken from.
+        form: from plausibility's α to (..., vocab) float32 scores, -inf where a token is not plausible; None lets every
+            token pass.
+        evidence: gives the (..., vocab) logits that plausibility is taken from.
         alpha: plausible is p >= alpha·max p; None lets every token pass.
     """
 
-    scores: Tensor
-    evidence: Tensor
+    form: Callable[[float | None], Tensor]
+    evidence: Callable[[], Tensor]
     alpha: float | None
+
+    @property
+    def scores(self) -> Tensor:
+        """(..., vocab) the scores before implausible tokens are taken out."""
+        return self.form(None)
 
     @property
     def masked(self) -> Tensor:
         """(..., vocab) the scores, -inf where a token is not plausible."""
-        return masked(self.scores, self.evidence, self.alpha)
+        return self.form(self.alpha)
+
+    def mask(self, changed: Tensor) -> Tensor:
+        """Scores (..., vocab) that processors have changed, -inf where a token is not plausible."""
+        return changed if self.alpha is None else masked(changed, self.evidence().to(changed.device), self.alpha)
 
 
 class ContrastStrategy(Strategy):
@@ -132,8 +142,9 @@ class ContrastSession(Session):
         """The strategy's scores, processed, -inf where a token is not plausible."""
         contrast = self.strategy.contrast(self.heard)
         processors, warpers = self._two_kinds(logits_processor)
-        scores = processors(input_ids, contrast.scores.to(input_ids.device))
-        return warpers(input_ids, masked(scores, contrast.evidence.to(scores.device), contrast.alpha))
+        if not processors:
+            return warpers(input_ids, contrast.masked.to(input_ids.device))
+        return warpers(input_ids, contrast.mask(processors(input_ids, contrast.scores.to(input_ids.device))))
 
     def rescored(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """The strategy's scores, changed as the processors before it changed the model's logits.
@@ -147,8 +158,7 @@ class ContrastSession(Session):
         contrast = self.strategy.contrast(self.heard)
         change = scores.float() - self.heard[EXPERT].final.to(scores.device)
         shift = change.masked_fill(scores == -torch.inf, torch.nan).nanmedian(-1, keepdim=True).values.nan_to_num()
-        changed = contrast.scores.to(scores.device) + (change - shift)
-        return masked(changed, contrast.evidence.to(scores.device), contrast.alpha)
+        return contrast.mask(contrast.scores.to(scores.device) + (change - shift))
 
     def advance(self, tokens: Tensor) -> None:
         """Every reader reads the tokens."""
@@ -184,25 +194,6 @@ class ContrastSession(Session):
             first, second = logits_processor[:split], logits_processor[split:]
             self._split = (logits_processor, LogitsProcessorList(first), LogitsProcessorList(second))
         return self._split[1], self._split[2]
-
-
-def masked(scores: Tensor, evidence: Tensor, alpha: float | None) -> Tensor:
-    """(..., vocab) scores, -inf where a token is not plausible.
-
-    Args:
-        scores: (..., vocab); -inf where a token is excluded already.
-        evidence: (..., vocab) what plausibility is taken from.
-        alpha: in [0, 1]; None lets every token pass.
-    """
-    if alpha is None:
-        return scores
-    kept = scores.masked_fill(~plausible(evidence, alpha), -torch.inf)
-    empty = kept.amax(-1, keepdim=True) == -torch.inf
-    if bool(empty.any()):
-        among_the_rest = evidence.masked_fill(scores == -torch.inf, -torch.inf)
-        again = scores.masked_fill(~plausible(among_the_rest, alpha), -torch.inf)
-        kept = torch.where(empty, again, kept)
-    return kept
 
 
 def require_number(name: str, value: float, low: float) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
+
 from decoding.amateur.reader import amateur_reader, cut_to_shared, padded_to
 from decoding.contrast import contrast_log_probs, contrast_logits
 from decoding.contrast_strategy import Contrast, ContrastStrategy, require_number
@@ -85,11 +87,15 @@ class ContrastiveDecoding(ContrastStrategy):
         """Expert against amateur, in either form."""
         vocab = heard[EXPERT].final.shape[-1]
         expert, amateur = cut_to_shared(heard[EXPERT].final, heard["amateur"].final)
-        if self.form == "logits":
-            scores = contrast_logits(expert, amateur, self.beta)
-        else:
-            scores = contrast_log_probs(expert, amateur, self.beta, self.amateur_temperature)
-        return Contrast(padded_to(scores, vocab), padded_to(expert, vocab), self.alpha)
+
+        def form(alpha: float | None) -> Tensor:
+            if self.form == "logits":
+                scores = contrast_logits(expert, amateur, self.beta, alpha)
+            else:
+                scores = contrast_log_probs(expert, amateur, self.beta, self.amateur_temperature, alpha)
+            return padded_to(scores, vocab)
+
+        return Contrast(form, lambda: padded_to(expert, vocab), self.alpha)
 
     def _needs_own_expert(self, readers: Sequence[Reader]) -> bool:
         """The expert's final logits are all it needs, and those are what a processor is given."""

@@ -13,6 +13,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper
 from decoding.anatomy import call_backbone
 from decoding.errors import InputError, OptionError
 from decoding.history import HiddenHistory
+from decoding.kernels.selection import contrastive_scores
 from decoding.strategy import Session, Strategy, argmax_first, require_range
 from decoding.stream import Stream
 
@@ -97,25 +98,41 @@ class ContrastiveSearchSession(Session):
         self.stream = stream
         self.history = history
         self.candidates: Tensor | None = None  # (batch, k)
+        self.branch: Tensor | None = None  # (batch,), which of them were chosen here
         self.reading = stream.prompt
         self.logits = stream.logits(stream.prompt)
 
     def scores(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
         """Contrastive scores of the k candidates, -inf elsewhere; looks ahead at all candidates in one forward pass."""
-        alpha, k = self.strategy.penalty_alpha, self.strategy.top_k
-        logits = logits_processor(input_ids, self.logits.to(dtype=torch.float32, device=input_ids.device, copy=True))
-        probabilities, candidates = _top(logits.softmax(-1), k)  # (batch, k)
-        hidden = self.stream.branch(candidates).hidden[:, :, -1]  # (batch, k, dim)
+        logits, probabilities, candidates, hidden = self._look_ahead(input_ids, logits_processor)
         penalty = self.history.penalty(hidden).to(probabilities.device)
-        contrastive = (1 - alpha) * probabilities - alpha * penalty
-        contrastive.masked_fill_(logits.gather(1, candidates) == -torch.inf, -torch.inf)
-        self.candidates = candidates
+        contrastive = contrastive_scores(logits, probabilities, candidates, penalty, self.strategy.penalty_alpha)
         return torch.full_like(logits, -torch.inf).scatter_(1, candidates, contrastive)
 
+    def greedy(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
+        """As the argmax of :meth:`scores`, which are not made: on a GPU two launches, and nothing waits for them."""
+        if input_ids.device != self.history.states.device:  # a model spread over devices
+            return super().greedy(input_ids, logits_processor)
+        looked_at = self._look_ahead(input_ids, logits_processor)
+        selection = self.history.select(*looked_at[:3], self.strategy.penalty_alpha, looked_at[3])
+        self.branch = selection.branch
+        return selection.token
+
+    def _look_ahead(self, input_ids: Tensor, logits_processor: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Processed logits (batch, vocab), and of the k candidates probabilities, ids (batch, k) and hidden states."""
+        logits = logits_processor(input_ids, self.logits.to(dtype=torch.float32, device=input_ids.device, copy=True))
+        probabilities, candidates = _top(logits.softmax(-1), self.strategy.top_k)
+        self.candidates, self.branch = candidates, None
+        hidden = self.stream.branch(candidates).hidden[:, :, -1]  # (batch, k, dim)
+        return logits, probabilities, candidates, hidden
+
     def advance(self, tokens: Tensor) -> None:
-        """Keep the branch of each row's token; the first where it is no candidate (the pad of a finished row)."""
+        """Keep the branch that :meth:`greedy` chose, or else that of each row's token; the first where it is no
+        candidate (the pad of a finished row).
+        """
         assert self.candidates is not None, "advance() before scores()"
-        self._take(self.stream.commit(argmax_first(self.candidates == tokens[:, None])))
+        branch = argmax_first(self.candidates == tokens[:, None]) if self.branch is None else self.branch
+        self._take(self.stream.commit(branch))
 
     def follow(self, tokens: Tensor) -> None:
         """As :meth:`advance`, or read the tokens anew where one of them was no candidate."""
@@ -131,6 +148,8 @@ class ContrastiveSearchSession(Session):
         self.logits = self.logits[rows]
         if self.candidates is not None:
             self.candidates = self.candidates[rows]
+        if self.branch is not None:
+            self.branch = self.branch[rows]
 
     def close(self) -> Any:
         """The cache, with the history beside it, so that a later call that continues it need not read it again."""
@@ -145,7 +164,7 @@ class ContrastiveSearchSession(Session):
         del self.history
 
     def _take(self, reading: Any) -> None:
-        self.candidates = None
+        self.candidates = self.branch = None
         self.reading = reading
         self.history.append(reading.hidden)
         self.logits = self.stream.logits(reading)

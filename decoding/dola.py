@@ -6,11 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
 from decoding.anatomy import anatomy
-from decoding.contrast import DIVERGENCES, Divergence, divergence
+from decoding.contrast import DIVERGENCES, Divergence, contrast_log_probs, layer_divergence
 from decoding.contrast_strategy import Contrast, ContrastStrategy
 from decoding.errors import OptionError
 from decoding.fused_streams import EXPERT, Heard, Reader
@@ -103,12 +100,11 @@ class DoLa(ContrastStrategy):
         """Log p_N - log p_j."""
         final, exits = heard[EXPERT].final, heard[EXPERT].exits
         assert exits is not None
-        premature = exits[0] if len(exits) == 1 else self._chosen(final, exits)
-        return Contrast(final.log_softmax(-1) - premature.log_softmax(-1), final, self.alpha)
-
-    def _chosen(self, final: Tensor, exits: Tensor) -> Tensor:
-        """(..., vocab) logits of the premature layer that diverges most."""
-        distance = divergence(final, exits, self.divergence)  # (layers, batch, ...)
-        if not self.per_row:
-            distance = distance.mean(1, keepdim=True).expand_as(distance)
-        return torch.take_along_dim(exits, distance.argmax(0)[None, ..., None], dim=0)[0]
+        premature, layer = exits, None
+        if len(exits) == 1:
+            premature = exits[0]
+        else:
+            _, layer = layer_divergence(final, exits, self.divergence, self.per_row)
+        return Contrast(
+            lambda alpha: contrast_log_probs(final, premature, alpha=alpha, layer=layer), lambda: final, self.alpha
+        )

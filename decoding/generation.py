@@ -29,6 +29,7 @@ def generate(
     stopping_criteria: StoppingCriteriaList | None = None,
     streamer: Any = None,
     tokenizer: Any = None,
+    compile: bool = False,
     **kwargs: Any,
 ) -> Any:
     """``model.generate`` with a strategy: takes all that it takes, the arguments that transformers dropped included.
@@ -44,6 +45,8 @@ def generate(
         stopping_criteria: as in ``model.generate``.
         streamer: as in ``model.generate``; receives the prompt, each token and the end.
         tokenizer: needed for ``stop_strings``, and for a strategy with texts of its own and no tokenizer.
+        compile: capture the decode step and replay it for each token: the same tokens, and a GPU that does not wait
+            between kernels (docs/compile.md: when it pays, memory, what is refused).
         kwargs: everything else that ``model.generate`` takes.
 
     Returns:
@@ -60,6 +63,8 @@ def generate(
     config = generation_config or model.generation_config
     strategy = strategy or _strategy_of_arguments(kwargs, config)
     if strategy is None:
+        if compile:
+            raise OptionError("compile=True captures the steps of a strategy, and none is given: pass strategy=...")
         return model.generate(
             inputs, generation_config=generation_config, stopping_criteria=stopping_criteria, streamer=streamer,
             tokenizer=tokenizer, **kwargs,
@@ -90,6 +95,7 @@ def generate(
         generation_config=generation_config,
         stopping_criteria=stopping_criteria,
         custom_generate=custom,
+        **({"compile": True} if compile else {}),
         **kwargs,
     )
 
@@ -159,13 +165,17 @@ def decode(
     try:
         with model._optimize_model_for_decode():
             while True:
-                scores = session.scores(input_ids, logits_processor)
+                if generation_config.do_sample:
+                    scores = session.scores(input_ids, logits_processor)
+                    chosen = torch.multinomial((scores / temperature).softmax(-1), num_samples=1).squeeze(1)
+                elif record.scores is not None:
+                    scores = session.scores(input_ids, logits_processor)
+                    chosen = scores.argmax(-1)
+                else:
+                    scores, chosen = None, session.greedy(input_ids, logits_processor)
                 if not finished_here:
                     record.step(session, scores)
-                    if generation_config.do_sample:
-                        tokens = torch.multinomial((scores / temperature).softmax(-1), num_samples=1).squeeze(1)
-                    else:
-                        tokens = scores.argmax(-1)
+                    tokens = chosen
                     if has_eos:
                         tokens = tokens * unfinished + pad * (1 - unfinished)
                     input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
@@ -199,8 +209,8 @@ class _Record:
         self.cross_attentions = wanted(config.output_attentions and encoder_decoder)
         self.hidden_states = wanted(config.output_hidden_states)
 
-    def step(self, session: Any, scores: Tensor) -> None:
-        """Keep one step: its scores, and the forward pass that its logits came from."""
+    def step(self, session: Any, scores: Tensor | None) -> None:
+        """Keep one step: its scores, where they are wanted, and the forward pass that its logits came from."""
         reading = session.reading
         if self.scores is not None:
             self.scores += (scores,)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from decoding.kernels.degeneration_penalty import degeneration_penalty, inverse_norms
+from decoding.kernels.degeneration_penalty import append, degeneration_penalty
+from decoding.kernels.selection import Selection, select
 
 __all__ = ["HiddenHistory"]
 
@@ -31,7 +32,7 @@ class HiddenHistory:
             self.start = (mask == 0).sum(1)
         self.states = hidden.new_empty(batch, self.length + max(BLOCK, self.length // 16), dim)
         self.inverse_norms = torch.empty(self.states.shape[:2], dtype=torch.float32, device=hidden.device)
-        self._write(0, hidden)
+        append(self.states, self.inverse_norms, hidden, 0)
 
     def append(self, hidden: Tensor) -> None:
         """Add (batch, n, dim) hidden states."""
@@ -43,12 +44,19 @@ class HiddenHistory:
                 [states, states.new_empty(len(states), end + room - self.length, states.shape[2])], 1
             )
             self.inverse_norms = torch.cat([norms, norms.new_empty(len(norms), end + room - self.length)], 1)
-        self._write(self.length, hidden)
+        append(self.states, self.inverse_norms, hidden, self.length)
         self.length = end
 
     def penalty(self, candidates: Tensor) -> Tensor:
         """(batch, k) float32 degeneration penalty of candidates (batch, k, dim)."""
         return degeneration_penalty(candidates, self.states, self.inverse_norms, self.start, self.length)
+
+    def select(
+        self, logits: Tensor, probabilities: Tensor, candidates: Tensor, penalty_alpha: float, hidden: Tensor
+    ) -> Selection:
+        """The best candidate of each row; see :func:`decoding.kernels.selection.select`."""
+        history = self.states, self.inverse_norms, self.start, self.length
+        return select(logits, probabilities, candidates, penalty_alpha, hidden, *history)
 
     def truncate(self, length: int) -> None:
         """Forget what was appended after ``length``."""
@@ -59,8 +67,3 @@ class HiddenHistory:
         self.states, self.inverse_norms = self.states[rows], self.inverse_norms[rows]
         if self.start is not None:
             self.start = self.start[rows]
-
-    def _write(self, at: int, hidden: Tensor) -> None:
-        n = hidden.shape[1]
-        self.states.narrow(1, at, n).copy_(hidden)
-        self.inverse_norms.narrow(1, at, n).copy_(inverse_norms(hidden))

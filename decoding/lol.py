@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from decoding.amateur.reader import amateur_reader, cut_to_shared, padded_to, prefix_of
-from decoding.contrast import contrast_logits, fuse_by_entropy, fuse_statically
+from decoding.contrast import multi_layer_contrast, refocused
 from decoding.contrast_strategy import Contrast, ContrastStrategy, require_number
 from decoding.errors import OptionError, nearest
 from decoding.fused_streams import EXPERT, Heard, Reader
@@ -134,21 +133,22 @@ class LOL(ContrastStrategy):
         """The fused contrast."""
         vocab = heard[EXPERT].final.shape[-1]
         expert, amateur = cut_to_shared(heard[EXPERT].final, heard["amateur"].final)
-        refocused = expert.log_softmax(-1)
+        guided = lower = lower_amateur = None
         if "guided expert" in heard:
-            guided = heard["guided expert"].final[..., : expert.shape[-1]].to(expert.device).log_softmax(-1)
-            refocused = contrast_logits(guided, refocused, self.refocus_weight).log_softmax(-1)
-        scores = refocused - self.amateur_weight * amateur.log_softmax(-1)
-        exits = heard[EXPERT].exits
-        if exits is not None:
-            lower, lower_amateur = cut_to_shared(exits, _exits(heard["amateur"]))
-            lower = lower.log_softmax(-1)
-            contrasts = lower - self.lower_amateur_weight * lower_amateur.log_softmax(-1)
-            if self.fusion == "static":
-                scores = fuse_statically(scores, contrasts, self.fusion_weight)
-            else:
-                scores = fuse_by_entropy(scores, contrasts, torch.cat([refocused[None], lower]))
-        return Contrast(padded_to(scores, vocab), padded_to(refocused, vocab), self.alpha)
+            guided = heard["guided expert"].final[..., : expert.shape[-1]].to(expert.device)
+        exits, amateur_exits = heard[EXPERT].exits, heard["amateur"].exits
+        if exits is not None and amateur_exits is not None:
+            lower, lower_amateur = cut_to_shared(exits, amateur_exits)
+
+        def form(alpha: float | None) -> Tensor:
+            scores = multi_layer_contrast(
+                expert, amateur, guided, lower, lower_amateur,
+                amateur_weight=self.amateur_weight, lower_amateur_weight=self.lower_amateur_weight,
+                fusion_weight=self.fusion_weight, fusion=self.fusion, refocus_weight=self.refocus_weight, alpha=alpha,
+            )  # fmt: skip
+            return padded_to(scores, vocab)
+
+        return Contrast(form, lambda: padded_to(refocused(expert, guided, self.refocus_weight), vocab), self.alpha)
 
     def _guidance_text(self) -> Any:
         guidance = self.guidance
@@ -167,11 +167,6 @@ class LOL(ContrastStrategy):
     def _needs_own_expert(self, readers: Sequence[Reader]) -> bool:
         """Without guidance and lower layers the final logits are all that it needs of the expert."""
         return any(each.role == "guided expert" or (each.role == EXPERT and each.exits) for each in readers)
-
-
-def _exits(heard: Heard) -> Tensor:
-    assert heard.exits is not None, "an amateur leaves where the expert does"
-    return heard.exits
 
 
 def _per_row(text: Any) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from decoding.adapters import unwrapped
+from decoding.capturable import request_capture
 from decoding.contrastive_decoding import ContrastiveDecoding
 from decoding.contrastive_search import ContrastiveSearch
 from decoding.dola import DoLa
@@ -38,12 +39,13 @@ class StrategyLogitsProcessor(LogitsProcessor):
     Args:
         strategy: the strategy.
         model: the model that ``generate`` is called on.
+        compile: capture the steps of the processor's own reading; see :func:`decoding.generate`.
         inputs: see :meth:`decoding.strategy.Strategy.logits_processor`.
     """
 
     supports_continuous_batching = False  # requests that come and go in one batch have no session to be kept in step
 
-    def __init__(self, strategy: Strategy, model: Any, **inputs: Any) -> None:
+    def __init__(self, strategy: Strategy, model: Any, compile: bool = False, **inputs: Any) -> None:
         model = unwrapped(model)
         strategy.check(model)
         if model.config.is_encoder_decoder and not any(
@@ -55,6 +57,7 @@ class StrategyLogitsProcessor(LogitsProcessor):
             )
         self.strategy = strategy
         self.model = model
+        self.compile = compile
         self.inputs = inputs
         self.session: Session | None = None
         self.read: Tensor | None = None  # (rows, length) what the session has read
@@ -68,6 +71,9 @@ class StrategyLogitsProcessor(LogitsProcessor):
     def _in_step_with(self, input_ids: Tensor) -> Session:
         rows = self._parents(input_ids)
         if self.session is None or rows is None:
+            ended, self.session = self.session, None
+            if ended is not None:
+                ended.release()  # its cache makes room for the next one's
             self.session = self._begin(input_ids)
         else:
             if bool((rows != torch.arange(len(rows), device=rows.device)).any()):
@@ -95,6 +101,7 @@ class StrategyLogitsProcessor(LogitsProcessor):
             inputs["input_ids"] = input_ids
             check_inputs(self.model, input_ids, inputs)
         prepared, model_kwargs, config = Stream.prepare(self.model, **inputs)
+        request_capture(config, self.compile)
         return self.strategy.rescoring_session(self.model, prepared, model_kwargs, config)
 
     def _per_row(self, value: Any, rows: int) -> Any:

@@ -20,7 +20,18 @@ from decoding.generation import generate
 from decoding.lol import LOL
 from decoding.strategy import Strategy, check_inputs, require_range
 
-__all__ = ["STRATEGIES", "Beam", "Choice", "Greedy", "Nucleus", "Sampling", "TopK", "Typical", "named"]
+__all__ = [
+    "STRATEGIES",
+    "Beam",
+    "Choice",
+    "Greedy",
+    "Nucleus",
+    "Sampling",
+    "TopK",
+    "Typical",
+    "named",
+    "parameters_of",
+]
 
 
 @dataclass(frozen=True)
@@ -193,6 +204,7 @@ def named(spec: str, settings: Mapping[str, str] | None = None) -> Choice:
 
     Args:
         spec: a name of ``STRATEGIES``, perhaps with parameters: ``sampling`` or ``sampling:temperature=0.8,top_p=0.9``.
+            In lists, ``;`` does as well as ``,``.
         settings: parameters as strings; they go before those in ``spec``.
 
     Raises:
@@ -203,9 +215,7 @@ def named(spec: str, settings: Mapping[str, str] | None = None) -> Choice:
         'contrastive-search(penalty_alpha=0.6, top_k=5)'
     """
     given, _, inline = spec.partition(":")
-    name = given.strip().lower().replace("_", "-")
-    if name not in STRATEGIES:
-        raise OptionError(f"unknown strategy {given.strip()!r}{nearest(name, STRATEGIES)}")
+    name = _name(given)
     texts = _inline(spec, inline) | dict(settings or {})
     kinds = _parameter_types(STRATEGIES[name])
     values = {}
@@ -220,6 +230,22 @@ def named(spec: str, settings: Mapping[str, str] | None = None) -> Choice:
         if field.name not in values and field.default is dataclasses.MISSING:
             raise OptionError(f"{name} needs {field.name}: for instance {name}:{field.name}={EXAMPLES[field.name]}")
     return Choice(name, how(**values))
+
+
+def parameters_of(spec: str) -> list[str]:
+    """The names of the parameters that a strategy takes.
+
+    Raises:
+        OptionError: an unknown strategy.
+    """
+    return list(_parameter_types(STRATEGIES[_name(spec.partition(":")[0])]))
+
+
+def _name(given: str) -> str:
+    name = given.strip().lower().replace("_", "-")
+    if name not in STRATEGIES:
+        raise OptionError(f"unknown strategy {given.strip()!r}{nearest(name, STRATEGIES)}")
+    return name
 
 
 def _inline(spec: str, inline: str) -> dict[str, str]:
@@ -269,7 +295,7 @@ def _parsed(name: str, text: str, hint: Any) -> Any:
             if kind in (int, float):
                 return kind(text)
             if kind is Sequence:
-                return tuple(_number(each) for each in text.split(","))
+                return tuple(_number(each) for each in text.replace(";", ",").split(","))
         except ValueError:
             continue
         if kind is str:

@@ -276,7 +276,7 @@ class _Plain(ContrastStrategy):
 
     def contrast(self, heard: Any) -> Contrast:
         final = heard[EXPERT].final
-        return Contrast(final, final, None)
+        return Contrast(lambda alpha: final, lambda: final, None)
 
 
 _NOT_YET = Scores(torch.empty(0), torch.empty(0))

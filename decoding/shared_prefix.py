@@ -21,7 +21,7 @@ from decoding.reading import Reading, branched, picked, reordered
 if TYPE_CHECKING:
     from decoding.stream import Stream
 
-__all__ = ["Shared", "branch_mask"]
+__all__ = ["Shared", "branch_mask", "own_mask"]
 
 
 class Shared:
@@ -30,21 +30,29 @@ class Shared:
     def __init__(self, stream: Stream, tokens: Tensor) -> None:
         self.stream = stream
         self.tokens = tokens  # (batch, branches, n)
-        batch, branches, n = tokens.shape
+        _, branches, n = tokens.shape
+        self.kwargs = stream.grown_kwargs(n)
+        positions = self.kwargs["position_ids"][..., -n:]  # (batch, n), or (axes, batch, n)
+        if stream.captured is not None:
+            self.flat = stream.captured.read(stream, tokens, positions)
+        else:
+            self.flat = self._read(positions)
+        self.reading = branched(self.flat, 1, (branches, n))
+
+    def _read(self, positions: Tensor) -> Reading:
+        """One forward pass; ``hidden`` is (batch, branches·n, dim), ``logits`` likewise where the head is in it."""
+        stream = self.stream
+        batch, branches, n = self.tokens.shape
         layers = layers_of(stream.cache)
         for layer in layers:
             if is_sliding(layer):
                 layer.record_past = True  # else the window would drop prefix entries for the sake of losing branches
-        self.kwargs = stream.grown_kwargs(n)
         inputs = self._inputs(n)
-        positions = self.kwargs["position_ids"][..., -n:]  # (batch, n), or (axes, batch, n)
-        inputs["input_ids"] = tokens.reshape(batch, branches * n)
+        inputs["input_ids"] = self.tokens.reshape(batch, branches * n)
         inputs["position_ids"] = positions.repeat(*[1] * (positions.dim() - 1), branches)
         inputs["attention_mask"] = self._masks(layers, branches, n)
-        # hidden is (batch, branches·n, dim), logits (batch, branches·n, vocab) where the head cannot be applied apart
         with grouped_heads():
-            self.flat = stream.run(inputs, every_logit=True)
-        self.reading = branched(self.flat, 1, (branches, n))
+            return stream.run(inputs, every_logit=True)
 
     def _inputs(self, n: int) -> dict[str, Any]:
         """What the model's forward is given beside tokens, positions and mask."""
@@ -92,6 +100,9 @@ class Shared:
         slots = branch[:, None] * n + torch.arange(n, device=branch.device)  # (batch, n) among the branches' slots
         # Asking for the winners would wait for a GPU; on a CPU it makes the move several times faster.
         winners = branch.tolist() if branch.device.type == "cpu" else None
+        if self.stream.captured is not None:
+            self.stream.captured.keep(self.stream, branches * n, slots)
+            return self._selected(slots, winners)
         for layer in layers_of(self.stream.cache) if branches > 1 else ():
             if winners is not None and isinstance(layer, GrowingLayer):
                 layer.settle(branches * n, winners, n)
@@ -177,7 +188,7 @@ def branch_mask(
         dtype: float dtype of the mask. Float, because some architectures answer wrongly to a boolean one.
         device: where the mask is built.
     """
-    own, step = _own_mask(branches, n, window, dtype, device)
+    own, step = own_mask(branches, n, window, dtype, device)
     if prefix is None and window is None and device.type == "cpu":
         seen = length - offset
         room = _unpadded_mask(branches, n, dtype, device, 1 << max(seen, 255).bit_length())
@@ -194,12 +205,12 @@ def branch_mask(
 @functools.lru_cache(maxsize=8)
 def _unpadded_mask(branches: int, n: int, dtype: torch.dtype, device: torch.device, length: int) -> Tensor:
     """The mask (1, 1, branches·n, length + branches·n) behind a prefix without padding; a shorter one's is its end."""
-    own, _ = _own_mask(branches, n, None, dtype, device)
+    own, _ = own_mask(branches, n, None, dtype, device)
     return torch.nn.functional.pad(own, (length, 0))[None, None]
 
 
 @functools.lru_cache(maxsize=32)  # the same at each step
-def _own_mask(
+def own_mask(
     branches: int, n: int, window: int | None, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Mask (branches·n, branches·n) between the branches' tokens, and (branches·n,) the place of each in its branch."""

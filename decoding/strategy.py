@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
 
+from decoding.capturable import request_capture
 from decoding.errors import InputError, OptionError
 from decoding.reading import Reading
 
@@ -37,6 +38,13 @@ class Session(ABC):
             input_ids: (batch, length) all tokens so far.
             logits_processor: callable on (input_ids, float32 logits), as transformers' processor lists are.
         """
+
+    def greedy(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
+        """(batch,) the tokens with the largest of :meth:`scores`, where these themselves are not wanted.
+
+        :meth:`advance` is then given these tokens, but for finished rows.
+        """
+        return self.scores(input_ids, logits_processor).argmax(-1)
 
     def rescored(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """As :meth:`scores`, as a processor among those of ``generate``.
@@ -72,7 +80,8 @@ class Strategy(ABC):
     """Base of all strategies. Subclasses are frozen dataclasses; one instance can serve many calls and threads.
 
     Three ways in: ``decoding.generate(model, ..., strategy=s)``, ``model.generate(..., custom_generate=s)`` and
-    ``model.generate(..., logits_processor=[s.logits_processor(model)])``.
+    ``model.generate(..., logits_processor=[s.logits_processor(model)])``. Each takes ``compile=True``, which captures
+    the decode step (docs/compile.md).
     """
 
     name: ClassVar[str]
@@ -122,7 +131,7 @@ class Strategy(ABC):
             model: the model that ``generate`` is called on.
             inputs: what ``generate`` is given beside ``input_ids`` and bears on reading the prompt:
                 ``attention_mask`` for left-padded batches; an encoder-decoder needs its encoder's ``input_ids`` and
-                ``attention_mask``.
+                ``attention_mask``. ``compile=True`` captures the steps of the processor's own reading.
 
         Returns:
             A ``StrategyLogitsProcessor``. It reads the sequence with a cache of its own, beside that of ``generate``.
@@ -140,9 +149,13 @@ class Strategy(ABC):
         generation_config: GenerationConfig,
         synced_gpus: bool = False,
         streamer: Any = None,
+        compile: bool = False,
         **model_kwargs: Any,
     ) -> Any:
-        """Decode, as ``custom_generate`` of ``model.generate``; the contract of transformers' own ``_sample``."""
+        """Decode, as ``custom_generate`` of ``model.generate``; the contract of transformers' own ``_sample``.
+
+        ``compile=True``, here or on the generation config, captures the decode step; see :func:`decoding.generate`.
+        """
         from decoding.generation import decode
 
         if streamer is not None:
@@ -154,6 +167,8 @@ class Strategy(ABC):
                 raise OptionError(
                     f"assistant_model: {self.name} cannot be combined with assisted decoding; leave it out"
                 )
+        if compile:
+            request_capture(generation_config, True)  # this call's own copy
         check_generation_config(self.name, generation_config)
         check_inputs(model, input_ids, model_kwargs)
         self.check(model)

@@ -28,7 +28,10 @@ from decoding.cache import (
     make_room_to_look_ahead,
     self_attention_cache,
 )
+from decoding.capturable import capture_requested, request_capture
+from decoding.captured_steps import CapturedSteps
 from decoding.errors import InputError, ModelError
+from decoding.few_rows import few_rows
 from decoding.forest import Forest, as_branches, side_by_side
 from decoding.forked_rows import Forked
 from decoding.reading import Reading, joined, recorded, reordered
@@ -51,9 +54,17 @@ class Stream:
             restored at no cost; others are copied before each branch.
         exits: after how many layers (0 for the embeddings) readings also give hidden states; ascending.
         mixed: which LoRA adapter each row reads with; None for the model as it is.
+        whole_prompt: whether the prompt's hidden states are wanted, or those of its last token alone.
+
+    Where ``generation_config.compile`` is true, the one-token steps and the branches of a stream are captured (see
+    :class:`decoding.captured_steps.CapturedSteps`).
+
+    Raises:
+        OptionError: ``compile`` with a model or a call that cannot be captured.
 
     Attributes:
-        prompt: the reading of the prompt (its ``hidden`` covers the tokens that were not in a cache handed in).
+        prompt: the reading of the prompt (its ``hidden`` covers the tokens that were not in a cache handed in, or the
+            last of them).
         length: how many slots have been read and kept, padding included.
         padded: whether some of them hold padding.
     """
@@ -67,11 +78,13 @@ class Stream:
         restorable: bool = False,
         exits: Sequence[int] = (),
         mixed: MixedRows | None = None,
+        whole_prompt: bool = True,
     ) -> None:
         self.model = model
         self.mixed = mixed
         self.anatomy: Anatomy = anatomy(model)
-        self._exit_layers = self.anatomy.layers_before(model, exits)
+        self.exits = tuple(exits)
+        self.exit_layers = self.anatomy.layers_before(model, exits)
         self.input_ids = input_ids
         self.kwargs = model_kwargs
         self.restorable = restorable
@@ -79,17 +92,20 @@ class Stream:
         self._pending: Shared | Forked | None = None
         self._fork: Forked | None = None
         self.constant_inputs: dict[str, Any] | None = None  # of branches; set by Shared
+        self.captured: CapturedSteps | None = None
         make_room_to_look_ahead(model_kwargs.get("past_key_values"), model)
         positions = model_kwargs.get("position_ids")
         if positions is not None and positions.dim() == 2 and positions.shape[0] == 1:
             model_kwargs["position_ids"] = positions.expand(self.batch, -1)
+        if generation_config is not None and capture_requested(generation_config):
+            self.captured = CapturedSteps(self, generation_config)
         cache = model_kwargs.get("past_key_values")
         expected = None if generation_config is None else generation_config.max_length
         if isinstance(cache, Cache):
             grow_in_place(cache, expected)
         past = self_attention_cache(cache).get_seq_length() if isinstance(cache, Cache) and _holds_tokens(cache) else 0
-        self.prompt = self._read_prompt(generation_config or model.generation_config)
-        self.length = int(past) + self.prompt.hidden.shape[1]
+        self.prompt, read = self._read_prompt(generation_config or model.generation_config, whole_prompt)
+        self.length = int(past) + read
         if not isinstance(self.cache, Cache):
             raise ModelError(
                 f"{type(model).__name__} keeps its state in a {type(self.cache).__name__}, which cannot be branched: "
@@ -101,9 +117,13 @@ class Stream:
         self._branching: Branching | None = None
 
     @classmethod
-    def open(cls, model: Any, restorable: bool = False, exits: Sequence[int] = (), **inputs: Any) -> Stream:
+    def open(
+        cls, model: Any, restorable: bool = False, exits: Sequence[int] = (), compile: bool = False, **inputs: Any
+    ) -> Stream:
         """A stream over ``inputs`` as ``generate`` takes them (``input_ids``, ``attention_mask``, ...)."""
-        return cls(model, *cls.prepare(model, **inputs), restorable=restorable, exits=exits)
+        input_ids, model_kwargs, config = cls.prepare(model, **inputs)
+        request_capture(config, compile)
+        return cls(model, input_ids, model_kwargs, config, restorable, exits)
 
     @staticmethod
     def prepare(model: Any, **inputs: Any) -> tuple[Tensor, dict[str, Any], GenerationConfig]:
@@ -133,10 +153,13 @@ class Stream:
             return joined([self.extend(token) for token in tokens.split(1, dim=1)])
         self.kwargs = self.grown_kwargs(tokens.shape[1])
         self.input_ids = torch.cat([self.input_ids, tokens], dim=1)
-        inputs = self.model.prepare_inputs_for_generation(
-            self.input_ids, next_sequence_length=tokens.shape[1], **self.kwargs
-        )
-        reading = self.run(inputs)
+        if self.captured is not None and tokens.shape[1] == 1:
+            reading = self.captured.read(self, tokens[:, None], self.kwargs["position_ids"][:, -1:])
+        else:
+            inputs = self.model.prepare_inputs_for_generation(
+                self.input_ids, next_sequence_length=tokens.shape[1], **self.kwargs
+            )
+            reading = self.run(inputs)
         self.length += tokens.shape[1]
         for layer in layers_of(self.cache):
             if is_sliding(layer) and layer.record_past:
@@ -215,6 +238,8 @@ class Stream:
                 f"{type(self.model).__name__}: its cache cannot be rewound by {excess} tokens ({error})"
             ) from error
         self.length = length
+        if self.captured is not None:
+            self.captured.forget()
         self.input_ids = self.input_ids[:, :-excess]
         for name in ("attention_mask", "decoder_attention_mask", "position_ids", "decoder_position_ids"):
             if self.kwargs.get(name) is not None and not (self._encoder_decoder and name == "attention_mask"):
@@ -262,11 +287,15 @@ class Stream:
         for layer in layers_of(self.cache):
             if is_sliding(layer):
                 layer.record_past = False
+        if self.captured is not None:
+            self.captured.hand_over(self.cache)
         return self.cache
 
     def release(self) -> None:
         """Let go of cache and branches now: branches and stream refer to each other, and the cache is large."""
         self._pending = self._fork = None
+        if self.captured is not None:
+            self.captured.release(self.model)
         self.constant_inputs = None
         self.kwargs = {}
 
@@ -296,22 +325,24 @@ class Stream:
 
     def run(self, inputs: dict[str, Any], every_logit: bool = False) -> Reading:
         """One forward pass; through the backbone alone where the head can be applied apart."""
-        with self._adapters():
+        ids = inputs.get("decoder_input_ids", inputs.get("input_ids"))
+        with self.adapters(), few_rows(0 if ids is None else ids.numel(), self.input_ids.device):
             return self._run(inputs, every_logit)
 
-    def _adapters(self) -> AbstractContextManager[None]:
+    def adapters(self) -> AbstractContextManager[None]:
+        """Forward passes in this context are read with the adapters of this stream's rows."""
         return nullcontext() if self.mixed is None else self.mixed.reading()
 
     def _run(self, inputs: dict[str, Any], every_logit: bool) -> Reading:
         if self.anatomy.separable:
             inputs.pop("logits_to_keep", None)
-            with captured_inputs(self._exit_layers) as exits:
+            with captured_inputs(self.exit_layers) as exits:
                 output = self.anatomy.forward_backbone(self.model, inputs)
             hidden, logits = output.last_hidden_state, None
         else:
             if every_logit:
                 inputs.pop("logits_to_keep", None)
-            with captured_outputs(self.anatomy.backbone) as seen, captured_inputs(self._exit_layers) as exits:
+            with captured_outputs(self.anatomy.backbone) as seen, captured_inputs(self.exit_layers) as exits:
                 output = self.model(**inputs, return_dict=True)
             hidden = seen[-1].last_hidden_state
             logits = output.logits if every_logit else output.logits[:, -1:]
@@ -323,17 +354,24 @@ class Stream:
         return bool(self.model.config.is_encoder_decoder)
 
     @torch.no_grad()
-    def _read_prompt(self, generation_config: GenerationConfig) -> Reading:
+    def _read_prompt(self, generation_config: GenerationConfig, whole: bool) -> tuple[Reading, int]:
+        """The prompt's reading, and how many tokens were read."""
+
+        def states(output: Any) -> tuple[Tensor, int]:
+            hidden = output.last_hidden_state
+            return hidden if whole else hidden[:, -1:].clone(), hidden.shape[1]
+
         # transformers' own prefill: chunks, continued caches and multimodal inputs behave as in every other decoding.
         with (
-            self._adapters(),
-            captured_outputs(self.anatomy.backbone) as seen,
-            captured_inputs(self._exit_layers, last=True) as exits,
+            self.adapters(),
+            captured_outputs(self.anatomy.backbone, states) as seen,
+            captured_inputs(self.exit_layers, last=True) as exits,
         ):
             output = self.model._prefill(self.input_ids, generation_config, self.kwargs)
         self._take_cache(output)
-        hidden = torch.cat([each.last_hidden_state for each in seen], dim=1)
-        return Reading(hidden, output.logits[:, -1:], tuple(exits[-len(self._exit_layers) :]), *recorded(output))
+        hidden = torch.cat([each for each, _ in seen], dim=1) if whole else seen[-1][0]
+        reading = Reading(hidden, output.logits[:, -1:], tuple(exits[-len(self.exit_layers) :]), *recorded(output))
+        return reading, sum(read for _, read in seen)
 
     def _take_cache(self, output: Any) -> None:
         for name in ALL_CACHE_NAMES:

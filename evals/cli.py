@@ -16,6 +16,8 @@ from decoding.evals.compare import compare_command
 from decoding.evals.demo import demo_command
 from decoding.evals.factor import factor_command
 from decoding.evals.halueval import halueval_command
+from decoding.evals.harness.command import lm_eval_command
+from decoding.evals.isotropy.command import isotropy_command
 from decoding.evals.multilingual.command import multilingual_command
 from decoding.evals.truthfulqa.cli import truthfulqa_command
 from decoding.loading import BUILT_IN, BUILT_IN_ADAPTERS
@@ -36,11 +38,13 @@ BUILT_IN.update({name: _miniature(name) for name in miniature.NAMES})
 BUILT_IN_ADAPTERS.update({name: miniature.folder(name) for name in miniature.ADAPTERS})
 app.command("compare")(compare_command)
 app.command("demo")(demo_command)
-app.command("metrics")(metrics_command)
-eval_app.command("multilingual")(multilingual_command)
+app.command("isotropy")(isotropy_command)
+app.command("lm-eval")(lm_eval_command)
 eval_app.command("factor")(factor_command)
 eval_app.command("halueval")(halueval_command)
 eval_app.command("truthfulqa")(truthfulqa_command)
+app.command("metrics")(metrics_command)
+eval_app.command("multilingual")(multilingual_command)
 app.add_typer(eval_app)
 
 

@@ -19,7 +19,7 @@ from decoding.evals.runner import Document, Record, Task, run
 
 __all__ = ["METRICS", "PREFIXES", "Completions", "Factor", "factor_command", "load"]
 
-METRICS = ("accuracy", "accuracy per token", "accuracy raw", "accuracy raw per token")
+METRICS = ("acc", "acc/token", "acc raw", "acc/token raw")
 
 # The columns' own spelling.
 PREFIXES = {"full": "full_prefix", "truncated": "turncated_prefixes"}
@@ -81,27 +81,27 @@ def load(source: str, prefix: str | None = None, skip_bad: bool = False) -> tupl
 class Factor(Task):
     """FACTOR accuracy.
 
-    Metrics: ``accuracy``, 1 where the true completion's summed log-score is at least as high as that of every false one
-    (as DoLa reports it); ``per token``, the same of the mean over its tokens (as the authors' script); ``raw``, of a
+    Metrics: ``acc``, 1 where the true completion's summed log-score is at least as high as that of every false one (as
+    DoLa reports it); ``acc/token``, the same of the mean over its tokens (as the authors' script); ``raw``, of a
     strategy's scores as they are, without the log-softmax (as DoLa's script has them); ``cut``, 1 where the prefix lost
     its beginning because it did not fit into the model's context.
 
     Args:
-        completions: the documents.
         model: a decoder-only transformers model.
         tokenizer: its tokenizer.
-        skipped: why documents are missing.
+        completions: see :func:`load`.
+        left_out: why documents were left out when the data were read.
     """
 
     name = "factor"
 
     def __init__(
-        self, completions: Sequence[Completions], model: Any, tokenizer: Any, *, skipped: Sequence[str] = ()
+        self, model: Any, tokenizer: Any, completions: Sequence[Completions], *, left_out: Sequence[str] = ()
     ) -> None:
-        self.completions = completions
         self.model = model
         self.tokenizer = tokenizer
-        self.skipped = skipped
+        self.completions = completions
+        self.skipped = left_out
         texts = [[each.prefix, each.completion, *each.contradictions] for each in completions]
         self.settings = {"data": digest(texts)}
 
@@ -142,16 +142,16 @@ def factor_command(
     """
     ready = prepared(model, strategy, device, dtype, output)
     completions, bad = load(data, prefix, skip_bad)
-    task = Factor(completions, ready.model, ready.tokenizer, skipped=bad)
+    task = Factor(ready.model, ready.tokenizer, completions, left_out=bad)
     made = configured(ready.choices, ready.model, ready.tokenizer, ready.name, task=task.settings, seed=seed)
     results = run(task, made, output=output, limit=limit, seed=seed, skip_bad=skip_bad)
     note_cuts(results)
-    report(results, METRICS, json)
+    report(results, METRICS[:3], json)
 
 
 def _record(scored: Sequence[Likelihood], cut: int) -> Record:
     true, *false = (each.figures() for each in scored)
-    right = {f"accuracy{kind}": float(all(true[kind] >= each[kind] for each in false)) for kind in true}
+    right = {f"acc{kind}": float(all(true[kind] >= each[kind] for each in false)) for kind in true}
     return {
         "metrics": {**right, "cut": float(cut > 0)},
         "normalized": [each.normalized for each in scored],

@@ -23,7 +23,7 @@ from decoding.evals.runner import Document, Record, Task, run
 
 __all__ = ["HaluEval", "Responses", "halueval_command", "load"]
 
-RESAMPLES = 1000  # of AUROC: every resample ranks all documents anew
+RESAMPLES = 1000  # of AUC: every resample ranks all documents anew
 
 
 @dataclass(frozen=True)
@@ -67,18 +67,18 @@ def load(source: str, skip_bad: bool = False) -> tuple[list[Responses], list[str
 class HaluEval(Task):
     """Discrimination of right and hallucinated texts by likelihood.
 
-    Metrics of a document with both kinds: ``accuracy``, 1 where the right text's summed log-score is strictly above the
-    hallucinated one's; of every document, ``cut``, 1 where the prompt did not fit into the model's context. Figures of
-    all together: ``auroc``, how often a right text scores above a hallucinated one of any document. ``per token``: of
-    the mean over a text's tokens; hallucinated answers are longer, which a sum counts against them. ``raw``: of a
-    strategy's scores as they are, without the log-softmax.
+    Metrics of a document with both kinds: ``acc``, 1 where the right text's summed log-score is strictly above the
+    hallucinated one's; of every document, ``cut``, 1 where the prompt did not fit into the model's context. Of all
+    documents together: ``AUC``, the area under the ROC curve: how often a right text scores above a hallucinated one of
+    any document. ``/token``: of the mean over a text's tokens; hallucinated answers are longer, which a sum counts
+    against them. ``raw``: of a strategy's scores as they are, without the log-softmax.
 
     Args:
-        responses: the documents, all with both kinds of text or all with one text.
         model: a decoder-only transformers model.
         tokenizer: its tokenizer.
+        responses: see :func:`load`.
         knowledge: put a document's knowledge before the question.
-        skipped: why documents are missing.
+        left_out: why documents were left out when the data were read.
     """
 
     name = "halueval"
@@ -86,18 +86,18 @@ class HaluEval(Task):
 
     def __init__(
         self,
-        responses: Sequence[Responses],
         model: Any,
         tokenizer: Any,
+        responses: Sequence[Responses],
         *,
         knowledge: bool = True,
-        skipped: Sequence[str] = (),
+        left_out: Sequence[str] = (),
     ) -> None:
-        self.responses = responses
         self.model = model
         self.tokenizer = tokenizer
+        self.responses = responses
         self.knowledge = knowledge
-        self.skipped = skipped
+        self.skipped = left_out
         self.paired = all(each.right and each.hallucinated for each in responses)
         self.settings = {
             "data": digest([[each.prompt(True), each.right, each.hallucinated] for each in responses]),
@@ -107,8 +107,7 @@ class HaluEval(Task):
     @property
     def figures(self) -> tuple[str, ...]:
         """The metrics to show."""
-        names = ("accuracy", "auroc") if self.paired else ("auroc", "auroc raw")
-        return tuple(f"{name}{kind}" for name in names for kind in ("", " per token"))
+        return ("acc", "acc/token", "AUC", "AUC/token") if self.paired else ("AUC", "AUC/token", "AUC raw")
 
     def documents(self) -> Sequence[Document]:
         """One a row."""
@@ -127,17 +126,17 @@ class HaluEval(Task):
         return [self._record(scored, len(responses.right), cut) for scored, cut in found]
 
     def corpus_metrics(self, records: Sequence[Record]) -> Mapping[str, float]:
-        """AUROC of each way to score a text."""
+        """AUC of each way to score a text."""
         texts = [each for record in records for each in record["texts"]]
         kinds = [[each["scores"] for each in texts if each["hallucinated"] is kind] for kind in (False, True)]
         ways = texts[0]["scores"] if texts else {}
-        return {f"auroc{way}": auroc(*([each[way] for each in kind] for kind in kinds)) for way in ways}
+        return {f"AUC{way}": auroc(*([each[way] for each in kind] for kind in kinds)) for way in ways}
 
     def _record(self, scored: Sequence[Likelihood], right: int, cut: int) -> Record:
         figures = [each.figures() for each in scored]
         metrics = {}
         if self.paired:
-            metrics = {f"accuracy{way}": float(figures[0][way] > figures[1][way]) for way in figures[0]}
+            metrics = {f"acc{way}": float(figures[0][way] > figures[1][way]) for way in figures[0]}
         return {
             "metrics": {**metrics, "cut": float(cut > 0)},
             "texts": [
@@ -169,7 +168,7 @@ def halueval_command(
     """
     ready = prepared(model, strategy, device, dtype, output)
     responses, bad = load(data, skip_bad)
-    task = HaluEval(responses, ready.model, ready.tokenizer, knowledge=knowledge, skipped=bad)
+    task = HaluEval(ready.model, ready.tokenizer, responses, knowledge=knowledge, left_out=bad)
     used = responses[:limit]
     for kind in ("right", "hallucinated"):
         if not any(getattr(each, kind) for each in used):

@@ -16,7 +16,7 @@ from decoding.registry import Choice, Greedy
 from decoding.scorer import Scorer
 from decoding.scoring import tokens_of
 
-__all__ = ["Likelihood", "likelihoods", "note_cuts"]
+__all__ = ["Likelihood", "likelihoods", "note_cuts", "scoring_strategy"]
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Likelihood:
         """What is compared: each sum, and each mean over the tokens, which does not favour short texts."""
         return {
             "": self.normalized,
-            " per token": self.normalized / self.tokens,
+            "/token": self.normalized / self.tokens,
             " raw": self.raw,
-            " raw per token": self.raw / self.tokens,
+            "/token raw": self.raw / self.tokens,
         }
 
 
@@ -98,7 +98,7 @@ def note_cuts(results: Results | None) -> None:
 
 
 def scoring_strategy(choice: Choice) -> ContrastStrategy | None:
-    """What scores texts under a choice; None for the model's own log-probabilities.
+    """What scores texts under a choice of the registry; None for the model's own log-probabilities.
 
     Raises:
         OptionError: it gives no score to a given token.
@@ -107,7 +107,10 @@ def scoring_strategy(choice: Choice) -> ContrastStrategy | None:
         return None
     if isinstance(choice.how, ContrastStrategy):
         return choice.how
-    raise OptionError(f"--strategy {choice.name}: gives no score to a given text")
+    raise OptionError(
+        f"--strategy {choice.name}: gives no score to a given answer; accepted are greedy, contrastive-decoding, dola, "
+        "context-aware and lol"
+    )
 
 
 def _room(model: Any, strategy: ContrastStrategy | None) -> int | None:

@@ -92,7 +92,7 @@ def results_of(
         "model": model,
         "dtype": model.get("dtype"),
         "versions": versions(),
-        "kernel_backend": choose("auto"),
+        "kernel_backend": choose("auto", model.get("device", "cpu")),
         "limit": limit,
         "seed": seed,
         "counts": {
@@ -187,17 +187,19 @@ def show_results(out: Console, results: Results, metrics: Sequence[str], percent
     scale, digits = (100, 1) if percent else (1, 2)
     paired = {each["strategy"]: each["metrics"] for each in results["comparisons"]}
     first = results["configurations"][0]
-    out.print(_row("", metrics, style="bold"))
+    width = max(WIDTH - 1, *map(len, metrics))
+    out.print(_row("", metrics, width, "bold"))
     for entry in results["configurations"]:
         figures = [entry["metrics"][name] for name in metrics]
         out.print(Text(_shown(entry), style="cyan"), soft_wrap=False)
-        out.print(_row("", [f"{scale * each['value']:.{digits}f}" for each in figures]))
+        out.print(_row("", [f"{scale * each['value']:.{digits}f}" for each in figures], width))
         ends = [[scale * each[end] for end in ("low", "high")] if each["low"] is not None else None for each in figures]
-        out.print(_row(f"{CONFIDENCE:.0%}", [f"{e[0]:.{digits}f}-{e[1]:.{digits}f}" if e else "" for e in ends], "dim"))
+        shown = [f"{each[0]:.{digits}f}-{each[1]:.{digits}f}" if each else "" for each in ends]
+        out.print(_row(f"{CONFIDENCE:.0%}", shown, width, "dim"))
         if entry is not first:
             gains = [paired[entry["label"]].get(name) for name in metrics]
             cells = [f"{scale * each['value']:+.{digits}f}{_stars(each):2}" if each else "" for each in gains]
-            out.print(_row(f"against {first['strategy']}", cells))
+            out.print(_row(f"against {first['strategy']}", cells, width))
     counts = results["counts"]
     left_out = counts["skipped"] + counts["left_out_of_the_data"]
     note = f"{counts['evaluated']} documents" + (f", {left_out} more left out" if left_out else "")
@@ -211,12 +213,12 @@ def show_results(out: Console, results: Results, metrics: Sequence[str], percent
 SKIPPED_SHOWN = 5
 
 
-def _row(name: str, cells: Sequence[str], style: str = "") -> Table:
+def _row(name: str, cells: Sequence[str], width: int, style: str = "") -> Table:
     """One line of figures, in columns that stand alike in every line."""
     row = Table.grid(padding=(0, 1))
     row.add_column(min_width=16, max_width=16, overflow="ellipsis", no_wrap=True)
     for _ in cells:
-        row.add_column(min_width=WIDTH - 1, justify="right", no_wrap=True)
+        row.add_column(min_width=width, justify="right", no_wrap=True)
     row.add_row(*(Text(cell, style=style) for cell in (name, *cells)))
     return row
 

@@ -79,9 +79,10 @@ class SampleFile:
 
         Raises:
             OptionError: they cannot be written; the file is as it was before.
+            InputError: a sample with a number that is not finite.
         """
         new = [each for each in samples if _key(each) not in self.known]
-        text = "".join(json.dumps(each, ensure_ascii=False, allow_nan=False) + "\n" for each in new)
+        text = "".join(_line(each) for each in new)
         if self._file is not None and new:
             size = os.fstat(self._file).st_size
             try:
@@ -149,6 +150,13 @@ def _samples(path: Path) -> Iterator[Sample]:
         if sample is None:
             raise InputError(f"{path}, line {number}: is no sample of an evaluation; remove the line to go on")
         yield sample
+
+
+def _line(sample: Sample) -> str:
+    try:
+        return json.dumps(sample, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise InputError(f"document {sample['document']}: its record holds a number that is not finite") from error
 
 
 def _sample(line: bytes) -> Sample | None:

@@ -30,6 +30,8 @@ def test_the_wheel_has_one_top_level_package(tmp_path: Path) -> None:
         "decoding/evals/sandbox/inside.py",
         "decoding/evals/miniature/models/expert/model.safetensors",
         "decoding/evals/miniature/models/amateur/tokenizer.json",
+        "decoding/evals/harness/tasks/truthfulqa_mc1_local.yaml",
+        "decoding/evals/metrics/rep_n/rep_n.py",
     ):
         assert needed in names
     assert wheel.stat().st_size < 6 * 2**20

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -15,14 +15,19 @@ from decoding.evals.configurations import configured
 from decoding.evals.results import Results
 from decoding.evals.runner import run
 from decoding.evals.truthfulqa import miniature
-from decoding.evals.truthfulqa.data import load
-from decoding.evals.truthfulqa.multiple_choice import METRICS, MultipleChoice
-from decoding.evals.truthfulqa.prompts import STYLES, prompt_of
+from decoding.evals.truthfulqa.data import Question, load
+from decoding.evals.truthfulqa.generation import Generation
+from decoding.evals.truthfulqa.judge import Judge
+from decoding.evals.truthfulqa.multiple_choice import MultipleChoice
+from decoding.evals.truthfulqa.prompts import STYLES, Prompt, prompt_of
+from decoding.loading import load as load_model
 from decoding.registry import Choice
 
 __all__ = ["truthfulqa_command"]
 
-ON_THE_HUB = "truthfulqa/truthful_qa:multiple_choice"
+Evaluation = MultipleChoice | Generation
+
+ON_THE_HUB = "truthfulqa/truthful_qa"
 
 
 def truthfulqa_command(
@@ -47,6 +52,18 @@ def truthfulqa_command(
         int | None,
         typer.Option(min=1, metavar="N", help="Tokens of questions and answers in one forward pass; by default 512."),
     ] = None,
+    generation: Annotated[
+        bool,
+        typer.Option("--generation", help="Let strategies write answers: BLEU, ROUGE, judges."),
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="With --generation: of an answer.")] = 50,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="With --generation: questions at a time.")] = 8,
+    judge_truth: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="With --generation: a fine-tuned judge of truth.")
+    ] = None,
+    judge_info: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="With --generation: one of what an answer tells.")
+    ] = None,
     limit: Limit = None,
     skip_bad: SkipBad = False,
     seed: Seed = 0,
@@ -55,7 +72,7 @@ def truthfulqa_command(
     json: Json = False,
     output: Output = None,
 ) -> None:
-    """TruthfulQA's multiple choice: MC1, MC2 and MC3, normalised and raw, with paired tests against the first strategy.
+    """TruthfulQA: multiple choice (MC1, MC2, MC3, normalised and raw) or --generation, with paired tests.
 
     Example: decoding eval truthfulqa --miniature --strategy greedy --strategy dola
     """
@@ -63,41 +80,58 @@ def truthfulqa_command(
         raise OptionError("--miniature brings its own questions: leave --data and --languages out")
     if tune and (not miniature_ or strategy):
         raise OptionError("--tune: accepted with --miniature, whose grids it chooses from, and without --strategy")
+    if tune and generation:
+        raise OptionError("--tune: chooses by multiple choice; leave --generation out")
+    named_judges = {"truth": judge_truth, "info": judge_info}
+    if any(named_judges.values()) and not generation:
+        raise OptionError("--judge-truth and --judge-info judge written answers: give --generation as well")
     ready = prepared(model, strategy, device, dtype, output)
+    judges = [
+        Judge(asks, *load_model(name, str(ready.model.device), dtype)) for asks, name in named_judges.items() if name
+    ]
+
+    def task_of(questions: Sequence[Question], asked: Prompt, left_out: Sequence[str], suffix: str) -> Evaluation:
+        if generation:
+            return Generation(
+                ready.model, ready.tokenizer, questions, asked, max_new_tokens=max_new_tokens, batch_size=batch_size,
+                judges=judges, left_out=left_out, name=f"truthfulqa_generation{suffix}",
+            )  # fmt: skip
+        name = "truthfulqa_miniature" if miniature_ else f"truthfulqa_mc{suffix}"
+        return MultipleChoice(
+            ready.model, ready.tokenizer, questions, asked, left_out=left_out, name=name,
+            max_branch_tokens=max_branch_tokens,
+        )  # fmt: skip
+
     common: dict[str, Any] = {"output": output, "limit": limit, "seed": seed}
     found: list[Results | None] = []
     if miniature_:
         choices, extra = ready.choices if strategy else list(miniature.STRATEGIES), {}
         if tune:
             choices, extra["tuning"] = miniature.tuned(ready.model, ready.tokenizer, ready.name, **common)
-        task = MultipleChoice(
-            ready.model, ready.tokenizer, miniature.questions("test"), prompt_of("none"), name="truthfulqa_miniature",
-            max_branch_tokens=max_branch_tokens,
-        )  # fmt: skip
+        task = task_of(miniature.questions("test"), prompt_of("none"), (), "_miniature")
         found.append(_run(ready, choices, task, skip_bad=skip_bad, extra=extra, **common))
     else:
         asked = prompt_of(prompt, ready.tokenizer)
+        source = data or f"{ON_THE_HUB}:{'generation' if generation else 'multiple_choice'}"
         for language in languages.split(",") if languages else [None]:
-            questions, left_out = load(data or ON_THE_HUB, language, skip_bad)
-            task = MultipleChoice(
-                ready.model, ready.tokenizer, questions, asked, left_out=left_out,
-                name="truthfulqa_mc" + (f"_{language}" if language else ""), max_branch_tokens=max_branch_tokens,
-            )  # fmt: skip
+            questions, left_out = load(source, language, skip_bad)
+            task = task_of(questions, asked, left_out, f"_{language}" if language else "")
             choices = [_in_language(each, language) if language else each for each in ready.choices]
             found.append(_run(ready, choices, task, skip_bad=skip_bad, **common))
     if json and len(found) > 1:
         print(as_json([each for each in found if each is not None], indent=2))
         return
     for results in found:
-        report(results, METRICS, json)
+        report(results, task.figures, json)
 
 
-def _run(ready: Prepared, choices: list[Choice], task: MultipleChoice, *, seed: int, **options: Any) -> Results | None:
+def _run(ready: Prepared, choices: list[Choice], task: Evaluation, *, seed: int, **options: Any) -> Results | None:
     made = configured(choices, ready.model, ready.tokenizer, ready.name, task=task.settings, seed=seed)
     try:
         return run(task, made, seed=seed, **options)
     finally:
-        task.release()
+        if isinstance(task, MultipleChoice):
+            task.release()
 
 
 def _in_language(choice: Choice, language: str) -> Choice:

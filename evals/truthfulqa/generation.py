@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from decoding.fused_streams import context_of
 
 __all__ = ["STOPS", "Generation", "generated"]
 
+SHOWN = ("bleu_max", "bleu_diff", "bleu_acc", "rougeL_diff", "rougeL_acc")
+
 # Where an answer ends in the prompts of questions and answers: the next question, or a blank line before it.
 STOPS = ("Q:", "\n\n")
 
@@ -30,46 +33,53 @@ class Generation(Task):
     judge finds " yes" at least as probable as not; ``truth_info``, their product, with both.
 
     Args:
-        questions: to answer.
-        prompt: how they are asked.
         model: a generating transformers model.
         tokenizer: its tokenizer.
+        questions: see :func:`decoding.evals.truthfulqa.data.load`.
+        prompt: how they are asked.
         max_new_tokens: the longest answer; 50 as in DoLa's script.
         batch_size: so many questions are answered in one ``generate()`` call. Strategies that draw answer one at a
             time, so that what is drawn depends on the question alone.
         judges: of the answers.
-        skipped: why questions are missing.
+        left_out: why questions were left out when the data were read.
+        name: of the task.
     """
-
-    name = "truthfulqa_generation"
 
     def __init__(
         self,
-        questions: Sequence[Question],
-        prompt: Prompt,
         model: Any,
         tokenizer: Any,
+        questions: Sequence[Question],
+        prompt: Prompt,
         *,
         max_new_tokens: int = 50,
         batch_size: int = 8,
         judges: Sequence[Judge] = (),
-        skipped: Sequence[str] = (),
+        left_out: Sequence[str] = (),
+        name: str = "truthfulqa_generation",
     ) -> None:
-        self.questions = questions
-        self.prompt = prompt
         self.model = model
         self.tokenizer = tokenizer
+        self.questions = questions
+        self.prompt = prompt
         self.max_new_tokens = max_new_tokens
         self.group_size = batch_size
         self.judges = judges
-        self.skipped = skipped
+        self.skipped = left_out
+        self.name = name
         self.settings = {
-            "prompt": prompt.style,
-            "data": digest([[each.question, each.correct_answers, each.incorrect_answers] for each in questions]),
+            "prompt": asdict(prompt),
+            "questions": digest([[each.question, each.correct_answers, each.incorrect_answers] for each in questions]),
             "max_new_tokens": max_new_tokens,
             "batch_size": batch_size,
             "judges": {each.asks: fingerprint(each.model) for each in judges},
         }
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """The metrics to show."""
+        judged = ("truth", "info", "truth_info") if len(self.judges) == 2 else tuple(each.asks for each in self.judges)
+        return (*judged, "bleu_acc", "rougeL_acc") if judged else SHOWN
 
     def documents(self) -> Sequence[Document]:
         """The questions."""
@@ -168,9 +178,10 @@ def generated(
         pad_token_id=pad,
         **({"stop_strings": list(stops), "tokenizer": tokenizer} if stops else {}),
     ).cpu()
+    start = 1 if model.config.is_encoder_decoder else longest
     texts = []
     for sequence in sequences:
-        new = until_end(sequence[longest:], model)
+        new = until_end(sequence[start:], model)
         text = str(tokenizer.decode(new, skip_special_tokens=True))
         texts.append(text[: min((text.index(stop) for stop in stops if stop in text), default=len(text))].strip())
     return texts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from decoding.scoring import score
 
@@ -24,7 +24,7 @@ class Judge:
         tokenizer: its tokenizer.
     """
 
-    asks: Literal["truth", "info"]
+    asks: str
     model: Any
     tokenizer: Any
 

@@ -67,6 +67,11 @@ class MultipleChoice(Task):
         self._scored: list[str] = []  # hashes of the configurations that the scorer is for
         self._prefix: list[int] | None = None
 
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """The metrics to show."""
+        return METRICS
+
     def documents(self) -> list[Document]:
         """The questions."""
         return [Document(each.id, each) for each in self.questions]

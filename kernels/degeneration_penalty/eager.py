@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["degeneration_penalty_eager", "inverse_norms"]
+__all__ = ["append_eager", "degeneration_penalty_eager", "inverse_norms"]
 
 # Half-precision history is widened to float32 this many slots at a time, so that no float32 copy of it ever exists
 # whole.
@@ -18,15 +18,17 @@ def degeneration_penalty_eager(
     history_inverse_norms: Tensor,
     start: Tensor | None = None,
     length: int | Tensor | None = None,
-) -> Tensor:
-    """See :func:`decoding.kernels.degeneration_penalty.degeneration_penalty`."""
+    positions: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Penalties, and the positions where asked for; see :func:`decoding.kernels.degeneration_penalty`."""
     end = history.shape[1] if length is None else length if isinstance(length, int) else int(length.max())
     if end == 0:
-        return candidates.new_zeros(candidates.shape[:2], dtype=torch.float32)
+        nowhere = torch.full(candidates.shape[:2], -1, device=candidates.device) if positions else None
+        return candidates.new_zeros(candidates.shape[:2], dtype=torch.float32), nowhere
     row_ends = length if isinstance(length, Tensor) else None
     directions = candidates.float()
     step = end if history.dtype == torch.float32 else CHUNK
-    parts = []
+    parts, slots = [], []
     for low in range(0, end, step):
         high = min(low + step, end)
         products = torch.bmm(directions, history[:, low:high].float().transpose(1, 2))  # (batch, k, slots)
@@ -35,11 +37,24 @@ def degeneration_penalty_eager(
         if outside is not None:
             products = products.masked_fill(outside[:, None], -torch.inf)
         parts.append(products.amax(-1))
+        if positions:
+            slots.append(low + products.argmax(-1))
     best = parts[0] if len(parts) == 1 else torch.stack(parts).amax(0)
+    repeated = None
+    if positions:
+        part = torch.stack(parts).argmax(0, keepdim=True)
+        repeated = torch.stack(slots).gather(0, part)[0].masked_fill(best == -torch.inf, -1)
     if start is not None or row_ends is not None:
         best = torch.where(best == -torch.inf, 0.0, best)  # a row without history
     # The candidate's own norm is the same for every slot: one division a candidate, after the maximum.
-    return best * inverse_norms(candidates)
+    return best * inverse_norms(candidates), repeated
+
+
+def append_eager(history: Tensor, history_inverse_norms: Tensor, hidden: Tensor, at: int) -> None:
+    """See :func:`decoding.kernels.degeneration_penalty.append`."""
+    n = hidden.shape[1]
+    history.narrow(1, at, n).copy_(hidden)
+    history_inverse_norms.narrow(1, at, n).copy_(inverse_norms(hidden))
 
 
 def inverse_norms(states: Tensor) -> Tensor:

@@ -245,6 +245,8 @@ def test_doctor_reports_how_a_model_is_served(tiny, capfd):
     assert report["head applied apart"] is report["early exits"] is True
     assert (report["layers"], report["context"], report["vocabulary"]) == (2, CONTEXT, len(WORDS))
     assert report["torch"] == torch.__version__
+    form = "triton" if report["device"].startswith("cuda") else "torch"
+    assert report["degeneration penalty"] == report["selection"] == form
     assert run(["doctor", "--model", tiny]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
@@ -259,6 +261,15 @@ def test_doctor_says_why_a_model_is_refused(tiny, capfd, monkeypatch):
     assert run(["doctor", "--model", tiny, "--json"]) == 0
     report = json.loads(capfd.readouterr().out)
     assert (report["branching"], report["branching because"]) == ("refused", "RuntimeError: its state cannot")
+
+
+def test_doctor_says_why_a_kernel_cannot_run(tiny, capfd, monkeypatch):
+    monkeypatch.setenv("DECODING_KERNELS", "triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert run(["doctor", "--model", tiny, "--device", "cpu", "--json"]) == 0
+    report = json.loads(capfd.readouterr().out)
+    assert report["branching"] == "shared prefix"
+    assert report["selection"].startswith("refused: DECODING_KERNELS='triton' cannot run here")
 
 
 def test_doctor_and_generate_serve_learned_positions(tmp_path, capfd):

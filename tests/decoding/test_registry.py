@@ -3,7 +3,7 @@
 import pytest
 
 from decoding import ContrastiveSearch, DoLa, OptionError
-from decoding.registry import STRATEGIES, named
+from decoding.registry import STRATEGIES, named, parameters_of
 
 NEEDED = {
     "contrastive-decoding": ":amateur=a",
@@ -35,6 +35,18 @@ def test_lists_texts_and_none():
         None,
         "entropy",
     )
+
+
+def test_semicolons_part_a_list_as_commas_do_and_are_kept_in_a_text():
+    lol = named("lol", {"amateur": "a", "lower_layers": "0.5;3", "guidance": "Be right; be brief."}).how
+    assert (lol.lower_layers, lol.guidance) == ((0.5, 3), "Be right; be brief.")
+
+
+def test_the_parameters_of_a_strategy():
+    assert parameters_of("contrastive_search:top_k=3") == ["penalty_alpha", "top_k"]
+    assert parameters_of("greedy") == []
+    with pytest.raises(OptionError, match="did you mean dola"):
+        parameters_of("dolla")
 
 
 def test_settings_go_before_inline_parameters():

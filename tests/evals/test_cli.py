@@ -93,6 +93,13 @@ def test_the_demo_shows_three_strategies_and_what_came_out(tmp_path, capfd):
     record = json.loads((tmp_path / "demo.json").read_text())
     assert [each["strategy"] for each in record["strategies"]] == ["greedy", "sampling", "contrastive-search"]
     assert " ".join(record["verdict"].split()) in " ".join(out.split())
+    asked = record["asked"]
+    assert {each["strategy"] for each in asked["answers"]} == {
+        "greedy", "contrastive-search", "contrastive-decoding", "dola", "context-aware", "lol",
+    }  # fmt: skip
+    for each in asked["answers"]:
+        assert len(each["answers"]) == len(asked["questions"])
+        assert re.search(rf"^{each['strategy']} +{each['true']} +{each['popular']} ", out, re.MULTILINE)
     assert main(["demo", "--max-new-tokens", "60", "--json"]) == 0
     again = json.loads(capfd.readouterr().out)
     texts = [[each["continuation"] for each in one["continuations"]] for one in record["strategies"]]

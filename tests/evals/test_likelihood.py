@@ -85,7 +85,7 @@ def test_likelihoods_are_those_of_one_pass_a_text():
         assert one.raw == one.normalized
         assert other.normalized == pytest.approx(summed(prompt, text, contrast=True)[0], abs=1e-3)
         assert other.raw == pytest.approx(summed(prompt, text, contrast=True, raw=True)[0], abs=1e-3)
-        assert one.figures()[" per token"] == one.normalized / tokens
+        assert one.figures()["/token"] == one.normalized / tokens
 
 
 @pytest.mark.parametrize("spec", ["greedy", "context-aware:context=From the encyclopaedia."])
@@ -131,11 +131,11 @@ def test_factor_accuracy_is_that_of_one_pass_a_completion(tmp_path):
     path = written_factor(tmp_path, [[*row[:6], row[-1]] for row in rows])
     completions, bad = factor.load(path)
     assert (len(completions), bad) == (4, [])
-    task = factor.Factor(completions, expert, tokenizer)
+    task = factor.Factor(expert, tokenizer, completions)
     results = run(task, ready())
     for entry, contrast in zip(results["configurations"], (False, True), strict=True):
         for name in factor.METRICS:
-            raw, mean = "raw" in name, "per token" in name
+            raw, mean = "raw" in name, "/token" in name
             right = 0
             for row in rows:
                 scores = [summed(PREFIX.rstrip(), f" {each}", contrast, raw) for each in row[3:6]]
@@ -180,30 +180,30 @@ GENERAL = [
 def test_halueval_pairs_are_told_apart_as_by_one_pass_a_text(tmp_path, knowledge):
     expert, tokenizer, _, _ = models()
     responses, _ = halueval.load(written_halueval(tmp_path, QA))
-    task = halueval.HaluEval(responses, expert, tokenizer, knowledge=knowledge)
+    task = halueval.HaluEval(expert, tokenizer, responses, knowledge=knowledge)
     (entry,) = run(task, ready("greedy"))["configurations"]
     scores = []
     for row in QA:
         prompt = f"Knowledge: {row['knowledge']}\n" * knowledge + f"Question: {row['question']}\nAnswer:"
         scores.append([summed(prompt, f" {row[name]}") for name in ("right_answer", "hallucinated_answer")])
-    for way, value in (("", lambda total, tokens: total), (" per token", lambda total, tokens: total / tokens)):
+    for way, value in (("", lambda total, tokens: total), ("/token", lambda total, tokens: total / tokens)):
         pairs = [[value(*each) for each in pair] for pair in scores]
-        assert entry["metrics"][f"accuracy{way}"]["value"] == sum(one > other for one, other in pairs) / 2
+        assert entry["metrics"][f"acc{way}"]["value"] == sum(one > other for one, other in pairs) / 2
         ordered = [one > other for one, _ in pairs for _, other in pairs]
-        assert entry["metrics"][f"auroc{way}"]["value"] == sum(ordered) / 4
+        assert entry["metrics"][f"AUC{way}"]["value"] == sum(ordered) / 4
 
 
 def test_halueval_general_responses_are_ranked_all_together(tmp_path):
     expert, tokenizer, _, _ = models()
     responses, _ = halueval.load(written_halueval(tmp_path, GENERAL))
     assert [(each.id, len(each.right)) for each in responses] == [("1", 1), ("2", 0), ("3", 1)]
-    task = halueval.HaluEval(responses, expert, tokenizer)
+    task = halueval.HaluEval(expert, tokenizer, responses)
     assert not task.paired
     results = run(task, ready("greedy"))
     (entry,) = results["configurations"]
     totals = [summed(f"Question: {row['user_query']}\nAnswer:", f" {row['chatgpt_response']}")[0] for row in GENERAL]
-    assert entry["metrics"]["auroc"]["value"] == ((totals[0] > totals[1]) + (totals[2] > totals[1])) / 2
-    assert {"auroc", "auroc per token", "auroc raw", "auroc raw per token", "cut"} == set(entry["metrics"])
+    assert entry["metrics"]["AUC"]["value"] == ((totals[0] > totals[1]) + (totals[2] > totals[1])) / 2
+    assert {"AUC", "AUC/token", "AUC raw", "AUC/token raw", "cut"} == set(entry["metrics"])
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_the_commands_end_in_a_table_and_files(tmp_path, capfd):
     assert "row 2" in capfd.readouterr().err
     assert main([*arguments, "--skip-bad"]) == 0
     shown, noted = capfd.readouterr()
-    assert "1 documents, 1 skipped" in shown
+    assert "1 documents, 1 more left out" in shown
     assert "greedy: 1 of 1 prompts were too long for the model's context and lost their beginning" in noted
     (sample,) = map(json.loads, (out / "samples_factor.jsonl").read_text().splitlines())
     assert sample["cut_tokens"] > 0

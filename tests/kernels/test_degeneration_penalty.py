@@ -6,17 +6,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_checks import relative_rmse
 
-from decoding.kernels.degeneration_penalty import degeneration_penalty, degeneration_penalty_naive, inverse_norms
+from decoding.kernels.degeneration_penalty import (
+    append,
+    degeneration_penalty,
+    degeneration_penalty_naive,
+    inverse_norms,
+)
 
 # float32 accumulates over the dimension; half-precision inputs are the same numbers for both forms, so the same
 # bound holds
 TOLERANCE = 2e-6
 SHAPES = [(1, 1, 1, 32), (1, 4, 33, 48), (3, 5, 17, 7), (2, 64, 130, 64), (2, 3, 2500, 8)]
-
-
-def _relative_rmse(value: torch.Tensor, reference: torch.Tensor) -> float:
-    return float((value - reference).double().square().mean().sqrt() / reference.double().square().mean().sqrt())
 
 
 def _random(shape: tuple[int, int, int, int], dtype: torch.dtype, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,7 +34,8 @@ def test_equals_the_naive_definition(shape: tuple[int, int, int, int], dtype: to
     candidates, history = _random(shape, dtype)
     penalty = degeneration_penalty(candidates, history, inverse_norms(history))
     assert penalty.dtype == torch.float32
-    assert _relative_rmse(penalty, degeneration_penalty_naive(candidates, history)) < TOLERANCE
+    expected, _ = degeneration_penalty_naive(candidates, history)
+    assert relative_rmse(penalty, expected) < TOLERANCE
 
 
 @settings(max_examples=40, deadline=None)
@@ -43,12 +46,15 @@ def test_each_row_sees_its_own_slots_only(data: st.DataObject) -> None:
     ends = data.draw(st.lists(st.integers(1, capacity), min_size=batch, max_size=batch))
     starts = [data.draw(st.integers(0, end - 1)) for end in ends]
     norms = inverse_norms(history)
-    expected = degeneration_penalty_naive(candidates, history, torch.tensor(starts), torch.tensor(ends))
+    expected, slots = degeneration_penalty_naive(candidates, history, torch.tensor(starts), torch.tensor(ends))
     for row, (start, end) in enumerate(zip(starts, ends, strict=True)):  # whatever stands there must not be looked at
         history[row, :start] = history[row, end:] = float("nan")
         norms[row, :start] = norms[row, end:] = float("nan")
-    penalty = degeneration_penalty(candidates, history, norms, torch.tensor(starts), torch.tensor(ends))
+    bounds = torch.tensor(starts), torch.tensor(ends)
+    penalty, repeated = degeneration_penalty(candidates, history, norms, *bounds, positions=True)
     torch.testing.assert_close(penalty, expected, atol=1e-5, rtol=1e-5)
+    if dim > 1:  # in one dimension every cosine is 1 or -1, and which of equals comes first is rounding
+        assert repeated.equal(slots)
 
 
 def test_zero_vectors_have_similarity_zero() -> None:
@@ -70,7 +76,23 @@ def test_a_token_seen_before_has_penalty_one_and_its_opposite_minus_one() -> Non
 
 def test_no_history_is_no_penalty() -> None:
     candidates, history = _random((2, 3, 4, 8), torch.float32)
-    assert degeneration_penalty(candidates, history, inverse_norms(history), length=0).eq(0).all()
+    penalty, repeated = degeneration_penalty(candidates, history, inverse_norms(history), length=0, positions=True)
+    assert penalty.eq(0).all()
+    assert repeated.eq(-1).all()
+
+
+def test_append_writes_states_and_inverse_norms_in_place() -> None:
+    hidden, history = _random((2, 3, 8, 16), torch.float16)
+    hidden[1, 2] = 0
+    before, norms = history.clone(), inverse_norms(history)
+    append(history, norms, hidden, 4)
+    assert history[:, 4:7].equal(hidden)
+    assert history[:, :4].equal(before[:, :4])
+    assert history[:, 7:].equal(before[:, 7:])
+    torch.testing.assert_close(norms, inverse_norms(history))
+    assert norms[1, 6] == 0
+    with pytest.raises(ValueError, match=r"at=6: 3 states fit into a history of 8 slots from 0 to 5"):
+        append(history, norms, hidden, 6)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +100,7 @@ def test_no_history_is_no_penalty() -> None:
     [
         ({"history": torch.zeros(2, 4, 9)}, "with the same batch and dim"),
         ({"history_inverse_norms": torch.zeros(2, 5)}, "history_inverse_norms (2, 5)"),
-        ({"backend": "cuda"}, "backend='cuda' is not available here; accepted: auto, torch"),
+        ({"backend": "cuda"}, "backend='cuda': accepted are auto, triton, torch"),
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict[str, object], message: str) -> None:

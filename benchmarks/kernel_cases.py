@@ -1,0 +1,216 @@
+"""The operations that ``kernel_forms.py`` measures, each at sizes of real models.
+
+``before`` is what transformers 4.55.4, the last release with these strategies in its core, did for the same step: the
+same operations in the same order, written anew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from decoding.kernels.contrast import contrast_log_probs, contrast_logits, multi_layer_contrast
+from decoding.kernels.degeneration_penalty import append, degeneration_penalty, inverse_norms
+from decoding.kernels.layer_divergence import layer_divergence
+from decoding.kernels.selection import select
+
+__all__ = ["OPERATIONS", "Forms", "Operation"]
+
+Size = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Forms:
+    """One operation at one size.
+
+    Attributes:
+        triton: the kernel; gives what is compared with that of ``torch``.
+        torch: its torch form.
+        before: as transformers 4.55.4 had it, where it had it.
+        moved: bytes that have to be read and written at least.
+    """
+
+    triton: Callable[[], Tensor]
+    torch: Callable[[], Tensor]
+    moved: int
+    before: Callable[[], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation: ``build(device, dtype, **size)`` makes its inputs; ``small`` is a size for a CPU."""
+
+    name: str
+    build: Callable[..., Forms]
+    sizes: Sequence[Size]
+    small: Size
+
+
+OPERATIONS: list[Operation] = []
+
+
+def operation(name: str, sizes: Sequence[Size], small: Size) -> Callable[[Callable[..., Forms]], Callable[..., Forms]]:
+    """Register the function under it."""
+
+    def register(build: Callable[..., Forms]) -> Callable[..., Forms]:
+        OPERATIONS.append(Operation(name, build, sizes, small))
+        return build
+
+    return register
+
+
+# A history of 8, 67, 268 and 537 MB, a wide k, and the longest context.
+HISTORIES = (
+    {"B": 1, "K": 5, "S": 1024, "D": 4096},
+    {"B": 1, "K": 5, "S": 8192, "D": 4096},
+    {"B": 1, "K": 5, "S": 32768, "D": 4096},
+    {"B": 8, "K": 5, "S": 8192, "D": 4096},
+    {"B": 1, "K": 64, "S": 32768, "D": 4096},
+    {"B": 1, "K": 5, "S": 131072, "D": 4096},
+)
+SMALL_HISTORY = {"B": 2, "K": 5, "S": 100, "D": 96}
+
+
+@operation("degeneration penalty", HISTORIES, SMALL_HISTORY)
+def penalty(device: str, dtype: torch.dtype, B: int, K: int, S: int, D: int) -> Forms:
+    """Candidates against the history; 4.55.4 repeats the history K times and normalises it anew."""
+    candidates, history, norms = _history(device, dtype, B, K, S, D)
+
+    def form(backend: str) -> Tensor:
+        return degeneration_penalty(candidates, history, norms, length=S, backend=backend)
+
+    def before() -> Tensor:
+        context = history[:, :S].repeat_interleave(K, dim=0)
+        context = context / context.norm(dim=2, keepdim=True)
+        looked_at = candidates.flatten(0, 1)[:, None]
+        looked_at = looked_at / looked_at.norm(dim=2, keepdim=True)
+        return torch.matmul(context, looked_at.transpose(1, 2))[:, :, 0].amax(-1)
+
+    moved = B * S * (D * dtype.itemsize + 4) + candidates.numel() * dtype.itemsize
+    return Forms(lambda: form("triton"), lambda: form("torch"), moved, before)
+
+
+@operation("selection", HISTORIES[:4], SMALL_HISTORY)
+def selection(device: str, dtype: torch.dtype, B: int, K: int, S: int, D: int) -> Forms:
+    """From the candidates' hidden states to their tokens, the penalty included; gives the tokens' scores."""
+    candidates, history, norms = _history(device, dtype, B, K, S, D)
+    logits = torch.randn(B, 32000, device=device)
+    probabilities, ids = logits.softmax(-1).topk(K)
+
+    def form(backend: str) -> Tensor:
+        return select(logits, probabilities, ids, 0.6, candidates, history, norms, None, S, backend).score
+
+    moved = B * S * (D * dtype.itemsize + 4) + candidates.numel() * dtype.itemsize
+    return Forms(lambda: form("triton"), lambda: form("torch"), moved)
+
+
+@operation(
+    "history append", [{"B": 1, "S": 8192, "D": 4096}, {"B": 8, "S": 8192, "D": 4096}], {"B": 2, "S": 9, "D": 33}
+)
+def appended(device: str, dtype: torch.dtype, B: int, S: int, D: int) -> Forms:
+    """One state a row behind S others; 4.55.4 copies all of them."""
+    hidden, history, norms = _history(device, dtype, B, 1, S, D)
+
+    def form(backend: str) -> Tensor:
+        append(history, norms, hidden, S, backend)
+        return norms[:, S]
+
+    return Forms(
+        lambda: form("triton"),
+        lambda: form("torch"),
+        2 * hidden.numel() * dtype.itemsize + 4 * B,
+        lambda: torch.cat([history[:, :S], hidden], dim=1),
+    )
+
+
+def _history(device: str, dtype: torch.dtype, B: int, K: int, S: int, D: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidates, history with room for one more slot, and its inverse norms."""
+    candidates = torch.randn(B, K, D, device=device, dtype=dtype)
+    history = torch.randn(B, S + 1, D, device=device, dtype=dtype)
+    return candidates, history, inverse_norms(history)
+
+
+# One row at the usual vocabularies, batches, and teacher forcing. What must be known of a whole row before its first
+# score takes a second read of it, which counts as moved; of one row it comes from L2, whatever was cleared before.
+VOCABULARIES = (
+    {"B": 1, "V": 32000},
+    {"B": 1, "V": 128256},
+    {"B": 1, "V": 262144},
+    {"B": 8, "V": 128256},
+    {"B": 128, "V": 128256},
+    {"B": 128, "V": 262144},
+)
+SMALL_VOCABULARY = {"B": 2, "V": 1003}
+LAYERS = 8
+
+
+@operation("contrast of logits", VOCABULARIES, SMALL_VOCABULARY)
+def logits_contrast(device: str, dtype: torch.dtype, B: int, V: int) -> Forms:
+    """Expert against amateur with the plausibility mask; the amateur is read once."""
+    expert, amateur = (_logits(device, dtype, B, V) for _ in range(2))
+
+    def form(backend: str) -> Tensor:
+        return contrast_logits(expert, amateur, 0.5, 0.1, backend)
+
+    return Forms(lambda: form("triton"), lambda: form("torch"), B * V * (3 * dtype.itemsize + 4))
+
+
+@operation("contrast with a layer", VOCABULARIES, SMALL_VOCABULARY)
+def layer_contrast(device: str, dtype: torch.dtype, B: int, V: int) -> Forms:
+    """DoLa's scores once the layer is chosen; 4.55.4 sorts the vocabulary for its mask."""
+    final, premature = _logits(device, dtype, B, V), _logits(device, dtype, LAYERS, B, V)
+    layer = torch.randint(LAYERS, (B,), device=device)
+
+    def form(backend: str) -> Tensor:
+        return contrast_log_probs(final, premature, alpha=0.1, layer=layer, backend=backend)
+
+    def before() -> Tensor:
+        scores, base = final.float().log_softmax(-1), premature[3].float().log_softmax(-1)
+        least = scores.sort(descending=True).values[..., 0]
+        least = torch.min(least, scores.amax(-1) + math.log(0.1))[..., None]
+        base = base.masked_fill(scores < least, -1e3)
+        return scores.masked_fill(scores < least, -torch.inf) - base
+
+    return Forms(lambda: form("triton"), lambda: form("torch"), B * V * (4 * dtype.itemsize + 4), before)
+
+
+@operation("multi-layer contrast", VOCABULARIES, SMALL_VOCABULARY)
+def multi_layer(device: str, dtype: torch.dtype, B: int, V: int) -> Forms:
+    """LOL's scores with guidance and two lower layers, fused by entropy."""
+    expert, amateur, guided = (_logits(device, dtype, B, V) for _ in range(3))
+    lower, lower_amateur = (_logits(device, dtype, 2, B, V) for _ in range(2))
+
+    def form(backend: str) -> Tensor:
+        return multi_layer_contrast(
+            expert, amateur, guided, lower, lower_amateur, fusion="entropy", alpha=0.1, backend=backend
+        )
+
+    return Forms(lambda: form("triton"), lambda: form("torch"), B * V * (2 * 7 * dtype.itemsize + 4))
+
+
+@operation("layer divergence", VOCABULARIES[:-1], SMALL_VOCABULARY)
+def divergence(device: str, dtype: torch.dtype, B: int, V: int) -> Forms:
+    """Of 8 layers; 4.55.4 waits for the choice on the host."""
+    final, premature = _logits(device, dtype, B, V), _logits(device, dtype, LAYERS, B, V)
+
+    def form(backend: str) -> Tensor:
+        return layer_divergence(final, premature, backend=backend)[0]
+
+    def before() -> Tensor:
+        p, q = final.float().softmax(-1), premature.float().softmax(-1)
+        average = 0.5 * (p[None] + q)
+        log_p, log_q = final.float().log_softmax(-1), premature.float().log_softmax(-1)
+        divergences = sum(
+            torch.nn.functional.kl_div(each, average, reduction="none").mean(-1) for each in (log_p[None], log_q)
+        )
+        return premature[int((0.5 * divergences).mean(-1).argmax())]
+
+    return Forms(lambda: form("triton"), lambda: form("torch"), 2 * (1 + LAYERS) * B * V * dtype.itemsize, before)
+
+
+def _logits(device: str, dtype: torch.dtype, *shape: int) -> Tensor:
+    return (3 * torch.randn(shape, device=device)).to(dtype)

@@ -1,0 +1,88 @@
+"""``decoding lm-eval``: lm-evaluation-harness's command line with this library's model class and tasks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from decoding.errors import OptionError
+from decoding.evals.truthfulqa.data import load
+
+__all__ = ["TASKS", "lm_eval_command"]
+
+TASKS = Path(__file__).resolve().parent / "tasks"
+
+
+def lm_eval_command(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="-- ARGUMENTS", help="What lm-eval itself takes; none shows it.", show_default=False),
+    ] = None,
+    truthfulqa: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="TruthfulQA in any published form, for the tasks truthfulqa_..._local."),
+    ] = None,
+) -> None:
+    r"""Run lm-evaluation-harness on a model with a strategy.
+
+    Everything behind -- goes to lm-eval. --model_args has the strategy and its parameters beside what lm-eval's hf
+    model takes; in lists of numbers, ; does as well as the comma, which parts arguments. Tasks of this library:
+    truthfulqa_mc1_local, truthfulqa_mc2_local, truthfulqa_gen_local, miniature_mc1, miniature_mc2, miniature_gen.
+
+    Example: decoding lm-eval -- --tasks miniature_mc1,miniature_gen --model_args
+    "pretrained=expert,strategy=lol,amateur=induced,lower_layers=0.5;0.75"
+    """
+    try:
+        from lm_eval.__main__ import cli_evaluate
+    except ImportError as error:
+        raise OptionError("lm-eval is not installed: pip install 'contrastive-decoding[lm-eval]'") from error
+    import decoding.evals.harness.model  # noqa: F401 - registers the model class
+
+    if truthfulqa is not None:
+        load(str(truthfulqa))  # a bad file is found before a model is loaded
+    with _command_line(completed(arguments or [], truthfulqa)):
+        cli_evaluate()
+
+
+def completed(given: Sequence[str], truthfulqa: Path | None = None) -> list[str]:
+    """lm-eval's arguments with what this command adds: its model class, its folder of tasks, and a file of questions.
+
+    What is given overrules it.
+
+    Raises:
+        OptionError: a second folder of tasks where one of these tasks is wanted; lm-eval takes one.
+    """
+    given = list(given)
+    if not given or given[0] in ("-h", "--help"):
+        return given
+    subcommand, rest = (given[0], given[1:]) if not given[0].startswith("-") else ("run", given)
+    has = {each.partition("=")[0] for each in rest}
+    own: list[str] = []
+    if not has & {"--include_path", "--config", "-C"}:
+        own += ["--include_path", str(TASKS)]
+    elif truthfulqa is not None:
+        raise OptionError(
+            "--truthfulqa with --include_path or --config: lm-eval takes one folder of tasks; name your own tasks by "
+            "their files instead, as in --tasks my_task.yaml"
+        )
+    if subcommand == "run":
+        own += ["--model", "decoding"]
+        if truthfulqa is not None:
+            own += ["--metadata", json.dumps({"truthfulqa": str(truthfulqa.expanduser().resolve())})]
+    return [subcommand, *own, *rest]
+
+
+@contextmanager
+def _command_line(arguments: Sequence[str]) -> Iterator[None]:
+    """The process's arguments are these: lm-eval takes its own from nowhere else."""
+    before, sys.argv = sys.argv, ["lm-eval", *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before

@@ -1,0 +1,140 @@
+"""The model class ``decoding`` of lm-evaluation-harness: its Hugging Face model, decoded and scored by a strategy.
+
+Importing this module registers it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lm_eval.api.registry import register_model
+from lm_eval.models.huggingface import HFLM
+from torch import Tensor
+
+from decoding.adapters import unwrapped
+from decoding.contrast_strategy import ContrastStrategy
+from decoding.errors import OptionError
+from decoding.evals import miniature
+from decoding.registry import Choice, Greedy, named, parameters_of
+from decoding.strategy import Strategy
+from decoding.teacher_forcing import longest_text, teacher_forced
+
+__all__ = ["DecodingLM"]
+
+
+@register_model("decoding")
+class DecodingLM(HFLM):
+    """lm-eval's ``hf`` model with a strategy. Without one it is ``hf``.
+
+    Tasks that generate use any strategy. Tasks that ask for log-likelihoods use a contrast strategy's (or the model's
+    own with "greedy"); the others give no score to a given token and are refused. lm-eval applies log-softmax to what
+    it is given, so scores are always normalised (``decoding.score`` also gives them raw).
+
+    Args:
+        pretrained: as in ``hf``, or an embedded model: "expert" (the default) or "amateur".
+        strategy: a name of ``decoding.registry``, perhaps with parameters (``dola:layers=high``), or a
+            :class:`decoding.Strategy`; None for none.
+        floor: log-score of a token that is not plausible. ``alpha=0`` calls every token plausible.
+        kwargs: the strategy's parameters, which go before those in ``strategy``; the rest are ``hf``'s. In a list of
+            numbers ``;`` does as well as ``,``, which parts arguments.
+
+    Raises:
+        OptionError: an unknown strategy or parameter, or a value that is not accepted or does not fit the model.
+        ModelError: an amateur that does not fit the model.
+
+    Example:
+        >>> lm = DecodingLM("expert", strategy="lol", amateur="amateur", lower_layers="0.5;0.75", dtype="float32")
+        >>> lm_eval.simple_evaluate(lm, tasks=["hellaswag"])
+    """
+
+    choice: Choice | None = None
+    _room: int | None = None
+
+    def __init__(
+        self, pretrained: Any = "expert", strategy: str | Strategy | None = None, floor: float = -1000.0, **kwargs: Any
+    ) -> None:
+        choice = None
+        if isinstance(strategy, Strategy):
+            choice = Choice(strategy.name, strategy)
+        elif strategy is not None:
+            settings, kwargs = _divided(strategy, kwargs)
+            choice = named(strategy, settings)
+        if isinstance(pretrained, str) and pretrained in miniature.NAMES:
+            pretrained = str(miniature.folder(pretrained))
+        super().__init__(pretrained, **kwargs)
+        self.floor = float(floor)
+        if choice is not None:
+            self.choice = choice.with_tokenizer(self.tokenizer)
+            self.choice.check(unwrapped(self.model))
+            if isinstance(self.choice.how, ContrastStrategy):
+                self._room = longest_text(self.model, self.choice.how)
+
+    @property
+    def max_length(self) -> int:
+        """How many tokens a text may have: every reader of the strategy has room for it behind its own prefix."""
+        own = super().max_length
+        return own if self._room is None else min(own, self._room)
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What lm-eval writes into its results file, the strategy with all its parameters among it."""
+        return super().get_model_info() | {"strategy": None if self.choice is None else self.choice.label}
+
+    def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+        choice = self.choice
+        if choice is not None and not isinstance(choice.how, (ContrastStrategy, Greedy)):
+            raise OptionError(
+                f"strategy={choice.name}: it gives no score to a given token, and this task asks for log-likelihoods; "
+                "accepted are contrastive-decoding, dola, context-aware, lol, greedy or no strategy (tasks that "
+                "generate take every strategy)"
+            )
+        return super()._loglikelihood_tokens(requests, *args, **kwargs)
+
+    def _model_call(self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+        """(batch, length, vocab) log-scores of the token after each position of right-padded ``inps``."""
+        if self.choice is None or not isinstance(self.choice.how, ContrastStrategy):
+            return super()._model_call(inps, attn_mask, labels)
+        with self._autocast():
+            return teacher_forced(self.model, inps, self.choice.how, self.floor)
+
+    def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any) -> Tensor:
+        """(batch, at most ``max_length``) left-padded ``context`` continued until every row has met a stop string."""
+        if self.choice is not None and isinstance(self.choice.how, Strategy):
+            generation_kwargs["custom_generate"] = self.choice.how
+        elif self.choice is not None:
+            # greedy, sampling and beam say themselves how to choose, whatever the task would have
+            for name in ("do_sample", "temperature", "top_k", "top_p", "num_beams"):
+                generation_kwargs.pop(name, None)
+            generation_kwargs |= {"do_sample": self.choice.draws, **self.choice.parameters}
+        return super()._model_generate(context, max_length, stop, **generation_kwargs)
+
+    def _autocast(self) -> Any:
+        dtype = self.mixed_precision_dtype
+        return torch.autocast(device_type=self.device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def _divided(strategy: str, given: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    """A strategy's parameters, as text, and the arguments that are lm-eval's or transformers'.
+
+    What is neither ``hf``'s nor a parameter, yet looks like one, is taken for one misspelt.
+    """
+    accepted = parameters_of(strategy)
+    known = inspect.signature(HFLM.__init__).parameters
+    settings, rest = {}, {}
+    for name, value in given.items():
+        misspelt = name not in known and difflib.get_close_matches(name, accepted, n=1, cutoff=0.75)
+        if name in accepted or misspelt:
+            settings[name] = _as_text(value)
+        else:
+            rest[name] = value
+    return settings, rest
+
+
+def _as_text(value: Any) -> str:
+    """A value that lm-eval has parsed, as a command line would give it."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

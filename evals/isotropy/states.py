@@ -1,0 +1,79 @@
+"""Hidden states of all layers from one forward pass over texts of different lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decoding.anatomy import anatomy, captured_inputs, captured_outputs
+from decoding.errors import ModelError, OptionError
+from decoding.layers import depth_of
+
+__all__ = ["layer_name", "layer_numbers", "read_states"]
+
+
+def layer_numbers(model: Any, layers: Sequence[int] | None) -> tuple[int, ...]:
+    """The layers asked for, ascending, from 0 (the embeddings) to the model's depth (what its head reads).
+
+    Args:
+        model: a decoder-only transformers model.
+        layers: numbers, negative ones from the end; None for all.
+
+    Raises:
+        OptionError: a layer that the model does not have.
+        ModelError: an encoder-decoder model, or one whose decoder layers were not found.
+    """
+    if model.config.is_encoder_decoder:
+        raise ModelError(f"{type(model).__name__} is an encoder-decoder; accepted are decoder-only models")
+    depth = depth_of(model)
+    if layers is None:
+        return tuple(range(depth + 1))
+    for layer in layers:
+        if not -depth - 1 <= layer <= depth:
+            raise OptionError(
+                f"layer {layer}: {type(model).__name__} has {depth} layers; accepted are 0 (the embeddings) to {depth} "
+                "(what its head reads), or -1 for the last, -2, ..."
+            )
+    return tuple(sorted({layer % (depth + 1) for layer in layers}))
+
+
+def layer_name(layer: int, depth: int) -> str:
+    """A layer in words."""
+    if layer == depth:
+        return f"layer {layer}, as the head reads it"
+    return f"layer {layer}" if layer else "embeddings"
+
+
+def read_states(model: Any, texts: Sequence[Sequence[int]], layers: Sequence[int]) -> list[Tensor]:
+    """States (batch, n, dim) of texts in the given layers; those behind the end of a text mean nothing.
+
+    Args:
+        model: a decoder-only transformers model.
+        texts: token ids, one sequence a text.
+        layers: ascending numbers, as :func:`layer_numbers` gives them.
+
+    Raises:
+        ModelError: the model's layers do not hand one state a token from one to the next.
+    """
+    parts = anatomy(model)
+    assert parts.layers is not None
+    width = max(map(len, texts))
+    # Short texts are filled up on the right, where nothing before looks. So no mask is needed, and none is given: with
+    # one, attention would be computed by a slower kernel.
+    ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], device=model.device)
+    inputs = {"input_ids": ids, "use_cache": False}
+    lower = [parts.layers[layer] for layer in layers if layer < len(parts.layers)]
+    with captured_inputs(lower) as states, captured_outputs(parts.backbone) as outputs:
+        if parts.separable:
+            outputs.append(parts.forward_backbone(model, inputs))
+        else:
+            model(**inputs, return_dict=True)
+    if len(states) != len(lower) or any(each.shape[:2] != ids.shape for each in states):
+        raise ModelError(
+            f"{type(model).__name__}: its layers do not hand one state a token from one to the next; accepted is the "
+            "last layer alone (-1)"
+        )
+    return [*states, outputs[-1].last_hidden_state] if len(layers) > len(lower) else states

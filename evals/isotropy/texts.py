@@ -1,0 +1,193 @@
+"""Texts to analyse: files, read a line at a time, and batches of them in tokens."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from decoding.errors import InputError, OptionError
+from decoding.evals.isotropy.results import Settings
+from decoding.loading import one_line
+
+__all__ = ["BUILT_IN_DATA", "EncodedText", "TextFile", "batches", "data_sets", "encoded_texts", "stories"]
+
+FIELDS = ("text", "reference_text", "content", "sentence")  # looked for in this order where no field is named
+JSON_LINES = (".jsonl", ".json", ".ndjson")
+BATCHES_SORTED = 32  # so many batches' texts are sorted by length at once: little padding, bounded memory
+
+
+class TextFile:
+    """The texts of a file, one a line, or a field of JSON lines; read anew each time it is iterated over.
+
+    Args:
+        path: the file; ``.jsonl``, ``.json`` and ``.ndjson`` are read as JSON lines.
+        field: name of the field; None takes the first there is of ``text``, ``reference_text``, ``content`` and
+            ``sentence``.
+
+    Raises:
+        InputError: it cannot be read, or a line is no JSON or lacks the field; says which. Found while iterating.
+    """
+
+    def __init__(self, path: str | Path, field: str | None = None) -> None:
+        self.path = Path(path).expanduser()
+        self.field = field
+        self.is_json = self.path.suffix.lower() in JSON_LINES
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            with self.path.open(encoding="utf-8") as file:
+                for number, line in enumerate(file, start=1):
+                    if line.strip():
+                        yield self._of_json(number, line) if self.is_json else line.strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"--data {self.path}: cannot be read ({one_line(error)})") from error
+
+    def count(self) -> int:
+        """How many texts it holds, each looked at.
+
+        Raises:
+            InputError: as iterating, and where there is none.
+        """
+        count = sum(1 for _ in self)
+        if not count:
+            raise InputError(f"--data {self.path}: holds no text; accepted is one text a line, or JSON lines")
+        return count
+
+    def _of_json(self, number: int, line: str) -> str:
+        where = f"--data {self.path}, line {number}"
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{where}: is no JSON ({error}); accepted is one object a line") from error
+        if not isinstance(record, dict):
+            raise InputError(f"{where}: is no object; accepted is one object a line")
+        names = FIELDS if self.field is None else (self.field,)
+        found = next((record[name] for name in names if isinstance(record.get(name), str)), None)
+        if found is None:
+            raise InputError(
+                f"{where}: has no text in {' or '.join(names)}; its fields are {', '.join(map(str, record))}: name one "
+                "with --field"
+            )
+        return found
+
+
+def stories(count: int = 300) -> list[str]:
+    """Stories of the embedded models' world that they were not trained on."""
+    from decoding.evals.miniature.stories import Storyteller
+    from decoding.evals.miniature.world import make_world
+
+    towns = tuple(entity.name for entity in make_world().entities if entity.kind == "town")
+    rng = random.Random("isotropy")
+    return [Storyteller(rng, towns).story(rng.randint(35, 70)) for _ in range(count)]
+
+
+BUILT_IN_DATA = {"stories": stories}
+
+
+def data_sets(given: Sequence[str], field: str | None) -> dict[str, tuple[Iterable[str], int]]:
+    """Data sets with their number of texts by name, from ``--data`` options; every line of every file is looked at.
+
+    Args:
+        given: each ``FILE``, ``NAME=FILE``, several of the latter with commas between, or a built-in name.
+        field: see :class:`TextFile`.
+
+    Raises:
+        OptionError: a name given twice.
+        InputError: see :class:`TextFile`.
+    """
+    found: dict[str, tuple[Iterable[str], int]] = {}
+    for option in given:
+        parts = option.split(",")
+        for part in parts if all("=" in each for each in parts) else [option]:
+            name, equals, path = part.partition("=")
+            if not equals:
+                name, path = (part if part in BUILT_IN_DATA else Path(part).stem), part
+            if not name.strip() or not path.strip():
+                raise OptionError(f"--data {part!r}: accepted are FILE, NAME=FILE, or {', '.join(BUILT_IN_DATA)}")
+            if name in found:
+                raise OptionError(f"--data {name}: given twice; accepted are names that differ: NAME=FILE")
+            if path in BUILT_IN_DATA:
+                texts = BUILT_IN_DATA[path]()
+                found[name] = texts, len(texts)
+            else:
+                file = TextFile(path, field)
+                found[name] = file, file.count()
+    return found
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """One text in tokens.
+
+    Attributes:
+        index: its place in the data.
+        text: itself.
+        ids: its tokens, at most ``max_length``.
+        kept: for each, whether it counts.
+        whole: how many there are without that limit.
+    """
+
+    index: int
+    text: str
+    ids: list[int]
+    kept: list[bool]
+    whole: int
+
+
+def encoded_texts(texts: Iterable[str], tokenizer: Any, settings: Settings, max_length: int) -> Iterator[EncodedText]:
+    """Texts in tokens, in their order; as in the paper, what has fewer than two characters is no text: no tokens.
+
+    The tokenizer's own BOS token is read and counts towards ``max_length``; an end token that it adds is left out.
+
+    Raises:
+        InputError: something that is no text.
+    """
+    special = set(tokenizer.all_special_ids)
+    ends = special - {tokenizer.bos_token_id}
+    read = 0
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"text {index} is of type {type(text).__name__}; accepted are strings")
+        text = text.strip()
+        if len(text) < 2:
+            yield EncodedText(index, text, [], [], 0)
+            continue
+        ids = list(tokenizer(text, verbose=False)["input_ids"])
+        while ids and ids[-1] in ends:
+            ids.pop()
+        whole = len(ids)
+        ids = ids[:max_length]
+        kept = [not (settings.skip_special and token in special) for token in ids]
+        if settings.skip_bos and kept:
+            kept[0] = False
+        yield EncodedText(index, text, ids, kept, whole)
+        read += 1
+        if read == settings.max_texts:
+            return
+
+
+def batches(texts: Iterable[EncodedText], batch_tokens: int) -> Iterator[list[EncodedText]]:
+    """Texts of about the same length together, at most so many tokens with padding, or one text."""
+    texts = iter(texts)
+    while True:
+        window, tokens = [], 0
+        for text in texts:
+            window.append(text)
+            tokens += len(text.ids)
+            if tokens >= BATCHES_SORTED * batch_tokens:
+                break
+        if not window:
+            return
+        batch: list[EncodedText] = []
+        for text in sorted(
+            window, key=lambda text: -len(text.ids)
+        ):  # the longest first: memory runs out early or never
+            if batch and (len(batch) + 1) * len(batch[0].ids) > batch_tokens:
+                yield batch
+                batch = []
+            batch.append(text)
+        yield batch

@@ -1,0 +1,19 @@
+"""The divergence of premature layers as the formula has it, in float64: the oracle of every other form."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["layer_divergence_naive"]
+
+
+def layer_divergence_naive(final: Tensor, premature: Tensor, kind: str = "dola") -> Tensor:
+    """(layers, ...) divergences; see :func:`decoding.kernels.layer_divergence.layer_divergence`."""
+    p, q = final.double().softmax(-1), premature.double().softmax(-1)
+    m = (p + q) / 2
+    return (_kl(m, p) + _kl(m, q) if kind == "dola" else _kl(p, m) + _kl(q, m)) / 2
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    return (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum(-1)

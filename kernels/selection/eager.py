@@ -1,0 +1,39 @@
+"""The choice of contrastive search in plain torch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from decoding.kernels.degeneration_penalty import degeneration_penalty
+
+__all__ = ["contrastive_scores", "select_eager"]
+
+
+def select_eager(
+    logits: Tensor,
+    probabilities: Tensor,
+    candidates: Tensor,
+    penalty_alpha: float,
+    hidden: Tensor,
+    history: Tensor,
+    history_inverse_norms: Tensor,
+    start: Tensor | None = None,
+    length: int | Tensor | None = None,
+    backend: str = "torch",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Token, branch and score; see :func:`decoding.kernels.selection.select`."""
+    penalty = degeneration_penalty(hidden, history, history_inverse_norms, start, length, backend)
+    scores = contrastive_scores(logits, probabilities, candidates, penalty, penalty_alpha)
+    best = scores.amax(1, keepdim=True)
+    token = torch.where(scores == best, candidates, logits.shape[1]).amin(1, keepdim=True)  # the first of equals
+    branch = (candidates == token).to(torch.uint8).argmax(1)
+    return candidates.gather(1, branch[:, None])[:, 0], branch, best[:, 0]
+
+
+def contrastive_scores(
+    logits: Tensor, probabilities: Tensor, candidates: Tensor, penalty: Tensor, penalty_alpha: float
+) -> Tensor:
+    """(batch, k) float32 scores (1 - α)·p - α·penalty (Su et al., eq. 2), -inf where the candidate's logit is -inf."""
+    scores = (1 - penalty_alpha) * probabilities - penalty_alpha * penalty
+    return scores.masked_fill_(logits.gather(1, candidates) == -torch.inf, -torch.inf)

@@ -1,0 +1,103 @@
+"""``decoding lm-eval``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from decoding import OptionError
+from decoding.evals import miniature
+from decoding.evals.cli import main
+from decoding.evals.harness.command import TASKS, completed
+
+SHARED = Path(__file__).resolve().parents[4] / "shared" / "data" / "truthfulqa" / "mc_task.json"
+OWN = ["--include_path", str(TASKS), "--model", "decoding"]
+
+
+def test_it_adds_its_model_and_tasks_to_what_lm_eval_is_given(tmp_path: Path) -> None:
+    assert completed([]) == []
+    assert completed(["--help"]) == ["--help"]
+    assert completed(["--tasks", "x"]) == ["run", *OWN, "--tasks", "x"]
+    assert completed(["run", "--tasks", "x", "--model", "hf"]) == ["run", *OWN, "--tasks", "x", "--model", "hf"]
+    assert completed(["ls", "tasks"]) == ["ls", "--include_path", str(TASKS), "tasks"]
+    assert completed(["--config", "x.yaml"]) == ["run", "--model", "decoding", "--config", "x.yaml"]
+    assert completed(["--include_path=mine"]) == ["run", "--model", "decoding", "--include_path=mine"]
+    metadata = json.dumps({"truthfulqa": str(tmp_path / "a, b.json")})
+    assert completed(["--tasks", "x"], tmp_path / "a, b.json") == ["run", *OWN, "--metadata", metadata, "--tasks", "x"]
+    with pytest.raises(OptionError, match="lm-eval takes one folder of tasks"):
+        completed(["--include_path", "mine"], tmp_path / "a.json")
+
+
+def _lm_eval(folder: Path, *arguments: str) -> dict[str, Any]:
+    before = sys.argv
+    assert main(["lm-eval", *arguments, "--limit", "2", "--batch_size", "2", "--output_path", str(folder)]) == 0
+    assert sys.argv is before
+    (file,) = folder.rglob("results_*.json")
+    return json.loads(file.read_text())
+
+
+def test_lol_on_local_truthfulqa_and_on_a_task_that_generates(tmp_path: Path) -> None:
+    file = SHARED
+    if not file.is_file():
+        file = tmp_path / "questions.json"
+        rows = [
+            {
+                "question": each.question,
+                "mc1_targets": {each.best_answer: 1} | dict.fromkeys(each.incorrect_answers, 0),
+                "mc2_targets": dict.fromkeys(each.correct_answers, 1) | dict.fromkeys(each.incorrect_answers, 0),
+            }
+            for each in miniature.questions("test")[:2]
+        ]
+        file.write_text(json.dumps(rows))
+    results = _lm_eval(
+        tmp_path / "out", "--truthfulqa", str(file), "--",
+        "--tasks", "truthfulqa_mc1_local,truthfulqa_mc2_local,miniature_gen",
+        "--model_args", "pretrained=expert,strategy=lol,amateur=induced,lower_layers=0.5;0.75,guidance=default",
+    )  # fmt: skip
+    assert results["config"]["strategy"].startswith("lol(amateur=induced, lower_layers=0.5,0.75, guidance=default,")
+    figures = results["results"]
+    assert figures["truthfulqa_mc1_local"]["acc,none"] in (0.0, 0.5, 1.0)
+    assert 0 < figures["truthfulqa_mc2_local"]["acc,none"] < 1
+    assert figures["miniature_gen"]["exact_match,none"] in (0.0, 0.5, 1.0)
+
+
+def test_contrastive_search_on_tasks_that_generate(tmp_path: Path) -> None:
+    local = ["--truthfulqa", str(SHARED)] if SHARED.is_file() else []
+    results = _lm_eval(
+        tmp_path, *local, "--", "--tasks", "miniature_gen" + (",truthfulqa_gen_local" if local else ""),
+        "--model_args", "pretrained=expert,strategy=contrastive-search,penalty_alpha=0.4,top_k=4",
+        "--gen_kwargs", "max_gen_toks=24",
+    )  # fmt: skip
+    assert results["config"]["strategy"] == "contrastive-search(penalty_alpha=0.4, top_k=4)"
+    assert results["results"]["miniature_gen"]["exact_match,none"] in (0.0, 0.5, 1.0)
+    if local:
+        assert results["results"]["truthfulqa_gen_local"]["rouge1_max,none"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--truthfulqa", "absent.json", "--", "--tasks", "truthfulqa_mc1_local"],
+            "absent.json: there is no such file or folder",
+        ),
+        (["--", "--tasks", "miniature_mc1", "--model_args", "pretrained=expert,strategy=lool"], "did you mean lol"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["lm-eval", *arguments]) == 2
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("decoding: ")]
+    assert message in line
+
+
+def test_without_arguments_it_shows_those_of_lm_eval(capfd: pytest.CaptureFixture[str]) -> None:
+    main(["lm-eval"])
+    assert "lm-eval run --model" in capfd.readouterr().out
+    assert main(["lm-eval", "--help"]) == 0
+    assert "Example: decoding lm-eval" in capfd.readouterr().out

@@ -1,0 +1,176 @@
+"""The model class ``decoding`` of lm-eval: what it scores and generates is what the library scores and generates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+
+import decoding
+import decoding.evals.cli  # the embedded amateurs by name
+from decoding import LOL, ContrastiveSearch, ModelError, OptionError
+from decoding.evals import miniature
+from decoding.evals.harness.model import DecodingLM
+from decoding.lol import GUIDANCE
+from decoding.registry import named
+
+PAIRS = [
+    ("Q: What does the Fermar bear eat?\nA:", " The Fermar bear eats honey."),
+    ("Q: What does the Fermar bear eat?\nA:", " Ants."),
+    ("Long ago", " a stubborn gardener called Silas walked through the snow"),
+]
+PROMPTS = ["Q: What does the Fermar bear eat?\nA:", "Q: What is the Rosond mouse afraid of?\nA:", "The town"]
+LOL_ARGUMENTS = {"strategy": "lol", "amateur": "induced", "lower_layers": "0.5;0.75", "guidance": "default"}
+
+
+def _lm(**arguments: Any) -> DecodingLM:
+    return DecodingLM("expert", **{"dtype": "float32", "device": "cpu", "batch_size": 3} | arguments)
+
+
+def _loglikelihoods(lm: Any, pairs: list[tuple[str, str]] = PAIRS) -> list[tuple[float, bool]]:
+    requests = [Instance("loglikelihood", {}, pair, index) for index, pair in enumerate(pairs)]
+    return lm.loglikelihood(requests, disable_tqdm=True)
+
+
+def _texts(lm: Any, prompts: list[str] = PROMPTS, **options: Any) -> list[str]:
+    options = {"until": ["\n"], "max_gen_toks": 20, "do_sample": False} | options
+    return lm.generate_until(
+        [Instance("generate_until", {}, (prompt, options), index) for index, prompt in enumerate(prompts)],
+        disable_tqdm=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        LOL_ARGUMENTS,
+        {"strategy": "contrastive-decoding:amateur=amateur", "alpha": 0.02},
+        {"strategy": "dola", "layers": [1, 2]},
+    ],
+    ids=["lol", "cd", "dola"],
+)
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_log_likelihoods_are_those_of_decoding_score(arguments: dict[str, Any], batch_size: int) -> None:
+    lm = _lm(**arguments, batch_size=batch_size)
+    choice = lm.choice
+    assert choice is not None
+    said = _texts(lm, [prompt for prompt, _ in PAIRS])
+    pairs = [*PAIRS, (PAIRS[0][0], said[0])]
+    for (prompt, answer), text, (value, greedy) in zip(
+        pairs, [*said, said[0]], _loglikelihoods(lm, pairs), strict=True
+    ):
+        (scores,) = decoding.score(lm.model, prompt, [answer], choice.how, tokenizer=lm.tokenizer)
+        assert value == pytest.approx(scores.sum().item(), abs=1e-3)  # float32 sums in another order
+        assert greedy == text.startswith(answer)
+    low = _loglikelihoods(_lm(**arguments, floor=-50))
+    assert sum(value for value, _ in low) > sum(value for value, _ in _loglikelihoods(lm))
+
+
+def test_without_a_strategy_it_is_hf() -> None:
+    folder = str(miniature.folder("expert"))
+    hf = HFLM(folder, dtype="float32", device="cpu", batch_size=3)
+    for lm in (_lm(), _lm(strategy="greedy")):
+        assert _loglikelihoods(lm) == _loglikelihoods(hf)
+        assert _texts(lm) == _texts(hf)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [LOL_ARGUMENTS, {"strategy": "contrastive-search", "penalty_alpha": 0.4, "top_k": 4}],
+    ids=["lol", "contrastive search"],
+)
+def test_it_generates_a_batch_as_decoding_generate_does_each_prompt(arguments: dict[str, Any]) -> None:
+    lm = _lm(**arguments)
+    assert lm.choice is not None
+    texts = _texts(lm)
+    for prompt, text in zip(PROMPTS, texts, strict=True):
+        inputs = lm.tokenizer(prompt, return_tensors="pt")
+        alone = decoding.generate(lm.model, **inputs, strategy=lm.choice.how, max_new_tokens=20)
+        new = lm.tokenizer.decode(alone[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert text == new.split("\n")[0]
+        assert text
+
+
+def test_a_stop_string_ends_generation() -> None:
+    lm = _lm(strategy=ContrastiveSearch(penalty_alpha=0.4, top_k=4))
+    steps: list[int] = []
+    handle = lm.model.get_decoder().register_forward_hook(lambda *_: steps.append(1))
+    (text,) = _texts(lm, PROMPTS[:1], until=[" bear"], max_gen_toks=100)
+    handle.remove()
+    assert text == " The Fermar"
+    assert len(steps) < 20
+
+
+def test_baselines_choose_as_they_say_whatever_the_task_would_have() -> None:
+    beam = _texts(_lm(strategy="beam", num_beams=3), PROMPTS[:1], temperature=0.0)
+    lm = _lm()
+    inputs = lm.tokenizer(PROMPTS[0], return_tensors="pt")
+    right = lm.model.generate(**inputs, num_beams=3, do_sample=False, max_new_tokens=20)
+    new = lm.tokenizer.decode(right[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert beam == [new.split("\n")[0]]
+    drawn = {_texts(_lm(strategy="sampling", temperature=3.0, top_p=1.0), PROMPTS[:1])[0] for _ in range(3)}
+    assert len(drawn) > 1
+
+
+@pytest.mark.parametrize("strategy", ["contrastive-search", "sampling"])
+def test_what_gives_no_score_is_refused_where_log_likelihoods_are_asked_for(strategy: str) -> None:
+    with pytest.raises(
+        OptionError, match=f"strategy={strategy}: it gives no score .* accepted are contrastive-decoding"
+    ):
+        _loglikelihoods(_lm(strategy=strategy))
+
+
+def test_a_batch_size_is_found_for_a_strategy_that_only_generates() -> None:
+    lm = _lm(strategy="contrastive-search", batch_size="auto", max_batch_size=2)
+    assert _texts(lm) == _texts(_lm(strategy="contrastive-search"))
+
+
+def test_texts_have_room_behind_what_a_reader_reads_before_them() -> None:
+    lm = _lm(**LOL_ARGUMENTS)
+    guidance = lm.tokenizer(GUIDANCE["en"], add_special_tokens=False)["input_ids"]
+    assert lm.max_length == lm.model.config.max_position_embeddings - len(guidance)
+    long = "The town lies by the sea. " * 100
+    ((value, _),) = _loglikelihoods(lm, [(long, " The harbour is old.")])
+    (rolling,) = lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (long,), 0)], disable_tqdm=True)
+    assert rolling < value < 0
+
+
+def test_arguments_reach_the_strategy_or_the_model_in_every_form_that_lm_eval_hands_them_over() -> None:
+    right = named("lol:amateur=amateur,lower_layers=0.5,3,guidance=none,final_norm=false,alpha=0.2").how
+    for arguments in (
+        {"lower_layers": "0.5;3", "guidance": None, "final_norm": False, "alpha": 0.2},
+        {"lower_layers": [0.5, 3], "guidance": "none", "final_norm": "false", "alpha": "0.2"},
+    ):
+        lm = _lm(strategy="lol", amateur="amateur", **arguments, attn_implementation="eager")
+        assert lm.choice is not None
+        assert lm.choice.how == right
+        assert lm.model.config._attn_implementation == "eager"
+        assert lm.get_model_info()["strategy"] == lm.choice.label
+    assert _lm().get_model_info()["strategy"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strategy": "lool"}, "unknown strategy 'lool'; did you mean lol"),
+        ({"strategy": "lol", "amatuer": "induced", "lower_layers": "0.5"}, "no parameter 'amatuer'; did you mean"),
+        ({"strategy": "lol", "amateur": "induced"}, "lol needs lower_layers"),
+        ({"strategy": "lol", "amateur": "induced", "lower_layers": "9"}, "layer 9.* has 4 layers"),
+        ({"strategy": "contrastive-search", "penalty_alpha": 2}, "penalty_alpha=2.0: accepted are numbers from 0 to 1"),
+        ({"strategy": "contrastive-decoding", "amateur": "absent"}, "absent: no folder of this name"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_is_accepted(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises((OptionError, ModelError), match=message) as caught:
+        _lm(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_strategy_itself_may_be_given() -> None:
+    amateur, _ = miniature.load("amateur")
+    lm = _lm(strategy=LOL(amateur, [1], guidance="Be right."))
+    assert _loglikelihoods(lm) == _loglikelihoods(
+        _lm(strategy="lol", amateur="amateur", lower_layers=[1], guidance="Be right.")
+    )

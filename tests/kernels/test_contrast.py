@@ -1,0 +1,257 @@
+"""Every contrast of the family against its naive definition, in torch and as a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from decoding.kernels.contrast import (
+    contrast_log_probs,
+    contrast_log_probs_naive,
+    contrast_logits,
+    contrast_logits_naive,
+    multi_layer_contrast,
+    multi_layer_contrast_naive,
+)
+
+# The interpreter computes both sides of tl.where: inf - inf where the other is taken.
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning")
+
+# Both forms are given the same numbers, so float32's bound holds for half precision too: what is left is rounding of
+# sums over the vocabulary.
+TOLERANCE = 1e-5
+GAP = 13  # elements between two rows, so that their stride is odd
+SHAPES = [(2, 1003, 3), (1, 2048, 1), (5, 517, 2), (1, 5000, 2), (2, 3, 130, 2)]  # batch, (time,) vocab, layers
+
+
+@pytest.fixture(params=["torch", "triton"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def device(backend: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """Where the backend runs; a kernel is given buffers full of NaN."""
+    if backend == "torch":
+        return torch.device("cpu")
+    empty = torch.empty
+    monkeypatch.setattr(
+        torch,
+        "empty",
+        lambda *size, **kw: empty(*size, **kw).fill_(float("nan") if kw["dtype"].is_floating_point else 0),
+    )
+    return request.getfixturevalue("kernel_device")
+
+
+class Inputs:
+    """Logits of everybody, in rows with NaN between them."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, excluded: float = 0.0) -> None:
+        *rows, vocab, layers = shape
+        generator = torch.Generator().manual_seed(sum(shape))
+
+        def logits(*lead: int) -> Tensor:
+            wide = torch.full((*lead, *rows, vocab + GAP), torch.nan)
+            wide[..., :vocab] = 3 * torch.randn(*lead, *rows, vocab, generator=generator)
+            if excluded:
+                wide[torch.rand(wide.shape, generator=generator) < excluded] = -torch.inf
+            return wide.to(device, dtype)[..., :vocab]
+
+        self.expert, self.amateur, self.guided = logits(), logits(), logits()
+        self.lower, self.lower_amateur = logits(layers), logits(layers)
+        self.layer = torch.randint(layers, tuple(rows), generator=generator).to(device)
+
+    @property
+    def chosen(self) -> Tensor:
+        return torch.take_along_dim(self.lower, self.layer[None, ..., None], dim=0)[0]
+
+
+LOL = {"amateur_weight": 0.8, "lower_amateur_weight": 0.6, "fusion_weight": 0.7, "refocus_weight": 0.4}
+Form = Callable[..., Tensor]
+# name: what computes it, given inputs, alpha and a backend; its definition, given inputs and alpha
+FORMS: dict[str, tuple[Form, Form]] = {
+    "logits": (
+        lambda x, alpha, backend: contrast_logits(x.expert, x.amateur, 0.5, alpha, backend),
+        lambda x, alpha: contrast_logits_naive(x.expert, x.amateur, 0.5, alpha),
+    ),
+    "log-probs": (
+        lambda x, alpha, backend: contrast_log_probs(x.expert, x.amateur, 0.8, 0.5, alpha, backend=backend),
+        lambda x, alpha: contrast_log_probs_naive(x.expert, x.amateur, 0.8, 0.5, alpha),
+    ),
+    "dola": (
+        lambda x, alpha, backend: contrast_log_probs(x.expert, x.lower, alpha=alpha, layer=x.layer, backend=backend),
+        lambda x, alpha: contrast_log_probs_naive(x.expert, x.chosen, alpha=alpha),
+    ),
+    "refocused": (
+        lambda x, alpha, backend: multi_layer_contrast(
+            x.expert, x.amateur, x.guided, **LOL, alpha=alpha, backend=backend
+        ),
+        lambda x, alpha: multi_layer_contrast_naive(x.expert, x.amateur, x.guided, **LOL, alpha=alpha),
+    ),
+}
+for fusion in ("static", "entropy"):
+    for guidance in (False, True):
+
+        def _computed(x: Any, alpha: Any, backend: str, fusion: str = fusion, guidance: bool = guidance) -> Tensor:
+            guided = x.guided if guidance else None
+            return multi_layer_contrast(
+                x.expert,
+                x.amateur,
+                guided,
+                x.lower,
+                x.lower_amateur,
+                **LOL,
+                fusion=fusion,
+                alpha=alpha,
+                backend=backend,
+            )
+
+        def _defined(x: Any, alpha: Any, fusion: str = fusion, guidance: bool = guidance) -> Tensor:
+            guided = x.guided if guidance else None
+            return multi_layer_contrast_naive(
+                x.expert, x.amateur, guided, x.lower, x.lower_amateur, **LOL, fusion=fusion, alpha=alpha
+            )
+
+        FORMS[f"{fusion}{'-refocused' if guidance else ''}"] = (_computed, _defined)
+
+
+def _same(scores: Tensor, definition: Tensor) -> None:
+    """-inf and inf where the definition has them, elsewhere its numbers."""
+    assert scores.dtype == torch.float32
+    finite = definition.isfinite()
+    assert torch.equal(scores[~finite], definition[~finite].float())
+    error = (scores - definition)[finite].square().mean().sqrt()
+    assert float(error / definition[finite].square().mean().sqrt()) < TOLERANCE
+
+
+def _id(shape: tuple[int, ...]) -> str:
+    *rows, vocab, layers = shape
+    return f"B{'xT'.join(map(str, rows))}-V{vocab}-N{layers}"
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [(each, torch.float32) for each in SHAPES]
+    + [(each, dtype) for each in SHAPES[::4] for dtype in (torch.float16, torch.bfloat16)],
+    ids=lambda each: _id(each) if isinstance(each, tuple) else str(each).removeprefix("torch."),
+)
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_equals_its_definition(
+    form: str, shape: tuple[int, ...], dtype: torch.dtype, backend: str, device: torch.device
+) -> None:
+    inputs = Inputs(shape, dtype, device)
+    computed, defined = FORMS[form]
+    _same(computed(inputs, 0.05, backend), defined(inputs, 0.05))
+
+
+@pytest.mark.parametrize("alpha", [None, 0.0, 1e-3])
+@pytest.mark.parametrize("form", FORMS)
+def test_what_the_expert_excludes_stays_excluded_whatever_the_amateur_says(
+    form: str, alpha: float | None, backend: str, device: torch.device
+) -> None:
+    inputs = Inputs((2, 1200, 2), torch.float32, device, excluded=0.1)
+    computed, defined = FORMS[form]
+    scores = computed(inputs, alpha, backend)
+    assert not scores.isnan().any()
+    assert (scores[inputs.expert == -torch.inf] == -torch.inf).all()
+    _same(scores, defined(inputs, alpha))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_without_weight_the_amateur_has_no_say(form: str, backend: str, device: torch.device) -> None:
+    x = Inputs((2, 700, 2), torch.float32, device)
+    for each in (x.amateur, x.lower_amateur):
+        each[..., ::7] = -torch.inf
+    if form == "logits":
+        _same(
+            contrast_logits(x.expert, x.amateur, 0.0, 0.1, backend), contrast_logits_naive(x.expert, x.expert, 0.0, 0.1)
+        )
+    elif form in ("log-probs", "dola"):
+        expected = contrast_log_probs_naive(x.expert, x.expert, 0.0)
+        _same(contrast_log_probs(x.expert, x.amateur, 0.0, backend=backend), expected)
+    else:
+        settings = LOL | {"amateur_weight": 0.0, "lower_amateur_weight": 0.0}
+        fusion = "entropy" if "entropy" in form else "static"
+        scores = multi_layer_contrast(
+            x.expert, x.amateur, x.guided, x.lower, x.lower_amateur, **settings, fusion=fusion, backend=backend
+        )
+        _same(
+            scores,
+            multi_layer_contrast_naive(x.expert, x.expert, x.guided, x.lower, x.lower, **settings, fusion=fusion),
+        )
+
+
+@pytest.mark.parametrize("guidance", [False, True], ids=["plain", "guided"])
+def test_with_alpha_one_the_best_token_is_left(guidance: bool, backend: str, device: torch.device) -> None:
+    """The maximum and the comparison with it round alike, also of a sum of two readings."""
+    for seed in range(5):
+        x = Inputs((3, 900 + seed, 2), torch.float32, device)
+        x.expert[1, 4] = x.expert[1, 8] = 30.0  # two that are equally good
+        x.guided[1, 4] = x.guided[1, 8] = 30.0
+        scores = multi_layer_contrast(
+            x.expert, x.amateur, x.guided if guidance else None, refocus_weight=0.37, alpha=1.0, backend=backend
+        )
+        left = [row.isfinite().nonzero().flatten().tolist() for row in scores]
+        evidence = 1.37 * x.guided.double() - 0.37 * x.expert.double() if guidance else x.expert
+        best = evidence.argmax(-1).tolist()
+        assert left == [[best[0]], [4, 8], [best[2]]]
+
+
+def test_rows_far_apart_and_vocabularies_cut_short_are_read_in_place(backend: str, device: torch.device) -> None:
+    """An expert with a few more tokens than the amateur, layers that do not follow each other."""
+    generator = torch.Generator().manual_seed(1)
+    expert = torch.randn(4, 1030, generator=generator).to(device)[::2, :1024]
+    layers = torch.randn(2, 5, 1024, generator=generator).to(device).transpose(0, 1)[::2]  # (3, 2, vocab)
+    chosen = torch.tensor([2, 0], device=device)
+    scores = contrast_log_probs(expert, layers, layer=chosen, backend=backend)
+    _same(scores, contrast_log_probs_naive(expert, torch.stack([layers[2, 0], layers[0, 1]])))
+
+
+def test_rows_and_layers_may_lie_beyond_what_32_bits_count(backend: str, device: torch.device) -> None:
+    stride, vocab = 2**30, 260  # 4 GiB of half precision, of which a CPU touches a few pages
+    rows = torch.empty_strided((3, 2 * vocab), (stride, 1), dtype=torch.bfloat16, device=device)
+    rows.copy_(torch.randn(3, 2 * vocab, generator=torch.Generator().manual_seed(2)))
+    expert, amateur = rows[:, :vocab], rows[:, vocab:]
+    _same(contrast_logits(expert, amateur, 0.5, 0.1, backend), contrast_logits_naive(expert, amateur, 0.5, 0.1))
+    layer = torch.tensor([2], device=device)
+    scores = contrast_log_probs(expert[:1], amateur[:, None], layer=layer, backend=backend)
+    _same(scores, contrast_log_probs_naive(expert[:1], amateur[2:]))
+    lower, lower_amateur = rows.view(3, 1, 2, vocab).unbind(2)
+    scores = multi_layer_contrast(lower[0], lower_amateur[0], lower=lower, lower_amateur=lower_amateur, backend=backend)
+    _same(scores, multi_layer_contrast_naive(lower[0], lower_amateur[0], None, lower, lower_amateur))
+
+
+def test_readers_may_differ_in_dtype(backend: str, device: torch.device) -> None:
+    x = Inputs((2, 1500, 2), torch.float32, device)
+    x.amateur, x.guided, x.lower = x.amateur.half(), x.guided.bfloat16(), x.lower.double()
+    computed, defined = FORMS["entropy-refocused"]
+    _same(computed(x, 0.05, backend), defined(x, 0.05))
+
+
+def test_no_rows_give_no_scores(backend: str, device: torch.device) -> None:
+    none = torch.zeros(0, 12, device=device)
+    assert contrast_logits(none, none, 0.5, 0.1, backend).shape == (0, 12)
+
+
+E32 = torch.zeros(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: contrast_logits(E32, torch.zeros(2, 4), 0.5), "amateur (2, 4) and expert (2, 3): accepted are"),
+        (lambda: contrast_log_probs(E32, E32, layer=torch.zeros(2).long()), "accepted are (layers, ..., vocab)"),
+        (lambda: contrast_log_probs(E32, E32[None], layer=torch.zeros(3).long()), "layer (3,): accepted is one a row"),
+        (lambda: multi_layer_contrast(E32, E32, lower=E32[None]), "accepted are both, with as many layers, or neither"),
+        (lambda: multi_layer_contrast(E32, E32, fusion="mean"), "fusion='mean': accepted are static, entropy"),
+        (lambda: contrast_logits(E32, E32, 0.5, backend="cuda"), "backend='cuda': accepted are auto, triton, torch"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(call: Callable[[], Tensor], message: str) -> None:
+    with pytest.raises(ValueError) as raised:
+        call()
+    assert message in str(raised.value)

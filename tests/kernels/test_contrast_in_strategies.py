@@ -1,0 +1,107 @@
+"""The strategies on the kernels: what each makes of its readers' logits, and the tokens of whole calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import tiny_model
+from torch import Tensor
+
+import decoding
+from decoding import LOL, ContextAware, ContrastiveDecoding, DoLa
+from decoding.fused_streams import Heard
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning")
+
+VOCAB, AMATEUR_VOCAB = 300, 296  # padded differently
+STRATEGIES: dict[str, Any] = {
+    "contrastive-decoding": ContrastiveDecoding("amateur"),
+    "contrastive-decoding-log-probs": ContrastiveDecoding("amateur", 0.02, 0.9, "log_probs", 0.5),
+    "dola": DoLa([1, 2, 3]),
+    "dola-one-layer": DoLa([2], alpha=0.3),
+    "dola-batch": DoLa([1, 2, 3], divergence="jensen-shannon", per_row=False),
+    "context-aware": ContextAware("context", alpha=0.7),
+    "lol": LOL("amateur", [1, 2], amateur_weight=0.8, lower_amateur_weight=0.6),
+    "lol-guided": LOL("amateur", [1, 2], guidance=[1], alpha=0.02),
+    "lol-entropy-guided": LOL("amateur", [1, 2], guidance=[1], fusion="entropy"),
+}
+
+
+def _heard(rows: tuple[int, ...], device: torch.device) -> dict[str, Heard]:
+    """Random logits of every reader that any of them has; exits of three layers."""
+    generator = torch.Generator().manual_seed(len(rows))
+
+    def logits(*shape: int) -> Tensor:
+        return (3 * torch.randn(*shape, generator=generator)).to(device)
+
+    expert, exits = logits(*rows, VOCAB), logits(3, *rows, VOCAB)
+    expert[..., 5] = exits[..., 5] = -torch.inf  # a token that the model keeps for padding
+    return {
+        "expert": Heard(expert, exits),
+        "amateur": Heard(logits(*rows, AMATEUR_VOCAB), logits(3, *rows, AMATEUR_VOCAB)),
+        "guided expert": Heard(logits(*rows, VOCAB)),
+        "expert in context": Heard(logits(*rows, VOCAB)),
+    }
+
+
+@pytest.mark.parametrize("rows", [(2,), (1, 3)], ids=["step", "teacher-forced"])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_kernels_make_of_the_logits_what_torch_makes(
+    name: str, rows: tuple[int, ...], kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = _heard(rows, kernel_device)
+    if "guided" not in name:
+        del heard["guided expert"]
+    contrasts = []
+    for backend in ("torch", "triton"):
+        monkeypatch.setenv("DECODING_KERNELS", backend)
+        contrast = STRATEGIES[name].contrast(heard)
+        contrasts.append((contrast.scores, contrast.masked, contrast.mask(contrast.scores)))
+    for in_torch, in_triton in zip(*contrasts, strict=True):
+        # Rounding of scores of about 10: torch takes log-softmaxes apart that the kernel sums as it reads.
+        torch.testing.assert_close(in_triton, in_torch, atol=2e-5, rtol=1e-5)
+    scores, masked, mask_after = contrasts[1]
+    assert torch.equal(masked, mask_after)  # the fused mask is the one that processors may stand before
+    assert not torch.equal(scores, masked) or name == "context-aware"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_contrast_never_waits_for_the_gpu(name: str) -> None:
+    heard = _heard((2,), torch.device("cuda"))
+    if "guided" not in name:
+        del heard["guided expert"]
+    expected = STRATEGIES[name].contrast(heard).masked  # compiles
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        scores = STRATEGIES[name].contrast(heard).masked
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(scores, expected)
+
+
+@pytest.mark.parametrize("processors", [{}, {"repetition_penalty": 1.3}], ids=["fused-mask", "processors"])
+@pytest.mark.parametrize("name", ["contrastive-decoding", "dola", "context-aware", "lol-guided"])
+def test_a_call_gives_the_same_tokens_on_either_backend(
+    name: str, processors: dict[str, float], kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("llama").to(kernel_device)
+    amateur = tiny_model("llama", seed=7).to(kernel_device)
+    strategy = {
+        "contrastive-decoding": ContrastiveDecoding(amateur),
+        "dola": DoLa([1, 2]),
+        "context-aware": ContextAware([7, 8]),
+        "lol-guided": LOL(amateur, [1], guidance=[5, 6]),
+    }[name]
+    ids = torch.tensor([[1, 9, 23, 11], [1, 5, 5, 8]], device=kernel_device)
+    tokens = []
+    for backend in ("torch", "triton"):
+        monkeypatch.setenv("DECODING_KERNELS", backend)
+        tokens.append(
+            decoding.generate(
+                model, ids, strategy=strategy, attention_mask=torch.ones_like(ids), max_new_tokens=6, **processors
+            ).tolist()
+        )
+    assert tokens[0] == tokens[1]

@@ -1,0 +1,121 @@
+"""The choice among candidates, in torch and as a kernel, against its naive definition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from decoding.kernels.backend import BackendError
+from decoding.kernels.degeneration_penalty import inverse_norms
+from decoding.kernels.selection import select, select_naive
+
+VOCAB = 300
+SHAPES = [(1, 1, 1, 32), (2, 5, 33, 48), (3, 4, 20, 33), (1, 70, 18, 40)]
+
+
+@pytest.fixture(params=["torch", "triton"])
+def backend(request: pytest.FixtureRequest, kernel_device: torch.device) -> str:
+    """Each form in turn."""
+    return request.param
+
+
+def problem(
+    shape: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> dict[str, Tensor]:
+    """Arguments of ``select`` up to α, and from hidden states on; what stands past the length is NaN."""
+    batch, k, slots, dim = shape
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(batch, VOCAB, generator=generator)
+    probabilities, candidates = logits.softmax(-1).topk(k)
+    history = torch.full((batch, slots + 5, dim), torch.nan)
+    history[:, :slots] = torch.randn(batch, slots, dim, generator=generator)
+    hidden = torch.randn(batch, k, dim, generator=generator)
+    named = {
+        "logits": logits, "probabilities": probabilities, "candidates": candidates, "hidden": hidden.to(dtype),
+        "history": history.to(dtype), "history_inverse_norms": inverse_norms(history.to(dtype)),
+    }  # fmt: skip
+    return {name: value.to(device) for name, value in named.items()}
+
+
+def expect(arguments: dict[str, Tensor], alpha: float, **bounds: object) -> tuple[Tensor, Tensor, Tensor]:
+    """What the naive definition chooses."""
+    known = {name: value.cpu() for name, value in arguments.items() if name != "history_inverse_norms"}
+    return select_naive(**known, penalty_alpha=alpha, **bounds)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "B{}-K{}-S{}-D{}".format(*s))
+def test_equals_the_naive_definition(
+    shape: tuple[int, int, int, int], alpha: float, dtype: torch.dtype, backend: str, kernel_device: torch.device
+) -> None:
+    arguments = problem(shape, kernel_device, dtype)
+    chosen = select(**arguments, penalty_alpha=alpha, length=shape[2], backend=backend)
+    token, branch, score = expect(arguments, alpha, length=shape[2])
+    assert chosen.token.cpu().equal(token)
+    assert chosen.branch.cpu().equal(branch)
+    # float32 as the tensor cores of a GPU add up half-precision products
+    torch.testing.assert_close(chosen.score.cpu(), score, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_have_bounds_of_their_own(backend: str, kernel_device: torch.device) -> None:
+    arguments = problem((3, 4, 30, 32), kernel_device)
+    start, length = torch.tensor([0, 17, 4]), torch.tensor([30, 18, 4])  # the last has no history: the most probable
+    token, branch, _ = expect(arguments, 0.6, start=start, length=length)
+    for row in range(3):
+        for name in ("history", "history_inverse_norms"):
+            arguments[name][row, : start[row]] = arguments[name][row, length[row] :] = torch.nan
+    bounds = {"start": start.to(kernel_device), "length": length.to(kernel_device)}
+    chosen = select(**arguments, **bounds, penalty_alpha=0.6, backend=backend)
+    assert chosen.token.cpu().equal(token)
+    assert chosen.branch.cpu().equal(branch)
+    assert chosen.branch[2] == 0
+
+
+def test_of_equals_the_lowest_token_id_is_chosen(backend: str, kernel_device: torch.device) -> None:
+    """As the argmax over the whole vocabulary would."""
+    arguments = problem((1, 4, 20, 32), kernel_device)
+    arguments["candidates"] = torch.tensor([[9, 7, 8, 3]], device=kernel_device)
+    arguments["probabilities"] = torch.tensor([[0.2, 0.2, 0.2, 0.1]], device=kernel_device)
+    arguments["hidden"] = arguments["hidden"][:, :1].expand(-1, 4, -1)
+    chosen = select(**arguments, penalty_alpha=0.6, length=20, backend=backend)
+    assert chosen.token.tolist() == [7]
+    assert chosen.branch.tolist() == [1]
+
+
+def test_a_token_whose_logit_is_minus_infinity_is_never_chosen(backend: str, kernel_device: torch.device) -> None:
+    arguments = problem((2, 4, 20, 32), kernel_device)
+    candidates = arguments["candidates"]
+    arguments["logits"].scatter_(1, candidates[:, :3], -torch.inf)
+    arguments["logits"][1].fill_(-torch.inf)  # nothing may be chosen: some token of the vocabulary all the same
+    chosen = select(**arguments, penalty_alpha=0.6, length=20, backend=backend)
+    assert chosen.token[0] == candidates[0, 3]
+    assert chosen.token[1] == candidates[1].min()
+    assert chosen.score[1] == -torch.inf
+
+
+def test_a_broken_row_still_gets_one_of_its_candidates(backend: str, kernel_device: torch.device) -> None:
+    arguments = problem((2, 4, 20, 32), kernel_device)
+    arguments["probabilities"][0] = torch.nan
+    chosen = select(**arguments, penalty_alpha=0.6, length=20, backend=backend)
+    assert chosen.token[0] in arguments["candidates"][0]
+    assert chosen.token[1].cpu() == expect(arguments, 0.6, length=20)[0][1]
+
+
+def test_more_candidates_than_the_kernel_holds(kernel_device: torch.device) -> None:
+    arguments = problem((1, 1, 3, 32), kernel_device)
+    arguments["logits"] = torch.randn(1, 2000, device=kernel_device)
+    arguments["probabilities"], arguments["candidates"] = arguments["logits"].softmax(-1).topk(1025)
+    arguments["hidden"] = torch.randn(1, 1025, 32, device=kernel_device)
+    token, _, _ = expect(arguments, 0.6, length=3)
+    assert select(**arguments, penalty_alpha=0.6, length=3).token.cpu().equal(token)
+    with pytest.raises(BackendError, match="1025 candidates; the kernel takes up to 1024"):
+        select(**arguments, penalty_alpha=0.6, length=3, backend="triton")
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    arguments = problem((2, 3, 4, 8), torch.device("cpu"))
+    arguments["probabilities"] = arguments["probabilities"][:, :2]
+    with pytest.raises(ValueError, match=r"probabilities \(2, 2\): accepted is \(batch, k\) = \(2, 3\)"):
+        select(**arguments, penalty_alpha=0.6)

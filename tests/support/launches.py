@@ -1,0 +1,118 @@
+"""Launches that stand for those on a GPU: each kernel with sizes of real models, on tensors without storage.
+
+``tests/kernels/test_ahead_of_time.py`` compiles them for an H100. Kernels are imported when they are launched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["LAUNCHES", "Launch"]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A call that launches kernels.
+
+    Attributes:
+        call: launches them, on tensors of the meta device.
+        wide: names of the kernels that must read memory 16 bytes at a time.
+    """
+
+    call: Callable[[], object]
+    wide: tuple[str, ...] = ()
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A tensor without storage."""
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def history(batch: int, k: int, slots: int, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidates, history and inverse norms."""
+    return meta(batch, k, dim, dtype=dtype), meta(batch, slots, dim, dtype=dtype), meta(batch, slots)
+
+
+def penalty(batch: int, k: int, slots: int, dim: int, dtype: torch.dtype, rows: bool = False) -> None:
+    """The degeneration penalty; ``rows``: bounds of each row on the device, and positions."""
+    from decoding.kernels.degeneration_penalty.triton import degeneration_penalty_triton
+
+    bounds = meta(batch, dtype=torch.int64) if rows else None
+    degeneration_penalty_triton(*history(batch, k, slots, dim, dtype), bounds, bounds, positions=rows)
+
+
+def append(dim: int, dtype: torch.dtype) -> None:
+    """One state appended to the history."""
+    from decoding.kernels.degeneration_penalty.triton import append_triton
+
+    hidden, states, norms = history(8, 1, 8192, dim, dtype)
+    append_triton(states, norms, hidden, 4099)
+
+
+def selection(k: int) -> None:
+    """The choice among k candidates."""
+    from decoding.kernels.selection.triton import select_triton
+
+    ids, p = meta(8, k, dtype=torch.int64), meta(8, k)
+    select_triton(meta(8, 128256), p, ids, 0.6, *history(8, k, 8192, 4096, torch.bfloat16), None, 8000)
+
+
+def contrast(batch: int, vocab: int, dtype: torch.dtype, layers: int = 0, guided: bool = False, **form: Any) -> None:
+    """The contrast of expert and amateur, with so many lower layers of both."""
+    from decoding.kernels.contrast.triton import contrast_triton
+
+    logits, lower = meta(batch, vocab, dtype=dtype), meta(layers, batch, vocab, dtype=dtype) if layers else None
+    contrast_triton(
+        logits, logits, guided=logits if guided else None, lower=lower, lower_amateur=lower, alpha=0.1, **form
+    )
+
+
+def dola(batch: int, vocab: int, dtype: torch.dtype, layers: int, kind: str = "dola") -> None:
+    """The divergence of layers, and the contrast with the chosen one."""
+    from decoding.kernels.contrast.triton import contrast_triton
+    from decoding.kernels.layer_divergence.triton import layer_divergence_triton
+
+    final, premature = meta(batch, vocab, dtype=dtype), meta(layers, batch, vocab, dtype=dtype)
+    _, layer = layer_divergence_triton(final, premature, kind)
+    contrast_triton(final, premature, layer=layer, alpha=0.1)
+
+
+CONTRAST = ("_statistics", "_scores")
+
+LAUNCHES: dict[str, Launch] = {
+    "penalty-bf16-B8-K5-S8192-D4096": Launch(lambda: penalty(8, 5, 8192, 4096, torch.bfloat16), ("_cosines",)),
+    "penalty-bf16-B1-K4-S1024-D2048-rows": Launch(
+        lambda: penalty(1, 4, 1024, 2048, torch.bfloat16, rows=True), ("_cosines",)
+    ),
+    "penalty-fp16-B8-K64-S131072-D16384": Launch(lambda: penalty(8, 64, 131072, 16384, torch.float16), ("_cosines",)),
+    "penalty-bf16-B2-K5-S4096-D4097": Launch(lambda: penalty(2, 5, 4096, 4097, torch.bfloat16)),
+    "penalty-fp32-B1-K5-S8192-D4096": Launch(lambda: penalty(1, 5, 8192, 4096, torch.float32), ("_cosines",)),
+    "penalty-fp32-B1-K64-S8192-D4096": Launch(lambda: penalty(1, 64, 8192, 4096, torch.float32), ("_cosines",)),
+    "append-bf16-D4096": Launch(lambda: append(4096, torch.bfloat16), ("_append",)),
+    "append-fp32-D33": Launch(lambda: append(33, torch.float32)),
+    "selection-K5": Launch(lambda: selection(5), ("_cosines",)),
+    "selection-K1024": Launch(lambda: selection(1024)),
+    "contrast-logits-bf16-B8-V128256": Launch(
+        lambda: contrast(8, 128256, torch.bfloat16, normalized=False, expert_weight=1.5, amateur_weight=0.5), CONTRAST
+    ),
+    "contrast-log_probs-fp16-B1-V32000": Launch(
+        lambda: contrast(1, 32000, torch.float16, amateur_temperature=0.5), CONTRAST
+    ),
+    "contrast-log_probs-bf16-B2-V50257": Launch(lambda: contrast(2, 50257, torch.bfloat16)),
+    "contrast-lol-bf16-B1-V128256-N4": Launch(
+        lambda: contrast(1, 128256, torch.bfloat16, 4, guided=True, lower_weight=0.1), CONTRAST
+    ),
+    "contrast-lol_entropy-fp32-B8-V262144-N4": Launch(
+        lambda: contrast(8, 262144, torch.float32, 4, guided=True, by_entropy=True), CONTRAST
+    ),
+    "dola-bf16-B1-V128256-N16": Launch(lambda: dola(1, 128256, torch.bfloat16, 16), (*CONTRAST, "_shares")),
+    "dola-fp32-B8-V262144-N20-jensen_shannon": Launch(
+        lambda: dola(8, 262144, torch.float32, 20, "jensen-shannon"), (*CONTRAST, "_shares")
+    ),
+    "dola-bf16-B2-V50257-N4": Launch(lambda: dola(2, 50257, torch.bfloat16, 4)),
+}
