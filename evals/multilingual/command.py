@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +14,18 @@ import typer
 
 from decoding.cli_options import Device, Dtype, Json, Model, as_json, console, writable, write_files
 from decoding.errors import OptionError, nearest
-from decoding.evals.cli_eval import Limit, Output, Seed, SkipBad, prepared
+from decoding.evals.cli_eval import Limit, Output, Prepared, Seed, SkipBad, prepared
 from decoding.evals.configurations import configured, fingerprint
 from decoding.evals.multilingual import data as data_
 from decoding.evals.multilingual.languages import LANGUAGES, Language, language
 from decoding.evals.multilingual.report import Section, html_report, overview, plot, show_table
 from decoding.evals.multilingual.tasks import TASKS, Code, GenerationTask, OpenEnded, Summarization, Translation
 from decoding.evals.multilingual.writing import Writer
-from decoding.evals.runner import run
+from decoding.evals.runner import Shard, run
 from decoding.evals.samples import SampleFile
 from decoding.evals.sandbox import Limits, isolation
 from decoding.loading import load
+from decoding.registry import named
 
 __all__ = ["multilingual_command"]
 
@@ -158,6 +160,11 @@ def multilingual_command(
     else:
         found = data_.sources(data, codes, language(target).code if task == "translation" else None)
     by_language = _models(model, models, found)
+    spoken = {code: PYTHON if task == "code" else language(code) for code in found}
+    given = strategy or DEFAULT_STRATEGIES
+    specs = {code: [_with_defaults(spec, task, each) for spec in given] for code, each in spoken.items()}
+    for spec in itertools.chain(*specs.values()):
+        named(spec)  # before anything is loaded
     means = isolation(weak=weak_isolation) if task == "code" else None
     options = _Options(
         task=task,
@@ -177,18 +184,19 @@ def multilingual_command(
     )
     extra = {"isolation": vars(means)} if means is not None else {}
     sections = []
+    ready: Prepared | None = None
     with _folder(output) as folder:
         for code, source in found.items():
-            spoken = PYTHON if task == "code" else language(code)
-            specs = [_with_defaults(spec, task, spoken) for spec in strategy or DEFAULT_STRATEGIES]
-            ready = prepared(by_language[code], specs, device, dtype, folder)
-            made = _task(options, source, spoken, ready.model, ready.tokenizer)
-            about = {**made.settings, "language": code}
-            configurations = configured(ready.choices, ready.model, ready.tokenizer, ready.name, task=about, seed=seed)
+            if ready is None or ready.name != by_language[code]:
+                ready = None  # before the next model takes its memory
+                ready = prepared(by_language[code], specs[code], device, dtype, folder)
+            made = _task(options, source, spoken[code], ready.model, ready.tokenizer)
+            choices, about = [named(spec) for spec in specs[code]], {**made.settings, "language": code}
+            configurations = configured(choices, ready.model, ready.tokenizer, ready.name, task=about, seed=seed)
             results = run(made, configurations, output=folder, limit=limit, seed=seed, skip_bad=skip_bad, extra=extra)
             if results is not None:
-                with SampleFile(folder, made.name) as kept:
-                    sections.append(Section(spoken, results, list(kept.known.values())))
+                with SampleFile(folder, made.name, wait=True) as kept:
+                    sections.append(Section(spoken[code], results, list(kept.known.values())))
     if len(sections) < len(found):
         return  # other ranks work on: run again without them for the whole
     shown = overview(task, sections)
@@ -290,5 +298,7 @@ def _folder(output: Path | None) -> Iterator[Path]:
     if output is not None:
         yield output
         return
+    if Shard.of_environment().world > 1:
+        raise OptionError("several processes share the documents: they need --output DIR to meet in")
     with tempfile.TemporaryDirectory(prefix="multilingual-") as folder:
         yield Path(folder)
