@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from decoding.errors import OptionError
+from decoding.evals.statistics import Interval
 
 __all__ = ["PAPER", "Cosines", "Counts", "HeatMap", "Interval", "Isotropy", "Layer", "Penalty", "Rogue", "Settings"]
 
@@ -63,15 +64,6 @@ class Settings:
 
 PAPER = Settings(layers=(-1,), max_length=256, max_texts=2000)
 """Su and Collier (2023): last layer, first 2000 texts, at most 256 tokens, pairs within a text, nothing centred."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A figure with the ends of its 95% interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
