@@ -40,8 +40,10 @@ class Configuration:
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits; samples of other settings have another."""
-        return digest(self.settings)
+        """16 hexadecimal digits; samples of other settings have another. The device is no part of it: a run may end on
+        another one than it began on.
+        """
+        return digest({name: value for name, value in self.settings.items() if name != "device"})
 
     def seed(self, document: str) -> int:
         """Of the random draws on one document: the same whatever was evaluated before it, and on whichever rank."""
@@ -80,6 +82,7 @@ def configured(
             "parameters": {key: _plain(value) for key, value in choice.parameters.items()},
             "others": _others(choice, model),
             "model": about,
+            "device": str(model.device),
             "task": dict(task),
             "version": decoding.__version__,
             **({"seed": seed} if choice.draws else {}),

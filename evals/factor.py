@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,12 +34,14 @@ class Completions:
         prefix: a text up to the end of a sentence.
         completion: its true next sentence.
         contradictions: false variants of it, at least one.
+        where: file and row that it comes from, for messages.
     """
 
     id: str
     prefix: str
     completion: str
     contradictions: tuple[str, ...]
+    where: str = field(default="", compare=False)
 
     @property
     def prompt_and_texts(self) -> tuple[str, list[str]]:
@@ -73,7 +75,7 @@ def load(source: str, prefix: str | None = None, skip_bad: bool = False) -> tupl
     def document(row: Row) -> Completions:
         others = [name for name in row.fields if name.startswith("contradiction")] or ["contradiction_0"]
         texts = [row.text(name) for name in (column, "completion", *others)]
-        return Completions(str(row.number), texts[0], texts[1], tuple(texts[2:]))
+        return Completions(str(row.number), texts[0], texts[1], tuple(texts[2:]), row.where)
 
     return documents(rows_of(source), document, skip_bad)
 
@@ -107,7 +109,7 @@ class Factor(Task):
 
     def documents(self) -> Sequence[Document]:
         """One a row."""
-        return [Document(each.id, each) for each in self.completions]
+        return [Document(each.id, each, each.where) for each in self.completions]
 
     def evaluate(self, document: Document, configurations: Sequence[Configuration]) -> Sequence[Record]:
         """One record a configuration.
@@ -140,8 +142,8 @@ def factor_command(
 
     Example: decoding eval factor --data news_factor.csv --strategy greedy --strategy dola --output results
     """
-    ready = prepared(model, strategy, device, dtype, output)
     completions, bad = load(data, prefix, skip_bad)
+    ready = prepared(model, strategy, device, dtype, output)
     task = Factor(ready.model, ready.tokenizer, completions, left_out=bad)
     made = configured(ready.choices, ready.model, ready.tokenizer, ready.name, task=task.settings, seed=seed)
     results = run(task, made, output=output, limit=limit, seed=seed, skip_bad=skip_bad)

@@ -7,7 +7,7 @@ themselves has to tell them apart, which is what a decoding strategy changes. So
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
@@ -36,6 +36,7 @@ class Responses:
         knowledge: what the answer can be read from; "" where the data have none.
         right: texts without hallucination.
         hallucinated: texts with it. QA has one of each, the general file one text in all.
+        where: file and row that they come from, for messages.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Responses:
     knowledge: str
     right: tuple[str, ...]
     hallucinated: tuple[str, ...]
+    where: str = field(default="", compare=False)
 
     def prompt(self, knowledge: bool) -> str:
         """What the texts follow; the wording is ours."""
@@ -111,7 +113,7 @@ class HaluEval(Task):
 
     def documents(self) -> Sequence[Document]:
         """One a row."""
-        return [Document(each.id, each) for each in self.responses]
+        return [Document(each.id, each, each.where) for each in self.responses]
 
     def evaluate(self, document: Document, configurations: Sequence[Configuration]) -> Sequence[Record]:
         """One record a configuration.
@@ -166,13 +168,13 @@ def halueval_command(
 
     Example: decoding eval halueval --data qa_data.json --strategy greedy --strategy dola --output results
     """
-    ready = prepared(model, strategy, device, dtype, output)
     responses, bad = load(data, skip_bad)
-    task = HaluEval(ready.model, ready.tokenizer, responses, knowledge=knowledge, left_out=bad)
     used = responses[:limit]
     for kind in ("right", "hallucinated"):
         if not any(getattr(each, kind) for each in used):
             raise InputError(f"{data}: none of the {len(used)} documents has a {kind} text to tell from others")
+    ready = prepared(model, strategy, device, dtype, output)
+    task = HaluEval(ready.model, ready.tokenizer, responses, knowledge=knowledge, left_out=bad)
     made = configured(ready.choices, ready.model, ready.tokenizer, ready.name, task=task.settings, seed=seed)
     results = run(task, made, output=output, limit=limit, seed=seed, skip_bad=skip_bad)
     note_cuts(results)
@@ -185,8 +187,8 @@ def _responses(row: Row) -> Responses:
         verdict = row.text("hallucination").strip().lower()
         if verdict not in ("yes", "no"):
             raise row.fault("hallucination", f"is {verdict!r}; accepted are yes and no")
-        texts = ((), (response,)) if verdict == "yes" else ((response,), ())
-        return Responses(str(row.number), query, "", *texts)
+        right, hallucinated = ((), (response,)) if verdict == "yes" else ((response,), ())
+        return Responses(str(row.number), query, "", right, hallucinated, row.where)
     knowledge = row.text("knowledge") if "knowledge" in row else ""
-    question, right, hallucinated = (row.text(name) for name in ("question", "right_answer", "hallucinated_answer"))
-    return Responses(str(row.number), question, knowledge, (right,), (hallucinated,))
+    question, *texts = (row.text(name) for name in ("question", "right_answer", "hallucinated_answer"))
+    return Responses(str(row.number), question, knowledge, (texts[0],), (texts[1],), row.where)

@@ -16,7 +16,7 @@ from decoding.registry import Choice, Greedy
 from decoding.scorer import Scorer
 from decoding.scoring import tokens_of
 
-__all__ = ["Likelihood", "likelihoods", "note_cuts", "scoring_strategy"]
+__all__ = ["Likelihood", "likelihoods", "note_cuts", "scoring_strategy", "shortened"]
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def likelihoods(
     """
     strategies = [scoring_strategy(each.choice) for each in configurations]
     before, after = tokens_of(prompt, continuations, tokenizer)
-    longest = max(map(len, after))
-    kept = [_cut(before, longest, _room(model, each), tokenizer.bos_token_id) for each in strategies]
+    longest, text = max(zip(map(len, after), continuations, strict=True))
+    kept = [_cut(before, longest, text, _room(model, each), tokenizer.bos_token_id) for each in strategies]
     found: list[Any] = [None] * len(strategies)
     for length in set(map(len, kept)):  # one, but where strategies with texts of their own leave less room
         own = [i for i, each in enumerate(kept) if len(each) == length]
@@ -113,6 +113,12 @@ def scoring_strategy(choice: Choice) -> ContrastStrategy | None:
     )
 
 
+def shortened(text: str, limit: int = 40) -> str:
+    """A text in one line, cut to ``limit`` characters, as messages show it."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
 def _room(model: Any, strategy: ContrastStrategy | None) -> int | None:
     """How many tokens of prompt and continuation fit beside what a strategy puts before them."""
     readers = strategy.readers(model, 1) if strategy is not None else []
@@ -124,11 +130,14 @@ def _room(model: Any, strategy: ContrastStrategy | None) -> int | None:
     return min(rooms, default=None)
 
 
-def _cut(prompt: list[int], longest: int, room: int | None, bos: int | None) -> list[int]:
+def _cut(prompt: list[int], longest: int, text: str, room: int | None, bos: int | None) -> list[int]:
+    """The prompt, or what of its end fits beside the longest text."""
     if room is None or len(prompt) + longest <= room:
         return prompt
     start = prompt[:1] if prompt[0] == bos else []
     left = room - longest - len(start)
     if left < 1:
-        raise InputError(f"a text of {longest} tokens leaves no room for its prompt in a context of {room}")
+        raise InputError(
+            f"the text {shortened(text)!r} has {longest} tokens: no room for its prompt in a context of {room}"
+        )
     return start + prompt[-left:]

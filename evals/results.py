@@ -86,13 +86,15 @@ def results_of(
                 }
             )
     model = configurations[0].settings.get("model", {})
+    device = configurations[0].settings.get("device", "cpu")
     return {
         "task": task.name,
         "task_settings": dict(task.settings),
         "model": model,
         "dtype": model.get("dtype"),
         "versions": versions(),
-        "kernel_backend": choose("auto", model.get("device", "cpu")),
+        "device": device,
+        "kernel_backend": choose("auto", device),
         "limit": limit,
         "seed": seed,
         "counts": {

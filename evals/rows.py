@@ -46,10 +46,14 @@ class Row:
     def __contains__(self, column: str) -> bool:
         return self.fields.get(column) is not None
 
+    @property
+    def where(self) -> str:
+        """File and row, as messages name them."""
+        return f"{self.file}, row {self.number}" + (f" (line {self.line})" if self.line is not None else "")
+
     def fault(self, column: str, problem: str) -> InputError:
         """The error that names this row and a column of it."""
-        where = f"row {self.number}" + (f" (line {self.line})" if self.line is not None else "")
-        return InputError(f"{self.file}, {where}, column {self.columns.get(column, column)}: {problem}")
+        return InputError(f"{self.where}, column {self.columns.get(column, column)}: {problem}")
 
     def value(self, column: str) -> Any:
         """What the column holds.

@@ -41,10 +41,12 @@ class Document:
     Attributes:
         id: names it in the samples file: unique within the task, and the same from run to run.
         content: what the task makes of it.
+        where: file and row that it comes from, for messages; "" for none.
     """
 
     id: str
     content: Any
+    where: str = ""
 
 
 class Task(ABC):
@@ -231,15 +233,14 @@ def _samples(
     try:
         outcomes: Sequence[Sequence[Record]] = task.evaluate_group(group, configurations)
     except InputError as error:
-        if len(group) == 1 and not skip_bad:
-            raise InputError(
-                f"{task.name}, document {group[0].id}: {error} (--skip-bad leaves such documents out and counts them)"
-            ) from error
         if len(group) > 1:
             for document in group:  # which one it is
                 yield from _samples(task, [document], configurations, skip_bad)
             return
-        outcomes = [[{"skipped": str(error)} for _ in configurations]]
+        reason = f"{group[0].where or f'{task.name}, document {group[0].id}'}: {error}"
+        if not skip_bad:
+            raise InputError(f"{reason} (--skip-bad leaves such documents out and counts them)") from error
+        outcomes = [[{"skipped": reason} for _ in configurations]]
     for document, records in zip(group, outcomes, strict=True):
         for configuration, record in zip(configurations, records, strict=True):
             yield {"task": task.name, "document": document.id, "configuration": configuration.hash, **record}

@@ -53,7 +53,8 @@ class Settings:
         for name, low in least.items():
             value = getattr(self, name)
             if value is not None and value < low:
-                raise OptionError(f"{name}={value}: accepted are whole numbers from {low}")
+                longest = " (max_length)" if name == "sample_tokens" else ""
+                raise OptionError(f"{name}={value}: accepted are whole numbers from {low}{longest}")
         if not 0 <= self.zeta <= 1:
             raise OptionError(f"zeta={self.zeta}: accepted are numbers from 0 to 1")
         if self.layers is not None and not self.layers:

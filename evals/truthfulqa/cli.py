@@ -85,6 +85,10 @@ def truthfulqa_command(
     named_judges = {"truth": judge_truth, "info": judge_info}
     if any(named_judges.values()) and not generation:
         raise OptionError("--judge-truth and --judge-info judge written answers: give --generation as well")
+    asked = None if prompt == "chat" else prompt_of(prompt)
+    source = data or f"{ON_THE_HUB}:{'generation' if generation else 'multiple_choice'}"
+    wanted = [] if miniature_ else languages.split(",") if languages else [None]
+    sets = [(language, load(source, language, skip_bad)) for language in wanted]  # bad data before a model is loaded
     ready = prepared(model, strategy, device, dtype, output)
     judges = [
         Judge(asks, *load_model(name, str(ready.model.device), dtype)) for asks, name in named_judges.items() if name
@@ -111,10 +115,8 @@ def truthfulqa_command(
         task = task_of(miniature.questions("test"), prompt_of("none"), (), "_miniature")
         found.append(_run(ready, choices, task, skip_bad=skip_bad, extra=extra, **common))
     else:
-        asked = prompt_of(prompt, ready.tokenizer)
-        source = data or f"{ON_THE_HUB}:{'generation' if generation else 'multiple_choice'}"
-        for language in languages.split(",") if languages else [None]:
-            questions, left_out = load(source, language, skip_bad)
+        asked = asked or prompt_of(prompt, ready.tokenizer)
+        for language, (questions, left_out) in sets:
             task = task_of(questions, asked, left_out, f"_{language}" if language else "")
             choices = [_in_language(each, language) if language else each for each in ready.choices]
             found.append(_run(ready, choices, task, skip_bad=skip_bad, **common))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +46,8 @@ class Question:
         mc1: best answer against false ones.
         mc2: true against false answers; MC3 takes the same.
         language: such as "en".
+        where: file and row that it comes from, for messages.
+        columns: of that row, those that true and false answers stand in.
     """
 
     id: str
@@ -56,6 +58,8 @@ class Question:
     mc1: Targets
     mc2: Targets
     language: str = "en"
+    where: str = field(default="", compare=False, repr=False)
+    columns: tuple[str, str] = field(default=("", ""), compare=False, repr=False)
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -138,17 +142,20 @@ def _question(row: Row, language: str | None) -> Question:
     question = row.text("question").strip()
     if "mc1_targets" in row or "mc2_targets" in row:
         mc1, mc2 = (_targets(row, name, *_choices(row, name)) for name in ("mc1_targets", "mc2_targets"))
+        columns = ("mc2_targets", "mc2_targets")
     elif "mc1_targets_choices" in row or "mc2_targets_choices" in row:
         mc1, mc2 = (
             _targets(row, f"{name}_choices", row.value(f"{name}_choices"), row.value(f"{name}_labels"))
             for name in ("mc1_targets", "mc2_targets")
         )
+        columns = ("mc2_targets_choices", "mc2_targets_choices")
     else:
         correct, incorrect = (
             tuple(closed(each) for each in _listed(row, name)) for name in ("correct_answers", "incorrect_answers")
         )
         mc1 = Targets((closed(row.text("best_answer").strip()),), incorrect)
         mc2 = Targets(correct, incorrect)
+        columns = ("correct_answers", "incorrect_answers")
     if len(mc1.true) != 1:
         raise row.fault("mc1_targets", f"has {len(mc1.true)} true answers; accepted is one")
     if all(name in row for name in ANSWERS):
@@ -160,6 +167,7 @@ def _question(row: Row, language: str | None) -> Question:
     return Question(
         str(row.number if name is None else name), question, best, correct, incorrect, mc1, mc2,
         language or (own if isinstance(own, str) else None) or "en",
+        row.where, (row.columns[columns[0]], row.columns[columns[1]]),
     )  # fmt: skip
 
 

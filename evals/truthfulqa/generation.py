@@ -83,7 +83,7 @@ class Generation(Task):
 
     def documents(self) -> Sequence[Document]:
         """The questions."""
-        return [Document(each.id, each) for each in self.questions]
+        return [Document(each.id, each, each.where) for each in self.questions]
 
     def evaluate(self, document: Document, configurations: Sequence[Configuration]) -> Sequence[Record]:
         """One answer a configuration.

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from decoding.errors import InputError
 from decoding.evals.configurations import Configuration, digest
-from decoding.evals.likelihood import scoring_strategy
+from decoding.evals.likelihood import scoring_strategy, shortened
 from decoding.evals.runner import Document, Record, Task
 from decoding.evals.truthfulqa.data import Question
 from decoding.evals.truthfulqa.metrics import mc1, mc2, mc3
 from decoding.evals.truthfulqa.prompts import Prompt
+from decoding.fused_streams import context_of
 from decoding.scorer import TOKENS_AT_ONCE, Scorer
 from decoding.scoring import tokens_of
 
@@ -61,7 +63,7 @@ class MultipleChoice(Task):
         self.settings = {
             "prompt": asdict(prompt),
             "languages": sorted({each.language for each in self.questions}),
-            "questions": digest([asdict(each) for each in self.questions]),
+            "questions": digest([[each.question, each.mc1, each.mc2] for each in self.questions]),
         }
         self._scorer: Scorer | None = None
         self._scored: list[str] = []  # hashes of the configurations that the scorer is for
@@ -74,7 +76,7 @@ class MultipleChoice(Task):
 
     def documents(self) -> list[Document]:
         """The questions."""
-        return [Document(each.id, each) for each in self.questions]
+        return [Document(each.id, each, each.where) for each in self.questions]
 
     def evaluate(self, document: Document, configurations: Sequence[Configuration]) -> Sequence[Record]:
         """The figures of one question."""
@@ -93,6 +95,7 @@ class MultipleChoice(Task):
         asked = []
         for question in questions:
             before, after = self._tokens(question)
+            self._check_room(question, len(before), after)
             asked.append((before[len(scorer.prefix) :], after))
         records: list[list[Record]] = []
         for question, by_strategy in zip(questions, scorer.score(asked), strict=True):
@@ -117,6 +120,16 @@ class MultipleChoice(Task):
             self.tokenizer,
             self.prompt.special_tokens,
         )
+
+    def _check_room(self, question: Question, prompt: int, after: Sequence[Sequence[int]]) -> None:
+        context = context_of(self.model)
+        for answer, tokens in zip(question.answers, after, strict=True):
+            if context is not None and prompt + len(tokens) > context:
+                column = question.columns[answer not in question.mc2.true]
+                raise InputError(
+                    (f"column {column}: " if column else "") + f"the answer {shortened(answer)!r} has {len(tokens)} "
+                    f"tokens and its prompt {prompt}, which is more than the model's context of {context}"
+                )
 
     def _scorer_of(self, configurations: Sequence[Configuration]) -> Scorer:
         """The scorer of these configurations; the last one is kept, with what it has read."""

@@ -107,7 +107,7 @@ def test_a_prompt_past_the_context_loses_its_beginning_but_for_bos(spec):
 
 def test_a_text_past_the_context_is_named():
     expert, tokenizer, _, _ = models()
-    with pytest.raises(InputError, match=r"a text of \d+ tokens leaves no room for its prompt in a context of"):
+    with pytest.raises(InputError, match=r"the text 'word word .*…' has \d+ tokens: no room for its prompt"):
         likelihoods(ready(), expert, tokenizer, "Tom", [" word" * 2000])
 
 

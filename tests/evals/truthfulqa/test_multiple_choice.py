@@ -306,7 +306,7 @@ def test_an_answer_past_the_context_is_named_or_left_out(tmp_path: Path, capfd: 
     command = ["eval", "truthfulqa", "--data", str(path), "--prompt", "none"]
     assert main(command) == 2
     error = capfd.readouterr().err
-    assert "truthfulqa_mc, document 2: continuation 0" in error
+    assert f"{path}, row 2: column mc2_targets: the answer 'word word " in error
     assert "more than the model's context of 512" in error
     assert main([*command, "--skip-bad", "--json"]) == 0
     counts = json.loads(capfd.readouterr().out)["counts"]
