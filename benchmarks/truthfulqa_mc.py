@@ -29,10 +29,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from turns import Worker, paired_ratio, quantile, serve, take_turns
+from turns import Runs, Worker, llama, paired_ratio, quantile, serve, take_turns
 
 OURS, PER_ANSWER, LM_EVAL = "decoding", "one pass per answer", "lm-eval"
-VOCAB = 32000
 SHARED = Path(__file__).resolve().parents[2] / "shared"  # data and models that lie beside the repository
 COLUMNS = [
     "method", "questions", "answers", "prompt_tokens", "answer_tokens", "seconds_p20", "seconds_p50", "seconds_p80",
@@ -52,9 +51,8 @@ def main() -> None:
     for size, seconds in found.items():
         print(f"lm-eval, batch {size}: {seconds:.1f} s")
     methods = [OURS, PER_ANSWER, f"{LM_EVAL}, batch {best}"]
-    workers = {method: start(method, options) for method in methods}
-    runs = take_turns(workers, options.repeats)
-    rows = table(runs, workers, options)
+    starts = {method: (lambda environment, method=method: start(method, options, environment)) for method in methods}
+    rows = table(*take_turns(starts, options.repeats), options)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with options.output.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
@@ -72,7 +70,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokenizer", default=tokenizer, help="a folder; by default the embedded one's")
     parser.add_argument("--questions", type=int, default=10, help="the first so many")
     parser.add_argument("--style", default="dola", help="of the prompt")
-    parser.add_argument("--batch-sizes", default="1,4,16", help="that lm-eval is tried with")
+    parser.add_argument("--batch-sizes", default="4,8,16", help="that lm-eval is tried with")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--width", type=int, default=512)
@@ -91,9 +89,7 @@ def once(method: str, options: argparse.Namespace) -> float:
     return float(seconds)
 
 
-def table(
-    runs: dict[str, list[dict[str, Any]]], workers: dict[str, Worker], options: argparse.Namespace
-) -> list[dict[str, Any]]:
+def table(runs: Runs, facts: dict[str, dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Print and return one row a method."""
     ours = runs[OURS][0]
     print(f"\n{options.questions} questions, {ours['answers']} answers, {options.layers} x {options.width}")
@@ -107,26 +103,27 @@ def table(
         mc1 = sum(a != b for a, b in zip(results[0]["mc1"], ours["mc1"], strict=True))
         per_answer = 1000 * median / ours["answers"]
         print(f"{method:24}{median:8.2f}{per_answer:11.1f}{ratio:12.1f}{mc2:16.1e}{mc1:16d}")
-        facts = workers[method].facts
+        told = facts[method]
         rows.append(
             {
                 "method": method, "questions": options.questions, "seconds_p20": f"{low:.3f}",
                 "seconds_p50": f"{median:.3f}", "seconds_p80": f"{high:.3f}", "ms_per_answer": f"{per_answer:.2f}",
                 "times_slower_than_decoding": f"{ratio:.2f}", "largest_difference_mc2": f"{mc2:.1e}",
                 "different_mc1": mc1, "repeats": options.repeats, "layers": options.layers, "width": options.width,
-                "dtype": options.dtype, "peak_memory_mb": f"{facts.pop('peak_memory_mb'):.0f}", **facts,
+                "dtype": options.dtype, "peak_memory_mb": f"{told['peak_memory_mb']:.0f}",
+                **{name: told[name] for name in ("device", "threads", "torch", "transformers", "python")},
                 **{name: ours[name] for name in ("answers", "prompt_tokens", "answer_tokens")},
             }
         )  # fmt: skip
     return rows
 
 
-def start(method: str, options: argparse.Namespace) -> Worker:
+def start(method: str, options: argparse.Namespace, environment: dict[str, str] | None = None) -> Worker:
     """A process that runs one method."""
     names = ("questions", "style", "layers", "width", "device", "dtype")
     passed = [f"--{name}={getattr(options, name)}" for name in names]
     passed += [f"--{name}={getattr(options, name)}" for name in ("data", "tokenizer") if getattr(options, name)]
-    return Worker([sys.executable, __file__, "--worker", method, *passed])
+    return Worker([sys.executable, __file__, "--worker", method, *passed], environment)
 
 
 def work(options: argparse.Namespace) -> None:
@@ -141,7 +138,8 @@ def work(options: argparse.Namespace) -> None:
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer or miniature.folder("expert"))
     questions = (load(options.data)[0] if options.data else made_up())[: options.questions]
     prompt = prompt_of(options.style, tokenizer)
-    model = llama(options)
+    heads = max(1, options.width // 64)
+    model = llama(options.layers, options.width, heads, options.device, options.dtype)
     tokens = [
         tokens_of(prompt.text(each.question), [prompt.answer(answer) for answer in each.answers], tokenizer)
         for each in questions
@@ -253,21 +251,6 @@ def made_up() -> list[Any]:
         targets = Targets((true[0],), tuple(false)), Targets(tuple(true), tuple(false))
         made.append(Question(str(number), sentence(10) + "?", true[0], tuple(true), tuple(false), *targets))
     return made
-
-
-def llama(options: argparse.Namespace) -> Any:
-    """A Llama with random weights."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    heads = max(1, options.width // 64)
-    config = LlamaConfig(
-        vocab_size=VOCAB, hidden_size=options.width, intermediate_size=options.width * 11 // 4,
-        num_hidden_layers=options.layers, num_attention_heads=heads, num_key_value_heads=heads,
-        max_position_embeddings=4096,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval().to(device=options.device, dtype=getattr(torch, options.dtype))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,6 @@ class Worker:
             text=True,
             env={**os.environ, "TRANSFORMERS_VERBOSITY": "error", **(environment or {})},
         )
-        self.facts: dict[str, Any] = {}
         self._answer()  # ready
 
     def run(self) -> dict[str, Any]:
@@ -51,11 +50,11 @@ class Worker:
         return self._answer()
 
     def stop(self) -> dict[str, Any]:
-        """End the process; its peak memory and versions, also kept as ``facts``."""
+        """End the process; its peak memory and versions."""
         self._ask("stop")
-        self.facts = self._answer()
+        facts = self._answer()
         self.process.wait()
-        return self.facts
+        return facts
 
     def close(self) -> None:
         """End the process, if it has not ended, whatever it is doing."""
