@@ -172,7 +172,7 @@ class _Panel:
         """See :meth:`Scorer.score`."""
         for prompt, continuations in asked:
             self._check(prompt, continuations)
-        scored = [[[_NOT_YET] * len(each) for _ in self.strategies] for _, each in asked]
+        scored: list[list[list[Any]]] = [[[None] * len(each) for _ in self.strategies] for _, each in asked]
         for members in self._passes(asked):
             texts = [([*asked[i][0]], [*asked[i][1][j]]) for i, j in members]
             for strategy, scores in enumerate(self._one_pass(texts)):
@@ -208,7 +208,8 @@ class _Panel:
                     members, filled = [], 0
                 members += [(i, j) for j in piece]
                 filled += size
-        yield members
+        if members:
+            yield members
 
     def _one_pass(self, texts: Sequence[tuple[list[int], list[int]]]) -> list[list[Scores]]:
         """For each strategy the scores of the continuation of each (prompt, continuation)."""
@@ -277,9 +278,6 @@ class _Plain(ContrastStrategy):
     def contrast(self, heard: Any) -> Contrast:
         final = heard[EXPERT].final
         return Contrast(lambda alpha: final, lambda: final, None)
-
-
-_NOT_YET = Scores(torch.empty(0), torch.empty(0))
 
 
 def _scoring(strategy: Any, tokenizer: Any) -> ContrastStrategy:

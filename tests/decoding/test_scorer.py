@@ -207,6 +207,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
         with pytest.raises(InputError, match=r"continuation 0: .* 85 \+ 50 tokens, .* expert in context's context"):
             scorer.score([([5] * 40, [[6] * 50])])
         assert scorer.score([([5] * 30, [[6] * 50])])
+        assert scorer.score([]) == []
 
 
 def test_weights_that_overflow_are_told() -> None:
