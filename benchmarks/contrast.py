@@ -21,9 +21,10 @@ from typing import Any
 
 from turns import Worker, llama, measure, paired_ratio, peak_memory_mb, quantile, serve, timed, written
 
-GREEDY, CONTRASTIVE, DOLA = "greedy (transformers)", "contrastive decoding", "DoLa"
+GREEDY, CONTRASTIVE = "greedy (transformers)", "contrastive decoding"
+DOLA, DOLA_EIGHT = "DoLa high", "DoLa, 8 candidate layers"
 FUSED, UNFUSED = "LOL fused", "LOL unfused"
-METHODS = (GREEDY, CONTRASTIVE, DOLA, FUSED, UNFUSED)
+METHODS = (GREEDY, CONTRASTIVE, DOLA, DOLA_EIGHT, FUSED, UNFUSED)
 VOCAB, GUIDANCE_TOKENS = 32000, 24
 COLUMNS = [
     "method", "batch", "context", "new_tokens", "ms_per_token_p20", "ms_per_token_p50", "ms_per_token_p80",
@@ -154,6 +155,8 @@ def strategy_of(method: str, expert: Any, options: argparse.Namespace) -> Any:
         return decoding.ContrastiveDecoding(model_of(max(1, options.layers // 2), options.width * 5 // 32, options))
     if method == DOLA:
         return decoding.DoLa("high")
+    if method == DOLA_EIGHT:
+        return decoding.DoLa(range(options.layers - 8, options.layers))
     import peft
 
     config = peft.LoraConfig(r=8, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], init_lora_weights=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from decoding.amateur.reader import check_text, prefix_of
-from decoding.contrast import contrast_logits
+from decoding.contrast import context_aware
 from decoding.contrast_strategy import Contrast, ContrastStrategy, require_number
 from decoding.fused_streams import EXPERT, Heard, Reader
 
@@ -56,4 +56,4 @@ class ContextAware(ContrastStrategy):
     def contrast(self, heard: Mapping[str, Heard]) -> Contrast:
         """With the context against without."""
         aware, plain = heard["expert in context"].final, heard[EXPERT].final
-        return Contrast(lambda alpha: contrast_logits(aware, plain, self.alpha, alpha), lambda: aware, None)
+        return Contrast(lambda _: context_aware(aware, plain, self.alpha), lambda: aware, None)

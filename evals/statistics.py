@@ -27,7 +27,7 @@ NUMBERS_AT_ONCE = 2**22  # of resampling counts, 32 MB
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and its bootstrap interval (percentiles).
+    """A figure and its 95% interval: percentiles of a bootstrap, where nothing else is said.
 
     Attributes:
         value: the figure on the documents as they are.

@@ -142,9 +142,8 @@ class StreamingPass:
     def take(self, batch: list[EncodedText], states: list[Tensor]) -> None:
         """Take in the states (batch, n, dim) of a batch, one of each layer."""
         width = states[0].shape[1]
-        kept = torch.tensor(
-            [text.kept + [False] * (width - len(text.kept)) for text in batch], device=self.model.device
-        )
+        states = [each.to(self.device) for each in states]  # a model may be spread over several devices
+        kept = torch.tensor([text.kept + [False] * (width - len(text.kept)) for text in batch], device=self.device)
         if not self.cosines:
             self.cosines = [CosineSums(each.shape[-1], self.device) for each in states]
             self.moments = [MomentSums(each.shape[-1], self.device) for each in states]
@@ -155,7 +154,7 @@ class StreamingPass:
             moments.add(each.flatten(0, 1) if everything else each[kept])
         for row, text in enumerate(batch):
             if self.sample.wants(text.index):
-                self.sample.add(text.index, [each[row][kept[row]].cpu() for each in states])
+                self.sample.add(text.index, [each[row][kept[row]] for each in states])
             if self.example is None or _as_example(text) < _as_example(self.example[0]):
                 self.example = text, states[-1][row][kept[row]][:HEAT_MAP_TOKENS].cpu()
 

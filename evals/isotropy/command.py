@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +22,7 @@ from decoding.evals.isotropy.report import html_report
 from decoding.evals.isotropy.results import PAPER, Isotropy, Layer, Settings
 from decoding.evals.isotropy.texts import data_sets
 from decoding.evals.isotropy.verdict import verdict
+from decoding.evals.results import write_results
 from decoding.loading import load
 
 __all__ = ["isotropy_command", "record", "show"]
@@ -82,6 +83,7 @@ def isotropy_command(
 
     Example: decoding isotropy --model expert --model amateur --data stories --output isotropy
     """
+    began = time.time()
     settings = Settings(
         layers=_layers(layers), max_length=max_length, max_texts=max_texts, batch_tokens=batch_tokens,
         skip_bos=skip_bos, skip_special=skip_special, sample_tokens=sample_tokens, zeta=zeta, seed=seed,
@@ -107,18 +109,16 @@ def isotropy_command(
                 report=lambda done, task=task: bar.update(task, completed=done),  # type: ignore[misc]
             )  # fmt: skip
             del loaded  # before the next one is loaded
-    made = record(results, paper)
-    files = {f"results_{made['created']}.json": as_json(made, indent=1) + "\n"}
+    made = write_results(record(results, paper), output, began)
     if output is not None and can_plot():
-        files["isotropy.html"] = html_report(results)
-    write_files(output, files)
+        write_files(output, {"isotropy.html": html_report(results)})
     if json:
         print(as_json(made, indent=1))
         return
     out = console()
     show(out, results)
     if output is not None:
-        out.print(f"\nwritten: {', '.join(str(output / name) for name in files)}", markup=False, soft_wrap=True)
+        out.print(f"\nwritten: {output}", markup=False, soft_wrap=True)
 
 
 def record(results: list[Isotropy], paper: bool = False) -> dict[str, Any]:
@@ -126,7 +126,6 @@ def record(results: list[Isotropy], paper: bool = False) -> dict[str, Any]:
     return {
         "task": "isotropy",
         "mode": "paper" if paper else "full",
-        "created": datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"),
         "versions": versions(),
         "results": [{**each.as_dict(), "verdict": asdict(verdict(each))} for each in results],
     }

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from decoding.errors import OptionError
+from decoding.evals.statistics import Interval
 
 __all__ = ["PAPER", "Cosines", "Counts", "HeatMap", "Interval", "Isotropy", "Layer", "Penalty", "Rogue", "Settings"]
 
@@ -53,7 +54,8 @@ class Settings:
         for name, low in least.items():
             value = getattr(self, name)
             if value is not None and value < low:
-                raise OptionError(f"{name}={value}: accepted are whole numbers from {low}")
+                longest = " (max_length)" if name == "sample_tokens" else ""
+                raise OptionError(f"{name}={value}: accepted are whole numbers from {low}{longest}")
         if not 0 <= self.zeta <= 1:
             raise OptionError(f"zeta={self.zeta}: accepted are numbers from 0 to 1")
         if self.layers is not None and not self.layers:
@@ -62,15 +64,6 @@ class Settings:
 
 PAPER = Settings(layers=(-1,), max_length=256, max_texts=2000)
 """Su and Collier (2023): last layer, first 2000 texts, at most 256 tokens, pairs within a text, nothing centred."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A figure with the ends of its 95% interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import heapq
 import random
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 __all__ = ["TextSample"]
@@ -23,29 +24,41 @@ class TextSample:
     """
 
     def __init__(self, tokens: int, seed: int) -> None:
-        self.room = tokens
+        self.tokens = tokens
         self.seed = seed
         self.limit = 1.0  # texts from this number on are not in the sample
-        # A heap of: minus the number, place in the data, states of each layer.
-        self._kept: list[tuple[float, int, Sequence[Tensor]]] = []
+        # Each layer's states lie in one block whose rows are lent to texts: blocks of their own, freed and made anew as
+        # texts come and go, would leave holes in memory.
+        self._states: list[Tensor] = []
+        self._free = list(range(tokens))
+        # A heap of: minus the number, place in the data, rows.
+        self._kept: list[tuple[float, int, list[int]]] = []
 
     def wants(self, index: int) -> bool:
         """Whether the text at this place in the data is in the sample of those up to now."""
         return self._number(index) < self.limit
 
     def add(self, index: int, states: Sequence[Tensor]) -> None:
-        """Take in a text that is wanted, and give up others for it.
+        """Take in a text that is wanted, and give up others for it, or itself.
 
         Args:
             index: its place in the data.
-            states: one (length, dim) a layer, length at most the room there is in all.
+            states: one (length, dim) a layer, length at most the size of the sample.
         """
-        heapq.heappush(self._kept, (-self._number(index), index, states))
-        self.room -= len(states[0])
-        while self.room < 0:
-            number, _, given_up = heapq.heappop(self._kept)
-            self.limit = -number
-            self.room += len(given_up[0])
+        number, length = self._number(index), len(states[0])
+        while len(self._free) < length:
+            if number > -self._kept[0][0]:
+                self.limit = number
+                return
+            largest, _, rows = heapq.heappop(self._kept)
+            self.limit = -largest
+            self._free += rows
+        if not self._states:
+            self._states = [torch.empty(self.tokens, each.shape[1], dtype=each.dtype) for each in states]
+        rows = [self._free.pop() for _ in range(length)]
+        for block, each in zip(self._states, states, strict=True):
+            block[rows] = each.cpu()
+        heapq.heappush(self._kept, (-number, index, rows))
 
     def _number(self, index: int) -> float:
         return random.Random(f"{self.seed} {index}").random()
@@ -55,4 +68,4 @@ class TextSample:
 
     def layer(self, position: int) -> list[Tensor]:
         """States of the sampled texts in one layer, each (length, dim), in an order that depends on nothing else."""
-        return [states[position] for _, _, states in sorted(self._kept, key=lambda kept: -kept[0])]
+        return [self._states[position][rows] for _, _, rows in sorted(self._kept, reverse=True)]

@@ -17,7 +17,7 @@ __all__ = ["BUILT_IN_DATA", "EncodedText", "TextFile", "batches", "data_sets", "
 
 FIELDS = ("text", "reference_text", "content", "sentence")  # looked for in this order where no field is named
 JSON_LINES = (".jsonl", ".json", ".ndjson")
-BATCHES_SORTED = 32  # so many batches' texts are sorted by length at once: little padding, bounded memory
+BATCHES_SORTED = 8  # so many batches' texts are sorted by length at once: little padding, bounded memory
 
 
 class TextFile:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,17 +14,18 @@ import typer
 
 from decoding.cli_options import Device, Dtype, Json, Model, as_json, console, writable, write_files
 from decoding.errors import OptionError, nearest
-from decoding.evals.cli_eval import Limit, Output, Seed, SkipBad, prepared
+from decoding.evals.cli_eval import Limit, Output, Prepared, Seed, SkipBad, prepared
 from decoding.evals.configurations import configured, fingerprint
 from decoding.evals.multilingual import data as data_
 from decoding.evals.multilingual.languages import LANGUAGES, Language, language
 from decoding.evals.multilingual.report import Section, html_report, overview, plot, show_table
 from decoding.evals.multilingual.tasks import TASKS, Code, GenerationTask, OpenEnded, Summarization, Translation
 from decoding.evals.multilingual.writing import Writer
-from decoding.evals.runner import run
+from decoding.evals.runner import Shard, run
 from decoding.evals.samples import SampleFile
 from decoding.evals.sandbox import Limits, isolation
 from decoding.loading import load
+from decoding.registry import named
 
 __all__ = ["multilingual_command"]
 
@@ -158,6 +160,11 @@ def multilingual_command(
     else:
         found = data_.sources(data, codes, language(target).code if task == "translation" else None)
     by_language = _models(model, models, found)
+    spoken = {code: PYTHON if task == "code" else language(code) for code in found}
+    given = strategy or DEFAULT_STRATEGIES
+    specs = {code: [_with_defaults(spec, task, each) for spec in given] for code, each in spoken.items()}
+    for spec in itertools.chain(*specs.values()):
+        named(spec)  # before anything is loaded
     means = isolation(weak=weak_isolation) if task == "code" else None
     options = _Options(
         task=task,
@@ -167,7 +174,7 @@ def multilingual_command(
         shots=shots,
         examples=examples,
         units=units,
-        judge=None if judge is None else (judge, *load(judge, device, dtype)),
+        judge=None,
         samples=samples,
         k=_numbers(k),
         limits=Limits(seconds=timeout),
@@ -175,20 +182,25 @@ def multilingual_command(
         batch_size=batch_size,
         skip_bad=skip_bad,
     )
+    read = {code: _read(options, source, spoken[code]) for code, source in found.items()}
+    if judge is not None:
+        options = replace(options, judge=(judge, *load(judge, device, dtype)))
     extra = {"isolation": vars(means)} if means is not None else {}
     sections = []
+    ready: Prepared | None = None
     with _folder(output) as folder:
-        for code, source in found.items():
-            spoken = PYTHON if task == "code" else language(code)
-            specs = [_with_defaults(spec, task, spoken) for spec in strategy or DEFAULT_STRATEGIES]
-            ready = prepared(by_language[code], specs, device, dtype, folder)
-            made = _task(options, source, spoken, ready.model, ready.tokenizer)
-            about = {**made.settings, "language": code}
-            configurations = configured(ready.choices, ready.model, ready.tokenizer, ready.name, task=about, seed=seed)
+        for code in found:
+            if ready is None or ready.name != by_language[code]:
+                ready = None  # before the next model takes its memory
+                ready = prepared(by_language[code], specs[code], device, dtype, folder)
+            made = _task(options, read[code], spoken[code], ready.model, ready.tokenizer)
+            choices, about = [named(spec) for spec in specs[code]], {**made.settings, "language": code}
+            configurations = configured(choices, ready.model, ready.tokenizer, ready.name, task=about, seed=seed)
             results = run(made, configurations, output=folder, limit=limit, seed=seed, skip_bad=skip_bad, extra=extra)
             if results is not None:
-                with SampleFile(folder, made.name) as kept:
-                    sections.append(Section(spoken, results, list(kept.known.values())))
+                with SampleFile(folder, made.name, wait=True) as kept:
+                    sections.append(Section(spoken[code], results, list(kept.known.values())))
+            del made  # which holds the model
     if len(sections) < len(found):
         return  # other ranks work on: run again without them for the whole
     shown = overview(task, sections)
@@ -204,55 +216,66 @@ def multilingual_command(
     show_table(console(), task, sections)
 
 
-def _task(options: _Options, source: data_.Source, spoken: Language, model: Any, tokenizer: Any) -> GenerationTask:
-    """The task of one language."""
-    writer = Writer(model, tokenizer, options.max_new_tokens, DEFAULTS[options.task].stop)
-    name = options.task if spoken is PYTHON else f"{options.task}-{spoken.code}"
-    more: dict[str, Any] = {"batch_size": options.batch_size}
+@dataclass(frozen=True)
+class _Read:
+    """What the files of a language hold: documents, examples for the prompt, and why rows were left out."""
+
+    documents: Sequence[Any]
+    examples: Sequence[data_.Passage]
+    skipped: Sequence[str]
+
+
+def _read(options: _Options, source: data_.Source, spoken: Language) -> _Read:
     if options.task == "code":
         problems, bad = data_.problems(source.file, options.skip_bad)
-        return Code(
-            name, writer, problems, {}, bad, samples=options.samples, k=options.k, limits=options.limits,
-            weak=options.weak, **more,
-        )  # fmt: skip
+        return _Read(problems, [], bad)
     if options.task == "open-ended":
         passages, bad = data_.passages(source, options.skip_bad)
-        whole = any(not each.text for each in passages)
-        length = options.prefix_length or (PREFIX_LENGTH if whole else None)
-        units = options.units or spoken.units
-        settings: dict[str, Any] = {"prefix_length": length, "units": units}
+        return _Read(passages, [], bad)
+
+    def pairs(source: data_.Source, skip_bad: bool) -> tuple[list[data_.Passage], list[str]]:
+        if options.task == "summarization":
+            return data_.articles(source.file, skip_bad)
+        return data_.translations(source, spoken.code, options.target, skip_bad)
+
+    rows, bad = pairs(source, options.skip_bad)
+    if options.examples is not None:
+        return _Read(rows, pairs(data_.Source(options.examples), False)[0][: options.shots], bad)
+    # The data's first rows are examples, and then no documents.
+    shots = DEFAULTS[options.task].shots if options.shots is None else options.shots
+    if shots >= len(rows):
+        raise OptionError(f"--shots {shots}: {source.file} has {len(rows)} rows, of which none would be left")
+    return _Read(rows[shots:], rows[:shots], bad)
+
+
+def _task(options: _Options, read: _Read, spoken: Language, model: Any, tokenizer: Any) -> GenerationTask:
+    """The task of one language."""
+    name = options.task if spoken is PYTHON else f"{options.task}-{spoken.code}"
+    writer = Writer(model, tokenizer, options.max_new_tokens, DEFAULTS[options.task].stop)
+    common: dict[str, Any] = {"skipped": read.skipped, "batch_size": options.batch_size}
+    settings: dict[str, Any] = {}
+    if options.task == "code":
+        return Code(
+            name, writer, read.documents, settings, samples=options.samples, k=options.k, limits=options.limits,
+            weak=options.weak, **common,
+        )  # fmt: skip
+    if options.task == "open-ended":
+        whole = any(not each.text for each in read.documents)
+        length, units = options.prefix_length or (PREFIX_LENGTH if whole else None), options.units or spoken.units
+        settings = {"prefix_length": length, "units": units}
         if options.judge is not None:
             settings["judge"] = {"name": options.judge[0], "fingerprint": fingerprint(options.judge[1])}
         judge = None if options.judge is None else options.judge[1:]
-        return OpenEnded(name, writer, passages, settings, bad, prefix_length=length, units=units, judge=judge, **more)
+        return OpenEnded(
+            name, writer, read.documents, settings, prefix_length=length, units=units, judge=judge, **common
+        )
+    common["examples"] = read.examples
     if options.task == "translation":
         wanted = language(options.target)
-
-        def pairs(source: data_.Source, skip_bad: bool) -> tuple[list[data_.Passage], list[str]]:
-            return data_.translations(source, spoken.code, wanted.code, skip_bad)
-
-        shown, rest, bad = _examples(pairs, source, options)
         settings = {"from": spoken.code, "to": wanted.code, "tokenize": wanted.bleu}
-        return Translation(name, writer, rest, settings, bad, examples=shown, languages=(spoken, wanted), **more)
-    shown, rest, bad = _examples(lambda each, skip_bad: data_.articles(each.file, skip_bad), source, options)
+        return Translation(name, writer, read.documents, settings, languages=(spoken, wanted), **common)
     rouge_units = options.units or (None if spoken.code == "en" else spoken.units)
-    return Summarization(name, writer, rest, {"units": rouge_units}, bad, examples=shown, units=rouge_units, **more)
-
-
-def _examples(
-    read: Callable[[data_.Source, bool], tuple[list[data_.Passage], list[str]]],
-    source: data_.Source,
-    options: _Options,
-) -> tuple[list[data_.Passage], list[data_.Passage], list[str]]:
-    """The examples of the prompt, the documents, and why rows were left out; the data's first rows may be examples."""
-    rows, bad = read(source, options.skip_bad)
-    if options.examples is not None:
-        shown = read(data_.Source(options.examples), False)[0]
-        return shown[: options.shots], rows, bad
-    shots = DEFAULTS[options.task].shots if options.shots is None else options.shots
-    if shots >= len(rows):
-        raise OptionError(f"--shots {shots}: the data have {len(rows)} rows, of which none would be left")
-    return rows[:shots], rows[shots:], bad
+    return Summarization(name, writer, read.documents, {"units": rouge_units}, units=rouge_units, **common)
 
 
 def _with_defaults(spec: str, task: str, spoken: Language) -> str:
@@ -290,5 +313,7 @@ def _folder(output: Path | None) -> Iterator[Path]:
     if output is not None:
         yield output
         return
+    if Shard.of_environment().world > 1:
+        raise OptionError("several processes share the documents: they need --output DIR to meet in")
     with tempfile.TemporaryDirectory(prefix="multilingual-") as folder:
         yield Path(folder)

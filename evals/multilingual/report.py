@@ -147,7 +147,8 @@ nav a { margin-inline-end: .8rem; } figure { margin: 1rem 0; overflow-x: auto; }
 th, td { text-align: right; padding: .28rem .7rem; border-bottom: 1px solid #e3e3df; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; white-space: normal; } td small { color: #50555a; }
 .document { background: #fff; border: 1px solid #e3e3df; border-radius: 10px; margin: 1rem 0; padding: .8rem 1.1rem; }
-.prompt, .text { max-width: none; } .prompt { font-weight: 600; margin: 0 0 .6rem; white-space: pre-wrap; max-height: 14em; overflow-y: auto; }
+.prompt, .text { max-width: none; }
+.prompt { font-weight: 600; margin: 0 0 .6rem; white-space: pre-wrap; max-height: 14em; overflow-y: auto; }
 .texts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(260px, 100%), 1fr)); gap: .8rem;
   align-items: start; }
 .texts > div { border-inline-start: 3px solid #d8d8d2; padding-inline-start: .7rem; min-width: 0; }

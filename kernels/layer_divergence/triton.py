@@ -152,8 +152,7 @@ def _choice(
     at = (row * LAYERS + layer)[:, None] * share_blocks + block[None, :]
     divergence = tl.maximum(tl.sum(tl.load(shares + at, mask=inside, other=0.0), 1), 0.0)
     tl.store(divergences + layer.to(tl.int64) * rows + row, divergence, mask=layer < LAYERS)
-    largest = tl.argmax(tl.where(layer < LAYERS, divergence, -1.0), 0)
-    tl.store(chosen + row, tl.minimum(largest, LAYERS - 1).to(tl.int64))  # within bounds whatever NaN compares to
+    tl.store(chosen + row, tl.argmax(divergence, 0).to(tl.int64))  # never padding: it has 0, and the first 0 wins
 
 
 @triton.jit

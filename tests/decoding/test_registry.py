@@ -57,6 +57,15 @@ def test_names_are_forgiving_about_case_and_underscores():
     assert named("Contrastive_Search").name == "contrastive-search"
 
 
+def test_samplings_by_their_papers_names():
+    top_k, nucleus, typical = (named(name).parameters for name in ("top-k", "nucleus", "typical"))
+    assert (top_k["top_k"], top_k["top_p"], top_k["typical_p"]) == (50, 1, 1)
+    assert (nucleus["top_k"], nucleus["top_p"], nucleus["typical_p"]) == (0, 0.95, 1)
+    assert (typical["top_k"], typical["top_p"], typical["typical_p"]) == (0, 1, 0.95)
+    assert named("typical:typical_p=0.2").label.startswith("typical(")
+    assert all(named(name).draws for name in ("top-k", "nucleus", "typical"))
+
+
 def test_greedy_has_no_parameters():
     assert named("greedy").label == named("greedy").spec == "greedy"
     assert named("greedy").parameters == {}
@@ -69,6 +78,8 @@ def test_greedy_has_no_parameters():
         ("zzz", "unknown strategy 'zzz'; accepted: contrastive-search, contrastive-decoding"),
         ("contrastive-search:topk=3", "did you mean top_k? accepted: penalty_alpha, top_k"),
         ("greedy:top_k=3", "it takes none"),
+        ("typical:typical_p=0", "accepted are numbers above 0 up to 1"),
+        ("nucleus:typical_p=1.5", "typical_p=1.5: accepted are numbers from 0 to 1"),
         ("beam:3", "name:parameter=value"),
         ("contrastive-search:top_k=four", "top_k='four': accepted are whole numbers"),
         ("contrastive-search:top_k=2.5", "accepted are whole numbers"),

@@ -70,20 +70,24 @@ def in_a_child(call: Callable[[], Any]) -> Any:
 def test_a_run_killed_ten_times_ends_like_one_left_alone(tmp_path: Path, group_size: int) -> None:
     alone = run(Toy(group_size=group_size), toys(), output=tmp_path / "alone")
     generator, kills, killed = random.Random(group_size), 0, tmp_path / "killed"
+    samples = killed / "samples_toy.jsonl"
     while kills < 10:
-        child = in_a_child(lambda: run(Toy(seconds=0.004, group_size=group_size), toys(), output=killed))
-        time.sleep(0.01 + 0.03 * generator.random())
+        # 60 documents take 0.5 s, ten runs of at most 40 ms never as long
+        child = in_a_child(lambda: run(Toy(seconds=0.008, group_size=group_size), toys(), output=killed))
+        while not (samples.exists() and samples.stat().st_size):  # a busy machine may be slow to start
+            time.sleep(0.001)
+        time.sleep(0.04 * generator.random())
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         kills += 1
         assert child.exitcode == -signal.SIGKILL
         assert not list(killed.glob("results_*"))
-    before = len((killed / "samples_toy.jsonl").read_bytes().splitlines())
+    before = len(samples.read_bytes().splitlines())
     assert 0 < before < 120
     rest = Toy(group_size=group_size)
     results = run(rest, toys(), output=killed)
     assert without_times(results) == without_times(alone) == results_in(killed)[0]
-    assert (killed / "samples_toy.jsonl").read_bytes() == (tmp_path / "alone/samples_toy.jsonl").read_bytes()
+    assert samples.read_bytes() == (tmp_path / "alone/samples_toy.jsonl").read_bytes()
     assert len(rest.seen) == 60 - before // 2  # nothing that was kept is evaluated again
 
 

@@ -32,6 +32,7 @@ def test_results_and_report_are_written_and_shown(texts, tmp_path, capfd):
     record = json.loads(file.read_text(encoding="utf-8"))
     assert (record["task"], record["mode"]) == ("isotropy", "full")
     assert record["versions"]["torch"]
+    assert record["times"]["seconds"] > 0
     assert [(each["model"], each["data"]) for each in record["results"]] == [
         ("expert", "en"), ("expert", "xx"), ("amateur", "en"), ("amateur", "xx")
     ]  # fmt: skip

@@ -106,7 +106,7 @@ def test_the_sample_depends_on_the_texts_alone_and_keeps_to_its_size(order, room
         sample = TextSample(room, seed=3)
         for place in places:
             if sample.wants(place):
-                sample.add(place, [torch.full((lengths[place], 1), float(place))])
+                sample.add(place, [torch.full((lengths[place], 1), float(place)), torch.zeros(lengths[place], 2)])
         return [int(text[0]) for text in sample.layer(0)]
 
     found = kept(order)

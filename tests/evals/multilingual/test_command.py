@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from decoding import loading
 from decoding.evals import miniature
 from decoding.evals.cli import main
 from decoding.evals.multilingual import writing
@@ -214,6 +215,29 @@ def test_the_browser_would_tell_of_an_error_and_the_report_runs_no_script(ran, t
 
 
 # --- the other tasks -------------------------------------------------------------------------------------------------
+
+
+def test_each_language_may_have_its_model_which_is_loaded_once(data, monkeypatch, capfd):
+    loaded = []
+    monkeypatch.setattr(
+        "decoding.evals.cli_eval.load", lambda spec, *rest: loaded.append(spec) or loading.load(spec, *rest)
+    )
+    arguments = ["eval", "multilingual", "--data", str(data), "--languages", "fr,de,es", "--strategy", "greedy"]
+    assert main([*arguments, "--models", "fr=amateur", "--max-new-tokens", "2", "--limit", "1", "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)["languages"]
+    assert {code: each["model"]["name"] for code, each in found.items()} == {
+        "fr": "amateur",
+        "de": "expert",
+        "es": "expert",
+    }
+    assert loaded == ["amateur", "expert"]
+
+
+def test_several_processes_need_a_folder_to_meet_in(data, monkeypatch, capfd):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["eval", "multilingual", "--data", str(data), "--strategy", "greedy"]) == 2
+    assert "--output DIR" in capfd.readouterr().err
 
 
 def test_whole_texts_are_read_up_to_sixteen_tokens(tmp_path, capfd):
