@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import json
 import sys
 import time
@@ -86,8 +87,8 @@ def parse() -> argparse.Namespace:
 
 def times(question: str, methods: dict[str, str], texts: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """The methods of a question, taking turns, each with the method that it is compared with."""
-    workers = {method: start(method, texts, options.tokens, options) for method in methods}
-    runs = take_turns(workers, options.repeats)
+    starts = {method: functools.partial(start, method, texts, options.tokens, options) for method in methods}
+    runs, _ = take_turns(starts, options.repeats)
     print(f"\n{question}: {texts} texts of {options.tokens} tokens, {options.layers} x {options.width}")
     rows = []
     for method, against in methods.items():

@@ -98,7 +98,6 @@ def described(model: Any, name: str) -> dict[str, Any]:
         "architecture": type(model).__name__,
         "parameters": sum(each.numel() for key, each in model.named_parameters() if ".lora_" not in key),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "device": model.device.type,
         "fingerprint": fingerprint(model),
     }
 
