@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 # A worker's allocator gives blocks from this size on back at once, so that its peak is what a method asked for.
-MEASURE_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+MEASURE_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**17)}  # glibc's own first value, fixed
 
 
 class WorkerEnded(SystemExit):
