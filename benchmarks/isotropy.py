@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from turns import MEASURE_MEMORY, Worker, paired_ratio, peak_memory_mb, quantile, serve, take_turns
+from turns import MEASURE_MEMORY, Worker, paired_ratio, peak_memory_mb, quantile, serve, take_turns, write_csv
 
 FORWARD, STREAMING, ANALYSIS = "forward passes alone", "streaming pass", "whole analysis"
 SUMS, PAIRS_WITHIN = "sums: mean cosines", "pairs within texts"
@@ -58,11 +58,7 @@ def main() -> None:
         with options.output.open(newline="") as file:
             rows += [row for row in csv.DictReader(file) if row["question"] not in options.questions]
         rows.sort(key=lambda row: QUESTIONS.index(row["question"]))
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    with options.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(rows, COLUMNS, options.output)
     print(f"\nwritten: {options.output}")
 
 

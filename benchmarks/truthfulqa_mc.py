@@ -18,7 +18,6 @@ Every method's MC1 and MC2 are compared question by question.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import random
 import statistics
@@ -29,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from turns import Runs, Worker, llama, paired_ratio, quantile, serve, take_turns
+from turns import Runs, Worker, llama, paired_ratio, quantile, serve, take_turns, write_csv
 
 OURS, PER_ANSWER, LM_EVAL = "decoding", "one pass per answer", "lm-eval"
 SHARED = Path(__file__).resolve().parents[2] / "shared"  # data and models that lie beside the repository
@@ -53,11 +52,7 @@ def main() -> None:
     methods = [OURS, PER_ANSWER, f"{LM_EVAL}, batch {best}"]
     starts = {method: (lambda environment, method=method: start(method, options, environment)) for method in methods}
     rows = table(*take_turns(starts, options.repeats), options)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    with options.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(rows, COLUMNS, options.output)
     print(f"\nwritten: {options.output}")
 
 

@@ -130,19 +130,24 @@ def written(
     """Compare at each size (batch, context) and write the rows; 1 where a size was left out, 0 otherwise."""
     rows: list[dict[str, Any]] = []
     left_out = 0
-    output.parent.mkdir(parents=True, exist_ok=True)
     for batch, context in sizes:
         try:
             rows += compare(batch, context)
         except WorkerEnded as ended:
             left_out += 1
             print(f"\nbatch {batch}, context {context}: left out, {ended}", flush=True)
-        with output.open("w", newline="") as file:  # after each size: a run that is cut short has the others
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(rows, columns, output)  # after each size: a run that is cut short has the others
     print(f"\nwritten: {output}")
     return int(left_out > 0)
+
+
+def write_csv(rows: list[dict[str, Any]], columns: list[str], output: Path) -> None:
+    """Write the rows of a benchmark, the folder too where it is missing."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def llama(layers: int, width: int, kv_heads: int, device: str, dtype: str, head_dim: int = 64) -> Any:

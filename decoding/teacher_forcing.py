@@ -17,7 +17,7 @@ from decoding.adapters import MixedRows, expert_adapter, unwrapped
 from decoding.anatomy import anatomy, captured_inputs, captured_outputs
 from decoding.contrast_strategy import ContrastStrategy
 from decoding.errors import InputError, ModelError, OptionError
-from decoding.fused_streams import Heard, Reader, behind, context_of
+from decoding.fused_streams import Heard, Reader, behind, by_weights, context_of
 
 __all__ = ["longest_text", "teacher_forced"]
 
@@ -62,7 +62,7 @@ def teacher_forced(model: Any, input_ids: Tensor, strategy: ContrastStrategy, fl
     if room is not None and length > room:
         raise InputError(f"texts of {length} tokens: the readers of this strategy have room for {room}")
     voices: dict[str, _Voice] = {}
-    for group in _by_weights(readers):
+    for group in by_weights(readers):
         voices |= _read(model, group, input_ids.tolist())
     vocab = model.config.get_text_config(decoder=True).vocab_size
     planes = sum(1 + len(reader.exits) for reader in readers)
@@ -93,14 +93,6 @@ def _room(model: Any, readers: Sequence[Reader]) -> int | None:
         if (context := context_of(reader.model or model)) is not None
     ]
     return min(rooms, default=None)
-
-
-def _by_weights(readers: Sequence[Reader]) -> list[list[Reader]]:
-    """Readers that are rows of one batch."""
-    groups: dict[int, list[Reader]] = {}
-    for reader in readers:
-        groups.setdefault(id(reader.model), []).append(reader)
-    return list(groups.values())
 
 
 @dataclass(frozen=True)
