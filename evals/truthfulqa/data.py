@@ -103,11 +103,11 @@ def load(source: str, language: str | None = None, skip_bad: bool = False) -> tu
         if each.id in seen:
             raise InputError(f"{source}, column id: {each.id} stands there twice; accepted are ids that differ")
         seen.add(each.id)
-    blanks = [row.number for row in rows if _lists_a_blank(row)]
+    blanks = [(row.number, row.columns[column]) for row in rows for column in LISTS if _lists_a_blank(row, column)]
     if blanks:
+        numbers, columns = (", ".join(dict.fromkeys(map(str, each))) for each in zip(*blanks, strict=True))
         warnings.warn(
-            f"{source}: {len(blanks)} questions list an empty answer among others (row {blanks[0]} is the first); "
-            "empty answers are left out",
+            f"{source}: empty answers, listed among others in rows {numbers} (columns {columns}), are left out",
             DecodingWarning,
             stacklevel=2,
         )
@@ -215,7 +215,7 @@ def _blank(answer: Any) -> bool:
     return isinstance(answer, str) and not answer.strip()
 
 
-def _lists_a_blank(row: Row) -> bool:
-    columns = [row.fields.get(name) for name in LISTS]
-    lists = [each.get("choices", each) if isinstance(each, Mapping) else each for each in columns]
-    return any(_blank(answer) for each in lists if isinstance(each, (list, Mapping)) for answer in each)
+def _lists_a_blank(row: Row, column: str) -> bool:
+    listed = row.fields.get(column)
+    listed = listed.get("choices", listed) if isinstance(listed, Mapping) else listed
+    return isinstance(listed, (list, Mapping)) and any(map(_blank, listed))

@@ -1,10 +1,15 @@
 """The 16 languages with the paper's k."""
 
+from pathlib import Path
+
 import pytest
 
 from decoding.errors import OptionError
 from decoding.evals.metrics.units import splitter
 from decoding.evals.multilingual.languages import LANGUAGES, language
+from decoding.lol import GUIDANCE
+
+TRANSLATIONS = Path(__file__).resolve().parents[4] / "shared" / "data" / "truthfulqa_multilingual"
 
 
 def test_the_paper_has_sixteen():
@@ -49,3 +54,10 @@ def test_sacrebleu_has_the_tokenizers():
 def test_another_language_is_named():
     with pytest.raises(OptionError, match=r"language 'vi'.*accepted: en, zh"):
         language("vi")
+
+
+def test_each_language_has_guidance_of_its_own():
+    of_the_data = {path.stem.rpartition("_")[2] for path in TRANSLATIONS.glob("*.json")} | {"ca", "eu", "gl"}
+    assert set(GUIDANCE) == set(LANGUAGES) | of_the_data
+    assert len(set(GUIDANCE.values())) == len(GUIDANCE)
+    assert all(text.endswith("\n\n") and text.count("\n") == 2 for text in GUIDANCE.values())
