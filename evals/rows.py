@@ -121,7 +121,8 @@ def rows_of(source: str, configuration: str | None = None) -> list[Row]:
 def read_rows(path: Path) -> list[Row]:
     """The rows of a CSV file with a header, a JSON list of objects, or JSON lines; gzipped or not.
 
-    Bytes that are no UTF-8 stay with the row they are in, and :meth:`Row.text` names them.
+    A ``.txt`` file that holds no objects has one column, ``text``, and a row for each line that is not empty. Bytes
+    that are no UTF-8 stay with the row they are in, and :meth:`Row.text` names them.
 
     Raises:
         InputError: the file cannot be read, is none of these, or holds no row.
@@ -137,6 +138,8 @@ def read_rows(path: Path) -> list[Row]:
     text = content.decode("utf-8-sig", "surrogateescape")
     start = text.lstrip()[:1]
     read = _json_rows if start == "[" else _json_lines if start == "{" else _csv_rows
+    if path.suffix == ".txt" and not re.match(r'\s*(\[\s*)?\{\s*"', text):
+        read = _text_lines
     rows = list(read(str(path), text))
     if not rows:
         raise InputError(f"{path}: holds no rows; accepted are CSV with a header, a JSON list of objects, JSON lines")
@@ -207,6 +210,11 @@ def _hub_rows(name: str, configuration: str | None = None) -> list[Row]:
 def _row(file: str, number: int, line: int | None, fields: Mapping[str, Any]) -> Row:
     columns = {"_".join(str(name).lower().split()): str(name) for name in fields}
     return Row(file, number, line, {name: fields[column] for name, column in columns.items()}, columns)
+
+
+def _text_lines(file: str, text: str) -> Iterator[Row]:
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    return (_row(file, number, line, {"text": content}) for number, (line, content) in enumerate(lines, 1))
 
 
 def _json_rows(file: str, text: str) -> Iterator[Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,7 +111,7 @@ def passages(source: Source, skip_bad: bool = False) -> tuple[list[Passage], lis
             return Passage(row.text("prefix_text"), str(row.fields.get("reference_text") or ""))
         return Passage("", row.text("text"))
 
-    return _read(source.file, passage, lambda line: Passage("", line), skip_bad)
+    return documents(read_rows(source.file), passage, skip_bad=skip_bad)
 
 
 def translations(source: Source, code: str, target: str, skip_bad: bool = False) -> tuple[list[Passage], list[str]]:
@@ -161,11 +161,3 @@ def problems(file: Path, skip_bad: bool = False) -> tuple[list[Problem], list[st
 def _article(text: str) -> str:
     # The frame of the published in-context examples.
     return f"\n\nArticle:\n{text}\n\nSummarization: "
-
-
-def _read(
-    file: Path, of_row: Callable[[Row], Passage], of_line: Callable[[str], Passage], skip_bad: bool
-) -> tuple[list[Passage], list[str]]:
-    if file.suffix == ".txt":
-        return [of_line(line) for line in read_lines(file) if line.strip()], []
-    return documents(read_rows(file), of_row, skip_bad=skip_bad)

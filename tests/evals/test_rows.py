@@ -34,6 +34,15 @@ def test_forms_are_told_apart_by_content(tmp_path, name, content):
     assert texts(written(tmp_path, name, content), "the_question", "answer") == (ROWS, [])
 
 
+def test_a_text_file_has_a_row_a_line(tmp_path):
+    path = written(tmp_path, "a.txt", b"[a, one\n\n{two}\ncaf\xe9\n")
+    made, bad = texts(path, "text", skip_bad=True)
+    assert made == [("[a, one",), ("{two}",)]
+    assert bad == [
+        f"{path}, row 3 (line 4), column text: has byte 0xe9 at character 4, which is not UTF-8; save it as UTF-8"
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
