@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
+import platform
 import resource
 import signal
+import struct
 import sys
 import time
 import types
@@ -25,6 +28,7 @@ NOBODY = 65534
 # <linux/sched.h>, <linux/prctl.h>
 NEW_USER, NEW_PID, NEW_NET, NEW_IPC, NEW_UTS = 0x10000000, 0x20000000, 0x40000000, 0x08000000, 0x04000000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 8, 36, 38
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 READ_ANYTHING = 1 << 2  # CAP_DAC_READ_SEARCH
 
 # <linux/landlock.h>; these system calls have the same numbers on every architecture
@@ -32,6 +36,13 @@ LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 4
 WRITE_FILE, TRUNCATE = 1 << 1, 1 << 14
 # Removing and making files and folders of every kind; then moving between folders (2), truncating (3), ioctl (5).
 WRITING = {1: WRITE_FILE | sum(1 << bit for bit in range(4, 13)), 2: 1 << 13, 3: TRUNCATE, 5: 1 << 15}
+
+# <linux/seccomp.h>, <linux/filter.h>, <linux/audit.h>: each machine's code and its number of prlimit64; then system
+# calls by their numbers on each. io_uring can open sockets as well.
+MACHINES = {"x86_64": (0xC000003E, 302), "aarch64": (0xC00000B7, 261)}
+SOCKET, IO_URING_SETUP = {"x86_64": 41, "aarch64": 198}, {"x86_64": 425, "aarch64": 425}
+LOAD, EQUAL, AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06
+ALLOWED, NOT_PERMITTED = 0x7FFF0000, 0x00050000 | errno.EPERM
 
 
 def main() -> None:
@@ -42,15 +53,16 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    means: dict[str, Any] = {"landlock": 0, "namespaces": False, "other_user": False}
+    means: dict[str, Any] = {"landlock": 0, "namespaces": False, "other_user": False, "seccomp": False}
     if job["kernel"]:
         means["namespaces"] = _namespaces()
         means["other_user"] = _other_user(job["folder"])
         means["landlock"] = max(0, libc.syscall(LANDLOCK_CREATE_RULESET, None, 0, 1))
-    say("isolation", json.dumps(means))
-    isolated = means["landlock"] and (means["namespaces"] or means["landlock"] >= 4)
-    if job["kernel"] and not job["weak"] and not isolated:
-        say("refused", "")
+        means["seccomp"] = _can_filter()
+    missing = _missing(means)
+    say("isolation", json.dumps({**means, "missing": missing}))
+    if job["kernel"] and not job["weak"] and missing:
+        say("refused", " and ".join(missing))
         return
     began = time.monotonic()
     child = os.fork()
@@ -102,6 +114,8 @@ def _program(job: dict[str, Any], say: Callable[[str, str], None], means: dict[s
         _keep_capabilities(READ_ANYTHING)
         if means["landlock"]:
             _landlock(job["folder"], means["landlock"])
+        if means["seccomp"]:
+            refuse_calls(SOCKET, IO_URING_SETUP)
         os.chdir(job["folder"])
         source = compile(job["program"], "program.py", "exec")
         if job["hooks"]:
@@ -117,6 +131,19 @@ def _program(job: dict[str, Any], say: Callable[[str, str], None], means: dict[s
             say("failed", f"{type(error).__name__}: {' '.join(str(error).split())}"[:200].rstrip(": "))
     finally:
         leave(code)
+
+
+def _missing(means: dict[str, Any]) -> list[str]:
+    """What the kernel does not keep a program from, with these means; the limits of resources hold everywhere."""
+    kept = {
+        "writing outside its folder (Landlock, Linux 5.13 or newer)": means["landlock"],
+        "the network (namespaces or seccomp)": means["namespaces"] or means["seccomp"],
+        # Another user's are out of reach.
+        "signals to the processes of its user (namespaces, or Landlock of Linux 6.12)": means["namespaces"]
+        or means["other_user"]
+        or means["landlock"] >= 6,
+    }
+    return [what for what, holds in kept.items() if not holds]
 
 
 def _namespaces() -> bool:
@@ -188,6 +215,34 @@ def _landlock(folder: str, version: int) -> None:
     if libc.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0) != 0:
         raise OSError(ctypes.get_errno(), "Landlock cannot be put in force")
     os.close(ruleset)
+
+
+def _can_filter() -> bool:
+    """Whether the kernel takes a filter of system calls: it looks at the address, which is none."""
+    if platform.machine() not in MACHINES or sys.maxsize < 2**32:
+        return False
+    return libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, None, 0, 0) != 0 and ctypes.get_errno() == errno.EFAULT
+
+
+def refuse_calls(*calls: dict[str, int]) -> None:
+    """From here on these system calls, given by their numbers on each machine, are not permitted, for good.
+
+    Nor are those of the machine's other interfaces (32 bits, x32), whose numbers differ, and limits of other processes.
+    """
+    machine = platform.machine()
+    code, prlimit = MACHINES[machine]
+    # Each line: operation, how many lines to skip where it holds and where it does not, operand.
+    head = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, code), (RETURN, 0, 0, NOT_PERMITTED), (LOAD, 0, 0, 0)]
+    numbers = [(AT_LEAST, 0x40000000), *((EQUAL, each[machine]) for each in calls)]
+    tests = [(operation, 0, 1, number) for operation, number in numbers]
+    refusals = [line for test in tests for line in (test, (RETURN, 0, 0, NOT_PERMITTED))]
+    # The first argument of prlimit64, its lower half: 0 is the process itself.
+    limits = [(EQUAL, 0, 3, prlimit), (LOAD, 0, 0, 16), (EQUAL, 1, 0, 0), (RETURN, 0, 0, NOT_PERMITTED)]
+    lines = [*head, *refusals, *limits, (RETURN, 0, 0, ALLOWED)]
+    filter_ = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in lines))
+    program = struct.pack("HxxxxxxQ", len(lines), ctypes.addressof(filter_))
+    if libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "the filter of system calls cannot be put in force")
 
 
 # Other processes, native code, the network, and what acts on processes. "open" and the file events are looked at.

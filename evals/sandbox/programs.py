@@ -47,24 +47,20 @@ class Isolation:
 
     Attributes:
         landlock: version of its interface, 0 for none: keeps writing inside the program's folder; from 4 on it also
-            forbids TCP, from 6 on signals and abstract sockets to processes outside.
-        namespaces: own process, network, IPC and host-name namespaces: no network at all, and every descendant ends
-            with the program.
+            forbids TCP, from 6 on signals to processes outside.
+        namespaces: own process, network, IPC and host-name namespaces: no network at all, no other process in sight,
+            and every descendant ends with the program. For users other than root they need a user namespace, which
+            some systems and most containers do not allow.
         other_user: the program ran as nobody, where the evaluation runs as root.
+        seccomp: no sockets can be made.
+        missing: what none of these kept the program from.
     """
 
     landlock: int
     namespaces: bool
     other_user: bool
-
-    @property
-    def missing(self) -> list[str]:
-        """What the kernel does not forbid here."""
-        writing = [] if self.landlock else ["writing outside its folder (Landlock, Linux 5.13 or newer)"]
-        network = (
-            [] if self.namespaces or self.landlock >= 4 else ["the network (namespaces, or Landlock of Linux 6.7)"]
-        )
-        return writing + network
+    seccomp: bool
+    missing: list[str]
 
 
 @dataclass(frozen=True)
@@ -87,14 +83,14 @@ def run_program(
 ) -> Outcome:
     """Run a program in a process and an empty folder of its own; it passes if it reaches its end.
 
-    Two lines of defence. The kernel's: namespaces, Landlock, another user, resource limits. The interpreter's: audit
-    hooks that refuse sockets, other processes, ctypes, and writing outside the folder; a program set on it can get
-    around these. It may read whatever the user (nobody, for root) may read; without a network it can tell no one.
+    Two lines of defence. The kernel's: namespaces, Landlock, seccomp, another user, resource limits. The interpreter's:
+    audit hooks that refuse sockets, other processes, ctypes, and writing outside the folder; a program set on it can
+    get around these. It may read whatever the user (nobody, for root) may read; without a network it can tell no one.
 
     Args:
         program: Python source.
         limits: what it may use.
-        weak: run it also where the kernel cannot keep it from writing outside its folder or from the network.
+        weak: run it also where the kernel cannot keep it from all that it must not do (:attr:`Isolation.missing`).
         kernel: False leaves the kernel's line out (for tests of the other one).
         hooks: False leaves the interpreter's line out (likewise).
 
@@ -115,7 +111,7 @@ def run_program(
             **asdict(limits),
         }  # fmt: skip
         said = _supervised(job, folder, limits.seconds + GRACE)
-    return _outcome(said, word, weak)
+    return _outcome(said, word)
 
 
 def isolation(*, weak: bool = False) -> Isolation:
@@ -175,7 +171,7 @@ def _pending(pipe: int) -> bytes:
     return content
 
 
-def _outcome(said: bytes, word: str, weak: bool) -> Outcome:
+def _outcome(said: bytes, word: str) -> Outcome:
     """Lines that begin with the secret word are the supervisor's; what else a program may write there is not read."""
     found: dict[str, str] = {}
     for line in said.decode(errors="replace").splitlines():
@@ -187,8 +183,8 @@ def _outcome(said: bytes, word: str, weak: bool) -> Outcome:
     means = Isolation(**json.loads(found["isolation"]))
     if "refused" in found:
         raise OptionError(
-            f"the kernel cannot keep programs from {' and '.join(means.missing)}; accepted are machines that can, or "
-            "--weak-isolation, which leaves that to limits and audit hooks"
+            f"the kernel cannot keep programs from {found['refused']}; accepted are machines that can, or "
+            "--weak-isolation, which leaves that to audit hooks"
         )
     for kind in ("timeout", "failed", "ended"):
         if kind in found:

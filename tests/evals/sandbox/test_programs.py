@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from decoding.errors import OptionError
-from decoding.evals.sandbox import Isolation, Limits, isolation, programs, run_program
+from decoding.evals.sandbox import Limits, isolation, programs, run_program
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the sandbox needs Linux")
 
@@ -121,8 +121,8 @@ def test_sockets(line):
 def test_there_is_no_network_for_datagrams_either(means):
     if not means.namespaces:
         pytest.skip("this kernel allows no network namespace")
-    program = "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'a', ('127.0.0.1', 9))"
-    assert "Network is unreachable" in reason(program, LINES["kernel"])
+    devices = reason("assert len(open('/proc/net/dev').readlines()) == 3", LINES["kernel"])  # two of them the header
+    assert devices == "passed"  # the loopback alone, which is down
 
 
 def test_a_fork_bomb(line):
@@ -179,17 +179,6 @@ for fd in range(3, 32):
 assert False
 """
     assert reason(forged, {}) == "AssertionError"
-
-
-def test_where_the_kernel_cannot_isolate_only_weak_isolation_runs(monkeypatch):
-    assert Isolation(landlock=1, namespaces=True, other_user=False).missing == []
-    assert Isolation(landlock=4, namespaces=False, other_user=False).missing == []
-    assert len(Isolation(landlock=0, namespaces=False, other_user=False).missing) == 2
-    said = b'\nword isolation {"landlock": 0, "namespaces": true, "other_user": false}\n\nword refused \n'
-    monkeypatch.setattr(programs, "_supervised", lambda *_: said)
-    monkeypatch.setattr(programs.secrets, "token_hex", lambda _: "word")
-    with pytest.raises(OptionError, match=r"writing outside its folder \(Landlock.*; accepted are .*--weak-isolation"):
-        run_program("")
 
 
 def test_a_supervisor_that_says_nothing_is_a_failure(monkeypatch):
