@@ -148,9 +148,9 @@ def _numbers(sample: Sample, names: Sequence[str]) -> list[float]:
 
 
 def _corpus_metrics(task: Task, records: Sequence[Sample], seed: int) -> dict[str, dict[str, float | None]]:
-    whole = task.corpus_metrics(records)
+    whole, once = task.corpus_metrics(records), dict(task.corpus_metrics_once(records))
     if not task.corpus_resamples:
-        return {name: {"value": value, "low": None, "high": None} for name, value in whole.items()}
+        whole, once = {}, {**whole, **once}
     seen: dict[tuple[int, ...], Mapping[str, float]] = {}
 
     def figure(indices: Sequence[int], name: str) -> float:
@@ -159,7 +159,7 @@ def _corpus_metrics(task: Task, records: Sequence[Sample], seed: int) -> dict[st
             seen[key] = task.corpus_metrics([records[i] for i in indices])
         return seen[key][name]
 
-    return {
+    resampled = {
         name: asdict(
             bootstrap_figure(
                 lambda indices, name=name: figure(indices, name),  # type: ignore[misc]
@@ -170,6 +170,7 @@ def _corpus_metrics(task: Task, records: Sequence[Sample], seed: int) -> dict[st
         )
         for name in whole
     }
+    return {**resampled, **{name: {"value": value, "low": None, "high": None} for name, value in once.items()}}
 
 
 # --- showing ---------------------------------------------------------------------------------------------------------

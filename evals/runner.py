@@ -93,6 +93,10 @@ class Task(ABC):
         """Figures of one configuration that are no mean over documents; records may come several times."""
         return {}
 
+    def corpus_metrics_once(self, records: Sequence[Record]) -> Mapping[str, float]:
+        """More of them, which cost too much for intervals by resampling and have none."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Shard:

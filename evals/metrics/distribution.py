@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from decoding.errors import InputError
+from decoding.errors import InputError, OptionError
 from decoding.evals.metrics.likelihood import TOKENS_AT_ONCE, padded_batches
 from decoding.loading import quiet
 
-__all__ = ["Mauve", "features", "mauve"]
+__all__ = ["Mauve", "features", "mauve", "require_mauve"]
 
 MAX_LENGTH = 200  # tokens of a text that Su et al. look at
 
@@ -63,7 +64,9 @@ def mauve(
 
     Raises:
         InputError: fewer than two texts of a kind, or ``same_length`` with lists of different lengths.
+        OptionError: mauve-text is not installed.
     """
+    require_mauve()
     generated, human = _tokenised(texts, tokenizer, max_length), _tokenised(references, tokenizer, max_length)
     if same_length:
         if len(generated) != len(human):
@@ -86,6 +89,12 @@ def mauve(
             verbose=False,
         )
     return Mauve(100 * float(found.mauve), int(found.num_buckets), (len(generated), len(human)))
+
+
+def require_mauve() -> None:
+    """Raise OptionError where mauve-text is not installed."""
+    if importlib.util.find_spec("mauve") is None:
+        raise OptionError("MAUVE needs mauve-text, which is under the GPL: pip install 'contrastive-decoding[mauve]'")
 
 
 @torch.no_grad()

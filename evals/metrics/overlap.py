@@ -11,8 +11,9 @@ from typing import Any
 from decoding.errors import InputError, OptionError
 from decoding.evals.metrics.units import Units, splitter
 
-__all__ = ["Overlap", "bleu", "chrf", "rouge", "self_bleu"]
+__all__ = ["Overlap", "bleu", "character_counts", "chrf", "chrf_of_counts", "rouge", "self_bleu"]
 
+CHARACTERS = 6  # of the longest n-grams that chrF counts
 References = Sequence[str] | Sequence[Sequence[str]]
 
 
@@ -68,6 +69,29 @@ def chrf(texts: Sequence[str], references: References, *, word_order: int = 0) -
     from sacrebleu.metrics import CHRF
 
     return _corpus(CHRF(word_order=word_order), texts, references)
+
+
+def character_counts(text: str, reference: str) -> list[int]:
+    """What chrF counts of a text and its reference: for n = 1 to 6 the character n-grams of either and those in common.
+
+    Counts of several texts add up to those of all; :func:`chrf_of_counts` makes the figure of them.
+    """
+    counts = []
+    ours, theirs = ("".join(each.split()) for each in (text, reference))
+    for n in range(1, CHARACTERS + 1):
+        given, wanted = _counted(ours, n), _counted(theirs, n)
+        # As in sacrebleu, n-grams longer than the reference count for nothing.
+        counts += [given.total() if wanted else 0, wanted.total(), (given & wanted).total()]
+    return counts
+
+
+def chrf_of_counts(counts: Sequence[int]) -> float:
+    """chrF, 0 to 100, of sums of :func:`character_counts`: recall weighs twice (β = 2) what precision does."""
+    known = [each for each in zip(counts[::3], counts[1::3], counts[2::3], strict=True) if each[0] and each[1]]
+    precision, recall = (sum(each[2] / each[side] for each in known) for side in (0, 1))
+    if not precision + recall:
+        return 0.0
+    return 100 * 5 * precision * recall / (4 * precision + recall) / len(known)
 
 
 def rouge(texts: Sequence[str], references: References, units: Units | None = None) -> dict[str, float]:

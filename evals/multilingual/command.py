@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,12 +15,13 @@ import typer
 from decoding.cli_options import Device, Dtype, Json, Model, as_json, console, writable, write_files
 from decoding.errors import OptionError, nearest
 from decoding.evals.cli_eval import Limit, Output, Prepared, Seed, SkipBad, prepared
-from decoding.evals.configurations import configured, fingerprint
+from decoding.evals.configurations import configured, described
+from decoding.evals.metrics.distribution import require_mauve
 from decoding.evals.multilingual import data as data_
-from decoding.evals.multilingual.languages import LANGUAGES, Language, language
+from decoding.evals.multilingual.languages import LANGUAGES, language
+from decoding.evals.multilingual.options import DEFAULTS, PYTHON, Options, read, task_of, with_defaults
 from decoding.evals.multilingual.report import Section, html_report, overview, plot, show_table
-from decoding.evals.multilingual.tasks import TASKS, Code, GenerationTask, OpenEnded, Summarization, Translation
-from decoding.evals.multilingual.writing import Writer
+from decoding.evals.multilingual.tasks import TASKS
 from decoding.evals.runner import Shard, run
 from decoding.evals.samples import SampleFile
 from decoding.evals.sandbox import Limits, isolation
@@ -30,49 +31,6 @@ from decoding.registry import named
 __all__ = ["multilingual_command"]
 
 DEFAULT_STRATEGIES = ("greedy", "beam", "top-k", "nucleus", "typical", "contrastive-search")
-
-
-@dataclass(frozen=True)
-class _Defaults:
-    """What the paper takes for a task; contrastive search's k for open-ended text is the language's."""
-
-    max_new_tokens: int
-    shots: int
-    penalty_alpha: float
-    top_k: int | None
-    stop: tuple[str, ...] = ()
-
-
-# IWSLT14: k 3, α 0.4, 128 tokens. HumanEval: k 3, α 0.4, and what ends a function at the top level of a file.
-# XSum: k 5, α 0.6. The lengths of summaries and programs are ours.
-DEFAULTS = {
-    "open-ended": _Defaults(64, 0, 0.6, None),
-    "translation": _Defaults(128, 1, 0.4, 3, ("\n",)),
-    "summarization": _Defaults(64, 1, 0.6, 5, ("\n",)),
-    "code": _Defaults(256, 0, 0.4, 3, ("\ndef ", "\nclass ", "\nif ", "\nprint", "\n#", "\nassert ", "\n@", "\n```")),
-}
-PREFIX_LENGTH = 16  # the paper's, of texts that the data do not split
-PYTHON = Language("python", "python", "Python", "Python", 3)  # the code task's, so that all tasks have one
-
-
-@dataclass(frozen=True)
-class _Options:
-    """What the command line says of every language's task."""
-
-    task: str
-    target: str
-    prefix_length: int | None
-    max_new_tokens: int
-    shots: int | None
-    examples: Path | None
-    units: str | None
-    judge: tuple[str, Any, Any] | None
-    samples: int
-    k: Sequence[int]
-    limits: Limits
-    weak: bool
-    batch_size: int
-    skip_bad: bool
 
 
 def multilingual_command(
@@ -118,8 +76,11 @@ def multilingual_command(
             help="What repetition counts: whitespace, characters, a tokenizer; by default as the language needs.",
         ),
     ] = None,
-    judge: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A model that says how coherent the texts are.")
+    coherence_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A model that says how coherent open-ended texts are.")
+    ] = None,
+    mauve_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A model through which MAUVE looks at open-ended texts.")
     ] = None,
     allow_code_execution: Annotated[
         bool, typer.Option("--allow-code-execution", help="Run the programs that the model writes, in a sandbox.")
@@ -152,6 +113,12 @@ def multilingual_command(
         raise OptionError(f"--task {task!r}{nearest(task, TASKS)}")
     if task == "code" and not allow_code_execution:
         raise OptionError("--task code runs what a model writes: say --allow-code-execution (docs/multilingual.md)")
+    asked = {"--coherence-model": coherence_model, "--mauve-model": mauve_model}
+    for option, name in asked.items():
+        if name is not None and task != "open-ended":
+            raise OptionError(f"{option}: accepted with --task open-ended, which has texts without a right answer")
+    if mauve_model is not None:
+        require_mauve()
     if report is not None:
         writable(report.parent)
     codes = None if languages is None else [code.strip() for code in languages.split(",")]
@@ -162,11 +129,11 @@ def multilingual_command(
     by_language = _models(model, models, found)
     spoken = {code: PYTHON if task == "code" else language(code) for code in found}
     given = strategy or DEFAULT_STRATEGIES
-    specs = {code: [_with_defaults(spec, task, each) for spec in given] for code, each in spoken.items()}
+    specs = {code: [with_defaults(spec, task, each) for spec in given] for code, each in spoken.items()}
     for spec in itertools.chain(*specs.values()):
         named(spec)  # before anything is loaded
     means = isolation(weak=weak_isolation) if task == "code" else None
-    options = _Options(
+    options = Options(
         task=task,
         target=target,
         prefix_length=prefix_length,
@@ -175,6 +142,7 @@ def multilingual_command(
         examples=examples,
         units=units,
         judge=None,
+        featurizer=None,
         samples=samples,
         k=_numbers(k),
         limits=Limits(seconds=timeout),
@@ -182,10 +150,12 @@ def multilingual_command(
         batch_size=batch_size,
         skip_bad=skip_bad,
     )
-    read = {code: _read(options, source, spoken[code]) for code, source in found.items()}
-    if judge is not None:
-        options = replace(options, judge=(judge, *load(judge, device, dtype)))
+    documents = {code: read(options, source, spoken[code]) for code, source in found.items()}
+    judge, featurizer = ((name, *load(name, device, dtype)) if name is not None else None for name in asked.values())
+    options = replace(options, judge=judge, featurizer=featurizer)
     extra = {"isolation": vars(means)} if means is not None else {}
+    if featurizer is not None:
+        extra["mauve_model"] = described(featurizer[1], featurizer[0])
     sections = []
     ready: Prepared | None = None
     with _folder(output) as folder:
@@ -193,7 +163,7 @@ def multilingual_command(
             if ready is None or ready.name != by_language[code]:
                 ready = None  # before the next model takes its memory
                 ready = prepared(by_language[code], specs[code], device, dtype, folder)
-            made = _task(options, read[code], spoken[code], ready.model, ready.tokenizer)
+            made = task_of(options, documents[code], spoken[code], ready.model, ready.tokenizer)
             choices, about = [named(spec) for spec in specs[code]], {**made.settings, "language": code}
             configurations = configured(choices, ready.model, ready.tokenizer, ready.name, task=about, seed=seed)
             results = run(made, configurations, output=folder, limit=limit, seed=seed, skip_bad=skip_bad, extra=extra)
@@ -214,77 +184,6 @@ def multilingual_command(
         print(as_json(shown, indent=2))
         return
     show_table(console(), task, sections)
-
-
-@dataclass(frozen=True)
-class _Read:
-    """What the files of a language hold: documents, examples for the prompt, and why rows were left out."""
-
-    documents: Sequence[Any]
-    examples: Sequence[data_.Passage]
-    skipped: Sequence[str]
-
-
-def _read(options: _Options, source: data_.Source, spoken: Language) -> _Read:
-    if options.task == "code":
-        problems, bad = data_.problems(source.file, options.skip_bad)
-        return _Read(problems, [], bad)
-    if options.task == "open-ended":
-        passages, bad = data_.passages(source, options.skip_bad)
-        return _Read(passages, [], bad)
-
-    def pairs(source: data_.Source, skip_bad: bool) -> tuple[list[data_.Passage], list[str]]:
-        if options.task == "summarization":
-            return data_.articles(source.file, skip_bad)
-        return data_.translations(source, spoken.code, options.target, skip_bad)
-
-    rows, bad = pairs(source, options.skip_bad)
-    if options.examples is not None:
-        return _Read(rows, pairs(data_.Source(options.examples), False)[0][: options.shots], bad)
-    # The data's first rows are examples, and then no documents.
-    shots = DEFAULTS[options.task].shots if options.shots is None else options.shots
-    if shots >= len(rows):
-        raise OptionError(f"--shots {shots}: {source.file} has {len(rows)} rows, of which none would be left")
-    return _Read(rows[shots:], rows[:shots], bad)
-
-
-def _task(options: _Options, read: _Read, spoken: Language, model: Any, tokenizer: Any) -> GenerationTask:
-    """The task of one language."""
-    name = options.task if spoken is PYTHON else f"{options.task}-{spoken.code}"
-    writer = Writer(model, tokenizer, options.max_new_tokens, DEFAULTS[options.task].stop)
-    common: dict[str, Any] = {"skipped": read.skipped, "batch_size": options.batch_size}
-    settings: dict[str, Any] = {}
-    if options.task == "code":
-        return Code(
-            name, writer, read.documents, settings, samples=options.samples, k=options.k, limits=options.limits,
-            weak=options.weak, **common,
-        )  # fmt: skip
-    if options.task == "open-ended":
-        whole = any(not each.text for each in read.documents)
-        length, units = options.prefix_length or (PREFIX_LENGTH if whole else None), options.units or spoken.units
-        settings = {"prefix_length": length, "units": units}
-        if options.judge is not None:
-            settings["judge"] = {"name": options.judge[0], "fingerprint": fingerprint(options.judge[1])}
-        judge = None if options.judge is None else options.judge[1:]
-        return OpenEnded(
-            name, writer, read.documents, settings, prefix_length=length, units=units, judge=judge, **common
-        )
-    common["examples"] = read.examples
-    if options.task == "translation":
-        wanted = language(options.target)
-        settings = {"from": spoken.code, "to": wanted.code, "tokenize": wanted.bleu}
-        return Translation(name, writer, read.documents, settings, languages=(spoken, wanted), **common)
-    rouge_units = options.units or (None if spoken.code == "en" else spoken.units)
-    return Summarization(name, writer, read.documents, {"units": rouge_units}, units=rouge_units, **common)
-
-
-def _with_defaults(spec: str, task: str, spoken: Language) -> str:
-    """Contrastive search with the paper's k and α, unless the command line says others."""
-    name, _, inline = spec.partition(":")
-    if name.strip().lower().replace("_", "-") != "contrastive-search":
-        return spec
-    top_k = DEFAULTS[task].top_k or spoken.top_k
-    return ",".join(filter(None, [f"{name}:penalty_alpha={DEFAULTS[task].penalty_alpha},top_k={top_k}", inline]))
 
 
 def _models(model: str, models: str | None, languages: Mapping[str, Any]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The four generation tasks, as the runner evaluates them: prompts, what is kept of each text, and its figures."""
+"""The generation tasks, as the runner evaluates them: prompts, what is kept of each text, and its figures."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from decoding.errors import OptionError
+from decoding.errors import InputError
 from decoding.evals.configurations import Configuration, digest
+from decoding.evals.metrics.distribution import mauve
 from decoding.evals.metrics.likelihood import coherence
-from decoding.evals.metrics.overlap import rouge
-from decoding.evals.metrics.passing import pass_at_k
+from decoding.evals.metrics.overlap import character_counts, chrf_of_counts, rouge
 from decoding.evals.metrics.repetition import counted, pooled
 from decoding.evals.metrics.units import Units, splitter
-from decoding.evals.multilingual.data import Passage, Problem
+from decoding.evals.multilingual.data import Passage
 from decoding.evals.multilingual.languages import Language
 from decoding.evals.multilingual.writing import Writer, Written
 from decoding.evals.runner import Document, Record, Task
-from decoding.evals.sandbox import Limits, run_program
 
-__all__ = ["TASKS", "Code", "GenerationTask", "OpenEnded", "Summarization", "Translation"]
+__all__ = ["TASKS", "GenerationTask", "OpenEnded", "Summarization", "Translation"]
 
 # Names of the tasks and the figures that their tables show, the one that is plotted first.
 TASKS: dict[str, tuple[str, ...]] = {
     "open-ended": ("diversity", "rep-2", "rep-3", "rep-4", "tokens"),
-    "translation": ("BLEU", "sentence chrF", "tokens"),
+    "translation": ("BLEU", "chrF", "sentence chrF", "tokens"),
     "summarization": ("rougeL", "rouge1", "rouge2", "tokens"),
     "code": ("pass@1", "tokens"),
 }
@@ -100,6 +99,7 @@ class OpenEnded(GenerationTask):
             data's prefixes.
         units: what repetition counts.
         judge: model and tokenizer that say how coherent the texts are.
+        featurizer: model and tokenizer that MAUVE looks through.
     """
 
     def __init__(
@@ -108,10 +108,14 @@ class OpenEnded(GenerationTask):
         prefix_length: int | None = None,
         units: Units = "whitespace",
         judge: tuple[Any, Any] | None = None,
+        featurizer: tuple[Any, Any] | None = None,
         **more: Any,
     ) -> None:
         super().__init__(*arguments, **more)
-        self.prefix_length, self.split, self.judge = prefix_length, splitter(units), judge
+        self.prefix_length, self.split = prefix_length, splitter(units)
+        self.judge, self.featurizer = judge, featurizer
+        if featurizer is not None and sum(bool(self._parts(each)[1].strip()) for each in self.contents) < 2:
+            raise InputError(f"{self.name}: MAUVE needs what people wrote, which fewer than 2 of the data's texts have")
 
     def _parts(self, passage: Passage) -> tuple[str, str]:
         """What is read, and how people went on."""
@@ -127,20 +131,29 @@ class OpenEnded(GenerationTask):
         """The prefix."""
         return self._parts(content)[0]
 
+    def evaluate_group(
+        self, documents: Sequence[Document], configurations: Sequence[Configuration]
+    ) -> Sequence[Sequence[Record]]:
+        """See :class:`decoding.evals.runner.Task`. The judge reads all texts of the group together."""
+        records = super().evaluate_group(documents, configurations)
+        if self.judge is not None:
+            flat = [each for row in records for each in row]
+            found = coherence([each["prefix"] for each in flat], [each["text"] for each in flat], *self.judge)
+            for record, value in zip(flat, found.texts, strict=True):
+                record["coherence"] = value
+        return records
+
     def record(self, content: Passage, written: Written) -> Record:
-        """Counts of n-grams, which are pooled over the documents, and the mean log-probability under the judge."""
+        """Counts of n-grams, which are pooled over the documents."""
         prefix, reference = self._parts(content)
         words = self.split(written.text)
-        record: Record = {
+        return {
             "prefix": prefix,
             "text": written.text,
             "reference": reference,
             "ngrams": [counted(words, n) for n in (2, 3, 4)],
             "metrics": {"tokens": written.tokens},
         }
-        if self.judge is not None:
-            record["coherence"] = coherence([prefix], [written.text], *self.judge).texts[0]
-        return record
 
     def corpus_metrics(self, records: Sequence[Record]) -> Mapping[str, float]:
         """rep-n and diversity as the papers have them; coherence over the texts that are not empty (0 if all are)."""
@@ -153,6 +166,13 @@ class OpenEnded(GenerationTask):
             found = [each["coherence"] for each in records if each["coherence"] is not None]
             figures["coherence"] = sum(found) / len(found) if found else 0.0
         return figures
+
+    def corpus_metrics_once(self, records: Sequence[Record]) -> Mapping[str, float]:
+        """MAUVE of the texts and how people went on, each pair cut to its shorter side."""
+        if self.featurizer is None:
+            return {}
+        texts, references = ([each[name] for each in records] for name in ("text", "reference"))
+        return {"MAUVE": mauve(texts, references, *self.featurizer, same_length=True).score}
 
 
 class _Shown(GenerationTask):
@@ -172,12 +192,11 @@ class Translation(_Shown):
     """
 
     def __init__(self, *arguments: Any, languages: tuple[Language, Language], **more: Any) -> None:
-        from sacrebleu.metrics import BLEU, CHRF
+        from sacrebleu.metrics import BLEU
 
         super().__init__(*arguments, **more)
         self.languages = languages
         self.bleu = BLEU(tokenize=languages[1].bleu, effective_order=True)  # of a sentence; its counts are summed
-        self.chrf = CHRF()
 
     def prompt(self, content: Passage) -> str:
         """Pairs under the languages' names, and the sentence."""
@@ -186,22 +205,27 @@ class Translation(_Shown):
         return f"{''.join(shown)}{given}: {content.text}\n{wanted}:"
 
     def record(self, content: Passage, written: Written) -> Record:
-        """ChrF of the sentence, and the counts that BLEU adds up."""
+        """ChrF of the sentence, and the counts that BLEU and chrF add up."""
         text = written.text.strip()
         score = self.bleu.sentence_score(text, [content.reference])
-        chrf = self.chrf.sentence_score(text, [content.reference])
+        characters = character_counts(text, content.reference)
         return {
             "prefix": content.text,
             "text": text,
             "reference": content.reference,
             "bleu": [*score.counts, *score.totals, score.sys_len, score.ref_len],
-            "metrics": {"sentence chrF": chrf.score, "tokens": written.tokens},
+            "characters": characters,
+            "metrics": {"sentence chrF": chrf_of_counts(characters), "tokens": written.tokens},
         }
 
     def corpus_metrics(self, records: Sequence[Record]) -> Mapping[str, float]:
-        """BLEU of all sentences together, as sacrebleu computes it."""
-        sums = [sum(column) for column in zip(*(each["bleu"] for each in records), strict=True)]
-        return {"BLEU": self.bleu.compute_bleu(sums[:4], sums[4:8], sums[8], sums[9], smooth_method="exp").score}
+        """BLEU and chrF of all sentences together, as sacrebleu computes them."""
+        words, characters = (
+            [sum(column) for column in zip(*(each[name] for each in records), strict=True)]
+            for name in ("bleu", "characters")
+        )
+        bleu = self.bleu.compute_bleu(words[:4], words[4:8], words[8], words[9], smooth_method="exp")
+        return {"BLEU": bleu.score, "chrF": chrf_of_counts(characters)}
 
 
 class Summarization(_Shown):
@@ -231,65 +255,4 @@ class Summarization(_Shown):
             "text": text,
             "reference": reference,
             "metrics": {**metrics, "tokens": written.tokens},
-        }
-
-
-class Code(GenerationTask):
-    """Writing a function, which its tests then run.
-
-    Args:
-        samples: programs a problem, where tokens are drawn; else one program stands for all.
-        k: of pass@k.
-        limits: of each program.
-        weak: see :func:`decoding.evals.sandbox.run_program`.
-    """
-
-    def __init__(
-        self, *arguments: Any, samples: int, k: Sequence[int], limits: Limits, weak: bool, **more: Any
-    ) -> None:
-        super().__init__(*arguments, **more)
-        bad = next((each for each in k if not 1 <= each <= samples), None)
-        if bad is not None:
-            raise OptionError(f"--k {bad}: there are {samples} samples a problem; accepted are 1 to {samples}")
-        self.samples, self.k, self.limits, self.weak = samples, k, limits, weak
-        self.settings = {**self.settings, "samples": samples, "k": list(k), "limits": vars(limits)}
-
-    def prompt(self, content: Problem) -> str:
-        """Signature and docstring."""
-        return content.prompt
-
-    def evaluate_group(
-        self, documents: Sequence[Document], configurations: Sequence[Configuration]
-    ) -> Sequence[Sequence[Record]]:
-        """See :class:`decoding.evals.runner.Task`."""
-        records: list[list[Record]] = [[] for _ in documents]
-        for configuration in configurations:
-            count = self.samples if configuration.choice.draws else 1
-            prompts = [self.prompt(each.content) for each in documents for _ in range(count)]
-            seeds = [configuration.seed(f"{each.id} {index}") for each in documents for index in range(count)]
-            made = self.writer.write(configuration.choice, prompts, seeds)
-            for index, (document, row) in enumerate(zip(documents, records, strict=True)):
-                written = made[index * count : (index + 1) * count]
-                row.append({"strategy": configuration.label, **self._record(document.content, written)})
-        return records
-
-    def record(self, content: Problem, written: Written) -> Record:
-        """Of a single program."""
-        return self._record(content, [written])
-
-    def _record(self, problem: Problem, written: Sequence[Written]) -> Record:
-        outcomes = [run_program(problem.program(each.text), self.limits, weak=self.weak) for each in written]
-        passed = sum(each.passed for each in outcomes)
-        # One program that is always the same stands for as many as are asked of.
-        shares = {
-            f"pass@{k}": pass_at_k(len(written), passed, k) if len(written) > 1 else float(passed) for k in self.k
-        }
-        return {
-            "problem": problem.id,
-            "prefix": problem.prompt,
-            "text": written[0].text,
-            "reference": "",
-            "texts": [each.text for each in written],
-            "outcomes": [each.reason for each in outcomes],
-            "metrics": {**shares, "tokens": sum(each.tokens for each in written) / len(written)},
         }

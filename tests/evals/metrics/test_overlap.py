@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoding.errors import InputError, OptionError
-from decoding.evals.metrics.overlap import bleu, chrf, rouge, self_bleu
+from decoding.evals.metrics.overlap import bleu, character_counts, chrf, chrf_of_counts, rouge, self_bleu
 
 sacrebleu = pytest.importorskip("sacrebleu")
 pytest.importorskip("rouge_score")
@@ -28,6 +28,13 @@ def test_corpus_figures_are_those_of_sacrebleu(rows):
     assert bleu(texts, first).score == sacrebleu.corpus_bleu(texts, [first]).score
     assert bleu(texts, pairs).score == sacrebleu.corpus_bleu(texts, [first, second]).score
     assert chrf(texts, pairs, word_order=2).score == sacrebleu.corpus_chrf(texts, [first, second], word_order=2).score
+
+
+@given(st.lists(st.tuples(st.text("aб ไ字\n", max_size=9), st.text("aб ไ字.", max_size=9)), min_size=1, max_size=5))
+@settings(max_examples=100, deadline=None)
+def test_chrf_of_added_counts_is_sacrebleus(rows):
+    counts = [sum(column) for column in zip(*(character_counts(*row) for row in rows), strict=True)]
+    assert chrf_of_counts(counts) == pytest.approx(chrf(*map(list, zip(*rows, strict=True))).score)
 
 
 def test_a_text_may_have_more_references_than_another():

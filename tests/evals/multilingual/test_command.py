@@ -244,13 +244,24 @@ def test_whole_texts_are_read_up_to_sixteen_tokens(tmp_path, capfd):
     (tmp_path / "en.txt").write_text("The town lies by the sea. " * 20, encoding="utf-8")
     output = tmp_path / "out"
     arguments = ["eval", "multilingual", "--data", str(tmp_path), "--strategy", "greedy", "--max-new-tokens", "4"]
-    assert main([*arguments, "--output", str(output), "--judge", "amateur"]) == 0
+    assert main([*arguments, "--output", str(output), "--coherence-model", "amateur"]) == 0
     assert "coherence" in capfd.readouterr().out
     (sample,) = map(json.loads, (output / "samples_open-ended-en.jsonl").read_text(encoding="utf-8").splitlines())
     _, tokenizer = miniature.load("expert")
     assert len(tokenizer(sample["prefix"], add_special_tokens=False)["input_ids"]) == 16
     assert sample["prefix"] + sample["reference"] == "The town lies by the sea. " * 20
     assert sample["coherence"] < 0
+
+
+def test_mauve_through_a_local_model(data, tmp_path, capfd):
+    pytest.importorskip("mauve")
+    arguments = ["eval", "multilingual", "--data", str(data), "--languages", "th", "--strategy", "greedy"]
+    more = ["--mauve-model", str(miniature.folder("amateur")), "--max-new-tokens", "4", "--output", str(tmp_path)]
+    assert main([*arguments, *more, "--json"]) == 0
+    (figures,) = json.loads(capfd.readouterr().out)["languages"]["th"]["strategies"].values()
+    assert 0 <= figures["MAUVE"]["value"] <= 100
+    (results,) = tmp_path.glob("results_*.json")
+    assert json.loads(results.read_text())["mauve_model"]["name"] == str(miniature.folder("amateur"))
 
 
 def test_translations_take_their_examples_from_the_data(tmp_path, capfd):
@@ -260,7 +271,7 @@ def test_translations_take_their_examples_from_the_data(tmp_path, capfd):
     found = json.loads(capfd.readouterr().out)["languages"]["de"]
     assert list(found["strategies"]) == ["greedy", "contrastive-search(penalty_alpha=0.4, top_k=3)"]
     assert found["counts"]["evaluated"] == 2
-    assert {"BLEU", "sentence chrF"} <= set(found["strategies"]["greedy"])
+    assert {"BLEU", "chrF", "sentence chrF"} <= set(found["strategies"]["greedy"])
 
 
 def test_summaries_with_a_file_of_examples(tmp_path, capfd):
@@ -296,6 +307,7 @@ def test_code_runs_only_where_that_is_allowed(tmp_path, capfd):
     [
         (["--task", "poetry"], "accepted: open-ended, translation, summarization, code"),
         (["--languages", "vi"], "language 'vi'"),
+        (["--task", "translation", "--mauve-model", "expert"], "--mauve-model: accepted with --task open-ended"),
         (["--languages", "de", "--models", "fr=expert"], "--models fr: is no language of the data"),
         (["--models", "expert"], "accepted is CODE=NAME"),
         (["--strategy", "gredy"], "did you mean greedy"),

@@ -6,15 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from decoding.errors import OptionError
+from decoding.errors import InputError, OptionError
 from decoding.evals import miniature
 from decoding.evals.configurations import Configuration
+from decoding.evals.metrics.distribution import mauve
 from decoding.evals.metrics.likelihood import coherence
-from decoding.evals.metrics.overlap import bleu, rouge
+from decoding.evals.metrics.overlap import bleu, chrf, rouge
 from decoding.evals.metrics.repetition import diversity, repetition
 from decoding.evals.multilingual.data import Passage, Problem, problems
 from decoding.evals.multilingual.languages import LANGUAGES
-from decoding.evals.multilingual.tasks import Code, OpenEnded, Summarization, Translation
+from decoding.evals.multilingual.programs import Code
+from decoding.evals.multilingual.tasks import OpenEnded, Summarization, Translation
 from decoding.evals.multilingual.writing import Written
 from decoding.evals.rows import read_rows
 from decoding.evals.runner import run
@@ -70,6 +72,21 @@ def test_coherence_is_the_judges_over_texts_that_are_not_empty():
 
 
 @EXPERT
+def test_mauve_compares_with_what_people_wrote_and_has_no_interval():
+    pytest.importorskip("mauve")
+    pair = miniature.load("expert", dtype=torch.float32)
+    texts = ["the town lies", "the sea", "", "a cat in a town"]
+    (entry,) = run(OpenEnded("t", Reciting(texts), PASSAGES, {}, featurizer=pair), [configuration("greedy")])[
+        "configurations"
+    ]
+    direct = mauve(texts, [each.reference for each in PASSAGES], *pair, same_length=True)
+    assert entry["metrics"]["MAUVE"] == {"value": pytest.approx(direct.score), "low": None, "high": None}
+    assert entry["metrics"]["diversity"]["low"] is not None
+    with pytest.raises(InputError, match="fewer than 2 of the data's texts have"):
+        OpenEnded("t", Reciting(texts), [Passage("a", " b"), Passage("c", "")], {}, featurizer=pair)
+
+
+@EXPERT
 def test_a_prefix_of_tokens_ends_with_a_whole_character():
     _, tokenizer = miniature.load("expert", dtype=torch.float32)
     passages = [Passage("ไทย", " ไทย"), Passage("the town lies by", " the sea"), Passage("", "ab")]
@@ -83,7 +100,7 @@ def test_a_prefix_of_tokens_ends_with_a_whole_character():
     assert short == "ab"
 
 
-def test_bleu_of_a_translation_is_sacrebleus_of_all_sentences():
+def test_bleu_and_chrf_of_translations_are_sacrebleus_of_all_sentences():
     texts = [" the cat sat on the mat", " a dog ran fast over the hill", "", " so it goes"]
     rows = [
         Passage(f"{i}", each)
@@ -93,10 +110,11 @@ def test_bleu_of_a_translation_is_sacrebleus_of_all_sentences():
     writer = Reciting(texts)
     task = Translation("t", writer, rows, {}, examples=[Passage("Haus", "house")], languages=pair)
     found = figures(task)
-    assert found["BLEU"] == pytest.approx(
-        bleu([each.strip() for each in texts], [each.reference for each in rows]).score
-    )
-    assert 0 < found["sentence chrF"] < 100
+    written, references = [each.strip() for each in texts], [each.reference for each in rows]
+    assert found["BLEU"] == pytest.approx(bleu(written, references).score)
+    assert found["chrF"] == pytest.approx(chrf(written, references).score)
+    sentences = [chrf([text], [reference]).score for text, reference in zip(written, references, strict=True)]
+    assert found["sentence chrF"] == pytest.approx(sum(sentences) / 4)
     assert writer.prompts[1] == "German: Haus\nEnglish: house\n\nGerman: 1\nEnglish:"
 
 
