@@ -11,8 +11,9 @@ from typing import Annotated
 
 import typer
 
-from decoding.errors import OptionError
+from decoding.errors import DecodingError, OptionError
 from decoding.evals.truthfulqa.data import load
+from decoding.loading import one_line
 
 __all__ = ["TASKS", "lm_eval_command"]
 
@@ -47,7 +48,12 @@ def lm_eval_command(
     if truthfulqa is not None:
         load(str(truthfulqa))  # a bad file is found before a model is loaded
     with _command_line(completed(arguments or [], truthfulqa)):
-        cli_evaluate()
+        try:
+            cli_evaluate()
+        except ValueError as error:
+            if isinstance(error, DecodingError) or not str(error).startswith("Tasks not found"):
+                raise
+            raise OptionError(f"--tasks: {one_line(error)}; decoding lm-eval -- ls tasks shows all") from error
 
 
 def completed(given: Sequence[str], truthfulqa: Path | None = None) -> list[str]:

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from decoding.adapters import unwrapped
 from decoding.contrast_strategy import ContrastStrategy
-from decoding.errors import OptionError
+from decoding.errors import DecodingError, ModelError, OptionError
 from decoding.evals import miniature
+from decoding.loading import one_line
 from decoding.registry import Choice, Greedy, named, parameters_of
 from decoding.strategy import Strategy
 from decoding.teacher_forcing import longest_text, teacher_forced
@@ -44,7 +45,7 @@ class DecodingLM(HFLM):
 
     Raises:
         OptionError: an unknown strategy or parameter, or a value that is not accepted or does not fit the model.
-        ModelError: an amateur that does not fit the model.
+        ModelError: no model that can be loaded, or an amateur that does not fit it.
 
     Example:
         >>> lm = DecodingLM("expert", strategy="lol", amateur="amateur", lower_layers="0.5;0.75", dtype="float32")
@@ -65,7 +66,12 @@ class DecodingLM(HFLM):
             choice = named(strategy, settings)
         if isinstance(pretrained, str) and pretrained in miniature.NAMES:
             pretrained = str(miniature.folder(pretrained))
-        super().__init__(pretrained, **kwargs)
+        try:
+            super().__init__(pretrained, **kwargs)
+        except DecodingError:
+            raise
+        except Exception as error:  # whatever transformers raises on a name, a broken folder, or a wrong argument
+            raise ModelError(f"pretrained={pretrained}: lm-eval cannot load it ({one_line(error)})") from error
         self.floor = float(floor)
         if choice is not None:
             self.choice = choice.with_tokenizer(self.tokenizer)

@@ -86,6 +86,11 @@ def test_contrastive_search_on_tasks_that_generate(tmp_path: Path) -> None:
             "absent.json: there is no such file or folder",
         ),
         (["--", "--tasks", "miniature_mc1", "--model_args", "pretrained=expert,strategy=lool"], "did you mean lol"),
+        (
+            ["--", "--tasks", "miniature_mc1", "--limit", "1", "--model_args", "strategy=contrastive-search"],
+            "no score to a given token",  # found inside the task
+        ),
+        (["--", "--tasks", "miniature_mc9"], "--tasks: Tasks not found: miniature_mc9; decoding lm-eval -- ls tasks"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

@@ -26,7 +26,7 @@ LOL_ARGUMENTS = {"strategy": "lol", "amateur": "induced", "lower_layers": "0.5;0
 
 
 def _lm(**arguments: Any) -> DecodingLM:
-    return DecodingLM("expert", **{"dtype": "float32", "device": "cpu", "batch_size": 3} | arguments)
+    return DecodingLM(**{"dtype": "float32", "device": "cpu", "batch_size": 3} | arguments)
 
 
 def _loglikelihoods(lm: Any, pairs: list[tuple[str, str]] = PAIRS) -> list[tuple[float, bool]]:
@@ -160,6 +160,8 @@ def test_arguments_reach_the_strategy_or_the_model_in_every_form_that_lm_eval_ha
         ({"strategy": "lol", "amateur": "induced", "lower_layers": "9"}, "layer 9.* has 4 layers"),
         ({"strategy": "contrastive-search", "penalty_alpha": 2}, "penalty_alpha=2.0: accepted are numbers from 0 to 1"),
         ({"strategy": "contrastive-decoding", "amateur": "absent"}, "absent: no folder of this name"),
+        ({"pretrained": "/absent"}, "pretrained=/absent: lm-eval cannot load it"),
+        ({"dtype": "float31"}, "models/expert: lm-eval cannot load it .*float31"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_is_accepted(arguments: dict[str, Any], message: str) -> None:
