@@ -9,10 +9,11 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -139,9 +140,9 @@ class MixedRows:
         for handle in self._handles:
             handle.remove()
 
-    def _name(self, _layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    def _name(self, _layer: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any] = MappingProxyType({})) -> Any:
         if _reading.get() is not self:
-            return None
+            return None  # another context, in which torch may leave out the keywords while the hook is taken off
         rows = len(inputs[0])
         return inputs, {**named, "adapter_names": [BASE] * rows if self.by_slices else self.repeated(rows)}
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import inspect
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -244,7 +245,8 @@ def captured_inputs(layers: Sequence[nn.Module], last: bool = False) -> Iterator
     states: list[Tensor] = []
     thread = threading.get_ident()
 
-    def keep(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+    # In other threads torch may call a hook that is being taken off, as one that is given no keywords.
+    def keep(_module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any] = MappingProxyType({})) -> None:
         if threading.get_ident() == thread:
             hidden = inputs[0] if inputs else named.get("hidden_states")
             if isinstance(hidden, Tensor):
