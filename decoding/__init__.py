@@ -6,6 +6,7 @@ from decoding.contrastive_decoding import ContrastiveDecoding
 from decoding.contrastive_search import ContrastiveSearch
 from decoding.dola import DoLa
 from decoding.errors import DecodingError, DecodingWarning, InputError, ModelError, OptionError
+from decoding.export import export
 from decoding.generation import generate
 from decoding.lol import LOL
 from decoding.processors import (
@@ -46,6 +47,7 @@ __all__ = [
     "Strategy",
     "StrategyLogitsProcessor",
     "Stream",
+    "export",
     "generate",
     "score",
 ]

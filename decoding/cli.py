@@ -12,6 +12,7 @@ import typer
 
 import decoding
 from decoding.cli_doctor import doctor_command
+from decoding.cli_export import export_command
 from decoding.cli_generate import generate_command
 from decoding.cli_induce import induce_command
 from decoding.errors import DecodingError
@@ -26,6 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("generate")(generate_command)
+app.command("export")(export_command)
 app.command("induce")(induce_command)
 app.command("doctor")(doctor_command)
 

@@ -17,7 +17,9 @@ from decoding.dola import DoLa
 from decoding.errors import InputError, OptionError
 from decoding.strategy import Strategy
 
-__all__ = ["decode", "generate"]
+__all__ = ["SETTINGS", "decode", "generate"]
+
+SETTINGS = "decoding_strategy"  # the attribute of a generation config that holds a strategy's name and parameters
 
 
 def generate(
@@ -37,7 +39,8 @@ def generate(
     Args:
         model: a generating transformers model.
         inputs: (batch, length) token ids, or as keyword ``input_ids``, ``inputs_embeds``, ...
-        strategy: how to choose tokens. None takes it from the arguments, or else from the model's generation config:
+        strategy: how to choose tokens. None takes it from the generation config of a model that was exported (see
+            :func:`decoding.export`), from the arguments, or else from the model's generation config:
             ``penalty_alpha`` > 0 with ``top_k`` > 1 is ``ContrastiveSearch``, ``dola_layers`` is ``DoLa`` as
             transformers had it (one premature layer for the whole batch); without them this is plain
             ``model.generate``.
@@ -60,8 +63,14 @@ def generate(
     Example:
         >>> decoding.generate(model, **tokenizer("The town lies", return_tensors="pt"), penalty_alpha=0.6, top_k=4)
     """
+    from decoding.exported import stored_strategy  # which builds strategies by name, and they stand on this module
+
     config = generation_config or model.generation_config
-    strategy = strategy or _strategy_of_arguments(kwargs, config)
+    strategy = (
+        strategy
+        or stored_strategy(model, generation_config, kwargs, tokenizer)
+        or _strategy_of_arguments(kwargs, config)
+    )
     if strategy is None:
         if compile:
             raise OptionError("compile=True captures the steps of a strategy, and none is given: pass strategy=...")

@@ -16,7 +16,7 @@ from decoding.contrastive_decoding import ContrastiveDecoding
 from decoding.contrastive_search import ContrastiveSearch
 from decoding.dola import DoLa
 from decoding.errors import OptionError, nearest
-from decoding.generation import generate
+from decoding.generation import SETTINGS, generate
 from decoding.lol import LOL
 from decoding.strategy import Strategy, check_inputs, require_range
 
@@ -189,6 +189,7 @@ class Choice:
         # penalty_alpha 0 and not None: transformers fills None from the model's own generation config.
         config = copy.deepcopy(inputs.pop("generation_config", None) or model.generation_config)
         config.update(do_sample=self.draws, num_beams=1, penalty_alpha=0.0)
+        setattr(config, SETTINGS, None)
         strategy = self.how if isinstance(self.how, Strategy) else None
         if strategy is None:
             config.update(**self.parameters)

@@ -37,7 +37,7 @@ def mixing(layer):
 
 @pytest.mark.parametrize("hang", [capturing, mixing])
 def test_a_hook_that_another_thread_takes_off_does_not_break_a_forward(hang):
-    """torch lists a module's hooks, then looks up for each one whether it is given keywords: too late for this one."""
+    """Torch lists a module's hooks, then looks up for each one whether it is given keywords: too late for this one."""
     layer = nn.Sequential(nn.Linear(4, 4))
     inject_adapter_in_model(LoraConfig(r=1, target_modules=["0"]), layer, adapter_name="amateur")
     take_off = []

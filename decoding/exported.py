@@ -1,0 +1,177 @@
+"""What an exported model folder runs: the strategy of its ``generation_config.json`` as the model's ``generate``."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from transformers import AutoTokenizer, GenerationConfig, GenerationMixin
+
+from decoding import generation
+from decoding.amateur import Prompt
+from decoding.errors import ModelError, OptionError, nearest
+from decoding.generation import SETTINGS
+from decoding.registry import STRATEGIES
+from decoding.strategy import Strategy
+
+__all__ = ["AMATEUR", "generate", "home_of", "ours", "refuse_continuous_batching", "stored_strategy"]
+
+AMATEUR = "amateur"  # the subfolder that holds one; "./amateur" in the settings
+
+_found: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
+_finding = threading.Lock()
+
+
+def generate(*args: Any, model: Any, **kwargs: Any) -> Any:
+    """The ``generate`` of a model that was exported: takes what ``model.generate`` takes, the streamer included.
+
+    Parameters of the strategy may be given as keywords, for this call: ``model.generate(**inputs, penalty_alpha=0.4)``.
+    A ``custom_generate`` of the call's own goes before the strategy, and so does a generation config whose
+    ``decoding_strategy`` is None: both are the model's plain ``generate``.
+
+    Raises:
+        OptionError: settings that name no strategy, or another amateur than the exported one.
+        ModelError: the amateur that the settings name is not in the folder.
+    """
+    given = dict(_signature().bind(model, *args, **kwargs).arguments)
+    given |= given.pop("kwargs", {})
+    given.pop("self")
+    if given.get("custom_generate") is not None or _settings_of(model, given.get("generation_config")) is None:
+        return type(model).generate(model, **given)
+    given.pop("custom_generate", None)
+    return generation.generate(model, **given)
+
+
+def stored_strategy(
+    model: Any, config: GenerationConfig | None, kwargs: dict[str, Any], tokenizer: Any = None
+) -> Strategy | None:
+    """The strategy that a generation config holds, or else the model's own; None where there is none.
+
+    Args:
+        model: the generating model; an amateur is looked for in the folder that it was loaded from.
+        config: of the call.
+        kwargs: of the call; parameters of the strategy are taken out of it and go before those of the config.
+        tokenizer: for strategies with texts of their own; None loads that of the model's folder where it is needed.
+
+    Raises:
+        OptionError: unknown names, or values out of range.
+        ModelError: the amateur cannot be found.
+    """
+    settings = _settings_of(model, config)
+    if settings is None:
+        return None
+    own = getattr(model.generation_config, SETTINGS, None) or settings
+    # A server's clients send generation configs; which files are read is not theirs to say.
+    if settings.get("amateur") != own.get("amateur"):
+        raise OptionError(
+            f"{SETTINGS}: amateur={settings.get('amateur')!r} is another one than the model's "
+            f"({own.get('amateur')!r}); export the model anew to change it"
+        )
+    parameters = dict(settings)
+    name = parameters.pop("name", None)
+    if name not in ours():
+        raise OptionError(f"{SETTINGS}: unknown strategy {name!r}{nearest(str(name), ours())}")
+    accepted = [field.name for field in dataclasses.fields(ours()[name]) if field.repr]
+    for unknown in sorted(parameters.keys() - accepted):
+        raise OptionError(f"{SETTINGS}: {name} has no parameter {unknown!r}{nearest(unknown, accepted)}")
+    try:
+        if "amateur" in parameters:
+            parameters["amateur"] = _amateur(model, parameters["amateur"])
+        parameters |= {each: kwargs.pop(each) for each in accepted if each in kwargs}
+        strategy = ours()[name](**parameters)
+    except TypeError as error:  # a parameter without a default is missing, or a value is of another type
+        raise OptionError(f"{SETTINGS}: {name}: {error}") from error
+    if getattr(strategy, "tokenizer", strategy) is None:
+        given = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor, what tokenizes its texts
+        strategy = strategy.with_tokenizer(given or _once(model, "tokenizer", functools.partial(_tokenizer, model)))
+    return strategy
+
+
+def refuse_continuous_batching() -> None:
+    """Let models that were exported refuse ``generate_batch`` and servers' ``--continuous-batching``.
+
+    These call no ``generate``: without a word they would answer with greedy text. transformers has no place where a
+    model could say so, so the method of all models is wrapped; others pass through. Exported folders' code calls this.
+    """
+    begin = GenerationMixin.init_continuous_batching
+    if getattr(begin, "refuses_exported", False):
+        return
+
+    @functools.wraps(begin)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(vars(self).get("generate"), "func", None) is generate:
+            raise OptionError(
+                f"continuous batching would leave out the strategy of {self.name_or_path}: call generate(), start the "
+                "server without --continuous-batching, or load the model without trust_remote_code"
+            )
+        return begin(self, *args, **kwargs)
+
+    checked.refuses_exported = True  # type: ignore[attr-defined]
+    GenerationMixin.init_continuous_batching = checked  # type: ignore[method-assign]
+
+
+def ours() -> dict[str, type[Any]]:
+    """The strategies of this library, by name: those of transformers need no code to be a model's own."""
+    return {name: kind for name, kind in STRATEGIES.items() if issubclass(kind, Strategy)}
+
+
+@functools.cache
+def _signature() -> inspect.Signature:
+    return inspect.signature(GenerationMixin.generate)
+
+
+def _settings_of(model: Any, config: GenerationConfig | None) -> Mapping[str, Any] | None:
+    """The settings of the call's config, or the model's own where that has none."""
+    own = getattr(model.generation_config, SETTINGS, None)
+    settings = own if config is None else getattr(config, SETTINGS, own)
+    if settings is not None and not isinstance(settings, Mapping):
+        raise OptionError(f"{SETTINGS}={settings!r}: accepted are a name and parameters, as `decoding export` writes")
+    return settings
+
+
+def _amateur(model: Any, stored: Any) -> Any:
+    """The amateur that stored settings stand for; one in the folder as its path."""
+    if isinstance(stored, Mapping):
+        return Prompt(**stored)
+    if stored != f"./{AMATEUR}":
+        return stored
+    folder = _once(model, "home", functools.partial(home_of, model, allow_patterns=f"{AMATEUR}/*")) / AMATEUR
+    if not folder.is_dir():
+        raise ModelError(f"{model.name_or_path}: its amateur is missing, the folder {folder}; export the model anew")
+    return str(folder)
+
+
+def home_of(model: Any, **download: Any) -> Path:
+    """The folder that a model was loaded from; of one from the hub, its local copy.
+
+    Args:
+        model: whose ``from_pretrained`` was given a folder or a hub name.
+        download: for ``snapshot_download``, of a model from the hub.
+    """
+    if Path(model.name_or_path).is_dir():
+        return Path(model.name_or_path).resolve()
+    return Path(snapshot_download(model.name_or_path, revision=_revision(model), **download))
+
+
+def _tokenizer(model: Any) -> Any:
+    return AutoTokenizer.from_pretrained(model.name_or_path, revision=_revision(model))
+
+
+def _revision(model: Any) -> str | None:
+    return getattr(model.config, "_commit_hash", None)
+
+
+def _once(model: Any, what: str, find: Callable[[], Any]) -> Any:
+    """What ``find`` gives, asked once for each model."""
+    with _finding:
+        known = _found.setdefault(model, {})
+        if what not in known:
+            known[what] = find()
+        return known[what]
