@@ -67,7 +67,7 @@ def stored_strategy(
     settings = _settings_of(model, config)
     if settings is None:
         return None
-    own = getattr(model.generation_config, SETTINGS, None) or settings
+    own = _settings_of(model, None) or settings
     # A server's clients send generation configs; which files are read is not theirs to say.
     if settings.get("amateur") != own.get("amateur"):
         raise OptionError(

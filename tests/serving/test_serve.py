@@ -50,8 +50,10 @@ class Server:
             "OMP_NUM_THREADS": "1",
         }
         self.folder, self.log = folder, log
-        with log.open("w") as file:
-            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        with log.open("w") as file:  # started elsewhere: the repository's kernels/ is another package's name
+            self.process = subprocess.Popen(
+                command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=log.parent
+            )
         self.client = openai.OpenAI(base_url=f"http://127.0.0.1:{self._port()}/v1", api_key="none", max_retries=0)
 
     def _port(self):
