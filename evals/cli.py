@@ -26,10 +26,10 @@ __all__ = ["main"]
 
 
 def _miniature(name: str) -> Any:
-    def load(dtype: torch.dtype) -> tuple[Any, Any]:
+    def load(dtype: torch.dtype, **placed: Any) -> tuple[Any, Any]:
         if not (miniature.folder(name) / "config.json").is_file():
             raise FileNotFoundError(f"its folder {miniature.folder(name)} holds no model")
-        return miniature.load(name, dtype=dtype)
+        return miniature.load(name, dtype=dtype, **placed)
 
     return load
 

@@ -21,6 +21,7 @@ from decoding.evals.truthfulqa.judge import Judge
 from decoding.evals.truthfulqa.multiple_choice import MultipleChoice
 from decoding.evals.truthfulqa.prompts import STYLES, Prompt, prompt_of
 from decoding.loading import load as load_model
+from decoding.placement import input_device
 from decoding.registry import Choice
 
 __all__ = ["truthfulqa_command"]
@@ -91,7 +92,9 @@ def truthfulqa_command(
     sets = [(language, load(source, language, skip_bad)) for language in wanted]  # bad data before a model is loaded
     ready = prepared(model, strategy, device, dtype, output)
     judges = [
-        Judge(asks, *load_model(name, str(ready.model.device), dtype)) for asks, name in named_judges.items() if name
+        Judge(asks, *load_model(name, str(input_device(ready.model)), dtype))
+        for asks, name in named_judges.items()
+        if name
     ]
 
     def task_of(questions: Sequence[Question], asked: Prompt, left_out: Sequence[str], suffix: str) -> Evaluation:
