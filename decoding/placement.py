@@ -37,7 +37,9 @@ def agreed(model: Any, drawn: Tensor) -> Tensor:
     and they must go on with the same tokens.
     """
     if is_shared_out(model):
-        torch.distributed.broadcast(drawn, group=model._device_mesh.get_group(), group_src=0)
+        mesh = model._device_mesh
+        mesh = mesh["tp"] if mesh.ndim > 1 else mesh
+        torch.distributed.broadcast(drawn, group=mesh.get_group(), group_src=0)
     return drawn
 
 
