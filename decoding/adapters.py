@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from decoding.errors import ModelError, OptionError, nearest
+from decoding.placement import is_offloaded
 
 __all__ = [
     "BASE",
@@ -175,7 +176,7 @@ def attach(model: Any, folder: str | Path, name: str | None = None) -> str:
         The adapter's name.
 
     Raises:
-        ModelError: peft is not installed, or the adapter does not fit the model.
+        ModelError: peft is not installed, the adapter does not fit the model, or the model is offloaded.
     """
     path = Path(folder).expanduser()
     name = (name or path.resolve().name).replace(".", "_")
@@ -191,6 +192,11 @@ def attach(model: Any, folder: str | Path, name: str | None = None) -> str:
             raise ModelError(
                 f"{folder} holds a LoRA adapter, which needs peft: pip install 'contrastive-decoding[lora]'"
             ) from error
+        if is_offloaded(model):  # whose adapter would be left without weights, silently
+            raise ModelError(
+                f"{folder}: an adapter cannot be loaded onto a model with weights offloaded to the CPU or a disk: "
+                "accepted are models whose weights are all on devices, and adapters loaded before they are offloaded"
+            )
         active = {each for layer in _lora_layers(model) for each in layer.active_adapters}
         try:
             report = model.load_adapter(str(path), adapter_name=name)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from decoding.errors import ModelError, OptionError
 from decoding.few_rows import few_rows
+from decoding.placement import input_device
 
 __all__ = ["Anatomy", "anatomy", "captured_inputs", "captured_outputs", "relative_error", "tolerance"]
 
@@ -123,7 +124,7 @@ def anatomy(model: Any) -> Anatomy:
     Raises:
         ModelError: the model has no output embeddings, so it cannot generate text.
     """
-    key = (model.dtype, str(model.device), id(model.get_output_embeddings()))
+    key = (model.dtype, str(input_device(model)), id(model.get_output_embeddings()))
     per_model = _found.setdefault(model, {})
     if key not in per_model:
         per_model[key] = _examine(model)
@@ -197,7 +198,7 @@ def probe_inputs(model: Any, batch: int = 1, length: int = 6) -> dict[str, Tenso
     low = min(10, vocab - 1)  # the first ids are often pad, bos and the like
 
     def ids() -> Tensor:
-        return torch.randint(low, min(vocab, 1000), (batch, length), generator=generator).to(model.device)
+        return torch.randint(low, min(vocab, 1000), (batch, length), generator=generator).to(input_device(model))
 
     if model.config.is_encoder_decoder:
         return {"input_ids": ids(), "decoder_input_ids": ids()}
@@ -211,7 +212,7 @@ def tolerance(dtype: torch.dtype) -> float:
 
 def relative_error(value: Tensor, reference: Tensor) -> float:
     """RMS of the difference over RMS of the reference, in float64; infinity where either is not finite."""
-    value, reference = value.double(), reference.double()
+    value, reference = value.double(), reference.double().to(value.device)
     if value.shape != reference.shape or not bool(torch.isfinite(value).all()):
         return float("inf")
     return float((value - reference).square().mean().sqrt() / reference.square().mean().sqrt().clamp_min(1e-30))
@@ -290,7 +291,10 @@ HEAD_RECIPES: dict[str, HeadRecipe] = {
         _as_it_is,
         lambda model, logits: logits * _text_config(model).lm_head_multiplier,
     ),
-    "head, plus final_logits_bias": (_as_it_is, lambda model, logits: logits + model.final_logits_bias),  # BART, Marian
+    "head, plus final_logits_bias": (
+        _as_it_is,
+        lambda model, logits: logits + model.final_logits_bias.to(logits.device),
+    ),  # BART, Marian
     "head of hidden / sqrt(d_model)": (  # T5 with tied embeddings
         lambda model, hidden: hidden * _text_config(model).d_model ** -0.5,
         _as_it_is,

@@ -14,6 +14,7 @@ from transformers.cache_utils import DummyLayer, DynamicSlidingWindowLayer
 
 from decoding.anatomy import probe_inputs, relative_error, tolerance
 from decoding.cache import GrowingLayer, layers_of
+from decoding.placement import input_device
 from decoding.quantised_cache import is_quantised
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def branching_of(model: Any) -> Branching:
     Done once per model, attention implementation, dtype and device; a few forward passes over a dozen tokens.
     """
     config = model.config.get_text_config(decoder=True)
-    key = (getattr(config, "_attn_implementation", None), model.dtype, str(model.device))
+    key = (getattr(config, "_attn_implementation", None), model.dtype, str(input_device(model)))
     per_model = _checked.setdefault(model, {})
     with _checking:
         if key not in per_model:

@@ -19,6 +19,7 @@ from decoding.anatomy import anatomy, relative_error, tolerance
 from decoding.branching import branching_of, probe_batch, walked
 from decoding.cache import GrowingLayer, is_recurrent, layers_of
 from decoding.errors import OptionError
+from decoding.placement import is_shared_out
 from decoding.static_layout import LayerShape
 
 __all__ = ["capture_requested", "check_capturable", "request_capture"]
@@ -140,7 +141,7 @@ def _reason(model: Any) -> str | None:
         return f"its branches are forked rows ({branching.reason})"
     if not anatomy(model).separable:
         return "its head cannot be applied apart from its layers"
-    if (getattr(model, "tp_size", None) or 1) > 1:
+    if is_shared_out(model):
         return "its weights are shared out over several ranks"
     devices = {str(each.device) for each in model.parameters()}
     if len(devices) > 1:

@@ -12,11 +12,13 @@ from transformers import TextStreamer
 
 from decoding.cli_options import (
     Device,
+    DeviceMap,
     Dtype,
     Json,
     Model,
     Output,
     Seed,
+    TpPlan,
     as_json,
     progress,
     prompts_of,
@@ -26,6 +28,7 @@ from decoding.cli_options import (
 )
 from decoding.errors import OptionError
 from decoding.loading import load
+from decoding.placement import input_device, speaks
 from decoding.registry import STRATEGIES, Choice, named
 from decoding.strategy import Strategy, check_inputs
 
@@ -150,7 +153,7 @@ def encoded(model: Any, tokenizer: Any, prompt: str, chat: bool = False) -> dict
     else:
         encoding = tokenizer(prompt, return_tensors="pt")
     # Some tokenizers add token_type_ids, which generate() refuses.
-    inputs = {name: encoding[name].to(model.device) for name in ("input_ids", "attention_mask")}
+    inputs = {name: encoding[name].to(input_device(model)) for name in ("input_ids", "attention_mask")}
     check_inputs(model, inputs["input_ids"], inputs)
     return inputs
 
@@ -185,6 +188,8 @@ def generate_command(
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    tp_plan: TpPlan = None,
     json: Json = False,
     output: Output = None,
 ) -> None:
@@ -200,10 +205,11 @@ def generate_command(
     if stream:
         _check_stream(choice, prompts, json, num_return_sequences)
     writable(output)
-    loaded, tokenizer = load(model, device, dtype)
-    streamer = TextStreamer(tokenizer, skip_prompt=chat, skip_special_tokens=True) if stream else None
+    loaded, tokenizer = load(model, device, dtype, device_map=device_map, tp_plan=tp_plan)
+    first = speaks(loaded)
+    streamer = TextStreamer(tokenizer, skip_prompt=chat, skip_special_tokens=True) if stream and first else None
     records = []
-    with progress() as bar:
+    with progress(shown=first) as bar:
         task = bar.add_task(choice.name, total=len(prompts), visible=len(prompts) > 1)
         for each in prompts:
             for made in continuations(
@@ -212,10 +218,10 @@ def generate_command(
             ):  # fmt: skip
                 record = _record(made, choice, model)
                 records.append(as_json(record))
-                if not stream:
+                if not stream and first:
                     print(records[-1] if json else made.text, flush=True)
             bar.advance(task)
-    write_files(output, {"generate.jsonl": "".join(f"{record}\n" for record in records)})
+    write_files(output if first else None, {"generate.jsonl": "".join(f"{record}\n" for record in records)})
 
 
 def _record(made: Continuation, choice: Choice, model: str) -> dict[str, Any]:

@@ -27,6 +27,16 @@ Dtype = Annotated[
         metavar="NAME", help="float32, bfloat16, float16 or auto; by default auto on a GPU, float32 on the CPU."
     ),
 ]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="auto, balanced, ...: split the model over all devices, as transformers' device_map."
+    ),
+]
+TpPlan = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="auto: under torchrun, one model shared out among all processes."),
+]
 Seed = Annotated[
     int, typer.Option(min=0, metavar="N", help="Seed of the random draws; each prompt begins with it anew.")
 ]

@@ -167,10 +167,7 @@ class ContrastSession(Session):
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was."""
         self.streams.reorder(rows)
-        self.heard = {
-            role: Heard(each.final[rows], None if each.exits is None else each.exits[:, rows])
-            for role, each in self.heard.items()
-        }
+        self.heard = {role: _reordered(each, rows.to(each.final.device)) for role, each in self.heard.items()}
 
     def close(self) -> Any:
         """The expert's cache."""
@@ -194,6 +191,10 @@ class ContrastSession(Session):
             first, second = logits_processor[:split], logits_processor[split:]
             self._split = (logits_processor, LogitsProcessorList(first), LogitsProcessorList(second))
         return self._split[1], self._split[2]
+
+
+def _reordered(heard: Heard, rows: Tensor) -> Heard:
+    return Heard(heard.final[rows], None if heard.exits is None else heard.exits[:, rows])
 
 
 def require_number(name: str, value: float, low: float) -> None:

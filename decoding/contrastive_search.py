@@ -145,7 +145,7 @@ class ContrastiveSearchSession(Session):
         """Make row i what row ``rows[i]`` was."""
         self.stream.reorder(rows)
         self.history.reorder(rows)
-        self.logits = self.logits[rows]
+        self.logits = self.logits[rows.to(self.logits.device)]
         if self.candidates is not None:
             self.candidates = self.candidates[rows]
         if self.branch is not None:
@@ -194,7 +194,7 @@ def _history(stream: Stream, remembered: tuple[Tensor, HiddenHistory] | None) ->
     total, new = stream.length, read.shape[1]
     past = total - new
     if past == 0:
-        return HiddenHistory(read, None if mask is None else mask[:, :total])
+        return HiddenHistory(read, None if mask is None else mask[:, :total].to(read.device))
     whole = stream.input_ids.shape[1] == total
     if remembered is not None:
         ids, history = remembered
@@ -214,4 +214,4 @@ def _history(stream: Stream, remembered: tuple[Tensor, HiddenHistory] | None) ->
         inputs["position_ids"] = stream.kwargs["position_ids"][..., :past]
     with torch.no_grad():
         before = call_backbone(stream.model, stream.anatomy.backbone, inputs).last_hidden_state
-    return HiddenHistory(torch.cat([before, read], dim=1), None if mask is None else mask[:, :total])
+    return HiddenHistory(torch.cat([before, read], dim=1), None if mask is None else mask[:, :total].to(read.device))

@@ -109,7 +109,7 @@ def _mask(stream: Stream, visible: Tensor, depths: Tensor, offset: int, window: 
         offset: the first prefix slot whose key is still there (sliding windows).
         window: how many slots back a token looks, itself included; None for all.
     """
-    like = stream.prompt.hidden
+    dtype = stream.prompt.hidden.dtype
     slots = torch.arange(offset, stream.length, device=depths.device)
     before = torch.ones(stream.batch, 1, len(depths), len(slots), dtype=torch.bool, device=depths.device)
     if stream.padded and stream.padding_mask is not None:
@@ -119,9 +119,7 @@ def _mask(stream: Stream, visible: Tensor, depths: Tensor, offset: int, window: 
         before &= (stream.length + depths)[:, None] - slots < window
         own = own & (depths[:, None] - depths < window)
     seen = torch.cat([before, own.expand(stream.batch, 1, -1, -1)], dim=-1)
-    return torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill_(
-        ~seen, torch.finfo(like.dtype).min
-    )
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
 
 
 def as_branches(stream: Stream, forest: Forest) -> Reading:
@@ -136,7 +134,7 @@ def as_branches(stream: Stream, forest: Forest) -> Reading:
     rows, steps = torch.tensor([place[node] for node in range(len(forest))], device=tokens.device).T
 
     def of_nodes(states: Any) -> Any:
-        return states[:, rows, steps]
+        return states[:, rows.to(states.device), steps.to(states.device)]
 
     logits = None if reading.logits is None else of_nodes(reading.logits)
     found = Reading(of_nodes(reading.hidden), logits, tuple(of_nodes(each) for each in reading.exits))

@@ -67,7 +67,7 @@ class Forked:
                 n = self.tokens.shape[2]
                 for entries in (layer.keys, layer.values):
                     siblings = entries.unflatten(0, (-1, self.branches))  # (batch, branches, heads, slots, dim)
-                    siblings[..., -n:, :] = entries[winners, None, :, -n:]
+                    siblings[..., -n:, :] = entries[winners.to(entries.device), None, :, -n:]
             else:
                 layer.reorder_cache(winners.repeat_interleave(self.branches))
         return picked(self.flat, winners)

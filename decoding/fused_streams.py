@@ -20,6 +20,7 @@ from decoding.cache import is_recurrent, is_sliding, layers_of
 from decoding.capturable import capture_requested, request_capture
 from decoding.errors import InputError, ModelError
 from decoding.forest import Forest
+from decoding.placement import input_device
 from decoding.reading import Reading, joined, picked
 from decoding.strategy import check_inputs
 from decoding.stream import Stream
@@ -157,8 +158,8 @@ class FusedStreams:
                     f"context of {limit}: shorten the prompt or max_new_tokens"
                 )
         width = max(map(len, rows))
-        ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=model.device)
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
+        ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=input_device(model))
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=input_device(model))
         check_inputs(model, ids, {"attention_mask": mask})
         mixed = self._mixed(group, group) if group[0].model is None else None
         exits = tuple(sorted({exit_ for reader in group for exit_ in reader.exits}))
@@ -275,9 +276,9 @@ class FusedStreams:
         for part, reading in zip(self.parts, readings, strict=True):
             roles = [reader.role for reader in part.readers]
             groups = {key: tuple(exits) for key, exits in wanted.items() if key[0] in roles}
-            given = None if reading.logits is None else reading.logits[:, places]
+            given = None if reading.logits is None else _at(reading.logits, places)
             final, lower = self._part_logits(
-                part, reading.hidden[:, places], tuple(states[:, places] for states in reading.exits), given,
+                part, _at(reading.hidden, places), tuple(_at(states, places) for states in reading.exits), given,
                 [(roles.index(role), norm, exits) for (role, norm), exits in groups.items()],
             )  # fmt: skip
             finals |= dict(zip(roles, final, strict=True))
@@ -308,7 +309,9 @@ class FusedStreams:
         order = self._exits(part)
         states: dict[bool, list[Tensor]] = {True: [hidden[:0]], False: [hidden[:0]]}
         for i, norm, leaving in wanted:
-            states[norm] += [exits[order.index(exit_)][i * self.batch : (i + 1) * self.batch] for exit_ in leaving]
+            rows = slice(i * self.batch, (i + 1) * self.batch)
+            # Of a model spread over devices each layer's states are on its own.
+            states[norm] += [exits[order.index(exit_)][rows].to(hidden.device) for exit_ in leaving]
         if wanted:
             final, *lower = found.all_logits(stream.model, hidden, torch.cat(states[True]), torch.cat(states[False]))
             rest = dict(zip((True, False), lower, strict=True))
@@ -378,6 +381,10 @@ class FusedStreams:
             if part.mixed is not None:
                 part.mixed.release()
         self.parts = []
+
+
+def _at(states: Tensor, places: Tensor) -> Tensor:
+    return states[:, places.to(states.device)]
 
 
 def context_of(model: Any) -> int | None:

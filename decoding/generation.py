@@ -15,6 +15,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput, GenerateEnc
 from decoding.contrastive_search import ContrastiveSearch
 from decoding.dola import DoLa
 from decoding.errors import InputError, OptionError
+from decoding.placement import agreed
 from decoding.strategy import Strategy
 
 __all__ = ["SETTINGS", "decode", "generate"]
@@ -177,6 +178,7 @@ def decode(
                 if generation_config.do_sample:
                     scores = session.scores(input_ids, logits_processor)
                     chosen = torch.multinomial((scores / temperature).softmax(-1), num_samples=1).squeeze(1)
+                    chosen = agreed(model, chosen)
                 elif record.scores is not None:
                     scores = session.scores(input_ids, logits_processor)
                     chosen = scores.argmax(-1)

@@ -64,6 +64,7 @@ class HiddenHistory:
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was."""
+        rows = rows.to(self.states.device)
         self.states, self.inverse_norms = self.states[rows], self.inverse_norms[rows]
         if self.start is not None:
             self.start = self.start[rows]

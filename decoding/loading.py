@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import importlib.util
 import json
 import logging
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,14 +27,23 @@ from decoding.errors import DecodingError, DecodingWarning, ModelError, OptionEr
 
 __all__ = ["BUILT_IN", "BUILT_IN_ADAPTERS", "DTYPES", "load", "one_line", "pick_device", "quiet"]
 
-# name -> function of a dtype that gives (model, tokenizer); filled by whoever ships models (see decoding.evals.cli).
-BUILT_IN: dict[str, Callable[[torch.dtype], tuple[Any, Any]]] = {}
+# name -> function of a dtype, and of what from_pretrained is told of devices, that gives (model, tokenizer); filled by
+# whoever ships models (see decoding.evals.cli).
+BUILT_IN: dict[str, Callable[..., tuple[Any, Any]]] = {}
 BUILT_IN_ADAPTERS: dict[str, Path] = {}  # name -> folder of a LoRA adapter
 
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load(spec: str, device: str | None = None, dtype: str | None = None) -> tuple[Any, Any]:
+def load(
+    spec: str,
+    device: str | None = None,
+    dtype: str | None = None,
+    *,
+    device_map: str | Mapping[str, Any] | None = None,
+    tp_plan: str | None = None,
+) -> tuple[Any, Any]:
     """A model, ready to generate, and its tokenizer.
 
     Args:
@@ -41,20 +52,27 @@ def load(spec: str, device: str | None = None, dtype: str | None = None) -> tupl
         device: "cpu", "cuda", "cuda:1", ...; None is cuda where there is one, else cpu.
         dtype: "float32", "bfloat16", "float16" or "auto" (as the weights are stored); None is auto on a GPU and
             float32 on the CPU.
+        device_map: splits the model over devices, as ``from_pretrained`` of transformers does: "auto", "balanced",
+            "balanced_low_0", "sequential", or a mapping of modules to devices. Needs accelerate.
+        tp_plan: "auto" shares the weights out among the processes of torchrun (tensor parallelism). All of them must
+            then make the same calls.
 
     Raises:
         ModelError: the model or its tokenizer cannot be loaded; one line that says why.
-        OptionError: an unknown dtype, or a device that is not here.
+        OptionError: an unknown dtype, a device that is not here, or ways to place a model that exclude each other.
     """
+    placed = _placed(device, device_map, tp_plan)
     where = pick_device(device)
     if dtype not in (None, "auto", *DTYPES):
         raise OptionError(f"dtype={dtype!r}: accepted are auto, {', '.join(DTYPES)}")
     name = dtype or ("float32" if where.type == "cpu" else "auto")
     with quiet():
         if spec in BUILT_IN:
-            model, tokenizer = _built_in(spec, DTYPES.get(name, torch.bfloat16))
+            model, tokenizer = _built_in(spec, DTYPES.get(name, torch.bfloat16), placed)
         else:
-            model, tokenizer = _from_pretrained(spec, name)
+            model, tokenizer = _from_pretrained(spec, name, placed)
+        if placed:
+            return model.eval(), tokenizer
         try:
             return model.to(where).eval(), tokenizer
         except RuntimeError as error:  # out of memory
@@ -110,16 +128,46 @@ def one_line(error: BaseException, limit: int = 160) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _built_in(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+def _placed(device: str | None, device_map: str | Mapping[str, Any] | None, tp_plan: str | None) -> dict[str, Any]:
+    """What ``from_pretrained`` is told of where the model goes; nothing where it goes to one device."""
+    given = [name for name, value in (("device", device), ("device_map", device_map), ("tp_plan", tp_plan)) if value]
+    if len(given) > 1:
+        raise OptionError(f"{' and '.join(given)}: each says where the model goes; give one of them")
+    if device_map:
+        if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
+            raise OptionError(f"device_map={device_map!r}{nearest(device_map, DEVICE_MAPS)}")
+        if importlib.util.find_spec("accelerate") is None:
+            raise OptionError(f"device_map={device_map!r} needs accelerate: pip install accelerate")
+        return {"device_map": device_map}
+    if tp_plan:
+        if tp_plan != "auto":
+            raise OptionError(f"tp_plan={tp_plan!r}: accepted is auto, the plan that the model's class has")
+        if not (os.environ.get("RANK") and os.environ.get("WORLD_SIZE")):
+            raise OptionError(
+                "tp_plan='auto' shares a model out among the processes of torchrun, and this is not one of them: "
+                "run it as torchrun --nproc-per-node N ..."
+            )
+        if not torch.distributed.is_initialized():
+            atexit.register(_part)  # transformers brings the processes together and leaves them so
+        return {"tp_plan": tp_plan}
+    return {}
+
+
+def _part() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _built_in(name: str, dtype: torch.dtype, placed: Mapping[str, Any]) -> tuple[Any, Any]:
     try:
-        return BUILT_IN[name](dtype)
+        return BUILT_IN[name](dtype, **placed)
     except DecodingError:
         raise
     except Exception as error:
         raise ModelError(f"the built-in model {name!r} cannot be loaded ({one_line(error)})") from error
 
 
-def _from_pretrained(spec: str, dtype: str) -> tuple[Any, Any]:
+def _from_pretrained(spec: str, dtype: str, placed: Mapping[str, Any]) -> tuple[Any, Any]:
     source = _source(spec)
     if Path(source).is_dir():
         config = _attempt(f"{spec}: its config.json cannot be read", AutoConfig.from_pretrained, source)
@@ -140,6 +188,7 @@ def _from_pretrained(spec: str, dtype: str) -> tuple[Any, Any]:
         source,
         dtype=DTYPES.get(dtype, "auto"),
         output_loading_info=True,
+        **placed,
     )
     # transformers would fill these with random numbers and only warn.
     for problem in ("missing_keys", "mismatched_keys"):

@@ -64,9 +64,13 @@ def picked(reading: Reading, rows: Tensor) -> Reading:
             setattr(
                 chosen,
                 name,
-                value[rows] if isinstance(value, Tensor) else tuple(each[rows] for each in value),
+                _of(value, rows) if isinstance(value, Tensor) else tuple(_of(each, rows) for each in value),
             )
     return chosen
+
+
+def _of(states: Tensor, rows: Tensor) -> Tensor:
+    return states[rows.to(states.device)]  # a model's layers may be on several devices
 
 
 def recorded(output: Any) -> tuple[Any, Any, Any]:
@@ -81,7 +85,9 @@ def reordered(kwargs: dict[str, Any], rows: Tensor) -> dict[str, Any]:
     changed = dict(kwargs)
     for name, value in kwargs.items():
         if isinstance(value, Tensor) and value.dim() > 0:
-            changed[name] = value.index_select(1 if name == "position_ids" and value.dim() == 3 else 0, rows)
+            changed[name] = value.index_select(
+                1 if name == "position_ids" and value.dim() == 3 else 0, rows.to(value.device)
+            )
         elif name == "encoder_outputs" and value is not None:
             changed[name] = type(value)(**reordered(dict(value), rows))
     return changed

@@ -15,6 +15,7 @@ from decoding.contrast_strategy import Contrast, ContrastStrategy
 from decoding.errors import InputError, OptionError
 from decoding.forest import Forest
 from decoding.fused_streams import EXPERT, FusedStreams, Heard, Reader
+from decoding.placement import input_device
 from decoding.strategy import check_inputs
 from decoding.stream import Stream
 
@@ -159,7 +160,7 @@ class _Panel:
                     wanted.setdefault((role, strategy.exit_norm), set()).update(exits)
         self.wanted = {key: tuple(sorted(exits)) for key, exits in wanted.items()}
         model = scorer.model
-        ids = torch.tensor([self.prefix], device=model.device)
+        ids = torch.tensor([self.prefix], device=input_device(model))
         check_inputs(model, ids, {})
         inputs, kwargs, config = Stream.prepare(model, input_ids=ids, attention_mask=torch.ones_like(ids))
         self.streams = FusedStreams(
@@ -222,7 +223,7 @@ class _Panel:
             for place in [0, *(node + 1 for node in path)][len(prompt) :]
         ]
         given = [token for _, each in texts for token in each]
-        device = self.scorer.model.device
+        device = input_device(self.scorer.model)
         places, which = torch.tensor(foretold).unique(return_inverse=True)  # ascending
         order = which.argsort(stable=True)
         tokens, which = torch.tensor(given)[order], which[order]
@@ -250,6 +251,7 @@ class _Panel:
                 for own, (role, exits) in roles.items()
             }
             given = strategy.contrast(heard).masked[0]  # (places, vocab)
+            rows, tokens = rows.to(given.device), tokens.to(given.device)
             raw = given[rows, tokens]
             normalized = raw - given.logsumexp(-1)[rows]
             found.append(torch.stack([normalized, normalized if isinstance(strategy, _Plain) else raw]))

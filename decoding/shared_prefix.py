@@ -86,7 +86,7 @@ class Shared:
                     offset,
                     window,
                     like.dtype,
-                    like.device,
+                    self.tokens.device,  # from where a model spread over devices takes it along
                 )
         if len(by_layer) == 1:
             return next(iter(by_layer.values()))
@@ -137,15 +137,15 @@ class Shared:
         def of_winner(states: Tensor) -> Tensor:
             if winners is not None and len(winners) == 1:
                 return states.narrow(1, winners[0] * n, n)
-            return states[rows, slots]
+            return states[rows.to(states.device), slots.to(states.device)]
 
         kept = copy.copy(self.flat)
         kept.hidden = of_winner(self.flat.hidden)
         kept.exits = tuple(of_winner(states) for states in self.flat.exits)
         if self.flat.logits is not None:
-            kept.logits = self.flat.logits[rows, slots]
+            kept.logits = of_winner(self.flat.logits)
         if self.flat.hidden_states is not None:
-            kept.hidden_states = tuple(states[rows, slots] for states in self.flat.hidden_states)
+            kept.hidden_states = tuple(of_winner(states) for states in self.flat.hidden_states)
         if self.flat.attentions is not None:
             kept.attentions = tuple(
                 _attention_of(weights, rows, slots, self.tokens) for weights in self.flat.attentions
@@ -163,7 +163,7 @@ def _gather_to_front(entries: Tensor, looked_at: int, slots: Tensor) -> None:
 
 def _among(slots: Tensor, entries: Tensor) -> Tensor:
     """The index that gathers slots (batch, n) of (batch, heads, slots, dim)."""
-    return slots[:, None, :, None].expand(-1, entries.shape[1], -1, entries.shape[3])
+    return slots.to(entries.device)[:, None, :, None].expand(-1, entries.shape[1], -1, entries.shape[3])
 
 
 def _attention_of(weights: Tensor, rows: Tensor, slots: Tensor, tokens: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from decoding.anatomy import anatomy, captured_inputs, captured_outputs
 from decoding.contrast_strategy import ContrastStrategy
 from decoding.errors import InputError, ModelError, OptionError
 from decoding.fused_streams import Heard, Reader, behind, by_weights, context_of
+from decoding.placement import input_device
 
 __all__ = ["longest_text", "teacher_forced"]
 
@@ -125,7 +126,7 @@ class _Voice:
             )
         if not self.exits:
             return Heard(final.float()[None])
-        early = torch.stack([states[row][start:end] for states in self.exits])
+        early = torch.stack([states[row][start:end].to(hidden.device) for states in self.exits])
         if final_norm:
             lower = found.logits(self.model, early if found.final_norm is None else found.final_norm(early))
         else:
@@ -139,7 +140,7 @@ def _read(expert: Any, group: list[Reader], texts: list[list[int]]) -> dict[str,
     batch, length = len(texts), len(texts[0])
     rows = [behind(reader, text, row, model) for reader in group for row, text in enumerate(texts)]
     width = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=input_device(model))
     found = anatomy(model)
     exits = sorted({exit_ for reader in group for exit_ in reader.exits})
     with _adapters(model, group, batch), captured_inputs(found.layers_before(model, exits)) as states:

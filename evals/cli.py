@@ -10,7 +10,7 @@ import torch
 
 from decoding.cli import app, run
 from decoding.evals import miniature
-from decoding.evals.cli_eval import eval_app
+from decoding.evals.cli_eval import at_scale, eval_app
 from decoding.evals.cli_metrics import metrics_command
 from decoding.evals.compare import compare_command
 from decoding.evals.demo import demo_command
@@ -26,10 +26,10 @@ __all__ = ["main"]
 
 
 def _miniature(name: str) -> Any:
-    def load(dtype: torch.dtype) -> tuple[Any, Any]:
+    def load(dtype: torch.dtype, **placed: Any) -> tuple[Any, Any]:
         if not (miniature.folder(name) / "config.json").is_file():
             raise FileNotFoundError(f"its folder {miniature.folder(name)} holds no model")
-        return miniature.load(name, dtype=dtype)
+        return miniature.load(name, dtype=dtype, **placed)
 
     return load
 
@@ -40,11 +40,11 @@ app.command("compare")(compare_command)
 app.command("demo")(demo_command)
 app.command("isotropy")(isotropy_command)
 app.command("lm-eval")(lm_eval_command)
-eval_app.command("factor")(factor_command)
-eval_app.command("halueval")(halueval_command)
-eval_app.command("truthfulqa")(truthfulqa_command)
+eval_app.command("factor")(at_scale(factor_command))
+eval_app.command("halueval")(at_scale(halueval_command))
+eval_app.command("truthfulqa")(at_scale(truthfulqa_command))
 app.command("metrics")(metrics_command)
-eval_app.command("multilingual")(multilingual_command)
+eval_app.command("multilingual")(at_scale(multilingual_command))
 app.add_typer(eval_app)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,12 +13,18 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from decoding.cli_options import Device, Dtype, as_json, console, writable
-from decoding.evals.results import Results, show_results
+from decoding.cli_options import Device, DeviceMap, Dtype, TpPlan, as_json, console, writable
+from decoding.errors import OptionError, nearest
+from decoding.evals.configurations import Configuration
+from decoding.evals.ray_workers import run_on_ray
+from decoding.evals.results import Results, results_in, show_results
 from decoding.loading import load
 from decoding.registry import Choice, named
 
-__all__ = ["Limit", "Output", "Prepared", "Seed", "SkipBad", "Strategies", "eval_app", "prepared", "report"]
+__all__ = [
+    "Limit", "Output", "Prepared", "Seed", "SkipBad", "Strategies", "at_scale", "eval_app", "of_last_rank", "prepared",
+    "report",
+]  # fmt: skip
 
 eval_app = typer.Typer(name="eval", no_args_is_help=True, help="Evaluate strategies. Example: decoding eval truthfulqa")
 
@@ -37,6 +45,45 @@ Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the bootstr
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad documents out and count them.")]
 
 
+ENGINES = ("local", "ray")
+Engine = Annotated[
+    str,
+    typer.Option(metavar="local|ray", help="ray: the documents are shared out among Ray workers, a model each."),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="With --engine ray; by default as many as the GPUs are for.")
+]
+GpusPerWorker = Annotated[
+    float | None, typer.Option(min=0, metavar="N", help="With --engine ray; may be a part of one; by default 1 if any.")
+]
+
+
+def at_scale(command: Callable[..., None]) -> Callable[..., None]:
+    """An evaluation command that takes ``--engine``, ``--workers`` and ``--gpus-per-worker`` as well."""
+
+    @functools.wraps(command)
+    def scaled(*, engine: str, workers: int | None, gpus_per_worker: float | None, **arguments: Any) -> None:
+        if engine not in ENGINES:
+            raise OptionError(f"--engine {engine!r}{nearest(engine, ENGINES)}")
+        if engine == "ray":
+            return run_on_ray(command, arguments, workers, gpus_per_worker)
+        if workers is not None or gpus_per_worker is not None:
+            raise OptionError("--workers and --gpus-per-worker: accepted with --engine ray")
+        command(**arguments)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    own = [each.replace(kind=keyword) for each in inspect.signature(command, eval_str=True).parameters.values()]
+    added = [
+        inspect.Parameter("engine", keyword, default="local", annotation=Engine),
+        inspect.Parameter("workers", keyword, default=None, annotation=Workers),
+        inspect.Parameter("gpus_per_worker", keyword, default=None, annotation=GpusPerWorker),
+    ]
+    # What typer reads.
+    scaled.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+    scaled.__annotations__ = {each.name: each.annotation for each in (*own, *added)}
+    return scaled
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A loaded model and the strategies asked for."""
@@ -54,6 +101,9 @@ def prepared(
     dtype: Dtype,
     output: Path | None,
     default: Sequence[str] = ("greedy",),
+    *,
+    device_map: DeviceMap = None,
+    tp_plan: TpPlan = None,
 ) -> Prepared:
     """What the shared options come to; bad ones are found before a model is loaded.
 
@@ -62,7 +112,9 @@ def prepared(
     """
     choices = [named(spec) for spec in strategy or default]
     writable(output)
-    loaded, tokenizer = load(model, _own_device(device), dtype)
+    placed = device_map or tp_plan
+    where = device if placed else _own_device(device)
+    loaded, tokenizer = load(model, where, dtype, device_map=device_map, tp_plan=tp_plan)
     return Prepared(model, loaded, tokenizer, choices)
 
 
@@ -74,6 +126,37 @@ def report(results: Results | None, metrics: Sequence[str], json: bool, percent:
         print(as_json(results, indent=2))
         return
     show_results(console(), results, metrics, percent)
+
+
+def of_last_rank(
+    found: Sequence[Results | None],
+    asked: Sequence[tuple[str, Sequence[Configuration]]],
+    output: Path | None,
+    *,
+    limit: int | None,
+    seed: int,
+) -> list[Results] | None:
+    """The results of several runs, on the rank that ended the last of them; None on the others.
+
+    Each run ends on whichever rank was last in it. Who is last in the last one finds the rest in the results files.
+
+    Args:
+        found: what each run gave on this rank.
+        asked: the name of each task and its configurations.
+        output: the folder of the results.
+        limit: as the runs had it.
+        seed: likewise.
+    """
+    if not found or found[-1] is None:
+        return None
+    whole = [
+        each or (results_in(output, name, configurations, limit=limit, seed=seed) if output else None)
+        for each, (name, configurations) in zip(found, asked, strict=True)
+    ]
+    missing = next((name for each, (name, _) in zip(whole, asked, strict=True) if each is None), None)
+    if missing is not None:
+        raise OptionError(f"{missing}: another rank has yet to write its results; run the same command once more")
+    return [each for each in whole if each is not None]
 
 
 def _own_device(device: str | None) -> str | None:

@@ -13,6 +13,7 @@ import torch
 import decoding
 from decoding.contrast_strategy import ContrastStrategy
 from decoding.errors import OptionError
+from decoding.placement import input_device, whole_weights
 from decoding.registry import Choice
 
 __all__ = ["Configuration", "configured", "described", "fingerprint"]
@@ -82,7 +83,7 @@ def configured(
             "parameters": {key: _plain(value) for key, value in choice.parameters.items()},
             "others": _others(choice, model),
             "model": about,
-            "device": str(model.device),
+            "device": str(input_device(model)),
             "task": dict(task),
             "version": decoding.__version__,
             **({"seed": seed} if choice.draws else {}),
@@ -111,13 +112,16 @@ def fingerprint(model: Any, adapter: str | None = None) -> str:
         adapter: the name of one of its LoRA adapters, to take that alone.
     """
     seen = hashlib.sha256()
-    for name, weights in sorted(model.named_parameters()):
+    found = []
+    for name, weights in whole_weights(model):
         part = f".{adapter}." in name if adapter else ".lora_" not in name
         if part:
             spread = torch.linspace(0, weights.numel() - 1, SAMPLED).long().to(weights.device)
             numbers = weights.flatten()[spread].double().cpu()
-            name = name.replace(".base_layer.", ".")  # as it was called before an adapter was put on
-            seen.update(f"{name}{tuple(weights.shape)}{numbers.tolist()}".encode())
+            plain = name.replace(".base_layer.", ".")  # as it was called before an adapter was put on
+            found.append((name, f"{plain}{tuple(weights.shape)}{numbers.tolist()}"))
+    for _, text in sorted(found):
+        seen.update(text.encode())
     return seen.hexdigest()[:16]
 
 

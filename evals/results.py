@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ from decoding.registry import STRATEGIES
 if TYPE_CHECKING:
     from decoding.evals.runner import Document, Task
 
-__all__ = ["Results", "results_of", "show_results", "write_results"]
+__all__ = ["Results", "results_in", "results_of", "show_results", "write_results"]
 
 Results = dict[str, Any]
 """What ``results_<utc>.json`` holds; docs/evaluation.md describes it."""
@@ -135,6 +136,22 @@ def write_results(results: Results, output: Path | None, began: float) -> Result
         except OSError as error:
             raise OptionError(f"{path}: cannot be written ({one_line(error)}); the samples are safe") from error
     return results
+
+
+def results_in(
+    folder: Path, task: str, configurations: Sequence[Configuration], *, limit: int | None, seed: int
+) -> Results | None:
+    """The newest results in a folder of these configurations of a task, by whichever process; None for none."""
+    wanted = [each.hash for each in configurations]
+    for path in sorted(folder.glob("results_*.json"), reverse=True):
+        try:
+            found: Results = json.loads(path.read_text(encoding="utf-8"))
+            hashes = [each["configuration"] for each in found["configurations"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # some other file of this name
+        if (found.get("task"), hashes, found.get("limit"), found.get("seed")) == (task, wanted, limit, seed):
+            return found
+    return None
 
 
 def _numbers(sample: Sample, names: Sequence[str]) -> list[float]:

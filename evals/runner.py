@@ -9,7 +9,8 @@ import os
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,14 @@ from decoding.errors import DecodingWarning, InputError, OptionError
 from decoding.evals.configurations import Configuration
 from decoding.evals.results import Results, results_of, write_results
 from decoding.evals.samples import Sample, SampleFile
+from decoding.placement import is_shared_out, speaks
 
-__all__ = ["Document", "Record", "Shard", "Task", "run"]
+__all__ = ["Document", "Record", "Shard", "Task", "on_progress", "run"]
+
+PATIENCE = 1800  # seconds that a rank waits for another's next sample, where it needs them all
+
+on_progress: ContextVar[Callable[[str, int, int], None] | None] = ContextVar("on_progress", default=None)
+"""Who is told, in place of a progress bar, of each group that is done: task, documents done, all of this process."""
 
 Record = dict[str, Any]
 """What an evaluation says of one document under one configuration: JSON-able, finite numbers only.
@@ -57,11 +64,13 @@ class Task(ABC):
         settings: JSON-able; what of the task bears on its numbers (prompt style, data, ...). Shown in the results;
             hand the same to :func:`decoding.evals.configurations.configured`.
         skipped: why documents were left out when the data were read (``--skip-bad``); counted in the results.
+        model: what is evaluated, where its weights may be shared out among the processes of torchrun.
         group_size: so many documents go through :meth:`evaluate_group` at a time, and are written together.
         corpus_resamples: how often :meth:`corpus_metrics` is worked out anew for its intervals; 0 for none.
     """
 
     name: str
+    model: Any = None
     settings: Mapping[str, Any] = {}
     skipped: Sequence[str] = ()
     group_size: int = 1
@@ -109,11 +118,13 @@ class Shard:
     def of_environment(cls, environment: Mapping[str, str] = os.environ) -> Shard:
         """As torchrun (``RANK``, ``WORLD_SIZE``) or srun (``SLURM_PROCID``, ``SLURM_NTASKS``) say; else all of them.
 
+        A batch script of Slurm has the latter two as well, but is one process: only srun's have ``SLURM_STEP_ID``.
+
         Raises:
             OptionError: they say nonsense.
         """
-        for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
-            if environment.get(rank) and environment.get(world):
+        for rank, world, mark in (("RANK", "WORLD_SIZE", "RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_ID")):
+            if all(environment.get(name) for name in (rank, world, mark)):
                 given = f"{rank}={environment[rank]}, {world}={environment[world]}"
                 try:
                     shard = cls(int(environment[rank]), int(environment[world]))
@@ -135,6 +146,7 @@ def run(
     skip_bad: bool = False,
     shard: Shard | None = None,
     extra: Mapping[str, Any] | None = None,
+    everywhere: bool = False,
 ) -> Results | None:
     """Evaluate configurations on the documents of a task, as far as the samples in ``output`` do not have them yet.
 
@@ -145,23 +157,31 @@ def run(
         limit: evaluate the first so many documents only.
         seed: of the bootstrap.
         skip_bad: count documents that cannot be evaluated instead of stopping at the first.
-        shard: which part this process does; by default what torchrun or srun say.
+        shard: which part this process does; by default what torchrun or srun say. Processes that share one model
+            evaluate every document together, and the first of them writes.
         extra: more for the results file (how hyper-parameters were chosen, ...).
+        everywhere: every rank needs the results, and waits until the others have done their part.
 
     Returns:
         The results; None on a rank that did not end last: the one that does reads all samples and writes the results.
 
     Raises:
         InputError: a document that cannot be evaluated, or none at all.
-        OptionError: ``output`` cannot be written.
+        OptionError: ``output`` cannot be written, or nothing has come from the other ranks for half an hour.
     """
     began = time.time()
-    shard = shard or Shard.of_environment()
+    shard = Shard() if is_shared_out(task.model) else shard or Shard.of_environment()
+    writes = speaks(task.model)
     documents = list(task.documents())[:limit]
     _check(task, documents, configurations)
     if shard.world > 1 and output is None:
         raise OptionError(f"{shard.world} processes share the documents: they need --output DIR to meet in")
-    with SampleFile(output, task.name, shard.rank, shard.world) as samples:
+
+    def results(known: Mapping[tuple[str, str], Sample]) -> Results:
+        return results_of(task, documents, configurations, known, limit=limit, seed=seed, extra=extra or {})
+
+    with SampleFile(output, task.name, shard.rank, shard.world, reads_only=not writes) as samples:
+        idle = shard.rank > 0 and not _missing(documents, configurations, samples)
         try:
             _evaluate(task, documents, configurations, samples, skip_bad, shard)
         except KeyboardInterrupt:
@@ -173,18 +193,48 @@ def run(
                     stacklevel=2,
                 )
             raise
+        if idle:  # all was done before: the first rank, which finds the same, says so
+            samples.remove()
     if shard.world == 1:
-        found = results_of(task, documents, configurations, samples.known, limit=limit, seed=seed, extra=extra or {})
-        return write_results(found, output, began)
+        found = results(samples.known) if writes or everywhere else None
+        return write_results(found, output, began) if writes and found is not None else found
     assert output is not None
-    with SampleFile(output, task.name, wait=True) as whole:
-        if not samples.path.exists() or _missing(documents, configurations, whole):
-            return None  # another rank has seen to it, or will
-        order = {document.id: index for index, document in enumerate(documents)}
-        columns = {configuration.hash: index for index, configuration in enumerate(configurations)}
-        whole.merge(lambda sample: (order.get(sample["document"], len(order)), columns.get(sample["configuration"], 0)))
-        found = results_of(task, documents, configurations, whole.known, limit=limit, seed=seed, extra=extra or {})
-        return write_results(found, output, began)
+    if not idle:
+        with SampleFile(output, task.name, wait=True) as whole:
+            # Unless another rank has seen to it, or will.
+            if samples.path.exists() and not _missing(documents, configurations, whole):
+                order = {document.id: index for index, document in enumerate(documents)}
+                columns = {configuration.hash: index for index, configuration in enumerate(configurations)}
+                whole.merge(
+                    lambda each: (order.get(each["document"], len(order)), columns.get(each["configuration"], 0))
+                )
+                return write_results(results(whole.known), output, began)
+    if not everywhere:
+        return None
+    _wait(task, documents, configurations, samples)
+    return results(samples.known)
+
+
+def _wait(
+    task: Task, documents: Sequence[Document], configurations: Sequence[Configuration], samples: SampleFile
+) -> None:
+    """Until the other ranks have evaluated the rest.
+
+    Raises:
+        OptionError: nothing new has come for ``PATIENCE`` seconds.
+    """
+    since, known = time.monotonic(), len(samples.known)
+    while _missing(documents, configurations, samples):
+        if time.monotonic() - since > PATIENCE:
+            left = [each for each in documents if _missing([each], configurations, samples)]
+            raise OptionError(
+                f"{task.name}: waited {PATIENCE // 60} minutes for the other ranks, which have yet to evaluate "
+                f"{len(left)} of {len(documents)} documents; run the same command again to go on"
+            )
+        time.sleep(0.2)
+        samples.read()
+        if len(samples.known) > known:
+            since, known = time.monotonic(), len(samples.known)
 
 
 def _check(task: Task, documents: Sequence[Document], configurations: Sequence[Configuration]) -> None:
@@ -211,17 +261,22 @@ def _evaluate(
     size = task.group_size
     groups = [documents[start : start + size] for start in range(0, len(documents), size)]
     own = groups[shard.rank :: shard.world]
-    done = sum(_missing(group, configurations, samples) == [] for group in own)
+    done = sum(len(group) for group in own if not _missing(group, configurations, samples))
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(),
     )  # fmt: skip
-    with progress(*columns, shown=shard.rank == 0) as bar:
-        shown = bar.add_task(task.name, total=sum(map(len, own)), completed=done * size)
+    tell = on_progress.get() or (lambda *_: None)
+    total, shown = sum(map(len, own)), shard.rank == 0 and speaks(task.model) and on_progress.get() is None
+    with progress(*columns, shown=shown) as bar:
+        line = bar.add_task(task.name, total=total, completed=done)
+        tell(task.name, done, total)
         for group in own:
             missing = _missing(group, configurations, samples)
             if missing:
                 samples.append(_samples(task, group, missing, skip_bad))
-                bar.advance(shown, len(group))
+                done += len(group)
+                bar.update(line, completed=done)
+                tell(task.name, done, total)
 
 
 def _missing(

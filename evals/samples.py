@@ -36,18 +36,30 @@ class SampleFile:
         rank: of this process.
         world: how many processes there are.
         wait: until another process is done with the file, instead of refusing it.
+        reads_only: another process writes what this one does as well; keep it in memory here.
 
     Raises:
         OptionError: the folder cannot be written, or another process is writing the same file.
         InputError: a file holds a line that is no sample.
     """
 
-    def __init__(self, folder: Path | None, task: str, rank: int = 0, world: int = 1, wait: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        task: str,
+        rank: int = 0,
+        world: int = 1,
+        wait: bool = False,
+        reads_only: bool = False,
+    ) -> None:
         self.folder = folder
         self.task = task
         self.known: dict[Key, Sample] = {}
         self._file: int | None = None
         if folder is None:
+            return
+        if reads_only:
+            self.read()
             return
         self.path = folder / (f"samples_{task}.jsonl" if world == 1 else f"samples_{task}.rank{rank}of{world}.jsonl")
         try:
@@ -101,19 +113,27 @@ class SampleFile:
         if self.folder is None:
             return
         here = {_key(each) for each in _samples(self.path)}
-        others = _files(self.folder, self.task)[1:]
-        held = [os.open(path, os.O_RDWR) for path in others]
+        held: dict[Path, int] = {}
         try:
-            for file, path in zip(held, others, strict=True):
-                _lock(file, path, wait=True)
+            for path in _files(self.folder, self.task)[1:]:
+                try:
+                    held[path] = os.open(path, os.O_RDWR)
+                except FileNotFoundError:  # left empty by its rank, which has just taken it away
+                    continue
+                _lock(held[path], path, wait=True)
             self.read()
             known, self.known = self.known, {key: each for key, each in self.known.items() if key in here}
             self.append(sorted(known.values(), key=order))
-            for path in others:
-                path.unlink()
+            for path in held:
+                path.unlink(missing_ok=True)
         finally:
-            for file in held:
+            for file in held.values():
                 os.close(file)
+
+    def remove(self) -> None:
+        """Take the file away where it holds nothing; a rank that had nothing to do leaves none."""
+        if self._file is not None and os.fstat(self._file).st_size == 0:
+            self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let others write the file."""

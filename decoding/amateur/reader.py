@@ -17,6 +17,7 @@ from decoding.adapters import adapters_of, attach, check_adapter, unwrapped
 from decoding.errors import DecodingWarning, ModelError, OptionError
 from decoding.fused_streams import Reader
 from decoding.loading import BUILT_IN, BUILT_IN_ADAPTERS, DTYPES, load
+from decoding.placement import input_device
 
 __all__ = ["Prompt", "amateur_reader", "check_text", "cut_to_shared", "padded_to", "prefix_of"]
 
@@ -139,7 +140,7 @@ def _load(spec: str, model: Any) -> tuple[Any, Any]:
         if spec not in loaded:
             dtype = next((name for name, dtype in DTYPES.items() if dtype == model.dtype), "auto")
             try:
-                loaded[spec] = load(spec, str(model.device), dtype)
+                loaded[spec] = load(spec, str(input_device(model)), dtype)
             except ModelError as error:
                 adapters = adapters_of(model)
                 known = f"; the model's adapters: {', '.join(adapters)}" if adapters else ""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from decoding.errors import InputError, OptionError
 from decoding.evals.metrics.likelihood import TOKENS_AT_ONCE, padded_batches
 from decoding.loading import quiet
+from decoding.placement import input_device
 
 __all__ = ["Mauve", "features", "mauve", "require_mauve"]
 
@@ -109,7 +110,7 @@ def features(
         tokens_at_once: of a forward pass.
     """
     found: dict[int, torch.Tensor] = {}
-    for batch, ids, mask in padded_batches(sequences, tokens_at_once, model.device):
+    for batch, ids, mask in padded_batches(sequences, tokens_at_once, input_device(model)):
         states = model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[-1]
         last = states[torch.arange(len(batch)), mask.sum(1) - 1].float().cpu()
         found.update(zip(batch, last, strict=True))

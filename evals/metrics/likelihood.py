@@ -12,6 +12,7 @@ from torch import Tensor
 
 from decoding.errors import InputError, OptionError
 from decoding.fused_streams import context_of
+from decoding.placement import input_device
 from decoding.scoring import tokens_of
 
 __all__ = ["Coherence", "Perplexity", "coherence", "padded_batches", "perplexity"]
@@ -161,7 +162,7 @@ def _sums(
     vocab = model.config.get_text_config(decoder=True).vocab_size
     at_once = min(tokens_at_once, max(1, NUMBERS_AT_ONCE // vocab))
     sums, counts = [0.0] * len(sequences), [0] * len(sequences)
-    for batch, ids, mask in padded_batches(sequences, at_once, model.device):
+    for batch, ids, mask in padded_batches(sequences, at_once, input_device(model)):
         if ids.shape[1] < 2:
             continue
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]

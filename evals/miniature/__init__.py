@@ -11,7 +11,7 @@ miniature.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from decoding.evals.miniature.questions import GUIDANCE, HEARSAY, PROMPT, SPLITS, Question, questions
 
@@ -48,11 +48,14 @@ def folder(name: str) -> Path:
     return Path(__file__).resolve().parent / "models" / name
 
 
-def load(name: str, *, dtype: "torch.dtype | None" = None) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+def load(
+    name: str, *, dtype: "torch.dtype | None" = None, **placed: Any
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """A shipped model, in eval mode on the CPU, and its tokenizer, which pads on the left.
 
     `name` is "expert" or "amateur" (ValueError otherwise); `dtype` defaults to float32, though the files
-    are bfloat16: a CPU without bf16 matrix units is faster in float32.
+    are bfloat16: a CPU without bf16 matrix units is faster in float32. What else is given (`device_map`,
+    `tp_plan`) is what `from_pretrained` is told of devices.
     """
     import torch  # loading torch takes seconds, which the questions do not need
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -60,7 +63,7 @@ def load(name: str, *, dtype: "torch.dtype | None" = None) -> "tuple[PreTrainedM
     if name not in NAMES:
         raise ValueError(f"unknown miniature model {name!r}: use one of {', '.join(NAMES)}")
     path = folder(name)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or torch.float32, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or torch.float32, local_files_only=True, **placed)
     return model.eval(), AutoTokenizer.from_pretrained(path, local_files_only=True)
 
 

@@ -12,16 +12,17 @@ from typing import Annotated, Any
 
 import typer
 
-from decoding.cli_options import Device, Dtype, Json, Model, as_json, console, writable, write_files
+from decoding.cli_options import Device, DeviceMap, Dtype, Json, Model, TpPlan, as_json, console, writable, write_files
 from decoding.errors import OptionError, nearest
-from decoding.evals.cli_eval import Limit, Output, Prepared, Seed, SkipBad, prepared
-from decoding.evals.configurations import configured, described
+from decoding.evals.cli_eval import Limit, Output, Prepared, Seed, SkipBad, of_last_rank, prepared
+from decoding.evals.configurations import Configuration, configured, described
 from decoding.evals.metrics.distribution import require_mauve
 from decoding.evals.multilingual import data as data_
 from decoding.evals.multilingual.languages import LANGUAGES, language
 from decoding.evals.multilingual.options import DEFAULTS, PYTHON, Options, read, task_of, with_defaults
 from decoding.evals.multilingual.report import Section, html_report, overview, plot, show_table
 from decoding.evals.multilingual.tasks import TASKS
+from decoding.evals.results import Results
 from decoding.evals.runner import Shard, run
 from decoding.evals.samples import SampleFile
 from decoding.evals.sandbox import Limits, isolation
@@ -99,6 +100,8 @@ def multilingual_command(
     skip_bad: SkipBad = False,
     device: Device = None,
     dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    tp_plan: TpPlan = None,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write an HTML file with samples side by side.")
     ] = None,
@@ -113,8 +116,8 @@ def multilingual_command(
         raise OptionError(f"--task {task!r}{nearest(task, TASKS)}")
     if task == "code" and not allow_code_execution:
         raise OptionError("--task code runs what a model writes: say --allow-code-execution (docs/multilingual.md)")
-    asked = {"--coherence-model": coherence_model, "--mauve-model": mauve_model}
-    for option, name in asked.items():
+    judges = {"--coherence-model": coherence_model, "--mauve-model": mauve_model}
+    for option, name in judges.items():
         if name is not None and task != "open-ended":
             raise OptionError(f"{option}: accepted with --task open-ended, which has texts without a right answer")
     if mauve_model is not None:
@@ -151,28 +154,36 @@ def multilingual_command(
         skip_bad=skip_bad,
     )
     documents = {code: read(options, source, spoken[code]) for code, source in found.items()}
-    judge, featurizer = ((name, *load(name, device, dtype)) if name is not None else None for name in asked.values())
+    judge, featurizer = ((name, *load(name, device, dtype)) if name is not None else None for name in judges.values())
     options = replace(options, judge=judge, featurizer=featurizer)
     extra = {"isolation": vars(means)} if means is not None else {}
     if featurizer is not None:
         extra["mauve_model"] = described(featurizer[1], featurizer[0])
-    sections = []
+    ended: list[Results | None] = []
+    asked: list[tuple[str, list[Configuration]]] = []
     ready: Prepared | None = None
-    with _folder(output) as folder:
+    with _folder(output, tp_plan) as folder:
         for code in found:
             if ready is None or ready.name != by_language[code]:
                 ready = None  # before the next model takes its memory
-                ready = prepared(by_language[code], specs[code], device, dtype, folder)
+                ready = prepared(
+                    by_language[code], specs[code], device, dtype, folder, device_map=device_map, tp_plan=tp_plan
+                )
             made = task_of(options, documents[code], spoken[code], ready.model, ready.tokenizer)
             choices, about = [named(spec) for spec in specs[code]], {**made.settings, "language": code}
             configurations = configured(choices, ready.model, ready.tokenizer, ready.name, task=about, seed=seed)
-            results = run(made, configurations, output=folder, limit=limit, seed=seed, skip_bad=skip_bad, extra=extra)
-            if results is not None:
-                with SampleFile(folder, made.name, wait=True) as kept:
-                    sections.append(Section(spoken[code], results, list(kept.known.values())))
+            asked.append((made.name, configurations))
+            ended.append(
+                run(made, configurations, output=folder, limit=limit, seed=seed, skip_bad=skip_bad, extra=extra)
+            )
             del made  # which holds the model
-    if len(sections) < len(found):
-        return  # other ranks work on: run again without them for the whole
+        whole = of_last_rank(ended, asked, folder, limit=limit, seed=seed)
+        if whole is None:
+            return  # another rank ends last, and shows the whole
+        sections = []
+        for code, results, (name, _) in zip(found, whole, asked, strict=True):
+            with SampleFile(folder, name, wait=True) as kept:
+                sections.append(Section(spoken[code], results, list(kept.known.values())))
     shown = overview(task, sections)
     write_files(output, {f"multilingual_{task}.json": as_json(shown, indent=2) + "\n"})
     drawing = plot(task, sections)
@@ -207,12 +218,12 @@ def _numbers(given: str) -> list[int]:
 
 
 @contextlib.contextmanager
-def _folder(output: Path | None) -> Iterator[Path]:
+def _folder(output: Path | None, tp_plan: str | None) -> Iterator[Path]:
     """Where samples are kept: for good, or until the report has been written."""
     if output is not None:
         yield output
         return
-    if Shard.of_environment().world > 1:
+    if Shard.of_environment().world > 1 and not tp_plan:
         raise OptionError("several processes share the documents: they need --output DIR to meet in")
     with tempfile.TemporaryDirectory(prefix="multilingual-") as folder:
         yield Path(folder)

@@ -51,7 +51,7 @@ class GenerationTask(Task):
         skipped: Sequence[str] = (),
         batch_size: int = 8,
     ) -> None:
-        self.name, self.writer, self.contents = name, writer, contents
+        self.name, self.writer, self.contents, self.model = name, writer, contents, writer.model
         self.skipped, self.group_size = skipped, batch_size
         self.settings = {
             "task": name,

@@ -11,6 +11,7 @@ import torch
 from decoding.cli_generate import new_text
 from decoding.errors import InputError
 from decoding.fused_streams import context_of
+from decoding.placement import input_device
 from decoding.registry import Choice
 
 __all__ = ["Writer", "Written"]
@@ -74,8 +75,10 @@ class Writer:
     def _written(self, choice: Choice, rows: list[list[int]]) -> list[Written]:
         width = max(map(len, rows))
         pad = next((each for each in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if each is not None), 0)
-        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self.model.device)
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.model.device)
+        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=input_device(self.model))
+        mask = torch.tensor(
+            [[0] * (width - len(row)) + [1] * len(row) for row in rows], device=input_device(self.model)
+        )
         stopping = {"stop_strings": list(self.stop), "tokenizer": self.tokenizer} if self.stop else {}
         sequences = choice.generate(
             self.model, input_ids=ids, attention_mask=mask, max_new_tokens=self.max_new_tokens, **stopping

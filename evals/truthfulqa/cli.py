@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from decoding.cli_options import Device, Dtype, Json, Model, as_json
+from decoding.cli_options import Device, DeviceMap, Dtype, Json, Model, TpPlan, as_json
 from decoding.errors import OptionError
-from decoding.evals.cli_eval import Limit, Output, Prepared, Seed, SkipBad, Strategies, prepared, report
-from decoding.evals.configurations import configured
+from decoding.evals.cli_eval import Limit, Output, Seed, SkipBad, Strategies, of_last_rank, prepared, report
+from decoding.evals.configurations import Configuration, configured
 from decoding.evals.results import Results
 from decoding.evals.runner import run
 from decoding.evals.truthfulqa import miniature
@@ -21,6 +21,7 @@ from decoding.evals.truthfulqa.judge import Judge
 from decoding.evals.truthfulqa.multiple_choice import MultipleChoice
 from decoding.evals.truthfulqa.prompts import STYLES, Prompt, prompt_of
 from decoding.loading import load as load_model
+from decoding.placement import input_device
 from decoding.registry import Choice
 
 __all__ = ["truthfulqa_command"]
@@ -69,6 +70,8 @@ def truthfulqa_command(
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    tp_plan: TpPlan = None,
     json: Json = False,
     output: Output = None,
 ) -> None:
@@ -89,9 +92,11 @@ def truthfulqa_command(
     source = data or f"{ON_THE_HUB}:{'generation' if generation else 'multiple_choice'}"
     wanted = [] if miniature_ else languages.split(",") if languages else [None]
     sets = [(language, load(source, language, skip_bad)) for language in wanted]  # bad data before a model is loaded
-    ready = prepared(model, strategy, device, dtype, output)
+    ready = prepared(model, strategy, device, dtype, output, device_map=device_map, tp_plan=tp_plan)
     judges = [
-        Judge(asks, *load_model(name, str(ready.model.device), dtype)) for asks, name in named_judges.items() if name
+        Judge(asks, *load_model(name, str(input_device(ready.model)), dtype))
+        for asks, name in named_judges.items()
+        if name
     ]
 
     def task_of(questions: Sequence[Question], asked: Prompt, left_out: Sequence[str], suffix: str) -> Evaluation:
@@ -108,32 +113,37 @@ def truthfulqa_command(
 
     common: dict[str, Any] = {"output": output, "limit": limit, "seed": seed}
     found: list[Results | None] = []
+    asked_for: list[tuple[str, list[Configuration]]] = []
+
+    def evaluated(choices: list[Choice], task: Evaluation, **options: Any) -> None:
+        made = configured(choices, ready.model, ready.tokenizer, ready.name, task=task.settings, seed=seed)
+        asked_for.append((task.name, made))
+        try:
+            found.append(run(task, made, **common, **options))
+        finally:
+            if isinstance(task, MultipleChoice):
+                task.release()
+
     if miniature_:
         choices, extra = ready.choices if strategy else list(miniature.STRATEGIES), {}
         if tune:
             choices, extra["tuning"] = miniature.tuned(ready.model, ready.tokenizer, ready.name, **common)
         task = task_of(miniature.questions("test"), prompt_of("none"), (), "_miniature")
-        found.append(_run(ready, choices, task, skip_bad=skip_bad, extra=extra, **common))
+        evaluated(choices, task, skip_bad=skip_bad, extra=extra)
     else:
         asked = asked or prompt_of(prompt, ready.tokenizer)
         for language, (questions, left_out) in sets:
             task = task_of(questions, asked, left_out, f"_{language}" if language else "")
             choices = [_in_language(each, language) if language else each for each in ready.choices]
-            found.append(_run(ready, choices, task, skip_bad=skip_bad, **common))
-    if json and len(found) > 1:
-        print(as_json([each for each in found if each is not None], indent=2))
+            evaluated(choices, task, skip_bad=skip_bad)
+    whole = of_last_rank(found, asked_for, output, limit=limit, seed=seed)
+    if whole is None:
         return
-    for results in found:
+    if json and len(whole) > 1:
+        print(as_json(whole, indent=2))
+        return
+    for results in whole:
         report(results, task.figures, json)
-
-
-def _run(ready: Prepared, choices: list[Choice], task: Evaluation, *, seed: int, **options: Any) -> Results | None:
-    made = configured(choices, ready.model, ready.tokenizer, ready.name, task=task.settings, seed=seed)
-    try:
-        return run(task, made, seed=seed, **options)
-    finally:
-        if isinstance(task, MultipleChoice):
-            task.release()
 
 
 def _in_language(choice: Choice, language: str) -> Choice:

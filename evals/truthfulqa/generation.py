@@ -17,6 +17,7 @@ from decoding.evals.truthfulqa.judge import Judge
 from decoding.evals.truthfulqa.prompts import Prompt
 from decoding.evals.truthfulqa.similarity import references, similarities
 from decoding.fused_streams import context_of
+from decoding.placement import input_device
 
 __all__ = ["STOPS", "Generation", "generated"]
 
@@ -168,8 +169,8 @@ def generated(
     """
     longest = max(map(len, prompts))
     pad = next((each for each in (tokenizer.pad_token_id, tokenizer.eos_token_id) if each is not None), 0)
-    padded = torch.tensor([[pad] * (longest - len(each)) + list(each) for each in prompts], device=model.device)
-    mask = torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in prompts], device=model.device)
+    padded = torch.tensor([[pad] * (longest - len(each)) + list(each) for each in prompts], device=input_device(model))
+    mask = torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in prompts], device=input_device(model))
     sequences = configuration.choice.generate(
         model,
         input_ids=padded,

@@ -10,10 +10,9 @@ from typing import Any
 from decoding.context_aware import ContextAware
 from decoding.contrastive_decoding import ContrastiveDecoding
 from decoding.dola import DoLa
-from decoding.errors import OptionError
 from decoding.evals import miniature
 from decoding.evals.configurations import configured
-from decoding.evals.runner import Shard, run
+from decoding.evals.runner import run
 from decoding.evals.truthfulqa.data import Question, Targets
 from decoding.evals.truthfulqa.multiple_choice import MultipleChoice
 from decoding.evals.truthfulqa.prompts import prompt_of
@@ -118,19 +117,15 @@ def tuned(
         seed: likewise.
 
     Returns:
-        The best of each grid, and for the results file all that was tried, with its figures.
-
-    Raises:
-        OptionError: several processes share the work, none of which would know the choice in time.
+        The best of each grid, and for the results file all that was tried, with its figures. Processes that share
+        the work wait for each other, and find the same.
     """
-    if Shard.of_environment().world > 1:
-        raise OptionError("--tune: needs all validation questions in one process; run it without torchrun or srun")
     task = MultipleChoice(
         model, tokenizer, questions("validation"), prompt_of("none"), name="truthfulqa_miniature_validation"
     )
     choices = [choice for grid in grids.values() for choice in grid]
     configurations = configured(choices, model, tokenizer, name, task=task.settings, seed=seed)
-    results = run(task, configurations, output=output, limit=limit, seed=seed)
+    results = run(task, configurations, output=output, limit=limit, seed=seed, everywhere=True)
     task.release()
     assert results is not None
     tried = iter(zip(choices, results["configurations"], strict=True))

@@ -15,6 +15,7 @@ import pytest
 from tiny_models import tiny_model
 
 from decoding.errors import DecodingWarning, InputError, OptionError
+from decoding.evals import runner as runner_module
 from decoding.evals import samples as samples_module
 from decoding.evals.configurations import Configuration, configured, fingerprint
 from decoding.evals.runner import Document, Shard, Task, run
@@ -139,10 +140,24 @@ def test_work_of_ranks_that_died_is_taken_up_by_another_number_of_them(tmp_path:
     assert again.seen == []
 
 
+def test_a_rank_that_needs_all_results_waits_for_them_and_says_for_what_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = run(Toy(6), toys(), output=tmp_path / "alone")
+    child = in_a_child(lambda: run(Toy(6, seconds=0.1), toys(), output=tmp_path / "two", shard=Shard(1, 2)))
+    results = run(Toy(6), toys(), output=tmp_path / "two", shard=Shard(0, 2), everywhere=True)
+    child.join()
+    assert without_times(results) == without_times(alone) == results_in(tmp_path / "two")[0]
+    monkeypatch.setattr(runner_module, "PATIENCE", 0)
+    with pytest.raises(OptionError, match=r"toy: waited 0 minutes for the other ranks.*evaluate 3 of 6 documents"):
+        run(Toy(6), toys(), output=tmp_path / "one", shard=Shard(0, 2), everywhere=True)
+
+
 def test_the_environment_says_which_part_is_ours() -> None:
     assert Shard.of_environment({}) == Shard(0, 1)
     assert Shard.of_environment({"RANK": "1", "WORLD_SIZE": "4", "SLURM_PROCID": "0"}) == Shard(1, 4)
-    assert Shard.of_environment({"SLURM_PROCID": "2", "SLURM_NTASKS": "3"}) == Shard(2, 3)
+    assert Shard.of_environment({"SLURM_PROCID": "2", "SLURM_NTASKS": "3", "SLURM_STEP_ID": "0"}) == Shard(2, 3)
+    assert Shard.of_environment({"SLURM_PROCID": "0", "SLURM_NTASKS": "3"}) == Shard(0, 1)  # a batch script: no srun
     for rank, world in (("4", "4"), ("x", "2"), ("-1", "2")):
         with pytest.raises(OptionError, match=r"RANK=.*accepted are ranks from 0"):
             Shard.of_environment({"RANK": rank, "WORLD_SIZE": world})

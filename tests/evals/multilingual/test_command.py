@@ -220,7 +220,8 @@ def test_the_browser_would_tell_of_an_error_and_the_report_runs_no_script(ran, t
 def test_each_language_may_have_its_model_which_is_loaded_once(data, monkeypatch, capfd):
     loaded = []
     monkeypatch.setattr(
-        "decoding.evals.cli_eval.load", lambda spec, *rest: loaded.append(spec) or loading.load(spec, *rest)
+        "decoding.evals.cli_eval.load",
+        lambda spec, *rest, **placed: loaded.append(spec) or loading.load(spec, *rest, **placed),
     )
     arguments = ["eval", "multilingual", "--data", str(data), "--languages", "fr,de,es", "--strategy", "greedy"]
     assert main([*arguments, "--models", "fr=amateur", "--max-new-tokens", "2", "--limit", "1", "--json"]) == 0

@@ -38,7 +38,7 @@ def configuration(spec):
 class Reciting:
     """In a writer's place: gives texts, one after the other."""
 
-    max_new_tokens, stop = 8, ()
+    max_new_tokens, stop, model = 8, (), None
 
     def __init__(self, texts, tokenizer=None):
         self.texts, self.tokenizer, self.prompts, self.seeds = iter(texts), tokenizer, [], []

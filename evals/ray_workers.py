@@ -1,0 +1,263 @@
+"""Evaluations on Ray: every worker is a rank, in an actor of its own with a model of its own.
+
+A worker runs the very command that was asked for, as a process of torchrun does, so that documents are shared out,
+samples kept, runs resumed and results written in the same way. What Ray adds is where workers run, and that one that
+dies is replaced: the new one finds the samples of the old one and goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+from decoding.cli_options import progress
+from decoding.errors import DecodingError, DecodingWarning, ModelError, OptionError
+from decoding.evals.runner import Shard, on_progress
+from decoding.loading import one_line, quiet
+
+__all__ = ["run_on_ray"]
+
+DEATHS = 3  # in a row, without a document done in between, after which a rank is given up
+POLL = 0.5  # seconds between looks at the workers
+# What bears on models and numbers goes with the work to other machines.
+PASSED_ON = ("HF_", "TRANSFORMERS_", "TOKENIZERS_", "DECODING_", "OMP_NUM_THREADS", "TRITON_")
+
+
+def run_on_ray(
+    command: Callable[..., None], arguments: Mapping[str, Any], workers: int | None, gpus_per_worker: float | None
+) -> None:
+    """Run an evaluation command with its documents shared out among Ray workers.
+
+    Connects to the cluster that ``RAY_ADDRESS`` names; without one Ray is started on this machine, for this run.
+
+    Args:
+        command: a function of a module that the workers can import.
+        arguments: of the command.
+        workers: how many, each with a model; None is one for each share of the cluster's GPUs, or one without any.
+        gpus_per_worker: may be a part of one; None is 1 where the cluster has GPUs and the command may use them.
+
+    Raises:
+        OptionError: Ray is not installed or cannot be reached, or what was asked for cannot be had there.
+        ModelError: a rank whose workers keep dying.
+        DecodingError: whatever a worker raises.
+    """
+    if Shard.of_environment().world > 1:
+        raise OptionError("--engine ray shares the documents out itself: run it without torchrun or srun")
+    if arguments.get("tp_plan"):
+        raise OptionError("--tp-plan: a Ray worker is one process; accepted are --device-map and --gpus-per-worker")
+    with _ray(workers) as (ray, local):
+        gpus = float(ray.cluster_resources().get("GPU", 0))
+        if gpus_per_worker is None:
+            gpus_per_worker = 1.0 if gpus and arguments.get("device") != "cpu" else 0.0
+        if gpus_per_worker > gpus:
+            raise OptionError(f"--gpus-per-worker {gpus_per_worker:g}: the cluster has {gpus:g}")
+        world = workers or (int(gpus // gpus_per_worker) if gpus_per_worker else 1)
+        if world > 1 and arguments.get("output") is None:
+            raise OptionError(f"{world} workers share the documents: they need --output DIR to meet in")
+        # A worker takes as many threads as it has CPUs.
+        cpus = max(1, (os.cpu_count() or 1) // world) if local else 1
+        place = {"num_cpus": cpus, "num_gpus": gpus_per_worker, "runtime_env": {"env_vars": _environment()}}
+        ranks = [_Rank(number, world) for number in range(world)]
+        _finish(ray, ranks, place, command, arguments)
+    for note in dict.fromkeys(note for rank in ranks for note in rank.notes):
+        warnings.warn(note, DecodingWarning, stacklevel=2)
+    for rank in ranks:
+        print(rank.printed, end="", flush=True)
+
+
+@dataclass
+class _Rank:
+    """One part of the documents and the worker that evaluates it at the moment."""
+
+    number: int
+    world: int
+    actor: Any = None
+    asked: Any = None  # the future of how far it is
+    task: str = ""
+    done: int = 0  # documents
+    total: int = 0
+    deaths: int = 0  # since the last document
+    printed: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """How a worker's command ended: what it printed and noted, and the error that it raised."""
+
+    printed: str
+    notes: list[str]
+    error: DecodingError | None
+
+
+class _Worker:
+    """The actor: one process, one rank, one model."""
+
+    def __init__(self, rank: int, world: int, folder: str) -> None:
+        os.environ.update(RANK=str(rank), WORLD_SIZE=str(world))
+        self.folder = folder
+        self.far: tuple[str, int, int] = ("", 0, 0)
+
+    def run(self, module: str, name: str, arguments: Mapping[str, Any]) -> _Ended:
+        """Run a command as the command line does."""
+        from decoding.evals import cli  # noqa: F401 - names the built-in models
+
+        notes: list[str] = []
+        error: DecodingError | None = None
+        on_progress.set(self._tell)
+        with quiet(), contextlib.redirect_stdout(io.StringIO()) as printed:
+            warnings.showwarning = lambda message, *_, **__: notes.append(str(message))
+            try:
+                self._go_to_folder()
+                getattr(importlib.import_module(module), name)(**arguments)
+            except DecodingError as raised:
+                error = raised
+        return _Ended(printed.getvalue(), notes, error)
+
+    def progress(self) -> tuple[str, int, int]:
+        """The task in hand, how many of its documents are done, and how many there are in all."""
+        return self.far
+
+    def _tell(self, task: str, done: int, total: int) -> None:
+        self.far = (task, done, total)
+
+    def _go_to_folder(self) -> None:
+        """To where the command was given, for paths and for the samples."""
+        try:
+            os.chdir(self.folder)
+        except OSError as error:
+            raise OptionError(
+                f"a worker on {os.uname().nodename} has no folder {self.folder}: Ray's workers need the same files"
+            ) from error
+
+
+def _finish(
+    ray: Any, ranks: list[_Rank], place: dict[str, Any], command: Callable[..., None], arguments: Mapping[str, Any]
+) -> None:
+    """Start a worker for each rank, replace those that die, and wait until all have ended."""
+    make = ray.remote(max_concurrency=2)(_Worker).options(**place)  # a second thread tells how far the first is
+    passed = dict(arguments)
+
+    def start(rank: _Rank) -> Any:
+        rank.actor, rank.asked = make.remote(rank.number, rank.world, os.getcwd()), None
+        return rank.actor.run.remote(command.__module__, command.__name__, passed)
+
+    running: dict[Any, _Rank] = {}
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    try:
+        running.update((start(rank), rank) for rank in ranks)
+        with progress(*columns) as bar:
+            line = bar.add_task(f"{len(ranks)} workers", total=None)
+            while running:
+                for future in ray.wait(list(running), timeout=POLL)[0]:
+                    rank = running.pop(future)
+                    try:
+                        ended: _Ended = ray.get(future)
+                    except ray.exceptions.RayActorError as death:
+                        running[_replaced(rank, death, start)] = rank
+                        continue
+                    except ray.exceptions.RayTaskError as error:
+                        raise _unexpected(error) from error
+                    if ended.error is not None:
+                        raise ended.error
+                    rank.printed, rank.notes = ended.printed, ended.notes
+                    ray.kill(rank.actor)  # its memory and GPUs are free for those that wait
+                _ask(ray, running.values())
+                _show(bar, line, ranks)
+    except KeyboardInterrupt:
+        warnings.warn(
+            "interrupted; the samples of all workers are kept: run the same command again to go on",
+            DecodingWarning,
+            stacklevel=2,
+        )
+        raise
+    finally:
+        for rank in running.values():
+            ray.kill(rank.actor)
+
+
+def _replaced(rank: _Rank, death: Exception, start: Callable[[_Rank], Any]) -> Any:
+    """The future of a new worker for a rank.
+
+    Raises:
+        ModelError: too many have died one after the other.
+    """
+    rank.deaths += 1
+    where = f"worker {rank.number} of {rank.world}"
+    if rank.deaths >= DEATHS:
+        raise ModelError(
+            f"{where} died {rank.deaths} times without finishing a document ({one_line(death)}); the samples are kept"
+        ) from death
+    warnings.warn(f"{where} died after {rank.done} documents; another goes on", DecodingWarning, stacklevel=2)
+    return start(rank)
+
+
+def _ask(ray: Any, ranks: Any) -> None:
+    """Take in how far workers are, where they have said so; a worker that is still starting says nothing yet."""
+    for rank in ranks:
+        if rank.asked is not None and not ray.wait([rank.asked], timeout=0)[0]:
+            continue
+        if rank.asked is not None:
+            with contextlib.suppress(ray.exceptions.RayError):  # it has died, which its run tells as well
+                task, done, total = ray.get(rank.asked)
+                if (task, done) != (rank.task, rank.done) and done > 0:
+                    rank.deaths = 0
+                rank.task, rank.done, rank.total = task, done, total
+        rank.asked = rank.actor.progress.remote()
+
+
+def _show(bar: Any, line: Any, ranks: list[_Rank]) -> None:
+    """One bar for the workers that are at the task that most of them are at."""
+    tasks = [rank.task for rank in ranks if rank.task]
+    if tasks:
+        task = max(set(tasks), key=tasks.count)
+        there = [rank for rank in ranks if rank.task == task]
+        done, total = sum(rank.done for rank in there), sum(rank.total for rank in there)
+        bar.update(line, description=f"{task}, {len(ranks)} workers", completed=done, total=total)
+
+
+def _unexpected(error: Any) -> Exception:
+    cause = getattr(error, "cause", None) or error
+    if os.environ.get("DECODING_DEBUG") == "1":
+        return RuntimeError(str(error))  # with the traceback of the worker
+    return RuntimeError(f"{type(cause).__name__}: {one_line(cause)}")
+
+
+@contextlib.contextmanager
+def _ray(workers: int | None) -> Iterator[tuple[Any, bool]]:
+    """Ray, connected, and whether it was started here."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a run of this command reports to nobody
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do, without a note that it will
+    try:
+        import ray
+    except ImportError as error:
+        raise OptionError("--engine ray needs Ray: pip install 'contrastive-decoding[ray]'") from error
+    if ray.is_initialized():
+        yield ray, False
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    cpus = {} if address else {"num_cpus": max(workers or 1, os.cpu_count() or 1), "include_dashboard": False}
+    try:
+        ray.init(address=address or "local", logging_level="ERROR", log_to_driver=False, **cpus)
+    except Exception as error:  # of many kinds, from ConnectionError to RuntimeError
+        raise OptionError(f"Ray cannot be had at {address or 'this machine'} ({one_line(error)})") from error
+    try:
+        yield ray, not address
+    finally:
+        ray.shutdown()
+
+
+def _environment() -> dict[str, str]:
+    passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+    if sys.stdout.isatty():  # tables look as they would here
+        passed |= {"FORCE_COLOR": "1", "COLUMNS": str(os.get_terminal_size().columns)}
+    return passed

@@ -1,0 +1,185 @@
+"""A model split over devices, or offloaded, says what it says on one."""
+
+import pytest
+
+pytest.importorskip("accelerate", reason="splitting a model over devices needs accelerate")
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from pretended_device import ELSEWHERE, Elsewhere, pretended_device, spread
+from tiny_models import tiny_model
+from torch import nn
+
+import decoding
+from decoding import ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Scorer
+from decoding.adapters import attach
+from decoding.branching import Branching
+from decoding.errors import ModelError
+from decoding.evals import miniature
+from decoding.evals.configurations import described
+from decoding.placement import input_device
+from decoding.stream import Stream
+from decoding.teacher_forcing import teacher_forced
+
+PADDED = {
+    "input_ids": torch.tensor([[0, 0, 11, 12, 13, 14, 15], [21, 22, 23, 24, 25, 26, 27]]),
+    "attention_mask": torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1]]),
+}
+FAR = ("model.layers.1", "model.layers.2", "model.norm", "lm_head")
+SPLITS = {
+    "head elsewhere": ("llama", FAR),
+    "head here, upper layers elsewhere": ("llama", FAR[:-1]),
+    "a layer in between elsewhere": ("llama", ("model.layers.1",)),
+    "sliding windows": ("mistral-sliding", FAR),
+    "soft-capped logits and masks of two kinds": ("gemma2", FAR),
+}
+STRATEGIES = {
+    "contrastive search": lambda: ContrastiveSearch(0.6, 4),
+    "DoLa": lambda: DoLa(layers=(0, 1, 2)),
+    "DoLa behind the norm": lambda: DoLa(layers=(1, 2), final_norm=True),
+    "context-aware": lambda: ContextAware([31, 32, 33]),
+    "contrastive decoding": lambda: ContrastiveDecoding(tiny_model("llama", 1)),
+    "an amateur's prompt": lambda: ContrastiveDecoding(decoding.Prompt([41, 42])),
+}
+
+
+@pytest.fixture(autouse=True)
+def second_device() -> Iterator[None]:
+    with pretended_device():
+        yield
+
+
+def split(case: str) -> tuple[Any, Any]:
+    name, there = SPLITS[case]
+    return tiny_model(name), spread(untied(tiny_model(name)), *there)
+
+
+def untied(model: Any) -> Any:
+    """Gemma's head is its embeddings, which are on one device."""
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    return model
+
+
+def close(one: torch.Tensor, other: torch.Tensor) -> None:
+    # The pretended device computes attention step by step where the CPU has one kernel: a few units in the last place.
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_the_second_device_refuses_what_real_ones_do() -> None:
+    here, there = torch.ones(2, 3), Elsewhere(torch.ones(2, 3))
+    for mixed in (
+        lambda: here + there,
+        lambda: torch.cat([there, here]),
+        lambda: here[torch.zeros(1, dtype=torch.long, device=ELSEWHERE)],
+        lambda: there.gather(1, torch.zeros(2, 1, dtype=torch.long)),
+    ):
+        with pytest.raises(RuntimeError, match="expected all tensors on one device"):
+            mixed()
+    assert (there + here.to(ELSEWHERE)).device == ELSEWHERE
+    assert there.to("cpu").equal(here)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("case", SPLITS)
+def test_tokens_are_those_of_one_device(case: str, strategy: str) -> None:
+    whole, parts = split(case)
+    made = STRATEGIES[strategy]()
+    one, other = (decoding.generate(each, **PADDED, strategy=made, max_new_tokens=10) for each in (whole, parts))
+    assert one.tolist() == other.tolist()
+
+
+@pytest.mark.parametrize("strategy", ["contrastive search", "DoLa", "context-aware"])
+def test_beams_and_draws_are_those_of_one_device(strategy: str) -> None:
+    whole, parts = split("head elsewhere")
+    made, found = STRATEGIES[strategy](), []
+    for model in (whole, parts):
+        beams = model.generate(
+            **PADDED, num_beams=3, max_new_tokens=6, logits_processor=[made.logits_processor(model, **PADDED)]
+        )
+        torch.manual_seed(0)
+        drawn = decoding.generate(model, **PADDED, strategy=made, do_sample=True, max_new_tokens=6)
+        found.append((beams.tolist(), drawn.tolist()))
+    assert found[0] == found[1]
+
+
+def test_forked_branches_are_those_of_one_device() -> None:
+    texts = []
+    for model in split("head elsewhere"):
+        stream = Stream.open(model, **PADDED, exits=(1, 2))
+        stream.branching = Branching(False, "forked, to see that way too")
+        looked_at = stream.branch(torch.tensor([[31, 32], [33, 34]])).hidden
+        kept = stream.commit(torch.tensor([1, 0]))
+        stream.reorder(torch.tensor([1, 0]))
+        after = stream.branch(torch.tensor([[41], [42]])).hidden
+        texts.append([each.to("cpu") for each in (looked_at, kept.hidden, *kept.exits, after)])
+    for one, other in zip(*texts, strict=True):
+        close(one, other)
+
+
+@pytest.mark.parametrize("case", SPLITS)
+def test_scores_are_those_of_one_device(case: str) -> None:
+    strategies = [None, *(make() for name, make in STRATEGIES.items() if name != "contrastive search")]
+    found = []
+    for model in split(case):
+        with Scorer(model, [11, 12, 13], strategies) as scorer:
+            scored = scorer.score([([21, 22], [[31, 32, 33], [31, 34]]), ([23], [[35, 36]])])
+        found.append([each for by_strategy in scored for scores in by_strategy for each in scores])
+    for one, other in zip(*found, strict=True):
+        close(one.normalized, other.normalized)
+        close(one.raw, other.raw)
+
+
+@pytest.mark.parametrize("strategy", ["DoLa", "DoLa behind the norm", "contrastive decoding", "an amateur's prompt"])
+def test_whole_texts_are_scored_as_on_one_device(strategy: str) -> None:
+    made = STRATEGIES[strategy]()
+    one, other = (teacher_forced(each, PADDED["input_ids"], made) for each in split("head elsewhere"))
+    close(one, other.to("cpu"))
+
+
+def test_lora_amateurs_speak_on_every_device() -> None:
+    pytest.importorskip("peft")
+    inputs = {"input_ids": torch.tensor([[5, 6, 7, 8]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    texts = []
+    for there in ((), ("model.layers.1", "model.layers.3", "model.norm", "lm_head")):
+        model = untied(miniature.load("expert")[0])
+        attach(model, miniature.folder("induced"), "induced")
+        model = spread(model, *there) if there else model
+        strategy = decoding.LOL("induced", (0.5, 0.75), guidance=[9, 10])
+        texts.append(decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=8).tolist())
+    assert texts[0] == texts[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    tiny_model("llama").save_pretrained(path)
+    miniature.load("expert")[1].save_pretrained(path)
+    return path
+
+
+@pytest.fixture(params=["layers", "embeddings too"])
+def offloaded(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    kept = {"model.rotary_emb": "cpu", "model.layers.1": "cpu"}
+    away = {"model.layers.0": "disk", "model.layers.2": "disk", "model.norm": "disk", "lm_head": "disk"}
+    away["model.embed_tokens"] = "cpu" if request.param == "layers" else "disk"
+    return AutoModelForCausalLM.from_pretrained(folder, device_map={**kept, **away}, offload_folder=tmp_path).eval()
+
+
+def test_weights_on_a_disk_say_the_same(offloaded: Any) -> None:
+    whole = tiny_model("llama")
+    assert input_device(offloaded) == torch.device("cpu")
+    for make in STRATEGIES.values():
+        made = make()
+        one, other = (decoding.generate(each, **PADDED, strategy=made, max_new_tokens=6) for each in (whole, offloaded))
+        assert one.tolist() == other.tolist()
+    assert described(whole, "") == described(offloaded, "")
+
+
+def test_an_adapter_is_not_put_on_weights_that_are_not_there(offloaded: Any) -> None:
+    with pytest.raises(ModelError, match="induced: an adapter cannot be loaded onto a model with weights offloaded"):
+        attach(offloaded, miniature.folder("induced"))

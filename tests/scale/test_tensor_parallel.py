@@ -1,0 +1,98 @@
+"""One model shared out among two processes of torchrun says what it says in one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensor_parallel_rank import EVALUATE, GENERATE, said
+
+from decoding.errors import OptionError
+from decoding.evals import miniature
+from decoding.evals.cli import main
+from decoding.loading import load
+
+pytestmark = pytest.mark.skipif(
+    not (miniature.folder("expert") / "config.json").is_file() or not torch.distributed.is_gloo_available(),
+    reason="the embedded expert or gloo is not here",
+)
+RANK = Path(__file__).parents[1] / "support" / "tensor_parallel_rank.py"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("peft", reason="the induced amateur is a LoRA adapter")
+    path = tmp_path_factory.mktemp("ranks")
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(RANK), str(path)]
+    ran = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=180)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return path
+
+
+@pytest.fixture(scope="module")
+def of_ranks(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads((folder / f"said{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    return said(load("expert", "cpu", "float32")[0])
+
+
+def test_tokens_and_beams_are_those_of_one_process(of_ranks: list[dict[str, Any]], alone: dict[str, Any]) -> None:
+    names = [name for name in alone if name != "scores"]
+    for shared in of_ranks:
+        assert {name: shared[name] for name in names} == {name: alone[name] for name in names}
+
+
+def test_scores_are_those_of_one_process(of_ranks: list[dict[str, Any]], alone: dict[str, Any]) -> None:
+    for shared in of_ranks:
+        for one, other in zip(alone["scores"], shared["scores"], strict=True):
+            assert other == pytest.approx(one, rel=1e-4, abs=1e-4)  # sums over two halves are rounded differently
+
+
+def test_ranks_that_draw_apart_go_on_with_the_same_tokens(of_ranks: list[dict[str, Any]]) -> None:
+    assert of_ranks[0]["drawn"] == of_ranks[1]["drawn"]
+
+
+def test_the_commands_print_and_write_once(
+    folder: Path, of_ranks: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert [(each["generate"], each["evaluate"]) for each in of_ranks] == [(0, 0), (0, 0)]
+    assert (folder / "generate1.txt").read_text() == (folder / "evaluate1.txt").read_text() == ""
+    assert main([*GENERATE, "--device", "cpu"]) == 0
+    assert (folder / "generate0.txt").read_text() == capsys.readouterr().out
+    assert main([*EVALUATE, "--device", "cpu", "--output", str(tmp_path)]) == 0
+    assert (folder / "evaluate0.txt").read_text() == capsys.readouterr().out
+    ours, theirs = ([json.loads(line) for line in samples(path)] for path in (tmp_path, folder / "shared"))
+    assert [(each["document"], each["configuration"]) for each in ours] == [
+        (each["document"], each["configuration"]) for each in theirs
+    ]
+    for one, other in zip(ours, theirs, strict=True):
+        assert other["normalized"] == pytest.approx(one["normalized"], rel=1e-4)
+    assert sorted(each.suffix for each in (folder / "shared").iterdir()) == [".json", ".jsonl"]
+
+
+def samples(folder: Path) -> list[str]:
+    (path,) = folder.glob("samples_*.jsonl")
+    return path.read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"tp_plan": "auto"}, "shares a model out among the processes of torchrun, and this is not one of them"),
+        ({"tp_plan": "colwise"}, "tp_plan='colwise': accepted is auto"),
+        ({"device_map": "atuo"}, r"device_map='atuo'.*auto"),
+        ({"device_map": "auto", "tp_plan": "auto"}, "device_map and tp_plan: each says where the model goes"),
+        ({"device_map": "auto", "device": "cpu"}, "device and device_map: each says where the model goes"),
+    ],
+)
+def test_what_cannot_be_placed_is_one_line(given: dict[str, str], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        load("expert", **given)

@@ -1,0 +1,127 @@
+"""A second device on a machine that has one: tensors that say they are elsewhere, and refuse to be mixed as real ones.
+
+Their numbers are kept on the CPU and computed there; what an operation is given must be in one place, but for what
+torch lets pass between any two devices (numbers without dimensions, indices on the CPU, copies).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_flatten, tree_map
+
+ELSEWHERE = torch.device("lazy", 0)  # a type of device that torch indexes without having it
+CPU = torch.device("cpu")
+aten = torch.ops.aten
+COPIES = (aten.copy_.default, aten._to_copy.default)
+INDEXED = (aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._unsafe_index.Tensor)
+
+
+class Elsewhere(Tensor):
+    """A tensor on the pretended device."""
+
+    kept: Tensor
+
+    @staticmethod
+    def __new__(cls, real: Tensor) -> Elsewhere:
+        made = Tensor._make_wrapper_subclass(
+            cls, real.shape, strides=real.stride(), storage_offset=real.storage_offset(), dtype=real.dtype,
+            device=ELSEWHERE, requires_grad=real.requires_grad,
+        )  # fmt: skip
+        made.kept = real
+        return made
+
+    def __repr__(self, **_: Any) -> str:
+        return f"Elsewhere({self.kept})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _computed(func, args, kwargs or {})
+
+
+class _Factories(TorchDispatchMode):
+    """Tensors that are made elsewhere from nothing."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _computed(func, args, kwargs or {})
+
+
+class _Literals(TorchFunctionMode):
+    """``torch.tensor``, which asks a device for memory before anything can step in."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.tensor and torch.device(kwargs.get("device") or CPU).type == ELSEWHERE.type:
+            return Elsewhere(torch.tensor(*args, **{**kwargs, "device": CPU}))
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def pretended_device() -> Iterator[torch.device]:
+    """Within this context there is a device beside the CPU."""
+    with _Factories(), _Literals():
+        yield ELSEWHERE
+
+
+def spread(model: Any, *elsewhere: str) -> Any:
+    """Put the modules of these names elsewhere, and hooks on all blocks that move along what they are given, as
+    accelerate's ``dispatch_model`` does for a model spread over GPUs.
+    """
+    decoder = model.get_decoder()
+    blocks = [each for child in decoder.children() for each in (child if isinstance(child, nn.ModuleList) else [child])]
+    blocks.append(model.get_output_embeddings())
+    there = [model.get_submodule(name) for name in elsewhere]
+    for block in blocks:
+        device = ELSEWHERE if block in there else CPU
+        if block in there:
+            _move(block)
+        add_hook_to_module(block, AlignDevicesHook(device, place_submodules=True))
+    add_hook_to_module(model, AlignDevicesHook(CPU, io_same_device=True, place_submodules=False))
+    return model
+
+
+def _move(module: nn.Module) -> None:
+    for part in module.modules():
+        for name, weights in part._parameters.items():
+            if weights is not None and not isinstance(weights, Elsewhere):
+                part._parameters[name] = nn.Parameter(Elsewhere(weights.data), requires_grad=False)
+        for name, buffer in part._buffers.items():
+            if buffer is not None and not isinstance(buffer, Elsewhere):
+                part._buffers[name] = Elsewhere(buffer)
+
+
+def _computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    tensors = [each for each in tree_flatten((args, kwargs))[0] if isinstance(each, Tensor)]
+    asked = kwargs.get("device")
+    if asked is not None and torch.device(asked).type == ELSEWHERE.type:
+        where, kwargs = ELSEWHERE, {**kwargs, "device": CPU}
+    elif asked is not None:
+        where = CPU
+    elif func is aten.copy_.default:
+        where = args[0].device
+    elif func in INDEXED:
+        where = args[0].device
+        _same_place(func, [args[0], *(each for each in args[1] if each is not None and each.device != CPU), *args[2:3]])
+    else:
+        where = _same_place(func, tensors)
+    real_args, real_kwargs = tree_map(lambda each: each.kept if isinstance(each, Elsewhere) else each, (args, kwargs))
+    with torch.utils._python_dispatch._disable_current_modes():
+        found = func(*real_args, **real_kwargs)
+    if where != ELSEWHERE:
+        return found
+    wrapped = tree_map(lambda each: Elsewhere(each) if isinstance(each, Tensor) else each, found)
+    return return_and_correct_aliasing(func, args, kwargs, wrapped)
+
+
+def _same_place(func: Any, tensors: list[Tensor]) -> torch.device:
+    places = {each.device for each in tensors if each.dim() > 0}
+    if len(places) > 1:
+        raise RuntimeError(f"{func}: expected all tensors on one device, found {sorted(map(str, places))}")
+    return next(iter(places), tensors[0].device if tensors else CPU)

@@ -1,0 +1,66 @@
+"""One process of a model that torchrun's processes share: what it says goes to a file a rank in the folder given."""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import decoding
+from decoding import ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Scorer
+from decoding.evals.cli import main
+from decoding.evals.configurations import described
+from decoding.loading import load
+
+STRATEGIES = {
+    "contrastive search": ContrastiveSearch(0.6, 4),
+    "DoLa": DoLa(layers=(1, 2, 3)),
+    "DoLa behind the norm": DoLa(layers=(1, 2), final_norm=True),
+    "context-aware": ContextAware([31, 32, 33]),
+    "contrastive decoding": ContrastiveDecoding("amateur"),
+    "LOL, an adapter and guidance": decoding.LOL("induced", (0.5, 0.75), guidance=[31, 32]),
+}
+PROMPTS = {
+    "input_ids": torch.tensor([[3, 3, 11, 12, 13, 14, 15], [21, 22, 23, 24, 25, 26, 27]]),
+    "attention_mask": torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1]]),
+}
+GENERATE = ["generate", "--prompt", "The old clockmaker", "--max-new-tokens", "8"]
+EVALUATE = ["eval", "truthfulqa", "--miniature", "--limit", "5", "--strategy", "greedy", "--strategy", "dola:layers=2"]
+
+
+def said(model: Any) -> dict[str, Any]:
+    """Tokens, beams and scores of a model under every strategy."""
+    found: dict[str, Any] = {"model": described(model, "expert")}
+    for name, strategy in STRATEGIES.items():
+        found[name] = decoding.generate(model, **PROMPTS, strategy=strategy, max_new_tokens=10).tolist()
+    processor = STRATEGIES["DoLa"].logits_processor(model, **PROMPTS)
+    found["beams"] = model.generate(**PROMPTS, num_beams=2, max_new_tokens=5, logits_processor=[processor]).tolist()
+    scoring = [None, *(each for each in STRATEGIES.values() if not isinstance(each, ContrastiveSearch))]
+    with Scorer(model, [11, 12], scoring) as scorer:
+        (by_strategy,) = scorer.score([([13], [[21, 22], [21, 23, 24]])])
+    found["scores"] = [each.normalized.tolist() for scores in by_strategy for each in scores]
+    return found
+
+
+def work(folder: Path, rank: str) -> None:
+    """Say it, draw with a seed of this rank's own, and run the commands."""
+    model, _ = load("expert", dtype="float32", tp_plan="auto")
+    found = said(model)
+    torch.manual_seed(int(rank))
+    drawn = decoding.generate(
+        model, **PROMPTS, strategy=STRATEGIES["contrastive search"], do_sample=True, max_new_tokens=8
+    )
+    found["drawn"] = drawn.tolist()
+    for name, arguments in (("generate", GENERATE), ("evaluate", [*EVALUATE, "--output", str(folder / "shared")])):
+        with (folder / f"{name}{rank}.txt").open("w") as file, contextlib.redirect_stdout(file):
+            found[name] = main([*arguments, "--tp-plan", "auto", "--dtype", "float32"])
+    (folder / f"said{rank}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    import os
+
+    torch.set_num_threads(1)
+    work(Path(sys.argv[1]), os.environ["RANK"])
