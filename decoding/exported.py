@@ -33,8 +33,8 @@ def generate(*args: Any, model: Any, **kwargs: Any) -> Any:
     """The ``generate`` of a model that was exported: takes what ``model.generate`` takes, the streamer included.
 
     Parameters of the strategy may be given as keywords, for this call: ``model.generate(**inputs, penalty_alpha=0.4)``.
-    A ``custom_generate`` of the call's own goes before the strategy, and so does a generation config whose
-    ``decoding_strategy`` is None: both are the model's plain ``generate``.
+    A ``custom_generate`` of the call's own goes before the strategy, and so does ``decoding_strategy=None``, as a
+    keyword or in a generation config: both are the model's plain ``generate``.
 
     Raises:
         OptionError: settings that name no strategy, or another amateur than the exported one.
@@ -43,7 +43,8 @@ def generate(*args: Any, model: Any, **kwargs: Any) -> Any:
     given = dict(_signature().bind(model, *args, **kwargs).arguments)
     given |= given.pop("kwargs", {})
     given.pop("self")
-    if given.get("custom_generate") is not None or _settings_of(model, given.get("generation_config")) is None:
+    settings = _settings_of(model, given.get("generation_config"), given)
+    if given.get("custom_generate") is not None or settings is None:
         return type(model).generate(model, **given)
     given.pop("custom_generate", None)
     return generation.generate(model, **given)
@@ -54,28 +55,32 @@ def stored_strategy(
 ) -> Strategy | None:
     """The strategy that a generation config holds, or else the model's own; None where there is none.
 
+    What a config leaves out is as in the model's own, where that is the same strategy.
+
     Args:
         model: the generating model; an amateur is looked for in the folder that it was loaded from.
         config: of the call.
-        kwargs: of the call; parameters of the strategy are taken out of it and go before those of the config.
+        kwargs: of the call; what it says of the strategy goes before the config, and is taken out.
         tokenizer: for strategies with texts of their own; None loads that of the model's folder where it is needed.
 
     Raises:
         OptionError: unknown names, or values out of range.
         ModelError: the amateur cannot be found.
     """
-    settings = _settings_of(model, config)
+    settings = _settings_of(model, config, kwargs)
     if settings is None:
         return None
-    own = _settings_of(model, None) or settings
+    kwargs.pop(SETTINGS, None)
+    own = _settings_of(model, None, {}) or settings
     # A server's clients send generation configs; which files are read is not theirs to say.
-    if settings.get("amateur") != own.get("amateur"):
+    if "amateur" in settings and settings["amateur"] != own.get("amateur"):
         raise OptionError(
-            f"{SETTINGS}: amateur={settings.get('amateur')!r} is another one than the model's "
-            f"({own.get('amateur')!r}); export the model anew to change it"
+            f"{SETTINGS}: amateur={settings['amateur']!r} is another one than the model's ({own.get('amateur')!r}); "
+            "export the model anew to change it"
         )
-    parameters = dict(settings)
-    name = parameters.pop("name", None)
+    name = settings.get("name", own.get("name"))
+    parameters = {**(own if name == own.get("name") else {}), **settings}
+    parameters.pop("name", None)
     if name not in ours():
         raise OptionError(f"{SETTINGS}: unknown strategy {name!r}{nearest(str(name), ours())}")
     accepted = [field.name for field in dataclasses.fields(ours()[name]) if field.repr]
@@ -127,10 +132,10 @@ def _signature() -> inspect.Signature:
     return inspect.signature(GenerationMixin.generate)
 
 
-def _settings_of(model: Any, config: GenerationConfig | None) -> Mapping[str, Any] | None:
-    """The settings of the call's config, or the model's own where that has none."""
+def _settings_of(model: Any, config: GenerationConfig | None, kwargs: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The settings that a call names, or else those of its config, or the model's own where that has none."""
     own = getattr(model.generation_config, SETTINGS, None)
-    settings = own if config is None else getattr(config, SETTINGS, own)
+    settings = kwargs.get(SETTINGS, own if config is None else getattr(config, SETTINGS, own))
     if settings is not None and not isinstance(settings, Mapping):
         raise OptionError(f"{SETTINGS}={settings!r}: accepted are a name and parameters, as `decoding export` writes")
     return settings

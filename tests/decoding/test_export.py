@@ -132,14 +132,35 @@ def test_a_strategy_of_the_call_goes_before_the_folders(exported, plain, inputs)
     assert torch.equal(generated(model, inputs, custom_generate=other), generated(plain, inputs, other))
     assert torch.equal(generated(model, inputs, other), generated(plain, inputs, other))
     assert torch.equal(generated(model, inputs, top_k=3, penalty_alpha=0.9), generated(plain, inputs, other))
-    greedy = GenerationConfig(max_new_tokens=NEW, decoding_strategy=None)
-    assert torch.equal(model.generate(**inputs, generation_config=greedy), generated(plain, inputs))
-    assert torch.equal(named("greedy").generate(model, **inputs, max_new_tokens=NEW), generated(plain, inputs))
+    greedy = generated(plain, inputs)
+    config = GenerationConfig(max_new_tokens=NEW, decoding_strategy=None)
+    assert torch.equal(model.generate(**inputs, generation_config=config), greedy)
+    assert torch.equal(generated(model, inputs, decoding_strategy=None), greedy)
+    assert torch.equal(decoding.generate(model, **inputs, max_new_tokens=NEW, decoding_strategy=None), greedy)
+    assert torch.equal(named("greedy").generate(model, **inputs, max_new_tokens=NEW), greedy)
+    processor = {"logits_processor": [other.logits_processor(model, **inputs)], "num_beams": 2}
+    beams = generated(model, inputs, **processor, decoding_strategy=None)
+    assert torch.equal(beams, generated(plain, inputs, **processor))
     per_call = {"name": "dola", "layers": [1, 2]}
     dola = GenerationConfig(max_new_tokens=NEW, decoding_strategy=per_call)
     assert torch.equal(
         model.generate(**inputs, generation_config=dola), generated(plain, inputs, decoding.DoLa(layers=[1, 2]))
     )
+
+
+def test_settings_of_a_call_leave_the_rest_as_it_was(exported, plain, inputs, tmp_path, tokenizer):
+    config = GenerationConfig(max_new_tokens=NEW, decoding_strategy={"penalty_alpha": 0.9})
+    expected = generated(plain, inputs, decoding.ContrastiveSearch(0.9, 5))
+    assert torch.equal(loaded(exported).generate(**inputs, generation_config=config), expected)
+    model = loaded(decoding.export("expert", "contrastive-decoding:amateur=amateur", tmp_path / "out"))
+    tuned = decoding.ContrastiveDecoding(miniature.load("amateur")[0], beta=0.9, tokenizer=tokenizer)
+    for settings, strategy in (
+        ({"beta": 0.9}, tuned),
+        ({"name": "contrastive-search"}, decoding.ContrastiveSearch()),
+        ({"name": "lol", "amateur": "./amateur", "lower_layers": []}, decoding.LOL(tuned.amateur, [])),
+    ):
+        made = generated(model, inputs, decoding_strategy=settings)
+        assert torch.equal(made, generated(plain, inputs, strategy))
 
 
 def test_stop_strings_and_sampling_reach_the_strategy(exported, plain, inputs, tokenizer):

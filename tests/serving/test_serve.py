@@ -136,9 +136,9 @@ def test_what_a_request_asks_for_reaches_the_strategy(server, texts):
     assert stopped.reason == "stop"
     penalised = server.ask(PROMPTS[1], frequency_penalty=0.3)
     assert penalised.text == texts(PROMPTS[1], repetition_penalty=1.3)
-    settings = {"max_new_tokens": NEW, "decoding_strategy": {"name": "contrastive-search", "penalty_alpha": 0.2}}
+    settings = {"max_new_tokens": NEW, "decoding_strategy": {"penalty_alpha": 0.2}}
     other = server.ask(PROMPTS[1], extra_body={"generation_config": json.dumps(settings)})
-    assert other.text == texts(PROMPTS[1], decoding.ContrastiveSearch(0.2))
+    assert other.text == texts(PROMPTS[1], decoding.ContrastiveSearch(0.2, 5))
     plain = server.client.completions.create(model=str(server.folder), prompt=PROMPTS[2], max_tokens=NEW)
     assert plain.choices[0].text == texts(PROMPTS[2])
 
