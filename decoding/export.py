@@ -163,6 +163,7 @@ def _config(model: Any) -> GenerationConfig:
         if hasattr(config, name):
             setattr(config, name, None)
     config.do_sample = False  # said and not left out: pipelines would sample
+    config._from_model_config = None  # with this mark transformers reads nothing that it does not know
     return config
 
 

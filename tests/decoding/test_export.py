@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
+from tiny_models import tiny_model
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig, pipeline
 from transformers.generation.streamers import BaseStreamer
 
 import decoding
@@ -205,6 +206,21 @@ def test_every_strategy_travels_in_a_folder_that_can_be_moved(spec, plain, input
     settings = json.loads((folder / "generation_config.json").read_text())["decoding_strategy"]
     assert str(EXPERT.parent) not in json.dumps(settings)
     assert torch.equal(generated(loaded(folder), inputs), expected)
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba", "t5"])
+def test_architectures_whose_generation_config_came_from_the_model_config(name, tokenizer, tmp_path):
+    """As ``save_pretrained`` of a model that was never given one writes it."""
+    model = tiny_model(name)
+    assert model.generation_config._from_model_config
+    model.save_pretrained(tmp_path / name)
+    tokenizer.save_pretrained(tmp_path / name)
+    folder = decoding.export(tmp_path / name, "contrastive-search", tmp_path / "out", link="hard")
+    auto = AutoModelForSeq2SeqLM if model.config.is_encoder_decoder else AutoModelForCausalLM
+    ids = torch.randint(3, 100, (2, 9), generator=torch.Generator().manual_seed(1))
+    made = generated(auto.from_pretrained(folder, trust_remote_code=True), {"input_ids": ids})
+    assert torch.equal(made, generated(model, {"input_ids": ids}, decoding.ContrastiveSearch()))
+    assert not torch.equal(made, generated(model, {"input_ids": ids}))
 
 
 def test_the_settings_outlive_saving_and_loading(exported, tmp_path):
