@@ -72,6 +72,7 @@ def load(
         else:
             model, tokenizer = _from_pretrained(spec, name, placed)
         if placed:
+            _check_shares(spec, model)
             return model.eval(), tokenizer
         try:
             return model.to(where).eval(), tokenizer
@@ -151,6 +152,18 @@ def _placed(device: str | None, device_map: str | Mapping[str, Any] | None, tp_p
             atexit.register(_part)  # transformers brings the processes together and leaves them so
         return {"tp_plan": tp_plan}
     return {}
+
+
+def _check_shares(spec: str, model: Any) -> None:
+    """Refuse a number of processes among which a model's heads cannot be shared out."""
+    config, ranks = model.config.get_text_config(decoder=True), getattr(model, "tp_size", None) or 1
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        heads = getattr(config, name, None)
+        if isinstance(heads, int) and heads % ranks:
+            raise ModelError(
+                f"{spec}: its {heads} {name.removeprefix('num_').replace('_', ' ')} cannot be shared out among {ranks} "
+                f"processes; accepted are numbers of processes that divide {heads}"
+            )
 
 
 def _part() -> None:

@@ -54,7 +54,8 @@ def run_on_ray(
         raise OptionError("--engine ray shares the documents out itself: run it without torchrun or srun")
     if arguments.get("tp_plan"):
         raise OptionError("--tp-plan: a Ray worker is one process; accepted are --device-map and --gpus-per-worker")
-    with _ray(workers) as (ray, local):
+    # Ray prints what it notices of its processes to standard output, where results are expected.
+    with contextlib.redirect_stdout(io.StringIO()), _ray(workers) as (ray, local):
         gpus = float(ray.cluster_resources().get("GPU", 0))
         if gpus_per_worker is None:
             gpus_per_worker = 1.0 if gpus and arguments.get("device") != "cpu" else 0.0

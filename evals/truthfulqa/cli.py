@@ -28,6 +28,7 @@ __all__ = ["truthfulqa_command"]
 
 Evaluation = MultipleChoice | Generation
 
+WRITTEN_AT_ONCE = 8  # answers
 ON_THE_HUB = "truthfulqa/truthful_qa"
 
 
@@ -58,7 +59,12 @@ def truthfulqa_command(
         typer.Option("--generation", help="Let strategies write answers: BLEU, ROUGE, judges."),
     ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="With --generation: of an answer.")] = 50,
-    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="With --generation: questions at a time.")] = 8,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Questions at a time, which a kill loses; by default 4, with --generation 8."
+        ),
+    ] = None,
     judge_truth: Annotated[
         str | None, typer.Option(metavar="MODEL", help="With --generation: a fine-tuned judge of truth.")
     ] = None,
@@ -102,13 +108,14 @@ def truthfulqa_command(
     def task_of(questions: Sequence[Question], asked: Prompt, left_out: Sequence[str], suffix: str) -> Evaluation:
         if generation:
             return Generation(
-                ready.model, ready.tokenizer, questions, asked, max_new_tokens=max_new_tokens, batch_size=batch_size,
+                ready.model, ready.tokenizer, questions, asked, max_new_tokens=max_new_tokens,
+                batch_size=batch_size or WRITTEN_AT_ONCE,
                 judges=judges, left_out=left_out, name=f"truthfulqa_generation{suffix}",
             )  # fmt: skip
         name = "truthfulqa_miniature" if miniature_ else f"truthfulqa_mc{suffix}"
         return MultipleChoice(
             ready.model, ready.tokenizer, questions, asked, left_out=left_out, name=name,
-            max_branch_tokens=max_branch_tokens,
+            max_branch_tokens=max_branch_tokens, batch_size=batch_size,
         )  # fmt: skip
 
     common: dict[str, Any] = {"output": output, "limit": limit, "seed": seed}

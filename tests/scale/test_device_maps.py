@@ -19,6 +19,7 @@ from decoding.adapters import attach
 from decoding.branching import Branching
 from decoding.errors import ModelError
 from decoding.evals import miniature
+from decoding.evals.cli import main
 from decoding.evals.configurations import described
 from decoding.placement import input_device
 from decoding.stream import Stream
@@ -183,3 +184,12 @@ def test_weights_on_a_disk_say_the_same(offloaded: Any) -> None:
 def test_an_adapter_is_not_put_on_weights_that_are_not_there(offloaded: Any) -> None:
     with pytest.raises(ModelError, match="induced: an adapter cannot be loaded onto a model with weights offloaded"):
         attach(offloaded, miniature.folder("induced"))
+
+
+def test_the_command_line_splits_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["generate", "--prompt", "The old clockmaker", "--max-new-tokens", "6"]
+    assert main(command) == main([*command, "--device-map", "auto"]) == 0
+    one, other = capsys.readouterr().out.splitlines()
+    assert one == other
+    evaluate = ["eval", "truthfulqa", "--miniature", "--limit", "3", "--strategy", "dola", "--device-map", "auto"]
+    assert main(evaluate) == 0

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 
 from decoding.evals import miniature
 from decoding.evals.cli import main
+from decoding.evals.samples import Sample, SampleFile
 
 pytestmark = pytest.mark.skipif(
     not (miniature.folder("expert") / "config.json").is_file(), reason="the embedded expert is not here"
@@ -155,3 +156,22 @@ def test_ranks_tune_alike(tmp_path: Path) -> None:
     ended(evaluate(arguments, alone), *(evaluate(arguments, shared, rank, 2) for rank in range(2)))
     assert found(alone) == found(shared)
     assert len(printed(shared)) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "together"), [([], 4), (["--batch-size", "1"], 1), (["--generation", "--batch-size", "3"], 3)]
+)
+def test_as_many_documents_are_lost_as_are_read_together(
+    given: list[str], together: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, written = SampleFile.append, []
+
+    def counted(file: SampleFile, samples: Iterable[Sample]) -> None:
+        held = list(samples)
+        written.append(len({each["document"] for each in held}))
+        append(file, held)
+
+    monkeypatch.setattr(SampleFile, "append", counted)
+    command = ["eval", "truthfulqa", "--miniature", "--limit", "9", "--max-new-tokens", "2", "--strategy", "greedy"]
+    assert main([*command, *given, "--output", str(tmp_path)]) == 0
+    assert written == [min(together, 9 - start) for start in range(0, 9, together)]

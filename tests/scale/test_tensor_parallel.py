@@ -5,13 +5,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from tensor_parallel_rank import EVALUATE, GENERATE, said
+from tiny_models import tiny_model
 
-from decoding.errors import OptionError
+from decoding import loading
+from decoding.errors import ModelError, OptionError
 from decoding.evals import miniature
 from decoding.evals.cli import main
 from decoding.loading import load
@@ -96,3 +99,10 @@ def samples(folder: Path) -> list[str]:
 def test_what_cannot_be_placed_is_one_line(given: dict[str, str], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         load("expert", **given)
+
+
+def test_a_number_of_processes_that_does_not_divide_the_heads_is_refused() -> None:
+    model = SimpleNamespace(config=tiny_model("llama").config, tp_size=4)
+    with pytest.raises(ModelError, match="its 2 key value heads cannot be shared out among 4 processes"):
+        loading._check_shares("PATH", model)
+    loading._check_shares("PATH", SimpleNamespace(config=model.config, tp_size=2))
