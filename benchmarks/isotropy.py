@@ -9,7 +9,7 @@ Three questions, on one random-weight Llama (8 layers x 512, states of 9 layers)
 2. states: what is done with the states, apart from the forward passes. The sums of the streaming pass against looking
    at every pair, once within texts and once over all tokens. The same states for all; texts of 256 tokens.
 3. memory: peak memory of an analysis of 1,000 and of 20,000 texts of 10 tokens, in fresh processes, less what the
-   process had before the analysis.
+   process had before the analysis. In batches of 2,048 tokens, so that the 1,000 fill the sample and a batch after it.
 
 Each method runs in a process of its own; the processes of a question take turns. Medians over the repeats, ratios pair
 by pair.
@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from turns import MEASURE_MEMORY, Worker, paired_ratio, peak_memory_mb, quantile, serve, take_turns, write_csv
+from turns import MEASURE_MEMORY, Worker, llama, paired_ratio, peak_memory_mb, quantile, serve, take_turns, write_csv
 
 FORWARD, STREAMING, ANALYSIS = "forward passes alone", "streaming pass", "whole analysis"
 SUMS, PAIRS_WITHIN = "sums: mean cosines", "pairs within texts"
@@ -48,7 +48,8 @@ def main() -> None:
         return work(options)
     rows = []
     if "pass" in options.questions:
-        rows += times("pass", {FORWARD: FORWARD, STREAMING: FORWARD, ANALYSIS: FORWARD}, options.texts, options)
+        methods = dict.fromkeys((FORWARD, STREAMING, ANALYSIS), FORWARD)
+        rows += times("pass", methods, options.texts, options)
     if "states" in options.questions:
         against = {SUMS: SUMS, PAIRS_WITHIN: SUMS, EVERYTHING: EVERYTHING, PAIRS: EVERYTHING}
         rows += times("states", against, options.state_texts, options)
@@ -71,6 +72,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--memory-texts", type=lambda text: [int(n) for n in text.split(",")], default=[1000, 20000])
     parser.add_argument("--tokens", type=int, default=256, help="a text, of questions 1 and 2")
     parser.add_argument("--short", type=int, default=10, help="tokens a text, of question 3")
+    parser.add_argument("--batch-tokens", type=int, default=2048, help="of question 3")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--width", type=int, default=512)
@@ -133,7 +135,10 @@ def start(
 ) -> Worker:
     """A process that runs one method."""
     task = json.dumps({"method": method, "texts": texts, "tokens": tokens})
-    passed = [f"--{name}={getattr(options, name)}" for name in ("layers", "width", "device", "dtype")]
+    passed = [
+        f"--{name}={getattr(options, name.replace('-', '_'))}"
+        for name in ("layers", "width", "device", "dtype", "batch-tokens")
+    ]
     return Worker([sys.executable, __file__, "--worker", task, *passed], environment)
 
 
@@ -146,8 +151,8 @@ def work(options: argparse.Namespace) -> None:
 
     torch.set_grad_enabled(False)
     task = json.loads(options.worker)
-    model = llama(options)
-    call = method_of(task["method"], model, task["texts"], task["tokens"])
+    model = llama(options.layers, options.width, options.width // 64, options.device, options.dtype)
+    call = method_of(task["method"], model, task["texts"], task["tokens"], options.batch_tokens)
     before = peak_memory_mb(options.device)
     facts = {
         "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else platform.machine() + " cpu",
@@ -168,8 +173,8 @@ def work(options: argparse.Namespace) -> None:
     serve(once, options.device)
 
 
-def method_of(method: str, model: Any, count: int, tokens: int) -> Callable[[], Any]:
-    """One call of a method on ``count`` texts of so many tokens each."""
+def method_of(method: str, model: Any, count: int, tokens: int, batch_tokens: int) -> Callable[[], Any]:
+    """One call of a method on ``count`` texts of so many tokens each; ``batch_tokens`` are those of question 3."""
     from decoding.evals.isotropy import Settings, analyse
     from decoding.evals.isotropy.analysis import StreamingPass
     from decoding.evals.isotropy.states import layer_numbers, read_states
@@ -190,10 +195,11 @@ def method_of(method: str, model: Any, count: int, tokens: int) -> Callable[[], 
         return forward
     if method == STREAMING:
         return lambda: list(StreamingPass(model, Numbers(), layers, settings).over(texts(count, tokens)))
-    if method in (ANALYSIS, MEMORY):
-        if method == MEMORY:
-            analyse(model, Numbers(), texts(8, tokens))  # what a first call loads and keeps is not the analysis's own
+    if method == ANALYSIS:
         return lambda: analyse(model, Numbers(), texts(count, tokens))
+    if method == MEMORY:
+        analyse(model, Numbers(), texts(8, tokens))  # what a first call loads and keeps is not the analysis's own
+        return lambda: analyse(model, Numbers(), texts(count, tokens), Settings(batch_tokens=batch_tokens))
     read_once = [(batch, read_states(model, [text.ids for text in batch], layers)) for batch in read()]
     if method == EVERYTHING:
 
@@ -278,20 +284,6 @@ def texts(count: int, tokens: int) -> Iterator[str]:
     rng = random.Random(1)
     for _ in range(count):
         yield " ".join(str(rng.randrange(10, VOCAB)) for _ in range(tokens))
-
-
-def llama(options: argparse.Namespace) -> Any:
-    """A Llama with random weights."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    width = options.width
-    config = LlamaConfig(
-        vocab_size=VOCAB, hidden_size=width, intermediate_size=width * 11 // 4, num_hidden_layers=options.layers,
-        num_attention_heads=width // 64, num_key_value_heads=width // 64, max_position_embeddings=65536,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval().to(device=options.device, dtype=getattr(torch, options.dtype))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """TruthfulQA's multiple choice: this library, one forward pass per answer, and lm-eval, side by side in one run.
 
-    python benchmarks/truthfulqa_mc.py [--data TruthfulQA.csv] [--tokenizer PATH]
+    python benchmarks/truthfulqa_mc.py [--data TruthfulQA.csv] [--tokenizer PATH] [--prompt-tokens 600]
 
 Each method runs in a process of its own that holds one random-weight Llama (8 layers x 512, vocabulary 32k); the
 processes take turns. All score the answers of the same questions behind the same few-shot prompt, each answer once:
@@ -11,13 +11,16 @@ processes take turns. All score the answers of the same questions behind the sam
 - ``decoding eval truthfulqa``'s task through its runner, samples written and synced to a file; the reading of the
   few-shot prompt counts.
 
-Without ``--data``, questions are made up of words, with as many words and answers as TruthfulQA's have on average.
-Every method's MC1 and MC2 are compared question by question.
+The few-shot prompt is that of ``--style``; ``--prompt-tokens`` lengthens it by the data's last questions with their
+best answers. Without ``--data``, questions are made up of words, with as many words and answers as TruthfulQA's have on
+average. Every method's MC1 and MC2 are compared question by question.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import dataclasses
 import json
 import random
 import statistics
@@ -52,6 +55,10 @@ def main() -> None:
     methods = [OURS, PER_ANSWER, f"{LM_EVAL}, batch {best}"]
     starts = {method: (lambda environment, method=method: start(method, options, environment)) for method in methods}
     rows = table(*take_turns(starts, options.repeats), options)
+    if options.output.exists():  # what was measured with other prompts stays
+        with options.output.open(newline="") as file:
+            rows += [row for row in csv.DictReader(file) if row["prompt_tokens"] != str(rows[0]["prompt_tokens"])]
+        rows.sort(key=lambda row: int(row["prompt_tokens"]))
     write_csv(rows, COLUMNS, options.output)
     print(f"\nwritten: {options.output}")
 
@@ -65,6 +72,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokenizer", default=tokenizer, help="a folder; by default the embedded one's")
     parser.add_argument("--questions", type=int, default=10, help="the first so many")
     parser.add_argument("--style", default="dola", help="of the prompt")
+    parser.add_argument("--prompt-tokens", type=int, default=0, help="of the prompt before the question, at least")
     parser.add_argument("--batch-sizes", default="4,8,16", help="that lm-eval is tried with")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--layers", type=int, default=8)
@@ -115,8 +123,8 @@ def table(runs: Runs, facts: dict[str, dict[str, Any]], options: argparse.Namesp
 
 def start(method: str, options: argparse.Namespace, environment: dict[str, str] | None = None) -> Worker:
     """A process that runs one method."""
-    names = ("questions", "style", "layers", "width", "device", "dtype")
-    passed = [f"--{name}={getattr(options, name)}" for name in names]
+    names = ("questions", "style", "prompt-tokens", "layers", "width", "device", "dtype")
+    passed = [f"--{name}={getattr(options, name.replace('-', '_'))}" for name in names]
     passed += [f"--{name}={getattr(options, name)}" for name in ("data", "tokenizer") if getattr(options, name)]
     return Worker([sys.executable, __file__, "--worker", method, *passed], environment)
 
@@ -131,8 +139,13 @@ def work(options: argparse.Namespace) -> None:
     from decoding.scoring import tokens_of
 
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer or miniature.folder("expert"))
-    questions = (load(options.data)[0] if options.data else made_up())[: options.questions]
+    every = load(options.data)[0] if options.data else made_up()
+    questions, others = every[: options.questions], every[options.questions :]
     prompt = prompt_of(options.style, tokenizer)
+    while len(tokenizer(prompt.prefix)["input_ids"]) < options.prompt_tokens:
+        shown = others.pop()
+        shot = prompt.text(shown.question) + prompt.answer(shown.best_answer)
+        prompt = dataclasses.replace(prompt, prefix=f"{shot}\n\n")
     heads = max(1, options.width // 64)
     model = llama(options.layers, options.width, heads, options.device, options.dtype)
     tokens = [

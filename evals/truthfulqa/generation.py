@@ -14,7 +14,8 @@ from decoding.evals.configurations import Configuration, digest, fingerprint
 from decoding.evals.runner import Document, Record, Task
 from decoding.evals.truthfulqa.data import Question
 from decoding.evals.truthfulqa.judge import Judge
-from decoding.evals.truthfulqa.prompts import Prompt
+from decoding.evals.truthfulqa.prompts import Prompt, common_beginning
+from decoding.evals.truthfulqa.shared_prompt import SharedPrompt
 from decoding.evals.truthfulqa.similarity import references, similarities
 from decoding.fused_streams import context_of
 from decoding.placement import input_device
@@ -75,6 +76,7 @@ class Generation(Task):
             "batch_size": batch_size,
             "judges": {each.asks: fingerprint(each.model) for each in judges},
         }
+        self._shared: SharedPrompt | None = None
 
     @property
     def figures(self) -> tuple[str, ...]:
@@ -112,8 +114,7 @@ class Generation(Task):
         return list(zip(*columns, strict=True))
 
     def _encoded(self, question: Question) -> list[int]:
-        text = self.prompt.text(question.question)
-        tokens = list(self.tokenizer(text, add_special_tokens=self.prompt.special_tokens)["input_ids"])
+        tokens = self._tokens(question)
         context = context_of(self.model)
         if context is not None and len(tokens) + self.max_new_tokens > context:
             raise InputError(
@@ -122,11 +123,25 @@ class Generation(Task):
             )
         return tokens
 
+    def _tokens(self, question: Question) -> list[int]:
+        text = self.prompt.text(question.question)
+        return list(self.tokenizer(text, add_special_tokens=self.prompt.special_tokens)["input_ids"])
+
+    def _shared_prompt(self) -> SharedPrompt:
+        """What all prompts begin with, read once."""
+        if self._shared is None:
+            prompts = [self._tokens(each) for each in self.questions]
+            room = min(map(len, prompts)) - 1  # a token at least is each prompt's own
+            self._shared = SharedPrompt(self.model, common_beginning(prompts)[:room])
+        return self._shared
+
     def _answers(self, configuration: Configuration, prompts: Sequence[Sequence[int]]) -> list[str]:
         stops = () if self.prompt.style == "chat" else STOPS
+        shared = self._shared_prompt()
         return generated(
-            configuration, self.model, self.tokenizer, prompts, max_new_tokens=self.max_new_tokens, stops=stops
-        )
+            configuration, self.model, self.tokenizer, prompts, max_new_tokens=self.max_new_tokens, stops=stops,
+            shared=shared if shared.serves(configuration.choice, self.model) else None,
+        )  # fmt: skip
 
     def _record(self, document: Document, answer: str) -> Record:
         question: Question = document.content
@@ -153,6 +168,7 @@ def generated(
     *,
     max_new_tokens: int,
     stops: Sequence[str] = (),
+    shared: SharedPrompt | None = None,
 ) -> list[str]:
     """What a strategy writes behind each of several prompts, in one ``generate()`` call.
 
@@ -163,14 +179,17 @@ def generated(
         prompts: token ids, of any lengths; shorter ones are padded on the left.
         max_new_tokens: the longest text.
         stops: a text ends before the first of these.
+        shared: what all prompts begin with; None reads it anew.
 
     Returns:
         The texts, without space around them.
     """
     longest = max(map(len, prompts))
+    pads = [longest - len(each) for each in prompts]
     pad = next((each for each in (tokenizer.pad_token_id, tokenizer.eos_token_id) if each is not None), 0)
-    padded = torch.tensor([[pad] * (longest - len(each)) + list(each) for each in prompts], device=input_device(model))
-    mask = torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in prompts], device=input_device(model))
+    rows = list(zip(pads, prompts, strict=True))
+    padded = torch.tensor([[pad] * count + list(each) for count, each in rows], device=input_device(model))
+    mask = torch.tensor([[0] * count + [1] * len(each) for count, each in rows], device=input_device(model))
     sequences = configuration.choice.generate(
         model,
         input_ids=padded,
@@ -178,6 +197,7 @@ def generated(
         max_new_tokens=max_new_tokens,
         pad_token_id=pad,
         **({"stop_strings": list(stops), "tokenizer": tokenizer} if stops else {}),
+        **({"past_key_values": shared.cache(pads)} if shared is not None else {}),
     ).cpu()
     start = 1 if model.config.is_encoder_decoder else longest
     texts = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,7 +12,7 @@ from decoding.evals.likelihood import scoring_strategy, shortened
 from decoding.evals.runner import Document, Record, Task
 from decoding.evals.truthfulqa.data import Question
 from decoding.evals.truthfulqa.metrics import mc1, mc2, mc3
-from decoding.evals.truthfulqa.prompts import Prompt
+from decoding.evals.truthfulqa.prompts import Prompt, common_beginning
 from decoding.fused_streams import context_of
 from decoding.scorer import TOKENS_AT_ONCE, Scorer
 from decoding.scoring import tokens_of
@@ -157,9 +156,7 @@ class MultipleChoice(Task):
         if self._prefix is None:
             texts = [self.prompt.text(each.question) for each in self.questions]
             ids = self.tokenizer(texts, add_special_tokens=self.prompt.special_tokens)["input_ids"]
-            first, last = min(ids), max(ids)  # what these two have in common, all between them have
-            pairs = zip(first, last, strict=False)
-            self._prefix = [one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
+            self._prefix = common_beginning(ids)
         return self._prefix
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from decoding.errors import OptionError, nearest
 from decoding.loading import one_line
 
-__all__ = ["DEMONSTRATIONS", "INSTRUCTION", "STYLES", "Prompt", "prompt_of"]
+__all__ = ["DEMONSTRATIONS", "INSTRUCTION", "STYLES", "Prompt", "common_beginning", "prompt_of"]
 
 STYLES = ("dola", "lm-eval", "chat", "none")
 
@@ -95,6 +97,13 @@ def prompt_of(style: str, tokenizer: Any = None) -> Prompt:
     shots = "".join(f"Q: {question}\nA: {answer}\n\n" for question, answer in DEMONSTRATIONS)
     prefix = {"dola": f"{INSTRUCTION}\n\n{shots}", "lm-eval": shots, "none": ""}[style]
     return Prompt(style, prefix, "Q: ", "\nA:")
+
+
+def common_beginning(prompts: Sequence[list[int]]) -> list[int]:
+    """The tokens that every prompt begins with."""
+    first, last = min(prompts), max(prompts)  # what these two have in common, all between them have
+    pairs = zip(first, last, strict=False)
+    return [one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
 
 
 def _chat(tokenizer: Any) -> Prompt:

@@ -1,5 +1,6 @@
 """TruthfulQA with generated answers: rows on their own, where answers end, draws, judges, and runs that go on."""
 
+import dataclasses
 import functools
 import json
 
@@ -16,6 +17,7 @@ from decoding.evals.truthfulqa.data import Question, Targets
 from decoding.evals.truthfulqa.generation import Generation, generated
 from decoding.evals.truthfulqa.judge import Judge
 from decoding.evals.truthfulqa.prompts import prompt_of
+from decoding.evals.truthfulqa.shared_prompt import SharedPrompt
 from decoding.registry import named
 
 pytest.importorskip("sacrebleu")
@@ -106,6 +108,57 @@ def test_an_encoder_decoder_writes_behind_its_start_token():
     for prompt, text in zip([[5, 6, 7], [8, 9]], texts, strict=True):
         alone = model.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False)[0, 1:]
         assert text == Numbers().decode(alone, True)
+
+
+PROMPTS = [[1, *range(5, 25), *rest] for rest in ([30], [31, 32, 33, 34, 35], [36, 37])]
+
+
+@pytest.mark.parametrize("spec", ["greedy", "dola:layers=1", "nucleus", "contrastive-search"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "bloom", "mistral-sliding", "mamba"])
+def test_going_on_from_a_shared_prompt_changes_no_answer(kind, spec):
+    class Numbers:
+        pad_token_id, eos_token_id = 0, 2
+
+        def decode(self, tokens, skip_special_tokens):
+            return " ".join(str(int(each)) for each in tokens)
+
+    model = tiny_model(kind)
+    _, (configuration,) = made("greedy")
+    configuration = dataclasses.replace(configuration, choice=named(spec))
+    shared = SharedPrompt(model, PROMPTS[0][:-1])
+    if spec == "contrastive-search" or kind in ("mistral-sliding", "mamba"):
+        assert not shared.serves(configuration.choice, model)
+        return
+    assert shared.serves(configuration.choice, model)
+    lengths = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
+
+    def written(shared):
+        torch.manual_seed(0)
+        lengths.clear()
+        return generated(configuration, model, Numbers(), PROMPTS, max_new_tokens=8, shared=shared)
+
+    found = written(shared)
+    assert max(lengths) < 10  # the longest question's own 5 tokens, and what DoLa tries a model with
+    assert written(None) == found
+    assert max(lengths) == 26
+
+
+@pytest.mark.parametrize("spec", ["greedy", "contrastive-decoding:amateur=amateur"])
+def test_the_few_shot_prompt_is_read_once(spec, monkeypatch):
+    model, tokenizer = expert()
+    options = {"max_new_tokens": 8, "batch_size": 2}
+    task = Generation(model, tokenizer, questions(), prompt_of("lm-eval"), **options)
+    configurations = configured([named(spec)], model, tokenizer, "expert", task={})
+    lengths = []
+    handle = model.get_input_embeddings().register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
+    try:
+        found = [answers(task, configurations, task.documents()[start : start + 2]) for start in (0, 2)]
+    finally:
+        handle.remove()
+    assert sum(each > 200 for each in lengths) == 1
+    monkeypatch.setattr(SharedPrompt, "serves", lambda *_: False)
+    assert [answers(task, configurations, task.documents()[start : start + 2]) for start in (0, 2)] == found
 
 
 def test_a_chat_is_asked_with_the_templates_own_special_tokens():
