@@ -200,7 +200,7 @@ def decode(
                     # Asked together: a GPU is waited for once.
                     finished_here, is_stuck = torch.stack([unfinished.max() == 0, stuck.any()]).tolist()
                     if is_stuck:
-                        raise _no_token(model, session, int(stuck.nonzero()[0]), input_ids.shape[1] - length)
+                        raise _no_token(model, session, int(stuck.nonzero()[0]), input_ids.shape[1] - length - 1)
                     if streamer is not None:
                         streamer.put(tokens.cpu())
                 # Under synced_gpus a rank that is done goes on with forward passes until all are, on the tokens it has.
