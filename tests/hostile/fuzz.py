@@ -1,16 +1,14 @@
 """Fuzzed calls of ``generate``: ``python tests/hostile/fuzz.py --calls 10000 --seed 0``.
 
 Each call is held to the rule of ``tests/support/fuzz_rule.py``; the first that breaks it is minimised and printed. A
-call that takes longer than ``--patience`` ends the run with the stack of every thread. Calls come in portions, after
-each of which the resident memory is printed: it grows while models and libraries are met for the first time, and must
-stay where it is from then on.
+call that takes longer than ``--patience`` ends the run with the stack of every thread. In the end a portion of the
+calls is made again and again: by then everything has been met once, and resident memory must stay where it is.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
-import gc
 import os
 import sys
 import time
@@ -21,7 +19,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 import transformers
-from fuzz_rule import fuzz
+from fuzz_rule import drawn, fuzz, outcome
 from resident_memory import resident
 
 PORTION = 500
@@ -39,7 +37,11 @@ if __name__ == "__main__":
     for portion, start in enumerate(range(0, arguments.calls, PORTION)):
         count = min(PORTION, arguments.calls - start)
         ends += fuzz(count, arguments.seed * 1000 + portion, arguments.patience)
-        gc.collect()
-        print(f"{start + count:6} calls {time.time() - began:6.0f} s {resident() / 2**20:6.0f} MiB", flush=True)
+        print(f"{start + count:6} calls {time.time() - began:6.0f} s", flush=True)
     for end, times in ends.most_common():
         print(f"{times:6} {end}")
+    again = drawn(PORTION, arguments.seed * 1000)
+    for _ in range(5):
+        for call in again:
+            outcome(call)
+        print(f"{len(again)} of them again: {resident() / 2**20:.1f} MiB", flush=True)

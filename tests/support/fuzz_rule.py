@@ -40,7 +40,7 @@ from decoding.anatomy import anatomy
 from decoding.branching import branching_of
 from decoding.errors import DecodingError
 
-__all__ = ["BrokenRuleError", "fuzz", "outcome"]
+__all__ = ["BrokenRuleError", "drawn", "fuzz", "outcome"]
 
 
 class BrokenRuleError(AssertionError):
@@ -63,11 +63,6 @@ def fuzz(count: int, seed: int, patience: float = 60.0) -> collections.Counter[s
     """
     ends: collections.Counter[str] = collections.Counter()
 
-    @hypothesis.seed(seed)
-    @hypothesis.settings(
-        max_examples=count, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
-    )
-    @hypothesis.given(calls())
     def hold(call: Call) -> None:
         faulthandler.dump_traceback_later(patience, exit=True)
         try:
@@ -75,8 +70,27 @@ def fuzz(count: int, seed: int, patience: float = 60.0) -> collections.Counter[s
         finally:
             faulthandler.cancel_dump_traceback_later()
 
-    hold()
+    _with_drawn(hold, count, seed)
     return ends
+
+
+def drawn(count: int, seed: int) -> list[Call]:
+    """The calls that :func:`fuzz` would make."""
+    found: list[Call] = []
+    _with_drawn(found.append, count, seed)
+    return found
+
+
+def _with_drawn(use: Callable[[Call], Any], count: int, seed: int) -> None:
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=count, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+    )
+    @hypothesis.given(calls())
+    def each(call: Call) -> None:
+        use(call)
+
+    each()
 
 
 def outcome(call: Call) -> str:
