@@ -57,7 +57,13 @@ def check_mask(model: Any, input_ids: Tensor, model_kwargs: Mapping[str, Any]) -
     Raises:
         InputError: another shape, other values than 0 and 1, or a row of padding alone.
     """
-    mask = model_kwargs.get("attention_mask")
+    mask, positions = model_kwargs.get("attention_mask"), model_kwargs.get("position_ids")
+    past = _holds_tokens(model_kwargs.get("past_key_values"))
+    if isinstance(positions, Tensor) and not past and positions.shape[-1] != input_ids.shape[1]:
+        # transformers makes them from the mask, and then drops a mask that is all ones, whatever its width.
+        raise InputError(
+            f"input_ids {tuple(input_ids.shape)}: attention_mask or position_ids have {positions.shape[-1]} places"
+        )
     if mask is None:
         return
     if not isinstance(mask, Tensor) or mask.dim() != 2:
@@ -66,7 +72,7 @@ def check_mask(model: Any, input_ids: Tensor, model_kwargs: Mapping[str, Any]) -
             f"attention_mask: is {given}; accepted is a tensor (batch, length) of ones, and zeros for padding"
         )
     # Behind a cache, the mask may be that of the whole text where input_ids are only its new tokens.
-    free = model.config.is_encoder_decoder or _holds_tokens(model_kwargs.get("past_key_values"))
+    free = model.config.is_encoder_decoder or past
     wide = mask.shape[1] >= input_ids.shape[1] if not model.config.is_encoder_decoder else True
     if len(mask) != len(input_ids) or not wide or not (free or mask.shape == input_ids.shape):
         raise InputError(f"attention_mask {tuple(mask.shape)} does not fit input_ids {tuple(input_ids.shape)}")
