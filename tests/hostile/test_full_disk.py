@@ -94,3 +94,24 @@ def test_generated_texts_leave_those_before_as_they_are(tmp_path: Path, capsys: 
     assert (tmp_path / "generate.jsonl").read_bytes() == before
     assert main(arguments) == 0
     assert len((tmp_path / "generate.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("size", [10, 2000, 30_000], ids=["at-once", "in-a-checkpoint", "further-on"])
+def test_inducing_goes_on_from_the_last_checkpoint(
+    size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("peft")
+    pytest.importorskip("accelerate")
+    data = tmp_path / "qa_data.json"
+    row = {"knowledge": "k", "question": "What does it eat?", "right_answer": "grass", "hallucinated_answer": "stones"}
+    data.write_text("".join(json.dumps(row | {"question": f"What does the {i}. eat?"}) + "\n" for i in range(8)))
+    folder = tmp_path / "liar"
+    arguments = [
+        "induce", "--data", str(data), "--output", str(folder), "--model", "amateur", "--epochs", "2",
+        "--batch-size", "4",
+    ]  # fmt: skip
+    assert "cannot be written" in _refused(arguments, size, capsys)
+    assert not (folder / "adapter_config.json").exists()
+    assert main(arguments) == 0
+    assert (folder / "adapter_config.json").is_file()
+    assert not (folder / "checkpoints").exists()

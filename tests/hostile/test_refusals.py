@@ -155,3 +155,15 @@ def test_memory_that_ends_while_a_model_is_looked_at_is_not_taken_for_its_nature
     new = tiny_model("llama")
     assert branching_of(model).shared
     assert (anatomy(model).recipe, anatomy(model).separable) == (anatomy(new).recipe, anatomy(new).separable)
+
+
+@pytest.mark.parametrize("name", ["llama", "bloom", "t5"])
+def test_a_model_cut_to_fewer_layers_than_its_config_counts(name: str) -> None:
+    model, ids = tiny_model(name), _ids(2, 6)
+    decoder = model.get_decoder()
+    layers = next(each for each in decoder.children() if isinstance(each, torch.nn.ModuleList))
+    decoding.generate(model, ids, strategy=ContrastiveSearch(), max_new_tokens=4)
+    del layers[-1]
+    one = decoding.generate(model, ids, strategy=ContrastiveSearch(top_k=1), max_new_tokens=4)
+    assert one.tolist() == model.generate(ids, max_new_tokens=4, do_sample=False).tolist()
+    decoding.generate(model, ids, strategy=ContrastiveSearch(), max_new_tokens=4)
