@@ -33,8 +33,9 @@ def check_tokens(model: Any, input_ids: Tensor) -> None:
         )
     if input_ids.shape[0] == 0:
         raise InputError("the batch is empty: give at least one row")
-    if model.config.get_text_config(decoder=True) is not model.config and not model.config.is_encoder_decoder:
-        return  # places of images and sounds have ids of their own
+    # Encoders may have other tokens than their decoders; places of images and sounds have ids of their own.
+    if model.config.is_encoder_decoder or model.config.get_text_config(decoder=True) is not model.config:
+        return
     known = getattr(model.get_input_embeddings(), "num_embeddings", None)
     if isinstance(known, int) and input_ids.numel() > 0:
         least, largest = torch.stack(input_ids.aminmax()).tolist()
