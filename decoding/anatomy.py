@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from decoding.errors import ModelError, OptionError
+from decoding.failures import forward_pass, says_nothing_of_the_model
 from decoding.few_rows import few_rows
 from decoding.placement import input_device
 
@@ -112,6 +113,8 @@ class Anatomy:
         return [self.layers[exit_] for exit_ in exits]
 
 
+NO_NUMBERS = "its logits are NaN: its weights or its dtype overflow"
+
 _found: weakref.WeakKeyDictionary[nn.Module, dict[tuple[object, ...], Anatomy]] = weakref.WeakKeyDictionary()
 
 
@@ -124,10 +127,18 @@ def anatomy(model: Any) -> Anatomy:
     Raises:
         ModelError: the model has no output embeddings, so it cannot generate text.
     """
-    key = (model.dtype, str(input_device(model)), id(model.get_output_embeddings()))
+    head = model.get_output_embeddings()
+    layers = None if head is None else _decoder_layers(model)
+    key = (model.dtype, str(input_device(model)), model.training, id(head), id(layers))
     per_model = _found.setdefault(model, {})
     if key not in per_model:
-        per_model[key] = _examine(model)
+        with forward_pass(model, 1, PROBED, 0):
+            found = _examine(model)
+        if found.no_early_exit == NO_NUMBERS:
+            return found  # which says nothing of the model once it is mended
+        for old in [old for old, each in per_model.items() if each.head is not head or each.layers is not layers]:
+            per_model.pop(old, None)  # of parts that were replaced, and need not be kept
+        per_model[key] = found
     return per_model[key]
 
 
@@ -138,7 +149,7 @@ def _examine(model: Any) -> Anatomy:
             f"{type(model).__name__} has no output embeddings (lm_head): only models that generate text can be decoded"
         )
     decoder = model.get_decoder()
-    layers = _decoder_layers(decoder, model.config.get_text_config(decoder=True))
+    layers = _decoder_layers(model)
     watched = {name: child for name, child in decoder.named_children() if not isinstance(child, nn.ModuleList)}
     inputs = probe_inputs(model)
     # OPT's forward calls the decoder inside its base model, Llama's the base model itself: whichever is called counts.
@@ -160,7 +171,7 @@ def _examine(model: Any) -> Anatomy:
     if layers and (len(given) != len(layers) or any(each.shape[:2] != hidden.shape[:2] for each in given)):
         reason = "its layers do not hand one hidden state a token from one to the next"
     if recipe is None:
-        reason = "its logits could not be rebuilt from its hidden states"
+        reason = NO_NUMBERS if bool(logits.isnan().any()) else "its logits could not be rebuilt from its hidden states"
     return Anatomy(backbone, head, recipe, separable, layers, norm, reason)
 
 
@@ -171,7 +182,9 @@ def _is_separable(model: Any, backbone: nn.Module, inputs: dict[str, Tensor], hi
         inputs = {"decoder_input_ids": inputs["decoder_input_ids"], "encoder_outputs": encoded}
     try:
         output = call_backbone(model, backbone, {**inputs, "use_cache": False})
-    except (TypeError, ValueError, RuntimeError, AttributeError):
+    except (TypeError, ValueError, RuntimeError, AttributeError) as refusal:
+        if says_nothing_of_the_model(refusal):
+            raise
         return False
     return relative_error(output.last_hidden_state, hidden) < tolerance(hidden.dtype)
 
@@ -191,7 +204,10 @@ def call_backbone(model: Any, backbone: nn.Module, inputs: dict[str, Any]) -> An
     return backbone(**inputs, encoder_hidden_states=encoded[0], encoder_attention_mask=attention_mask, return_dict=True)
 
 
-def probe_inputs(model: Any, batch: int = 1, length: int = 6) -> dict[str, Tensor]:
+PROBED = 6  # tokens
+
+
+def probe_inputs(model: Any, batch: int = 1, length: int = PROBED) -> dict[str, Tensor]:
     """Token ids (batch, length) for any text model, from a fixed generator; decoder ids where it takes them."""
     vocab = model.config.get_text_config(decoder=True).vocab_size
     generator = torch.Generator().manual_seed(0)
@@ -306,7 +322,9 @@ def _matching_recipe(model: Any, head: nn.Module, hidden: Tensor, logits: Tensor
     for name, (before, after) in HEAD_RECIPES.items():
         try:
             rebuilt = after(model, head(before(model, hidden)))
-        except (AttributeError, TypeError, RuntimeError):
+        except (AttributeError, TypeError, RuntimeError) as refusal:
+            if says_nothing_of_the_model(refusal):
+                raise
             continue  # the model has no such scale, or the head has another width
         if relative_error(rebuilt, logits) < tolerance(model.dtype):
             return name
@@ -316,7 +334,8 @@ def _matching_recipe(model: Any, head: nn.Module, hidden: Tensor, logits: Tensor
 # --- layers and final norm -------------------------------------------------------------------------------------------
 
 
-def _decoder_layers(decoder: nn.Module, config: Any) -> nn.ModuleList | None:
+def _decoder_layers(model: Any) -> nn.ModuleList | None:
+    decoder, config = model.get_decoder(), _text_config(model)
     count = getattr(config, "num_hidden_layers", None) or getattr(config, "decoder_layers", None)
     lists = [child for child in decoder.children() if isinstance(child, nn.ModuleList)]
     exact = [candidate for candidate in lists if len(candidate) == count]
@@ -345,7 +364,9 @@ def _final_norm(
             continue
         try:
             normed = child(last_layer)
-        except (RuntimeError, TypeError, ValueError, IndexError):
+        except (RuntimeError, TypeError, ValueError, IndexError) as refusal:
+            if says_nothing_of_the_model(refusal):
+                raise
             continue  # an embedding or rotary module, not a norm
         if isinstance(normed, Tensor) and relative_error(normed, hidden) < tolerance(hidden.dtype):
             return child, None

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DummyLayer, DynamicSlidingWindowLayer
 
-from decoding.anatomy import probe_inputs, relative_error, tolerance
+from decoding.anatomy import NO_NUMBERS, probe_inputs, relative_error, tolerance
 from decoding.cache import GrowingLayer, layers_of
+from decoding.failures import says_nothing_of_the_model
 from decoding.placement import input_device
 from decoding.quantised_cache import is_quantised
 
@@ -56,14 +57,17 @@ def branching_of(model: Any) -> Branching:
     Done once per model, attention implementation, dtype and device; a few forward passes over a dozen tokens.
     """
     config = model.config.get_text_config(decoder=True)
-    key = (getattr(config, "_attn_implementation", None), model.dtype, str(input_device(model)))
+    key = (getattr(config, "_attn_implementation", None), model.dtype, str(input_device(model)), model.training)
     per_model = _checked.setdefault(model, {})
     with _checking:
         if key not in per_model:
             # The check itself opens streams on this model; they must not check again.
             per_model[key] = Branching(False, "being checked")
             try:
-                per_model[key] = _check(model)
+                found = per_model[key] = _check(model)
+                if found.reason == NO_NUMBERS:
+                    del per_model[key]  # it says nothing of the model once it is mended
+                return found
             except BaseException:
                 del per_model[key]
                 raise
@@ -84,13 +88,16 @@ def _check(model: Any) -> Branching:
             return Branching(False, "its cache or its forward() cannot place branches side by side")
         try:
             hidden[shared] = walked(stream, ids)
-        except Exception as refusal:
-            if not shared:
+        except Exception as failure:
+            refusal = failure.__cause__ or failure
+            if not shared or says_nothing_of_the_model(refusal):
                 raise
             # Whatever a model's forward raises on a 4-D mask means the same: it does not take one.
             return Branching(
                 False, f"its forward() refuses branches side by side ({type(refusal).__name__}: {str(refusal)[:80]})"
             )
+    if any(bool(each.isnan().any()) for each in hidden[False]):
+        return Branching(False, NO_NUMBERS)
     error = max(relative_error(one, other) for one, other in zip(hidden[True], hidden[False], strict=True))
     if error < tolerance(model.dtype):
         return Branching(True, f"shared prefix equals forked rows (relative error {error:.1e})")

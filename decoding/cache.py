@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.cache_utils import (
+    CacheLayerMixin,
     DynamicLayer,
     DynamicSlidingWindowLayer,
     EncoderDecoderCache,
@@ -21,6 +22,7 @@ from transformers.cache_utils import (
 
 __all__ = [
     "GrowingLayer",
+    "counts_tokens",
     "grow_in_place",
     "is_recurrent",
     "is_sliding",
@@ -213,6 +215,11 @@ def is_recurrent(cache: Any) -> bool:
     given several, they answer wrongly (Mamba in transformers 5.23).
     """
     return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers_of(cache))
+
+
+def counts_tokens(cache: Any) -> bool:
+    """Whether the cache knows how many tokens it holds: one of recurrent layers alone does not."""
+    return any(isinstance(layer, CacheLayerMixin) for layer in layers_of(cache))
 
 
 def is_sliding(layer: object) -> bool:

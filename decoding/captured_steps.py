@@ -25,6 +25,7 @@ from decoding.attention import grouped_heads
 from decoding.cache import LOOKED_AHEAD, GrowingLayer, layers_of
 from decoding.capturable import check_capturable
 from decoding.errors import ModelError
+from decoding.failures import forward_pass
 from decoding.few_rows import few_rows
 from decoding.reading import Reading
 from decoding.static_layout import LayerShape, StaticLayout, StaticStep, bucket_of
@@ -175,7 +176,8 @@ class CapturedSteps:
                 output = stream.anatomy.forward_backbone(stream.model, step.inputs(layout))
             return [output.last_hidden_state, *exits]
 
-        with stream.adapters():
+        rows, tokens = step.tokens.shape
+        with forward_pass(stream.model, rows, tokens, stream.length), stream.adapters():
             if not GRAPHS.get(layout.device.type) or _probing.get():
                 return forward()
             if step.graph is None:

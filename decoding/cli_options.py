@@ -101,9 +101,19 @@ def write_files(folder: Path | None, files: Mapping[str, str]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            (folder / name).write_text(text, encoding="utf-8")
+            _write_whole(folder / name, text)
     except OSError as error:
         raise OptionError(f"--output {folder}: cannot be written ({one_line(error)})") from error
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Write a file or, where the disk is full, leave what is there as it is."""
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def writable(folder: Path | None) -> None:

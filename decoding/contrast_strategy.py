@@ -13,7 +13,6 @@ from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation import logits_process
 
 from decoding.contrast import masked
-from decoding.errors import OptionError
 from decoding.fused_streams import EXPERT, FusedStreams, Heard, Reader
 from decoding.strategy import Session, Strategy
 
@@ -195,9 +194,3 @@ class ContrastSession(Session):
 
 def _reordered(heard: Heard, rows: Tensor) -> Heard:
     return Heard(heard.final[rows], None if heard.exits is None else heard.exits[:, rows])
-
-
-def require_number(name: str, value: float, low: float) -> None:
-    """Raise OptionError unless low <= value, and value is finite."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value < float("inf"):
-        raise OptionError(f"{name}={value!r}: accepted are numbers from {low:g} up")

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from decoding.amateur.reader import amateur_reader, cut_to_shared, padded_to
 from decoding.contrast import contrast_log_probs, contrast_logits
-from decoding.contrast_strategy import Contrast, ContrastStrategy, require_number
+from decoding.contrast_strategy import Contrast, ContrastStrategy
 from decoding.errors import OptionError
 from decoding.fused_streams import EXPERT, Heard, Reader
-from decoding.strategy import require_range
+from decoding.strategy import require_number, require_range
 
 __all__ = ["ContrastiveDecoding"]
 
@@ -66,8 +66,7 @@ class ContrastiveDecoding(ContrastStrategy):
             raise OptionError(f"form={self.form!r}: accepted are {', '.join(FORMS)}")
         if self.amateur_context not in CONTEXTS:
             raise OptionError(f"amateur_context={self.amateur_context!r}: accepted are {', '.join(CONTEXTS)}")
-        if not self.amateur_temperature > 0:
-            raise OptionError(f"amateur_temperature={self.amateur_temperature!r}: accepted are numbers above 0")
+        require_number("amateur_temperature", self.amateur_temperature, 0.0, open_=True)
         if self.form == "logits" and self.amateur_temperature != 1:
             raise OptionError(
                 f"amateur_temperature={self.amateur_temperature!r} has no place in form='logits', where β alone weighs "

@@ -14,7 +14,7 @@ from decoding.anatomy import call_backbone
 from decoding.errors import InputError, OptionError
 from decoding.history import HiddenHistory
 from decoding.kernels.selection import contrastive_scores
-from decoding.strategy import Session, Strategy, argmax_first, require_range
+from decoding.strategy import Session, Strategy, argmax_first, require_count, require_range
 from decoding.stream import Stream
 
 __all__ = ["ContrastiveSearch"]
@@ -53,8 +53,7 @@ class ContrastiveSearch(Strategy):
 
     def __post_init__(self) -> None:
         require_range("penalty_alpha", self.penalty_alpha, 0.0, 1.0)
-        if not isinstance(self.top_k, int) or isinstance(self.top_k, bool) or self.top_k < 1:
-            raise OptionError(f"top_k={self.top_k!r}: accepted are whole numbers from 1 to the size of the vocabulary")
+        require_count("top_k", self.top_k, 1, " to the size of the vocabulary")
 
     def check(self, model: Any) -> None:
         """Raise OptionError where k is beyond the model's vocabulary."""
@@ -116,7 +115,7 @@ class ContrastiveSearchSession(Session):
         looked_at = self._look_ahead(input_ids, logits_processor)
         selection = self.history.select(*looked_at[:3], self.strategy.penalty_alpha, looked_at[3])
         self.branch = selection.branch
-        return selection.token
+        return torch.where(selection.score > -torch.inf, selection.token, -1)
 
     def _look_ahead(self, input_ids: Tensor, logits_processor: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Processed logits (batch, vocab), and of the k candidates probabilities, ids (batch, k) and hidden states."""

@@ -60,7 +60,9 @@ class DoLa(ContrastStrategy):
             if self.layers not in ("low", "high"):
                 raise self._not_accepted()
             return
-        if not self.layers or any(not isinstance(each, int) or isinstance(each, bool) for each in self.layers):
+        if not isinstance(self.layers, Sequence) or not self.layers:
+            raise self._not_accepted()
+        if any(not isinstance(each, int) or isinstance(each, bool) for each in self.layers):
             raise self._not_accepted()
         object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
 
@@ -70,7 +72,7 @@ class DoLa(ContrastStrategy):
     @property
     def exit_norm(self) -> bool:  # type: ignore[override]
         """Whether candidates pass the final norm."""
-        return self.final_norm
+        return bool(self.final_norm)
 
     def candidates(self, model: Any) -> tuple[int, ...]:
         """The candidate layers for a model, ascending."""

@@ -5,11 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["DecodingError", "DecodingWarning", "InputError", "ModelError", "OptionError", "nearest"]
+import torch
+
+__all__ = ["DecodingError", "DecodingWarning", "InputError", "ModelError", "OptionError", "OutOfMemoryError", "nearest"]
 
 
 class DecodingError(ValueError):
-    """Base of every error that this library raises on purpose."""
+    """Base of every error that this library raises on purpose; its message is one line, whatever was quoted in it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(line.strip() for line in message.splitlines()))
 
 
 class OptionError(DecodingError):
@@ -26,6 +31,10 @@ class DecodingWarning(UserWarning):
 
 class ModelError(DecodingError):
     """The model, or the folder it should come from, cannot serve the strategy."""
+
+
+class OutOfMemoryError(ModelError, torch.OutOfMemoryError):
+    """Memory ran out in a forward pass. Whoever waits for torch's own error, to go on with a smaller batch, gets it."""
 
 
 def nearest(given: str, accepted: Iterable[str]) -> str:

@@ -63,7 +63,7 @@ class Forked:
         """Give every sibling what the kept branch added."""
         winners = self._rows() * self.branches + branch  # (batch,)
         for layer in layers_of(self.stream.cache):
-            if isinstance(layer, GrowingLayer):
+            if isinstance(layer, GrowingLayer) and layer.is_initialized:
                 n = self.tokens.shape[2]
                 for entries in (layer.keys, layer.values):
                     siblings = entries.unflatten(0, (-1, self.branches))  # (batch, branches, heads, slots, dim)

@@ -19,6 +19,7 @@ from decoding.adapters import MixedRows, adapters_of, expert_adapter
 from decoding.cache import is_recurrent, is_sliding, layers_of
 from decoding.capturable import capture_requested, request_capture
 from decoding.errors import InputError, ModelError
+from decoding.failures import not_a_number
 from decoding.forest import Forest
 from decoding.placement import input_device
 from decoding.reading import Reading, joined, picked
@@ -71,7 +72,6 @@ class _Part:
 
     stream: Stream
     readers: list[Reader]
-    mixed: MixedRows | None = None
     padding: list[int] = field(default_factory=list)  # slots before the first token of each reader's longest row
     limit: int | None = None  # of the context, where going past it would be this library's doing
 
@@ -111,6 +111,7 @@ class FusedStreams:
         self.final_norm = final_norm
         self.step = 0
         self.parts: list[_Part] = []
+        self.mixed: list[MixedRows] = []  # those of parts that could not be opened included: their hooks are to go
         expert = next((each for each in readers if each.role == EXPERT), None)
         others = [each for each in readers if each is not expert]
         prompts = _prompts(input_ids, model_kwargs, model) if others else []
@@ -144,7 +145,7 @@ class FusedStreams:
             self.model, input_ids, model_kwargs, generation_config, restorable,
             exits=expert.exits, mixed=mixed, whole_prompt=False,
         )  # fmt: skip
-        self.parts.append(_Part(stream, [expert], mixed, [0]))
+        self.parts.append(_Part(stream, [expert], [0]))
 
     def _open(self, group: list[Reader], prompts: list[list[int]], new: int, restorable: bool, compile: bool) -> None:
         model = group[0].model or self.model
@@ -171,7 +172,7 @@ class FusedStreams:
         request_capture(config, compile)
         stream = Stream(model, inputs, kwargs, config, restorable, exits=exits, mixed=mixed, whole_prompt=False)
         longest = [max(map(len, rows[i : i + self.batch])) for i in range(0, len(rows), self.batch)]
-        self.parts.append(_Part(stream, group, mixed, [width - each for each in longest], limit))
+        self.parts.append(_Part(stream, group, [width - each for each in longest], limit))
 
     def _mixed(self, group: list[Reader], every: list[Reader]) -> MixedRows | None:
         """Which adapter each row reads with; None for a model without adapters."""
@@ -181,7 +182,9 @@ class FusedStreams:
         if amateur is None:
             return None
         own = expert_adapter(self.model, amateur)
-        return MixedRows(self.model, [reader.adapter or own for reader in group for _ in range(self.batch)])
+        rows = MixedRows(self.model, [reader.adapter or own for reader in group for _ in range(self.batch)])
+        self.mixed.append(rows)
+        return rows
 
     # --- reading on -------------------------------------------------------------------------------------------------
 
@@ -215,8 +218,8 @@ class FusedStreams:
 
     def _for_rows(self, part: _Part, tokens: Tensor) -> Tensor:
         vocab = part.stream.model.config.get_text_config(decoder=True).vocab_size
-        # A finished row is given pad tokens, which may be none of the amateur's; what it reads then is of no matter.
-        tokens = tokens.to(part.stream.input_ids.device).clamp(max=vocab - 1)
+        # A finished row is given pad tokens, which may be nobody's; what it reads then is of no matter.
+        tokens = tokens.to(part.stream.input_ids.device).clamp(0, vocab - 1)
         return tokens.repeat(len(part.readers), *[1] * (tokens.dim() - 1))
 
     @torch.no_grad()
@@ -338,11 +341,7 @@ class FusedStreams:
             if bool(broken.any()):
                 reader = next(each for part in self.parts for each in part.readers if each.role == role)
                 model = reader.model or self.model
-                row = int(broken.nonzero()[0, 0])
-                raise ModelError(
-                    f"the {role} ({type(model).__name__}) gave NaN logits at step {self.step} (row {row}): its weights "
-                    f"or its dtype ({str(model.dtype).removeprefix('torch.')}) overflow; try float32 or bfloat16"
-                )
+                raise not_a_number(model, role, int(broken.nonzero()[0, 0]), self.step)
 
     def expert_reading(self, readings: list[Reading]) -> Reading:
         """The expert's rows of the part that it belongs to."""
@@ -378,9 +377,9 @@ class FusedStreams:
         """Let go of everything large, and of what hangs on the model."""
         for part in self.parts:
             part.stream.release()
-            if part.mixed is not None:
-                part.mixed.release()
-        self.parts = []
+        for rows in self.mixed:
+            rows.release()
+        self.parts, self.mixed = [], []
 
 
 def _at(states: Tensor, places: Tensor) -> Tensor:
@@ -467,13 +466,12 @@ def behind(reader: Reader, prompt: list[int], row: int, model: Any) -> list[int]
     if reader.from_last_token:
         prompt = prompt[-1:]
     vocab = model.config.get_text_config(decoder=True).vocab_size
-    if prompt and max(prompt) >= vocab:
+    prefix = list(reader.prefix[row]) if reader.prefix is not None else []
+    foreign = next((token for token in (*prefix, *prompt) if not 0 <= token < vocab), None)
+    if foreign is not None:
         raise InputError(
-            f"the prompt has token {max(prompt)}, which the {reader.role}'s vocabulary of {vocab} does not have"
+            f"the {reader.role}'s prompt has token {foreign}, which is none of its vocabulary of {vocab} tokens"
         )
-    if reader.prefix is None:
-        return prompt
-    prefix = list(reader.prefix[row])
     bos = model.config.get_text_config(decoder=True).bos_token_id
     if prefix and prompt and isinstance(bos, int) and prompt[0] == bos:
         return [bos, *(prefix[1:] if prefix[0] == bos else prefix), *prompt[1:]]

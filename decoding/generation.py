@@ -14,9 +14,10 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput, GenerateEnc
 
 from decoding.contrastive_search import ContrastiveSearch
 from decoding.dola import DoLa
-from decoding.errors import InputError, OptionError
+from decoding.errors import DecodingError, InputError, OptionError
+from decoding.failures import not_a_number, within_memory
 from decoding.placement import agreed
-from decoding.strategy import Strategy
+from decoding.strategy import Session, Strategy, most_probable
 
 __all__ = ["SETTINGS", "decode", "generate"]
 
@@ -100,14 +101,15 @@ def generate(
         generation_config = copy.deepcopy(config)
         generation_config.stop_strings = None
     custom: Any = strategy if streamer is None else functools.partial(strategy, streamer=streamer)
-    return model.generate(
-        inputs,
-        generation_config=generation_config,
-        stopping_criteria=stopping_criteria,
-        custom_generate=custom,
-        **({"compile": True} if compile else {}),
-        **kwargs,
-    )
+    with within_memory(model, "its prompt"):
+        return model.generate(
+            inputs,
+            generation_config=generation_config,
+            stopping_criteria=stopping_criteria,
+            custom_generate=custom,
+            **({"compile": True} if compile else {}),
+            **kwargs,
+        )
 
 
 def _strategy_of_arguments(kwargs: dict[str, Any], config: GenerationConfig) -> Strategy | None:
@@ -169,29 +171,36 @@ def decode(
     if pad is not None:
         pad = pad.to(input_ids.device)
     has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
-    session = strategy.session(model, input_ids, model_kwargs, generation_config, restorable=bool(cache_outlives))
-    unfinished = torch.ones(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
+    rows, length = input_ids.shape
+    what = f"{rows} rows of {length} tokens and more"
+    with within_memory(model, what):
+        session = strategy.session(model, input_ids, model_kwargs, generation_config, restorable=bool(cache_outlives))
+    unfinished = torch.ones(rows, dtype=torch.long, device=input_ids.device)
     finished_here = False
     try:
-        with model._optimize_model_for_decode():
+        with within_memory(model, what), model._optimize_model_for_decode():
             while True:
-                if generation_config.do_sample:
+                scores = None
+                if generation_config.do_sample or record.scores is not None:
                     scores = session.scores(input_ids, logits_processor)
-                    chosen = torch.multinomial((scores / temperature).softmax(-1), num_samples=1).squeeze(1)
-                    chosen = agreed(model, chosen)
-                elif record.scores is not None:
-                    scores = session.scores(input_ids, logits_processor)
-                    chosen = scores.argmax(-1)
+                if scores is None:
+                    chosen = session.greedy(input_ids, logits_processor)
+                elif generation_config.do_sample:
+                    chosen = agreed(model, _drawn(scores / temperature))
                 else:
-                    scores, chosen = None, session.greedy(input_ids, logits_processor)
+                    chosen = most_probable(scores)
                 if not finished_here:
                     record.step(session, scores)
-                    tokens = chosen
+                    stuck = (chosen < 0) & (unfinished > 0)
+                    tokens = chosen.clamp(min=0)
                     if has_eos:
                         tokens = tokens * unfinished + pad * (1 - unfinished)
                     input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
                     unfinished = unfinished & ~stopping_criteria(input_ids, record.scores)
-                    finished_here = bool(unfinished.max() == 0)
+                    # Asked together: a GPU is waited for once.
+                    finished_here, is_stuck = torch.stack([unfinished.max() == 0, stuck.any()]).tolist()
+                    if is_stuck:
+                        raise _no_token(model, session, int(stuck.nonzero()[0]), input_ids.shape[1] - length - 1)
                     if streamer is not None:
                         streamer.put(tokens.cpu())
                 # Under synced_gpus a rank that is done goes on with forward passes until all are, on the tokens it has.
@@ -204,6 +213,25 @@ def decode(
     if streamer is not None:
         streamer.end()
     return record.output(input_ids, cache, encoder_outputs) if as_dict else input_ids
+
+
+def _drawn(scores: Tensor) -> Tensor:
+    """(batch,) tokens drawn from the softmax of (batch, vocab) scores; -1 where there is nothing to draw from."""
+    best = scores.amax(-1)
+    nothing = ~best.isfinite()  # all excluded, NaN or infinite: multinomial would refuse, and on a GPU end the process
+    probabilities = scores.masked_fill(nothing[:, None], 0).softmax(-1)
+    return torch.multinomial(probabilities, num_samples=1).squeeze(1).masked_fill(nothing, -1)
+
+
+def _no_token(model: Any, session: Session, row: int, step: int) -> DecodingError:
+    """Why no token could be chosen."""
+    where = f"at step {step} (row {row})"
+    if bool(session.logits[row].isnan().any()):
+        return not_a_number(model, "model", row, step)
+    return OptionError(
+        f"no token is left to choose {where}: the call's logits processors exclude every one, or make scores that are "
+        "no numbers"
+    )
 
 
 class _Record:

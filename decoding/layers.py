@@ -25,6 +25,10 @@ def depth_of(model: Any) -> int:
 
 def require_layers(name: str, layers: Sequence[int | float]) -> None:
     """Raise OptionError unless each is a whole number from 0 or a fraction between 0 and 1."""
+    if isinstance(layers, str) or not isinstance(layers, Sequence):
+        raise OptionError(
+            f"{name}={layers!r}: accepted are numbers of layers or shares of the depth, such as [16, 0.5]"
+        )
     for each in layers:
         whole = isinstance(each, int) and not isinstance(each, bool) and each >= 0
         if not whole and not (isinstance(each, float) and 0 < each < 1):

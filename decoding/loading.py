@@ -188,12 +188,16 @@ def _from_pretrained(spec: str, dtype: str, placed: Mapping[str, Any]) -> tuple[
         config = _hub_config(source)
     encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
     mapping = MODEL_FOR_SEQ2SEQ_LM_MAPPING if encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
+    layers = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
+    if isinstance(layers, int) and layers < 1:
+        raise ModelError(f"{spec}: its config.json has num_hidden_layers {layers}; accepted are numbers from 1")
     if type(config) not in mapping:
         raise ModelError(
             f"{spec}: a {config.model_type} model has no head that generates text; accepted are causal and "
             "sequence-to-sequence language models"
         )
     tokenizer = _attempt(f"{spec}: its tokenizer cannot be loaded", AutoTokenizer.from_pretrained, source)
+    _attempt(f"{spec}: its tokenizer does not work", tokenizer, "An 8? é, 字 🙂")
     auto = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
     model, report = _attempt(
         f"{spec}: its weights cannot be loaded",
@@ -211,14 +215,24 @@ def _from_pretrained(spec: str, dtype: str, placed: Mapping[str, Any]) -> tuple[
                 f"{spec}: its weights do not fit its config.json "
                 f"({problem.replace('_', ' ')}: {len(report[problem])}, {first})"
             )
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        given = getattr(model.generation_config, name)
+        if not all(isinstance(each, int) for each in (given if isinstance(given, list) else [given or 0])):
+            raise ModelError(f"{spec}: its generation_config.json has {name} {given!r}; accepted are whole numbers")
     return model, tokenizer
 
 
 def _source(spec: str) -> str:
     """What ``from_pretrained`` takes: the folder, once looked at, or the hub name."""
-    folder = Path(spec).expanduser()
     if not spec.strip():
         raise ModelError("the model's name is empty: give a folder, a hub name or a built-in model")
+    try:
+        return _looked_at(spec, Path(spec).expanduser())
+    except (OSError, RuntimeError) as error:  # not to be read by us, a name too long, a home that nobody has
+        raise ModelError(f"{spec[:80]}: cannot be looked at ({one_line(error)})") from error
+
+
+def _looked_at(spec: str, folder: Path) -> str:
     if folder.is_file():
         raise ModelError(f"{spec}: is a file; accepted is the folder that holds config.json and the weights")
     if not folder.is_dir():
@@ -228,11 +242,20 @@ def _source(spec: str) -> str:
     if not (folder / "config.json").is_file():
         kind = "holds a LoRA adapter" if (folder / "adapter_config.json").is_file() else "is no model folder"
         raise ModelError(f"{spec}: {kind} (no config.json); accepted is a folder that save_pretrained wrote")
-    try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{spec}: its config.json cannot be read ({one_line(error)})") from error
+    # transformers goes on without a generation_config.json that it cannot read, and then knows no end token.
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        _check_json(spec, folder / name)
     return str(folder)
+
+
+def _check_json(spec: str, file: Path) -> None:
+    """Raise ModelError where a file that is there holds no JSON object."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except (ValueError, OSError, RecursionError) as error:
+        raise ModelError(f"{spec}: its {file.name} cannot be read ({one_line(error)})") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{spec}: its {file.name} cannot be read (it holds a {type(content).__name__}, no object)")
 
 
 def _attempt(failure: str, load_it: Callable[..., Any], source: str, **kwargs: Any) -> Any:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from decoding.amateur.reader import amateur_reader, cut_to_shared, padded_to, prefix_of
 from decoding.contrast import multi_layer_contrast, refocused
-from decoding.contrast_strategy import Contrast, ContrastStrategy, require_number
+from decoding.contrast_strategy import Contrast, ContrastStrategy
 from decoding.errors import OptionError, nearest
 from decoding.fused_streams import EXPERT, Heard, Reader
 from decoding.layers import exits_of, matching_exits, require_layers
-from decoding.strategy import require_range
+from decoding.strategy import require_number, require_range
 
 __all__ = ["GUIDANCE", "LOL"]
 
@@ -112,7 +112,7 @@ class LOL(ContrastStrategy):
             require_number(name, getattr(self, name), 0.0)
         if self.fusion not in FUSIONS:
             raise OptionError(f"fusion={self.fusion!r}: accepted are {', '.join(FUSIONS)}")
-        layers = [self.lower_layers] if isinstance(self.lower_layers, (int, float)) else list(self.lower_layers)
+        layers = [self.lower_layers] if isinstance(self.lower_layers, (int, float)) else self.lower_layers
         require_layers("lower_layers", layers)
         object.__setattr__(self, "lower_layers", tuple(layers))
         self._guidance_text()
@@ -120,7 +120,7 @@ class LOL(ContrastStrategy):
     @property
     def exit_norm(self) -> bool:  # type: ignore[override]
         """Whether lower layers pass the final norm."""
-        return self.final_norm
+        return bool(self.final_norm)
 
     def check(self, model: Any) -> None:
         """Raise where layers, amateur or guidance do not fit the model."""
@@ -166,7 +166,9 @@ class LOL(ContrastStrategy):
             guidance = GUIDANCE
         if isinstance(guidance, Mapping):
             if self.language not in guidance:
-                raise OptionError(f"language={self.language!r}: no guidance in it{nearest(self.language, guidance)}")
+                raise OptionError(
+                    f"language={self.language!r}: no guidance in it{nearest(str(self.language), guidance)}"
+                )
             guidance = guidance[self.language]
         if guidance is not None and not isinstance(guidance, (str, Sequence, Tensor)):
             raise OptionError(

@@ -15,6 +15,7 @@ from decoding.contrastive_decoding import ContrastiveDecoding
 from decoding.contrastive_search import ContrastiveSearch
 from decoding.dola import DoLa
 from decoding.errors import InputError
+from decoding.failures import not_a_number, within_memory
 from decoding.lol import LOL
 from decoding.strategy import Session, Strategy, argmax_first, check_inputs
 from decoding.stream import Stream
@@ -64,16 +65,44 @@ class StrategyLogitsProcessor(LogitsProcessor):
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """(rows, vocab) the strategy's scores for the next token, dtype of ``scores``."""
-        session = self._in_step_with(input_ids)
-        return session.rescored(input_ids, scores).to(scores.dtype)
+        """(rows, vocab) the strategy's scores for the next token, dtype of ``scores``.
+
+        Raises:
+            InputError: the scores given are NaN.
+            ModelError: the strategy's scores are NaN, though those that it was given are not.
+            DecodingError: whatever else a call of the strategy raises.
+        """
+        with within_memory(self.model, f"{len(input_ids)} rows of {input_ids.shape[1]} tokens"):
+            session = self._in_step_with(input_ids)
+            rescored = session.rescored(input_ids, scores).to(scores.dtype)
+        broken = rescored.amax(-1).isnan()
+        if bool(broken.any()):
+            row = int(broken.nonzero()[0])
+            if bool(scores[row].isnan().any()):
+                raise InputError(
+                    f"the scores given to the processor are NaN (row {row}): the model's logits are, or a processor "
+                    "before this one makes them so"
+                )
+            raise not_a_number(self.model, "model", row)
+        return rescored
+
+    def __del__(self) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the session, its cache and what hangs on the model for it; the next call begins another.
+
+        A processor is not told when ``generate`` ends, so it holds the session of its last call until this, until its
+        next call, or until it goes itself.
+        """
+        ended, self.session, self.read = getattr(self, "session", None), None, None
+        if ended is not None:
+            ended.release()
 
     def _in_step_with(self, input_ids: Tensor) -> Session:
         rows = self._parents(input_ids)
         if self.session is None or rows is None:
-            ended, self.session = self.session, None
-            if ended is not None:
-                ended.release()  # its cache makes room for the next one's
+            self.release()  # its cache makes room for the next one's
             self.session = self._begin(input_ids)
         else:
             if bool((rows != torch.arange(len(rows), device=rows.device)).any()):

@@ -18,7 +18,7 @@ from decoding.dola import DoLa
 from decoding.errors import OptionError, nearest
 from decoding.generation import SETTINGS, generate
 from decoding.lol import LOL
-from decoding.strategy import Strategy, check_inputs, require_range
+from decoding.strategy import Strategy, check_inputs, require_count, require_number, require_range
 
 __all__ = [
     "STRATEGIES",
@@ -60,10 +60,8 @@ class Sampling:
     draws: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf"):
-            raise OptionError(f"temperature={self.temperature:g}: accepted are numbers above 0")
-        if self.top_k < 0:
-            raise OptionError(f"top_k={self.top_k}: accepted are whole numbers from 0 (0 keeps every token)")
+        require_number("temperature", self.temperature, 0.0, open_=True)
+        require_count("top_k", self.top_k, 0, " (0 keeps every token)")
         for name in ("top_p", "typical_p"):
             require_range(name, getattr(self, name), 0.0, 1.0)
             if getattr(self, name) == 0:
@@ -103,8 +101,7 @@ class Beam:
     draws: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.num_beams < 2:
-            raise OptionError(f"num_beams={self.num_beams}: accepted are whole numbers from 2")
+        require_count("num_beams", self.num_beams, 2)
 
 
 # A new strategy is one entry here: its fields are its parameters.

@@ -109,9 +109,11 @@ class Shared:
         for index, read in self.aside.items():
             layers[index].update(*(entries.gather(2, _among(slots, entries)) for entries in read))
         for layer in layers if branches > 1 and not self.aside else ():
+            if isinstance(layer, DummyLayer) or not layer.is_initialized:
+                continue  # of a model that was cut to fewer layers than its config counts
             if winners is not None and isinstance(layer, GrowingLayer):
                 layer.settle(branches * n, winners, n)
-            elif not isinstance(layer, DummyLayer) and layer.is_initialized:
+            else:
                 for entries in (layer.keys, layer.values):
                     _gather_to_front(entries, branches * n, slots)
                 layer.crop(-(branches - 1) * n)

@@ -13,7 +13,9 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
 
 from decoding.capturable import request_capture
-from decoding.errors import InputError, OptionError
+from decoding.errors import InputError, ModelError, OptionError
+from decoding.placement import input_device
+from decoding.prompts import check_cache, check_mask, check_tokens
 from decoding.reading import Reading
 
 __all__ = ["Session", "Strategy"]
@@ -40,11 +42,12 @@ class Session(ABC):
         """
 
     def greedy(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
-        """(batch,) the tokens with the largest of :meth:`scores`, where these themselves are not wanted.
+        """(batch,) the tokens with the largest of :meth:`scores`, where these themselves are not wanted; -1 where no
+        token may be chosen, since all scores are -inf or one is NaN.
 
         :meth:`advance` is then given these tokens, but for finished rows.
         """
-        return self.scores(input_ids, logits_processor).argmax(-1)
+        return most_probable(self.scores(input_ids, logits_processor))
 
     def rescored(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """As :meth:`scores`, as a processor among those of ``generate``.
@@ -167,6 +170,8 @@ class Strategy(ABC):
                 raise OptionError(
                     f"assistant_model: {self.name} cannot be combined with assisted decoding; leave it out"
                 )
+        if synced_gpus and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            raise OptionError("synced_gpus=True: there is no process group whose ranks keep step; leave it out")
         if compile:
             request_capture(generation_config, True)  # this call's own copy
         check_generation_config(self.name, generation_config)
@@ -209,8 +214,13 @@ def check_inputs(model: Any, input_ids: Tensor, model_kwargs: dict[str, Any]) ->
     """Refuse prompts that cannot be read.
 
     Raises:
-        InputError: an empty prompt, a row that is all padding, a prompt as long as the context.
+        InputError: an empty prompt or batch, tokens that the model does not have, a mask or cache that does not fit, a
+            row that is all padding, a prompt as long as the context.
+        ModelError: the model has no weights.
     """
+    if input_device(model).type == "meta":
+        raise ModelError(f"{type(model).__name__} is on the meta device, without weights: load them first")
+    check_tokens(model, input_ids)
     embeds = model_kwargs.get("inputs_embeds")
     length = max(
         input_ids.shape[1],
@@ -223,11 +233,9 @@ def check_inputs(model: Any, input_ids: Tensor, model_kwargs: dict[str, Any]) ->
         raise InputError(
             f"the prompt has {length} tokens and the model's context {context}: no room for a new one; shorten it"
         )
-    mask = model_kwargs.get("attention_mask")
-    if mask is not None and mask.dim() == 2:
-        empty = (mask.sum(1) == 0).nonzero().flatten().tolist()
-        if empty:
-            raise InputError(f"attention_mask: row {empty[0]} is all padding; every row needs at least one token")
+    check_cache(model, model_kwargs.get("past_key_values"))
+    if embeds is None or model.config.is_encoder_decoder:
+        check_mask(model, input_ids, model_kwargs)
 
 
 def _arguments_of_generate() -> dict[str, Any]:
@@ -243,7 +251,11 @@ def _arguments_of_generate() -> dict[str, Any]:
         if frame is None:
             break
         if frame.f_code is generate:
-            return {name: frame.f_locals.get(name) for name in ("streamer", "synced_gpus", "assistant_model")}
+            there = frame.f_locals
+            passed = {name: there.get(name) for name in ("streamer", "synced_gpus", "assistant_model")}
+            if isinstance(there, dict):  # a copy, up to Python 3.12: as long as the frame, its cache would live
+                there.clear()
+            return passed
         frame = frame.f_back  # type: ignore[assignment]
     return {}
 
@@ -252,6 +264,27 @@ def require_range(name: str, value: float, low: float, high: float) -> None:
     """Raise OptionError unless low <= value <= high."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
         raise OptionError(f"{name}={value!r}: accepted are numbers from {low:g} to {high:g}")
+
+
+def require_number(name: str, value: float, low: float, open_: bool = False) -> None:
+    """Raise OptionError unless low <= value, or low < value where ``open_``, and value is finite."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not low <= value < float("inf") or (open_ and value == low):
+        raise OptionError(
+            f"{name}={value!r}: accepted are numbers {'above' if open_ else 'from'} {low:g}{'' if open_ else ' up'}"
+        )
+
+
+def require_count(name: str, value: int, low: int, note: str = "") -> None:
+    """Raise OptionError unless value is a whole number from low up."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise OptionError(f"{name}={value!r}: accepted are whole numbers from {low}{note}")
+
+
+def most_probable(scores: Tensor) -> Tensor:
+    """(batch,) the tokens with the largest of (batch, vocab) scores; -1 where these are all -inf or one is NaN."""
+    tokens = scores.argmax(-1, keepdim=True)
+    return torch.where(scores.gather(1, tokens) > -torch.inf, tokens, -1)[:, 0]
 
 
 def argmax_first(matches: Tensor) -> Tensor:

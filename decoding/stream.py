@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 from transformers.generation.utils import ALL_CACHE_NAMES
 
 from decoding.adapters import MixedRows
 from decoding.anatomy import Anatomy, anatomy, captured_inputs, captured_outputs
 from decoding.branching import Branching, branching_of, may_share
 from decoding.cache import (
+    counts_tokens,
     grow_in_place,
     is_recurrent,
     is_sliding,
@@ -31,6 +32,7 @@ from decoding.cache import (
 from decoding.capturable import capture_requested, request_capture
 from decoding.captured_steps import CapturedSteps
 from decoding.errors import InputError, ModelError
+from decoding.failures import forward_pass
 from decoding.few_rows import few_rows
 from decoding.forest import Forest, as_branches, side_by_side
 from decoding.forked_rows import Forked
@@ -83,6 +85,7 @@ class Stream:
     ) -> None:
         self.model = model
         self.mixed = mixed
+        self.length = 0
         self.anatomy: Anatomy = anatomy(model)
         self.exits = tuple(exits)
         self.exit_layers = self.anatomy.layers_before(model, exits)
@@ -104,7 +107,7 @@ class Stream:
         expected = None if generation_config is None else generation_config.max_length
         if isinstance(cache, Cache):
             grow_in_place(cache, expected)
-        past = self_attention_cache(cache).get_seq_length() if isinstance(cache, Cache) and _holds_tokens(cache) else 0
+        past = self_attention_cache(cache).get_seq_length() if isinstance(cache, Cache) and counts_tokens(cache) else 0
         self.prompt, read = self._read_prompt(generation_config or model.generation_config, whole_prompt)
         self.length = int(past) + read
         if not isinstance(self.cache, Cache):
@@ -336,7 +339,12 @@ class Stream:
     def run(self, inputs: dict[str, Any], every_logit: bool = False) -> Reading:
         """One forward pass; through the backbone alone where the head can be applied apart."""
         ids = inputs.get("decoder_input_ids", inputs.get("input_ids"))
-        with self.adapters(), few_rows(0 if ids is None else ids.numel(), self.input_ids.device):
+        rows, tokens = (self.batch, 0) if ids is None else ids.shape
+        with (
+            forward_pass(self.model, rows, tokens, self.length),
+            self.adapters(),
+            few_rows(rows * tokens, self.input_ids.device),
+        ):
             return self._run(inputs, every_logit)
 
     def adapters(self) -> AbstractContextManager[None]:
@@ -373,6 +381,7 @@ class Stream:
 
         # transformers' own prefill: chunks, continued caches and multimodal inputs behave as in every other decoding.
         with (
+            forward_pass(self.model, self.batch, self.input_ids.shape[1], 0),
             self.adapters(),
             captured_outputs(self.anatomy.backbone, states) as seen,
             captured_inputs(self.exit_layers, last=True) as exits,
@@ -394,8 +403,3 @@ class Stream:
         fork, self._fork = self._fork, None
         if fork is not None:
             fork.collapse()
-
-
-def _holds_tokens(cache: Cache) -> bool:
-    """Whether the cache counts tokens: one of recurrent layers alone does not, and is always read from the start."""
-    return any(isinstance(layer, CacheLayerMixin) for layer in layers_of(cache))

@@ -17,6 +17,7 @@ from decoding.adapters import MixedRows, expert_adapter, unwrapped
 from decoding.anatomy import anatomy, captured_inputs, captured_outputs
 from decoding.contrast_strategy import ContrastStrategy
 from decoding.errors import InputError, ModelError, OptionError
+from decoding.failures import forward_pass, not_a_number
 from decoding.fused_streams import Heard, Reader, behind, by_weights, context_of
 from decoding.placement import input_device
 
@@ -120,10 +121,7 @@ class _Voice:
         hidden = self.hidden[row][start:end]
         final = found.logits(self.model, hidden) if self.logits is None else self.logits[row][start:end]
         if bool(final.amax(-1).isnan().any()):
-            raise ModelError(
-                f"the {self.role} ({type(self.model).__name__}) gave NaN logits (row {row}): its weights or its dtype "
-                f"({str(self.model.dtype).removeprefix('torch.')}) overflow; try float32 or bfloat16"
-            )
+            raise not_a_number(self.model, self.role, row)
         if not self.exits:
             return Heard(final.float()[None])
         early = torch.stack([states[row][start:end].to(hidden.device) for states in self.exits])
@@ -143,7 +141,11 @@ def _read(expert: Any, group: list[Reader], texts: list[list[int]]) -> dict[str,
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=input_device(model))
     found = anatomy(model)
     exits = sorted({exit_ for reader in group for exit_ in reader.exits})
-    with _adapters(model, group, batch), captured_inputs(found.layers_before(model, exits)) as states:
+    with (
+        forward_pass(model, len(rows), width, 0),
+        _adapters(model, group, batch),
+        captured_inputs(found.layers_before(model, exits)) as states,
+    ):
         hidden, logits = _forward(model, ids)
 
     def own(reader: int, along: Tensor) -> list[Tensor]:

@@ -6,12 +6,14 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from decoding.adapters import adapters_of, unwrapped
 from decoding.amateur.examples import Example
@@ -94,7 +96,7 @@ def induce(
     Raises:
         ModelError: peft or accelerate is not installed, or the model cannot take a LoRA adapter.
         InputError: no examples, or none that fits.
-        OptionError: the folder holds a run with other settings.
+        OptionError: the folder holds a run with other settings, or cannot be written.
     """
     try:
         import peft
@@ -141,9 +143,13 @@ def induce(
     )
     trainer.remove_callback(_printer())
     try:
-        checkpoint = get_last_checkpoint(str(output / CHECKPOINTS)) if (output / CHECKPOINTS).is_dir() else None
-        outcome = trainer.train(resume_from_checkpoint=checkpoint)
-        wrapped.save_pretrained(str(output))
+        _remove_unfinished(output / CHECKPOINTS)
+        with _written(output):
+            outcome = trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output / CHECKPOINTS)))
+            wrapped.save_pretrained(str(output))
+    except OptionError:
+        (output / "adapter_config.json").unlink(missing_ok=True)  # or a half adapter would pass for a whole one
+        raise
     finally:
         wrapped.unload()
         # unload() takes the LoRA layers out and leaves their configuration on the model.
@@ -162,9 +168,35 @@ def induce(
         "recipe": dataclasses.asdict(recipe),
         "versions": {"torch": torch.__version__, "peft": peft.__version__},
     }
-    (output / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    with _written(output):
+        (output / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
     return record
+
+
+@contextmanager
+def _written(output: Path) -> Iterator[None]:
+    """A disk that is full in this context is one clear error.
+
+    Raises:
+        OptionError: ``output`` cannot be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
+        raise OptionError(
+            f"{output}: cannot be written ({' '.join(str(error).split())[:160]}); make room and give the same command "
+            "again: it goes on from the last checkpoint"
+        ) from error
+
+
+def _remove_unfinished(checkpoints: Path) -> None:
+    """Remove checkpoints whose writing was cut short: the trainer's state is written last."""
+    for checkpoint in checkpoints.glob("checkpoint-*"):
+        if not (checkpoint / "trainer_state.json").is_file():
+            shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def _tokenized(tokenizer: Any, examples: Sequence[Example], recipe: Recipe) -> list[dict[str, list[int]]]:
@@ -239,5 +271,8 @@ def _check_resumable(output: Path, fingerprint: str) -> None:
             f"{output}: holds a run that was begun with another recipe or other data; finish it with those, or remove "
             f"its {CHECKPOINTS} folder"
         )
-    begun.parent.mkdir(parents=True, exist_ok=True)
-    begun.write_text(fingerprint)
+    with _written(output):
+        begun.parent.mkdir(parents=True, exist_ok=True)
+        partial = begun.with_suffix(".partial")
+        partial.write_text(fingerprint)
+        partial.replace(begun)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class Prompt:
 
 # What was loaded for a model lives as long as the model.
 _loaded: weakref.WeakKeyDictionary[Any, dict[str, tuple[Any, Any]]] = weakref.WeakKeyDictionary()
-_compared: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]] = weakref.WeakKeyDictionary()
+_compared: weakref.WeakKeyDictionary[Any, weakref.WeakKeyDictionary[Any, list[int]]] = weakref.WeakKeyDictionary()
 _loading = threading.Lock()
 
 
@@ -98,11 +98,10 @@ def prefix_of(text: Any, tokenizer: Any, rows: int, what: str) -> list[list[int]
     Raises:
         OptionError: text without a tokenizer, or another number of texts than rows.
     """
-    if isinstance(text, Tensor):
-        text = text.tolist()
-    if isinstance(text, str) or all(isinstance(each, int) for each in text):
-        return [_tokens(text, tokenizer, what)] * rows
-    each = [_tokens(one.tolist() if isinstance(one, Tensor) else one, tokenizer, what) for one in text]
+    texts, per_row = _texts(text, what)
+    each = [_tokens(one, tokenizer, what) for one in texts]
+    if not per_row:
+        return each * rows
     if rows % len(each):
         raise OptionError(f"{what}: {len(each)} texts for {rows} rows; accepted are one for all or one a row")
     return [one for one in each for _ in range(rows // len(each))]
@@ -110,14 +109,32 @@ def prefix_of(text: Any, tokenizer: Any, rows: int, what: str) -> list[list[int]
 
 def check_text(text: Any, tokenizer: Any, what: str) -> None:
     """Raise OptionError where text is given without the tokenizer that it needs, or what is given is no text."""
-    if isinstance(text, Mapping) or text is None:
-        raise OptionError(f"{what}: {text!r} is no text; accepted are text, token ids, or one of these a row")
-    if tokenizer is None and (isinstance(text, str) or any(isinstance(each, str) for each in text)):
+    if tokenizer is None and any(isinstance(each, str) for each in _texts(text, what)[0]):
         raise OptionError(f"{what} is text: pass tokenizer=..., or give token ids")
 
 
+def _texts(text: Any, what: str) -> tuple[list[str | Sequence[int]], bool]:
+    """The texts in what was given, and whether they are one a row."""
+    if isinstance(text, Tensor):
+        text = text.tolist()
+    if _is_one(text):
+        return [text], False
+    if isinstance(text, Sequence) and len(text) > 0:
+        each = [one.tolist() if isinstance(one, Tensor) else one for one in text]
+        if all(map(_is_one, each)):
+            return each, True
+    raise OptionError(f"{what}: {text!r} is no text; accepted are text, token ids, or one of these a row")
+
+
+def _is_one(text: Any) -> bool:
+    if isinstance(text, (list, tuple)):
+        return all(isinstance(each, int) and not isinstance(each, bool) for each in text)
+    return isinstance(text, str)
+
+
 def _tokens(text: str | Sequence[int], tokenizer: Any, what: str) -> list[int]:
-    check_text(text, tokenizer, what)
+    if tokenizer is None:
+        check_text(text, tokenizer, what)
     if not isinstance(text, str):
         return list(text)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
@@ -155,10 +172,10 @@ def _check_tokens(model: Any, tokenizer: Any, other: Any, other_tokenizer: Any) 
     Raises:
         ModelError: names the first token that differs.
     """
-    compared = _compared.setdefault(model, weakref.WeakSet())
-    if other in compared:
-        return
+    compared = _compared.setdefault(model, weakref.WeakKeyDictionary())
     sizes = [each.config.get_text_config(decoder=True).vocab_size for each in (model, other)]
+    if compared.get(other) == sizes:
+        return
     if tokenizer is not None and other_tokenizer is not None:
         own, theirs = ({i: token for token, i in each.get_vocab().items()} for each in (tokenizer, other_tokenizer))
         first = next((i for i in sorted(own.keys() & theirs.keys()) if own[i] != theirs[i]), None)
@@ -187,7 +204,7 @@ def _check_tokens(model: Any, tokenizer: Any, other: Any, other_tokenizer: Any) 
             DecodingWarning,
             stacklevel=2,
         )
-    compared.add(other)
+    compared[other] = sizes
 
 
 def cut_to_shared(expert: Tensor, amateur: Tensor) -> tuple[Tensor, Tensor]:

@@ -59,7 +59,8 @@ def append_eager(history: Tensor, history_inverse_norms: Tensor, hidden: Tensor,
 
 def inverse_norms(states: Tensor) -> Tensor:
     """1 / norm over the last dimension, float32; 0 for zero vectors, so that their cosines are 0, never NaN."""
-    norms = torch.linalg.vector_norm(states, dim=-1, dtype=torch.float32)
+    narrow = states.float() if states.dtype == torch.float64 else states  # vector_norm widens only
+    norms = torch.linalg.vector_norm(narrow, dim=-1, dtype=torch.float32)
     return torch.where(norms > 0, 1.0 / norms, 0.0)
 
 

@@ -1,0 +1,30 @@
+"""A few hundred fuzzed calls; ``python tests/hostile/fuzz.py`` makes as many as asked for."""
+
+from __future__ import annotations
+
+import gc
+
+from fuzz_rule import drawn, fuzz, outcome
+from torch import Tensor
+
+CALLS = 400  # 5 to 10 s on one core
+
+
+def test_every_call_ends_in_tokens_or_in_one_clear_error() -> None:
+    ends = fuzz(CALLS, seed=0)
+    # Not one of these would be there if calls were drawn that all fail alike.
+    assert ends["tokens"] > CALLS // 5
+    assert ends["OptionError"]
+    assert ends["InputError"]
+    assert ends["ModelError"]
+
+
+def test_the_same_calls_again_leave_nothing_more_behind() -> None:
+    again = drawn(100, seed=1)
+    left = []
+    for _ in range(3):
+        for call in again:
+            outcome(call)
+        gc.collect()
+        left.append(sum(issubclass(type(each), Tensor) for each in gc.get_objects()))
+    assert left[1] == left[2]  # the first time, models are made and looked at

@@ -1,0 +1,176 @@
+"""Memory: nothing of a call outlives it, and resident memory does not grow with the number of calls."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from resident_memory import resident
+from tiny_models import VOCAB, tiny_model
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+import decoding
+from decoding import LOL, ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Prompt, Strategy
+
+NEW_TOKENS = 24
+WARM_UP, CALLS = 30, 120
+# A call's cache has 3 layers x 2 x 2 rows x 2 heads x 88 slots x 8 numbers of 4 bytes = 68 kB: of 120 calls that each
+# left one behind, 8 MB would be left, and of the smallest thing a call makes once a token, a (2, vocab) tensor, 2.8 MB.
+MOST = 2 * 2**20
+
+
+def _ids(*shape: int) -> Tensor:
+    return torch.randint(3, VOCAB, shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="module")
+def adapted() -> Any:
+    peft = pytest.importorskip("peft")
+    model = tiny_model("llama")
+    model.add_adapter(peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False), "liar")
+    model.disable_adapters()
+    model.enable_adapters()
+    return model
+
+
+def _amateur() -> Any:
+    return tiny_model("llama", seed=7)
+
+
+STRATEGIES: dict[str, Callable[[], Strategy]] = {
+    "contrastive-search": ContrastiveSearch,
+    "contrastive-decoding": lambda: ContrastiveDecoding(_amateur()),
+    "amateur-prompt": lambda: ContrastiveDecoding(Prompt([5, 6])),
+    "amateur-adapter": lambda: ContrastiveDecoding("liar"),
+    "dola": lambda: DoLa([1, 2]),
+    "context-aware": lambda: ContextAware([7, 8]),
+    "lol": lambda: LOL(_amateur(), [1], guidance=[5, 6]),
+}
+WAYS: dict[str, Callable[..., Any]] = {
+    "facade": lambda model, ids, strategy, **options: decoding.generate(model, ids, strategy=strategy, **options),
+    "custom": lambda model, ids, strategy, **options: model.generate(ids, custom_generate=strategy, **options),
+    "processor": lambda model, ids, strategy, **options: model.generate(
+        ids, logits_processor=[strategy.logits_processor(model)], **options
+    ),
+    "compile": lambda model, ids, strategy, **options: decoding.generate(
+        model, ids, strategy=strategy, compile=True, **options
+    ),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [*((name, "facade") for name in STRATEGIES), *(("lol", way) for way in ("custom", "processor", "compile"))],
+)
+def test_resident_memory_is_flat(name: str, way: str, model: Any, adapted: Any) -> None:
+    model = adapted if name == "amateur-adapter" else model
+    strategy, ids = STRATEGIES[name](), _ids(2, 64)
+    for _ in range(WARM_UP):
+        WAYS[way](model, ids, strategy, max_new_tokens=2)
+    before = resident()
+    for call in range(CALLS):
+        WAYS[way](model, ids[:, call % 8 :], strategy, max_new_tokens=2 + call % 3)
+    assert resident() - before < MOST
+
+
+@pytest.fixture
+def born(monkeypatch: pytest.MonkeyPatch) -> weakref.WeakSet[Cache]:
+    """Caches that are made, as far as they live; nothing is collected but by reference counts."""
+    made: weakref.WeakSet[Cache] = weakref.WeakSet()
+    init = Cache.__init__
+
+    def noted(self: Cache, *args: Any, **kwargs: Any) -> None:
+        made.add(self)
+        init(self, *args, **kwargs)
+
+    monkeypatch.setattr(Cache, "__init__", noted)
+    gc.collect()
+    gc.disable()
+    yield made
+    gc.enable()
+
+
+@pytest.mark.parametrize("way", ["facade", "custom", "processor"])
+@pytest.mark.parametrize("architecture", ["llama", "mistral-sliding", "bloom", "mamba", "t5"])
+def test_the_cache_dies_with_the_call(architecture: str, way: str, born: weakref.WeakSet[Cache]) -> None:
+    model, ids, strategy = tiny_model(architecture), _ids(2, 6), ContrastiveSearch()
+    if (architecture, way) == ("t5", "processor"):
+        pytest.skip("needs the encoder's input, as tests/decoding/test_processors.py gives it")
+    for _ in range(2):  # the first call looks at the model
+        WAYS[way](model, ids, strategy, max_new_tokens=4)
+        assert not born
+
+
+@pytest.mark.parametrize("way", ["facade", "custom", "processor"])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_no_strategy_holds_a_cache(name: str, way: str, model: Any, adapted: Any, born: weakref.WeakSet[Cache]) -> None:
+    model = adapted if name == "amateur-adapter" else model
+    strategy = STRATEGIES[name]()
+    WAYS[way](model, _ids(2, 6), strategy, max_new_tokens=4)
+    assert not born
+    assert _hooks(model) == 0
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("passes", [0, 1, 3])
+def test_a_failed_call_leaves_nothing(
+    name: str, passes: int, model: Any, adapted: Any, born: weakref.WeakSet[Cache]
+) -> None:
+    model = adapted if name == "amateur-adapter" else model
+    strategy, ids = STRATEGIES[name](), _ids(2, 6)
+    expected = decoding.generate(model, ids, strategy=strategy, max_new_tokens=6).tolist()
+    left = [passes]
+
+    def fail(*_: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    handle = model.model.register_forward_pre_hook(fail)
+    try:
+        # The error is held on to, as by a caller who tries again with less from inside `except`.
+        with pytest.raises(torch.OutOfMemoryError, match=r"ran out of memory on 2 rows|on \d+ rows") as held:
+            decoding.generate(model, ids, strategy=strategy, max_new_tokens=6)
+        assert isinstance(held.value, decoding.ModelError)
+        assert not born
+    finally:
+        handle.remove()
+    assert _hooks(model) == 0
+    assert decoding.generate(model, ids, strategy=strategy, max_new_tokens=6).tolist() == expected
+    assert not born
+
+
+def test_a_processor_lets_go_when_it_is_told_to(model: Any, born: weakref.WeakSet[Cache]) -> None:
+    processor = ContrastiveSearch().logits_processor(model)
+    first = model.generate(_ids(1, 6), logits_processor=[processor], max_new_tokens=4, do_sample=False)
+    assert len(born) == 1  # it cannot know that the call has ended
+    processor.release()
+    assert not born
+    again = model.generate(_ids(1, 6), logits_processor=[processor], max_new_tokens=4, do_sample=False)
+    assert again.tolist() == first.tolist()
+
+
+def test_nothing_keeps_a_model(born: weakref.WeakSet[Cache]) -> None:
+    model, amateur = tiny_model("llama"), _amateur()
+    decoding.generate(model, _ids(2, 6), strategy=LOL(amateur, [1], guidance=[5]), max_new_tokens=4, compile=True)
+    known = weakref.ref(model), weakref.ref(amateur)
+    del model, amateur
+    gc.collect()  # modules of torch refer to each other
+    assert [each() for each in known] == [None, None]
+    assert not born
+
+
+def _hooks(model: Any) -> int:
+    return sum(len(each._forward_hooks) + len(each._forward_pre_hooks) for each in model.modules())

@@ -1,0 +1,85 @@
+"""Threads that generate with one strategy and one model at once: each gets what it gets alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import VOCAB, tiny_model
+from torch import Tensor
+
+import decoding
+from decoding import LOL, ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Strategy
+
+THREADS, CALLS = 3, 4
+
+
+def _amateur() -> Any:
+    return tiny_model("llama", seed=7)
+
+
+def _adapted(model: Any) -> Any:
+    peft = pytest.importorskip("peft")
+    model.add_adapter(peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False), "liar")
+    return model
+
+
+STRATEGIES: dict[str, Callable[[], Strategy]] = {
+    "contrastive-search": ContrastiveSearch,
+    "contrastive-decoding": lambda: ContrastiveDecoding(_amateur()),
+    "amateur-adapter": lambda: ContrastiveDecoding("liar"),
+    "dola": lambda: DoLa([1, 2]),
+    "context-aware": lambda: ContextAware([7, 8]),
+    "lol": lambda: LOL(_amateur(), [1], guidance=[5, 6]),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [*((name, "facade") for name in STRATEGIES), ("contrastive-search", "processor"), ("amateur-adapter", "processor")],
+)
+def test_threads_do_not_see_each_other(name: str, way: str) -> None:
+    torch.manual_seed(0)
+    known, new = tiny_model("llama"), tiny_model("llama")
+    if name == "amateur-adapter":
+        torch.manual_seed(1)
+        _adapted(known)
+        torch.manual_seed(1)
+        _adapted(new)
+    strategy = STRATEGIES[name]()
+    prompts = [_ids(1 + thread % 2, 4 + thread, seed=thread) for thread in range(THREADS)]
+
+    def made(model: Any, ids: Tensor) -> list[list[int]]:
+        if way == "facade":
+            return decoding.generate(model, ids, strategy=strategy, max_new_tokens=6).tolist()
+        processor = strategy.logits_processor(model, attention_mask=torch.ones_like(ids))
+        return model.generate(ids, logits_processor=[processor], max_new_tokens=6, do_sample=False).tolist()
+
+    expected = [made(known, ids) for ids in prompts]
+    found: list[list[Any]] = [[] for _ in prompts]
+    together = threading.Barrier(THREADS)
+
+    def work(thread: int) -> None:
+        together.wait()
+        for _ in range(CALLS):  # the first of which meets a model that nobody has looked at
+            try:
+                found[thread].append(made(new, prompts[thread]))
+            except Exception as error:
+                found[thread].append(error)
+
+    threads = [threading.Thread(target=work, args=(thread,)) for thread in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    assert found == [[each] * CALLS for each in expected]
+    hooks = [hook for each in new.modules() for hook in (*each._forward_hooks, *each._forward_pre_hooks)]
+    assert not hooks
+
+
+def _ids(*shape: int, seed: int) -> Tensor:
+    return torch.randint(3, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
