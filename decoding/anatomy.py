@@ -277,8 +277,8 @@ def _softcapped(model: Any, logits: Tensor) -> Tensor:
     return torch.tanh(logits / cap) * cap
 
 
-# The ways in which transformers' models treat hidden states before the head and logits after it. The first that gives
-# the model's own logits is used.
+# The ways in which transformers' models treat hidden states before the head and logits after it. The one
+# that comes closest to the model's own logits is used.
 HEAD_RECIPES: dict[str, HeadRecipe] = {
     "head": (_as_it_is, _as_it_is),
     "head, soft-capped": (_as_it_is, _softcapped),  # Gemma 2
@@ -303,14 +303,16 @@ HEAD_RECIPES: dict[str, HeadRecipe] = {
 
 
 def _matching_recipe(model: Any, head: nn.Module, hidden: Tensor, logits: Tensor) -> str | None:
+    errors: dict[str, float] = {}
     for name, (before, after) in HEAD_RECIPES.items():
         try:
             rebuilt = after(model, head(before(model, hidden)))
         except (AttributeError, TypeError, RuntimeError):
             continue  # the model has no such scale, or the head has another width
-        if relative_error(rebuilt, logits) < tolerance(model.dtype):
-            return name
-    return None
+        errors[name] = relative_error(rebuilt, logits)
+    # The closest, not the first that is close: a soft-cap hardly shows in the small logits of a probe.
+    closest = min(errors, key=lambda name: errors[name], default=None)
+    return closest if closest is not None and errors[closest] < tolerance(model.dtype) else None
 
 
 # --- layers and final norm -------------------------------------------------------------------------------------------
