@@ -138,11 +138,14 @@ def _examine(model: Any) -> Anatomy:
             f"{type(model).__name__} has no output embeddings (lm_head): only models that generate text can be decoded"
         )
     decoder = model.get_decoder()
+    if decoder is model:  # Llama 4's and Mllama's text models name a base model that they do not have
+        decoder = next((child for child in model.children() if hasattr(child, "layers")), model)
     layers = _decoder_layers(decoder, model.config.get_text_config(decoder=True))
     watched = {name: child for name, child in decoder.named_children() if not isinstance(child, nn.ModuleList)}
     inputs = probe_inputs(model)
     # OPT's forward calls the decoder inside its base model, Llama's the base model itself: whichever is called counts.
-    outer = decoder if model.config.is_encoder_decoder else model.base_model
+    own_base = model.base_model is not model and not model.config.is_encoder_decoder
+    outer = model.base_model if own_base else decoder
     with (
         captured_outputs(outer) as from_outer,
         captured_outputs(decoder) as from_decoder,

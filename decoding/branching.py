@@ -14,10 +14,10 @@ from transformers.cache_utils import DummyLayer, DynamicSlidingWindowLayer
 
 from decoding.anatomy import probe_inputs, relative_error, tolerance
 from decoding.cache import GrowingLayer, layers_of
-from decoding.placement import input_device
-from decoding.quantised_cache import is_quantised
 from decoding.errors import DecodingError, ModelError
 from decoding.loading import one_line
+from decoding.placement import input_device
+from decoding.quantised_cache import is_quantised
 
 if TYPE_CHECKING:
     from decoding.stream import Stream
@@ -143,7 +143,7 @@ def probe_batch(model: Any) -> tuple[dict[str, Any], Tensor]:
     config = model.config.get_text_config(decoder=True)
     windows = [value for name in WINDOWS if isinstance(value := getattr(config, name, None), int) and value <= 64]
     # Past each window where that is cheap; real models have windows of thousands, whose mask is the same code.
-    length = max([6, *windows]) + 6
+    length = max([8, *windows]) + 12
     ids = probe_inputs(model, batch=2, length=length + 6)["input_ids"]
     mask = torch.ones_like(ids[:, :length])
     mask[0, : length // 3] = 0

@@ -50,8 +50,14 @@ QWEN4: dict[str, Any] = {
 
 EXCEPTIONS: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
-    "cohere_compass_text": {"layer_types": SLIDING, "rope_parameters": {kind: {"rope_theta": 1e4} for kind in SLIDING}},
-    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8}, "ffn_config": {"ffn_hidden_size": 48, "moe_top_k": 2}},
+    "cohere_compass_text": {
+        "layer_types": SLIDING,
+        "rope_parameters": {kind: {"rope_theta": 1e4} for kind in SLIDING},
+    },
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8},
+        "ffn_config": {"ffn_hidden_size": 48, "moe_top_k": 2},
+    },
     "dots1": {"n_shared_experts": 1},
     "dots3_note_text": DOTS3,
     "deepseek_v4": {

@@ -1,7 +1,8 @@
 """Contrastive search by full recomputation: every candidate's text is read from its first token, without a cache.
 
 What a text gives is what transformers' own ``generate`` reads of it, so that the masks, positions and special inputs of
-each model type are its own. Nothing here is shared with the way in which the library decodes.
+each model type are its own. Nothing here is shared with the way in which the library decodes, but for a hook that
+watches a module.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from decoding.anatomy import captured_outputs
 
 __all__ = ["Step", "read", "recomputed"]
 
@@ -31,9 +34,7 @@ class Step:
     margin: float
 
 
-def recomputed(
-    model: Any, prompt: list[int], padding: int, penalty_alpha: float, top_k: int, steps: int
-) -> list[Step]:
+def recomputed(model: Any, prompt: list[int], padding: int, penalty_alpha: float, top_k: int, steps: int) -> list[Step]:
     """Contrastive search after ``prompt``, by itself or behind ``padding`` masked tokens.
 
     Source: Su et al., "A Contrastive Framework for Neural Text Generation", eq. 2; h is the last of the hidden states
@@ -62,8 +63,12 @@ def read(model: Any, text: list[int], padding: int = 0) -> tuple[Tensor, Tensor]
     ids = torch.tensor([[0] * padding + text])
     mask = torch.ones_like(ids)
     mask[:, :padding] = 0
-    output = model.generate(
+    with captured_outputs(model.get_decoder()) as decoded:
+        output = model.generate(
         ids, attention_mask=mask, max_new_tokens=1, do_sample=False, use_cache=False, pad_token_id=0,
         output_logits=True, output_hidden_states=True, return_dict_in_generate=True,
     )  # fmt: skip
-    return output.hidden_states[0][-1][0, -len(text) :].float(), output.logits[0][0].float()
+    hidden = output.hidden_states[0][-1]
+    if hidden.dim() != 3:  # Gemma 3n keeps several states a token, and makes one of them at the end
+        hidden = decoded[0].last_hidden_state
+    return hidden[0, -len(text) :].float(), output.logits[0][0].float()

@@ -56,7 +56,8 @@ _VOCABULARY = {
 _POSITIONS = {
     "max_position_embeddings": 128, "n_positions": 128, "n_ctx": 128, "max_target_positions": 128,
     "max_source_positions": 64, "rotary_dim": 4, "context_length": 128, "max_seq_len": 128,
-    "floor_scale": 4, "logit_scale": 0.5, "log_scaling_n_floor": 4, "original_max_position_embeddings": 128, "router_hidden_size": 16,
+    "floor_scale": 4, "logit_scale": 0.5, "log_scaling_n_floor": 4, "original_max_position_embeddings": 128,
+    "router_hidden_size": 16,
 }  # fmt: skip
 _ROLE = {"is_decoder": True, "is_encoder_decoder": False, "use_cache": True, "dropout": 0.0}
 
