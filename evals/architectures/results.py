@@ -54,8 +54,8 @@ def table(rows: Sequence[Row], columns: Sequence[str], versions: Mapping[str, st
         "Every model type that transformers maps to a causal language model is built tiny, with random weights, in "
         "float32; windows are shorter than the prompts. Contrastive search (α 0.6, k 4, 8 tokens) decodes two prompts "
         "with left padding; tokens, candidates and their scores (to 1e-5) must be those of full recomputation, which "
-        "reads each candidate's text from its first token without a cache. No step counts in which two scores lie "
-        "closer than 2e-5.", "",
+        "reads each candidate's text from its first token without a cache. Prompts are drawn anew, six "
+        "times at most, until no two scores of a step lie closer than 2e-5.", "",
         f"Of {counts['types']} types {tried} write text and could be built and read. Of these {exact} "
         f"({exact / max(tried, 1):.1%}) are exact: {counts.get('shared prefix', 0)} by shared prefix, "
         f"{counts.get('fork', 0)} by forked rows; {refused} ({refused / max(tried, 1):.1%}) are refused by name; "

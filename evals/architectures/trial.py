@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import sys
 from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ def tried(model_type: str) -> Row:
     """All cells of one type."""
     with quiet():
         try:
-            model = tiny_model(model_type)
+            model: Any = tiny_model(model_type)
             for cached in (True, False):
                 model.generate(torch.arange(10, 20)[None], max_new_tokens=2, do_sample=False, use_cache=cached)
         except ModelError as reason:
@@ -43,7 +44,7 @@ def tried(model_type: str) -> Row:
 def tried_apart(model_type: str, seconds: float) -> Row:
     """As :func:`tried`, in another process that is given so much time."""
     # A fork has everything imported already (which takes ten seconds a type otherwise); macOS cannot fork safely.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(model_type, sender), daemon=True)
     process.start()
