@@ -65,9 +65,9 @@ def read(model: Any, text: list[int], padding: int = 0) -> tuple[Tensor, Tensor]
     mask[:, :padding] = 0
     with captured_outputs(model.get_decoder()) as decoded:
         output = model.generate(
-        ids, attention_mask=mask, max_new_tokens=1, do_sample=False, use_cache=False, pad_token_id=0,
-        output_logits=True, output_hidden_states=True, return_dict_in_generate=True,
-    )  # fmt: skip
+            ids, attention_mask=mask, max_new_tokens=1, do_sample=False, use_cache=False, pad_token_id=0,
+            output_logits=True, output_hidden_states=True, return_dict_in_generate=True,
+        )  # fmt: skip
     hidden = output.hidden_states[0][-1]
     if hidden.dim() != 3:  # Gemma 3n keeps several states a token, and makes one of them at the end
         hidden = decoded[0].last_hidden_state
