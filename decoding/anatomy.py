@@ -149,11 +149,13 @@ def _examine(model: Any) -> Anatomy:
             f"{type(model).__name__} has no output embeddings (lm_head): only models that generate text can be decoded"
         )
     decoder = model.get_decoder()
+    decoder = _decoder(model)
     layers = _decoder_layers(model)
     watched = {name: child for name, child in decoder.named_children() if not isinstance(child, nn.ModuleList)}
     inputs = probe_inputs(model)
     # OPT's forward calls the decoder inside its base model, Llama's the base model itself: whichever is called counts.
-    outer = decoder if model.config.is_encoder_decoder else model.base_model
+    own_base = model.base_model is not model and not model.config.is_encoder_decoder
+    outer = model.base_model if own_base else decoder
     with (
         captured_outputs(outer) as from_outer,
         captured_outputs(decoder) as from_decoder,
@@ -293,8 +295,8 @@ def _softcapped(model: Any, logits: Tensor) -> Tensor:
     return torch.tanh(logits / cap) * cap
 
 
-# The ways in which transformers' models treat hidden states before the head and logits after it. The first that gives
-# the model's own logits is used.
+# The ways in which transformers' models treat hidden states before the head and logits after it. The one
+# that comes closest to the model's own logits is used.
 HEAD_RECIPES: dict[str, HeadRecipe] = {
     "head": (_as_it_is, _as_it_is),
     "head, soft-capped": (_as_it_is, _softcapped),  # Gemma 2
@@ -319,6 +321,7 @@ HEAD_RECIPES: dict[str, HeadRecipe] = {
 
 
 def _matching_recipe(model: Any, head: nn.Module, hidden: Tensor, logits: Tensor) -> str | None:
+    errors: dict[str, float] = {}
     for name, (before, after) in HEAD_RECIPES.items():
         try:
             rebuilt = after(model, head(before(model, hidden)))
@@ -326,16 +329,24 @@ def _matching_recipe(model: Any, head: nn.Module, hidden: Tensor, logits: Tensor
             if says_nothing_of_the_model(refusal):
                 raise
             continue  # the model has no such scale, or the head has another width
-        if relative_error(rebuilt, logits) < tolerance(model.dtype):
-            return name
-    return None
+        errors[name] = relative_error(rebuilt, logits)
+    # The closest, not the first that is close: a soft-cap hardly shows in the small logits of a probe.
+    closest = min(errors, key=lambda name: errors[name], default=None)
+    return closest if closest is not None and errors[closest] < tolerance(model.dtype) else None
 
 
 # --- layers and final norm -------------------------------------------------------------------------------------------
 
 
+def _decoder(model: Any) -> nn.Module:
+    decoder: nn.Module = model.get_decoder()
+    if decoder is model:  # Llama 4's and Mllama's text models name a base model that they do not have
+        return next((child for child in model.children() if hasattr(child, "layers")), decoder)
+    return decoder
+
+
 def _decoder_layers(model: Any) -> nn.ModuleList | None:
-    decoder, config = model.get_decoder(), _text_config(model)
+    decoder, config = _decoder(model), _text_config(model)
     count = getattr(config, "num_hidden_layers", None) or getattr(config, "decoder_layers", None)
     lists = [child for child in decoder.children() if isinstance(child, nn.ModuleList)]
     exact = [candidate for candidate in lists if len(candidate) == count]

@@ -63,7 +63,9 @@ class Forked:
         """Give every sibling what the kept branch added."""
         winners = self._rows() * self.branches + branch  # (batch,)
         for layer in layers_of(self.stream.cache):
-            if isinstance(layer, GrowingLayer) and layer.is_initialized:
+            if isinstance(layer, GrowingLayer):
+                if not layer.is_initialized:  # a cross-attention layer of a text model that was given no image
+                    continue
                 n = self.tokens.shape[2]
                 for entries in (layer.keys, layer.values):
                     siblings = entries.unflatten(0, (-1, self.branches))  # (batch, branches, heads, slots, dim)

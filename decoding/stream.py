@@ -115,6 +115,11 @@ class Stream:
                 f"{type(model).__name__} keeps its state in a {type(self.cache).__name__}, which cannot be branched: "
                 "accepted are models whose state is a transformers Cache"
             )
+        if not _was_written(self.cache):
+            raise ModelError(
+                f"{type(model).__name__} reads the whole text at each step and keeps nothing in its cache, so it "
+                "cannot be branched: accepted are models that read on from a transformers Cache"
+            )
         grow_in_place(self.cache, expected)
         mask = self.padding_mask
         self.padded = mask is not None and not bool(mask.all())
@@ -403,3 +408,8 @@ class Stream:
         fork, self._fork = self._fork, None
         if fork is not None:
             fork.collapse()
+
+
+def _was_written(cache: Cache) -> bool:
+    """Whether the prompt left something in the cache: some models are handed one and let it be (OpenAI GPT, XLM)."""
+    return any(getattr(layer, "is_initialized", True) for layer in layers_of(cache))

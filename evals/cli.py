@@ -10,6 +10,7 @@ import torch
 
 from decoding.cli import app, run
 from decoding.evals import miniature
+from decoding.evals.architectures.command import architectures_command
 from decoding.evals.cli_eval import at_scale, eval_app
 from decoding.evals.cli_metrics import metrics_command
 from decoding.evals.compare import compare_command
@@ -36,6 +37,7 @@ def _miniature(name: str) -> Any:
 
 BUILT_IN.update({name: _miniature(name) for name in miniature.NAMES})
 BUILT_IN_ADAPTERS.update({name: miniature.folder(name) for name in miniature.ADAPTERS})
+app.command("architectures")(architectures_command)
 app.command("compare")(compare_command)
 app.command("demo")(demo_command)
 app.command("isotropy")(isotropy_command)

@@ -1,0 +1,14 @@
+"""The columns of the table: each a function of a freshly built model that gives the cells of one or more columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from decoding.evals.architectures.results import Cell
+from decoding.evals.architectures.search import contrastive_search
+
+__all__ = ["CHECKS", "COLUMNS"]
+
+CHECKS: tuple[Callable[[Any], dict[str, Cell]], ...] = (contrastive_search,)
+COLUMNS = ("contrastive search", "left padding")  # in the table's order

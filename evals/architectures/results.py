@@ -1,0 +1,85 @@
+"""What was found of each model type, and the table of all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+__all__ = ["Cell", "Row", "read_table", "table", "totals"]
+
+WAYS = ("shared prefix", "fork")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One finding: a word, and why where that is not the expected one."""
+
+    verdict: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model type.
+
+    Attributes:
+        model_type: as in transformers' mapping.
+        cells: by column; empty where the type was not tried.
+        not_tried: why it was not: it writes no text, cannot be built, or transformers' own ``generate`` fails on it.
+    """
+
+    model_type: str
+    cells: Mapping[str, Cell] = field(default_factory=dict)
+    not_tried: str = ""
+
+
+def totals(rows: Sequence[Row]) -> dict[str, int]:
+    """How many types there are, were tried, and had each verdict on contrastive search."""
+    tried = [row for row in rows if not row.not_tried]
+    verdicts = Counter(row.cells["contrastive search"].verdict for row in tried)
+    return {"types": len(rows), "tried": len(tried), **verdicts}
+
+
+def table(rows: Sequence[Row], columns: Sequence[str], versions: Mapping[str, str]) -> str:
+    """The page ``docs/architectures.md``."""
+    counts = totals(rows)
+    tried = counts["tried"]
+    exact = sum(counts.get(way, 0) for way in WAYS)
+    refused = counts.get("refused", 0)
+    lines = [
+        "# Model architectures", "",
+        "Made by `decoding architectures --output docs/architectures.md`, on "
+        + ", ".join(f"{name} {versions[name]}" for name in ("transformers", "torch")) + ".", "",
+        "Every model type that transformers maps to a causal language model is built tiny, with random weights, in "
+        "float32; windows are shorter than the prompts. Contrastive search (α 0.6, k 4, 8 tokens) decodes two prompts "
+        "with left padding; tokens, candidates and their scores (to 1e-5) must be those of full recomputation, which "
+        "reads each candidate's text from its first token without a cache. Prompts are drawn anew, six "
+        "times at most, until no two scores of a step lie closer than 2e-5.", "",
+        f"Of {counts['types']} types {tried} write text and could be built and read. Of these {exact} "
+        f"({exact / max(tried, 1):.1%}) are exact: {counts.get('shared prefix', 0)} by shared prefix, "
+        f"{counts.get('fork', 0)} by forked rows; {refused} ({refused / max(tried, 1):.1%}) are refused by name; "
+        f"{tried - exact - refused} are neither.", "",
+        "*Left padding* is `no` where the model itself reads a padded row otherwise than the row alone: there the "
+        "search is compared with the recomputation of the padded row.", "",
+        "| type | " + " | ".join(columns) + " | why |", "|---" * (len(columns) + 2) + "|",
+    ]  # fmt: skip
+    for row in rows:
+        if row.not_tried:
+            lines.append(f"| {row.model_type} | " + "- | " * len(columns) + f"not tried: {_safe(row.not_tried)} |")
+            continue
+        cells = [row.cells.get(column, Cell("-")) for column in columns]
+        why = "; ".join(dict.fromkeys(_safe(cell.reason) for cell in cells if cell.reason))
+        lines.append(f"| {row.model_type} | {' | '.join(cell.verdict for cell in cells)} | {why} |")
+    return "\n".join(lines) + "\n"
+
+
+def read_table(text: str) -> dict[str, dict[str, str]]:
+    """The verdicts of a page that :func:`table` made, by type and column."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    columns = rows[0][1:-1]
+    return {row[0]: dict(zip(columns, row[1:-1], strict=True)) for row in rows[2:]}
+
+
+def _safe(text: str) -> str:
+    return " ".join(text.split()).replace("|", "/")

@@ -1,0 +1,104 @@
+"""Whether contrastive search on a model gives what full recomputation gives, and by which way it branches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import decoding
+from decoding.errors import DecodingError
+from decoding.evals.architectures.recomputation import Step, recomputed
+from decoding.evals.architectures.results import Cell
+from decoding.evals.architectures.tiny import VOCAB
+from decoding.loading import one_line
+from decoding.stream import Stream
+
+__all__ = ["contrastive_search"]
+
+ALPHA, TOP_K, STEPS = 0.6, 4, 8
+LENGTHS = (6, 19)  # of the two prompts: one grows past the window of 8 tokens, the other one is past it
+# Where two scores (or the last candidate's probability and the next one's) lie closer than this, float32, whose error
+# in a score is about 1e-6, may decide either way: prompts are drawn until no step is so close, SEEDS times at most.
+SEPARATED, SEEDS = 2e-5, 6
+CLOSE = 1e-5  # between a candidate's score in the search and in the recomputation; mostly it is 2e-7
+
+
+def contrastive_search(model: Any) -> dict[str, Cell]:
+    """The cells "contrastive search" and "left padding" of a model.
+
+    A batch of two prompts with left padding is decoded; tokens, candidates and their scores must be those of full
+    recomputation. It is compared with each row read alone, and where that differs with each row read behind the same
+    padding: a model whose own reading depends on padding is not to be blamed on the search.
+    """
+    rows, alone = _separated(model)
+    longest = max(LENGTHS)
+    padding = [longest - len(row) for row in rows]
+    ids = torch.tensor([[0] * pad + row for pad, row in zip(padding, rows, strict=True)])
+    mask = (torch.arange(longest) >= torch.tensor(padding)[:, None]).long()
+    try:
+        way = Stream.open(model, input_ids=ids, attention_mask=mask).branching
+        output = decoding.generate(
+            model, ids, attention_mask=mask, penalty_alpha=ALPHA, top_k=TOP_K, max_new_tokens=STEPS, pad_token_id=0,
+            output_scores=True, return_dict_in_generate=True,
+        )  # fmt: skip
+    except DecodingError as refusal:
+        return {"contrastive search": Cell("refused", one_line(refusal, 300)), "left padding": Cell("-")}
+    differs = _difference(output, alone)
+    independent = Cell("exact")
+    if differs:
+        behind = [recomputed(model, row, pad, ALPHA, TOP_K, STEPS) for row, pad in zip(rows, padding, strict=True)]
+        if _distance(alone, behind) > CLOSE:
+            independent = Cell("no", "its own reading of a text depends on the padding before it, by generate() too")
+            differs = _difference(output, behind)
+    if differs:
+        return {"contrastive search": Cell("wrong", differs), "left padding": independent}
+    return {
+        "contrastive search": Cell("shared prefix") if way.shared else Cell("fork", way.reason),
+        "left padding": independent,
+    }
+
+
+def _separated(model: Any) -> tuple[list[list[int]], list[list[Step]]]:
+    """Two prompts after which no step is close, and the recomputation of each row alone; the widest found, if none."""
+    best: tuple[float, Any] = (-1.0, None)
+    for seed in range(SEEDS):
+        generator = torch.Generator().manual_seed(seed)
+        rows = [torch.randint(10, VOCAB, (length,), generator=generator).tolist() for length in LENGTHS]
+        alone = [recomputed(model, row, 0, ALPHA, TOP_K, STEPS) for row in rows]
+        margin = min(step.margin for steps in alone for step in steps)
+        if margin > best[0]:
+            best = margin, (rows, alone)
+        if margin > SEPARATED:
+            break
+    return best[1]
+
+
+def _difference(output: Any, expected: list[list[Step]]) -> str:
+    """What of a search's output is not as recomputed; empty where all is."""
+    made: Tensor = output.sequences[:, max(LENGTHS) :]
+    for row, steps in enumerate(expected):
+        for i, step in enumerate(steps):
+            scores = output.scores[i][row]
+            candidates = set(scores.isfinite().nonzero().flatten().tolist())
+            where = f"row {row}, token {i}"
+            if candidates != set(step.scores):
+                return f"{where}: other candidates (margin {step.margin:.0e})"
+            error = max(abs(float(scores[token]) - score) for token, score in step.scores.items())
+            if error > CLOSE:
+                return f"{where}: scores differ by {error:.0e}"
+            if int(made[row, i]) != step.token:
+                return f"{where}: another token (margin {step.margin:.0e})"
+    return ""
+
+
+def _distance(one: list[list[Step]], other: list[list[Step]]) -> float:
+    """The largest difference between the scores of two recomputations; infinity where they take other candidates."""
+    worst = 0.0
+    for steps, others in zip(one, other, strict=True):
+        for mine, theirs in zip(steps, others, strict=True):
+            if set(mine.scores) != set(theirs.scores):
+                return float("inf")
+            worst = max(worst, *(abs(score - theirs.scores[token]) for token, score in mine.scores.items()))
+    return worst

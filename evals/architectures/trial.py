@@ -1,0 +1,67 @@
+"""Trying a model type in a process of its own, so that one that crashes or hangs is a row that says so."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from decoding.errors import ModelError
+from decoding.evals.architectures.columns import CHECKS
+from decoding.evals.architectures.results import Cell, Row
+from decoding.evals.architectures.tiny import tiny_model
+from decoding.loading import one_line, quiet
+
+__all__ = ["tried", "tried_apart"]
+
+
+def tried(model_type: str) -> Row:
+    """All cells of one type."""
+    with quiet():
+        try:
+            model: Any = tiny_model(model_type)
+            for cached in (True, False):
+                model.generate(torch.arange(10, 20)[None], max_new_tokens=2, do_sample=False, use_cache=cached)
+        except ModelError as reason:
+            return Row(model_type, not_tried=str(reason).removeprefix(f"{model_type}: "))
+        except Exception as error:  # whatever a type's own code raises here
+            return Row(
+                model_type, not_tried=f"transformers' own generate() fails ({type(error).__name__}: {one_line(error)})"
+            )
+        cells: dict[str, Cell] = {}
+        for check in CHECKS:
+            try:
+                cells |= check(tiny_model(model_type))
+            except Exception as error:  # neither right nor refused: a fault that the table must show
+                name = check.__name__.replace("_", " ")
+                cells[name] = Cell("crash", f"{type(error).__name__}: {one_line(error)}")
+    return Row(model_type, cells)
+
+
+def tried_apart(model_type: str, seconds: float) -> Row:
+    """As :func:`tried`, in another process that is given so much time."""
+    # A fork has everything imported already (which takes ten seconds a type otherwise); macOS cannot fork safely.
+    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(model_type, sender), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        if not receiver.poll(seconds):
+            return Row(model_type, {"contrastive search": Cell("hang", f"not done after {seconds:g} seconds")})
+        row: Row = receiver.recv()
+        return row
+    except EOFError:
+        process.join()
+        return Row(model_type, {"contrastive search": Cell("crash", f"its process ended with {process.exitcode}")})
+    finally:
+        process.kill()
+        process.join()
+
+
+def _send(model_type: str, sender: Connection) -> None:
+    torch.set_num_threads(1)  # the models are so small that a second thread costs more than it gives
+    sender.send(tried(model_type))

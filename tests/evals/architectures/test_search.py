@@ -1,0 +1,98 @@
+"""A sample of the table is run anew and agrees with the page that is committed."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import decoding
+from decoding.evals.architectures import trial
+from decoding.evals.architectures.columns import COLUMNS
+from decoding.evals.architectures.results import Cell, Row, read_table, table, totals
+from decoding.evals.architectures.search import contrastive_search
+from decoding.evals.architectures.tiny import causal_types, tiny_model
+from decoding.evals.architectures.trial import tried, tried_apart
+
+PAGE = Path(__file__).parents[3] / "docs" / "architectures.md"
+
+# Plain, sliding window, both with soft-caps, chunks, sinks and experts, latent attention, local layers, ALiBi, learned
+# positions, an encoder made a decoder, state space, linear attention, convolution hybrids, and refused ones.
+SAMPLE = [
+    "llama", "mistral", "gemma2", "llama4_text", "gpt_oss", "deepseek_v3", "gpt_neo", "bloom", "gpt2", "bert",
+    "mamba", "qwen3_next", "lfm2", "bart", "xlm", "rwkv", "cpmant",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", SAMPLE)
+def test_a_type_is_as_the_page_says(model_type: str) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    if f"transformers {transformers.__version__}," not in text:
+        pytest.skip(f"the page was made with another transformers than {transformers.__version__}")
+    page = read_table(text)[model_type]
+    row = tried(model_type)
+    assert not row.not_tried
+    assert {name: cell.verdict for name, cell in row.cells.items()} == {name: page[name] for name in row.cells}
+
+
+def test_the_page_has_every_type_and_nothing_wrong_in_it() -> None:
+    page = read_table(PAGE.read_text(encoding="utf-8"))
+    if f"transformers {transformers.__version__}," in PAGE.read_text(encoding="utf-8"):
+        assert list(page) == causal_types()
+    verdicts = {cells["contrastive search"] for cells in page.values()}
+    assert verdicts <= {"shared prefix", "fork", "refused", "-"}
+
+
+def test_a_search_that_is_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    generate = decoding.generate
+
+    def off(*args: Any, **kwargs: Any) -> Any:
+        return generate(*args, **{**kwargs, "penalty_alpha": 0.59})
+
+    monkeypatch.setattr(decoding, "generate", off)
+    cell = contrastive_search(tiny_model("llama"))["contrastive search"]
+    assert cell.verdict == "wrong"
+    assert "row 0, token 0" in cell.reason
+
+
+def test_a_type_that_hangs_or_dies_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "tried", lambda _: time.sleep(60))
+    assert tried_apart("llama", 0.5).cells["contrastive search"].verdict == "hang"
+    monkeypatch.setattr(trial, "tried", lambda _: os._exit(9))
+    died = tried_apart("llama", 30).cells["contrastive search"]
+    assert (died.verdict, died.reason) == ("crash", "its process ended with 9")
+
+
+def test_totals_and_table_count_alike() -> None:
+    rows = [
+        Row("a", {"contrastive search": Cell("shared prefix"), "left padding": Cell("exact")}),
+        Row("b", {"contrastive search": Cell("refused", "b: a | reason"), "left padding": Cell("-")}),
+        Row("c", not_tried="writes no text"),
+    ]
+    assert totals(rows) == {"types": 3, "tried": 2, "shared prefix": 1, "refused": 1}
+    text = table(rows, COLUMNS, {"transformers": "5", "torch": "2"})
+    assert "Of 3 types 2 write text" in text
+    assert "1 (50.0%) are exact" in text
+    assert read_table(text) == {
+        "a": {"contrastive search": "shared prefix", "left padding": "exact"},
+        "b": {"contrastive search": "refused", "left padding": "-"},
+        "c": {"contrastive search": "-", "left padding": "-"},
+    }
+
+
+def test_a_model_whose_cache_answers_otherwise_is_refused() -> None:
+    model = tiny_model("cpmant")
+    with pytest.raises(decoding.ModelError, match="reading on from its cache differs from reading the text anew"):
+        decoding.generate(model, torch.tensor([[11, 12, 13]]), penalty_alpha=0.6, top_k=4, max_new_tokens=4)
+
+
+def test_a_model_without_a_cache_is_refused() -> None:
+    with pytest.raises(decoding.ModelError, match="keeps nothing in its cache"):
+        decoding.generate(
+            tiny_model("openai-gpt"), torch.tensor([[11, 12, 13]]), penalty_alpha=0.6, top_k=4, max_new_tokens=4
+        )
