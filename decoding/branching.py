@@ -14,6 +14,7 @@ from transformers.cache_utils import DummyLayer, DynamicSlidingWindowLayer
 
 from decoding.anatomy import probe_inputs, relative_error, tolerance
 from decoding.cache import GrowingLayer, layers_of
+from decoding.quantised_cache import is_quantised
 
 if TYPE_CHECKING:
     from decoding.stream import Stream
@@ -39,6 +40,8 @@ def may_share(stream: Stream) -> bool:
     """Whether this stream's cache and arguments allow the shared prefix (the model may, a static cache does not)."""
     if stream.kwargs.get("position_ids") is None:
         return False
+    if is_quantised(stream.cache):
+        return True
     layers = layers_of(stream.cache)
     return all(
         isinstance(each, (GrowingLayer, DummyLayer)) or type(each) is DynamicSlidingWindowLayer for each in layers

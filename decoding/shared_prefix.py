@@ -16,6 +16,7 @@ from transformers.cache_utils import DummyLayer
 
 from decoding.attention import grouped_heads
 from decoding.cache import GrowingLayer, is_sliding, layers_of, self_attention_cache
+from decoding.quantised_cache import untouched
 from decoding.reading import Reading, branched, picked, reordered
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Shared:
     def __init__(self, stream: Stream, tokens: Tensor) -> None:
         self.stream = stream
         self.tokens = tokens  # (batch, branches, n)
+        self.aside: dict[int, tuple[Tensor, Tensor]] = {}  # by layer, keys and values that its cache has not taken
         _, branches, n = tokens.shape
         self.kwargs = stream.grown_kwargs(n)
         positions = self.kwargs["position_ids"][..., -n:]  # (batch, n), or (axes, batch, n)
@@ -51,7 +53,7 @@ class Shared:
         inputs["input_ids"] = self.tokens.reshape(batch, branches * n)
         inputs["position_ids"] = positions.repeat(*[1] * (positions.dim() - 1), branches)
         inputs["attention_mask"] = self._masks(layers, branches, n)
-        with grouped_heads():
+        with grouped_heads(), untouched(stream.cache) as self.aside:
             return stream.run(inputs, every_logit=True)
 
     def _inputs(self, n: int) -> dict[str, Any]:
@@ -103,7 +105,10 @@ class Shared:
         if self.stream.captured is not None:
             self.stream.captured.keep(self.stream, branches * n, slots)
             return self._selected(slots, winners)
-        for layer in layers_of(self.stream.cache) if branches > 1 else ():
+        layers = layers_of(self.stream.cache)
+        for index, read in self.aside.items():
+            layers[index].update(*(entries.gather(2, _among(slots, entries)) for entries in read))
+        for layer in layers if branches > 1 and not self.aside else ():
             if winners is not None and isinstance(layer, GrowingLayer):
                 layer.settle(branches * n, winners, n)
             elif not isinstance(layer, DummyLayer) and layer.is_initialized:
@@ -114,11 +119,13 @@ class Shared:
 
     def drop(self) -> None:
         """Forget all branches."""
-        self_attention_cache(self.stream.cache).crop(-self.tokens[0].numel())
+        if not self.aside:
+            self_attention_cache(self.stream.cache).crop(-self.tokens[0].numel())
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was, branches included."""
         self.stream.cache.reorder_cache(rows)
+        self.aside = {index: (keys[rows], values[rows]) for index, (keys, values) in self.aside.items()}
         self.tokens = self.tokens[rows]
         self.kwargs = reordered(self.kwargs, rows)
         self.flat = picked(self.flat, rows)
@@ -151,8 +158,12 @@ def _gather_to_front(entries: Tensor, looked_at: int, slots: Tensor) -> None:
     one gather for all rows.
     """
     last = entries.narrow(2, entries.shape[2] - looked_at, looked_at)
-    index = slots[:, None, :, None].expand(-1, entries.shape[1], -1, entries.shape[3])
-    last[:, :, : slots.shape[1]] = last.gather(2, index)
+    last[:, :, : slots.shape[1]] = last.gather(2, _among(slots, entries))
+
+
+def _among(slots: Tensor, entries: Tensor) -> Tensor:
+    """The index that gathers slots (batch, n) of (batch, heads, slots, dim)."""
+    return slots[:, None, :, None].expand(-1, entries.shape[1], -1, entries.shape[3])
 
 
 def _attention_of(weights: Tensor, rows: Tensor, slots: Tensor, tokens: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ from decoding.errors import InputError, ModelError
 from decoding.few_rows import few_rows
 from decoding.forest import Forest, as_branches, side_by_side
 from decoding.forked_rows import Forked
+from decoding.quantised_cache import is_quantised
 from decoding.reading import Reading, joined, recorded, reordered
 from decoding.shared_prefix import Shared
 
@@ -135,6 +136,8 @@ class Stream:
             return input_ids
 
         config = GenerationConfig(max_new_tokens=1, do_sample=False, num_beams=1, penalty_alpha=None, use_cache=True)
+        if model.generation_config.cache_implementation and inputs.get("past_key_values") is None:
+            config.cache_implementation = "dynamic"  # what a model is configured with is for the text of generate()
         model.generate(**inputs, generation_config=config, custom_generate=keep)
         for name in ("logits_processor", "stopping_criteria"):
             prepared.pop(name)
@@ -182,6 +185,11 @@ class Stream:
             self._collapse()
             self._pending = Shared(self, tokens)
         else:
+            if is_quantised(self.cache):
+                raise ModelError(
+                    f"a quantised cache takes branches side by side only, and {type(self.model).__name__} does not "
+                    f"({self.branching.reason}): leave out cache_implementation='quantized'"
+                )
             if self._fork is None or self._fork.branches != tokens.shape[1]:
                 self._collapse()
                 self._fork = Forked(self, tokens.shape[1])
@@ -231,6 +239,8 @@ class Stream:
             raise InputError(f"rewind({length}): the stream has read {self.length} tokens; accepted are 0 to that")
         if excess == 0:
             return
+        if is_quantised(self.cache):
+            raise ModelError(f"rewind({length}): a quantised cache has packed the tokens that it should forget")
         try:
             self_attention_cache(self.cache).crop(-excess)
         except (RuntimeError, AttributeError, TypeError) as error:
