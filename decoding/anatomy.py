@@ -308,19 +308,23 @@ def _hidden_states(call: Call) -> Any:
 def _matching_recipe(
     model: Any, calls: list[Call], hidden: Tensor, logits: Tensor
 ) -> tuple[str | None, nn.Module | None]:
-    """The first recipe that gives the model's own logits, and the modules that hidden states go through in it."""
+    """The recipe that gives the model's own logits, and the modules that hidden states go through in it.
+
+    Small logits are hardly changed by a soft-cap, so the closest recipe counts and not the first that is close.
+    """
+    best: tuple[str | None, nn.Module | None] = (None, None)
+    error = tolerance(model.dtype)
     for name, (before, after) in HEAD_RECIPES.items():
         try:
             chain = chained(calls, before(model, hidden))
-            head = _in_turn(chain or [])
-            if head is None or chain is None or chain[-1].returned is None:
+            if not chain or chain[-1].returned is None:
                 continue
             rebuilt = after(model, chain[-1].returned)
         except (AttributeError, TypeError, RuntimeError):
             continue  # the model has no such scale
-        if relative_error(rebuilt, logits) < tolerance(model.dtype):
-            return name, head
-    return None, None
+        if (own := relative_error(rebuilt, logits)) < error:
+            best, error = (name, _in_turn(chain)), own
+    return best
 
 
 def _in_turn(chain: list[Call]) -> nn.Module | None:

@@ -33,7 +33,7 @@ def _unpadded(model: Any, logits: Tensor) -> Tensor:
     return logits[..., : getattr(_text_config(model), "unpadded_vocab_size", None)]
 
 
-# The first that gives the model's own logits is used.
+# The one that comes closest to the model's own logits is used, of several the first.
 HEAD_RECIPES: dict[str, HeadRecipe] = {
     "head": (_as_it_is, _as_it_is),
     "head, soft-capped": (_as_it_is, _softcapped),  # Gemma 2, RecurrentGemma, Inkling 2

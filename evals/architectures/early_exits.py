@@ -8,26 +8,28 @@ of the ``hidden_states`` which it returns. Nothing here is shared with the way i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import decoding
-from decoding.errors import DecodingError, ModelError
-from decoding.evals.architectures.tiny import VOCAB
+from decoding.errors import DecodingError
+from decoding.evals.architectures.readings import Prompt, Said, batch_of, prompts, said
+from decoding.layers import depth_of
 from decoding.loading import one_line
 
-__all__ = ["EarlyExits", "check", "left_padded", "prompts"]
+__all__ = ["EarlyExits", "check"]
 
 STEPS = 5
-LENGTHS = (6, 19)  # of the prompts: one within the tiny models' window of 8 tokens, and one beyond it
 ALPHA = 0.1
 # Between log-probabilities of a batch with a cache and those of one text without: float32 sums in another order.
 CLOSE = 2e-3
 SEEDS = 3  # of prompts: where two layers diverge equally, to float32, from the last, the choice of one is left open
+
+Told = tuple[Tensor, list[Tensor]]  # logits (vocab,) of the last layer, and of each lower one
 
 
 @dataclass(frozen=True)
@@ -37,121 +39,147 @@ class EarlyExits:
     Attributes:
         exact: whether DoLa gave the tokens and scores of full recomputation.
         reason: what was compared, or why not.
+        refused: whether the library said itself that the model cannot be read so.
     """
 
     exact: bool
     reason: str
+    refused: bool = False
 
 
-def check(model: Any, **inputs: Any) -> EarlyExits:
+def check(model: Any, make_prompts: Callable[[int], list[Prompt]] = prompts) -> EarlyExits:
     """Run DoLa over every lower layer on a batch of two prompts, the shorter one left-padded.
 
     Args:
         model: a tiny model.
-        inputs: what its ``generate`` needs beside the text, one row.
+        make_prompts: from a seed to the two.
     """
-    depth = _depth(model)
-    layers = tuple(range(1, depth)) or (0,)
-    compared = []
+    found = _check(model, make_prompts)
+    if found.exact or found.refused:
+        return found
+    unpadded = _check(model, lambda seed: _of_one_length(make_prompts(seed)))
+    if not unpadded.exact:
+        return found
+    return replace(
+        unpadded, reason=f"{unpadded.reason}; without padding, behind which the model itself reads otherwise"
+    )
+
+
+def _check(model: Any, make_prompts: Callable[[int], list[Prompt]]) -> EarlyExits:
+    layers: tuple[int, ...] = ()
+    compared, against = [], ""
     for final_norm in (True, False):
-        reason: str | None = None
         for seed in range(SEEDS):
-            rows = prompts(seed)
+            rows = make_prompts(seed)
             try:
-                got = _generated(model, rows, layers, final_norm, inputs)
+                layers = tuple(range(1, depth_of(model))) or (0,)
+                tokens, scores = _generated(model, rows, layers, final_norm)
             except DecodingError as refusal:
-                return EarlyExits(False, one_line(refusal))
-            reason = _difference(model, rows, got, layers, final_norm, inputs)
-            if reason is None or reason == RAW_UNDEFINED:
+                return EarlyExits(False, one_line(refusal), refused=True)
+            told = _Oracle(model, layers, final_norm)
+            if not told.reads(rows[0]):
+                break  # DoLa does read something, but no formula says what
+            difference, against = told.difference(rows, tokens, scores)
+            if difference is None:
+                compared.append("as if the model ended there" if final_norm else "raw")
                 break
-        if reason is not None and reason != RAW_UNDEFINED:
-            return EarlyExits(False, f"DoLa differs from full recomputation: {reason}")
-        if reason is None:
-            compared.append("as if it ended there" if final_norm else "raw")
-    return EarlyExits(True, f"{len(layers)} lower layers, read {' and '.join(compared)}")
+        else:
+            return EarlyExits(False, f"DoLa differs from full recomputation: {difference}")
+    return EarlyExits(True, f"{len(layers)} lower layers read {' and '.join(compared)}, against {against}")
 
 
-RAW_UNDEFINED = "its head does not read the states between its layers as they are"
-
-
-def prompts(seed: int) -> list[list[int]]:
-    """Two texts of ``LENGTHS`` tokens."""
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(10, VOCAB, (length,), generator=generator).tolist() for length in LENGTHS]
-
-
-def left_padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Token ids (rows, length) and their attention mask."""
-    longest = max(map(len, rows))
-    ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows])
-    return ids, torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+def _of_one_length(rows: list[Prompt]) -> list[Prompt]:
+    length = min(len(row.text) for row in rows)
+    return [replace(row, text=row.text[-length:]) for row in rows]
 
 
 def _generated(
-    model: Any, rows: list[list[int]], layers: tuple[int, ...], final_norm: bool, inputs: dict[str, Any]
-) -> tuple[Tensor, Tensor]:
-    """New tokens (rows, steps) and their scores (rows, steps, vocab) as the library makes them."""
-    ids, mask = left_padded(rows)
-    batch = {name: value.repeat(len(rows), *[1] * (value.dim() - 1)) for name, value in inputs.items()}
+    model: Any, rows: list[Prompt], layers: tuple[int, ...], final_norm: bool
+) -> tuple[list[list[int]], Tensor]:
+    """New tokens of each row and their scores (rows, steps, vocab), as the library makes them."""
+    strategy = decoding.DoLa(layers, ALPHA, final_norm=final_norm)
     output = decoding.generate(
-        model, input_ids=ids, attention_mask=mask, **batch, max_new_tokens=STEPS,
-        strategy=decoding.DoLa(layers, ALPHA, final_norm=final_norm),
-        pad_token_id=0, output_scores=True, return_dict_in_generate=True,
+        model, **batch_of(model, rows), strategy=strategy, max_new_tokens=STEPS, pad_token_id=0,
+        output_scores=True, return_dict_in_generate=True,
     )  # fmt: skip
-    return output.sequences[:, -STEPS:], torch.stack(output.scores, dim=1)
+    return output.sequences[:, -STEPS:].tolist(), torch.stack(output.scores, dim=1)
 
 
-def _difference(
-    model: Any,
-    rows: list[list[int]],
-    got: tuple[Tensor, Tensor],
-    layers: tuple[int, ...],
-    final_norm: bool,
-    inputs: dict[str, Any],
-) -> str | None:
-    """Where tokens or scores are not those of full recomputation; None where all are."""
-    longest = max(map(len, rows))
-    for row, prompt in enumerate(rows):
-        reasons = []
-        # A model may itself read a text otherwise behind padding; then that reading is the one to equal.
-        for padding in dict.fromkeys((0, longest - len(prompt))):
-            reasons.append(
-                _row_difference(model, prompt, padding, got[0][row], got[1][row], layers, final_norm, inputs)
-            )
-            if reasons[-1] in (None, RAW_UNDEFINED):
-                break
-        if reasons[-1] is not None:
-            return reasons[-1] if reasons[-1] == RAW_UNDEFINED else f"row {row}, {reasons[0]}"
-    return None
+@dataclass(frozen=True)
+class _Oracle:
+    model: Any
+    layers: tuple[int, ...]
+    final_norm: bool
+
+    def reads(self, row: Prompt) -> bool:
+        """Whether lower layers can be read so.
+
+        Raw ones are where the first of ``hidden_states`` is what the first layer is given (Mamba's is what it gives),
+        and the last, up to a scale, what the head is given.
+        """
+        if self.final_norm:
+            return True
+        step = said(self.model, row)[-1]
+        if any(step.states[layer].shape != step.spoken.shape for layer in (*self.layers, -1)):
+            return False
+        first, second, *_ = said(self.model, row, ended_after=1)[-1].states
+        spoken_as_it_is = float(torch.nn.functional.cosine_similarity(step.states[-1], step.spoken, dim=0)) > 1 - 1e-5
+        return spoken_as_it_is and not torch.equal(first, second)
+
+    def difference(self, rows: list[Prompt], tokens: list[list[int]], scores: Tensor) -> tuple[str | None, str]:
+        """Where tokens or scores are not the model's, None where all are; and the reading that they are of.
+
+        A model may itself read a text otherwise behind padding, or with its cache; then that is the one to equal.
+        """
+        longest = max(len(row.text) for row in rows)
+        readings = {
+            "full recomputation": lambda row, new: self._anew(row, 0, new),
+            "full recomputation behind the padding": lambda row, new: self._anew(row, longest - len(row.text), new),
+            "the model's own cached reading, which is not that of full recomputation": lambda row, new: self._cached(
+                row, longest - len(row.text), new
+            ),
+        }
+        first = None
+        for name, reading in readings.items():
+            found = None
+            for number, (row, new, given) in enumerate(zip(rows, tokens, scores, strict=True)):
+                found = found or _difference(reading(row, new), new, given, f"row {number}")
+            if found is None:
+                return None, name
+            first = first or found
+        return first, ""
+
+    def _anew(self, row: Prompt, padding: int, new: list[int]) -> list[Told]:
+        """Each text from its first token."""
+        texts = [replace(row, text=[*row.text, *new[:step]]) for step in range(len(new))]
+        return [self._told(row, padding, ())[-1] for row in texts]
+
+    def _cached(self, row: Prompt, padding: int, new: list[int]) -> list[Told]:
+        """Each token behind the model's own cache of those before."""
+        return self._told(row, padding, new[:-1])
+
+    def _told(self, row: Prompt, padding: int, forced: Sequence[int]) -> list[Told]:
+        steps = said(self.model, row, padding, forced)
+        if self.final_norm:
+            ended = [said(self.model, row, padding, forced, layer) for layer in self.layers]
+            return [(step.logits, [each[i].logits for each in ended]) for i, step in enumerate(steps)]
+        return [(step.logits, self._raw(step)) for step in steps]
+
+    def _raw(self, step: Said) -> list[Tensor]:
+        head = self.model.get_output_embeddings()
+        return [head(step.states[layer])[: len(step.logits)].detach() for layer in self.layers]
 
 
-def _row_difference(
-    model: Any,
-    prompt: list[int],
-    padding: int,
-    tokens: Tensor,
-    scores: Tensor,
-    layers: tuple[int, ...],
-    final_norm: bool,
-    inputs: dict[str, Any],
-) -> str | None:
-    text = list(prompt)
-    for step, token in enumerate(tokens.tolist()):
-        final, states, spoken = _read(model, text, padding, inputs)
-        if final_norm:
-            early = [_read_ended_after(model, layer, text, padding, inputs) for layer in layers]
-        else:
-            early = _raw_logits(model, states, layers, spoken)
-            if early is None:
-                return RAW_UNDEFINED
-        expected = _dola(final.double(), [each[: len(final)].double() for each in early])
+def _difference(told: list[Told], tokens: list[int], scores: Tensor, row: str) -> str | None:
+    """Where tokens and scores (steps, vocab) are not those that DoLa makes of what was told."""
+    for step, ((final, early), token) in enumerate(zip(told, tokens, strict=True)):
+        expected = _dola(final.double(), [each.double() for each in early])
         if not expected[token] > expected.max() - CLOSE:
-            return f"step {step}: token {token}, not {int(expected.argmax())}"
+            return f"{row}, step {step}: token {token}, not {int(expected.argmax())}"
         both = expected.isfinite() & scores[step].isfinite()
         error = float((expected - scores[step].double())[both].abs().max())
-        if error > CLOSE:
-            return f"step {step}: scores are {error:.1e} off"
-        text.append(token)
+        if not error < CLOSE:
+            return f"{row}, step {step}: scores are {error:.1e} off"
     return None
 
 
@@ -168,61 +196,3 @@ def _dola(final: Tensor, early: Sequence[Tensor]) -> Tensor:
         divergences.append(float((mean.exp() * (2 * mean - last - other)).sum() / 2))
     chosen = early[max(range(len(early)), key=lambda i: divergences[i])].log_softmax(-1)
     return (last - chosen).masked_fill(last.exp() < ALPHA * last.exp().max(), -math.inf)
-
-
-@torch.no_grad()
-def _read(model: Any, text: list[int], padding: int, inputs: dict[str, Any]) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Logits (vocab,) after a text; of its last token the model's ``hidden_states``, and what its head was given."""
-    ids, mask = left_padded([text, [0] * (len(text) + padding)])
-    given: list[Tensor] = []
-    handle = model.get_output_embeddings().register_forward_pre_hook(lambda _module, args: given.append(args[0]))
-    try:
-        output = model.generate(
-            input_ids=ids[:1], attention_mask=mask[:1], **inputs, max_new_tokens=1, do_sample=False, use_cache=False,
-            pad_token_id=0, output_logits=True, output_hidden_states=True, return_dict_in_generate=True,
-        )  # fmt: skip
-    finally:
-        handle.remove()
-    return output.logits[0][0].float(), [states[0, -1] for states in output.hidden_states[0]], given[-1][0, -1]
-
-
-def _raw_logits(model: Any, states: Sequence[Tensor], layers: Sequence[int], spoken: Tensor) -> list[Tensor] | None:
-    """What the output embeddings say of states between layers; None where they do not read such states.
-
-    They do where the last of the states, up to a scale, is what they were given.
-    """
-    head = model.get_output_embeddings()
-    if any(states[layer].shape != spoken.shape for layer in (*layers, -1)):
-        return None
-    if float(torch.nn.functional.cosine_similarity(states[-1], spoken, dim=0)) < 1 - 1e-5:
-        return None
-    return [head(states[layer]) for layer in layers]
-
-
-def _read_ended_after(model: Any, layer: int, text: list[int], padding: int, inputs: dict[str, Any]) -> Tensor:
-    """Logits (vocab,) after a text, while the layers from ``layer`` on hand on what they are given."""
-
-    def hand_on(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
-        given = inputs[0] if inputs else named["hidden_states"]
-        return given if isinstance(output, Tensor) else (given, *output[1:])
-
-    handles = [each.register_forward_hook(hand_on, with_kwargs=True) for each in _layers(model)[layer:]]
-    try:
-        return _read(model, text, padding, inputs)[0]
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _depth(model: Any) -> int:
-    return model.config.get_text_config(decoder=True).num_hidden_layers
-
-
-def _layers(model: Any) -> nn.ModuleList:
-    """The decoder's layers: the first list of modules of that many."""
-    depth = _depth(model)
-    parts = [*model.get_decoder().modules(), *model.modules()]
-    found = next((each for each in parts if isinstance(each, nn.ModuleList) and len(each) == depth), None)
-    if found is None:
-        raise ModelError(f"{type(model).__name__}: no list of {depth} layers")
-    return found
