@@ -7,27 +7,26 @@ head that is rebuilt outside the model must give the model's own logits, or the 
 
 from __future__ import annotations
 
-import inspect
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from decoding.calls import Call, chained, recorded_calls, same
 from decoding.errors import ModelError, OptionError
 from decoding.failures import forward_pass, says_nothing_of_the_model
 from decoding.few_rows import few_rows
 from decoding.placement import input_device
+from decoding.recipes import HEAD_RECIPES, HeadRecipe
 
 __all__ = ["Anatomy", "anatomy", "captured_inputs", "captured_outputs", "relative_error", "tolerance"]
-
-# What is done to hidden states before the head and to logits after it, each a function of model and tensor.
-HeadRecipe = tuple[Callable[[Any, Tensor], Tensor], Callable[[Any, Tensor], Tensor]]
 
 
 @dataclass(frozen=True)
@@ -37,12 +36,15 @@ class Anatomy:
     Attributes:
         backbone: the module whose ``last_hidden_state`` goes into the head; called directly in place of the model
             where ``separable``.
-        head: the output embeddings.
+        head: the output embeddings, and what a model has between its hidden states and these (BERT's transform).
         recipe: name of the way from hidden states to logits (see ``HEAD_RECIPES``); None where none gave the model's
             own logits.
         separable: whether ``backbone(**inputs)`` followed by the recipe equals the model's own forward.
         layers: the decoder layers in order; None where they were not found.
-        final_norm: the module between the last layer and the head; None where there is none or it was not found.
+        final_norm: what is between the last layer and the head; None where there is nothing or it was not found.
+        projection: the part of that without which a layer's output does not fit the head: the way down from a wider
+            model (OPT-350m), the merging of several residual streams (DeepSeek-V4). None where all layers' do.
+        state_dims: of what a layer is given for each token: 1, or 2 where that is several residual streams.
         no_early_exit: why the output of a lower layer cannot be read as logits; None where it can.
     """
 
@@ -52,6 +54,8 @@ class Anatomy:
     separable: bool
     layers: nn.ModuleList | None
     final_norm: nn.Module | None
+    projection: nn.Module | None
+    state_dims: int
     no_early_exit: str | None
 
     def forward_backbone(self, model: Any, inputs: dict[str, Any]) -> Any:
@@ -64,29 +68,58 @@ class Anatomy:
         with few_rows(hidden.numel() // hidden.shape[-1], hidden.device):
             return after(model, self.head(before(model, hidden)))
 
+    def before_head(self, states: Tensor, final_norm: bool) -> Tensor:
+        """What the head reads (..., dim) of states that lower layers were given.
+
+        Args:
+            states: (..., dim), or (..., streams, dim) where there are several residual streams.
+            final_norm: True for what the model would read if it ended there; False for the raw state, as DoLa has it.
+        """
+        passed = self.final_norm if final_norm else self.projection
+        if passed is None:
+            return states
+        if self.state_dims == 1:
+            return passed(states)
+        tokens = states.shape[: -self.state_dims]
+        return passed(states.reshape(1, -1, *states.shape[len(tokens) :])).reshape(*tokens, -1)
+
+    def exit_logits(self, model: Any, states: Tensor, final_norm: bool) -> Tensor:
+        """Logits (..., vocab) of states that lower layers were given.
+
+        With the final norm they are what the model would say if it ended there: head, soft-cap and scale as after its
+        last layer. Without it they are those of the head alone on the raw state.
+        """
+        states = self.before_head(states, final_norm)
+        return self.logits(model, states) if final_norm else self._cut(model, self.head(states))
+
     def all_logits(
-        self, model: Any, hidden: Tensor, normed: Tensor, bare: Tensor | None = None
+        self, model: Any, hidden: Tensor, normed: Tensor | None, bare: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Final and early logits from one matrix product, which reads the head's weights once.
 
         Args:
             model: the model.
             hidden: (rows, ..., dim) after the final norm.
-            normed: (early rows, ..., dim) what lower layers were given, before any final norm, to be read as what the
-                model would say if it ended there: final norm, head, soft-cap and scale as after its last layer.
-            bare: likewise, to be read by the LM head alone on the raw state, as DoLa has it; None for none.
+            normed: (early rows, ..., dim) what lower layers were given, to be read with the final norm, see
+                :meth:`exit_logits`; None for none.
+            bare: likewise, to be read without it.
 
         Returns:
             Logits (rows, ..., vocab) of each of the three.
         """
         before, after = self._recipe(model)
-        bare = normed[:0] if bare is None else bare
-        early = before(model, normed if self.final_norm is None else self.final_norm(normed))
-        states = torch.cat([before(model, hidden), *(each.to(hidden.device) for each in (early, bare))])
+        nothing = hidden[:0]
+        early = nothing if normed is None else before(model, self.before_head(normed, True))
+        raw = nothing if bare is None else self.before_head(bare, False)
+        states = torch.cat([before(model, hidden), *(each.to(hidden.device) for each in (early, raw))])
         with few_rows(states.numel() // states.shape[-1], states.device):
             product = self.head(states)
-        final, lower, raw = product.split([len(hidden), len(normed), len(bare)])
-        return after(model, final), after(model, lower), raw
+        final, lower, raw = product.split([len(hidden), len(early), len(raw)])
+        return after(model, final), after(model, lower), self._cut(model, raw)
+
+    def _cut(self, model: Any, logits: Tensor) -> Tensor:
+        """Without what the model leaves out of its own logits."""
+        return logits[..., : getattr(model.config.get_text_config(decoder=True), "unpadded_vocab_size", None)]
 
     def _recipe(self, model: Any) -> HeadRecipe:
         if self.recipe is None:
@@ -127,54 +160,44 @@ def anatomy(model: Any) -> Anatomy:
     Raises:
         ModelError: the model has no output embeddings, so it cannot generate text.
     """
-    head = model.get_output_embeddings()
-    layers = None if head is None else _decoder_layers(model)
-    key = (model.dtype, str(input_device(model)), model.training, id(head), id(layers))
+    parts = _replaceable(model)
+    key = (model.dtype, str(input_device(model)), model.training, parts)
     per_model = _found.setdefault(model, {})
     if key not in per_model:
         with forward_pass(model, 1, PROBED, 0):
             found = _examine(model)
         if found.no_early_exit == NO_NUMBERS:
             return found  # which says nothing of the model once it is mended
-        for old in [old for old, each in per_model.items() if each.head is not head or each.layers is not layers]:
+        for old in [old for old in per_model if old[-1] != parts]:
             per_model.pop(old, None)  # of parts that were replaced, and need not be kept
         per_model[key] = found
     return per_model[key]
 
 
-def _examine(model: Any) -> Anatomy:
+def _replaceable(model: Any) -> tuple[nn.Module | None, ...]:
+    """The head and the lists of layers: what is put into a model's place when it is cut or resized."""
     head = model.get_output_embeddings()
-    if head is None:
+    lists = () if head is None else model.get_decoder().children()
+    return head, *(each for each in lists if isinstance(each, nn.ModuleList))
+
+
+def _examine(model: Any) -> Anatomy:
+    if model.get_output_embeddings() is None:
         raise ModelError(
             f"{type(model).__name__} has no output embeddings (lm_head): only models that generate text can be decoded"
         )
-    decoder = model.get_decoder()
-    decoder = _decoder(model)
-    layers = _decoder_layers(model)
-    watched = {name: child for name, child in decoder.named_children() if not isinstance(child, nn.ModuleList)}
     inputs = probe_inputs(model)
-    # OPT's forward calls the decoder inside its base model, Llama's the base model itself: whichever is called counts.
-    own_base = model.base_model is not model and not model.config.is_encoder_decoder
-    outer = model.base_model if own_base else decoder
-    with (
-        captured_outputs(outer) as from_outer,
-        captured_outputs(decoder) as from_decoder,
-        captured_outputs(layers[-1] if layers else decoder) as last,
-        captured_inputs(list(layers or ())) as given,
-    ):
+    with recorded_calls(model) as calls:
         logits = model(**inputs, use_cache=False, return_dict=True).logits
-    backbone, outputs = (outer, from_outer) if from_outer else (decoder, from_decoder)
-    hidden = getattr(outputs[-1], "last_hidden_state", None) if outputs else None
-    if backbone is model or not isinstance(hidden, Tensor) or not isinstance(logits, Tensor):
-        raise ModelError(f"{type(model).__name__}: the hidden states that its head reads were not found")
-    recipe = _matching_recipe(model, head, hidden, logits)
+    backbone, hidden, recipe, head = _speaking_part(model, calls, logits)
     separable = recipe is not None and _is_separable(model, backbone, inputs, hidden)
-    norm, reason = _final_norm(watched, _first_tensor(last[-1]) if layers and last else None, hidden)
-    if layers and (len(given) != len(layers) or any(each.shape[:2] != hidden.shape[:2] for each in given)):
-        reason = "its layers do not hand one hidden state a token from one to the next"
+    layers, rest, reason = _decoder_layers(backbone, calls, hidden, model.config.get_text_config(decoder=True))
+    changing = [call for call in rest if call.given is not None and call.given.shape != hidden.shape]
+    entry = next((call.given for call in calls if layers is not None and call.module is layers[0]), None)
+    state_dims = 1 if entry is None else entry.dim() - 2
     if recipe is None:
         reason = NO_NUMBERS if bool(logits.isnan().any()) else "its logits could not be rebuilt from its hidden states"
-    return Anatomy(backbone, head, recipe, separable, layers, norm, reason)
+    return Anatomy(backbone, head, recipe, separable, layers, _in_turn(rest), _in_turn(changing), state_dims, reason)
 
 
 def _is_separable(model: Any, backbone: nn.Module, inputs: dict[str, Tensor], hidden: Tensor) -> bool:
@@ -279,106 +302,94 @@ def captured_inputs(layers: Sequence[nn.Module], last: bool = False) -> Iterator
             handle.remove()
 
 
-# --- from hidden states to logits ------------------------------------------------------------------------------------
+# --- from layers to hidden states to logits --------------------------------------------------------------------------
 
 
-def _text_config(model: Any) -> Any:
-    return model.config.get_text_config(decoder=True)
+def _speaking_part(model: Any, calls: list[Call], logits: Any) -> tuple[nn.Module, Tensor, str | None, nn.Module]:
+    """The module whose last hidden states become logits, these states, the recipe for it and the head.
+
+    Raises:
+        ModelError: there is none.
+    """
+    decoder = model.get_decoder()
+    # OPT's forward calls the decoder inside its base model, Llama's the base model itself: whichever is called counts.
+    usual = [decoder] if model.config.is_encoder_decoder else [model.base_model, decoder]
+    inner = [call for call in calls if call.module is not model and isinstance(_hidden_states(call), Tensor)]
+    inner.sort(key=lambda call: next((i for i, each in enumerate(usual) if each is call.module), len(usual)))
+    if not inner or not isinstance(logits, Tensor):
+        raise ModelError(f"{type(model).__name__}: the hidden states that its head reads were not found")
+    for call in inner:
+        hidden = call.output.last_hidden_state
+        recipe, head = _matching_recipe(model, calls, hidden, logits)
+        if recipe is not None and head is not None:
+            return call.module, hidden, recipe, head
+    return inner[0].module, _hidden_states(inner[0]), None, model.get_output_embeddings()
 
 
-def _as_it_is(model: Any, tensor: Tensor) -> Tensor:
-    return tensor
+def _hidden_states(call: Call) -> Any:
+    return getattr(call.output, "last_hidden_state", None)
 
 
-def _softcapped(model: Any, logits: Tensor) -> Tensor:
-    cap = _text_config(model).final_logit_softcapping
-    return torch.tanh(logits / cap) * cap
+def _matching_recipe(
+    model: Any, calls: list[Call], hidden: Tensor, logits: Tensor
+) -> tuple[str | None, nn.Module | None]:
+    """The recipe that gives the model's own logits, and the modules that hidden states go through in it.
 
-
-# The ways in which transformers' models treat hidden states before the head and logits after it. The one
-# that comes closest to the model's own logits is used.
-HEAD_RECIPES: dict[str, HeadRecipe] = {
-    "head": (_as_it_is, _as_it_is),
-    "head, soft-capped": (_as_it_is, _softcapped),  # Gemma 2
-    "head, times logit_scale": (_as_it_is, lambda model, logits: logits * _text_config(model).logit_scale),  # Cohere
-    "head, over logits_scaling": (
-        _as_it_is,
-        lambda model, logits: logits / _text_config(model).logits_scaling,
-    ),  # Granite
-    "head, times lm_head_multiplier": (  # Falcon-H1
-        _as_it_is,
-        lambda model, logits: logits * _text_config(model).lm_head_multiplier,
-    ),
-    "head, plus final_logits_bias": (
-        _as_it_is,
-        lambda model, logits: logits + model.final_logits_bias.to(logits.device),
-    ),  # BART, Marian
-    "head of hidden / sqrt(d_model)": (  # T5 with tied embeddings
-        lambda model, hidden: hidden * _text_config(model).d_model ** -0.5,
-        _as_it_is,
-    ),
-}
-
-
-def _matching_recipe(model: Any, head: nn.Module, hidden: Tensor, logits: Tensor) -> str | None:
-    errors: dict[str, float] = {}
+    Small logits are hardly changed by a soft-cap, so the closest recipe counts and not the first that is close.
+    """
+    best: tuple[str | None, nn.Module | None] = (None, None)
+    error = tolerance(model.dtype)
     for name, (before, after) in HEAD_RECIPES.items():
         try:
-            rebuilt = after(model, head(before(model, hidden)))
+            chain = chained(calls, before(model, hidden))
+            if not chain or chain[-1].returned is None:
+                continue
+            rebuilt = after(model, chain[-1].returned)
         except (AttributeError, TypeError, RuntimeError) as refusal:
             if says_nothing_of_the_model(refusal):
                 raise
-            continue  # the model has no such scale, or the head has another width
-        errors[name] = relative_error(rebuilt, logits)
-    # The closest, not the first that is close: a soft-cap hardly shows in the small logits of a probe.
-    closest = min(errors, key=lambda name: errors[name], default=None)
-    return closest if closest is not None and errors[closest] < tolerance(model.dtype) else None
+            continue  # the model has no such scale
+        if (own := relative_error(rebuilt, logits)) < error:
+            best, error = (name, _in_turn(chain)), own
+    return best
 
 
-# --- layers and final norm -------------------------------------------------------------------------------------------
+def _in_turn(chain: list[Call]) -> nn.Module | None:
+    """One module that does what these calls did."""
+    if len(chain) < 2:
+        return chain[0].module if chain else None
+    return nn.Sequential(*(call.module for call in chain))
 
 
-def _decoder(model: Any) -> nn.Module:
-    decoder: nn.Module = model.get_decoder()
-    if decoder is model:  # Llama 4's and Mllama's text models name a base model that they do not have
-        return next((child for child in model.children() if hasattr(child, "layers")), decoder)
-    return decoder
-
-
-def _decoder_layers(model: Any) -> nn.ModuleList | None:
-    decoder, config = _decoder(model), _text_config(model)
+def _decoder_layers(
+    backbone: nn.Module, calls: list[Call], hidden: Tensor, config: Any
+) -> tuple[nn.ModuleList | None, list[Call], str | None]:
+    """The decoder layers, the calls between the last of them and ``hidden``, and why a lower one cannot be left at."""
     count = getattr(config, "num_hidden_layers", None) or getattr(config, "decoder_layers", None)
-    lists = [child for child in decoder.children() if isinstance(child, nn.ModuleList)]
-    exact = [candidate for candidate in lists if len(candidate) == count]
-    return exact[0] if exact else (max(lists, key=len) if lists else None)
-
-
-def _first_tensor(output: Any) -> Tensor | None:
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
-        return output[0]
-    return None
-
-
-def _final_norm(
-    children: dict[str, nn.Module], last_layer: Tensor | None, hidden: Tensor
-) -> tuple[nn.Module | None, str | None]:
-    """The child that maps the last layer's output to the hidden states that the head reads; else why there is none."""
-    if last_layer is None:
-        return None, "its decoder layers were not found"
-    if last_layer.shape == hidden.shape and relative_error(last_layer, hidden) < tolerance(hidden.dtype):
-        return None, None  # no final norm: the layers' outputs go to the head as they are
-    for child in children.values():
-        parameters = [p for p in inspect.signature(child.forward).parameters.values() if p.default is p.empty]
-        if len([p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]) != 1:
+    by_module: dict[nn.Module, list[Call]] = {}
+    for call in calls:
+        by_module.setdefault(call.module, []).append(call)
+    refused: list[tuple[bool, nn.ModuleList, str]] = []
+    for candidate in [each for each in backbone.modules() if isinstance(each, nn.ModuleList)]:
+        # Those that are not called: an encoder's, cross-attention to images where there are none, experts.
+        own = [by_module[layer] for layer in candidate if layer in by_module]
+        if not own:
             continue
-        try:
-            normed = child(last_layer)
-        except (RuntimeError, TypeError, ValueError, IndexError) as refusal:
-            if says_nothing_of_the_model(refusal):
-                raise
-            continue  # an embedding or rotary module, not a norm
-        if isinstance(normed, Tensor) and relative_error(normed, hidden) < tolerance(hidden.dtype):
-            return child, None
-    return None, "no module between its last layer and its head was found"
+        layers = candidate if len(own) == len(candidate) else nn.ModuleList(reads[0].module for reads in own)
+        first = [reads[0] for reads in own]
+        chain = None
+        if any(len(reads) > 1 for reads in own):
+            reason = "it reads each of its layers more than once a token"
+        elif any(call.given is None or call.given.shape[:2] != hidden.shape[:2] for call in first) or not all(
+            same(one.returned, other.given) for one, other in pairwise(first)
+        ):
+            reason = "its layers do not hand one hidden state a token from one to the next"
+        else:
+            reason = "no module between its last layer and its head was found"
+            last = first[-1]
+            chain = None if last.returned is None else chained(calls[calls.index(last) :], last.returned, hidden)
+        if chain is not None:
+            return layers, chain, None
+        refused.append((len(candidate) == count, layers, reason))
+    best = max(refused, key=lambda each: each[0], default=None)  # the first of those with as many as the config says
+    return (None, [], "its decoder layers were not found") if best is None else (best[1], [], best[2])

@@ -39,6 +39,7 @@ WINDOWS = (
     "sliding_window", "sliding_window_size", "window_size", "attention_window_size", "attention_chunk_size",
     "local_attention",
 )  # fmt: skip
+KEPT = 3  # tokens that the check reads on from its prompts
 CHOSEN = (1, 2)  # of each of the probe's branches, by row
 FORKED_BY_CONSTRUCTION = "encoder-decoder models take positions from the cache length"
 
@@ -153,6 +154,9 @@ def probe_batch(model: Any) -> tuple[dict[str, Any], Tensor]:
     windows = [value for name in WINDOWS if isinstance(value := getattr(config, name, None), int) and value <= 64]
     # Past each window where that is cheap; real models have windows of thousands, whose mask is the same code.
     length = max([8, *windows]) + 12
+    context = getattr(config, "max_position_embeddings", None)
+    if isinstance(context, int) and context > KEPT:
+        length = min(length, context - KEPT)
     ids = probe_inputs(model, batch=2, length=length + 6)["input_ids"]
     mask = torch.ones_like(ids[:, :length])
     mask[0, : length // 3] = 0

@@ -310,13 +310,14 @@ class FusedStreams:
         """
         stream, found = part.stream, part.stream.anatomy
         order = self._exits(part)
-        states: dict[bool, list[Tensor]] = {True: [hidden[:0]], False: [hidden[:0]]}
+        states: dict[bool, list[Tensor]] = {True: [], False: []}
         for i, norm, leaving in wanted:
             rows = slice(i * self.batch, (i + 1) * self.batch)
             # Of a model spread over devices each layer's states are on its own.
             states[norm] += [exits[order.index(exit_)][rows].to(hidden.device) for exit_ in leaving]
         if wanted:
-            final, *lower = found.all_logits(stream.model, hidden, torch.cat(states[True]), torch.cat(states[False]))
+            normed, bare = (torch.cat(states[norm]) if states[norm] else None for norm in (True, False))
+            final, *lower = found.all_logits(stream.model, hidden, normed, bare)
             rest = dict(zip((True, False), lower, strict=True))
         else:
             final = found.logits(stream.model, hidden) if given is None else given

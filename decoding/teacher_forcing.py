@@ -125,10 +125,7 @@ class _Voice:
         if not self.exits:
             return Heard(final.float()[None])
         early = torch.stack([states[row][start:end].to(hidden.device) for states in self.exits])
-        if final_norm:
-            lower = found.logits(self.model, early if found.final_norm is None else found.final_norm(early))
-        else:
-            lower = found.head(early)
+        lower = found.exit_logits(self.model, early, final_norm)
         return Heard(final.float()[None], lower.float()[:, None])
 
 

@@ -246,7 +246,9 @@ def _ray(workers: int | None) -> Iterator[tuple[Any, bool]]:
         yield ray, False
         return
     address = os.environ.get("RAY_ADDRESS")
-    cpus = {} if address else {"num_cpus": max(workers or 1, os.cpu_count() or 1), "include_dashboard": False}
+    cpus: dict[str, Any] = (
+        {} if address else {"num_cpus": max(workers or 1, os.cpu_count() or 1), "include_dashboard": False}
+    )
     try:
         ray.init(address=address or "local", logging_level="ERROR", log_to_driver=False, **cpus)
     except Exception as error:  # of many kinds, from ConnectionError to RuntimeError

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from decoding.evals.architectures.early_exits import early_exits
 from decoding.evals.architectures.results import Cell
 from decoding.evals.architectures.search import contrastive_search
 
 __all__ = ["CHECKS", "COLUMNS"]
 
-CHECKS: tuple[Callable[[Any], dict[str, Cell]], ...] = (contrastive_search,)
-COLUMNS = ("contrastive search", "left padding")  # in the table's order
+CHECKS: tuple[Callable[[Any], dict[str, Cell]], ...] = (contrastive_search, early_exits)
+COLUMNS = ("contrastive search", "left padding", "early exits")  # in the table's order

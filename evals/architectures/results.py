@@ -47,6 +47,7 @@ def table(rows: Sequence[Row], columns: Sequence[str], versions: Mapping[str, st
     tried = counts["tried"]
     exact = sum(counts.get(way, 0) for way in WAYS)
     refused = counts.get("refused", 0)
+    exits = sum(row.cells["early exits"].verdict == "yes" for row in rows if "early exits" in row.cells)
     lines = [
         "# Model architectures", "",
         "Made by `decoding architectures --output docs/architectures.md`, on "
@@ -61,7 +62,9 @@ def table(rows: Sequence[Row], columns: Sequence[str], versions: Mapping[str, st
         f"{counts.get('fork', 0)} by forked rows; {refused} ({refused / max(tried, 1):.1%}) are refused by name; "
         f"{tried - exact - refused} are neither.", "",
         "*Left padding* is `no` where the model itself reads a padded row otherwise than the row alone: there the "
-        "search is compared with the recomputation of the padded row.", "",
+        "search is compared with the recomputation of the padded row. *Early exits* is DoLa over every lower layer, 5 "
+        "tokens of two prompts: its tokens and scores (to 2e-3) against readings in which the layers above are "
+        f"silenced, as in {exits} of {tried} types ({exits / max(tried, 1):.1%}).", "",
         "| type | " + " | ".join(columns) + " | why |", "|---" * (len(columns) + 2) + "|",
     ]  # fmt: skip
     for row in rows:

@@ -71,7 +71,7 @@ def read_states(model: Any, texts: Sequence[Sequence[int]], layers: Sequence[int
             outputs.append(parts.forward_backbone(model, inputs))
         else:
             model(**inputs, return_dict=True)
-    if len(states) != len(lower) or any(each.shape[:2] != ids.shape for each in states):
+    if len(states) != len(lower) or any(each.shape[:-1] != ids.shape for each in states):
         raise ModelError(
             f"{type(model).__name__}: its layers do not hand one state a token from one to the next; accepted is the "
             "last layer alone (-1)"

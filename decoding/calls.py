@@ -1,0 +1,94 @@
+"""Which modules a forward pass calls, with what, and which of them lead from one of its tensors to another."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Call", "chained", "recorded_calls", "same"]
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a module.
+
+    Attributes:
+        module: the module.
+        given: the tensor that it was given first; None where there was none.
+        output: what it returned; None while it runs.
+        returned: the first tensor of the output.
+    """
+
+    module: nn.Module
+    given: Tensor | None
+    output: Any = field(default=None, repr=False)
+
+    @property
+    def returned(self) -> Tensor | None:
+        """The output itself, or the first of its parts."""
+        first = self.output[0] if isinstance(self.output, (tuple, list)) and self.output else self.output
+        return first if isinstance(first, Tensor) else None
+
+
+@contextmanager
+def recorded_calls(model: nn.Module) -> Iterator[list[Call]]:
+    """Collect the calls of all modules in this thread while the context is open, a caller before what it calls."""
+    calls: list[Call] = []
+    running: list[Call] = []
+    thread = threading.get_ident()
+
+    def enter(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if threading.get_ident() == thread:
+            first = inputs[0] if inputs else named.get("hidden_states")
+            calls.append(Call(module, first if isinstance(first, Tensor) else None))
+            running.append(calls[-1])
+
+    def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if threading.get_ident() == thread:
+            running.pop().output = output
+
+    handles = []
+    for module in model.modules():
+        handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+        handles.append(module.register_forward_hook(leave))
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def chained(calls: Sequence[Call], start: Tensor, end: Tensor | None = None) -> list[Call] | None:
+    """The calls that ``start`` goes through, each given what the one before it returned.
+
+    Args:
+        calls: in order.
+        start: a tensor of the pass.
+        end: what must come out of the last call; None follows ``start`` as far as it goes.
+
+    Returns:
+        The outermost calls that change it, in order; None where ``end`` is not reached.
+    """
+    chain: list[Call] = []
+    state = start
+    while end is None or not same(state, end):
+        step = next((call for call in calls if same(call.given, state) and not same(call.returned, state)), None)
+        if step is None or step.returned is None:
+            return chain if end is None else None
+        chain.append(step)
+        state = step.returned
+        calls = calls[calls.index(step) + 1 :]
+    return chain
+
+
+def same(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether two tensors hold the same values, on whatever devices."""
+    if one is None or other is None or one.shape != other.shape:
+        return False
+    return one is other or torch.equal(one, other.to(one.device, one.dtype))

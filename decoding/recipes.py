@@ -1,0 +1,65 @@
+"""What models do to hidden states before their head, and to logits after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["HEAD_RECIPES", "HeadRecipe"]
+
+# What is done to hidden states before the head and to logits after it, each a function of model and tensor.
+HeadRecipe = tuple[Callable[[Any, Tensor], Tensor], Callable[[Any, Tensor], Tensor]]
+
+
+def _text_config(model: Any) -> Any:
+    return model.config.get_text_config(decoder=True)
+
+
+def _as_it_is(model: Any, tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _softcapped(model: Any, logits: Tensor) -> Tensor:
+    config = _text_config(model)
+    cap = config.logits_soft_cap if hasattr(config, "logits_soft_cap") else config.final_logit_softcapping
+    return _unpadded(model, torch.tanh(logits / cap) * cap)
+
+
+def _unpadded(model: Any, logits: Tensor) -> Tensor:
+    """Without the rows that only fill up the head."""
+    return logits[..., : getattr(_text_config(model), "unpadded_vocab_size", None)]
+
+
+# The one that comes closest to the model's own logits is used, of several the first.
+HEAD_RECIPES: dict[str, HeadRecipe] = {
+    "head": (_as_it_is, _as_it_is),
+    "head, soft-capped": (_as_it_is, _softcapped),  # Gemma 2, RecurrentGemma, Inkling 2
+    "head, times logit_scale": (_as_it_is, lambda model, logits: logits * _text_config(model).logit_scale),  # Cohere
+    "head, over logits_scaling": (
+        _as_it_is,
+        lambda model, logits: logits / _text_config(model).logits_scaling,
+    ),  # Granite
+    "head of hidden / logits_scaling": (  # MiniCPM 3
+        lambda model, hidden: hidden / _text_config(model).logits_scaling,
+        _as_it_is,
+    ),
+    "head, times lm_head_multiplier": (  # Falcon-H1
+        _as_it_is,
+        lambda model, logits: logits * _text_config(model).lm_head_multiplier,
+    ),
+    "head, plus final_logits_bias": (
+        _as_it_is,
+        lambda model, logits: logits + model.final_logits_bias.to(logits.device),
+    ),  # BART, Marian
+    "head of hidden / sqrt(d_model)": (  # T5 with tied embeddings
+        lambda model, hidden: hidden * _text_config(model).d_model ** -0.5,
+        _as_it_is,
+    ),
+    "head of hidden / logits_mup_width_multiplier": (  # Inkling
+        lambda model, hidden: hidden / _text_config(model).logits_mup_width_multiplier,
+        _unpadded,
+    ),
+}
