@@ -185,7 +185,7 @@ def quantile(values: list[float], q: float) -> float:
 
 
 def timed(generate: Callable[[Any], Any]) -> dict[str, Any]:
-    """Time per token of one call, prompt and first token left out, and its last tokens.
+    """Time to the first token of one call, time per token after it, and its last tokens.
 
     Args:
         generate: is given a stopping criterion that notes the time of each token (it waits for a GPU), and returns the
@@ -211,7 +211,10 @@ def timed(generate: Callable[[Any], Any]) -> dict[str, Any]:
     tokens = generate(clock)
     seconds = time.perf_counter() - began
     per_token = (clock.times[-1] - clock.times[0]) / (len(clock.times) - 1)
-    return {"ms_per_token": 1000 * per_token, "call_s": seconds, "tokens": tokens[:, -8:].tolist()}
+    return {
+        "first_token_s": clock.times[0] - began, "ms_per_token": 1000 * per_token, "call_s": seconds,
+        "tokens": tokens[:, -8:].tolist(),
+    }  # fmt: skip
 
 
 def serve(call: Callable[[], dict[str, Any]], device: str) -> None:

@@ -10,12 +10,12 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper
 
-from decoding.anatomy import call_backbone
+from decoding.anatomy import anatomy, call_backbone
 from decoding.errors import InputError, OptionError
 from decoding.history import HiddenHistory
 from decoding.kernels.selection import contrastive_scores
 from decoding.strategy import Session, Strategy, argmax_first, require_count, require_range
-from decoding.stream import Stream
+from decoding.stream import Stream, tokens_in
 
 __all__ = ["ContrastiveSearch"]
 
@@ -38,6 +38,8 @@ class ContrastiveSearch(Strategy):
         penalty_alpha: α in [0, 1], weight of the degeneration penalty; 0 is greedy search. The paper uses 0.6 for
             open-ended text.
         top_k: k >= 1, number of candidates; 1 is greedy search. The paper uses 3 to 5.
+        max_history: how many tokens back the penalty looks, at least 1; None is all of prompt and text, as in the
+            paper. Memory and time of the penalty are bounded by it.
 
     Raises:
         OptionError: a value out of range, or k beyond the model's vocabulary (when a call begins).
@@ -49,11 +51,14 @@ class ContrastiveSearch(Strategy):
 
     penalty_alpha: float = 0.6
     top_k: int = 4
+    max_history: int | None = None
     name: ClassVar[str] = "contrastive search"
 
     def __post_init__(self) -> None:
         require_range("penalty_alpha", self.penalty_alpha, 0.0, 1.0)
         require_count("top_k", self.top_k, 1, " to the size of the vocabulary")
+        if self.max_history is not None:
+            require_count("max_history", self.max_history, 1, ", or None for the whole text")
 
     def check(self, model: Any) -> None:
         """Raise OptionError where k is beyond the model's vocabulary."""
@@ -83,10 +88,13 @@ class ContrastiveSearch(Strategy):
         restorable: bool = False,
     ) -> ContrastiveSearchSession:
         """Open a session; see :meth:`Strategy.session`."""
-        cache = model_kwargs.get("past_key_values")
-        remembered = getattr(cache, "hidden_history", None)
-        stream = Stream(model, input_ids, model_kwargs, generation_config, restorable)
-        return ContrastiveSearchSession(self, stream, _history(stream, remembered))
+        expected = None if generation_config is None else generation_config.max_length
+        history = _history_before(model, input_ids, model_kwargs, self.max_history, expected)
+        stream = Stream(
+            model, input_ids, model_kwargs, generation_config, restorable,
+            whole_prompt=False, prompt_states=history.append,
+        )  # fmt: skip
+        return ContrastiveSearchSession(self, stream, history)
 
 
 class ContrastiveSearchSession(Session):
@@ -153,7 +161,6 @@ class ContrastiveSearchSession(Session):
     def close(self) -> Any:
         """The cache, with the history beside it, so that a later call that continues it need not read it again."""
         cache = self.stream.close()
-        self.history.truncate(self.stream.length)
         cache.hidden_history = (self.stream.input_ids, self.history)
         return cache
 
@@ -187,30 +194,36 @@ def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return best, looked_at.gather(1, where)
 
 
-def _history(stream: Stream, remembered: tuple[Tensor, HiddenHistory] | None) -> HiddenHistory:
-    """The hidden states of everything in the stream's cache, those of a cache that was handed in included."""
-    read, mask = stream.prompt.hidden, stream.padding_mask
-    total, new = stream.length, read.shape[1]
-    past = total - new
+def _history_before(
+    model: Any, input_ids: Tensor, model_kwargs: dict[str, Any], window: int | None, expected: int | None
+) -> HiddenHistory:
+    """The hidden states of everything in a cache that was handed in, ready to be given those of the prompt's rest."""
+    cache = model_kwargs.get("past_key_values")
+    past = tokens_in(cache)
+    encoder_decoder = bool(model.config.is_encoder_decoder)
+    mask = model_kwargs.get("decoder_attention_mask" if encoder_decoder else "attention_mask")
+    length = input_ids.shape[1] if mask is None else mask.shape[1]
+    whole = length == input_ids.shape[1]
     if past == 0:
-        return HiddenHistory(read, None if mask is None else mask[:, :total].to(read.device))
-    whole = stream.input_ids.shape[1] == total
+        return HiddenHistory(mask, length, expected, window)
+    remembered = getattr(cache, "hidden_history", None)
     if remembered is not None:
         ids, history = remembered
-        same = ids.shape == (stream.batch, past) and (not whole or bool((ids == stream.input_ids[:, :past]).all()))
-        if history.length == past and same:
-            history.append(read)
-            return history
-    if not whole or not stream.anatomy.separable or stream.model.config.is_encoder_decoder:
+        known = ids.shape == (len(input_ids), past) and (not whole or bool((ids == input_ids[:, :past]).all()))
+        if known and history.length == past and history.reaches(window):
+            return history.continued(window, expected)
+    found = anatomy(model)
+    if not whole or past >= input_ids.shape[1] or not found.separable or encoder_decoder:
         raise InputError(
             f"past_key_values holds {past} tokens whose hidden states contrastive search needs: pass input_ids from "
             "the first token on, or a cache that contrastive search returned"
         )
-    inputs: dict[str, Any] = {"input_ids": stream.input_ids[:, :past], "use_cache": False}
+    inputs: dict[str, Any] = {"input_ids": input_ids[:, :past], "use_cache": False}
     if mask is not None:
         inputs["attention_mask"] = mask[:, :past]
-    if stream.kwargs.get("position_ids") is not None:
-        inputs["position_ids"] = stream.kwargs["position_ids"][..., :past]
+    if model_kwargs.get("position_ids") is not None:
+        inputs["position_ids"] = model_kwargs["position_ids"][..., :past]
+    history = HiddenHistory(mask, length, expected, window)
     with torch.no_grad():
-        before = call_backbone(stream.model, stream.anatomy.backbone, inputs).last_hidden_state
-    return HiddenHistory(torch.cat([before, read], dim=1), None if mask is None else mask[:, :total].to(read.device))
+        history.append(call_backbone(model, found.backbone, inputs).last_hidden_state)
+    return history

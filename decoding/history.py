@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from decoding.kernels.degeneration_penalty import append, degeneration_penalty
+from decoding.kernels.degeneration_penalty import append, degeneration_penalty, inverse_norms
 from decoding.kernels.selection import Selection, select
 
 __all__ = ["HiddenHistory"]
@@ -16,55 +16,158 @@ BLOCK = 256  # as the cache grows
 class HiddenHistory:
     """Raw hidden states in the model's dtype, with their float32 inverse norms; appended to in place.
 
-    Rows end together at ``length``; row b begins at ``start[b]``, so left padding is never looked at.
+    Rows end together at slot ``length``; row b begins at ``start[b]``, so left padding is never looked at. The prompt
+    is taken in pieces as it is read, each written once to where it stays. Behind it the storage grows by a sixteenth,
+    never past ``expected``, which copies it.
+
+    With a window only the last states move on when the storage is full, so that it holds the window and a sixteenth of
+    it, however long the text. (A ring would have as much to read, but a row whose padding is still in it would lie
+    there in two parts, and the kernels take one.)
 
     Args:
-        hidden: (batch, length, dim) hidden states of the prompt.
-        mask: (batch, length) 1 for tokens, 0 for padding anywhere; None where there is none.
+        mask: (batch, slots) of the prompt, 1 for tokens, 0 for padding anywhere; None where there is none.
+        prompt: how many slots it has, where that is known; of a continued text, with those read before.
+        expected: how many tokens the text may come to have; None where that is not known.
+        window: how many tokens back the penalty looks; None is all.
+
+    Attributes:
+        length: slots appended so far.
     """
 
-    def __init__(self, hidden: Tensor, mask: Tensor | None = None) -> None:
-        batch, self.length, dim = hidden.shape
+    def __init__(
+        self, mask: Tensor | None = None, prompt: int = 0, expected: int | None = None, window: int | None = None
+    ) -> None:
+        self.length = 0
+        self.window = window
         self.start: Tensor | None = None  # (batch,)
+        self._expected = expected
+        self._prompt = prompt
+        self._padding = 0  # of the row that has most
+        self._order: Tensor | None = None  # (batch, slots) what goes to each slot, where padding stands between tokens
+        self._offset = 0  # the slot that the storage begins with
+        self._states: Tensor | None = None  # (batch, capacity, dim)
+        self._inverse_norms: Tensor | None = None  # (batch, capacity)
         if mask is not None and not bool(mask.all()):
-            order = (mask != 0).int().argsort(dim=1, stable=True)  # padding first, tokens behind in their order
-            hidden = hidden.gather(1, order[:, :, None].expand_as(hidden))
-            self.start = (mask == 0).sum(1)
-        self.states = hidden.new_empty(batch, self.length + max(BLOCK, self.length // 16), dim)
-        self.inverse_norms = torch.empty(self.states.shape[:2], dtype=torch.float32, device=hidden.device)
-        append(self.states, self.inverse_norms, hidden, 0)
+            present = mask != 0
+            self.start = (~present).sum(1)
+            self._padding = int(self.start.max())
+            if bool((present[:, :-1] & ~present[:, 1:]).any()):
+                # Padding first, tokens behind it in their order.
+                self._order = present.int().argsort(dim=1, stable=True)
+                self._prompt = mask.shape[1]
+                self._offset = 0 if window is None else max(0, self._prompt - window)
+
+    @property
+    def states(self) -> Tensor:
+        """(batch, capacity, dim) storage, from the first slot that it holds on."""
+        assert self._states is not None, "nothing was appended"
+        return self._states
 
     def append(self, hidden: Tensor) -> None:
-        """Add (batch, n, dim) hidden states."""
-        end = self.length + hidden.shape[1]
-        if end > self.states.shape[1] or (self.states.is_inference() and not torch.is_inference_mode_enabled()):
-            room = max(BLOCK, end // 16)
-            states, norms = self.states[:, : self.length], self.inverse_norms[:, : self.length]
-            self.states = torch.cat(
-                [states, states.new_empty(len(states), end + room - self.length, states.shape[2])], 1
-            )
-            self.inverse_norms = torch.cat([norms, norms.new_empty(len(norms), end + room - self.length)], 1)
-        append(self.states, self.inverse_norms, hidden, self.length)
+        """Add (batch, n, dim) hidden states; of more than the window, the last."""
+        n = hidden.shape[1]
+        if self._order is not None and self.length < self._prompt:
+            self._scatter(hidden, self._order)
+            return
+        if self.window is not None and n > self.window:
+            hidden = hidden[:, -self.window :]
+        end = self.length + n
+        self._make_room(hidden, end)
+        assert self._inverse_norms is not None
+        append(self.states, self._inverse_norms, hidden, end - hidden.shape[1] - self._offset)
         self.length = end
 
     def penalty(self, candidates: Tensor) -> Tensor:
         """(batch, k) float32 degeneration penalty of candidates (batch, k, dim)."""
-        return degeneration_penalty(candidates, self.states, self.inverse_norms, self.start, self.length)
+        return degeneration_penalty(candidates, *self._looked_at())
+
+    def repeats(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`penalty`, and (batch, k) int64 which token of the text each candidate is most like, counted from
+        the first slot, padding included.
+        """
+        penalty, slots = degeneration_penalty(candidates, *self._looked_at(), positions=True)
+        slots = slots + self._first
+        if self._order is not None:
+            within = slots < self._order.shape[1]
+            sources = self._order.gather(1, torch.where(within, slots, 0))
+            slots = torch.where(within, sources, slots)
+        return penalty, slots
 
     def select(
         self, logits: Tensor, probabilities: Tensor, candidates: Tensor, penalty_alpha: float, hidden: Tensor
     ) -> Selection:
         """The best candidate of each row; see :func:`decoding.kernels.selection.select`."""
-        history = self.states, self.inverse_norms, self.start, self.length
-        return select(logits, probabilities, candidates, penalty_alpha, hidden, *history)
-
-    def truncate(self, length: int) -> None:
-        """Forget what was appended after ``length``."""
-        self.length = min(self.length, length)
+        return select(logits, probabilities, candidates, penalty_alpha, hidden, *self._looked_at())
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was."""
-        rows = rows.to(self.states.device)
-        self.states, self.inverse_norms = self.states[rows], self.inverse_norms[rows]
+        assert self._inverse_norms is not None
+        here = rows.to(self.states.device)
+        self._states, self._inverse_norms = self.states[here], self._inverse_norms[here]
         if self.start is not None:
-            self.start = self.start[rows]
+            self.start = self.start[rows.to(self.start.device)]
+        if self._order is not None:
+            self._order = self._order[rows.to(self._order.device)]
+
+    def reaches(self, window: int | None) -> bool:
+        """Whether what is kept is all that a penalty with this window looks at."""
+        return self.window is None or (window is not None and window <= self.window)
+
+    def continued(self, window: int | None, expected: int | None) -> HiddenHistory:
+        """The same history, for another call with a window that it reaches."""
+        self.window, self._expected = window, expected
+        return self
+
+    @property
+    def _first(self) -> int:
+        """The first slot that counts in some row."""
+        return self._offset if self.window is None else max(self._offset, self.length - self.window)
+
+    def _looked_at(self) -> tuple[Tensor, Tensor, Tensor | None, int]:
+        """History, inverse norms, start and length as the kernels take them."""
+        first = self._first
+        assert self._inverse_norms is not None
+        skipped = first - self._offset
+        start = None if self.start is None else self.start.to(self.states.device)
+        if start is not None and first > 0:
+            start = None if first >= self._padding else (start - first).clamp_min(0)
+        return self.states[:, skipped:], self._inverse_norms[:, skipped:], start, self.length - first
+
+    def _make_room(self, like: Tensor, end: int) -> None:
+        """Storage for the slots up to ``end``, of which the last ``like.shape[1]`` are about to be written."""
+        old, norms = self._states, self._inverse_norms
+        # A tensor made in inference mode may not be written to outside it.
+        writable = old is not None and (torch.is_inference_mode_enabled() or not old.is_inference())
+        if old is not None and writable and end - self._offset <= old.shape[1]:
+            return
+        before = end - like.shape[1]
+        first = self._offset if self.window is None else max(self._offset, min(end - self.window, before))
+        prompt = max(end, self._prompt)  # all of it at once
+        last = prompt + max(BLOCK, prompt // 16)
+        if self._expected is not None and self._expected >= prompt:
+            last = min(last, self._expected)
+        size = last - first
+        if self.window is not None:
+            size = max(end - first, min(size, self.window + max(BLOCK, self.window // 16)))
+        self._states = like.new_empty(len(like), size, like.shape[2])
+        self._inverse_norms = torch.empty(len(like), size, dtype=torch.float32, device=like.device)
+        if old is not None and norms is not None and self.length > first:
+            kept = slice(first - self._offset, self.length - self._offset)
+            self._states[:, : self.length - first] = old[:, kept]
+            self._inverse_norms[:, : self.length - first] = norms[:, kept]
+        self._offset = first
+
+    def _scatter(self, hidden: Tensor, order: Tensor) -> None:
+        """A piece of a prompt whose padding is anywhere: each state goes to its own slot."""
+        if self._states is None:
+            size = self._prompt - self._offset + BLOCK
+            self._states = hidden.new_zeros(len(hidden), size, hidden.shape[2])
+            self._inverse_norms = torch.zeros(len(hidden), size, dtype=torch.float32, device=hidden.device)
+        n = hidden.shape[1]
+        slots = order.argsort(dim=1)[:, self.length : self.length + n].to(hidden.device) - self._offset
+        row, place = (slots >= 0).nonzero(as_tuple=True)
+        kept = hidden[row, place]
+        assert self._inverse_norms is not None
+        self._states[row, slots[row, place]] = kept
+        self._inverse_norms[row, slots[row, place]] = inverse_norms(kept)
+        self.length += n

@@ -139,15 +139,21 @@ class Choice:
 
     @property
     def label(self) -> str:
-        """Name and parameters, as in ``contrastive-search(penalty_alpha=0.6, top_k=4)``."""
-        inside = ", ".join(f"{name}={_shown(value)}" for name, value in self.parameters.items())
+        """Name and parameters, as in ``contrastive-search(penalty_alpha=0.6, top_k=4)``; not those that are off."""
+        inside = ", ".join(f"{name}={_shown(value)}" for name, value in self._given.items())
         return f"{self.name}({inside})" if inside else self.name
 
     @property
     def spec(self) -> str:
         """What :func:`named` makes this choice of, as in ``contrastive-search:penalty_alpha=0.6,top_k=4``."""
-        inside = ",".join(f"{name}={_shown(value)}" for name, value in self.parameters.items())
+        inside = ",".join(f"{name}={_shown(value)}" for name, value in self._given.items())
         return f"{self.name}:{inside}" if inside else self.name
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        """The parameters but for those that are None, as they are by default."""
+        off = {field.name for field in dataclasses.fields(self.how) if field.default is None}
+        return {name: value for name, value in self.parameters.items() if value is not None or name not in off}
 
     def with_tokenizer(self, tokenizer: Any) -> Choice:
         """The choice with the tokenizer of the model, which strategies with texts of their own need."""

@@ -7,7 +7,7 @@ verbs and never see a cache, a mask or a position id.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -40,7 +40,7 @@ from decoding.quantised_cache import is_quantised
 from decoding.reading import Reading, joined, recorded, reordered
 from decoding.shared_prefix import Shared
 
-__all__ = ["Stream"]
+__all__ = ["Stream", "tokens_in"]
 
 
 class Stream:
@@ -58,6 +58,7 @@ class Stream:
         exits: after how many layers (0 for the embeddings) readings also give hidden states; ascending.
         mixed: which LoRA adapter each row reads with; None for the model as it is.
         whole_prompt: whether the prompt's hidden states are wanted, or those of its last token alone.
+        prompt_states: is given the prompt's hidden states (batch, n, dim), piece by piece as they are read.
 
     Where ``generation_config.compile`` is true, the one-token steps and the branches of a stream are captured (see
     :class:`decoding.captured_steps.CapturedSteps`).
@@ -82,6 +83,7 @@ class Stream:
         exits: Sequence[int] = (),
         mixed: MixedRows | None = None,
         whole_prompt: bool = True,
+        prompt_states: Callable[[Tensor], None] | None = None,
     ) -> None:
         self.model = model
         self.mixed = mixed
@@ -107,9 +109,9 @@ class Stream:
         expected = None if generation_config is None else generation_config.max_length
         if isinstance(cache, Cache):
             grow_in_place(cache, expected)
-        past = self_attention_cache(cache).get_seq_length() if isinstance(cache, Cache) and counts_tokens(cache) else 0
-        self.prompt, read = self._read_prompt(generation_config or model.generation_config, whole_prompt)
-        self.length = int(past) + read
+        past = tokens_in(cache)
+        self.prompt, read = self._read_prompt(generation_config or model.generation_config, whole_prompt, prompt_states)
+        self.length = past + read
         if not isinstance(self.cache, Cache):
             raise ModelError(
                 f"{type(model).__name__} keeps its state in a {type(self.cache).__name__}, which cannot be branched: "
@@ -377,11 +379,15 @@ class Stream:
         return bool(self.model.config.is_encoder_decoder)
 
     @torch.no_grad()
-    def _read_prompt(self, generation_config: GenerationConfig, whole: bool) -> tuple[Reading, int]:
+    def _read_prompt(
+        self, generation_config: GenerationConfig, whole: bool, each: Callable[[Tensor], None] | None
+    ) -> tuple[Reading, int]:
         """The prompt's reading, and how many tokens were read."""
 
         def states(output: Any) -> tuple[Tensor, int]:
             hidden = output.last_hidden_state
+            if each is not None:
+                each(hidden)
             return hidden if whole else hidden[:, -1:].clone(), hidden.shape[1]
 
         # transformers' own prefill: chunks, continued caches and multimodal inputs behave as in every other decoding.
@@ -393,7 +399,7 @@ class Stream:
         ):
             output = self.model._prefill(self.input_ids, generation_config, self.kwargs)
         self._take_cache(output)
-        hidden = torch.cat([each for each, _ in seen], dim=1) if whole else seen[-1][0]
+        hidden = torch.cat([states for states, _ in seen], dim=1) if whole else seen[-1][0]
         reading = Reading(hidden, output.logits[:, -1:], tuple(exits[-len(self.exit_layers) :]), *recorded(output))
         return reading, sum(read for _, read in seen)
 
@@ -413,3 +419,11 @@ class Stream:
 def _was_written(cache: Cache) -> bool:
     """Whether the prompt left something in the cache: some models are handed one and let it be (OpenAI GPT, XLM)."""
     return any(getattr(layer, "is_initialized", True) for layer in layers_of(cache))
+
+
+def tokens_in(cache: Any) -> int:
+    """How many tokens a cache that is handed in holds; 0 where there is none.
+
+    One of recurrent layers alone does not count tokens, and is always read from the start.
+    """
+    return int(self_attention_cache(cache).get_seq_length()) if isinstance(cache, Cache) and counts_tokens(cache) else 0

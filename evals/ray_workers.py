@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import logging
 import os
 import sys
 import warnings
@@ -250,7 +251,7 @@ def _ray(workers: int | None) -> Iterator[tuple[Any, bool]]:
         {} if address else {"num_cpus": max(workers or 1, os.cpu_count() or 1), "include_dashboard": False}
     )
     try:
-        ray.init(address=address or "local", logging_level="ERROR", log_to_driver=False, **cpus)
+        ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **cpus)
     except Exception as error:  # of many kinds, from ConnectionError to RuntimeError
         raise OptionError(f"Ray cannot be had at {address or 'this machine'} ({one_line(error)})") from error
     try:

@@ -26,19 +26,21 @@ def degeneration_penalty_eager(
         nowhere = torch.full(candidates.shape[:2], -1, device=candidates.device) if positions else None
         return candidates.new_zeros(candidates.shape[:2], dtype=torch.float32), nowhere
     row_ends = length if isinstance(length, Tensor) else None
-    directions = candidates.float()
+    # Weights times states, so to say: for the 4 columns of contrastive search a CPU's two cores share this product, and
+    # leave the transposed one to one of them (32k slots of 256: 1.2 against 3.3 ms; 16k: 0.56 against 1.4).
+    directions = candidates.float().transpose(1, 2)
     step = end if history.dtype == torch.float32 else CHUNK
     parts, slots = [], []
     for low in range(0, end, step):
         high = min(low + step, end)
-        products = torch.bmm(directions, history[:, low:high].float().transpose(1, 2))  # (batch, k, slots)
-        products *= history_inverse_norms[:, None, low:high]
+        products = torch.bmm(history[:, low:high].float(), directions)  # (batch, slots, k)
+        products *= history_inverse_norms[:, low:high, None]
         outside = _outside(low, high, start, row_ends, products.device)
         if outside is not None:
-            products = products.masked_fill(outside[:, None], -torch.inf)
-        parts.append(products.amax(-1))
+            products = products.masked_fill(outside[:, :, None], -torch.inf)
+        parts.append(products.amax(1))
         if positions:
-            slots.append(low + products.argmax(-1))
+            slots.append(low + products.argmax(1))
     best = parts[0] if len(parts) == 1 else torch.stack(parts).amax(0)
     repeated = None
     if positions:

@@ -101,7 +101,7 @@ def test_json_is_one_object_a_prompt(generate, strategy, tiny):
 
 def test_set_reaches_the_strategy(generate):
     _, out, _ = generate("--prompt", "w1", "--json", "--set", "top_k=3", "--set", "penalty_alpha=0.5")
-    assert json.loads(out)["parameters"] == {"penalty_alpha": 0.5, "top_k": 3}
+    assert json.loads(out)["parameters"] == {"penalty_alpha": 0.5, "top_k": 3, "max_history": None}
 
 
 def test_zero_alpha_is_greedy_search(generate):

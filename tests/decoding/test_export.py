@@ -230,6 +230,7 @@ def test_the_settings_outlive_saving_and_loading(exported, tmp_path):
         "name": "contrastive-search",
         "penalty_alpha": 0.6,
         "top_k": 5,
+        "max_history": None,
     }
     assert config.do_sample is False
 

@@ -43,7 +43,7 @@ def test_semicolons_part_a_list_as_commas_do_and_are_kept_in_a_text():
 
 
 def test_the_parameters_of_a_strategy():
-    assert parameters_of("contrastive_search:top_k=3") == ["penalty_alpha", "top_k"]
+    assert parameters_of("contrastive_search:top_k=3") == ["penalty_alpha", "top_k", "max_history"]
     assert parameters_of("greedy") == []
     with pytest.raises(OptionError, match="did you mean dola"):
         parameters_of("dolla")

@@ -11,15 +11,29 @@ from torch import Tensor
 
 @torch.no_grad()
 def contrastive_search_tokens(
-    model: Any, prompt: list[int], alpha: float, k: int, steps: int, encoder_ids: list[int] | None = None
+    model: Any,
+    prompt: list[int],
+    alpha: float,
+    k: int,
+    steps: int,
+    encoder_ids: list[int] | None = None,
+    window: int | None = None,
 ) -> list[int]:
-    """The tokens chosen after ``prompt`` (the decoder's, where ``encoder_ids`` are the encoder's)."""
-    return [token for token, _ in contrastive_search_steps(model, prompt, alpha, k, steps, encoder_ids)]
+    """The tokens chosen after ``prompt`` (the decoder's, where ``encoder_ids`` are the encoder's), where the penalty
+    looks ``window`` tokens back.
+    """
+    return [token for token, _ in contrastive_search_steps(model, prompt, alpha, k, steps, encoder_ids, window)]
 
 
 @torch.no_grad()
 def contrastive_search_steps(
-    model: Any, prompt: list[int], alpha: float, k: int, steps: int, encoder_ids: list[int] | None = None
+    model: Any,
+    prompt: list[int],
+    alpha: float,
+    k: int,
+    steps: int,
+    encoder_ids: list[int] | None = None,
+    window: int | None = None,
 ) -> list[tuple[int, dict[int, float]]]:
     """For each step the token chosen, and the contrastive score of every candidate."""
     model = copy.deepcopy(model).double()
@@ -30,7 +44,9 @@ def contrastive_search_steps(
         scores: dict[int, float] = {}
         for token in probabilities.topk(k).indices.tolist():
             own = _read(model, [*text, token], encoder_ids)[0][-1]
-            penalty = max(float(torch.nn.functional.cosine_similarity(own, past, dim=0)) for past in hidden)
+            penalty = max(
+                float(torch.nn.functional.cosine_similarity(own, past, dim=0)) for past in hidden[-(window or 0) :]
+            )
             scores[token] = (1 - alpha) * float(probabilities[token]) - alpha * penalty
         best = max(scores, key=lambda token: scores[token])
         chosen.append((best, scores))
