@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from decoding.calls import Call, chained, recorded_calls, same
 from decoding.errors import ModelError, OptionError
@@ -200,10 +201,10 @@ def _examine(model: Any) -> Anatomy:
     return Anatomy(backbone, head, recipe, separable, layers, _in_turn(rest), _in_turn(changing), state_dims, reason)
 
 
-def _is_separable(model: Any, backbone: nn.Module, inputs: dict[str, Tensor], hidden: Tensor) -> bool:
+def _is_separable(model: Any, backbone: nn.Module, inputs: dict[str, Any], hidden: Tensor) -> bool:
     """Whether calling the backbone directly gives the hidden states that it gave inside the model's forward."""
     if model.config.is_encoder_decoder:
-        encoded = model.get_encoder()(inputs["input_ids"], return_dict=True)
+        encoded = inputs.get("encoder_outputs") or model.get_encoder()(inputs["input_ids"], return_dict=True)
         inputs = {"decoder_input_ids": inputs["decoder_input_ids"], "encoder_outputs": encoded}
     try:
         output = call_backbone(model, backbone, {**inputs, "use_cache": False})
@@ -232,8 +233,10 @@ def call_backbone(model: Any, backbone: nn.Module, inputs: dict[str, Any]) -> An
 PROBED = 6  # tokens
 
 
-def probe_inputs(model: Any, batch: int = 1, length: int = PROBED) -> dict[str, Tensor]:
-    """Token ids (batch, length) for any text model, from a fixed generator; decoder ids where it takes them."""
+def probe_inputs(model: Any, batch: int = 1, length: int = PROBED) -> dict[str, Any]:
+    """Token ids (batch, length) for any text model, from a fixed generator; for an encoder-decoder its decoder's, and
+    what its encoder reads or, where that is no text, has read.
+    """
     vocab = model.config.get_text_config(decoder=True).vocab_size
     generator = torch.Generator().manual_seed(0)
     low = min(10, vocab - 1)  # the first ids are often pad, bos and the like
@@ -241,9 +244,16 @@ def probe_inputs(model: Any, batch: int = 1, length: int = PROBED) -> dict[str, 
     def ids() -> Tensor:
         return torch.randint(low, min(vocab, 1000), (batch, length), generator=generator).to(input_device(model))
 
-    if model.config.is_encoder_decoder:
+    if not model.config.is_encoder_decoder:
+        return {"input_ids": ids()}
+    if model.main_input_name == "input_ids":
         return {"input_ids": ids(), "decoder_input_ids": ids()}
-    return {"input_ids": ids()}
+    # An encoder of sound or images, of which nothing is asked here but what the decoder reads.
+    width = model.get_encoder().config.hidden_size
+    states = torch.randn(batch, length, width, generator=generator).to(input_device(model), model.dtype)
+    encoded = BaseModelOutput(last_hidden_state=states)
+    encoded.attention_mask = None  # Moonshine and others look for it here
+    return {"encoder_outputs": encoded, "decoder_input_ids": ids()}
 
 
 def tolerance(dtype: torch.dtype) -> float:

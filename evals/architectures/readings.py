@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList
+from transformers.modeling_outputs import BaseModelOutput
 
 from decoding.errors import ModelError
 from decoding.evals.architectures.tiny import VOCAB
@@ -72,6 +73,8 @@ def batch_of(model: Any, rows: Sequence[Prompt], padding: int = 0) -> dict[str, 
             batch["attention_mask"] = torch.cat(
                 [_filled(torch.ones_like(v[..., 0] if v.dim() > 2 else v), width) for v in values]
             )
+        elif name == "encoder_outputs":
+            batch[name] = BaseModelOutput(last_hidden_state=torch.cat(values))
         else:
             batch[name] = torch.cat(values)
     if model.config.is_encoder_decoder:
