@@ -193,7 +193,7 @@ def _examine(model: Any) -> Anatomy:
     backbone, hidden, recipe, head = _speaking_part(model, calls, logits)
     separable = recipe is not None and _is_separable(model, backbone, inputs, hidden)
     layers, rest, reason = _decoder_layers(backbone, calls, hidden, model.config.get_text_config(decoder=True))
-    changing = [call for call in rest if call.given is not None and call.given.shape != hidden.shape]
+    changing = [call for call in rest if _shape(call.given) != _shape(call.returned)]
     entry = next((call.given for call in calls if layers is not None and call.module is layers[0]), None)
     state_dims = 1 if entry is None else entry.dim() - 2
     if recipe is None:
@@ -324,7 +324,15 @@ def _speaking_part(model: Any, calls: list[Call], logits: Any) -> tuple[nn.Modul
     decoder = model.get_decoder()
     # OPT's forward calls the decoder inside its base model, Llama's the base model itself: whichever is called counts.
     usual = [decoder] if model.config.is_encoder_decoder else [model.base_model, decoder]
-    inner = [call for call in calls if call.module is not model and isinstance(_hidden_states(call), Tensor)]
+    encoder = set(model.get_encoder().modules()) if model.config.is_encoder_decoder else set()
+    inner = [
+        call
+        for call in calls
+        if call.module is not model
+        and call.module not in encoder
+        and isinstance(_hidden_states(call), Tensor)
+        and not same(_hidden_states(call), logits)  # FSMT's decoder gives its logits under that name
+    ]
     inner.sort(key=lambda call: next((i for i, each in enumerate(usual) if each is call.module), len(usual)))
     if not inner or not isinstance(logits, Tensor):
         raise ModelError(f"{type(model).__name__}: the hidden states that its head reads were not found")
@@ -351,17 +359,25 @@ def _matching_recipe(
     error = tolerance(model.dtype)
     for name, (before, after) in HEAD_RECIPES.items():
         try:
-            chain = chained(calls, before(model, hidden))
-            if not chain or chain[-1].returned is None:
+            given = before(model, hidden)
+            head = _in_turn(chained(calls, given) or [])
+            if head is None:
                 continue
-            rebuilt = after(model, chain[-1].returned)
+            rebuilt = head(given)  # anew: Chameleon forbids tokens in the tensor that its head returned
+            if not isinstance(rebuilt, Tensor):
+                continue
+            rebuilt = after(model, rebuilt)
         except (AttributeError, TypeError, RuntimeError) as refusal:
             if says_nothing_of_the_model(refusal):
                 raise
             continue  # the model has no such scale
         if (own := relative_error(rebuilt, logits)) < error:
-            best, error = (name, _in_turn(chain)), own
+            best, error = (name, head), own
     return best
+
+
+def _shape(tensor: Tensor | None) -> torch.Size | None:
+    return None if tensor is None else tensor.shape
 
 
 def _in_turn(chain: list[Call]) -> nn.Module | None:

@@ -21,6 +21,8 @@ __all__ = ["beside_text_types", "prompts_of", "tiny_beside_text"]
 
 MAPPINGS = ("SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "IMAGE_TEXT_TO_TEXT")
 LARGEST = 40_000_000  # parameters; what cannot be shrunk further is not built
+# Random models end at random.
+ENDS = ("eos_token_id", "forced_eos_token_id", "forced_bos_token_id", "suppress_tokens", "begin_suppress_tokens")
 ENCODED = (7, 11)  # tokens or frames of the two rows that an encoder reads
 
 
@@ -30,6 +32,11 @@ def beside_text_types() -> dict[str, str]:
     for name in MAPPINGS:
         classes |= getattr(modeling_auto, f"MODEL_FOR_{name}_MAPPING_NAMES") | classes
     return dict(sorted(classes.items()))
+
+
+def is_encoder_decoder(model_type: str) -> bool:
+    """Whether a type's text is written by a decoder that looks at what an encoder has read."""
+    return bool(getattr(CONFIG_MAPPING[model_type], "is_encoder_decoder", False))
 
 
 def tiny_beside_text(model_type: str, seed: int = 0) -> PreTrainedModel:
@@ -42,7 +49,10 @@ def tiny_beside_text(model_type: str, seed: int = 0) -> PreTrainedModel:
     model_class = getattr(transformers, beside_text_types()[model_type])
     try:
         config_class = CONFIG_MAPPING[model_type]
-        config = config_class(**_without_roles(shrunk(config_class, model_type)))
+        fields = _without_roles(shrunk(config_class, model_type))
+        if model_type.endswith("encoder-decoder"):  # any encoder and any decoder, BERT twice where nothing else is said
+            fields["decoder"] |= {"is_decoder": True, "add_cross_attention": True}
+        config = config_class(**fields)
         with torch.device("meta"):
             size = sum(parameter.numel() for parameter in model_class(config).parameters())
         if size > LARGEST:
@@ -51,15 +61,12 @@ def tiny_beside_text(model_type: str, seed: int = 0) -> PreTrainedModel:
     except Exception as error:  # whatever a type's own code raises is the reason why it cannot be built
         raise ModelError(f"{model_type}: cannot be built ({type(error).__name__}: {one_line(error)})") from error
     awaken(model)
-    if model.generation_config is not None:
-        for name in (
-            "eos_token_id",
-            "forced_eos_token_id",
-            "forced_bos_token_id",
-            "suppress_tokens",
-            "begin_suppress_tokens",
-        ):
-            setattr(model.generation_config, name, None)  # random models end at random
+    if getattr(model, "generation_config", None) is not None:
+        for name in ENDS:
+            setattr(model.generation_config, name, None)
+        model.generation_config.num_beams = 1  # FSMT's default is 5
+        if model.config.is_encoder_decoder:
+            model.generation_config.decoder_start_token_id = 1
     return model
 
 
