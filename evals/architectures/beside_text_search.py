@@ -66,7 +66,8 @@ def _with_images(model: Any, images: Callable[[int], list[Prompt]]) -> Cell:
         except ValueError:
             continue  # random models write image tokens, for which the text read anew has no image
         reason = "; ".join(each.reason for each in (found, exits) if not each.exact)
-        return Cell("exact" if not reason else "wrong", reason)
+        refused = (not found.exact and not found.way) or exits.refused
+        return Cell("exact" if not reason else "refused" if refused else "wrong", reason)
     return Cell("-")
 
 

@@ -20,7 +20,7 @@ from decoding.evals.architectures.trial import tried_beside_text, tried_cache
 PAGE = Path(__file__).parents[3] / "docs" / "architectures.md"
 
 
-@pytest.mark.parametrize("change", [{"divergence": "jensen-shannon"}, {"alpha": 0.5}, {"layers": (0, 1)}])
+@pytest.mark.parametrize("change", [{"layers": (2, 3)}, {"layers": (0, 1)}, {"alpha": 0.5}])
 def test_exits_that_are_wrong_are_seen(change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     class Off(DoLa):
         def __new__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -29,7 +29,7 @@ def test_exits_that_are_wrong_are_seen(change: dict[str, Any], monkeypatch: pyte
     monkeypatch.setattr(early_exits.decoding, "DoLa", Off)
     found = check(tiny_model("llama"))
     assert not found.exact
-    assert "differs from full recomputation: row 0, step" in found.reason
+    assert "differs from full recomputation: " in found.reason
 
 
 def test_reading_on_from_the_cache_is_reading_anew() -> None:
