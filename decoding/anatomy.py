@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from decoding.calls import Call, chained, recorded_calls, same
 from decoding.errors import ModelError, OptionError
@@ -192,7 +193,7 @@ def _examine(model: Any) -> Anatomy:
     backbone, hidden, recipe, head = _speaking_part(model, calls, logits)
     separable = recipe is not None and _is_separable(model, backbone, inputs, hidden)
     layers, rest, reason = _decoder_layers(backbone, calls, hidden, model.config.get_text_config(decoder=True))
-    changing = [call for call in rest if call.given is not None and call.given.shape != hidden.shape]
+    changing = [call for call in rest if _shape(call.given) != _shape(call.returned)]
     entry = next((call.given for call in calls if layers is not None and call.module is layers[0]), None)
     state_dims = 1 if entry is None else entry.dim() - 2
     if recipe is None:
@@ -200,10 +201,10 @@ def _examine(model: Any) -> Anatomy:
     return Anatomy(backbone, head, recipe, separable, layers, _in_turn(rest), _in_turn(changing), state_dims, reason)
 
 
-def _is_separable(model: Any, backbone: nn.Module, inputs: dict[str, Tensor], hidden: Tensor) -> bool:
+def _is_separable(model: Any, backbone: nn.Module, inputs: dict[str, Any], hidden: Tensor) -> bool:
     """Whether calling the backbone directly gives the hidden states that it gave inside the model's forward."""
     if model.config.is_encoder_decoder:
-        encoded = model.get_encoder()(inputs["input_ids"], return_dict=True)
+        encoded = inputs.get("encoder_outputs") or model.get_encoder()(inputs["input_ids"], return_dict=True)
         inputs = {"decoder_input_ids": inputs["decoder_input_ids"], "encoder_outputs": encoded}
     try:
         output = call_backbone(model, backbone, {**inputs, "use_cache": False})
@@ -232,8 +233,10 @@ def call_backbone(model: Any, backbone: nn.Module, inputs: dict[str, Any]) -> An
 PROBED = 6  # tokens
 
 
-def probe_inputs(model: Any, batch: int = 1, length: int = PROBED) -> dict[str, Tensor]:
-    """Token ids (batch, length) for any text model, from a fixed generator; decoder ids where it takes them."""
+def probe_inputs(model: Any, batch: int = 1, length: int = PROBED) -> dict[str, Any]:
+    """Token ids (batch, length) for any text model, from a fixed generator; for an encoder-decoder its decoder's, and
+    what its encoder reads or, where that is no text, has read.
+    """
     vocab = model.config.get_text_config(decoder=True).vocab_size
     generator = torch.Generator().manual_seed(0)
     low = min(10, vocab - 1)  # the first ids are often pad, bos and the like
@@ -241,9 +244,16 @@ def probe_inputs(model: Any, batch: int = 1, length: int = PROBED) -> dict[str, 
     def ids() -> Tensor:
         return torch.randint(low, min(vocab, 1000), (batch, length), generator=generator).to(input_device(model))
 
-    if model.config.is_encoder_decoder:
+    if not model.config.is_encoder_decoder:
+        return {"input_ids": ids()}
+    if model.main_input_name == "input_ids":
         return {"input_ids": ids(), "decoder_input_ids": ids()}
-    return {"input_ids": ids()}
+    # An encoder of sound or images, of which nothing is asked here but what the decoder reads.
+    width = model.get_encoder().config.hidden_size
+    states = torch.randn(batch, length, width, generator=generator).to(input_device(model), model.dtype)
+    encoded = BaseModelOutput(last_hidden_state=states)
+    encoded.attention_mask = None  # Moonshine and others look for it here
+    return {"encoder_outputs": encoded, "decoder_input_ids": ids()}
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -314,7 +324,15 @@ def _speaking_part(model: Any, calls: list[Call], logits: Any) -> tuple[nn.Modul
     decoder = model.get_decoder()
     # OPT's forward calls the decoder inside its base model, Llama's the base model itself: whichever is called counts.
     usual = [decoder] if model.config.is_encoder_decoder else [model.base_model, decoder]
-    inner = [call for call in calls if call.module is not model and isinstance(_hidden_states(call), Tensor)]
+    encoder = set(model.get_encoder().modules()) if model.config.is_encoder_decoder else set()
+    inner = [
+        call
+        for call in calls
+        if call.module is not model
+        and call.module not in encoder
+        and isinstance(_hidden_states(call), Tensor)
+        and not same(_hidden_states(call), logits)  # FSMT's decoder gives its logits under that name
+    ]
     inner.sort(key=lambda call: next((i for i, each in enumerate(usual) if each is call.module), len(usual)))
     if not inner or not isinstance(logits, Tensor):
         raise ModelError(f"{type(model).__name__}: the hidden states that its head reads were not found")
@@ -341,17 +359,25 @@ def _matching_recipe(
     error = tolerance(model.dtype)
     for name, (before, after) in HEAD_RECIPES.items():
         try:
-            chain = chained(calls, before(model, hidden))
-            if not chain or chain[-1].returned is None:
+            given = before(model, hidden)
+            head = _in_turn(chained(calls, given) or [])
+            if head is None:
                 continue
-            rebuilt = after(model, chain[-1].returned)
+            rebuilt = head(given)  # anew: Chameleon forbids tokens in the tensor that its head returned
+            if not isinstance(rebuilt, Tensor):
+                continue
+            rebuilt = after(model, rebuilt)
         except (AttributeError, TypeError, RuntimeError) as refusal:
             if says_nothing_of_the_model(refusal):
                 raise
             continue  # the model has no such scale
         if (own := relative_error(rebuilt, logits)) < error:
-            best, error = (name, _in_turn(chain)), own
+            best, error = (name, head), own
     return best
+
+
+def _shape(tensor: Tensor | None) -> torch.Size | None:
+    return None if tensor is None else tensor.shape
 
 
 def _in_turn(chain: list[Call]) -> nn.Module | None:

@@ -73,11 +73,13 @@ def generate(
         or stored_strategy(model, generation_config, kwargs, tokenizer)
         or _strategy_of_arguments(kwargs, config)
     )
+    # Some models' own generate() calls its first parameter pixel_values, or input_ids: given by name it stays that.
+    first = () if inputs is None else (inputs,)
     if strategy is None:
         if compile:
             raise OptionError("compile=True captures the steps of a strategy, and none is given: pass strategy=...")
         return model.generate(
-            inputs, generation_config=generation_config, stopping_criteria=stopping_criteria, streamer=streamer,
+            *first, generation_config=generation_config, stopping_criteria=stopping_criteria, streamer=streamer,
             tokenizer=tokenizer, **kwargs,
         )  # fmt: skip
     if not isinstance(strategy, Strategy):
@@ -103,7 +105,7 @@ def generate(
     custom: Any = strategy if streamer is None else functools.partial(strategy, streamer=streamer)
     with within_memory(model, "its prompt"):
         return model.generate(
-            inputs,
+            *first,
             generation_config=generation_config,
             stopping_criteria=stopping_criteria,
             custom_generate=custom,

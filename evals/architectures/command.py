@@ -12,10 +12,12 @@ from rich.table import Table
 from decoding.cli_doctor import versions
 from decoding.cli_options import Json, as_json, console, progress
 from decoding.errors import OptionError, nearest
+from decoding.evals.architectures.beside_text import beside_text_types, is_encoder_decoder
+from decoding.evals.architectures.beside_text_search import BESIDE_TEXT_COLUMNS, CACHE_COLUMNS
 from decoding.evals.architectures.columns import COLUMNS
-from decoding.evals.architectures.results import Row, table, totals
+from decoding.evals.architectures.results import WAYS, Row, section, table, totals
 from decoding.evals.architectures.tiny import causal_types
-from decoding.evals.architectures.trial import tried_apart
+from decoding.evals.architectures.trial import tried_apart, tried_beside_text, tried_cache
 from decoding.loading import one_line
 
 __all__ = ["architectures_command"]
@@ -45,9 +47,11 @@ def architectures_command(
     with progress() as bar:
         for name in bar.track(chosen, description="model types"):
             rows.append(tried_apart(name, seconds))
+    further = _further(seconds) if types is None and output is not None else []
     if output is not None:
         try:
-            output.write_text(table(rows, COLUMNS, versions()), encoding="utf-8")
+            page = table(rows, COLUMNS, versions()) + "".join(section(*each) for each in further)
+            output.write_text(page, encoding="utf-8")
         except OSError as error:
             raise OptionError(f"--output {output}: cannot be written ({one_line(error)})") from error
     if json:
@@ -63,6 +67,42 @@ def architectures_command(
     out = console()
     out.print(shown, markup=False)
     out.print(", ".join(f"{name}: {count}" for name, count in totals(rows).items()), markup=False)
+
+
+def _further(seconds: float) -> list[tuple[str, str, list[Row], tuple[str, ...]]]:
+    """The page's other tables: heading, paragraph, rows, columns."""
+    encoding: list[Row] = []
+    beside: list[Row] = []
+    with progress() as bar:
+        for name in bar.track(list(beside_text_types()), description="models of more than text"):
+            (encoding if is_encoder_decoder(name) else beside).append(tried_apart(name, seconds, tried_beside_text))
+        caches = [tried_apart(each, seconds, tried_cache) for each in ("quanto", "hqq", "fp8")]
+    return [
+        ("Encoder-decoders", ENCODER_DECODERS + _counted(encoding), encoding, BESIDE_TEXT_COLUMNS[:2]),
+        ("Models of images and sound", BESIDE + _counted(beside), beside, BESIDE_TEXT_COLUMNS),
+        ("Quantised caches", CACHES, caches, CACHE_COLUMNS),
+    ]
+
+
+def _counted(rows: list[Row]) -> str:
+    tried = [row for row in rows if not row.not_tried]
+    exact = sum(row.cells["contrastive search"].verdict in WAYS for row in tried)
+    exits = sum(row.cells["early exits"].verdict == "yes" for row in tried)
+    return f" Of {len(rows)} types {len(tried)} were tried; contrastive search is exact on {exact}, exits on {exits}."
+
+
+ENCODER_DECODERS = (
+    "The decoder begins with one token in each of two rows; encoders of text read 7 and 11 tokens, of those of sound "
+    "and images the states after them are drawn at random. Scores to 3e-4, as everywhere below."
+)
+BESIDE = (
+    "Text alone, as above, and where the tiny model took one, an image before each text. Where the model itself reads "
+    "otherwise with its cache than from the first token, its cached reading is the one to equal, and the row says so."
+)
+CACHES = (
+    'A tiny llama with `cache_implementation="quantized"`, packed anew every 4 tokens: contrastive search against '
+    "the same cache read token by token by transformers' own `generate`, without branches."
+)
 
 
 def _record(row: Row) -> dict[str, object]:

@@ -7,17 +7,18 @@ the library decodes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList
+from transformers.modeling_outputs import BaseModelOutput
 
 from decoding.errors import ModelError
 from decoding.evals.architectures.tiny import VOCAB
 
-__all__ = ["Prompt", "Said", "batch_of", "prompts", "said"]
+__all__ = ["Prompt", "Said", "batch_of", "of_one_length", "prompts", "said"]
 
 LENGTHS = (6, 19)  # of the prompts: one within the tiny models' window of 8 tokens, and one beyond it
 
@@ -43,7 +44,7 @@ class Said:
         logits: (vocab,) of the next token.
         states: of this token, what the model returns as ``hidden_states``.
         spoken: of this token, what the output embeddings were given.
-        hidden: (length, dim) the last of the hidden states of all tokens that were read along with this one.
+        hidden: (n, dim) the last of the hidden states of the tokens that were read in the same pass, this one last.
     """
 
     logits: Tensor
@@ -59,6 +60,17 @@ def prompts(seed: int) -> list[Prompt]:
     return [Prompt(row, {}) for row in rows]
 
 
+def of_one_length(rows: Sequence[Prompt]) -> list[Prompt]:
+    """The rows cut to the shortest one's length, at their beginnings."""
+    length = min(len(row.text) for row in rows)
+    return [replace(row, text=row.text[-length:]) for row in rows]
+
+
+@dataclass
+class _Encoded(BaseModelOutput):
+    attention_mask: Tensor | None = None  # Moonshine and others look for it here
+
+
 def batch_of(model: Any, rows: Sequence[Prompt], padding: int = 0) -> dict[str, Any]:
     """The rows as one batch for ``generate``: texts left-padded, by so many tokens more, an encoder's right-padded."""
     longest = max(len(row.text) for row in rows) + padding
@@ -72,6 +84,10 @@ def batch_of(model: Any, rows: Sequence[Prompt], padding: int = 0) -> dict[str, 
             batch["attention_mask"] = torch.cat(
                 [_filled(torch.ones_like(v[..., 0] if v.dim() > 2 else v), width) for v in values]
             )
+        elif name == "mm_token_type_ids":  # goes with the text
+            batch[name] = torch.cat([torch.nn.functional.pad(v, (longest - v.shape[1], 0)) for v in values])
+        elif name == "encoder_outputs":
+            batch[name] = _Encoded(last_hidden_state=torch.cat(values))
         else:
             batch[name] = torch.cat(values)
     if model.config.is_encoder_decoder:
@@ -87,7 +103,12 @@ def _filled(value: Tensor, width: int) -> Tensor:
 
 @torch.no_grad()
 def said(
-    model: Any, prompt: Prompt, padding: int = 0, forced: Sequence[int] = (), ended_after: int | None = None
+    model: Any,
+    prompt: Prompt,
+    padding: int = 0,
+    forced: Sequence[int] = (),
+    ended_after: int | None = None,
+    **options: Any,
 ) -> list[Said]:
     """What a model says after a prompt, and after each of the tokens that it is made to go on with.
 
@@ -97,6 +118,7 @@ def said(
         padding: masked tokens before it.
         forced: tokens that are read one by one behind the model's own cache; without them nothing is cached.
         ended_after: so many layers; those behind them hand on what they are given. None for all.
+        options: of ``generate``.
     """
     given: list[Tensor] = []
     handles = [model.get_output_embeddings().register_forward_pre_hook(lambda _module, args: given.append(args[0]))]
@@ -107,15 +129,22 @@ def said(
         output = model.generate(
             **batch_of(model, [prompt], padding), max_new_tokens=len(forced) + 1, do_sample=False,
             use_cache=bool(forced), pad_token_id=0, logits_processor=LogitsProcessorList([_Forced(forced)]),
-            output_logits=True, output_hidden_states=True, return_dict_in_generate=True,
+            output_logits=True, output_hidden_states=True, return_dict_in_generate=True, **options,
         )  # fmt: skip
     finally:
         for handle in handles:
             handle.remove()
     by_step = output.get("decoder_hidden_states", output.get("hidden_states"))
     return [
-        Said(logits[0].float(), [layer[0, -1] for layer in states], spoken[0, -1], states[-1][0, padding:].float())
-        for logits, states, spoken in zip(output.logits, by_step, given[-len(by_step) :], strict=True)
+        Said(
+            logits[0].float(),
+            [layer[0, -1] for layer in states],
+            spoken[0, -1],
+            states[-1][0, 0 if step else padding :].float(),
+        )
+        for step, (logits, states, spoken) in enumerate(
+            zip(output.logits, by_step, given[-len(by_step) :], strict=True)
+        )
     ]
 
 
@@ -139,7 +168,10 @@ def _hand_on(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any],
 def _layers(model: Any, prompt: Prompt) -> list[nn.Module]:
     """The decoder's layers that a text goes through: of the first list of modules of the configured length."""
     config = model.config.get_text_config(decoder=True)
-    depths = {getattr(config, name, None) for name in ("num_hidden_layers", "num_layers", "decoder_layers")}
+    depths = {
+        getattr(config, name, None)
+        for name in ("num_hidden_layers", "num_layers", "decoder_layers", "num_decoder_layers")
+    }
     encoder = set(model.get_encoder().modules()) if model.config.is_encoder_decoder else set()
     lists = [
         each for each in model.modules()
@@ -152,7 +184,7 @@ def _layers(model: Any, prompt: Prompt) -> list[nn.Module]:
         for layer in each
     ]
     try:
-        said(model, prompt)
+        said(model, prompt if encoder else Prompt([10, 11], {}))  # without an image, whose encoder has layers too
     finally:
         for handle in handles:
             handle.remove()

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Cell", "Row", "read_table", "table", "totals"]
+__all__ = ["Cell", "Row", "read_table", "section", "table", "totals"]
 
 WAYS = ("shared prefix", "fork")
 
@@ -67,6 +67,17 @@ def table(rows: Sequence[Row], columns: Sequence[str], versions: Mapping[str, st
         f"silenced, as in {exits} of {tried} types ({exits / max(tried, 1):.1%}).", "",
         "| type | " + " | ".join(columns) + " | why |", "|---" * (len(columns) + 2) + "|",
     ]  # fmt: skip
+    return "\n".join([*lines, *_lines(rows, columns)]) + "\n"
+
+
+def section(title: str, text: str, rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """A further table of the page, under a heading and a paragraph."""
+    head = ["", f"## {title}", "", text, "", "| type | " + " | ".join(columns) + " | why |"]
+    return "\n".join([*head, "|---" * (len(columns) + 2) + "|", *_lines(rows, columns)]) + "\n"
+
+
+def _lines(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
+    lines = []
     for row in rows:
         if row.not_tried:
             lines.append(f"| {row.model_type} | " + "- | " * len(columns) + f"not tried: {_safe(row.not_tried)} |")
@@ -74,12 +85,15 @@ def table(rows: Sequence[Row], columns: Sequence[str], versions: Mapping[str, st
         cells = [row.cells.get(column, Cell("-")) for column in columns]
         why = "; ".join(dict.fromkeys(_safe(cell.reason) for cell in cells if cell.reason))
         lines.append(f"| {row.model_type} | {' | '.join(cell.verdict for cell in cells)} | {why} |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def read_table(text: str) -> dict[str, dict[str, str]]:
-    """The verdicts of a page that :func:`table` made, by type and column."""
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    """The verdicts of a page's first table, by type and column."""
+    first = text.split("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in first.splitlines() if line.startswith("|")
+    ]
     columns = rows[0][1:-1]
     return {row[0]: dict(zip(columns, row[1:-1], strict=True)) for row in rows[2:]}
 

@@ -18,10 +18,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from decoding.errors import ModelError
 from decoding.evals.architectures.exceptions import EXCEPTIONS, NOT_TEXT
+from decoding.evals.architectures.exceptions_beside_text import BESIDE_TEXT
 from decoding.evals.architectures.sizes import SMALL, VOCAB, WINDOW
 from decoding.loading import one_line
 
-__all__ = ["VOCAB", "WINDOW", "awaken", "causal_types", "tiny_config", "tiny_model"]
+__all__ = ["VOCAB", "WINDOW", "awaken", "causal_types", "shrunk", "tiny_config", "tiny_model"]
 
 LAYERS = 4
 
@@ -65,12 +66,12 @@ def awaken(model: nn.Module) -> None:
 def tiny_config(model_type: str) -> PretrainedConfig:
     """The configuration of a type, shrunk."""
     config_class = CONFIG_MAPPING[model_type]
-    return config_class(**_shrunk(config_class, model_type))
+    return config_class(**shrunk(config_class, model_type))
 
 
-def _shrunk(config_class: type[PretrainedConfig], model_type: str) -> dict[str, Any]:
+def shrunk(config_class: type[PretrainedConfig], model_type: str) -> dict[str, Any]:
     """Arguments that make a small configuration of a class, nested ones as dictionaries."""
-    exceptions = dict(EXCEPTIONS.get(model_type, {}))
+    exceptions = dict((EXCEPTIONS | BESIDE_TEXT).get(model_type, {}))
     fields = {field.name for field in dataclasses.fields(config_class)}
     chosen: dict[str, Any] = {name: value for name, value in SMALL.items() if name in fields}
     # Some types mix windows in only where they are asked to.
@@ -83,7 +84,7 @@ def _shrunk(config_class: type[PretrainedConfig], model_type: str) -> dict[str, 
     for name in config_class.sub_configs:
         nested = values.get(name)
         if isinstance(nested, PretrainedConfig) and name not in exceptions:
-            chosen[name] = {"model_type": nested.model_type, **_shrunk(type(nested), nested.model_type)}
+            chosen[name] = {"model_type": nested.model_type, **shrunk(type(nested), nested.model_type)}
     for name in fields:
         value = values.get(name)
         if name not in chosen and name.endswith(("_token_id", "_token_index")) and isinstance(value, int):

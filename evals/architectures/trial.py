@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 
 from decoding.errors import ModelError
+from decoding.evals.architectures.beside_text_search import beside_text, quantised_cache
 from decoding.evals.architectures.columns import CHECKS
 from decoding.evals.architectures.results import Cell, Row
 from decoding.evals.architectures.tiny import tiny_model
 from decoding.loading import one_line, quiet
 
-__all__ = ["tried", "tried_apart"]
+__all__ = ["tried", "tried_apart", "tried_beside_text", "tried_cache"]
 
 
 def tried(model_type: str) -> Row:
@@ -41,12 +43,31 @@ def tried(model_type: str) -> Row:
     return Row(model_type, cells)
 
 
-def tried_apart(model_type: str, seconds: float) -> Row:
-    """As :func:`tried`, in another process that is given so much time."""
+def tried_beside_text(model_type: str) -> Row:
+    """All cells of a type that reads more than a text."""
+    return _row(model_type, lambda: beside_text(model_type))
+
+
+def tried_cache(backend: str) -> Row:
+    """All cells of a quantised cache."""
+    return _row(backend, lambda: quantised_cache(backend))
+
+
+def _row(name: str, cells: Callable[[], dict[str, Cell]]) -> Row:
+    with quiet():
+        try:
+            return Row(name, cells())
+        except Exception as error:  # whatever a type's own code raises here
+            reason = str(error).removeprefix(f"{name}: ") if isinstance(error, ModelError) else ""
+            return Row(name, not_tried=reason or f"{type(error).__name__}: {one_line(error)}")
+
+
+def tried_apart(model_type: str, seconds: float, trial: Callable[[str], Row] | None = None) -> Row:
+    """As :func:`tried`, or another trial, in another process that is given so much time."""
     # A fork has everything imported already (which takes ten seconds a type otherwise); macOS cannot fork safely.
     context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(model_type, sender), daemon=True)
+    process = context.Process(target=_send, args=(trial or tried, model_type, sender), daemon=True)
     process.start()
     sender.close()
     try:
@@ -62,6 +83,6 @@ def tried_apart(model_type: str, seconds: float) -> Row:
         process.join()
 
 
-def _send(model_type: str, sender: Connection) -> None:
+def _send(trial: Callable[[str], Row], model_type: str, sender: Connection) -> None:
     torch.set_num_threads(1)  # the models are so small that a second thread costs more than it gives
-    sender.send(tried(model_type))
+    sender.send(trial(model_type))

@@ -1,0 +1,200 @@
+"""Whether contrastive search is exact on models that read more than a text: encoder-decoders, images, sound."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import decoding
+from decoding.branching import branching_of
+from decoding.errors import DecodingError
+from decoding.evals.architectures.beside_text import prompts_of, tiny_beside_text
+from decoding.evals.architectures.early_exits import check, early_exits
+from decoding.evals.architectures.images import prompts_with_images
+from decoding.evals.architectures.readings import Prompt, batch_of, of_one_length, prompts, said
+from decoding.evals.architectures.results import Cell
+from decoding.evals.architectures.tiny import tiny_model
+from decoding.loading import one_line
+
+__all__ = ["BESIDE_TEXT_COLUMNS", "CACHE_COLUMNS", "BesideTextSearch", "beside_text", "quantised_cache", "search"]
+
+BESIDE_TEXT_COLUMNS = ("contrastive search", "early exits", "with an image")
+CACHE_COLUMNS = ("contrastive search",)
+
+ALPHA, TOP_K, STEPS = 0.6, 4, 5
+CLOSE = 3e-4  # between scores of a batch with a cache and of one text without; float32 sums in another order
+ATTEMPTS = 4  # at texts with images
+SEEDS = 3  # of prompts: where the last candidate is as probable as the first that is none, either may be one
+
+
+@dataclass(frozen=True)
+class BesideTextSearch:
+    """What a check found.
+
+    Attributes:
+        exact: whether contrastive search gave the tokens and scores of full recomputation.
+        way: "shared prefix", "fork" or "wrong"; empty where it was refused.
+        reason: what was compared, or why not.
+    """
+
+    exact: bool
+    way: str
+    reason: str
+
+
+def beside_text(model_type: str) -> dict[str, Cell]:
+    """The cells of a type of :func:`beside_text_types`."""
+    model = tiny_beside_text(model_type)
+    cells = {"contrastive search": _cell(search(model, prompts_of(model)))}
+    cells |= early_exits(model, prompts_of(model))
+    images = prompts_with_images(model)
+    if images is not None:
+        cells["with an image"] = _with_images(model, images)
+    return cells
+
+
+def _with_images(model: Any, images: Callable[[int], list[Prompt]]) -> Cell:
+    for attempt in range(ATTEMPTS):
+        make_prompts = functools.partial(_moved_on, images, attempt * SEEDS)
+        try:
+            found, exits = search(model, make_prompts), check(model, make_prompts)
+        except ValueError:
+            continue  # random models write image tokens, for which the text read anew has no image
+        reason = "; ".join(each.reason for each in (found, exits) if not each.exact)
+        refused = (not found.exact and not found.way) or exits.refused
+        return Cell("exact" if not reason else "refused" if refused else "wrong", reason)
+    return Cell("-")
+
+
+def _moved_on(images: Callable[[int], list[Prompt]], by: int, seed: int) -> list[Prompt]:
+    return images(seed + by)
+
+
+def quantised_cache(backend: str) -> dict[str, Cell]:
+    """The cell of a quantised cache: on a model that takes branches side by side, one prompt.
+
+    (HQQ packs the rows of a batch together, so that each is read otherwise in another batch.)
+    """
+    settings = {} if backend == "fp8" else {"nbits": 4, "q_group_size": 8, "residual_length": 4}
+    found = search(
+        tiny_model("llama"), lambda seed: prompts(seed)[1:], cached_only=True,
+        cache_implementation="quantized", cache_config={"backend": backend, **settings},
+    )  # fmt: skip
+    return {"contrastive search": _cell(found)}
+
+
+def _cell(found: BesideTextSearch) -> Cell:
+    plain = found.reason == next(iter(READINGS))
+    return (
+        Cell(found.way, "" if plain else found.reason)
+        if found.exact
+        else Cell("wrong" if found.way else "refused", found.reason)
+    )
+
+
+def search(
+    model: Any, make_prompts: Callable[[int], list[Prompt]], cached_only: bool = False, **options: Any
+) -> BesideTextSearch:
+    """Run contrastive search on a batch of two prompts and recompute every score of every step from the first token.
+
+    Args:
+        model: a tiny model.
+        make_prompts: from a seed to the two.
+        cached_only: compare with the model's own cached reading, for caches that lose precision.
+        options: of ``generate``.
+    """
+    found = _search(model, make_prompts, cached_only, options)
+    if found.exact or not found.way:
+        return found
+    unpadded = _search(model, lambda seed: of_one_length(make_prompts(seed)), cached_only, options)
+    if not unpadded.exact:
+        return found
+    return replace(
+        unpadded, reason=f"{unpadded.reason}, without padding, behind which the model itself reads otherwise"
+    )
+
+
+def _search(
+    model: Any, make_prompts: Callable[[int], list[Prompt]], cached_only: bool, options: dict[str, Any]
+) -> BesideTextSearch:
+    difference, against = None, ""
+    for seed in range(SEEDS):
+        rows = make_prompts(seed)
+        try:
+            output = decoding.generate(
+                model, **batch_of(model, rows), penalty_alpha=ALPHA, top_k=TOP_K, max_new_tokens=STEPS,
+                pad_token_id=0, output_scores=True, return_dict_in_generate=True, **options,
+            )  # fmt: skip
+        except DecodingError as refusal:
+            return BesideTextSearch(False, "", one_line(refusal))
+        tokens, scores = output.sequences[:, -STEPS:].tolist(), torch.stack(output.scores, dim=1)
+        for against, reading in list(READINGS.items())[-1 if cached_only else 0 :]:
+            longest = max(len(row.text) for row in rows) if "alone" not in against else 0
+            differences = [
+                _difference(reading, model, row, max(0, longest - len(row.text)), new, given, options)
+                for row, new, given in zip(rows, tokens, scores, strict=True)
+            ]
+            found = next((each for each in differences if each is not None), None)
+            if found is None:
+                way = "shared prefix" if branching_of(_decoding_part(model)).shared else "fork"
+                return BesideTextSearch(True, way, against)
+            difference = difference or found
+    return BesideTextSearch(False, "wrong", f"contrastive search differs from full recomputation: {difference}")
+
+
+def _decoding_part(model: Any) -> Any:
+    """The model that makes the text: some hand everything that they have read to a language model of their own."""
+    inner = getattr(model, "language_model", None)
+    return inner if inner is not None and model.get_output_embeddings() is inner.get_output_embeddings() else model
+
+
+# History (n, dim) and logits (vocab,) of a row's prompt and the tokens that followed.
+Reading = Callable[[Any, Prompt, int, list[int], dict[str, Any]], tuple[Tensor, Tensor]]
+
+
+def _anew(model: Any, row: Prompt, padding: int, new: list[int], options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    read = said(model, replace(row, text=[*row.text, *new]), padding)[-1]
+    return read.hidden, read.logits
+
+
+def _cached(model: Any, row: Prompt, padding: int, new: list[int], options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    steps = said(model, row, padding, new, **options)
+    return torch.cat([step.hidden for step in steps]), steps[-1].logits
+
+
+# A model may itself read a text otherwise behind padding, or what it has written otherwise than a prompt (PaliGemma
+# looks both ways in a prompt); then that reading is the one to equal.
+READINGS: dict[str, Reading] = {
+    "full recomputation of each row alone": _anew,
+    "full recomputation behind the padding": _anew,
+    "the model's own cached reading, which is not that of full recomputation": _cached,
+}
+
+
+def _difference(
+    reading: Reading,
+    model: Any,
+    row: Prompt,
+    padding: int,
+    tokens: list[int],
+    scores: Tensor,
+    options: dict[str, Any],
+) -> str | None:
+    """Where tokens and scores (steps, vocab) of a row are not those of eq. 2 of Su et al.; None where all are."""
+    for step, token in enumerate(tokens):
+        history, logits = reading(model, row, padding, tokens[:step], options)
+        best, candidates = logits.softmax(-1).topk(TOP_K)
+        for probability, candidate in zip(best.tolist(), candidates.tolist(), strict=True):
+            own = reading(model, row, padding, [*tokens[:step], candidate], options)[0][-1:]
+            penalty = float(torch.nn.functional.cosine_similarity(own, history, dim=1).max())
+            error = abs((1 - ALPHA) * probability - ALPHA * penalty - float(scores[step, candidate]))
+            if not error < CLOSE:
+                return f"step {step}: the score of token {candidate} is {error:.1e} off"
+        if token not in candidates.tolist() or scores[step, token] < scores[step].max():
+            return f"step {step}: token {token}"
+    return None

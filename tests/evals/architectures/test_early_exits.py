@@ -1,0 +1,66 @@
+"""The check of early exits sees what is wrong, and a sample of the page's other tables is as it says."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from decoding import DoLa
+from decoding.evals.architectures import early_exits
+from decoding.evals.architectures.beside_text import beside_text_types
+from decoding.evals.architectures.early_exits import check
+from decoding.evals.architectures.readings import Prompt, prompts, said
+from decoding.evals.architectures.tiny import tiny_model
+from decoding.evals.architectures.trial import tried_beside_text, tried_cache
+
+PAGE = Path(__file__).parents[3] / "docs" / "architectures.md"
+
+
+@pytest.mark.parametrize("change", [{"layers": (2, 3)}, {"layers": (0, 1)}, {"alpha": 0.5}])
+def test_exits_that_are_wrong_are_seen(change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Off(DoLa):
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+            return dataclasses.replace(DoLa(*args, **kwargs), **change)
+
+    monkeypatch.setattr(early_exits.decoding, "DoLa", Off)
+    found = check(tiny_model("llama"))
+    assert not found.exact
+    assert "differs from full recomputation: " in found.reason
+
+
+def test_reading_on_from_the_cache_is_reading_anew() -> None:
+    model, prompt = tiny_model("llama"), prompts(0)[0]
+    steps = said(model, prompt, padding=3, forced=[20, 21])
+    anew = said(model, Prompt([*prompt.text, 20, 21], {}))[-1]
+    assert len(steps) == 3
+    assert float((steps[-1].logits - anew.logits).abs().max()) < 1e-4
+    assert [len(step.hidden) for step in steps] == [len(prompt.text), 1, 1]
+
+
+SAMPLE = ["t5", "bart", "whisper", "prophetnet", "t5gemma2", "llava", "gemma3", "qwen2_vl", "mllama", "chameleon"]
+
+
+@pytest.mark.parametrize("name", [*SAMPLE, "fp8"])
+def test_a_type_is_as_the_page_says(name: str) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    if f"transformers {transformers.__version__}," not in text:
+        pytest.skip(f"the page was made with another transformers than {transformers.__version__}")
+    row = tried_cache(name) if name == "fp8" else tried_beside_text(name)
+    further = text.split("\n## ", 1)[1]
+    line = next(line for line in further.splitlines() if line.startswith(f"| {name} |"))
+    verdicts = [cell.verdict for cell in row.cells.values()]
+    assert not row.not_tried
+    assert [cell.strip() for cell in line.split("|")[2 : 2 + len(verdicts)]] == verdicts
+
+
+def test_the_other_tables_have_every_type() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    if f"transformers {transformers.__version__}," in text:
+        further = text.split("\n## ", 1)[1]
+        types = [line.split("|")[1].strip() for line in further.splitlines() if line.startswith("| ")]
+        named = [name for name in types if name not in ("type", "quanto", "hqq", "fp8")]
+        assert sorted(named) == list(beside_text_types())
