@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from decoding.evals import miniature
 from decoding.evals.cli import main
@@ -78,6 +79,7 @@ def evaluate(arguments: Sequence[str], output: Path, rank: int = 0, world: int =
 
     def call() -> None:
         os.environ.update(RANK=str(rank), WORLD_SIZE=str(world))
+        torch.set_num_threads(1)  # remakes the threads that a fork leaves behind, before those that load weights ask
         paths = (output.with_name(f"{output.name}.{stream}{rank}") for stream in ("out", "err"))
         with contextlib.ExitStack() as stack:
             out, err = (stack.enter_context(path.open("w")) for path in paths)
