@@ -5,7 +5,7 @@ from decoding.context_aware import ContextAware
 from decoding.contrastive_decoding import ContrastiveDecoding
 from decoding.contrastive_search import ContrastiveSearch
 from decoding.dola import DoLa
-from decoding.errors import DecodingError, DecodingWarning, InputError, ModelError, OptionError
+from decoding.errors import DecodingError, DecodingWarning, InputError, ModelError, OptionError, OutOfMemoryError
 from decoding.export import export
 from decoding.generation import generate
 from decoding.lol import LOL
@@ -39,6 +39,7 @@ __all__ = [
     "LOLLogitsProcessor",
     "ModelError",
     "OptionError",
+    "OutOfMemoryError",
     "Prompt",
     "Reading",
     "Scorer",
