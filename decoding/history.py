@@ -81,18 +81,6 @@ class HiddenHistory:
         """(batch, k) float32 degeneration penalty of candidates (batch, k, dim)."""
         return degeneration_penalty(candidates, *self._looked_at())
 
-    def repeats(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`penalty`, and (batch, k) int64 which token of the text each candidate is most like, counted from
-        the first slot, padding included.
-        """
-        penalty, slots = degeneration_penalty(candidates, *self._looked_at(), positions=True)
-        slots = slots + self._first
-        if self._order is not None:
-            within = slots < self._order.shape[1]
-            sources = self._order.gather(1, torch.where(within, slots, 0))
-            slots = torch.where(within, sources, slots)
-        return penalty, slots
-
     def select(
         self, logits: Tensor, probabilities: Tensor, candidates: Tensor, penalty_alpha: float, hidden: Tensor
     ) -> Selection:
