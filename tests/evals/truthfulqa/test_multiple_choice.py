@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from decoding.errors import OptionError
 from decoding.evals import miniature
 from decoding.evals.cli import main
 from decoding.evals.configurations import configured
@@ -330,12 +329,3 @@ def test_bad_input_is_one_line(arguments: list[str], message: str, capfd: pytest
     assert out == ""
     assert len(err.splitlines()) == 1
     assert message in err
-
-
-def test_tuning_is_not_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    from decoding.evals.truthfulqa.miniature import tuned
-
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(OptionError, match="all validation questions in one process"):
-        tuned(None, None, "expert")
