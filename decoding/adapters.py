@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
 
+from decoding.calls import NO_KEYWORDS
 from decoding.errors import ModelError, OptionError, nearest
 from decoding.placement import is_offloaded
 
@@ -141,9 +141,9 @@ class MixedRows:
         for handle in self._handles:
             handle.remove()
 
-    def _name(self, _layer: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    def _name(self, _layer: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any] = NO_KEYWORDS) -> Any:
         if _reading.get() is not self:
-            return None  # another context, in which torch may leave out the keywords while the hook is taken off
+            return None
         rows = len(inputs[0])
         return inputs, {**named, "adapter_names": [BASE] * rows if self.by_slices else self.repeated(rows)}
 

@@ -7,13 +7,10 @@ head that is rebuilt outside the model must give the model's own logits, or the 
 
 from __future__ import annotations
 
-import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,9 +22,9 @@ from decoding.errors import ModelError, OptionError
 from decoding.failures import forward_pass, says_nothing_of_the_model
 from decoding.few_rows import few_rows
 from decoding.placement import input_device
-from decoding.recipes import HEAD_RECIPES, HeadRecipe
+from decoding.recipes import HEAD_RECIPES, HeadRecipe, unpadded
 
-__all__ = ["Anatomy", "anatomy", "captured_inputs", "captured_outputs", "relative_error", "tolerance"]
+__all__ = ["Anatomy", "anatomy", "relative_error", "tolerance"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ class Anatomy:
         last layer. Without it they are those of the head alone on the raw state.
         """
         states = self.before_head(states, final_norm)
-        return self.logits(model, states) if final_norm else self._cut(model, self.head(states))
+        return self.logits(model, states) if final_norm else unpadded(model, self.head(states))
 
     def all_logits(
         self, model: Any, hidden: Tensor, normed: Tensor | None, bare: Tensor | None = None
@@ -116,11 +113,7 @@ class Anatomy:
         with few_rows(states.numel() // states.shape[-1], states.device):
             product = self.head(states)
         final, lower, raw = product.split([len(hidden), len(early), len(raw)])
-        return after(model, final), after(model, lower), self._cut(model, raw)
-
-    def _cut(self, model: Any, logits: Tensor) -> Tensor:
-        """Without what the model leaves out of its own logits."""
-        return logits[..., : getattr(model.config.get_text_config(decoder=True), "unpadded_vocab_size", None)]
+        return after(model, final), after(model, lower), unpadded(model, raw)
 
     def _recipe(self, model: Any) -> HeadRecipe:
         if self.recipe is None:
@@ -267,49 +260,6 @@ def relative_error(value: Tensor, reference: Tensor) -> float:
     if value.shape != reference.shape or not bool(torch.isfinite(value).all()):
         return float("inf")
     return float((value - reference).square().mean().sqrt() / reference.square().mean().sqrt().clamp_min(1e-30))
-
-
-@contextmanager
-def captured_outputs(module: nn.Module, part: Callable[[Any], Any] = lambda output: output) -> Iterator[list[Any]]:
-    """Collect what ``module`` returns to this thread while the context is open, or a part of it."""
-    outputs: list[Any] = []
-    thread = threading.get_ident()
-
-    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        if threading.get_ident() == thread:
-            outputs.append(part(output))
-
-    handle = module.register_forward_hook(keep)
-    try:
-        yield outputs
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def captured_inputs(layers: Sequence[nn.Module], last: bool = False) -> Iterator[list[Tensor]]:
-    """Collect the hidden states (batch, n, dim) that each layer is given in this thread while the context is open.
-
-    Args:
-        layers: decoder layers, in order.
-        last: only those of the last token, (batch, 1, dim).
-    """
-    states: list[Tensor] = []
-    thread = threading.get_ident()
-
-    # In other threads torch may call a hook that is being taken off, as one that is given no keywords.
-    def keep(_module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any] = MappingProxyType({})) -> None:
-        if threading.get_ident() == thread:
-            hidden = inputs[0] if inputs else named.get("hidden_states")
-            if isinstance(hidden, Tensor):
-                states.append(hidden[:, -1:].clone() if last else hidden)  # a view would keep the rest
-
-    handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in layers]
-    try:
-        yield states
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 # --- from layers to hidden states to logits --------------------------------------------------------------------------

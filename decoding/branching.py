@@ -135,8 +135,8 @@ def _require_exact(model: Any, inputs: dict[str, Any], ids: Tensor, hidden: list
     whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], kept], dim=1)}
     if "attention_mask" in inputs:
         mask = inputs["attention_mask"]
-        whole["attention_mask"] = torch.cat([mask, mask.new_ones(2, 3)], dim=1)
-    anew = Stream.open(model, **whole).prompt.hidden[:, -3:]
+        whole["attention_mask"] = torch.cat([mask, mask.new_ones(2, KEPT)], dim=1)
+    anew = Stream.open(model, **whole).prompt.hidden[:, -KEPT:]
     stepwise = torch.stack([hidden[0][rows, chosen, 0], hidden[1][rows, chosen, 0], hidden[2][:, 0]], dim=1)
     error = relative_error(stepwise, anew)
     # Half precision may send a token to another expert, which is far from equal and yet no fault.

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.cache_utils import (
+    Cache,
     CacheLayerMixin,
     DynamicLayer,
     DynamicSlidingWindowLayer,
@@ -22,13 +23,13 @@ from transformers.cache_utils import (
 
 __all__ = [
     "GrowingLayer",
-    "counts_tokens",
     "grow_in_place",
     "is_recurrent",
     "is_sliding",
     "layers_of",
     "make_room_to_look_ahead",
     "self_attention_cache",
+    "tokens_in",
 ]
 
 # Storage grows by at least this many tokens, and by a sixteenth of the length where that is more: at most 6% of the
@@ -217,9 +218,14 @@ def is_recurrent(cache: Any) -> bool:
     return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers_of(cache))
 
 
-def counts_tokens(cache: Any) -> bool:
-    """Whether the cache knows how many tokens it holds: one of recurrent layers alone does not."""
-    return any(isinstance(layer, CacheLayerMixin) for layer in layers_of(cache))
+def tokens_in(cache: Any) -> int:
+    """How many tokens a cache that is handed in holds; 0 where there is none.
+
+    One of recurrent layers alone does not count tokens, and is always read from the start.
+    """
+    if not isinstance(cache, Cache) or not any(isinstance(layer, CacheLayerMixin) for layer in layers_of(cache)):
+        return 0
+    return int(self_attention_cache(cache).get_seq_length())
 
 
 def is_sliding(layer: object) -> bool:

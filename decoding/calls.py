@@ -1,17 +1,22 @@
-"""Which modules a forward pass calls, with what, and which of them lead from one of its tensors to another."""
+"""What modules are given and return in a forward pass of this thread, and how one of its tensors becomes another."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Call", "chained", "recorded_calls", "same"]
+__all__ = ["NO_KEYWORDS", "Call", "captured_inputs", "captured_outputs", "chained", "recorded_calls", "same"]
+
+# What a hook of ours sees in another thread while this one takes it off: torch then calls it as one that is given no
+# keywords.
+NO_KEYWORDS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(eq=False)
@@ -43,10 +48,9 @@ def recorded_calls(model: nn.Module) -> Iterator[list[Call]]:
     running: list[Call] = []
     thread = threading.get_ident()
 
-    def enter(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def enter(module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any] = NO_KEYWORDS) -> None:
         if threading.get_ident() == thread:
-            first = inputs[0] if inputs else named.get("hidden_states")
-            calls.append(Call(module, first if isinstance(first, Tensor) else None))
+            calls.append(Call(module, _given(inputs, named)))
             running.append(calls[-1])
 
     def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -62,6 +66,54 @@ def recorded_calls(model: nn.Module) -> Iterator[list[Call]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def captured_outputs(module: nn.Module, part: Callable[[Any], Any] = lambda output: output) -> Iterator[list[Any]]:
+    """Collect what ``module`` returns to this thread while the context is open, or a part of it."""
+    outputs: list[Any] = []
+    thread = threading.get_ident()
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if threading.get_ident() == thread:
+            outputs.append(part(output))
+
+    handle = module.register_forward_hook(keep)
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def captured_inputs(layers: Sequence[nn.Module], last: bool = False) -> Iterator[list[Tensor]]:
+    """Collect the hidden states (batch, n, dim) that each layer is given in this thread while the context is open.
+
+    Args:
+        layers: decoder layers, in order.
+        last: only those of the last token, (batch, 1, dim).
+    """
+    states: list[Tensor] = []
+    thread = threading.get_ident()
+
+    def keep(_module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any] = NO_KEYWORDS) -> None:
+        if threading.get_ident() == thread:
+            hidden = _given(inputs, named)
+            if hidden is not None:
+                states.append(hidden[:, -1:].clone() if last else hidden)  # a view would keep the rest
+
+    handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in layers]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _given(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor | None:
+    """The tensor that a module is given first."""
+    first = inputs[0] if inputs else named.get("hidden_states")
+    return first if isinstance(first, Tensor) else None
 
 
 def chained(calls: Sequence[Call], start: Tensor, end: Tensor | None = None) -> list[Call] | None:

@@ -20,9 +20,9 @@ from torch import Tensor
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from decoding.adapters import adapter_state
-from decoding.anatomy import captured_inputs
 from decoding.attention import grouped_heads
 from decoding.cache import LOOKED_AHEAD, GrowingLayer, layers_of
+from decoding.calls import captured_inputs
 from decoding.capturable import check_capturable
 from decoding.errors import ModelError
 from decoding.failures import forward_pass

@@ -11,11 +11,12 @@ from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper
 
 from decoding.anatomy import anatomy, call_backbone
+from decoding.cache import tokens_in
 from decoding.errors import InputError, OptionError
 from decoding.history import HiddenHistory
 from decoding.kernels.selection import contrastive_scores
 from decoding.strategy import Session, Strategy, argmax_first, require_count, require_range
-from decoding.stream import Stream, tokens_in
+from decoding.stream import Stream
 
 __all__ = ["ContrastiveSearch"]
 

@@ -43,7 +43,7 @@ class HiddenHistory:
         self._expected = expected
         self._prompt = prompt
         self._padding = 0  # of the row that has most
-        self._order: Tensor | None = None  # (batch, slots) what goes to each slot, where padding stands between tokens
+        self._slots: Tensor | None = None  # (batch, places) where each goes, where padding stands between tokens
         self._offset = 0  # the slot that the storage begins with
         self._states: Tensor | None = None  # (batch, capacity, dim)
         self._inverse_norms: Tensor | None = None  # (batch, capacity)
@@ -53,7 +53,7 @@ class HiddenHistory:
             self._padding = int(self.start.max())
             if bool((present[:, :-1] & ~present[:, 1:]).any()):
                 # Padding first, tokens behind it in their order.
-                self._order = present.int().argsort(dim=1, stable=True)
+                self._slots = present.int().argsort(dim=1, stable=True).argsort(dim=1)
                 self._prompt = mask.shape[1]
                 self._offset = 0 if window is None else max(0, self._prompt - window)
 
@@ -66,8 +66,8 @@ class HiddenHistory:
     def append(self, hidden: Tensor) -> None:
         """Add (batch, n, dim) hidden states; of more than the window, the last."""
         n = hidden.shape[1]
-        if self._order is not None and self.length < self._prompt:
-            self._scatter(hidden, self._order)
+        if self._slots is not None and self.length < self._prompt:
+            self._scatter(hidden, self._slots)
             return
         if self.window is not None and n > self.window:
             hidden = hidden[:, -self.window :]
@@ -94,8 +94,6 @@ class HiddenHistory:
         self._states, self._inverse_norms = self.states[here], self._inverse_norms[here]
         if self.start is not None:
             self.start = self.start[rows.to(self.start.device)]
-        if self._order is not None:
-            self._order = self._order[rows.to(self._order.device)]
 
     def reaches(self, window: int | None) -> bool:
         """Whether what is kept is all that a penalty with this window looks at."""
@@ -145,14 +143,14 @@ class HiddenHistory:
             self._inverse_norms[:, : self.length - first] = norms[:, kept]
         self._offset = first
 
-    def _scatter(self, hidden: Tensor, order: Tensor) -> None:
+    def _scatter(self, hidden: Tensor, slots: Tensor) -> None:
         """A piece of a prompt whose padding is anywhere: each state goes to its own slot."""
         if self._states is None:
             size = self._prompt - self._offset + BLOCK
             self._states = hidden.new_zeros(len(hidden), size, hidden.shape[2])
             self._inverse_norms = torch.zeros(len(hidden), size, dtype=torch.float32, device=hidden.device)
         n = hidden.shape[1]
-        slots = order.argsort(dim=1)[:, self.length : self.length + n].to(hidden.device) - self._offset
+        slots = slots[:, self.length : self.length + n].to(hidden.device) - self._offset
         row, place = (slots >= 0).nonzero(as_tuple=True)
         kept = hidden[row, place]
         assert self._inverse_norms is not None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
-from decoding.cache import counts_tokens
+from decoding.cache import tokens_in
 from decoding.errors import InputError
 
 __all__ = ["check_cache", "check_mask", "check_tokens"]
@@ -59,7 +59,7 @@ def check_mask(model: Any, input_ids: Tensor, model_kwargs: Mapping[str, Any]) -
         InputError: another shape, other values than 0 and 1, or a row of padding alone.
     """
     mask, positions = model_kwargs.get("attention_mask"), model_kwargs.get("position_ids")
-    past = _holds_tokens(model_kwargs.get("past_key_values"))
+    past = tokens_in(model_kwargs.get("past_key_values")) > 0
     if isinstance(positions, Tensor) and not past and positions.shape[-1] != input_ids.shape[1]:
         # transformers makes them from the mask, and then drops a mask that is all ones, whatever its width.
         raise InputError(
@@ -98,10 +98,6 @@ def check_cache(model: Any, cache: Any) -> None:
             f"past_key_values: is a {type(cache).__name__}; accepted by {type(model).__name__} is a Cache of "
             "transformers such as DynamicCache"
         )
-
-
-def _holds_tokens(cache: Any) -> bool:
-    return isinstance(cache, Cache) and counts_tokens(cache) and int(cache.get_seq_length()) > 0
 
 
 def _dtype(tensor: Tensor) -> str:

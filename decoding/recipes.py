@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["HEAD_RECIPES", "HeadRecipe"]
+__all__ = ["HEAD_RECIPES", "HeadRecipe", "unpadded"]
 
 # What is done to hidden states before the head and to logits after it, each a function of model and tensor.
 HeadRecipe = tuple[Callable[[Any, Tensor], Tensor], Callable[[Any, Tensor], Tensor]]
@@ -25,10 +25,10 @@ def _as_it_is(model: Any, tensor: Tensor) -> Tensor:
 def _softcapped(model: Any, logits: Tensor) -> Tensor:
     config = _text_config(model)
     cap = config.logits_soft_cap if hasattr(config, "logits_soft_cap") else config.final_logit_softcapping
-    return _unpadded(model, torch.tanh(logits / cap) * cap)
+    return unpadded(model, torch.tanh(logits / cap) * cap)
 
 
-def _unpadded(model: Any, logits: Tensor) -> Tensor:
+def unpadded(model: Any, logits: Tensor) -> Tensor:
     """Without the rows that only fill up the head."""
     return logits[..., : getattr(_text_config(model), "unpadded_vocab_size", None)]
 
@@ -60,6 +60,6 @@ HEAD_RECIPES: dict[str, HeadRecipe] = {
     ),
     "head of hidden / logits_mup_width_multiplier": (  # Inkling
         lambda model, hidden: hidden / _text_config(model).logits_mup_width_multiplier,
-        _unpadded,
+        unpadded,
     ),
 }

@@ -18,17 +18,18 @@ from transformers.cache_utils import Cache
 from transformers.generation.utils import ALL_CACHE_NAMES
 
 from decoding.adapters import MixedRows
-from decoding.anatomy import Anatomy, anatomy, captured_inputs, captured_outputs
+from decoding.anatomy import Anatomy, anatomy
 from decoding.branching import Branching, branching_of, may_share
 from decoding.cache import (
-    counts_tokens,
     grow_in_place,
     is_recurrent,
     is_sliding,
     layers_of,
     make_room_to_look_ahead,
     self_attention_cache,
+    tokens_in,
 )
+from decoding.calls import captured_inputs, captured_outputs
 from decoding.capturable import capture_requested, request_capture
 from decoding.captured_steps import CapturedSteps
 from decoding.errors import InputError, ModelError
@@ -40,7 +41,7 @@ from decoding.quantised_cache import is_quantised
 from decoding.reading import Reading, joined, recorded, reordered
 from decoding.shared_prefix import Shared
 
-__all__ = ["Stream", "tokens_in"]
+__all__ = ["Stream"]
 
 
 class Stream:
@@ -419,11 +420,3 @@ class Stream:
 def _was_written(cache: Cache) -> bool:
     """Whether the prompt left something in the cache: some models are handed one and let it be (OpenAI GPT, XLM)."""
     return any(getattr(layer, "is_initialized", True) for layer in layers_of(cache))
-
-
-def tokens_in(cache: Any) -> int:
-    """How many tokens a cache that is handed in holds; 0 where there is none.
-
-    One of recurrent layers alone does not count tokens, and is always read from the start.
-    """
-    return int(self_attention_cache(cache).get_seq_length()) if isinstance(cache, Cache) and counts_tokens(cache) else 0

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from decoding.adapters import MixedRows, expert_adapter, unwrapped
-from decoding.anatomy import anatomy, captured_inputs, captured_outputs
+from decoding.anatomy import anatomy
+from decoding.calls import captured_inputs, captured_outputs
 from decoding.contrast_strategy import ContrastStrategy
 from decoding.errors import InputError, ModelError, OptionError
 from decoding.failures import forward_pass, not_a_number

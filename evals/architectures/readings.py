@@ -1,7 +1,7 @@
 """What a model by itself says of a text, from its first token or token by token, through its own ``generate``.
 
 So the masks, positions and special inputs of each model type are its own, and nothing is shared with the way in which
-the library decodes.
+the library decodes, but for a hook that watches a module.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutput
 
+from decoding.calls import captured_outputs
 from decoding.errors import ModelError
 from decoding.evals.architectures.tiny import VOCAB
 
-__all__ = ["Prompt", "Said", "batch_of", "of_one_length", "prompts", "said"]
+__all__ = ["LENGTHS", "Prompt", "Said", "batch_of", "of_one_length", "prompts", "said"]
 
 LENGTHS = (6, 19)  # of the prompts: one within the tiny models' window of 8 tokens, and one beyond it
 
@@ -126,26 +127,23 @@ def said(
         layers = _layers(model, prompt)[ended_after:]
         handles += [layer.register_forward_hook(_hand_on, with_kwargs=True) for layer in layers]
     try:
-        output = model.generate(
-            **batch_of(model, [prompt], padding), max_new_tokens=len(forced) + 1, do_sample=False,
-            use_cache=bool(forced), pad_token_id=0, logits_processor=LogitsProcessorList([_Forced(forced)]),
-            output_logits=True, output_hidden_states=True, return_dict_in_generate=True, **options,
-        )  # fmt: skip
+        with captured_outputs(model.get_decoder()) as decoded:
+            output = model.generate(
+                **batch_of(model, [prompt], padding), max_new_tokens=len(forced) + 1, do_sample=False,
+                use_cache=bool(forced), pad_token_id=0, logits_processor=LogitsProcessorList([_Forced(forced)]),
+                output_logits=True, output_hidden_states=True, return_dict_in_generate=True, **options,
+            )  # fmt: skip
     finally:
         for handle in handles:
             handle.remove()
     by_step = output.get("decoder_hidden_states", output.get("hidden_states"))
-    return [
-        Said(
-            logits[0].float(),
-            [layer[0, -1] for layer in states],
-            spoken[0, -1],
-            states[-1][0, 0 if step else padding :].float(),
-        )
-        for step, (logits, states, spoken) in enumerate(
-            zip(output.logits, by_step, given[-len(by_step) :], strict=True)
-        )
-    ]
+    made = []
+    for step, (logits, states, spoken) in enumerate(zip(output.logits, by_step, given[-len(by_step) :], strict=True)):
+        # Gemma 3n keeps several states a token, and makes one of them at the end.
+        hidden = states[-1] if states[-1].dim() == 3 else decoded[step].last_hidden_state
+        read = hidden[0, 0 if step else padding :].float()
+        made.append(Said(logits[0].float(), [layer[0, -1] for layer in states], spoken[0, -1], read))
+    return made
 
 
 class _Forced(LogitsProcessor):

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 import decoding
 from decoding.errors import DecodingError
+from decoding.evals.architectures.readings import LENGTHS, Prompt, batch_of, prompts
 from decoding.evals.architectures.recomputation import Step, recomputed
 from decoding.evals.architectures.results import Cell
-from decoding.evals.architectures.tiny import VOCAB
 from decoding.loading import one_line
 from decoding.stream import Stream
 
 __all__ = ["contrastive_search"]
 
 ALPHA, TOP_K, STEPS = 0.6, 4, 8
-LENGTHS = (6, 19)  # of the two prompts: one grows past the window of 8 tokens, the other one is past it
 # Where two scores (or the last candidate's probability and the next one's) lie closer than this, float32, whose error
 # in a score is about 1e-6, may decide either way: prompts are drawn until no step is so close, SEEDS times at most.
 SEPARATED, SEEDS = 2e-5, 6
@@ -33,14 +31,11 @@ def contrastive_search(model: Any) -> dict[str, Cell]:
     padding: a model whose own reading depends on padding is not to be blamed on the search.
     """
     rows, alone = _separated(model)
-    longest = max(LENGTHS)
-    padding = [longest - len(row) for row in rows]
-    ids = torch.tensor([[0] * pad + row for pad, row in zip(padding, rows, strict=True)])
-    mask = (torch.arange(longest) >= torch.tensor(padding)[:, None]).long()
+    batch = batch_of(model, rows)
     try:
-        way = Stream.open(model, input_ids=ids, attention_mask=mask).branching
+        way = Stream.open(model, **batch).branching
         output = decoding.generate(
-            model, ids, attention_mask=mask, penalty_alpha=ALPHA, top_k=TOP_K, max_new_tokens=STEPS, pad_token_id=0,
+            model, **batch, penalty_alpha=ALPHA, top_k=TOP_K, max_new_tokens=STEPS, pad_token_id=0,
             output_scores=True, return_dict_in_generate=True,
         )  # fmt: skip
     except DecodingError as refusal:
@@ -48,7 +43,7 @@ def contrastive_search(model: Any) -> dict[str, Cell]:
     differs = _difference(output, alone)
     independent = Cell("exact")
     if differs:
-        behind = [recomputed(model, row, pad, ALPHA, TOP_K, STEPS) for row, pad in zip(rows, padding, strict=True)]
+        behind = [recomputed(model, row, max(LENGTHS) - len(row.text), ALPHA, TOP_K, STEPS) for row in rows]
         if _distance(alone, behind) > CLOSE:
             independent = Cell("no", "its own reading of a text depends on the padding before it, by generate() too")
             differs = _difference(output, behind)
@@ -60,12 +55,11 @@ def contrastive_search(model: Any) -> dict[str, Cell]:
     }
 
 
-def _separated(model: Any) -> tuple[list[list[int]], list[list[Step]]]:
+def _separated(model: Any) -> tuple[list[Prompt], list[list[Step]]]:
     """Two prompts after which no step is close, and the recomputation of each row alone; the widest found, if none."""
     best: tuple[float, Any] = (-1.0, None)
     for seed in range(SEEDS):
-        generator = torch.Generator().manual_seed(seed)
-        rows = [torch.randint(10, VOCAB, (length,), generator=generator).tolist() for length in LENGTHS]
+        rows = prompts(seed)
         alone = [recomputed(model, row, 0, ALPHA, TOP_K, STEPS) for row in rows]
         margin = min(step.margin for steps in alone for step in steps)
         if margin > best[0]:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decoding.anatomy import anatomy, captured_inputs, captured_outputs
+from decoding.anatomy import anatomy
+from decoding.calls import captured_inputs, captured_outputs
 from decoding.errors import ModelError, OptionError
 from decoding.layers import depth_of
 

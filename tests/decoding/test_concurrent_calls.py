@@ -13,7 +13,7 @@ from torch import nn
 
 import decoding
 from decoding.adapters import BASE, MixedRows
-from decoding.anatomy import captured_inputs
+from decoding.calls import captured_inputs, recorded_calls
 
 
 def in_a_thread(call):
@@ -31,11 +31,17 @@ def capturing(layer):
     return stack.close
 
 
+def recording(layer):
+    stack = contextlib.ExitStack()
+    stack.enter_context(recorded_calls(layer))
+    return stack.close
+
+
 def mixing(layer):
     return MixedRows(nn.Sequential(layer), [BASE, "amateur"]).release
 
 
-@pytest.mark.parametrize("hang", [capturing, mixing])
+@pytest.mark.parametrize("hang", [capturing, recording, mixing])
 def test_a_hook_that_another_thread_takes_off_does_not_break_a_forward(hang):
     """Torch lists a module's hooks, then looks up for each one whether it is given keywords: too late for this one."""
     layer = nn.Sequential(nn.Linear(4, 4))
