@@ -15,14 +15,13 @@ reads beside greedy search weighs more here than there.
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from turns import Worker, WorkerEnded, llama, measure, paired_ratio, quantile, serve, timed, write_csv
+from turns import Worker, llama, measure, paired_ratio, quantile, serve, timed, written
 
 GREEDY, LOOP, OURS, WINDOW = (
     "greedy (transformers)",
@@ -45,17 +44,8 @@ def main() -> int:
     if options.worker:
         work(options)
         return 0
-    left_out = 0
-    for context in options.contexts:
-        try:
-            rows = compare(context, options)
-        except WorkerEnded as ended:
-            left_out += 1
-            print(f"\ncontext {context}: left out, {ended}", flush=True)
-            continue
-        write_csv(_merged(rows, options.output), COLUMNS, options.output)
-    print(f"\nwritten: {options.output}")
-    return int(left_out > 0)
+    sizes = [(1, context) for context in options.contexts]
+    return written(lambda _, context: compare(context, options), sizes, COLUMNS, options.output, keep=KEY)
 
 
 def parse() -> argparse.Namespace:
@@ -81,7 +71,7 @@ def parse() -> argparse.Namespace:
 
 def compare(context: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """All methods at one context, taking turns."""
-    methods = (GREEDY, LOOP, OURS)
+    methods = (GREEDY, LOOP, OURS, WINDOW)
     starts = {method: functools.partial(start, method, context, options) for method in methods}
     runs, facts = measure(starts, options.turns, options.device)
     print(f"\ncontext {context}, prompt read in {options.prefill_chunk or 'one'} piece(s), k = {options.k}")
@@ -147,6 +137,7 @@ def _method(model: Any, name: str, options: argparse.Namespace) -> Any:
         GREEDY: None,
         LOOP: Greedy(),
         OURS: decoding.ContrastiveSearch(penalty_alpha=0.6, top_k=options.k),
+        WINDOW: decoding.ContrastiveSearch(0.6, options.k, max_history=options.max_history),
     }
 
     def generate(ids: Any, **kwargs: Any) -> Any:
@@ -182,14 +173,6 @@ def _row(
         "dtype": options.dtype,
         **{name: facts[method][name] for name in ("device", "threads", "torch", "transformers", "python")},
     }  # fmt: skip
-
-
-def _merged(rows: list[dict[str, Any]], output: Path) -> list[dict[str, Any]]:
-    """Rows of one context, and those of other sizes that the file has, in order."""
-    before = list(csv.DictReader(output.open(newline=""))) if output.exists() else []
-    new = {tuple(str(row[name]) for name in KEY) for row in rows}
-    kept = [row for row in before if tuple(row[name] for name in KEY) not in new]
-    return sorted([*kept, *rows], key=lambda row: (str(row["prefill_chunk"]), int(row["context"])))
 
 
 if __name__ == "__main__":

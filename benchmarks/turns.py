@@ -125,14 +125,29 @@ def take_turns(
 
 
 def written(
-    compare: Callable[[int, int], list[dict[str, Any]]], sizes: Sequence[Any], columns: list[str], output: Path
+    compare: Callable[[int, int], list[dict[str, Any]]],
+    sizes: Sequence[Any],
+    columns: list[str],
+    output: Path,
+    keep: Sequence[str] = (),
 ) -> int:
-    """Compare at each size (batch, context) and write the rows; 1 where a size was left out, 0 otherwise."""
-    rows: list[dict[str, Any]] = []
+    """Compare at each size (batch, context) and write the rows; 1 where a size was left out, 0 otherwise.
+
+    Args:
+        compare: gives the rows of a size.
+        sizes: batch and context of each.
+        columns: of the file.
+        output: the file.
+        keep: columns that tell rows of one size from those of another: rows that the file has of sizes which are not
+            measured now stay. Without them it is written anew.
+    """
+    rows: list[dict[str, Any]] = list(csv.DictReader(output.open(newline=""))) if keep and output.exists() else []
     left_out = 0
     for batch, context in sizes:
         try:
-            rows += compare(batch, context)
+            found = compare(batch, context)
+            new = {tuple(str(row[name]) for name in keep) for row in found} if keep else set()
+            rows = [row for row in rows if tuple(str(row[name]) for name in keep) not in new] + found
         except WorkerEnded as ended:
             left_out += 1
             print(f"\nbatch {batch}, context {context}: left out, {ended}", flush=True)

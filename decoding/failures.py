@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from decoding.errors import DecodingError, ModelError, OutOfMemoryError
+from decoding.loading import one_line
 
 __all__ = ["forward_pass", "not_a_number", "says_nothing_of_the_model", "within_memory"]
 
@@ -46,7 +47,7 @@ def forward_pass(model: Any, rows: int, tokens: int, behind: int) -> Iterator[No
         past = isinstance(context, int) and 0 < context < behind + tokens
         hint = f"; its context is {context} tokens: ask for fewer new ones" if past else ""
         raise ModelError(
-            f"{type(model).__name__} failed on {what} ({type(error).__name__}: {_line(error)}){hint}"
+            f"{type(model).__name__} failed on {what} ({type(error).__name__}: {one_line(error)}){hint}"
         ) from error
 
 
@@ -71,8 +72,8 @@ def within_memory(model: Any, what: str) -> Iterator[None]:
             raise
         # Its traceback holds the activations of the pass, some of them (in closures) beyond the reach of clear_frames.
         raise OutOfMemoryError(
-            f"{type(model).__name__} ran out of memory on {what} ({_line(error)}); give it fewer or shorter rows at a "
-            "time"
+            f"{type(model).__name__} ran out of memory on {what} ({one_line(error)}); give it fewer or shorter rows "
+            "at a time"
         ) from error.with_traceback(None)
 
 
@@ -95,7 +96,3 @@ def _is_out_of_memory(error: BaseException) -> bool:
         return True
     # What torch raises where a CPU's memory ends is a plain RuntimeError.
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

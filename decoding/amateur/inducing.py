@@ -19,6 +19,7 @@ from decoding.adapters import adapters_of, unwrapped
 from decoding.amateur.examples import Example
 from decoding.anatomy import anatomy
 from decoding.errors import InputError, ModelError, OptionError
+from decoding.loading import one_line
 
 __all__ = ["Recipe", "induce"]
 
@@ -187,7 +188,7 @@ def _written(output: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
             raise
         raise OptionError(
-            f"{output}: cannot be written ({' '.join(str(error).split())[:160]}); make room and give the same command "
+            f"{output}: cannot be written ({one_line(error)}); make room and give the same command "
             "again: it goes on from the last checkpoint"
         ) from error
 

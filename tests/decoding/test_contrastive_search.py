@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 from search_oracle import contrastive_search_steps, contrastive_search_tokens
-from tiny_models import DECODER_ONLY, ENCODER_DECODER, VOCAB, tiny_model
+from tiny_models import DECODER_ONLY, ENCODER_DECODER, VOCAB, left_padded, random_prompt, tiny_model
 
 import decoding
 from decoding.branching import branching_of
@@ -16,22 +16,11 @@ from decoding.contrastive_search import _top
 STEPS = 14
 
 
-def _prompt(length: int, seed: int) -> list[int]:
-    return torch.randint(3, VOCAB, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
-
-
-def _left_padded(prompts: list[list[int]]) -> dict[str, torch.Tensor]:
-    width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(each)) + each for each in prompts])
-    mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in prompts])
-    return {"input_ids": ids, "attention_mask": mask}
-
-
 @pytest.mark.parametrize("name", DECODER_ONLY)
 @pytest.mark.parametrize(("alpha", "k"), [(0.6, 4), (0.3, 7)])
 def test_tokens_are_those_of_full_recomputation(name: str, alpha: float, k: int) -> None:
     model = tiny_model(name)
-    prompt = _prompt(11, seed=1)
+    prompt = random_prompt(11, seed=1)
     tokens = decoding.generate(model, torch.tensor([prompt]), max_new_tokens=STEPS, penalty_alpha=alpha, top_k=k)
     assert tokens[0, 11:].tolist() == contrastive_search_tokens(model, prompt, alpha, k, STEPS)
 
@@ -41,8 +30,8 @@ def test_tokens_are_those_of_full_recomputation(name: str, alpha: float, k: int)
 @pytest.mark.parametrize("name", [name for name in DECODER_ONLY if name != "mamba"])
 def test_left_padded_rows_are_those_of_full_recomputation(name: str) -> None:
     model = tiny_model(name)
-    prompts = [_prompt(length, seed=length) for length in (5, 13, 1)]
-    batch = _left_padded(prompts)
+    prompts = [random_prompt(length, seed=length) for length in (5, 13, 1)]
+    batch = left_padded(prompts)
     tokens = decoding.generate(model, **batch, max_new_tokens=STEPS, penalty_alpha=0.6, top_k=4)[:, 13:]
     for row, prompt in zip(tokens.tolist(), prompts, strict=True):
         assert row == contrastive_search_tokens(model, prompt, 0.6, 4, STEPS)
@@ -51,7 +40,7 @@ def test_left_padded_rows_are_those_of_full_recomputation(name: str) -> None:
 @pytest.mark.parametrize("name", ENCODER_DECODER)
 def test_encoder_decoder_models(name: str) -> None:
     model = tiny_model(name)
-    encoder = [_prompt(7, seed=3), _prompt(7, seed=4)]
+    encoder = [random_prompt(7, seed=3), random_prompt(7, seed=4)]
     start = model.config.decoder_start_token_id
     tokens = decoding.generate(
         model, torch.tensor(encoder), max_new_tokens=10, penalty_alpha=0.6, top_k=4, num_beams=1, do_sample=False
@@ -71,14 +60,14 @@ def test_the_fast_way_of_branching_is_found_where_it_is_right() -> None:
 @pytest.mark.parametrize("settings", [{"penalty_alpha": 0.0, "top_k": 5}, {"penalty_alpha": 0.7, "top_k": 1}])
 def test_no_penalty_or_no_choice_is_greedy_search(name: str, settings: dict[str, float]) -> None:
     model = tiny_model(name)
-    ids = torch.tensor([_prompt(9, seed=5)])
+    ids = torch.tensor([random_prompt(9, seed=5)])
     greedy = model.generate(ids, max_new_tokens=20, do_sample=False)
     assert decoding.generate(model, ids, max_new_tokens=20, **settings).tolist() == greedy.tolist()
 
 
 def test_scores_returned_are_contrastive_scores() -> None:
     model = tiny_model("llama")
-    prompt = _prompt(8, seed=6)
+    prompt = random_prompt(8, seed=6)
     output = decoding.generate(
         model, torch.tensor([prompt]), max_new_tokens=5, penalty_alpha=0.6, top_k=4,
         return_dict_in_generate=True, output_scores=True,
@@ -100,14 +89,14 @@ def test_padding_whose_embedding_is_zero_does_not_disturb() -> None:
     model = tiny_model("llama")
     with torch.no_grad():
         model.get_input_embeddings().weight[0] = 0
-    prompts = [_prompt(4, seed=7), _prompt(12, seed=8)]
-    tokens = decoding.generate(model, **_left_padded(prompts), max_new_tokens=STEPS, penalty_alpha=0.6, top_k=4)
+    prompts = [random_prompt(4, seed=7), random_prompt(12, seed=8)]
+    tokens = decoding.generate(model, **left_padded(prompts), max_new_tokens=STEPS, penalty_alpha=0.6, top_k=4)
     assert tokens[0, 12:].tolist() == contrastive_search_tokens(model, prompts[0], 0.6, 4, STEPS)
 
 
 def test_a_mask_with_holes_keeps_what_it_hides_out_of_the_history() -> None:
     model = tiny_model("llama")
-    prompt = _prompt(10, seed=9)
+    prompt = random_prompt(10, seed=9)
     mask = torch.ones(1, 10, dtype=torch.long)
     mask[0, 3:5] = 0
     with_hole = decoding.generate(
@@ -121,7 +110,7 @@ def test_a_mask_with_holes_keeps_what_it_hides_out_of_the_history() -> None:
 def test_half_precision_runs_and_scores_in_float32() -> None:
     model = tiny_model("llama").to(torch.bfloat16)
     output = decoding.generate(
-        model, torch.tensor([_prompt(8, seed=1)]), max_new_tokens=4, penalty_alpha=0.6, top_k=4,
+        model, torch.tensor([random_prompt(8, seed=1)]), max_new_tokens=4, penalty_alpha=0.6, top_k=4,
         return_dict_in_generate=True, output_scores=True,
     )  # fmt: skip
     assert all(scores.dtype == torch.float32 for scores in output.scores)
@@ -153,7 +142,7 @@ def test_more_candidates_than_tokens_are_refused() -> None:
 
 def test_every_token_may_be_a_candidate() -> None:
     model = tiny_model("llama")
-    prompt = _prompt(6, seed=2)
+    prompt = random_prompt(6, seed=2)
     tokens = decoding.generate(model, torch.tensor([prompt]), penalty_alpha=0.6, top_k=VOCAB, max_new_tokens=3)
     assert tokens[0, 6:].tolist() == contrastive_search_tokens(model, prompt, 0.6, VOCAB, 3)
 

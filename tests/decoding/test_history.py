@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from search_oracle import contrastive_search_tokens
-from tiny_models import VOCAB, tiny_model
+from tiny_models import left_padded, random_prompt, tiny_model
 
 import decoding
 from decoding.history import BLOCK, HiddenHistory
@@ -14,28 +14,17 @@ from decoding.kernels.degeneration_penalty import degeneration_penalty_naive
 STEPS = 14
 
 
-def _prompt(length: int, seed: int) -> list[int]:
-    return torch.randint(3, VOCAB, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
-
-
-def _left_padded(prompts: list[list[int]]) -> dict[str, torch.Tensor]:
-    width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(each)) + each for each in prompts])
-    mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in prompts])
-    return {"input_ids": ids, "attention_mask": mask}
-
-
 @pytest.mark.parametrize("window", [1, 5, 16, 500])
 @pytest.mark.parametrize("name", ["llama", "mistral-sliding", "bloom"])
 def test_only_the_last_tokens_count(name: str, window: int) -> None:
     """Rows of a left-padded batch, by shared prefix and by forked rows, the prompt at once and in pieces."""
     model = tiny_model(name)
-    prompts = [_prompt(4, seed=1), _prompt(12, seed=2)]
+    prompts = [random_prompt(4, seed=1), random_prompt(12, seed=2)]
     strategy = decoding.ContrastiveSearch(0.9, 5, max_history=window)
     expected = [contrastive_search_tokens(model, each, 0.9, 5, STEPS, window=window) for each in prompts]
     for piece in (None, 5):
         tokens = decoding.generate(
-            model, **_left_padded(prompts), strategy=strategy, max_new_tokens=STEPS, prefill_chunk_size=piece
+            model, **left_padded(prompts), strategy=strategy, max_new_tokens=STEPS, prefill_chunk_size=piece
         )
         assert tokens[:, 12:].tolist() == expected
 
@@ -87,7 +76,7 @@ def test_the_states_of_a_prompt_are_held_once() -> None:
     """In storage that ends where the text will; nothing of them hangs on the stream."""
     model = tiny_model("llama")
     strategy = decoding.ContrastiveSearch(0.6, 4)
-    ids, kwargs, config = decoding.Stream.prepare(model, input_ids=torch.tensor([_prompt(90, seed=3)]))
+    ids, kwargs, config = decoding.Stream.prepare(model, input_ids=torch.tensor([random_prompt(90, seed=3)]))
     config.max_length, config.prefill_chunk_size = 100, 16
     with torch.no_grad():
         session = strategy.session(model, ids, kwargs, config)
@@ -99,13 +88,13 @@ def test_the_states_of_a_prompt_are_held_once() -> None:
 def test_a_continued_cache_keeps_its_history_or_reads_it_anew() -> None:
     """A narrower window takes it over; a wider one than was kept reads the text again."""
     model = tiny_model("llama")
-    prompt = _prompt(12, seed=4)
+    prompt = random_prompt(12, seed=4)
     for first, second in [(None, 6), (6, None), (6, 9), (9, 6)]:
         output = decoding.generate(
             model, torch.tensor([prompt]), strategy=decoding.ContrastiveSearch(0.9, 5, max_history=first),
             max_new_tokens=4, return_dict_in_generate=True,
         )  # fmt: skip
-        so_far = [*output.sequences[0].tolist(), *_prompt(3, seed=5)]
+        so_far = [*output.sequences[0].tolist(), *random_prompt(3, seed=5)]
         tokens = decoding.generate(
             model, torch.tensor([so_far]), strategy=decoding.ContrastiveSearch(0.9, 5, max_history=second),
             past_key_values=output.past_key_values, max_new_tokens=6,

@@ -9,20 +9,9 @@ import torch
 from torch import Tensor
 
 
-@torch.no_grad()
-def contrastive_search_tokens(
-    model: Any,
-    prompt: list[int],
-    alpha: float,
-    k: int,
-    steps: int,
-    encoder_ids: list[int] | None = None,
-    window: int | None = None,
-) -> list[int]:
-    """The tokens chosen after ``prompt`` (the decoder's, where ``encoder_ids`` are the encoder's), where the penalty
-    looks ``window`` tokens back.
-    """
-    return [token for token, _ in contrastive_search_steps(model, prompt, alpha, k, steps, encoder_ids, window)]
+def contrastive_search_tokens(*arguments: Any, **more: Any) -> list[int]:
+    """The tokens chosen; takes what :func:`contrastive_search_steps` takes."""
+    return [token for token, _ in contrastive_search_steps(*arguments, **more)]
 
 
 @torch.no_grad()
@@ -35,7 +24,9 @@ def contrastive_search_steps(
     encoder_ids: list[int] | None = None,
     window: int | None = None,
 ) -> list[tuple[int, dict[int, float]]]:
-    """For each step the token chosen, and the contrastive score of every candidate."""
+    """For each step after ``prompt`` (the decoder's, where ``encoder_ids`` are the encoder's) the token chosen, and the
+    contrastive score of every candidate, where the penalty looks ``window`` tokens back.
+    """
     model = copy.deepcopy(model).double()
     text, chosen = list(prompt), []
     for _ in range(steps):

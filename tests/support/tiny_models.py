@@ -107,3 +107,16 @@ def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:
                 parameter.mul_(4.0)
     model.generation_config.eos_token_id = None  # random models end at random; tests that want an end set one
     return model
+
+
+def random_prompt(length: int, seed: int) -> list[int]:
+    """Token ids from 3 on."""
+    return torch.randint(3, VOCAB, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def left_padded(prompts: list[list[int]]) -> dict[str, torch.Tensor]:
+    """The prompts as one batch for ``generate``."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(each)) + each for each in prompts])
+    mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in prompts])
+    return {"input_ids": ids, "attention_mask": mask}
