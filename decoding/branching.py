@@ -6,7 +6,7 @@ import inspect
 import threading
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,14 +23,21 @@ from decoding.quantised_cache import is_quantised
 if TYPE_CHECKING:
     from decoding.stream import Stream
 
-__all__ = ["Branching", "branching_of", "may_share", "probe_batch", "walked"]
+__all__ = ["Branching", "Way", "branching_of", "may_share", "probe_batch", "walked"]
+
+
+Way = Literal["shared prefix", "fork", "read anew"]
 
 
 @dataclass(frozen=True)
 class Branching:
-    """Which way a model branches. ``shared`` is the fast one; ``reason`` says why not, or how close the check came."""
+    """Which way a model branches, and why no cheaper one or how close the check came.
 
-    shared: bool
+    ``way`` is "shared prefix" (:mod:`decoding.shared_prefix`), "fork" (:mod:`decoding.forked_rows`) or "read anew"
+    (:mod:`decoding.reading_anew`), the cheapest that is right.
+    """
+
+    way: Way
     reason: str
 
 
@@ -60,20 +67,33 @@ def may_share(stream: Stream) -> bool:
 
 
 @torch.no_grad()
-def branching_of(model: Any) -> Branching:
-    """Whether a model answers rightly with a shared prefix: compared with forked rows on a small left-padded batch.
+def branching_of(model: Any, use_cache: bool = True, padded: bool = True) -> Branching:
+    """The cheapest way of branching on which a model answers rightly, found on a small batch of two rows.
 
-    Done once per model, attention implementation, dtype and device; a few forward passes over a dozen tokens.
+    A shared prefix is compared with forked rows, and these with the same texts read anew, from their first token. Done
+    once per model, attention implementation, dtype and device; a few forward passes over a dozen tokens.
+
+    Args:
+        model: a generating transformers model.
+        use_cache: as of the call; without a cache every branch is read anew.
+        padded: whether rows may have padding before them. What is right with it is right without; some models (Git)
+            misread their cache behind padding only.
+
+    Raises:
+        ModelError: no way is right: what the model makes of a token changes with those after it.
     """
     config = model.config.get_text_config(decoder=True)
-    key = (getattr(config, "_attn_implementation", None), model.dtype, str(input_device(model)), model.training)
+    attention = getattr(config, "_attn_implementation", None)
+    key = (attention, model.dtype, str(input_device(model)), model.training, use_cache, padded)
     per_model = _checked.setdefault(model, {})
     with _checking:
         if key not in per_model:
             # The check itself opens streams on this model; they must not check again.
-            per_model[key] = Branching(False, "being checked")
+            per_model[key] = Branching("fork", "being checked")
             try:
-                found = per_model[key] = _check(model)
+                found = per_model[key] = _right_behind_padding(model, use_cache, padded) or _check(
+                    model, use_cache, padded
+                )
                 if found.reason == NO_NUMBERS:
                     del per_model[key]  # it says nothing of the model once it is mended
                 return found
@@ -83,73 +103,112 @@ def branching_of(model: Any) -> Branching:
         return per_model[key]
 
 
-def _check(model: Any) -> Branching:
+def _right_behind_padding(model: Any, use_cache: bool, padded: bool) -> Branching | None:
+    """For rows without padding the way that is right with it, unless that is none or a dear one."""
+    if padded:
+        return None
+    try:
+        found = branching_of(model, use_cache)
+    except ModelError as refusal:
+        if says_nothing_of_the_model(refusal):
+            raise
+        return None
+    return None if found.way == "read anew" and use_cache and found.reason != NO_NUMBERS else found
+
+
+def _check(model: Any, use_cache: bool, padded: bool) -> Branching:
+    if model.config.is_encoder_decoder:
+        return Branching("fork", FORKED_BY_CONSTRUCTION) if use_cache else Branching("read anew", "use_cache=False")
+    inputs, ids = probe_batch(model, padded)
+    stream = _opened(model, inputs | {"use_cache": use_cache})
+    if stream.cacheless:
+        return _read_anew(model, inputs, ids, stream.cacheless)
+    forked = _walked_or_why_not(stream, "fork", ids)
+    if isinstance(forked, str):
+        return _read_anew(model, inputs, ids, f"its rows cannot be forked ({forked})")
+    if any(bool(each.isnan().any()) for each in forked):
+        return Branching("fork", NO_NUMBERS)
+    error = _error_of_reading_on(model, inputs, ids, forked)
+    if not error < _allowed(model):
+        reason = f"reading on from its cache differs from reading the text anew (relative error {error:.1e})"
+        return _read_anew(model, inputs, ids, reason)
+    stream = _opened(model, inputs)
+    if not may_share(stream):
+        return Branching("fork", "its cache or its forward() cannot place branches side by side")
+    shared = _walked_or_why_not(stream, "shared prefix", ids)
+    if isinstance(shared, str):
+        # Whatever a model's forward raises on a 4-D mask means the same: it does not take one.
+        return Branching("fork", f"its forward() refuses branches side by side ({shared})")
+    error = max(relative_error(one, other) for one, other in zip(shared, forked, strict=True))
+    if error < tolerance(model.dtype):
+        return Branching("shared prefix", f"shared prefix equals forked rows (relative error {error:.1e})")
+    return Branching("fork", f"shared prefix differs from forked rows (relative error {error:.1e})")
+
+
+def _opened(model: Any, inputs: dict[str, Any]) -> Stream:
     from decoding.stream import Stream
 
-    if model.config.is_encoder_decoder:
-        return Branching(False, FORKED_BY_CONSTRUCTION)
-    inputs, ids = probe_batch(model)
-    hidden: dict[bool, list[Tensor]] = {}
-    for shared in (False, True):
-        stream = Stream.open(model, **inputs)
-        stream.branching = Branching(shared, "")
-        if shared and not may_share(stream):
-            return Branching(False, "its cache or its forward() cannot place branches side by side")
-        try:
-            hidden[shared] = walked(stream, ids)
-        except Exception as failure:
-            refusal = failure.__cause__ or failure
-            if says_nothing_of_the_model(refusal):
-                raise
-            if not shared:
-                if isinstance(failure, DecodingError) and failure.__cause__ is None:
-                    raise
-                raise ModelError(
-                    f"{type(model).__name__}: its rows cannot be forked ({type(refusal).__name__}: "
-                    f"{one_line(refusal, 80)}), so it cannot be branched"
-                ) from refusal
-            # Whatever a model's forward raises on a 4-D mask means the same: it does not take one.
-            return Branching(
-                False, f"its forward() refuses branches side by side ({type(refusal).__name__}: {str(refusal)[:80]})"
-            )
-        if not shared:
-            if any(bool(each.isnan().any()) for each in hidden[False]):
-                return Branching(False, NO_NUMBERS)
-            _require_exact(model, inputs, ids, hidden[False])
-    error = max(relative_error(one, other) for one, other in zip(hidden[True], hidden[False], strict=True))
-    if error < tolerance(model.dtype):
-        return Branching(True, f"shared prefix equals forked rows (relative error {error:.1e})")
-    return Branching(False, f"shared prefix differs from forked rows (relative error {error:.1e})")
+    return Stream.open(model, **inputs)
 
 
-def _require_exact(model: Any, inputs: dict[str, Any], ids: Tensor, hidden: list[Tensor]) -> None:
-    """Raise ModelError where forked rows differ from the same texts read anew, from their first token.
+def _walked_or_why_not(stream: Stream, way: Way, ids: Tensor) -> list[Tensor] | str:
+    """What :func:`walked` gives with branches of this kind, or what went wrong."""
+    stream.branching = Branching(way, "")
+    try:
+        return walked(stream, ids)
+    except Exception as failure:
+        refusal = failure.__cause__ or failure
+        meant = isinstance(failure, DecodingError) and failure.__cause__ is None
+        if says_nothing_of_the_model(refusal) or (meant and way == "fork"):
+            raise
+        return f"{type(refusal).__name__}: {one_line(refusal, 80)}"
+
+
+def _error_of_reading_on(model: Any, inputs: dict[str, Any], ids: Tensor, forked: list[Tensor]) -> float:
+    """How far forked rows are from the same texts read anew.
 
     Some models answer otherwise with a cache than without one (in transformers 5.23 those that choose the keys to look
-    at by an index of their own): contrastive search on them would be wrong without a word.
+    at by an index of their own): contrastive search on their cache would be wrong without a word.
     """
-    from decoding.stream import Stream
-
     rows, chosen = torch.arange(2, device=ids.device), torch.tensor(CHOSEN, device=ids.device)
     kept = torch.stack([ids[rows, chosen], ids[rows, 3 + chosen], ids[:, 0]], dim=1)
-    whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], kept], dim=1)}
-    if "attention_mask" in inputs:
-        mask = inputs["attention_mask"]
-        whole["attention_mask"] = torch.cat([mask, mask.new_ones(2, KEPT)], dim=1)
-    anew = Stream.open(model, **whole).prompt.hidden[:, -KEPT:]
-    stepwise = torch.stack([hidden[0][rows, chosen, 0], hidden[1][rows, chosen, 0], hidden[2][:, 0]], dim=1)
-    error = relative_error(stepwise, anew)
-    # Half precision may send a token to another expert, which is far from equal and yet no fault.
-    allowed = 1e-2 if model.dtype in (torch.float32, torch.float64) else 0.3
-    if not error < allowed:
+    anew = _opened(model, _continued(inputs, kept)).prompt.hidden[:, -KEPT:]
+    stepwise = torch.stack([forked[0][rows, chosen, 0], forked[1][rows, chosen, 0], forked[2][:, 0]], dim=1)
+    return relative_error(stepwise, anew)
+
+
+def _read_anew(model: Any, inputs: dict[str, Any], ids: Tensor, reason: str) -> Branching:
+    """The way without a cache, which is right where the states of a text's beginning stay what they are as it grows."""
+    before = _opened(model, inputs | {"use_cache": False}).prompt.hidden
+    after = _opened(model, _continued(inputs, ids[:, :KEPT]) | {"use_cache": False}).prompt.hidden
+    read = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
+    before, after = before[:, : read.shape[1]][read], after[:, : read.shape[1]][read]
+    if bool(before.isnan().any()):
+        return Branching("read anew", NO_NUMBERS)
+    error = relative_error(after, before)
+    if not error < _allowed(model):
         raise ModelError(
-            f"{type(model).__name__}: reading on from its cache differs from reading the text anew (relative error "
-            f"{error:.1e}), so its branches cannot be trusted"
+            f"{type(model).__name__}: {reason}, and what it makes of a token changes with those after it (relative "
+            f"error {error:.1e}), so it cannot be branched"
         )
+    return Branching("read anew", reason)
 
 
-def probe_batch(model: Any) -> tuple[dict[str, Any], Tensor]:
-    """A small left-padded batch of prompts as ``generate`` takes it, and (2, 6) tokens to go on with."""
+def _continued(inputs: dict[str, Any], tokens: Tensor) -> dict[str, Any]:
+    """The same prompts with (batch, n) tokens more."""
+    whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], tokens], dim=1)}
+    if "attention_mask" in inputs:
+        whole["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(tokens)], dim=1)
+    return whole
+
+
+def _allowed(model: Any) -> float:
+    """Relative error of a reading that counts as right: half precision may send a token to another expert."""
+    return 1e-2 if model.dtype in (torch.float32, torch.float64) else 0.3
+
+
+def probe_batch(model: Any, padded: bool = True) -> tuple[dict[str, Any], Tensor]:
+    """A small batch of prompts as ``generate`` takes it, one left-padded, and (2, 6) tokens to go on with."""
     config = model.config.get_text_config(decoder=True)
     windows = [value for name in WINDOWS if isinstance(value := getattr(config, name, None), int) and value <= 64]
     # Past each window where that is cheap; real models have windows of thousands, whose mask is the same code.
@@ -159,7 +218,8 @@ def probe_batch(model: Any) -> tuple[dict[str, Any], Tensor]:
         length = min(length, context - KEPT)
     ids = probe_inputs(model, batch=2, length=length + 6)["input_ids"]
     mask = torch.ones_like(ids[:, :length])
-    mask[0, : length // 3] = 0
+    if padded:
+        mask[0, : length // 3] = 0
     takes_mask = "attention_mask" in inspect.signature(model.forward).parameters
     inputs: dict[str, Any] = {"input_ids": ids[:, :length]}
     if takes_mask:

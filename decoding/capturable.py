@@ -61,6 +61,8 @@ def _call_reason(
     if model.config.is_encoder_decoder:
         return "it is an encoder-decoder, whose decoder takes positions from the length of its cache"
     cache = model_kwargs.get("past_key_values")
+    if model_kwargs.get("use_cache") is False:
+        return "use_cache=False has it read the whole text at each step"
     if cache is None or (hasattr(cache, "layers") and is_recurrent(cache)):
         return "it keeps a state of another kind than keys and values"
     if getattr(cache, "_is_user_defined", False) or (isinstance(cache, DynamicCache) and cache.get_seq_length() > 0):
@@ -137,8 +139,8 @@ def _capturable(model: Any) -> _Capturable:
 
 def _reason(model: Any) -> str | None:
     branching = branching_of(model)
-    if not branching.shared:
-        return f"its branches are forked rows ({branching.reason})"
+    if branching.way != "shared prefix":
+        return f"its branches are not side by side ({branching.way}: {branching.reason})"
     if not anatomy(model).separable:
         return "its head cannot be applied apart from its layers"
     if is_shared_out(model):

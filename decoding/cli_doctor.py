@@ -14,7 +14,7 @@ from rich.table import Table
 
 import decoding
 from decoding.anatomy import anatomy, probe_inputs
-from decoding.cache import self_attention_cache
+from decoding.cache import layers_of
 from decoding.cli_options import Device, Dtype, Json, Model, as_json, console
 from decoding.errors import DecodingError
 from decoding.kernels import OPERATIONS
@@ -85,9 +85,9 @@ def _service(model: Any) -> dict[str, Any]:
         if parts.no_early_exit is not None:
             report["no early exits because"] = parts.no_early_exit
         stream = Stream.open(model, input_ids=probe_inputs(model)["input_ids"])
-        kinds = Counter(type(layer).__name__ for layer in self_attention_cache(stream.cache).layers)
-        report["cache"] = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
-        report["branching"] = "shared prefix" if stream.branching.shared else "forked rows"
+        kinds = Counter(type(layer).__name__ for layer in ([] if stream.cacheless else layers_of(stream.cache)))
+        report["cache"] = ", ".join(f"{count} x {kind}" for kind, count in kinds.items()) or stream.cacheless
+        report["branching"] = stream.branching.way
         report["branching because"] = stream.branching.reason
     except Exception as error:  # whatever a model's own code raises here, it is the reason why it is not served
         report["branching"] = "refused"

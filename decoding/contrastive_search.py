@@ -162,7 +162,8 @@ class ContrastiveSearchSession(Session):
     def close(self) -> Any:
         """The cache, with the history beside it, so that a later call that continues it need not read it again."""
         cache = self.stream.close()
-        cache.hidden_history = (self.stream.input_ids, self.history)
+        if cache is not None:
+            cache.hidden_history = (self.stream.input_ids, self.history)
         return cache
 
     def release(self) -> None:

@@ -17,7 +17,7 @@ from decoding.reading import Reading, branched, joined, picked, reordered
 if TYPE_CHECKING:
     from decoding.stream import Stream
 
-__all__ = ["Forked"]
+__all__ = ["Forked", "repeated"]
 
 
 class Forked:
@@ -46,15 +46,7 @@ class Forked:
     def _read(self, flat: Tensor, start: int, end: int) -> Reading:
         """One forward pass over tokens ``start`` to ``end`` of every branch; ``hidden`` is (batch·branches, n, dim)."""
         stream = self.stream
-        kwargs = stream.grown_kwargs(end)
-        if kwargs.get("encoder_outputs") is not None:
-            kwargs["encoder_outputs"] = copy.copy(kwargs["encoder_outputs"])  # transformers expands it in place
-        ids, kwargs = stream.model._expand_inputs_for_generation(
-            expand_size=self.branches,
-            is_encoder_decoder=bool(stream.model.config.is_encoder_decoder),
-            input_ids=stream.input_ids,
-            **kwargs,
-        )
+        ids, kwargs = repeated(stream, stream.grown_kwargs(end), self.branches)
         ids = torch.cat([ids, flat[:, :end]], dim=1)
         inputs = stream.model.prepare_inputs_for_generation(ids, next_sequence_length=end - start, **kwargs)
         return stream.run(inputs, every_logit=True)
@@ -99,3 +91,16 @@ class Forked:
 
     def _rows(self) -> Tensor:
         return torch.arange(self.stream.batch, device=self.stream.input_ids.device)
+
+
+def repeated(stream: Stream, kwargs: dict[str, Any], branches: int) -> tuple[Tensor, dict[str, Any]]:
+    """A stream's tokens and keyword arguments with each row repeated once per branch; the cache is left as it is."""
+    if kwargs.get("encoder_outputs") is not None:
+        kwargs = kwargs | {"encoder_outputs": copy.copy(kwargs["encoder_outputs"])}  # transformers expands it in place
+    ids, kwargs = stream.model._expand_inputs_for_generation(
+        expand_size=branches,
+        is_encoder_decoder=bool(stream.model.config.is_encoder_decoder),
+        input_ids=stream.input_ids,
+        **kwargs,
+    )
+    return ids, kwargs

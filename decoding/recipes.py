@@ -24,8 +24,13 @@ def _as_it_is(model: Any, tensor: Tensor) -> Tensor:
 
 def _softcapped(model: Any, logits: Tensor) -> Tensor:
     config = _text_config(model)
-    cap = config.logits_soft_cap if hasattr(config, "logits_soft_cap") else config.final_logit_softcapping
+    names = ("logits_soft_cap", "output_logit_soft_cap", "final_logit_softcapping")
+    cap: Any = next((value for name in names if (value := getattr(config, name, None)) is not None), None)
     return unpadded(model, torch.tanh(logits / cap) * cap)
+
+
+def _multiplied_and_softcapped(model: Any, logits: Tensor) -> Tensor:
+    return _softcapped(model, logits * _text_config(model).output_multiplier)
 
 
 def unpadded(model: Any, logits: Tensor) -> Tensor:
@@ -36,7 +41,8 @@ def unpadded(model: Any, logits: Tensor) -> Tensor:
 # The one that comes closest to the model's own logits is used, of several the first.
 HEAD_RECIPES: dict[str, HeadRecipe] = {
     "head": (_as_it_is, _as_it_is),
-    "head, soft-capped": (_as_it_is, _softcapped),  # Gemma 2, RecurrentGemma, Inkling 2
+    "head, soft-capped": (_as_it_is, _softcapped),  # Gemma 2, RecurrentGemma, Inkling 2, xLSTM
+    "head, times output_multiplier, soft-capped": (_as_it_is, _multiplied_and_softcapped),  # Muse
     "head, times logit_scale": (_as_it_is, lambda model, logits: logits * _text_config(model).logit_scale),  # Cohere
     "head, over logits_scaling": (
         _as_it_is,

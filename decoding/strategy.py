@@ -201,9 +201,10 @@ def check_generation_config(name: str, config: GenerationConfig) -> None:
             f"num_beams={config.num_beams}: as custom_generate, {name} chooses one token a row; for beam search pass "
             "logits_processor=[strategy.logits_processor(model)] to model.generate"
         )
-    if config.use_cache is False:
+    if config.use_cache is False and config.prefill_chunk_size is not None:
         raise OptionError(
-            f"use_cache=False: {name} reads candidates behind a cached prefix; accepted is use_cache=True"
+            f"prefill_chunk_size={config.prefill_chunk_size}: without a cache ({name} was given use_cache=False) a "
+            "prompt is read at once; leave one of them out"
         )
     for option in ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp"):
         if getattr(config, option, None):

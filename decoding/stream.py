@@ -7,6 +7,8 @@ verbs and never see a cache, a mask or a position id.
 
 from __future__ import annotations
 
+import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -32,16 +34,19 @@ from decoding.cache import (
 from decoding.calls import captured_inputs, captured_outputs
 from decoding.capturable import capture_requested, request_capture
 from decoding.captured_steps import CapturedSteps
-from decoding.errors import InputError, ModelError
+from decoding.errors import DecodingWarning, InputError, ModelError, OptionError
 from decoding.failures import forward_pass
 from decoding.few_rows import few_rows
 from decoding.forest import Forest, as_branches, side_by_side
 from decoding.forked_rows import Forked
 from decoding.quantised_cache import is_quantised
 from decoding.reading import Reading, joined, recorded, reordered
+from decoding.reading_anew import ReadAnew, read_anew
 from decoding.shared_prefix import Shared
 
 __all__ = ["Stream"]
+
+_told: weakref.WeakSet[Any] = weakref.WeakSet()  # models whose cost was warned of
 
 
 class Stream:
@@ -72,6 +77,8 @@ class Stream:
             last of them).
         length: how many slots have been read and kept, padding included.
         padded: whether some of them hold padding.
+        cacheless: why every step reads the whole text anew (:mod:`decoding.reading_anew`): the call says
+            ``use_cache=False``, or the model keeps no cache that can be read on from; empty where it does.
     """
 
     def __init__(
@@ -96,7 +103,9 @@ class Stream:
         self.kwargs = model_kwargs
         self.restorable = restorable
         self.batch = input_ids.shape[0]
-        self._pending: Shared | Forked | None = None
+        self.cacheless = "use_cache=False" if model_kwargs.get("use_cache") is False else ""
+        self._use_cache = not self.cacheless  # as the call has it
+        self._pending: Shared | Forked | ReadAnew | None = None
         self._fork: Forked | None = None
         self.constant_inputs: dict[str, Any] | None = None  # of branches; set by Shared
         self.captured: CapturedSteps | None = None
@@ -111,21 +120,17 @@ class Stream:
         if isinstance(cache, Cache):
             grow_in_place(cache, expected)
         past = tokens_in(cache)
-        self.prompt, read = self._read_prompt(generation_config or model.generation_config, whole_prompt, prompt_states)
+        config = generation_config or model.generation_config
+        self._in_pieces = config.prefill_chunk_size is not None
+        self.prompt, read = self._read_prompt(config, whole_prompt, prompt_states)
         self.length = past + read
-        if not isinstance(self.cache, Cache):
-            raise ModelError(
-                f"{type(model).__name__} keeps its state in a {type(self.cache).__name__}, which cannot be branched: "
-                "accepted are models whose state is a transformers Cache"
-            )
-        if not _was_written(self.cache):
-            raise ModelError(
-                f"{type(model).__name__} reads the whole text at each step and keeps nothing in its cache, so it "
-                "cannot be branched: accepted are models that read on from a transformers Cache"
-            )
-        grow_in_place(self.cache, expected)
         mask = self.padding_mask
         self.padded = mask is not None and not bool(mask.all())
+        if not self.cacheless:
+            if useless := _why_useless(self.cache):
+                self._leave_cache(useless)
+            else:
+                grow_in_place(self.cache, expected)
         self._branching: Branching | None = None
 
     @classmethod
@@ -146,7 +151,10 @@ class Stream:
             prepared.update(kwargs, input_ids=input_ids)
             return input_ids
 
-        config = GenerationConfig(max_new_tokens=1, do_sample=False, num_beams=1, penalty_alpha=None, use_cache=True)
+        use_cache = inputs.pop("use_cache", True)
+        config = GenerationConfig(
+            max_new_tokens=1, do_sample=False, num_beams=1, penalty_alpha=None, use_cache=use_cache
+        )
         if model.generation_config.cache_implementation and inputs.get("past_key_values") is None:
             config.cache_implementation = "dynamic"  # what a model is configured with is for the text of generate()
         model.generate(**inputs, generation_config=config, custom_generate=keep)
@@ -163,10 +171,13 @@ class Stream:
         """Read (batch, n) tokens and keep them; ``hidden`` is (batch, n, dim)."""
         self.drop()
         self._collapse()
-        if tokens.shape[1] > 1 and is_recurrent(self.cache):
+        if not self.cacheless and tokens.shape[1] > 1 and is_recurrent(self.cache):
             return joined([self.extend(token) for token in tokens.split(1, dim=1)])
         self.kwargs = self.grown_kwargs(tokens.shape[1])
         self.input_ids = torch.cat([self.input_ids, tokens], dim=1)
+        if self.cacheless:
+            self.length += tokens.shape[1]
+            return read_anew(self, self.input_ids, self.kwargs, tokens.shape[1])
         if self.captured is not None and tokens.shape[1] == 1:
             reading = self.captured.read(self, tokens[:, None], self.kwargs["position_ids"][:, -1:])
         else:
@@ -192,7 +203,11 @@ class Stream:
         """
         self.drop()
         tokens = tokens[:, :, None] if tokens.dim() == 2 else tokens
-        if self.side_by_side:
+        if self.branching.way == "read anew" and not self.cacheless:
+            self._leave_cache(self.branching.reason)
+        if self.cacheless:
+            self._pending = ReadAnew(self, tokens)
+        elif self.side_by_side:
             self._collapse()
             self._pending = Shared(self, tokens)
         else:
@@ -252,12 +267,13 @@ class Stream:
             return
         if is_quantised(self.cache):
             raise ModelError(f"rewind({length}): a quantised cache has packed the tokens that it should forget")
-        try:
-            self_attention_cache(self.cache).crop(-excess)
-        except (RuntimeError, AttributeError, TypeError) as error:
-            raise ModelError(
-                f"{type(self.model).__name__}: its cache cannot be rewound by {excess} tokens ({error})"
-            ) from error
+        if not self.cacheless:
+            try:
+                self_attention_cache(self.cache).crop(-excess)
+            except (RuntimeError, AttributeError, TypeError) as error:
+                raise ModelError(
+                    f"{type(self.model).__name__}: its cache cannot be rewound by {excess} tokens ({error})"
+                ) from error
         self.length = length
         if self.captured is not None:
             self.captured.forget()
@@ -279,7 +295,7 @@ class Stream:
     def branching(self) -> Branching:
         """How this stream branches; the first time that a model is asked, it is checked."""
         if self._branching is None:
-            self._branching = branching_of(self.model)
+            self._branching = branching_of(self.model, self._use_cache, self.padded)
         return self._branching
 
     @branching.setter
@@ -288,8 +304,8 @@ class Stream:
 
     @property
     def side_by_side(self) -> bool:
-        """Whether branches share one prefix; forked rows otherwise."""
-        return self.branching.shared and may_share(self)
+        """Whether branches share one prefix."""
+        return not self.cacheless and self.branching.way == "shared prefix" and may_share(self)
 
     @property
     def cache(self) -> Any:
@@ -302,9 +318,11 @@ class Stream:
         return self.kwargs.get("decoder_attention_mask" if self._encoder_decoder else "attention_mask")
 
     def close(self) -> Any:
-        """Forget an uncommitted branch and return the cache, fit to be continued by plain ``generate``."""
+        """Forget an uncommitted branch and return the cache, for plain ``generate`` to continue; None if none."""
         self.drop()
         self._collapse()
+        if self.cacheless:
+            return None
         for layer in layers_of(self.cache):
             if is_sliding(layer):
                 layer.record_past = False
@@ -332,11 +350,12 @@ class Stream:
             self._pending.reorder(rows)
         else:
             self._collapse()
-            self.cache.reorder_cache(rows)
+            if not self.cacheless:
+                self.cache.reorder_cache(rows)
         self.input_ids = self.input_ids[rows]
         self.kwargs = reordered(self.kwargs, rows)
 
-    # --- for the two ways of branching ------------------------------------------------------------------------------
+    # --- for the three ways of branching ----------------------------------------------------------------------------
 
     def grown_kwargs(self, n: int) -> dict[str, Any]:
         """The model's keyword arguments once n more tokens are read: masks and positions are longer."""
@@ -405,10 +424,35 @@ class Stream:
         return reading, sum(read for _, read in seen)
 
     def _take_cache(self, output: Any) -> None:
+        if self.cacheless:
+            return
         for name in ALL_CACHE_NAMES:
             if name in output and output[name] is not None:
                 self.kwargs[name] = output[name]
                 return
+
+    def _leave_cache(self, reason: str) -> None:
+        """Read the whole text at each step from here on."""
+        name = type(self.model).__name__
+        if getattr(self.cache, "_is_user_defined", False):
+            raise InputError(f"past_key_values: {name} is read without a cache ({reason}): leave it out")
+        if self.kwargs.get("inputs_embeds") is not None:
+            raise InputError(f"inputs_embeds: {name} is read without a cache ({reason}): pass the prompt as input_ids")
+        if self.length != self.input_ids.shape[1]:
+            raise ModelError(f"{name}: {reason}, and it reads tokens beside its text's, so it cannot be branched")
+        if self._in_pieces:
+            raise OptionError(f"prefill_chunk_size: {name} is read without a cache ({reason}): leave it out")
+        if self.model not in _told:
+            _told.add(self.model)
+            warnings.warn(
+                f"{name}: {reason}; its whole text is read anew at every step, which costs more the longer it is",
+                DecodingWarning,
+                stacklevel=2,
+            )
+        self._fork = None
+        self.cacheless = reason
+        self.kwargs = {key: value for key, value in self.kwargs.items() if key not in ALL_CACHE_NAMES}
+        self.kwargs["use_cache"] = False
 
     def _collapse(self) -> None:
         """Bring a forked cache back to one row per row."""
@@ -417,6 +461,10 @@ class Stream:
             fork.collapse()
 
 
-def _was_written(cache: Cache) -> bool:
-    """Whether the prompt left something in the cache: some models are handed one and let it be (OpenAI GPT, XLM)."""
-    return any(getattr(layer, "is_initialized", True) for layer in layers_of(cache))
+def _why_useless(cache: Any) -> str:
+    """Why a cache that a model has read its prompt into cannot be read on from; empty where it can."""
+    if not isinstance(cache, Cache):
+        return f"it keeps its state in a {type(cache).__name__}, which cannot be branched"
+    # Some models are handed one and let it be (OpenAI GPT, XLM).
+    written = any(getattr(layer, "is_initialized", True) for layer in layers_of(cache))
+    return "" if written else "it reads the whole text at each step and keeps nothing in its cache"

@@ -96,7 +96,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "minimax": {"block_size": 8},
     "minimax_m3_vl_text": {
         "layer_types": ["minimax_m3_sparse", "full_attention"] * 2, "mlp_layer_types": ["sparse", "dense"] * 2,
-        "index_block_size": 2, "index_topk_blocks": 3,
+        "index_block_size": 2, "index_topk_blocks": 3, "index_n_heads": 2,
     },
     "qwen4_exp_text": QWEN4,
     "reformer": {

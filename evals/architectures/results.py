@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 __all__ = ["Cell", "Row", "read_table", "section", "table", "totals"]
 
-WAYS = ("shared prefix", "fork")
+WAYS = ("shared prefix", "fork", "read anew")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def table(rows: Sequence[Row], columns: Sequence[str], versions: Mapping[str, st
         "times at most, until no two scores of a step lie closer than 2e-5.", "",
         f"Of {counts['types']} types {tried} write text and could be built and read. Of these {exact} "
         f"({exact / max(tried, 1):.1%}) are exact: {counts.get('shared prefix', 0)} by shared prefix, "
-        f"{counts.get('fork', 0)} by forked rows; {refused} ({refused / max(tried, 1):.1%}) are refused by name; "
+        f"{counts.get('fork', 0)} by forked rows, {counts.get('read anew', 0)} by reading each branch anew without a "
+        f"cache; {refused} ({refused / max(tried, 1):.1%}) are refused by name; "
         f"{tried - exact - refused} are neither.", "",
         "*Left padding* is `no` where the model itself reads a padded row otherwise than the row alone: there the "
         "search is compared with the recomputation of the padded row. *Early exits* is DoLa over every lower layer, 5 "

@@ -50,7 +50,7 @@ def contrastive_search(model: Any) -> dict[str, Cell]:
     if differs:
         return {"contrastive search": Cell("wrong", differs), "left padding": independent}
     return {
-        "contrastive search": Cell("shared prefix") if way.shared else Cell("fork", way.reason),
+        "contrastive search": Cell(way.way, "" if way.way == "shared prefix" else way.reason),
         "left padding": independent,
     }
 

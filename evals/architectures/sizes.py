@@ -34,7 +34,10 @@ _EXPERTS = {
 }  # fmt: skip
 _LATENT = {
     "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "qk_head_dim": 16,
-    "v_head_dim": 8, "index_head_dim": 8, "index_n_heads": 2, "index_topk": 6, "o_lora_rank": 8, "o_groups": 2,
+    "v_head_dim": 8, "index_head_dim": 8, "index_topk": 6, "o_lora_rank": 8, "o_groups": 2,
+    # As many as in the real ones: a key's score is a sum over these heads of what is above zero, so that with two a
+    # fourth of all keys tie at zero, and which of them is chosen hangs on how many there are.
+    "index_n_heads": 32,
 }  # fmt: skip
 _RECURRENT = {
     "mamba_d_state": 8, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_chunk_size": 8,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 
-from decoding.errors import ModelError
+from decoding.errors import DecodingWarning, ModelError
 from decoding.evals.architectures.beside_text_search import beside_text, quantised_cache
 from decoding.evals.architectures.columns import CHECKS
 from decoding.evals.architectures.results import Cell, Row
@@ -22,7 +24,7 @@ __all__ = ["tried", "tried_apart", "tried_beside_text", "tried_cache"]
 
 def tried(model_type: str) -> Row:
     """All cells of one type."""
-    with quiet():
+    with _told_by_the_row():
         try:
             model: Any = tiny_model(model_type)
             for cached in (True, False):
@@ -54,12 +56,19 @@ def tried_cache(backend: str) -> Row:
 
 
 def _row(name: str, cells: Callable[[], dict[str, Cell]]) -> Row:
-    with quiet():
+    with _told_by_the_row():
         try:
             return Row(name, cells())
         except Exception as error:  # whatever a type's own code raises here
             reason = str(error).removeprefix(f"{name}: ") if isinstance(error, ModelError) else ""
             return Row(name, not_tried=reason or f"{type(error).__name__}: {one_line(error)}")
+
+
+@contextmanager
+def _told_by_the_row() -> Iterator[None]:
+    with quiet():
+        warnings.simplefilter("ignore", DecodingWarning)
+        yield
 
 
 def tried_apart(model_type: str, seconds: float, trial: Callable[[str], Row] | None = None) -> Row:

@@ -50,10 +50,10 @@ def test_encoder_decoder_models(name: str) -> None:
 
 
 def test_the_fast_way_of_branching_is_found_where_it_is_right() -> None:
-    ways = {name: branching_of(tiny_model(name)).shared for name in ("llama", "mistral-sliding", "gemma2", "gpt2")}
-    assert all(ways.values()), ways
-    assert not branching_of(tiny_model("mamba")).shared
-    assert not branching_of(tiny_model("t5")).shared
+    ways = {name: branching_of(tiny_model(name)).way for name in ("llama", "mistral-sliding", "gemma2", "gpt2")}
+    assert set(ways.values()) == {"shared prefix"}, ways
+    assert branching_of(tiny_model("mamba")).way == "fork"
+    assert branching_of(tiny_model("t5")).way == "fork"
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "bloom", "mamba"])

@@ -382,7 +382,6 @@ def test_nothing_large_outlives_a_call(llama: Any) -> None:
     ("options", "message"),
     [
         ({"num_beams": 3}, "num_beams=3"),
-        ({"use_cache": False}, "use_cache=False"),
         ({"prompt_lookup_num_tokens": 3}, "prompt_lookup_num_tokens"),
         ({"cache_implementation": "paged"}, "cache_implementation='paged'"),
         ({"dola_layers": "high"}, "dola_layers"),

@@ -1,4 +1,4 @@
-"""The stream's four verbs against full recomputation, in both ways of branching."""
+"""The stream's four verbs against full recomputation, in every way of branching."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from torch import Tensor
 import decoding
 from decoding import InputError, ModelError, Stream
 from decoding.anatomy import _found, anatomy
-from decoding.branching import Branching, branching_of
+from decoding.branching import Branching, Way, branching_of
 from decoding.cache import GrowingLayer
 from decoding.shared_prefix import _gather_to_front
 
 SHARING = ["llama", "mistral-sliding", "gemma2", "gpt2", "opt", "cohere"]
-WAYS = [(name, True) for name in SHARING] + [(name, False) for name in [*SHARING, "bloom", "mamba"]]
-ids_of_ways = [f"{name}-{'shared' if shared else 'forked'}" for name, shared in WAYS]
+WAYS: list[tuple[str, Way]] = [
+    *((name, "shared prefix") for name in SHARING),
+    *((name, "fork") for name in [*SHARING, "bloom", "mamba"]),
+    *((name, "read anew") for name in ("llama", "gemma2", "bloom", "mamba")),
+]
+OF_ATTENTION = [way for way in WAYS if way[0] != "mamba"]
 
 
 def _ids(*shape: int, seed: int = 0) -> Tensor:
@@ -31,7 +35,7 @@ def _recomputed(model: Any, ids: Tensor) -> Tensor:
     return model(ids[None], use_cache=False, output_hidden_states=True).hidden_states[-1][0]
 
 
-def _open(model: Any, shared: bool, **options: Any) -> tuple[Stream, list[Tensor]]:
+def _open(model: Any, way: Way, **options: Any) -> tuple[Stream, list[Tensor]]:
     """A stream over two rows of 5 and 13 tokens (longer than the sliding windows), the first left-padded."""
     rows = [_ids(5, seed=1), _ids(13, seed=2)]
     padded = torch.stack([torch.cat([torch.zeros(8, dtype=torch.long), rows[0]]), rows[1]])
@@ -41,7 +45,7 @@ def _open(model: Any, shared: bool, **options: Any) -> tuple[Stream, list[Tensor
         rows = list(_ids(2, 13, seed=3))
         padded, mask = torch.stack(rows), torch.ones(2, 13, dtype=torch.long)
     stream = Stream.open(model, input_ids=padded, attention_mask=mask, **options)
-    stream.branching = Branching(shared, "asked for by the test")
+    stream.branching = Branching(way, "asked for by the test")
     return stream, rows
 
 
@@ -49,10 +53,10 @@ def _close(value: Tensor, reference: Tensor) -> None:
     torch.testing.assert_close(value, reference, atol=2e-4, rtol=1e-3)  # float32, sums in another order
 
 
-@pytest.mark.parametrize(("name", "shared"), WAYS, ids=ids_of_ways)
-def test_the_verbs_equal_reading_everything_anew(name: str, shared: bool) -> None:
+@pytest.mark.parametrize(("name", "way"), WAYS)
+def test_the_verbs_equal_reading_everything_anew(name: str, way: Way) -> None:
     model = tiny_model(name)
-    stream, rows = _open(model, shared)
+    stream, rows = _open(model, way)
     for row, text in enumerate(rows):
         _close(stream.prompt.hidden[row, -len(text) :], _recomputed(model, text))
     for step in range(3):
@@ -78,10 +82,10 @@ def test_the_verbs_equal_reading_everything_anew(name: str, shared: bool) -> Non
     assert stream.length == len(rows[1])
 
 
-@pytest.mark.parametrize(("name", "shared"), [way for way in WAYS if way[0] != "mamba"], ids=ids_of_ways[:-1])
-def test_branches_of_several_tokens(name: str, shared: bool) -> None:
+@pytest.mark.parametrize(("name", "way"), OF_ATTENTION)
+def test_branches_of_several_tokens(name: str, way: Way) -> None:
     model = tiny_model(name)
-    stream, rows = _open(model, shared)
+    stream, rows = _open(model, way)
     answers = _ids(2, 3, 5, seed=30)
     hidden = stream.branch(answers).hidden  # (2, 3, 5, dim)
     for row in range(2):
@@ -94,10 +98,10 @@ def test_branches_of_several_tokens(name: str, shared: bool) -> None:
     _close(stream.extend(token).hidden[1, 0], _recomputed(model, torch.cat([rows[1], token[1]]))[-1])
 
 
-@pytest.mark.parametrize(("name", "shared"), WAYS, ids=ids_of_ways)
-def test_a_branch_that_is_not_kept_leaves_no_trace(name: str, shared: bool) -> None:
+@pytest.mark.parametrize(("name", "way"), WAYS)
+def test_a_branch_that_is_not_kept_leaves_no_trace(name: str, way: Way) -> None:
     model = tiny_model(name)
-    stream, rows = _open(model, shared, restorable=True)
+    stream, rows = _open(model, way, restorable=True)
     stream.branch(_ids(2, 4, seed=40))
     stream.branch(_ids(2, 4, seed=41))
     token = _ids(2, 1, seed=42)
@@ -109,7 +113,7 @@ def test_a_branch_that_is_not_kept_leaves_no_trace(name: str, shared: bool) -> N
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bloom"])
 def test_rewinding_forgets_what_came_after(name: str) -> None:
     model = tiny_model(name)
-    stream, rows = _open(model, shared=branching_of(model).shared)
+    stream, rows = _open(model, branching_of(model).way)
     stream.extend(_ids(2, 6, seed=50))
     stream.rewind(13)
     token = _ids(2, 1, seed=51)
@@ -121,19 +125,19 @@ def test_rewinding_forgets_what_came_after(name: str) -> None:
 
 
 def test_a_cache_that_cannot_go_back_says_so() -> None:
-    stream, _ = _open(tiny_model("mamba"), shared=False)
+    stream, _ = _open(tiny_model("mamba"), "fork")
     with pytest.raises(ModelError, match="its cache cannot be rewound by 3 tokens"):
         stream.rewind(10)
 
 
 def test_commit_without_branch_says_so() -> None:
-    stream, _ = _open(tiny_model("llama"), shared=True)
+    stream, _ = _open(tiny_model("llama"), "shared prefix")
     with pytest.raises(InputError, match="without branch"):
         stream.commit(torch.tensor([0, 0]))
 
 
 def test_a_shared_branch_copies_no_prefix() -> None:
-    stream, _ = _open(tiny_model("llama"), shared=True)
+    stream, _ = _open(tiny_model("llama"), "shared prefix")
     stream.extend(_ids(2, 1))
     before = [layer.keys.data_ptr() for layer in stream.cache.layers]
     for step in range(20):
@@ -149,7 +153,7 @@ def test_grouped_query_heads_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> 
         heads.append(key.shape[1])
         return attend(query, key, *args, **kwargs)
 
-    stream, _ = _open(tiny_model("llama"), shared=True)  # 4 query heads, 2 key heads
+    stream, _ = _open(tiny_model("llama"), "shared prefix")  # 4 query heads, 2 key heads
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
     stream.branch(_ids(2, 4))
     assert heads == [2, 2, 2]
@@ -174,7 +178,7 @@ def test_both_ways_of_moving_the_winners_are_the_same(n: int) -> None:
 
 def test_only_the_kept_hidden_state_goes_through_the_head() -> None:
     model = tiny_model("llama")
-    stream, _ = _open(model, shared=True)
+    stream, _ = _open(model, "shared prefix")
     seen: list[int] = []
     handle = model.lm_head.register_forward_hook(
         lambda _module, inputs, _output: seen.append(inputs[0].shape[:-1].numel())

@@ -132,7 +132,7 @@ def test_a_model_that_is_mended_is_looked_at_anew() -> None:
         with pytest.raises(ModelError, match="NaN"):
             decoding.generate(model, ids, strategy=strategy, max_new_tokens=4)
     model.model.norm.weight.data.copy_(whole)
-    assert branching_of(model).shared
+    assert branching_of(model).way == "shared prefix"
     assert anatomy(model).separable
     decoding.generate(model, ids, strategy=DoLa([1]), max_new_tokens=4)
 
@@ -153,7 +153,7 @@ def test_memory_that_ends_while_a_model_is_looked_at_is_not_taken_for_its_nature
         decoding.generate(model, ids, strategy=ContrastiveSearch(), max_new_tokens=8)
     handle.remove()
     new = tiny_model("llama")
-    assert branching_of(model).shared
+    assert branching_of(model).way == "shared prefix"
     assert (anatomy(model).recipe, anatomy(model).separable) == (anatomy(new).recipe, anatomy(new).separable)
 
 

@@ -110,7 +110,7 @@ def test_forked_branches_are_those_of_one_device() -> None:
     texts = []
     for model in split("head elsewhere"):
         stream = Stream.open(model, **PADDED, exits=(1, 2))
-        stream.branching = Branching(False, "forked, to see that way too")
+        stream.branching = Branching("fork", "forked, to see that way too")
         looked_at = stream.branch(torch.tensor([[31, 32], [33, 34]])).hidden
         kept = stream.commit(torch.tensor([1, 0]))
         stream.reorder(torch.tensor([1, 0]))

@@ -158,7 +158,7 @@ def _as_good_as_new(made: Made, new: Any, caches: weakref.WeakSet[Cache]) -> str
     trained = "train" in (call.weights, call.change)
     if ended[0] == "tokens" and call.strategy not in BASELINES and plain and not trained:
         found, sought = (
-            (branching_of(each).shared, anatomy(each).recipe, anatomy(each).separable, anatomy(each).no_early_exit)
+            (branching_of(each).way, anatomy(each).recipe, anatomy(each).separable, anatomy(each).no_early_exit)
             for each in (model, new)
         )
         if found != sought:
