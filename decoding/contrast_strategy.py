@@ -13,7 +13,8 @@ from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation import logits_process
 
 from decoding.contrast import masked
-from decoding.fused_streams import EXPERT, FusedStreams, Heard, Reader
+from decoding.fused_streams import FusedStreams
+from decoding.readers import EXPERT, Heard, Reader
 from decoding.strategy import Session, Strategy
 
 __all__ = ["Contrast", "ContrastSession", "ContrastStrategy", "masked"]

@@ -19,8 +19,10 @@ from decoding.calls import captured_inputs, captured_outputs
 from decoding.contrast_strategy import ContrastStrategy
 from decoding.errors import InputError, ModelError, OptionError
 from decoding.failures import forward_pass, not_a_number
-from decoding.fused_streams import Heard, Reader, behind, by_weights, context_of
+from decoding.fusable import by_weights
 from decoding.placement import input_device
+from decoding.prompts import context_of
+from decoding.readers import Heard, Reader, behind
 
 __all__ = ["longest_text", "teacher_forced"]
 
