@@ -122,9 +122,9 @@ class Part:
         early = []
         for _, norm, leaving in wanted:
             count = len(leaving) * self.batch
-            early.append(rest[norm][:count].unflatten(0, (len(leaving), self.batch)).float())
+            early.append(rest[norm][:count].unflatten(0, (len(leaving), self.batch)))
             rest[norm] = rest[norm][count:]
-        return [each.float() for each in final.split(self.batch)], early
+        return list(final.split(self.batch)), early
 
 
 def _at(states: Tensor, places: Tensor) -> Tensor:

@@ -207,7 +207,7 @@ class FusedStreams:
 
         Returns:
             By role the final logits (batch, n, vocab), and by role and norm those of the exits (exits, batch, n,
-            vocab), in float32.
+            vocab), as :class:`decoding.readers.Heard` has them.
         """
         finals: dict[str, Tensor] = {}
         early: dict[tuple[str, bool], Tensor] = {}

@@ -38,7 +38,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Heard:
-    """The next-token logits of one reader, in float32.
+    """The next-token logits of one reader, in its model's dtype: what computes with them widens them as it reads.
 
     Attributes:
         final: (..., vocab) after its last layer.

@@ -126,10 +126,10 @@ class _Voice:
         if bool(final.amax(-1).isnan().any()):
             raise not_a_number(self.model, self.role, row)
         if not self.exits:
-            return Heard(final.float()[None])
+            return Heard(final[None])
         early = torch.stack([states[row][start:end].to(hidden.device) for states in self.exits])
         lower = found.exit_logits(self.model, early, final_norm)
-        return Heard(final.float()[None], lower.float()[:, None])
+        return Heard(final[None], lower[:, None])
 
 
 def _read(expert: Any, group: list[Reader], texts: list[list[int]]) -> dict[str, _Voice]:
