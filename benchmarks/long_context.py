@@ -120,7 +120,7 @@ def _method(model: Any, name: str, options: argparse.Namespace) -> Any:
 
     import decoding
     from decoding.contrast_strategy import Contrast, ContrastStrategy
-    from decoding.fused_streams import EXPERT, Reader
+    from decoding.readers import EXPERT, Reader
 
     class Greedy(ContrastStrategy):
         """The model alone, in this library's loop and on its cache."""

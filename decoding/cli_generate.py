@@ -29,6 +29,7 @@ from decoding.cli_options import (
 from decoding.errors import OptionError
 from decoding.loading import load
 from decoding.placement import input_device, speaks
+from decoding.prompts import context_of
 from decoding.registry import STRATEGIES, Choice, named
 from decoding.strategy import Strategy, check_inputs
 
@@ -256,8 +257,8 @@ def _check_stream(choice: Choice, prompts: list[str], json: bool, count: int) ->
 
 def _room(model: Any, length: int, asked: int | None) -> int:
     """How many new tokens to generate behind a prompt of ``length``; a learned position past the context is a crash."""
-    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    if not isinstance(context, int) or context <= 0:
+    context = context_of(model)
+    if context is None:
         return asked or DEFAULT_NEW_TOKENS
     room = context - 1 if model.config.is_encoder_decoder else context - length
     if asked is not None and asked > room:

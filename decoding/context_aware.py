@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from decoding.amateur.reader import check_text, prefix_of
 from decoding.contrast import context_aware
 from decoding.contrast_strategy import Contrast, ContrastStrategy
-from decoding.fused_streams import EXPERT, Heard, Reader
+from decoding.readers import EXPERT, Heard, Reader
 from decoding.strategy import require_number
 
 __all__ = ["ContextAware"]

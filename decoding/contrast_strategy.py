@@ -13,7 +13,8 @@ from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation import logits_process
 
 from decoding.contrast import masked
-from decoding.fused_streams import EXPERT, FusedStreams, Heard, Reader
+from decoding.fused_streams import FusedStreams
+from decoding.readers import EXPERT, Heard, Reader
 from decoding.strategy import Session, Strategy
 
 __all__ = ["Contrast", "ContrastSession", "ContrastStrategy", "masked"]
@@ -34,8 +35,8 @@ class Contrast:
     """What a strategy makes of its readers' logits, each part computed when it is asked for.
 
     Attributes:
-        form: from plausibility's α to (..., vocab) float32 scores, -inf where a token is not plausible; None lets every
-            token pass.
+        form: from plausibility's α to (..., vocab) scores, -inf where a token is not plausible; None lets every token
+            pass.
         evidence: gives the (..., vocab) logits that plausibility is taken from.
         alpha: plausible is p >= alpha·max p; None lets every token pass.
     """
@@ -46,13 +47,13 @@ class Contrast:
 
     @property
     def scores(self) -> Tensor:
-        """(..., vocab) the scores before implausible tokens are taken out."""
-        return self.form(None)
+        """(..., vocab) float32, the scores before implausible tokens are taken out."""
+        return self.form(None).float()
 
     @property
     def masked(self) -> Tensor:
-        """(..., vocab) the scores, -inf where a token is not plausible."""
-        return self.form(self.alpha)
+        """(..., vocab) float32, the scores, -inf where a token is not plausible."""
+        return self.form(self.alpha).float()
 
     def mask(self, changed: Tensor) -> Tensor:
         """Scores (..., vocab) that processors have changed, -inf where a token is not plausible."""
@@ -84,7 +85,10 @@ class ContrastStrategy(Strategy):
 
     @abstractmethod
     def contrast(self, heard: Mapping[str, Heard]) -> Contrast:
-        """The scores of logits (..., vocab) by role: of one step (batch, vocab) and of (batch, time, vocab) alike."""
+        """The scores of logits (..., vocab) by role: of one step (batch, vocab) and of (batch, time, vocab) alike.
+
+        Logits are in their model's dtype; what :mod:`decoding.contrast` computes with them is float32.
+        """
 
     def session(
         self,
@@ -155,7 +159,7 @@ class ContrastSession(Session):
             contrast = self.strategy.contrast({EXPERT: Heard(scores.float()), **self.heard})
             return contrast.masked
         contrast = self.strategy.contrast(self.heard)
-        change = scores.float() - self.heard[EXPERT].final.to(scores.device)
+        change = scores.float() - self.heard[EXPERT].final.to(scores.device, torch.float32)
         shift = change.masked_fill(scores == -torch.inf, torch.nan).nanmedian(-1, keepdim=True).values.nan_to_num()
         return contrast.mask(contrast.scores.to(scores.device) + (change - shift))
 

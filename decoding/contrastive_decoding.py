@@ -12,7 +12,7 @@ from decoding.amateur.reader import amateur_reader, cut_to_shared, padded_to
 from decoding.contrast import contrast_log_probs, contrast_logits
 from decoding.contrast_strategy import Contrast, ContrastStrategy
 from decoding.errors import OptionError
-from decoding.fused_streams import EXPERT, Heard, Reader
+from decoding.readers import EXPERT, Heard, Reader
 from decoding.strategy import require_number, require_range
 
 __all__ = ["ContrastiveDecoding"]

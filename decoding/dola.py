@@ -10,8 +10,8 @@ from decoding.anatomy import anatomy
 from decoding.contrast import DIVERGENCES, Divergence, contrast_log_probs, layer_divergence
 from decoding.contrast_strategy import Contrast, ContrastStrategy
 from decoding.errors import OptionError
-from decoding.fused_streams import EXPERT, Heard, Reader
 from decoding.layers import depth_of
+from decoding.readers import EXPERT, Heard, Reader
 from decoding.strategy import require_range
 
 __all__ = ["DoLa"]

@@ -12,8 +12,8 @@ from decoding.amateur.reader import amateur_reader, cut_to_shared, padded_to, pr
 from decoding.contrast import multi_layer_contrast, refocused
 from decoding.contrast_strategy import Contrast, ContrastStrategy
 from decoding.errors import OptionError, nearest
-from decoding.fused_streams import EXPERT, Heard, Reader
 from decoding.layers import exits_of, matching_exits, require_layers
+from decoding.readers import EXPERT, Heard, Reader
 from decoding.strategy import require_number, require_range
 
 __all__ = ["GUIDANCE", "LOL"]

@@ -1,4 +1,4 @@
-"""Whether a prompt is one: its tokens, its mask, and the cache that it goes on from."""
+"""Whether a prompt is one: its tokens, its mask, the cache that it goes on from; and how long it may be."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from decoding.cache import tokens_in
 from decoding.errors import InputError
 
-__all__ = ["check_cache", "check_mask", "check_tokens"]
+__all__ = ["check_cache", "check_mask", "check_tokens", "context_of"]
 
 
 def check_tokens(model: Any, input_ids: Tensor) -> None:
@@ -98,6 +98,12 @@ def check_cache(model: Any, cache: Any) -> None:
             f"past_key_values: is a {type(cache).__name__}; accepted by {type(model).__name__} is a Cache of "
             "transformers such as DynamicCache"
         )
+
+
+def context_of(model: Any) -> int | None:
+    """How many tokens a model can read; None where its config does not say."""
+    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return context if isinstance(context, int) and context > 0 else None
 
 
 def _dtype(tensor: Tensor) -> str:

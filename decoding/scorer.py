@@ -14,8 +14,9 @@ from decoding.adapters import unwrapped
 from decoding.contrast_strategy import Contrast, ContrastStrategy
 from decoding.errors import InputError, OptionError
 from decoding.forest import Forest
-from decoding.fused_streams import EXPERT, FusedStreams, Heard, Reader
+from decoding.fused_streams import FusedStreams
 from decoding.placement import input_device
+from decoding.readers import EXPERT, Heard, Reader
 from decoding.strategy import check_inputs
 from decoding.stream import Stream
 

@@ -15,7 +15,7 @@ from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList,
 from decoding.capturable import request_capture
 from decoding.errors import InputError, ModelError, OptionError
 from decoding.placement import input_device
-from decoding.prompts import check_cache, check_mask, check_tokens
+from decoding.prompts import check_cache, check_mask, check_tokens, context_of
 from decoding.reading import Reading
 
 __all__ = ["Session", "Strategy"]
@@ -229,8 +229,8 @@ def check_inputs(model: Any, input_ids: Tensor, model_kwargs: dict[str, Any]) ->
     )
     if length == 0:
         raise InputError("the prompt is empty: give at least one token (for text from nothing, the model's bos token)")
-    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    if isinstance(context, int) and 0 < context <= length:
+    context = context_of(model)
+    if context is not None and context <= length:
         raise InputError(
             f"the prompt has {length} tokens and the model's context {context}: no room for a new one; shorten it"
         )

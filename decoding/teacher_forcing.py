@@ -19,8 +19,10 @@ from decoding.calls import captured_inputs, captured_outputs
 from decoding.contrast_strategy import ContrastStrategy
 from decoding.errors import InputError, ModelError, OptionError
 from decoding.failures import forward_pass, not_a_number
-from decoding.fused_streams import Heard, Reader, behind, by_weights, context_of
+from decoding.fusable import by_weights
 from decoding.placement import input_device
+from decoding.prompts import context_of
+from decoding.readers import Heard, Reader, behind
 
 __all__ = ["longest_text", "teacher_forced"]
 
@@ -124,10 +126,10 @@ class _Voice:
         if bool(final.amax(-1).isnan().any()):
             raise not_a_number(self.model, self.role, row)
         if not self.exits:
-            return Heard(final.float()[None])
+            return Heard(final[None])
         early = torch.stack([states[row][start:end].to(hidden.device) for states in self.exits])
         lower = found.exit_logits(self.model, early, final_norm)
-        return Heard(final.float()[None], lower.float()[:, None])
+        return Heard(final[None], lower[:, None])
 
 
 def _read(expert: Any, group: list[Reader], texts: list[list[int]]) -> dict[str, _Voice]:

@@ -11,7 +11,8 @@ from decoding.contrast_strategy import ContrastStrategy
 from decoding.errors import DecodingWarning, InputError, OptionError
 from decoding.evals.configurations import Configuration
 from decoding.evals.results import Results
-from decoding.fused_streams import EXPERT, Reader, context_of
+from decoding.prompts import context_of
+from decoding.readers import EXPERT, Reader
 from decoding.registry import Choice, Greedy
 from decoding.scorer import Scorer
 from decoding.scoring import tokens_of

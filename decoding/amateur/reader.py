@@ -15,9 +15,9 @@ from torch import Tensor
 
 from decoding.adapters import adapters_of, attach, check_adapter, unwrapped
 from decoding.errors import DecodingWarning, ModelError, OptionError
-from decoding.fused_streams import Reader
 from decoding.loading import BUILT_IN, BUILT_IN_ADAPTERS, DTYPES, load
 from decoding.placement import input_device
+from decoding.readers import Reader
 
 __all__ = ["Prompt", "amateur_reader", "check_text", "cut_to_shared", "padded_to", "prefix_of"]
 

@@ -18,8 +18,8 @@ from decoding.evals.isotropy.sample import TextSample
 from decoding.evals.isotropy.states import layer_numbers, read_states
 from decoding.evals.isotropy.sums import CosineSums, Moments, MomentSums, pooled
 from decoding.evals.isotropy.texts import EncodedText, batches, encoded_texts
-from decoding.fused_streams import context_of
 from decoding.layers import depth_of
+from decoding.prompts import context_of
 
 __all__ = ["analyse", "analyse_each"]
 

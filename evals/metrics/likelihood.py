@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from decoding.errors import InputError, OptionError
-from decoding.fused_streams import context_of
 from decoding.placement import input_device
+from decoding.prompts import context_of
 from decoding.scoring import tokens_of
 
 __all__ = ["Coherence", "Perplexity", "coherence", "padded_batches", "perplexity"]

@@ -10,8 +10,8 @@ import torch
 
 from decoding.cli_generate import new_text
 from decoding.errors import InputError
-from decoding.fused_streams import context_of
 from decoding.placement import input_device
+from decoding.prompts import context_of
 from decoding.registry import Choice
 
 __all__ = ["Writer", "Written"]

@@ -17,8 +17,8 @@ from decoding.evals.truthfulqa.judge import Judge
 from decoding.evals.truthfulqa.prompts import Prompt, common_beginning
 from decoding.evals.truthfulqa.shared_prompt import SharedPrompt
 from decoding.evals.truthfulqa.similarity import references, similarities
-from decoding.fused_streams import context_of
 from decoding.placement import input_device
+from decoding.prompts import context_of
 
 __all__ = ["STOPS", "Generation", "generated"]
 

@@ -13,7 +13,7 @@ from decoding.evals.runner import Document, Record, Task
 from decoding.evals.truthfulqa.data import Question
 from decoding.evals.truthfulqa.metrics import mc1, mc2, mc3
 from decoding.evals.truthfulqa.prompts import Prompt, common_beginning
-from decoding.fused_streams import context_of
+from decoding.prompts import context_of
 from decoding.scorer import TOKENS_AT_ONCE, Scorer
 from decoding.scoring import tokens_of
 

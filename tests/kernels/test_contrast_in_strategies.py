@@ -11,7 +11,7 @@ from torch import Tensor
 
 import decoding
 from decoding import LOL, ContextAware, ContrastiveDecoding, DoLa
-from decoding.fused_streams import Heard
+from decoding.readers import Heard
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning")
 
