@@ -66,6 +66,7 @@ class FusedStreams:
         self.model = model
         self.batch = input_ids.shape[0]
         self.final_norm = final_norm
+        self.use_cache = model_kwargs.get("use_cache") is not False
         self.step = 0
         self.parts: list[Part] = []
         self.mixed: list[MixedRows] = []  # those of parts that could not be opened included: their hooks are to go
@@ -121,8 +122,8 @@ class FusedStreams:
         check_inputs(model, ids, {"attention_mask": mask})
         mixed = self._mixed(group, group) if group[0].model is None else None
         exits = tuple(sorted({exit_ for reader in group for exit_ in reader.exits}))
-        inputs, kwargs, config = Stream.prepare(model, input_ids=ids, attention_mask=mask)
-        if len(group) > 1:
+        inputs, kwargs, config = Stream.prepare(model, input_ids=ids, attention_mask=mask, use_cache=self.use_cache)
+        if len(group) > 1 and kwargs.get("past_key_values") is not None:
             # Read in pieces, so that the activations of all rows together need less room than those of one would.
             config.prefill_chunk_size = max(CHUNK, width // (4 * len(rows)))
         config.max_length = width + new

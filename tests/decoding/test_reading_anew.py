@@ -13,6 +13,9 @@ from tiny_models import left_padded, random_prompt, tiny_model
 
 import decoding
 from decoding import (
+    LOL,
+    ContextAware,
+    ContrastiveDecoding,
     ContrastiveSearch,
     DecodingWarning,
     DoLa,
@@ -23,6 +26,7 @@ from decoding import (
 )
 from decoding.branching import branching_of
 from decoding.evals.architectures.tiny import tiny_model as tiny_type
+from decoding.stream import Stream
 
 PROMPTS = [random_prompt(6, seed=1), random_prompt(15, seed=2)]
 SEARCH = {"penalty_alpha": 0.6, "top_k": 4, "max_new_tokens": 8, "pad_token_id": 0, "do_sample": False}
@@ -40,6 +44,22 @@ def test_a_call_without_a_cache_gives_the_same_tokens(name: str, strategy: Strat
     for mine, theirs in zip(without.scores, cached.scores, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-3)  # float32, sums in another order
     assert without.past_key_values is None
+
+
+def test_no_reader_of_a_call_without_a_cache_keeps_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, amateur = tiny_model("llama"), tiny_model("llama", seed=1)
+    strategies = [ContrastiveDecoding(amateur), ContextAware(context=[5, 6, 7]), LOL(amateur, [1], guidance=[8, 9])]
+    opened: list[Stream] = []
+    made = Stream.__init__
+    monkeypatch.setattr(Stream, "__init__", lambda self, *a, **k: (opened.append(self), made(self, *a, **k))[1])
+    for strategy in strategies:
+        options = {"strategy": strategy, "max_new_tokens": 6}
+        expected = decoding.generate(model, **left_padded(PROMPTS), **options)
+        opened.clear()
+        tokens = decoding.generate(model, **left_padded(PROMPTS), **options, use_cache=False)
+        assert tokens.tolist() == expected.tolist()
+        assert len(opened) > 1
+        assert {stream.cacheless for stream in opened} == {"use_cache=False"}
 
 
 @pytest.mark.parametrize("model_type", ["moshi", "openai-gpt", "rwkv"])
