@@ -33,7 +33,7 @@ from decoding.prompts import context_of
 from decoding.registry import STRATEGIES, Choice, named
 from decoding.strategy import Strategy, check_inputs
 
-__all__ = ["Continuation", "continuations", "encoded", "generate_command", "new_text", "until_end"]
+__all__ = ["Continuation", "continuations", "encoded", "generate_command", "new_text", "room", "until_end"]
 
 DEFAULT_NEW_TOKENS = 100
 
@@ -48,6 +48,7 @@ class Continuation:
         continuation: the new text.
         new_tokens: how many tokens it has, its end token included.
         seconds: wall time of the call that made it, the prompt's reading included.
+        token_ids: what the model has read and written, up to the end token; an encoder-decoder's are its decoder's.
     """
 
     prompt: str
@@ -55,6 +56,7 @@ class Continuation:
     continuation: str
     new_tokens: int
     seconds: float
+    token_ids: tuple[int, ...] = ()
 
 
 def continuations(
@@ -98,7 +100,7 @@ def continuations(
     sequences = choice.generate(
         model,
         **inputs,
-        max_new_tokens=_room(model, length, max_new_tokens),
+        max_new_tokens=room(model, length, max_new_tokens),
         num_return_sequences=count,
         streamer=streamer,
         compile=compile,
@@ -108,11 +110,13 @@ def continuations(
     made = []
     for sequence in sequences:
         continuation, new_tokens = new_text(model, tokenizer, sequence, length)
+        read = length
         if model.config.is_encoder_decoder:
-            text = continuation
+            text, read = continuation, 1
         else:
             text = continuation.lstrip() if chat else prompt + continuation
-        made.append(Continuation(prompt, text, continuation, new_tokens, seconds / count))
+        token_ids = tuple(sequence[: read + new_tokens].tolist())
+        made.append(Continuation(prompt, text, continuation, new_tokens, seconds / count, token_ids))
     return made
 
 
@@ -255,18 +259,18 @@ def _check_stream(choice: Choice, prompts: list[str], json: bool, count: int) ->
         raise OptionError("--stream: beam search knows its text only at the end; accepted are the other strategies")
 
 
-def _room(model: Any, length: int, asked: int | None) -> int:
+def room(model: Any, length: int, asked: int | None) -> int:
     """How many new tokens to generate behind a prompt of ``length``; a learned position past the context is a crash."""
     context = context_of(model)
     if context is None:
         return asked or DEFAULT_NEW_TOKENS
-    room = context - 1 if model.config.is_encoder_decoder else context - length
-    if asked is not None and asked > room:
+    left = context - 1 if model.config.is_encoder_decoder else context - length
+    if asked is not None and asked > left:
         raise OptionError(
             f"--max-new-tokens {asked}: the prompt has {length} tokens and the model's context {context}; "
-            f"accepted are 1 to {room}"
+            f"accepted are 1 to {left}"
         )
-    return asked or min(DEFAULT_NEW_TOKENS, room)
+    return asked or min(DEFAULT_NEW_TOKENS, left)
 
 
 def until_end(tokens: torch.Tensor, model: Any) -> torch.Tensor:

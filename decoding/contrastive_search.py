@@ -112,7 +112,7 @@ class ContrastiveSearchSession(Session):
 
     def scores(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
         """Contrastive scores of the k candidates, -inf elsewhere; looks ahead at all candidates in one forward pass."""
-        logits, probabilities, candidates, hidden = self._look_ahead(input_ids, logits_processor)
+        logits, probabilities, candidates, hidden = self.look_ahead(input_ids, logits_processor)
         penalty = self.history.penalty(hidden).to(probabilities.device)
         contrastive = contrastive_scores(logits, probabilities, candidates, penalty, self.strategy.penalty_alpha)
         return torch.full_like(logits, -torch.inf).scatter_(1, candidates, contrastive)
@@ -121,12 +121,12 @@ class ContrastiveSearchSession(Session):
         """As the argmax of :meth:`scores`, which are not made: on a GPU two launches, and nothing waits for them."""
         if input_ids.device != self.history.states.device:  # a model spread over devices
             return super().greedy(input_ids, logits_processor)
-        looked_at = self._look_ahead(input_ids, logits_processor)
+        looked_at = self.look_ahead(input_ids, logits_processor)
         selection = self.history.select(*looked_at[:3], self.strategy.penalty_alpha, looked_at[3])
         self.branch = selection.branch
         return torch.where(selection.score > -torch.inf, selection.token, -1)
 
-    def _look_ahead(self, input_ids: Tensor, logits_processor: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def look_ahead(self, input_ids: Tensor, logits_processor: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Processed logits (batch, vocab), and of the k candidates probabilities, ids (batch, k) and hidden states."""
         logits = logits_processor(input_ids, self.logits.to(dtype=torch.float32, device=input_ids.device, copy=True))
         probabilities, candidates = _top(logits.softmax(-1), self.strategy.top_k)

@@ -81,6 +81,18 @@ class HiddenHistory:
         """(batch, k) float32 degeneration penalty of candidates (batch, k, dim)."""
         return degeneration_penalty(candidates, *self._looked_at())
 
+    def repeated(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """The penalty of candidates (batch, k, dim), and (batch, k) int64 which of the states it is due to: its place
+        among those appended, as they came; -1 for a row without any.
+        """
+        penalty, places = degeneration_penalty(candidates, *self._looked_at(), positions=True)
+        places = torch.where(places < 0, -1, places + self._first)
+        if self._slots is not None:
+            came_from = self._slots.to(places.device).argsort(dim=1)
+            moved = (places >= 0) & (places < self._prompt)
+            places = torch.where(moved, came_from.gather(1, places.clamp(0, self._prompt - 1)), places)
+        return penalty, places
+
     def select(
         self, logits: Tensor, probabilities: Tensor, candidates: Tensor, penalty_alpha: float, hidden: Tensor
     ) -> Selection:
@@ -94,6 +106,8 @@ class HiddenHistory:
         self._states, self._inverse_norms = self.states[here], self._inverse_norms[here]
         if self.start is not None:
             self.start = self.start[rows.to(self.start.device)]
+        if self._slots is not None:
+            self._slots = self._slots[rows.to(self._slots.device)]
 
     def reaches(self, window: int | None) -> bool:
         """Whether what is kept is all that a penalty with this window looks at."""

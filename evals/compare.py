@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -30,7 +30,9 @@ from decoding.cli_options import (
     writable,
     write_files,
 )
+from decoding.contrastive_search import ContrastiveSearch
 from decoding.errors import OptionError
+from decoding.evals.explanations import Explanation, as_markdown, as_table, explained
 from decoding.evals.metrics import diversity, repetition
 from decoding.loading import load
 from decoding.registry import Choice, named
@@ -38,6 +40,7 @@ from decoding.registry import Choice, named
 __all__ = ["Comparison", "Figures", "compare", "compare_command", "repeated_words", "show_figures", "show_texts"]
 
 DEFAULT_STRATEGIES = ("greedy", "sampling", "contrastive-search")
+REPORTED = ("continuation", "new_tokens", "seconds")  # of each continuation, in compare.json
 WARM_UP_TOKENS = 8  # enough to find out how the model branches and to start the thread pool
 
 
@@ -62,7 +65,10 @@ class Figures:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Strategies side by side: ``made[s][p]`` is what ``choices[s]`` made of ``prompts[p]``."""
+    """Strategies side by side: ``made[s][p]`` is what ``choices[s]`` made of ``prompts[p]``.
+
+    ``explanations`` has the same by (s, p), for contrastive search where that was asked for.
+    """
 
     model: str
     seed: int
@@ -70,6 +76,7 @@ class Comparison:
     choices: list[Choice]
     made: list[list[Continuation]]
     figures: list[Figures]
+    explanations: dict[tuple[int, int], Explanation] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """What ``compare.json`` holds."""
@@ -80,11 +87,12 @@ class Comparison:
                 "label": choice.label,
                 "figures": asdict(figures),
                 "continuations": [
-                    {name: value for name, value in asdict(each).items() if name not in ("prompt", "text")}
-                    for each in made
+                    {name: value for name, value in asdict(each).items() if name in REPORTED}
+                    | ({"explanation": self.explanations[s, p]} if (s, p) in self.explanations else {})
+                    for p, each in enumerate(made)
                 ],
             }
-            for choice, made, figures in zip(self.choices, self.made, self.figures, strict=True)
+            for s, (choice, made, figures) in enumerate(zip(self.choices, self.made, self.figures, strict=True))
         ]
         return {
             "model": self.model,
@@ -103,9 +111,11 @@ class Comparison:
             lines.append(f"| {choice.label} | {' | '.join(_cells(figures))} |")
         for index, prompt in enumerate(self.prompts):
             lines += ["", f"## {' '.join(prompt.split())}"]
-            for choice, made in zip(self.choices, self.made, strict=True):
+            for s, (choice, made) in enumerate(zip(self.choices, self.made, strict=True)):
                 quoted = "\n".join(f"> {line}" for line in made[index].continuation.strip().splitlines())
                 lines += ["", f"**{choice.label}**", "", quoted or "> (nothing)"]
+                if (s, index) in self.explanations:
+                    lines += ["", *as_markdown(self.explanations[s, index])]
         return "\n".join(lines) + "\n"
 
 
@@ -118,8 +128,12 @@ def compare(
     *,
     max_new_tokens: int | None = None,
     seed: int = 0,
+    explain: bool = False,
 ) -> Comparison:
     """Continue every prompt with every strategy, one prompt at a time, each from the same seed.
+
+    With ``explain`` the texts of contrastive search are read once more for :attr:`Comparison.explanations`, when all
+    times are taken.
 
     Raises:
         InputError: a prompt that the model cannot read; found before anything is generated.
@@ -135,14 +149,20 @@ def compare(
         continuations(model, tokenizer, choice, prompts[0], max_new_tokens=warm_up)
     made: list[list[Continuation]] = [[] for _ in choices]
     with progress() as bar:
-        task = bar.add_task("comparing", total=len(choices) * len(prompts))
+        searches = [s for s, choice in enumerate(choices) if explain and isinstance(choice.how, ContrastiveSearch)]
+        task = bar.add_task("comparing", total=(len(choices) + len(searches)) * len(prompts))
         # Strategies take turns on each prompt, so that a busy spell of the machine slows them all.
         for prompt in prompts:
             for choice, texts in zip(choices, made, strict=True):
                 texts += continuations(model, tokenizer, choice, prompt, max_new_tokens=max_new_tokens, seed=seed)
                 bar.advance(task)
+        explanations = {}
+        for s in searches:
+            for p, text in enumerate(made[s]):
+                explanations[s, p] = explained(model, tokenizer, choices[s].how, text, max_new_tokens)
+                bar.advance(task)
     figures = [_figures(texts) for texts in made]
-    return Comparison(name, seed, list(prompts), list(choices), made, figures)
+    return Comparison(name, seed, list(prompts), list(choices), made, figures, explanations)
 
 
 def compare_command(
@@ -165,6 +185,10 @@ def compare_command(
             min=1, metavar="N", help="At most so many new tokens; by default 100, or what the context leaves."
         ),
     ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Show what contrastive search turned away from, and what that would repeat."),
+    ] = False,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
@@ -180,10 +204,14 @@ def compare_command(
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice:
         raise OptionError(f"--strategy {twice}: given twice; accepted are strategies that differ")
+    if explain and not any(isinstance(choice.how, ContrastiveSearch) for choice in choices):
+        raise OptionError("--explain is of contrastive search, which is none of the strategies: add contrastive-search")
     texts = prompts_of(prompt, prompts)
     writable(output)
     loaded, tokenizer = load(model, device, dtype)
-    result = compare(model, loaded, tokenizer, choices, texts, max_new_tokens=max_new_tokens, seed=seed)
+    result = compare(
+        model, loaded, tokenizer, choices, texts, max_new_tokens=max_new_tokens, seed=seed, explain=explain
+    )
     write_files(
         output,
         {"compare.json": as_json(result.as_dict(), indent=2) + "\n", "compare.md": result.as_markdown()},
@@ -207,12 +235,14 @@ def show_texts(out: Console, result: Comparison) -> None:
     for index, prompt in enumerate(result.prompts):
         out.rule(f"prompt {index + 1}", align="left", characters="─")
         out.print(Text(prompt, style="bold"))
-        for choice, made in zip(result.choices, result.made, strict=True):
+        for s, (choice, made) in enumerate(zip(result.choices, result.made, strict=True)):
             out.print()
             out.print(Text(choice.label, style="bold cyan"))
             continuation = made[index].continuation.strip()
             text = _marked(continuation) if continuation else Text("(ended at once)", style="dim")
             out.print(Padding(text, (0, 0, 0, 2)))
+            if (s, index) in result.explanations:
+                out.print(Padding(as_table(result.explanations[s, index]), (1, 0, 0, 2)))
         out.print()
 
 

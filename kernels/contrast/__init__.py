@@ -5,7 +5,8 @@ of any stride; scores are float32. With ``alpha`` the tokens with p < α·max p 
 plausibility, Li et al., 2210.15097, eq. 2); None lets every token pass.
 
 A token that the expert excludes (-inf, in any of its layers that count) has score -inf, whatever the amateur says of
-it. One that only the amateur excludes has score +inf, as the formula has it; without weight the amateur has no say.
+it; where that leaves a row without a plausible token, plausibility is taken anew among the others. One that only the
+amateur excludes has score +inf, as the formula has it; without weight the amateur has no say.
 """
 
 from __future__ import annotations

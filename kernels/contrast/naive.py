@@ -67,9 +67,15 @@ def _times(weight: Tensor | float, x: Tensor) -> Tensor:
 
 
 def _cut(scores: Tensor, experts: list[Tensor], alpha: float | None) -> Tensor:
-    """-inf where an expert says so, and where p < α·max p of the first."""
-    excluded = torch.stack([e == -torch.inf for e in experts]).any(0)
-    if alpha is not None:
-        p = experts[0].softmax(-1)
-        excluded = excluded | (p < alpha * p.amax(-1, keepdim=True))
-    return scores.masked_fill(excluded, -torch.inf)
+    """-inf where an expert says so, and where p < α·max p of the first: max p of what is left, if nothing is."""
+    scores = scores.masked_fill(torch.stack([e == -torch.inf for e in experts]).any(0), -torch.inf)
+    if alpha is None:
+        return scores
+    p = experts[0].softmax(-1)
+    kept = _plausible(scores, p, alpha)
+    again = _plausible(scores, p.masked_fill(scores == -torch.inf, 0.0), alpha)
+    return torch.where((kept == -torch.inf).all(-1, keepdim=True), again, kept)
+
+
+def _plausible(scores: Tensor, p: Tensor, alpha: float) -> Tensor:
+    return scores.masked_fill(p < alpha * p.amax(-1, keepdim=True), -torch.inf)

@@ -4,6 +4,9 @@ The first reads each input once, a block of the vocabulary a program, so that on
 each a second time and writes the scores. The log-softmax of guided and plain expert need not be known before they are
 put together: their shifts cancel, so the refocused expert's plausibility, log-sum-exp and entropy are those of
 (1 + γ)·guided - γ·expert, which both launches form as they read.
+
+Where lower layers may exclude every plausible token of a row, the scores' launch is made twice: the first leaves what
+is best in each block, and the second ends at once for every row that has a token left.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -81,18 +84,22 @@ def contrast_triton(
     block, score_block = block_size(vocab, rows * distributions), block_size(vocab, rows)
     blocks, score_blocks = triton.cdiv(vocab, block), triton.cdiv(vocab, score_block)
     partials = torch.empty(distributions * rows * 3 * blocks, dtype=torch.float32, device=expert.device)
+    anew = masked and count > 0
+    tops = torch.empty(rows * 2 * score_blocks, dtype=torch.float32, device=expert.device) if anew else None
     sizes = (*row_strides, *layer_strides, float(refocus_weight), 1.0 / amateur_temperature, vocab, rows, blocks)
     with torch.cuda.device_of(expert):
         if distributions:
             _statistics[(rows * blocks, distributions)](
                 *inputs, partials, *sizes, LOWER=count, BLOCK=block, num_warps=warps(block)
             )
-        _scores[(rows * score_blocks,)](
-            *inputs, partials, scores, *sizes, score_blocks,
-            float(expert_weight), float(amateur_weight), float(lower_weight), float(lower_amateur_weight), log_alpha,
-            LOWER=count, NORMALIZED=normalized, MASKED=masked, BY_ENTROPY=by_entropy,
-            BLOCK=score_block, BLOCKS=triton.next_power_of_2(blocks), num_warps=warps(score_block),
-        )  # fmt: skip
+        for again in (False, True) if anew else (False,):
+            _scores[(rows * score_blocks,)](
+                *inputs, partials, tops, scores, *sizes, score_blocks,
+                float(expert_weight), float(amateur_weight), float(lower_weight), float(lower_amateur_weight),
+                log_alpha, LOWER=count, NORMALIZED=normalized, MASKED=masked, BY_ENTROPY=by_entropy, AGAIN=again,
+                BLOCK=score_block, BLOCKS=triton.next_power_of_2(blocks),
+                SCORE_BLOCKS=triton.next_power_of_2(score_blocks), num_warps=warps(score_block),
+            )  # fmt: skip
     return scores
 
 
@@ -154,6 +161,7 @@ def _scores(
     lower,
     lower_amateur,
     partials,
+    tops,  # (rows, 2, score_blocks) float32 best score and, of what no layer excludes, best evidence; or None
     scores,  # (rows, vocab) float32
     expert_row,
     amateur_row,
@@ -178,13 +186,21 @@ def _scores(
     NORMALIZED: tl.constexpr,
     MASKED: tl.constexpr,
     BY_ENTROPY: tl.constexpr,
+    AGAIN: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
+    SCORE_BLOCKS: tl.constexpr,
 ):
-    """Of one block of one row."""
+    """Of one block of one row; ``AGAIN`` where no token of the row was left, with plausibility among the others."""
     row = (tl.program_id(0) // score_blocks).to(tl.int64)
-    at = (tl.program_id(0) % score_blocks) * BLOCK + tl.arange(0, BLOCK)
+    block = tl.program_id(0) % score_blocks
+    at = block * BLOCK + tl.arange(0, BLOCK)
     inside = at < vocab
+    if tops is not None:
+        tops += row * 2 * score_blocks
+    if AGAIN:  # noqa: SIM102 - the compiler would read what is not there
+        if _largest(tops, score_blocks, SCORE_BLOCKS) != float("-inf"):
+            return
     own = partials + row * 3 * blocks  # the row's statistics of the expert and its layers, those of the amateur
     step = tl.cast(rows, tl.int64) * 3 * blocks
     amateur_own = own + (LOWER + 1) * step
@@ -196,8 +212,8 @@ def _scores(
     excluded = evidence == float("-inf")
     if NORMALIZED or MASKED:
         top, log_sum, entropy = row_statistics(own, blocks, BLOCKS)
-    if MASKED:
-        excluded = excluded | (evidence < top + log_alpha)
+    if AGAIN:
+        top = _largest(tops + score_blocks, score_blocks, SCORE_BLOCKS)
     if NORMALIZED:
         _, amateur_log_sum, _ = row_statistics(amateur_own, blocks, BLOCKS)
         fused = evidence - log_sum - _times(amateur_weight, a * amateur_scale - amateur_log_sum)
@@ -226,7 +242,21 @@ def _scores(
         excluded = excluded | (x == float("-inf"))
     if BY_ENTROPY:
         fused /= weights
-    tl.store(scores + row * vocab + at, tl.where(excluded, float("-inf"), fused), mask=inside)
+    fused = tl.where(excluded, float("-inf"), fused)
+    if MASKED:
+        plausible = tl.where(evidence < top + log_alpha, float("-inf"), fused)
+        if tops is not None and not AGAIN:
+            tl.store(tops + block, tl.max(plausible, 0))
+            tl.store(tops + score_blocks + block, tl.max(tl.where(fused == float("-inf"), fused, evidence), 0))
+        fused = plausible
+    tl.store(scores + row * vocab + at, fused, mask=inside)
+
+
+@triton.jit
+def _largest(tops, blocks, BLOCKS: tl.constexpr):
+    """Of (blocks,) numbers."""
+    block = tl.arange(0, BLOCKS)
+    return tl.max(tl.load(tops + block, mask=block < blocks, other=float("-inf")), 0)
 
 
 @triton.jit

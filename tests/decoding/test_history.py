@@ -53,13 +53,18 @@ def test_the_penalty_looks_at_the_last_states_of_each_row(
         candidates = torch.randn(2, 3, 24, generator=generator)
         if at < 20:
             continue
-        penalty = history.penalty(candidates)
+        penalty, told = history.penalty(candidates), history.repeated(candidates)
         for row in range(2):
             places = [slot for slot in range(at) if slot >= 20 or mask[row, slot]]
             places = places[-window:] if window else places
-            expected, _ = degeneration_penalty_naive(candidates[row : row + 1], states[row : row + 1, places])
+            expected, repeated = degeneration_penalty_naive(candidates[row : row + 1], states[row : row + 1, places])
             # float32 against float64
             torch.testing.assert_close(penalty[row : row + 1], expected, atol=1e-5, rtol=1e-5)
+            assert told[1][row].tolist() == [places[place] for place in repeated[0].tolist()]
+        assert torch.equal(told[0], penalty)
+    history.reorder(torch.tensor([1, 0]))
+    swapped = history.repeated(candidates.flip(0))
+    assert [each.flip(0).tolist() for each in swapped] == [each.tolist() for each in told]
 
 
 def test_a_window_bounds_what_is_held() -> None:

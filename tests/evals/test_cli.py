@@ -12,6 +12,7 @@ from decoding.evals import miniature
 from decoding.evals.cli import main
 from decoding.evals.compare import Comparison, Figures, repeated_words, show_texts
 from decoding.evals.demo import verdict
+from decoding.evals.explanations import as_markdown
 from decoding.evals.metrics import repetition
 from decoding.registry import named
 
@@ -63,6 +64,57 @@ def test_compare_in_a_pipe_keeps_to_80_columns_and_has_no_colours(model, tmp_pat
     assert "diversity" in out
 
 
+def test_compare_explains_what_contrastive_search_turned_away_from(model, tmp_path, capfd):
+    arguments = ["compare", "--model", model, "--prompt", "Tom had a", "--max-new-tokens", "30", "--dtype", "float32",
+                 "--strategy", "greedy", "--strategy", "contrastive-search:top_k=3"]  # fmt: skip
+    assert main([*arguments, "--explain", "--output", str(tmp_path)]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert max(map(len, out.splitlines())) <= 80
+    greedy, search = json.loads((tmp_path / "compare.json").read_text())["strategies"]
+    assert "explanation" not in greedy["continuations"][0]
+    continuation = search["continuations"][0]
+    steps = continuation["explanation"]
+    assert len(steps) == continuation["new_tokens"]
+    assert [step["position"] for step in steps] == list(range(steps[0]["position"], steps[0]["position"] + len(steps)))
+    said = "".join(step["chosen"]["text"] for step in steps)
+    assert continuation["continuation"].strip() in said.replace("</s>", "")
+    turned_away = [step for step in steps if step["chosen"]["token"] != step["greedy"]["token"]]
+    shown = f"Not the most probable token at {len(turned_away)} of {len(steps)}:"
+    markdown = (tmp_path / "compare.md").read_text()
+    assert turned_away
+    assert shown in out
+    assert shown in markdown
+    by_position = {step["position"]: step for step in steps}
+    for step in turned_away:
+        ours, theirs = step["chosen"], step["greedy"]
+        # What the search weighs: it is less probable, and repeats less by more than that (α = 0.6).
+        assert ours["probability"] <= theirs["probability"]
+        gained = 0.6 * (theirs["penalty"] - ours["penalty"]) - 0.4 * (theirs["probability"] - ours["probability"])
+        assert gained > -1e-5
+        repeats = theirs["repeats"]
+        assert repeats["position"] < step["position"]
+        if repeats["position"] in by_position:
+            assert repeats["text"] == by_position[repeats["position"]]["chosen"]["text"]
+        assert re.search(
+            rf"^ +{step['position']}  {re.escape(repr(ours['text']))} +{ours['penalty']:.2f}  "
+            rf"{re.escape(repr(theirs['text']))} +{theirs['probability']:.2f} +{theirs['penalty']:.2f}  "
+            rf"{re.escape(repr(repeats['text']))} at token {repeats['position']} *$",
+            out, re.MULTILINE,
+        )  # fmt: skip
+        assert f"at token {repeats['position']} |" in markdown
+    assert main([*arguments, "--json"]) == 0
+    plain = json.loads(capfd.readouterr().out)["strategies"][1]["continuations"][0]
+    assert plain["continuation"] == continuation["continuation"]
+    assert set(plain) == {"continuation", "new_tokens", "seconds"}
+
+
+def test_marks_of_markdown_in_a_token_are_text():
+    like = {"token": 5, "text": "|*", "probability": 0.5, "penalty": 0.9, "repeats": {"position": 0, "text": "`"}}
+    step = {"position": 1, "chosen": {**like, "token": 6, "text": "<b>", "penalty": 0.1}, "greedy": like}
+    assert as_markdown([step])[-1] == r"| 1 | '\<b>' | 0.10 | '\|\*' | 0.50 | 0.90 | '\`' at token 0 |"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -70,6 +122,7 @@ def test_compare_in_a_pipe_keeps_to_80_columns_and_has_no_colours(model, tmp_pat
         (["--prompt", "Tom", "--strategy", "greedy", "--strategy", "greedy"], "given twice"),
         (["--prompts", "absent.txt"], "cannot be read"),
         (["--prompt", ""], "the prompt is empty"),
+        (["--prompt", "Tom", "--strategy", "greedy", "--explain"], "add contrastive-search"),
         (["--prompt", "Tom", "--strategy", "contrastive-search:top_k=99999"], "vocabulary"),
         (["--prompt", "Tom", "--prompt", "word " * 2000], "context"),
         (["--prompt", "Tom", "--model", "./absent"], "no such folder"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -140,6 +141,29 @@ def test_what_the_expert_excludes_stays_excluded_whatever_the_amateur_says(
     assert not scores.isnan().any()
     assert (scores[inputs.expert == -torch.inf] == -torch.inf).all()
     _same(scores, defined(inputs, alpha))
+
+
+@pytest.mark.parametrize("alpha", [0.02, 1.0])
+@pytest.mark.parametrize("form", ["static", "entropy-refocused"])
+def test_plausibility_is_taken_anew_where_a_lower_layer_leaves_nothing_of_it(
+    form: str, alpha: float, backend: str, device: torch.device
+) -> None:
+    """Of five rows: in the first, and in the fourth for its last block alone; of the last, nothing is left at all."""
+    x = Inputs((5, 2600, 2), torch.float32, device)
+    evidence = torch.lerp(x.expert, x.guided, 1 + LOL["refocus_weight"]) if "refocused" in form else x.expert
+    plausible = evidence >= evidence.amax(-1, keepdim=True) + math.log(alpha)
+    x.lower[1, 0, plausible[0]] = -torch.inf
+    x.lower[0, 3, plausible[3]] = -torch.inf
+    x.lower[0, 3, :2100] = -torch.inf
+    x.lower[0, 4, ::2] = x.lower[1, 4, 1::2] = -torch.inf
+    computed, defined = FORMS[form]
+    scores = computed(x, alpha, backend)
+    left = scores > -torch.inf
+    assert [bool(row.any()) for row in left] == [True, True, True, True, False]
+    assert not (left & plausible)[[0, 3]].any()
+    assert not left[3, :2100].any()
+    assert torch.equal(left[1:3], plausible[1:3])
+    _same(scores, defined(x, alpha))
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -30,11 +30,28 @@ def test_corpus_figures_are_those_of_sacrebleu(rows):
     assert chrf(texts, pairs, word_order=2).score == sacrebleu.corpus_chrf(texts, [first, second], word_order=2).score
 
 
-@given(st.lists(st.tuples(st.text("aб ไ字\n", max_size=9), st.text("aб ไ字.", max_size=9)), min_size=1, max_size=5))
-@settings(max_examples=100, deadline=None)
+# Any text; few characters, so that n-grams meet; and what may or may not count as a space.
+passages = (
+    st.text(max_size=12)
+    | st.text("aб ไ字.\n", max_size=9)
+    | st.text("ab e\u0301\u00a0\u200b\u3000\x1c\x85", max_size=9)
+)
+compared = st.tuples(passages, passages) | st.tuples(passages, passages, passages).map(
+    lambda parts: ("".join(parts[:2]), "".join(parts[1:]))  # with a piece in common
+)
+
+
+@given(st.lists(compared, min_size=1, max_size=5))
+@settings(max_examples=150, deadline=None)
 def test_chrf_of_added_counts_is_sacrebleus(rows):
-    counts = [sum(column) for column in zip(*(character_counts(*row) for row in rows), strict=True)]
-    assert chrf_of_counts(counts) == pytest.approx(chrf(*map(list, zip(*rows, strict=True))).score)
+    """Of texts and references in any script, either of them perhaps empty; of each by itself, and of all together."""
+    counts = [character_counts(text, reference) for text, reference in rows]
+    for each, (text, reference) in zip(counts, rows, strict=True):
+        assert chrf_of_counts(each) == pytest.approx(sacrebleu.sentence_chrf(text, [reference]).score, rel=1e-12)
+    texts, references = map(list, zip(*rows, strict=True))
+    total = chrf_of_counts([sum(column) for column in zip(*counts, strict=True)])
+    assert total == pytest.approx(sacrebleu.corpus_chrf(texts, [references]).score, rel=1e-12)
+    assert total == pytest.approx(chrf(texts, references).score, rel=1e-12)
 
 
 def test_a_text_may_have_more_references_than_another():
