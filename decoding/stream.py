@@ -43,6 +43,7 @@ from decoding.quantised_cache import is_quantised
 from decoding.reading import Reading, joined, recorded, reordered
 from decoding.reading_anew import ReadAnew, read_anew
 from decoding.shared_prefix import Shared
+from decoding.states import OwnStates, handed_back, lent, with_states
 
 __all__ = ["Stream"]
 
@@ -119,6 +120,7 @@ class Stream:
         expected = None if generation_config is None else generation_config.max_length
         if isinstance(cache, Cache):
             grow_in_place(cache, expected)
+            with_states(model, cache)
         past = tokens_in(cache)
         config = generation_config or model.generation_config
         self._in_pieces = config.prefill_chunk_size is not None
@@ -328,7 +330,7 @@ class Stream:
                 layer.record_past = False
         if self.captured is not None:
             self.captured.hand_over(self.cache)
-        return self.cache
+        return handed_back(self.cache)
 
     def release(self) -> None:
         """Let go of cache and branches now: branches and stream refer to each other, and the cache is large."""
@@ -371,6 +373,7 @@ class Stream:
             forward_pass(self.model, rows, tokens, self.length),
             self.adapters(),
             few_rows(rows * tokens, self.input_ids.device),
+            lent(inputs),
         ):
             return self._run(inputs, every_logit)
 
@@ -414,6 +417,7 @@ class Stream:
         with (
             forward_pass(self.model, self.batch, self.input_ids.shape[1], 0),
             self.adapters(),
+            lent(self.kwargs),
             captured_outputs(self.anatomy.backbone, states) as seen,
             captured_inputs(self.exit_layers, last=True) as exits,
         ):
@@ -428,7 +432,8 @@ class Stream:
             return
         for name in ALL_CACHE_NAMES:
             if name in output and output[name] is not None:
-                self.kwargs[name] = output[name]
+                if not isinstance(self.kwargs.get(name), OwnStates):
+                    self.kwargs[name] = with_states(self.model, output[name])
                 return
 
     def _leave_cache(self, reason: str) -> None:

@@ -1,0 +1,158 @@
+"""States that a model keeps elsewhere than in the layers of a transformers Cache.
+
+xLSTM has an object of its own, MiniMax a list beside its cache's layers, and RecurrentGemma writes on its modules, where
+two texts would overwrite each other. A stream keeps what each of them remembers as one more layer of its cache, a
+:class:`StateLayer`, which is reordered, copied and restored like any other, and which :func:`lent` puts where the model
+looks for it while a forward pass lasts.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, LinearAttentionCacheLayerMixin, LinearAttentionLayer
+from transformers.generation.utils import ALL_CACHE_NAMES
+
+from decoding.cache import layers_of, tokens_in
+
+__all__ = ["OwnStates", "StateLayer", "handed_back", "lent", "with_states"]
+
+_on_modules = threading.RLock()  # held while states stand on a model's modules, which all threads share
+
+
+class StateLayer(LinearAttentionLayer):
+    """What stands at some places, each an object and the name of its attribute: trees of tensors, rows first."""
+
+    def __init__(self, places: list[tuple[Any, str]]) -> None:
+        super().__init__()
+        self.places = places
+        self.trees: list[Any] = []
+
+    @property
+    def on_modules(self) -> bool:
+        """Whether the places are the model's, and not those of one text."""
+        return any(isinstance(holder, nn.Module) for holder, _ in self.places)
+
+    def put(self) -> None:
+        """Write the states to their places."""
+        for (holder, name), tree in zip(self.places, self.trees, strict=True):
+            setattr(holder, name, tree)
+
+    def take(self) -> None:
+        """Read them from there; a model's own places are left empty."""
+        self.trees = [getattr(holder, name) for holder, name in self.places]
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what stands on modules, which make a state of their own where they find none."""
+        for holder, name in self.places:
+            if isinstance(holder, nn.Module):
+                setattr(holder, name, None)
+
+    def reorder_cache(self, rows: Tensor) -> None:
+        """Make row i what row ``rows[i]`` was."""
+        self.trees = _changed(self.trees, lambda states: states.index_select(0, rows.to(states.device)))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StateLayer:
+        copied = copy.copy(self)
+        copied.trees = _changed(self.trees, Tensor.clone)
+        return copied
+
+
+def _changed(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(tree, Tensor):
+        return change(tree)
+    if isinstance(tree, dict):
+        return {key: _changed(value, change) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(_changed(value, change) for value in tree)
+    return tree
+
+
+class OwnStates(Cache):
+    """A cache of nothing but states of a model's own kind, of which its forward passes are given ``own``."""
+
+    def __init__(self, own: Any) -> None:
+        self.own = own
+        layer = StateLayer([(own, "rnn_state")])
+        layer.take()
+        super().__init__(layers=[layer])
+
+
+def with_states(model: Any, cache: Any) -> Any:
+    """A cache that holds all that a model remembers: the same one with a layer more, or one made of the model's own.
+
+    Args:
+        model: whose it is.
+        cache: as the model takes or returns it; None before it has made one.
+    """
+    if hasattr(cache, "rnn_state"):
+        return OwnStates(cache)
+    if isinstance(cache, Cache) and _state_layer(cache) is None:
+        places = [(cache, "linear_cache")] if hasattr(cache, "linear_cache") else _places_on_modules(model, cache)
+        if places:
+            layer = StateLayer(places)
+            with _on_modules:
+                if tokens_in(cache) == 0:
+                    layer.clear()  # what another text has left
+                layer.take()
+            cache.layers.append(layer)
+    return cache
+
+
+def _places_on_modules(model: nn.Module, cache: Cache) -> list[tuple[Any, str]]:
+    """Attributes that are named as states are, of a model that has recurrent layers."""
+    if not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers_of(cache)):
+        return []
+    return [
+        (module, name)
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if name.endswith(("_state", "_states")) and (value is None or isinstance(value, Tensor))
+    ]
+
+
+def _state_layer(cache: Any) -> StateLayer | None:
+    layers = layers_of(cache) if isinstance(cache, Cache) else []
+    return layers[-1] if layers and isinstance(layers[-1], StateLayer) else None
+
+
+@contextmanager
+def lent(inputs: dict[str, Any]) -> Iterator[None]:
+    """While the context is open, a forward pass over ``inputs`` finds the states of their cache where it looks for
+    them, in ``inputs`` included; afterwards the cache has the new ones.
+    """
+    name = next((each for each in ALL_CACHE_NAMES if inputs.get(each) is not None), "")
+    cache = inputs.get(name)
+    layer = _state_layer(cache)
+    if layer is None:
+        yield
+        return
+    if layer.on_modules:
+        _on_modules.acquire()
+    layer.put()
+    if isinstance(cache, OwnStates):
+        inputs[name] = cache.own
+    try:
+        yield
+        layer.take()
+    finally:
+        inputs[name] = cache
+        layer.clear()
+        if layer.on_modules:
+            _on_modules.release()
+
+
+def handed_back(cache: Any) -> Any:
+    """The cache as its model knows it, the states at their places for good."""
+    layer = _state_layer(cache)
+    if layer is None:
+        return cache
+    layer.put()
+    layers_of(cache).pop()
+    return cache.own if isinstance(cache, OwnStates) else cache
