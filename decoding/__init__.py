@@ -6,6 +6,7 @@ from decoding.contrastive_decoding import ContrastiveDecoding
 from decoding.contrastive_search import ContrastiveSearch
 from decoding.dola import DoLa
 from decoding.errors import DecodingError, DecodingWarning, InputError, ModelError, OptionError, OutOfMemoryError
+from decoding.explanation import explain_contrastive_search
 from decoding.export import export
 from decoding.generation import generate
 from decoding.lol import LOL
@@ -48,6 +49,7 @@ __all__ = [
     "Strategy",
     "StrategyLogitsProcessor",
     "Stream",
+    "explain_contrastive_search",
     "export",
     "generate",
     "score",
