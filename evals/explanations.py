@@ -58,7 +58,10 @@ def explained(
 def as_table(explanation: Explanation) -> Table:
     """The steps at which another token than the most probable one was chosen."""
     rows = _rows(explanation)
-    table = Table(box=None, padding=(0, 1), pad_edge=False, title=_summary(explanation, rows), title_justify="left")
+    table = Table(
+        box=None, padding=(0, 1), pad_edge=False, show_header=bool(rows),
+        title=_summary(explanation, rows), title_justify="left",
+    )  # fmt: skip
     for column in COLUMNS:
         table.add_column(column, justify="right" if column in ("token", "penalty", "p") else "left", overflow="fold")
     for row in rows:
@@ -70,6 +73,8 @@ def as_markdown(explanation: Explanation) -> list[str]:
     """Likewise, as lines of markdown."""
     rows = _rows(explanation)
     lines = [_summary(explanation, rows), ""]
+    if not rows:
+        return lines[:1]
     lines += [f"| {' | '.join(COLUMNS)} |", "|---:|---|---:|---|---:|---:|---|"]
     return lines + [f"| {' | '.join(MARKS.sub(_escaped, cell) for cell in row)} |" for row in rows]
 
@@ -79,7 +84,7 @@ def _escaped(mark: re.Match[str]) -> str:
 
 
 def _summary(explanation: Explanation, rows: Sequence[Sequence[str]]) -> str:
-    return f"Not the most probable token at {len(rows)} of {len(explanation)}:"
+    return f"Not the most probable token at {len(rows)} of {len(explanation)}{':' if rows else '.'}"
 
 
 def _rows(explanation: Explanation) -> list[tuple[str, ...]]:

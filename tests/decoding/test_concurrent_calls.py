@@ -82,3 +82,20 @@ def test_each_thread_gets_the_tokens_of_its_own_call(name):
     for i, expected in enumerate(alone):
         assert len(together[i]) == 4
         assert all(torch.equal(each, expected) for each in together[i])
+
+
+def test_threads_may_share_a_strategy():
+    model, strategy = BUILDERS["llama"]().eval(), decoding.ContrastiveSearch(0.6, 4)
+    prompts = [torch.randint(3, 100, (1, 5 + i), generator=torch.Generator().manual_seed(i)) for i in range(6)]
+    expected = [decoding.generate(model, ids, strategy=strategy, max_new_tokens=15).tolist() for ids in prompts]
+    given: dict[int, list[list[int]]] = {}
+
+    def run(i: int):
+        given[i] = decoding.generate(model, prompts[i], strategy=strategy, max_new_tokens=15).tolist()
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [given[i] for i in range(6)] == expected

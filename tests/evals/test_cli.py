@@ -12,7 +12,7 @@ from decoding.evals import miniature
 from decoding.evals.cli import main
 from decoding.evals.compare import Comparison, Figures, repeated_words, show_texts
 from decoding.evals.demo import verdict
-from decoding.evals.explanations import as_markdown
+from decoding.evals.explanations import as_markdown, as_table
 from decoding.evals.metrics import repetition
 from decoding.registry import named
 
@@ -107,6 +107,16 @@ def test_compare_explains_what_contrastive_search_turned_away_from(model, tmp_pa
     plain = json.loads(capfd.readouterr().out)["strategies"][1]["continuations"][0]
     assert plain["continuation"] == continuation["continuation"]
     assert set(plain) == {"continuation", "new_tokens", "seconds"}
+
+
+def test_a_text_that_greedy_search_would_have_written_has_no_table():
+    like = {"token": 5, "text": "a", "probability": 0.5, "penalty": 0.9, "repeats": None}
+    steps = [{"position": 1, "chosen": like, "greedy": like}]
+    assert as_markdown(steps) == ["Not the most probable token at 0 of 1."]
+    with Console(width=80) as console, console.capture() as shown:
+        console.print(as_table(steps))
+    assert shown.get().split("\n")[0].strip() == "Not the most probable token at 0 of 1."
+    assert "penalty" not in shown.get()
 
 
 def test_marks_of_markdown_in_a_token_are_text():

@@ -13,7 +13,7 @@ import torch
 from resident_memory import resident
 from tiny_models import VOCAB, tiny_model
 from torch import Tensor
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 
 import decoding
 from decoding import LOL, ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Prompt, Strategy
@@ -121,6 +121,14 @@ def test_no_strategy_holds_a_cache(name: str, way: str, model: Any, adapted: Any
     WAYS[way](model, _ids(2, 6), strategy, max_new_tokens=4)
     assert not born
     assert _hooks(model) == 0
+
+
+def test_a_cache_that_was_handed_in_is_its_callers_alone(model: Any, born: weakref.WeakSet[Cache]) -> None:
+    cache = DynamicCache(config=model.config)
+    decoding.generate(model, _ids(1, 9), strategy=ContrastiveSearch(), past_key_values=cache, max_new_tokens=5)
+    assert len(born) == 1
+    del cache
+    assert not born
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
