@@ -172,9 +172,10 @@ def _error_of_reading_on(model: Any, inputs: dict[str, Any], ids: Tensor, forked
     """
     rows, chosen = torch.arange(2, device=ids.device), torch.tensor(CHOSEN, device=ids.device)
     kept = torch.stack([ids[rows, chosen], ids[rows, 3 + chosen], ids[:, 0]], dim=1)
-    anew = _opened(model, _continued(inputs, kept)).prompt.hidden[:, -KEPT:]
+    anew = _opened(model, _continued(inputs, kept))
     stepwise = torch.stack([forked[0][rows, chosen, 0], forked[1][rows, chosen, 0], forked[2][:, 0]], dim=1)
-    return relative_error(stepwise, anew)
+    error = relative_error(stepwise, anew.prompt.hidden[:, -KEPT:])
+    return max([error, *(relative_error(logits, anew.logits(anew.prompt)) for logits in forked[3:])])
 
 
 def _read_anew(model: Any, inputs: dict[str, Any], ids: Tensor, reason: str) -> Branching:
@@ -228,10 +229,14 @@ def probe_batch(model: Any, padded: bool = True) -> tuple[dict[str, Any], Tensor
 
 
 def walked(stream: Stream, ids: Tensor) -> list[Tensor]:
-    """Hidden states of three steps of a stream over (2, 6) tokens: two branches, each committed, and one token."""
+    """Hidden states of three steps of a stream over (2, 6) tokens: two branches, each committed, and one token.
+
+    Where logits cannot be told from them, those after the last token too: ProphetNet's come from other states.
+    """
     chosen = torch.tensor(CHOSEN, device=ids.device)
     first = stream.branch(ids[:, :3]).hidden
     stream.commit(chosen)
     second = stream.branch(ids[:, 3:]).hidden
     stream.commit(chosen)
-    return [first, second, stream.extend(ids[:, :1]).hidden]
+    last = stream.extend(ids[:, :1])
+    return [first, second, last.hidden, *([] if stream.anatomy.separable else [stream.logits(last)])]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from transformers import GenerationConfig
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import Cache, DynamicCache
 
 from decoding.cache import is_recurrent, is_sliding
 from decoding.readers import Reader
@@ -23,8 +23,11 @@ def by_weights(readers: Sequence[Reader], fuse: bool = True) -> Iterator[list[Re
 
 
 def may_fuse_rows(cache: Any) -> bool:
-    """Whether prompts of several lengths can share a batch: a recurrent state reads their padding as text."""
-    return not (hasattr(cache, "layers") and is_recurrent(cache))
+    """Whether prompts of several lengths can share a batch: a recurrent state reads their padding as text.
+
+    Without a cache it cannot be told, and some recurrent models are given none (xLSTM makes its own).
+    """
+    return isinstance(cache, Cache) and not is_recurrent(cache)
 
 
 def may_fuse_expert(

@@ -1,7 +1,7 @@
 """States that a model keeps elsewhere than in the layers of a transformers Cache.
 
-xLSTM has an object of its own, MiniMax a list beside its cache's layers, and RecurrentGemma writes on its modules, where
-two texts would overwrite each other. A stream keeps what each of them remembers as one more layer of its cache, a
+xLSTM has an object of its own, MiniMax a list beside its cache's layers, and RecurrentGemma writes on its modules,
+where two texts would overwrite each other. A stream keeps what each of them remembers as one more layer of its cache, a
 :class:`StateLayer`, which is reordered, copied and restored like any other, and which :func:`lent` puts where the model
 looks for it while a forward pass lasts.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,7 +22,9 @@ from decoding.cache import layers_of, tokens_in
 
 __all__ = ["OwnStates", "StateLayer", "handed_back", "lent", "with_states"]
 
-_on_modules = threading.RLock()  # held while states stand on a model's modules, which all threads share
+# Attributes of modules that are states: RecurrentGemma's, which are the only ones in transformers 5.23.
+ON_MODULES = ("conv1d_state", "recurrent_states")
+_on_modules = threading.RLock()  # held while a text's states stand on modules, which all threads share
 
 
 class StateLayer(LinearAttentionLayer):
@@ -33,10 +35,10 @@ class StateLayer(LinearAttentionLayer):
         self.places = places
         self.trees: list[Any] = []
 
-    @property
-    def on_modules(self) -> bool:
-        """Whether the places are the model's, and not those of one text."""
-        return any(isinstance(holder, nn.Module) for holder, _ in self.places)
+    def alone(self) -> AbstractContextManager[Any]:
+        """No other thread reads or writes these places in this context."""
+        shared = any(isinstance(holder, nn.Module) for holder, _ in self.places)
+        return _on_modules if shared else nullcontext()
 
     def put(self) -> None:
         """Write the states to their places."""
@@ -97,7 +99,7 @@ def with_states(model: Any, cache: Any) -> Any:
         places = [(cache, "linear_cache")] if hasattr(cache, "linear_cache") else _places_on_modules(model, cache)
         if places:
             layer = StateLayer(places)
-            with _on_modules:
+            with layer.alone():
                 if tokens_in(cache) == 0:
                     layer.clear()  # what another text has left
                 layer.take()
@@ -106,15 +108,10 @@ def with_states(model: Any, cache: Any) -> Any:
 
 
 def _places_on_modules(model: nn.Module, cache: Cache) -> list[tuple[Any, str]]:
-    """Attributes that are named as states are, of a model that has recurrent layers."""
+    """Where a model that has recurrent layers writes on its modules."""
     if not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers_of(cache)):
         return []
-    return [
-        (module, name)
-        for module in model.modules()
-        for name, value in vars(module).items()
-        if name.endswith(("_state", "_states")) and (value is None or isinstance(value, Tensor))
-    ]
+    return [(module, name) for module in model.modules() for name in ON_MODULES if name in vars(module)]
 
 
 def _state_layer(cache: Any) -> StateLayer | None:
@@ -133,19 +130,16 @@ def lent(inputs: dict[str, Any]) -> Iterator[None]:
     if layer is None:
         yield
         return
-    if layer.on_modules:
-        _on_modules.acquire()
-    layer.put()
-    if isinstance(cache, OwnStates):
-        inputs[name] = cache.own
-    try:
-        yield
-        layer.take()
-    finally:
-        inputs[name] = cache
-        layer.clear()
-        if layer.on_modules:
-            _on_modules.release()
+    with layer.alone():
+        layer.put()
+        if isinstance(cache, OwnStates):
+            inputs[name] = cache.own
+        try:
+            yield
+            layer.take()
+        finally:
+            inputs[name] = cache
+            layer.clear()
 
 
 def handed_back(cache: Any) -> Any:
@@ -153,6 +147,7 @@ def handed_back(cache: Any) -> Any:
     layer = _state_layer(cache)
     if layer is None:
         return cache
-    layer.put()
+    with layer.alone():
+        layer.put()
     layers_of(cache).pop()
     return cache.own if isinstance(cache, OwnStates) else cache

@@ -432,7 +432,8 @@ class Stream:
             return
         for name in ALL_CACHE_NAMES:
             if name in output and output[name] is not None:
-                if not isinstance(self.kwargs.get(name), OwnStates):
+                held = self.kwargs.get(name)
+                if output[name] is not held and not isinstance(held, OwnStates):
                     self.kwargs[name] = with_states(self.model, output[name])
                 return
 

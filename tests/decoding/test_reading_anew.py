@@ -62,7 +62,7 @@ def test_no_reader_of_a_call_without_a_cache_keeps_one(monkeypatch: pytest.Monke
         assert {stream.cacheless for stream in opened} == {"use_cache=False"}
 
 
-@pytest.mark.parametrize("model_type", ["moshi", "openai-gpt", "rwkv"])
+@pytest.mark.parametrize("model_type", ["moshi", "openai-gpt", "prophetnet", "rwkv"])
 def test_a_model_whose_cache_is_of_no_use_is_served_and_its_cost_told_once(model_type: str) -> None:
     model, prompt = tiny_type(model_type), random_prompt(12, seed=3)
     with pytest.warns(DecodingWarning, match="its whole text is read anew at every step"):
