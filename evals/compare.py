@@ -18,11 +18,13 @@ from decoding.cli_doctor import versions
 from decoding.cli_generate import Continuation, continuations, encoded
 from decoding.cli_options import (
     Device,
+    DeviceMap,
     Dtype,
     Json,
     Model,
     Output,
     Seed,
+    TpPlan,
     as_json,
     console,
     progress,
@@ -33,6 +35,7 @@ from decoding.cli_options import (
 from decoding.errors import OptionError
 from decoding.evals.metrics import diversity, repetition
 from decoding.loading import load
+from decoding.placement import speaks
 from decoding.registry import Choice, named
 
 __all__ = ["Comparison", "Figures", "compare", "compare_command", "repeated_words", "show_figures", "show_texts"]
@@ -134,7 +137,7 @@ def compare(
     for choice in choices:
         continuations(model, tokenizer, choice, prompts[0], max_new_tokens=warm_up)
     made: list[list[Continuation]] = [[] for _ in choices]
-    with progress() as bar:
+    with progress(shown=speaks(model)) as bar:
         task = bar.add_task("comparing", total=len(choices) * len(prompts))
         # Strategies take turns on each prompt, so that a busy spell of the machine slows them all.
         for prompt in prompts:
@@ -168,6 +171,8 @@ def compare_command(
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    tp_plan: TpPlan = None,
     json: Json = False,
     output: Output = None,
 ) -> None:
@@ -182,8 +187,10 @@ def compare_command(
         raise OptionError(f"--strategy {twice}: given twice; accepted are strategies that differ")
     texts = prompts_of(prompt, prompts)
     writable(output)
-    loaded, tokenizer = load(model, device, dtype)
+    loaded, tokenizer = load(model, device, dtype, device_map=device_map, tp_plan=tp_plan)
     result = compare(model, loaded, tokenizer, choices, texts, max_new_tokens=max_new_tokens, seed=seed)
+    if not speaks(loaded):
+        return
     write_files(
         output,
         {"compare.json": as_json(result.as_dict(), indent=2) + "\n", "compare.md": result.as_markdown()},
