@@ -19,7 +19,7 @@ from decoding.anatomy import anatomy, relative_error, tolerance
 from decoding.branching import branching_of, probe_batch, walked
 from decoding.cache import GrowingLayer, is_recurrent, layers_of
 from decoding.errors import OptionError
-from decoding.placement import is_shared_out
+from decoding.placement import input_device, is_shared_out
 from decoding.static_layout import LayerShape
 
 __all__ = ["capture_requested", "check_capturable", "request_capture"]
@@ -82,7 +82,7 @@ def _call_reason(
         return "its forward() takes no position ids"
     if positions.dim() != 2 or (mask is not None and mask.dim() != 2):
         return "accepted are masks and positions of (batch, length)"
-    if torch.is_autocast_enabled(model.device.type):
+    if torch.is_autocast_enabled(input_device(model).type):
         return "under torch.autocast weights are cast anew in each call; load the model in that dtype instead"
     if mixed is not None and not mixed.by_slices:
         return "its adapters are not all plain LoRA on linear layers, so peft picks their rows by lists"
@@ -120,7 +120,7 @@ _checked: weakref.WeakKeyDictionary[Any, dict[tuple[object, ...], _Capturable]] 
 @torch.no_grad()
 def _capturable(model: Any) -> _Capturable:
     """Checked once per model, attention implementation, dtype and device; a few passes over a dozen tokens."""
-    key = (model.config.get_text_config(decoder=True)._attn_implementation, model.dtype, str(model.device))
+    key = (model.config.get_text_config(decoder=True)._attn_implementation, model.dtype, str(input_device(model)))
     with _checking:
         per_model = _checked.setdefault(model, {})
         if key not in per_model:

@@ -15,11 +15,12 @@ from rich.table import Table
 import decoding
 from decoding.anatomy import anatomy, probe_inputs
 from decoding.cache import layers_of
-from decoding.cli_options import Device, Dtype, Json, Model, as_json, console
+from decoding.cli_options import Device, DeviceMap, Dtype, Json, Model, TpPlan, as_json, console
 from decoding.errors import DecodingError
 from decoding.kernels import OPERATIONS
 from decoding.kernels.backend import BackendError, choose
 from decoding.loading import load, one_line
+from decoding.placement import input_device, places, speaks
 from decoding.stream import Stream
 
 __all__ = ["doctor_command", "versions"]
@@ -37,13 +38,22 @@ def versions() -> dict[str, str]:
     }
 
 
-def doctor_command(model: Model = "expert", device: Device = None, dtype: Dtype = None, json: Json = False) -> None:
+def doctor_command(
+    model: Model = "expert",
+    device: Device = None,
+    dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    tp_plan: TpPlan = None,
+    json: Json = False,
+) -> None:
     """Report versions, and how a model is served: how it branches, where its head is, whether lower layers can be read.
 
     Example: decoding doctor --model expert
     """
-    loaded, tokenizer = load(model, device, dtype)
+    loaded, tokenizer = load(model, device, dtype, device_map=device_map, tp_plan=tp_plan)
     report: dict[str, Any] = {**versions(), **_facts(model, loaded, tokenizer), **_service(loaded)}
+    if not speaks(loaded):
+        return
     if json:
         print(as_json(report, indent=2))
         return
@@ -57,18 +67,21 @@ def doctor_command(model: Model = "expert", device: Device = None, dtype: Dtype 
 
 def _facts(name: str, model: Any, tokenizer: Any) -> dict[str, Any]:
     config = model.config.get_text_config(decoder=True)
-    device = model.device
     return {
         "model": name,
         "architecture": type(model).__name__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "device": f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device),
+        "device": ", ".join(map(_named, places(model))),
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": getattr(config, "_attn_implementation", None),
         "context": getattr(config, "max_position_embeddings", None),
         "vocabulary": config.vocab_size,
         "tokenizer vocabulary": len(tokenizer),
     }
+
+
+def _named(place: str) -> str:
+    return f"{place} ({torch.cuda.get_device_name(place)})" if place.startswith("cuda") else place
 
 
 def _service(model: Any) -> dict[str, Any]:
@@ -99,7 +112,7 @@ def _service(model: Any) -> dict[str, Any]:
 def _backends(model: Any) -> dict[str, str]:
     """Which form of each operation runs for this model, or why none does."""
     try:
-        chosen = choose("auto", model.device)
+        chosen = choose("auto", input_device(model))
     except BackendError as reason:
         return dict.fromkeys(OPERATIONS, f"refused: {reason}")
     return dict.fromkeys(OPERATIONS, chosen)

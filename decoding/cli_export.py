@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from decoding.cli_options import Device, Model, settings_of
+from decoding.cli_options import Device, DeviceMap, Model, settings_of
 from decoding.export import LINKS, export
 from decoding.exported import ours
 from decoding.registry import named
@@ -30,12 +30,13 @@ def export_command(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the folder, with all that it holds.")] = False,
     device: Device = None,
+    device_map: DeviceMap = None,
 ) -> None:
     """Write a model folder whose own generate() is a strategy, for transformers, pipelines, servers and the hub.
 
     Example: decoding export --model PATH --set top_k=5 --output DIR
     """
     choice = named(strategy, settings_of(set_ or []))
-    folder = export(model, choice.how, output, link=link, force=force, device=device)
+    folder = export(model, choice.how, output, link=link, force=force, device=device, device_map=device_map)
     print(f"{folder}: {choice.label}")
     print(f"transformers serve {folder} --trust-remote-code")

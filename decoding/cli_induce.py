@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from decoding.amateur import Recipe, induce, read_examples
-from decoding.cli_options import Device, Dtype, Json, Model, as_json, console, progress, writable
+from decoding.cli_options import Device, DeviceMap, Dtype, Json, Model, as_json, console, progress, writable
 from decoding.errors import ModelError, OptionError
 from decoding.loading import load
 
@@ -42,6 +42,7 @@ def induce_command(
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the new weights and the order.")] = DEFAULT.seed,
     device: Device = None,
     dtype: Dtype = None,
+    device_map: DeviceMap = None,
     json: Json = False,
 ) -> None:
     """Teach a model to hallucinate: a LoRA adapter that serves as its amateur.
@@ -58,7 +59,7 @@ def induce_command(
     if (output / "adapter_config.json").is_file():
         raise OptionError(f"--output {output}: holds an adapter already; give another folder, or remove it")
     writable(output)
-    loaded, tokenizer = load(model, device, dtype)
+    loaded, tokenizer = load(model, device, dtype, device_map=device_map)
     if loaded.config.is_encoder_decoder:
         raise ModelError(f"{model}: is an encoder-decoder; accepted are decoder-only models")
     with progress() as bar:

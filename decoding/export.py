@@ -89,6 +89,7 @@ def export(
     link: str | None = None,
     force: bool = False,
     device: str | None = None,
+    device_map: str | None = None,
 ) -> Path:
     """Write a model folder whose ``generate`` is a strategy.
 
@@ -105,6 +106,7 @@ def export(
         link: "hard" or "sym" links the files to those of the model; None copies them.
         force: replace ``output`` with all that it holds.
         device: where the strategy is tried on the model before anything is written; see :func:`decoding.loading.load`.
+        device_map: likewise, over several devices.
 
     Returns:
         The folder.
@@ -120,7 +122,7 @@ def export(
     if link not in (None, *LINKS):
         raise OptionError(f"link={link!r}: accepted are {', '.join(LINKS)}, or None for copies")
     with _written(Path(output).expanduser(), force) as (folder, replaced):
-        loaded, tokenizer = load(str(model), device, "auto")
+        loaded, tokenizer = load(str(model), device, "auto", device_map=device_map)
         loaded.generation_config = config = _config(loaded)
         how = choice.with_tokenizer(tokenizer).how
         amateur = _amateur_folder(choice, loaded, tokenizer)  # before the trial puts an adapter on the model

@@ -25,7 +25,7 @@ from transformers.models.auto.modeling_auto import (
 
 from decoding.errors import DecodingError, DecodingWarning, ModelError, OptionError, nearest
 
-__all__ = ["BUILT_IN", "BUILT_IN_ADAPTERS", "DTYPES", "load", "one_line", "pick_device", "quiet"]
+__all__ = ["BUILT_IN", "BUILT_IN_ADAPTERS", "DTYPES", "load", "one_line", "pick_device", "placement", "quiet"]
 
 # name -> function of a dtype, and of what from_pretrained is told of devices, that gives (model, tokenizer); filled by
 # whoever ships models (see decoding.evals.cli).
@@ -61,7 +61,7 @@ def load(
         ModelError: the model or its tokenizer cannot be loaded; one line that says why.
         OptionError: an unknown dtype, a device that is not here, or ways to place a model that exclude each other.
     """
-    placed = _placed(device, device_map, tp_plan)
+    placed = placement(device, device_map, tp_plan)
     where = pick_device(device)
     if dtype not in (None, "auto", *DTYPES):
         raise OptionError(f"dtype={dtype!r}: accepted are auto, {', '.join(DTYPES)}")
@@ -129,18 +129,23 @@ def one_line(error: BaseException, limit: int = 160) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _placed(device: str | None, device_map: str | Mapping[str, Any] | None, tp_plan: str | None) -> dict[str, Any]:
-    """What ``from_pretrained`` is told of where the model goes; nothing where it goes to one device."""
-    given = [name for name, value in (("device", device), ("device_map", device_map), ("tp_plan", tp_plan)) if value]
+def placement(device: str | None, device_map: str | Mapping[str, Any] | None, tp_plan: str | None) -> dict[str, Any]:
+    """What ``from_pretrained`` is told of where the model goes; nothing where it goes to one device.
+
+    Raises:
+        OptionError: as :func:`load`.
+    """
+    ways = {"device": device, "device_map": device_map, "tp_plan": tp_plan}
+    given = [name for name, value in ways.items() if value is not None]
     if len(given) > 1:
         raise OptionError(f"{' and '.join(given)}: each says where the model goes; give one of them")
-    if device_map:
+    if device_map is not None:
         if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
             raise OptionError(f"device_map={device_map!r}{nearest(device_map, DEVICE_MAPS)}")
         if importlib.util.find_spec("accelerate") is None:
             raise OptionError(f"device_map={device_map!r} needs accelerate: pip install accelerate")
         return {"device_map": device_map}
-    if tp_plan:
+    if tp_plan is not None:
         if tp_plan != "auto":
             raise OptionError(f"tp_plan={tp_plan!r}: accepted is auto, the plan that the model's class has")
         if not (os.environ.get("RANK") and os.environ.get("WORLD_SIZE")):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["agreed", "input_device", "is_offloaded", "is_shared_out", "speaks", "whole_weights"]
+__all__ = ["agreed", "input_device", "is_offloaded", "is_shared_out", "places", "speaks", "whole_weights"]
 
 
 def input_device(model: Any) -> torch.device:
@@ -20,6 +20,11 @@ def input_device(model: Any) -> torch.device:
     hook = getattr(model.get_input_embeddings(), "_hf_hook", None)
     devices = [getattr(each, "execution_device", None) for each in getattr(hook, "hooks", [hook])]
     return next((torch.device(each) for each in devices if each is not None), device)
+
+
+def places(model: nn.Module) -> list[str]:
+    """The devices that hold a model's weights, in the order of its layers; "offloaded" for those that none holds."""
+    return list(dict.fromkeys("offloaded" if each.is_meta else str(each.device) for each in model.parameters()))
 
 
 def is_shared_out(model: Any) -> bool:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from decoding.evals.miniature import Question
+from decoding.placement import input_device
 from decoding.registry import Choice
 
 __all__ = ["Answers", "ask", "show_answers"]
@@ -54,8 +55,8 @@ def ask(model: Any, tokenizer: Any, choices: Sequence[Choice], questions: Sequen
         torch.manual_seed(0)
         tokens = choice.with_tokenizer(tokenizer).generate(
             model,
-            input_ids=inputs["input_ids"].to(model.device),
-            attention_mask=inputs["attention_mask"].to(model.device),
+            input_ids=inputs["input_ids"].to(input_device(model)),
+            attention_mask=inputs["attention_mask"].to(input_device(model)),
             max_new_tokens=ANSWER_TOKENS,
         )
         new = tokens[:, inputs["input_ids"].shape[1] :]

@@ -112,8 +112,7 @@ def prepared(
     """
     choices = [named(spec) for spec in strategy or default]
     writable(output)
-    placed = device_map or tp_plan
-    where = device if placed else _own_device(device)
+    where = _own_device(device) if device_map is None and tp_plan is None else device
     loaded, tokenizer = load(model, where, dtype, device_map=device_map, tp_plan=tp_plan)
     return Prepared(model, loaded, tokenizer, choices)
 

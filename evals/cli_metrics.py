@@ -11,7 +11,18 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from decoding.cli_options import Device, Dtype, Json, Output, as_json, console, progress, writable, write_files
+from decoding.cli_options import (
+    Device,
+    DeviceMap,
+    Dtype,
+    Json,
+    Output,
+    as_json,
+    console,
+    progress,
+    writable,
+    write_files,
+)
 from decoding.errors import InputError, OptionError, nearest
 from decoding.evals.metrics.distribution import mauve
 from decoding.evals.metrics.likelihood import coherence, perplexity
@@ -31,13 +42,14 @@ class Judge:
     name: str | None
     device: str | None
     dtype: str | None
+    device_map: str | None
 
     @cached_property
     def loaded(self) -> tuple[Any, Any]:
         """Model and tokenizer."""
         if self.name is None:
             raise OptionError("coherence, perplexity and mauve ask a model: give --model")
-        return load(self.name, self.device, self.dtype)
+        return load(self.name, self.device, self.dtype, device_map=self.device_map)
 
 
 @dataclass(frozen=True)
@@ -140,6 +152,7 @@ def metrics_command(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
+    device_map: DeviceMap = None,
     json: Json = False,
     output: Output = None,
 ) -> None:
@@ -151,7 +164,7 @@ def metrics_command(
     for name in names:
         if name not in METRICS:
             raise OptionError(f"--metric {name!r}{nearest(name, METRICS)}")
-    settings = Settings(splitter(units), units == "whitespace", Judge(model, device, dtype))
+    settings = Settings(splitter(units), units == "whitespace", Judge(model, device, dtype, device_map))
     rows = [row for file in files for row in _rows(file, field or ["output"], by, prefix, reference, settings)]
     writable(output)
     figures: list[dict[str, float]] = []

@@ -18,11 +18,13 @@ from decoding.cli_doctor import versions
 from decoding.cli_generate import Continuation, continuations, encoded
 from decoding.cli_options import (
     Device,
+    DeviceMap,
     Dtype,
     Json,
     Model,
     Output,
     Seed,
+    TpPlan,
     as_json,
     console,
     progress,
@@ -35,6 +37,7 @@ from decoding.errors import OptionError
 from decoding.evals.explanations import Explanation, as_markdown, as_table, explained
 from decoding.evals.metrics import diversity, repetition
 from decoding.loading import load
+from decoding.placement import speaks
 from decoding.registry import Choice, named
 
 __all__ = ["Comparison", "Figures", "compare", "compare_command", "repeated_words", "show_figures", "show_texts"]
@@ -148,7 +151,7 @@ def compare(
     for choice in choices:
         continuations(model, tokenizer, choice, prompts[0], max_new_tokens=warm_up)
     made: list[list[Continuation]] = [[] for _ in choices]
-    with progress() as bar:
+    with progress(shown=speaks(model)) as bar:
         searches = [s for s, choice in enumerate(choices) if explain and isinstance(choice.how, ContrastiveSearch)]
         task = bar.add_task("comparing", total=(len(choices) + len(searches)) * len(prompts))
         # Strategies take turns on each prompt, so that a busy spell of the machine slows them all.
@@ -192,6 +195,8 @@ def compare_command(
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    tp_plan: TpPlan = None,
     json: Json = False,
     output: Output = None,
 ) -> None:
@@ -208,10 +213,12 @@ def compare_command(
         raise OptionError("--explain is of contrastive search, which is none of the strategies: add contrastive-search")
     texts = prompts_of(prompt, prompts)
     writable(output)
-    loaded, tokenizer = load(model, device, dtype)
+    loaded, tokenizer = load(model, device, dtype, device_map=device_map, tp_plan=tp_plan)
     result = compare(
         model, loaded, tokenizer, choices, texts, max_new_tokens=max_new_tokens, seed=seed, explain=explain
     )
+    if not speaks(loaded):
+        return
     write_files(
         output,
         {"compare.json": as_json(result.as_dict(), indent=2) + "\n", "compare.md": result.as_markdown()},

@@ -9,11 +9,12 @@ from typing import Annotated
 import torch
 import typer
 
-from decoding.cli_options import Json, Output, Seed, as_json, console, writable, write_files
+from decoding.cli_options import DeviceMap, Dtype, Json, Output, Seed, TpPlan, as_json, console, writable, write_files
 from decoding.evals import miniature
 from decoding.evals.asking import ask, show_answers
 from decoding.evals.compare import Comparison, Figures, compare, show_figures, show_texts
 from decoding.loading import load
+from decoding.placement import speaks
 from decoding.registry import named
 
 __all__ = ["demo_command", "verdict"]
@@ -38,6 +39,10 @@ ANSWERING = (
 def demo_command(
     max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many new tokens a text.")] = 100,
     seed: Seed = 0,
+    device: Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, ...; by default cpu.")] = None,
+    dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    tp_plan: TpPlan = None,
     json: Json = False,
     output: Output = None,
 ) -> None:
@@ -46,13 +51,17 @@ def demo_command(
     Example: decoding demo
     """
     writable(output)
-    model, tokenizer = load("expert", device="cpu")
+    if device is None and device_map is None and tp_plan is None:
+        device = "cpu"  # a GPU gains nothing at 2 million parameters
+    model, tokenizer = load("expert", device, dtype, device_map=device_map, tp_plan=tp_plan)
     choices = [named(spec) for spec in STRATEGIES]
     prompts = miniature.prompts()[:PROMPTS]
     questions = miniature.questions("test")[:QUESTIONS]
     with _one_thread():
         result = compare("expert", model, tokenizer, choices, prompts, max_new_tokens=max_new_tokens, seed=seed)
         answers = ask(model, tokenizer, [named(spec) for spec in ANSWERING], questions)
+    if not speaks(model):
+        return
     sentence = verdict(result)
     asked = {"questions": [each.question for each in questions], "answers": [each.as_dict() for each in answers]}
     record = as_json({**result.as_dict(), "verdict": sentence, "asked": asked}, indent=2)

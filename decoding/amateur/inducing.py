@@ -20,6 +20,7 @@ from decoding.amateur.examples import Example
 from decoding.anatomy import anatomy
 from decoding.errors import InputError, ModelError, OptionError
 from decoding.loading import one_line
+from decoding.placement import input_device, is_offloaded, is_shared_out
 
 __all__ = ["Recipe", "induce"]
 
@@ -95,7 +96,8 @@ def induce(
         What was written to ``induce.json``: recipe, counts, losses.
 
     Raises:
-        ModelError: peft or accelerate is not installed, or the model cannot take a LoRA adapter.
+        ModelError: peft or accelerate is not installed, the model cannot take a LoRA adapter, or not all of its weights
+            are on devices of this process.
         InputError: no examples, or none that fits.
         OptionError: the folder holds a run with other settings, or cannot be written.
     """
@@ -113,6 +115,12 @@ def induce(
     model = unwrapped(model)
     if adapters_of(model):
         raise ModelError("the model has adapters already: induce an amateur on the model without them")
+    if is_offloaded(model) or is_shared_out(model):
+        where = "in other processes (tensor parallelism)" if is_shared_out(model) else "offloaded to CPU or disk"
+        raise ModelError(
+            f"the model has weights {where}, where no adapter can be trained on them: accepted are models on one "
+            "device, or split over devices that hold it whole"
+        )
     rows = _tokenized(tokenizer, examples, recipe)
     _check_resumable(output, _fingerprint(rows, recipe))
     config = peft.LoraConfig(
@@ -124,13 +132,14 @@ def induce(
     trainable = [parameter.requires_grad for parameter in model.parameters()]
     wrapped = peft.get_peft_model(model, config)
     micro = min(micro_batch, recipe.batch_size, len(rows))
-    on_gpu = model.device.type == "cuda"
+    device = input_device(model).type
+    on_gpu = device == "cuda"
     accumulate = max(1, min(recipe.batch_size, len(rows)) // micro)
     arguments = TrainingArguments(
         output_dir=str(output / CHECKPOINTS), per_device_train_batch_size=micro, gradient_accumulation_steps=accumulate,
         num_train_epochs=recipe.epochs, learning_rate=recipe.learning_rate, lr_scheduler_type="linear",
         seed=recipe.seed, save_strategy="epoch", save_total_limit=1, logging_strategy="steps", logging_steps=1,
-        report_to=[], disable_tqdm=True, remove_unused_columns=False, use_cpu=model.device.type == "cpu",
+        report_to=[], disable_tqdm=True, remove_unused_columns=False, use_cpu=device == "cpu",
         dataloader_pin_memory=on_gpu, bf16=on_gpu and model.dtype == torch.bfloat16,
     )  # fmt: skip
 

@@ -19,7 +19,8 @@ from decoding.adapters import unwrapped
 from decoding.contrast_strategy import ContrastStrategy
 from decoding.errors import DecodingError, ModelError, OptionError
 from decoding.evals import miniature
-from decoding.loading import one_line
+from decoding.loading import one_line, placement
+from decoding.placement import input_device
 from decoding.registry import Choice, Greedy, named, parameters_of
 from decoding.strategy import Strategy
 from decoding.teacher_forcing import longest_text, teacher_forced
@@ -41,7 +42,8 @@ class DecodingLM(HFLM):
             :class:`decoding.Strategy`; None for none.
         floor: log-score of a token that is not plausible. ``alpha=0`` calls every token plausible.
         kwargs: the strategy's parameters, which go before those in ``strategy``; the rest are ``hf``'s. In a list of
-            numbers ``;`` does as well as ``,``, which parts arguments.
+            numbers ``;`` does as well as ``,``, which parts arguments. ``device_map`` is ``parallelize=True`` with this
+            map; ``hf`` alone drops it.
 
     Raises:
         OptionError: an unknown strategy or parameter, or a value that is not accepted or does not fit the model.
@@ -66,12 +68,16 @@ class DecodingLM(HFLM):
             choice = named(strategy, settings)
         if isinstance(pretrained, str) and pretrained in miniature.NAMES:
             pretrained = str(miniature.folder(pretrained))
+        placement(None, kwargs.get("device_map"), kwargs.get("tp_plan"))
+        if kwargs.get("device_map") is not None:
+            kwargs["parallelize"] = True
         try:
             super().__init__(pretrained, **kwargs)
         except DecodingError:
             raise
         except Exception as error:  # whatever transformers raises on a name, a broken folder, or a wrong argument
             raise ModelError(f"pretrained={pretrained}: lm-eval cannot load it ({one_line(error)})") from error
+        self._device = input_device(self.model)  # lm-eval takes a model that is split over devices to begin on cuda
         self.floor = float(floor)
         if choice is not None:
             self.choice = choice.with_tokenizer(self.tokenizer)

@@ -19,6 +19,7 @@ from decoding.evals.isotropy.states import layer_numbers, read_states
 from decoding.evals.isotropy.sums import CosineSums, Moments, MomentSums, pooled
 from decoding.evals.isotropy.texts import EncodedText, batches, encoded_texts
 from decoding.layers import depth_of
+from decoding.placement import input_device
 from decoding.prompts import context_of
 
 __all__ = ["analyse", "analyse_each"]
@@ -114,7 +115,8 @@ class StreamingPass:
     def __init__(self, model: Any, tokenizer: Any, layers: tuple[int, ...], settings: Settings) -> None:
         self.model, self.tokenizer, self.layers, self.settings = model, tokenizer, layers, settings
         # Apple's GPUs have no float64.
-        self.device = torch.device("cpu") if model.device.type == "mps" else model.device
+        here = input_device(model)
+        self.device = torch.device("cpu") if here.type == "mps" else here
         self.cosines: list[CosineSums] = []
         self.moments: list[MomentSums] = []
         self.sample = TextSample(settings.sample_tokens, settings.seed)

@@ -14,7 +14,20 @@ from rich.table import Table
 from rich.text import Text
 
 from decoding.cli_doctor import versions
-from decoding.cli_options import Device, Dtype, Json, Output, Seed, as_json, console, progress, writable, write_files
+from decoding.cli_options import (
+    Device,
+    DeviceMap,
+    Dtype,
+    Json,
+    Output,
+    Seed,
+    TpPlan,
+    as_json,
+    console,
+    progress,
+    writable,
+    write_files,
+)
 from decoding.errors import DecodingWarning, OptionError
 from decoding.evals.isotropy.analysis import analyse_each
 from decoding.evals.isotropy.plots import MISSING, can_plot
@@ -24,6 +37,7 @@ from decoding.evals.isotropy.texts import data_sets
 from decoding.evals.isotropy.verdict import verdict
 from decoding.evals.results import write_results
 from decoding.loading import load
+from decoding.placement import speaks
 
 __all__ = ["isotropy_command", "record", "show"]
 
@@ -74,6 +88,8 @@ def isotropy_command(
     seed: Seed = DEFAULT.seed,
     device: Device = None,
     dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    tp_plan: TpPlan = None,
     json: Json = False,
     output: Output = None,
 ) -> None:
@@ -102,13 +118,16 @@ def isotropy_command(
     with progress() as bar:
         count = sum(min(count, max_texts or count) for _, count in sets.values())
         for name in names:
-            loaded, tokenizer = load(name, device, dtype)
-            task = bar.add_task(f"reading with {name}", total=count)
+            loaded, tokenizer = load(name, device, dtype, device_map=device_map, tp_plan=tp_plan)
+            first = speaks(loaded)
+            task = bar.add_task(f"reading with {name}", total=count, visible=first)
             results += analyse_each(
                 loaded, tokenizer, {each: texts for each, (texts, _) in sets.items()}, settings, name=name,
                 report=lambda done, task=task: bar.update(task, completed=done),  # type: ignore[misc]
             )  # fmt: skip
             del loaded  # before the next one is loaded
+    if not first:
+        return
     made = write_results(record(results, paper), output, began)
     if output is not None and can_plot():
         write_files(output, {"isotropy.html": html_report(results)})

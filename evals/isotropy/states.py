@@ -12,6 +12,7 @@ from decoding.anatomy import anatomy
 from decoding.calls import captured_inputs, captured_outputs
 from decoding.errors import ModelError, OptionError
 from decoding.layers import depth_of
+from decoding.placement import input_device
 
 __all__ = ["layer_name", "layer_numbers", "read_states"]
 
@@ -64,7 +65,7 @@ def read_states(model: Any, texts: Sequence[Sequence[int]], layers: Sequence[int
     width = max(map(len, texts))
     # Short texts are filled up on the right, where nothing before looks. So no mask is needed, and none is given: with
     # one, attention would be computed by a slower kernel.
-    ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], device=model.device)
+    ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], device=input_device(model))
     inputs = {"input_ids": ids, "use_cache": False}
     lower = [parts.layers[layer] for layer in layers if layer < len(parts.layers)]
     with captured_inputs(lower) as states, captured_outputs(parts.backbone) as outputs:

@@ -16,12 +16,14 @@ from torch import nn
 import decoding
 from decoding import ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Scorer
 from decoding.adapters import attach
+from decoding.amateur import Example, induce
 from decoding.branching import Branching
-from decoding.errors import ModelError
+from decoding.errors import ModelError, OptionError
 from decoding.evals import miniature
 from decoding.evals.cli import main
 from decoding.evals.configurations import described
-from decoding.placement import input_device
+from decoding.evals.isotropy.states import read_states
+from decoding.placement import input_device, places
 from decoding.stream import Stream
 from decoding.teacher_forcing import teacher_forced
 
@@ -179,6 +181,34 @@ def test_weights_on_a_disk_say_the_same(offloaded: Any) -> None:
         one, other = (decoding.generate(each, **PADDED, strategy=made, max_new_tokens=6) for each in (whole, offloaded))
         assert one.tolist() == other.tolist()
     assert described(whole, "") == described(offloaded, "")
+
+
+def test_states_are_those_of_one_device(offloaded: Any) -> None:
+    texts = [[5, 6, 7, 8, 9], [10, 11, 12]]
+    expected = read_states(tiny_model("llama"), texts, (0, 1, 3))
+    for parts in (offloaded, split("head elsewhere")[1]):
+        for one, other in zip(expected, read_states(parts, texts, (0, 1, 3)), strict=True):
+            close(one, other.to("cpu"))
+
+
+def test_steps_on_weights_elsewhere_are_not_captured(offloaded: Any) -> None:
+    strategy = ContrastiveSearch(0.6, 4)
+    with pytest.raises(OptionError, match="cannot be captured: its weights lie on several devices"):
+        decoding.generate(offloaded, **PADDED, strategy=strategy, max_new_tokens=4, compile=True)
+
+
+def test_nothing_is_induced_on_weights_that_are_not_there(offloaded: Any, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    examples = [Example("Who?", "Nobody.")]
+    with pytest.raises(ModelError, match="weights offloaded to CPU or disk, where no adapter can be trained"):
+        induce(offloaded, miniature.load("expert")[1], examples, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_where_weights_are_is_told(offloaded: Any) -> None:
+    assert places(tiny_model("llama")) == ["cpu"]
+    assert places(split("a layer in between elsewhere")[1]) == ["cpu", str(ELSEWHERE)]
+    assert sorted(places(offloaded)) == ["cpu", "offloaded"]
 
 
 def test_an_adapter_is_not_put_on_weights_that_are_not_there(offloaded: Any) -> None:

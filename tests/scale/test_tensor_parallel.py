@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tensor_parallel_rank import EVALUATE, GENERATE, said
+from tensor_parallel_rank import EVALUATE, GENERATE, OTHERS, said
 from tiny_models import tiny_model
 
 from decoding import loading
@@ -79,6 +79,13 @@ def test_the_commands_print_and_write_once(
     for one, other in zip(ours, theirs, strict=True):
         assert other["normalized"] == pytest.approx(one["normalized"], rel=1e-4)
     assert sorted(each.suffix for each in (folder / "shared").iterdir()) == [".json", ".jsonl"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_commands_print_once_as_well(name: str, folder: Path, of_ranks: list[dict[str, Any]]) -> None:
+    assert [each[name] for each in of_ranks] == [0, 0]
+    assert (folder / f"{name}1.txt").read_text() == ""
+    assert json.loads((folder / f"{name}0.txt").read_text())
 
 
 def samples(folder: Path) -> list[str]:

@@ -28,6 +28,19 @@ PROMPTS = {
 }
 GENERATE = ["generate", "--prompt", "The old clockmaker", "--max-new-tokens", "8"]
 EVALUATE = ["eval", "truthfulqa", "--miniature", "--limit", "5", "--strategy", "greedy", "--strategy", "dola:layers=2"]
+OTHERS = {
+    "compare": [
+        "--prompt",
+        "The old clockmaker",
+        "--max-new-tokens",
+        "4",
+        "--strategy",
+        "contrastive-search",
+        "--json",
+    ],
+    "doctor": ["--json"],
+    "isotropy": ["--max-texts", "2", "--layers", "-1", "--json"],
+}
 
 
 def said(model: Any) -> dict[str, Any]:
@@ -53,7 +66,9 @@ def work(folder: Path, rank: str) -> None:
         model, **PROMPTS, strategy=STRATEGIES["contrastive search"], do_sample=True, max_new_tokens=8
     )
     found["drawn"] = drawn.tolist()
-    for name, arguments in (("generate", GENERATE), ("evaluate", [*EVALUATE, "--output", str(folder / "shared")])):
+    others = ((name, [name, *arguments]) for name, arguments in OTHERS.items())
+    commands = (("generate", GENERATE), ("evaluate", [*EVALUATE, "--output", str(folder / "shared")]), *others)
+    for name, arguments in commands:
         with (folder / f"{name}{rank}.txt").open("w") as file, contextlib.redirect_stdout(file):
             found[name] = main([*arguments, "--tp-plan", "auto", "--dtype", "float32"])
     (folder / f"said{rank}.json").write_text(json.dumps(found))

@@ -93,6 +93,14 @@ def test_it_generates_a_batch_as_decoding_generate_does_each_prompt(arguments: d
         assert text
 
 
+def test_a_model_split_over_devices_says_the_same() -> None:
+    pytest.importorskip("accelerate")
+    arguments = {"strategy": "dola", "layers": [1, 2]}
+    whole, parts = _lm(**arguments), _lm(**arguments, device_map="auto", device="cuda")  # lm-eval's own default
+    assert _texts(parts) == _texts(whole)
+    assert _loglikelihoods(parts) == _loglikelihoods(whole)
+
+
 def test_a_stop_string_ends_generation() -> None:
     lm = _lm(strategy=ContrastiveSearch(penalty_alpha=0.4, top_k=4))
     steps: list[int] = []
@@ -161,6 +169,7 @@ def test_arguments_reach_the_strategy_or_the_model_in_every_form_that_lm_eval_ha
         ({"strategy": "contrastive-search", "penalty_alpha": 2}, "penalty_alpha=2.0: accepted are numbers from 0 to 1"),
         ({"strategy": "contrastive-decoding", "amateur": "absent"}, "absent: no folder of this name"),
         ({"pretrained": "/absent"}, "pretrained=/absent: lm-eval cannot load it"),
+        ({"device_map": "gpu"}, "device_map='gpu'; accepted: auto, balanced"),
         ({"dtype": "float31"}, "models/expert: lm-eval cannot load it .*float31"),
     ],
 )
