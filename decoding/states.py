@@ -33,28 +33,21 @@ class StateLayer(LinearAttentionLayer):
     def __init__(self, places: list[tuple[Any, str]]) -> None:
         super().__init__()
         self.places = places
-        self.trees: list[Any] = []
+        self.trees: list[Any] = self.at_places()
+
+    def at_places(self) -> list[Any]:
+        """What stands there now."""
+        return [getattr(holder, name) for holder, name in self.places]
+
+    def put(self, trees: list[Any]) -> None:
+        """Write these states to their places."""
+        for (holder, name), tree in zip(self.places, trees, strict=True):
+            setattr(holder, name, tree)
 
     def alone(self) -> AbstractContextManager[Any]:
         """No other thread reads or writes these places in this context."""
         shared = any(isinstance(holder, nn.Module) for holder, _ in self.places)
         return _on_modules if shared else nullcontext()
-
-    def put(self) -> None:
-        """Write the states to their places."""
-        for (holder, name), tree in zip(self.places, self.trees, strict=True):
-            setattr(holder, name, tree)
-
-    def take(self) -> None:
-        """Read them from there; a model's own places are left empty."""
-        self.trees = [getattr(holder, name) for holder, name in self.places]
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget what stands on modules, which make a state of their own where they find none."""
-        for holder, name in self.places:
-            if isinstance(holder, nn.Module):
-                setattr(holder, name, None)
 
     def reorder_cache(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was."""
@@ -81,9 +74,7 @@ class OwnStates(Cache):
 
     def __init__(self, own: Any) -> None:
         self.own = own
-        layer = StateLayer([(own, "rnn_state")])
-        layer.take()
-        super().__init__(layers=[layer])
+        super().__init__(layers=[StateLayer([(own, "rnn_state")])])
 
 
 def with_states(model: Any, cache: Any) -> Any:
@@ -95,15 +86,15 @@ def with_states(model: Any, cache: Any) -> Any:
     """
     if hasattr(cache, "rnn_state"):
         return OwnStates(cache)
-    if isinstance(cache, Cache) and _state_layer(cache) is None:
-        places = [(cache, "linear_cache")] if hasattr(cache, "linear_cache") else _places_on_modules(model, cache)
-        if places:
-            layer = StateLayer(places)
-            with layer.alone():
-                if tokens_in(cache) == 0:
-                    layer.clear()  # what another text has left
-                layer.take()
-            cache.layers.append(layer)
+    if not isinstance(cache, Cache) or _state_layer(cache) is not None:
+        return cache
+    if hasattr(cache, "linear_cache"):
+        cache.layers.append(StateLayer([(cache, "linear_cache")]))
+    elif places := _places_on_modules(model, cache):
+        layer = StateLayer(places)
+        if tokens_in(cache) == 0:
+            layer.trees = [None] * len(places)  # what stands there is another text's
+        cache.layers.append(layer)
     return cache
 
 
@@ -122,7 +113,8 @@ def _state_layer(cache: Any) -> StateLayer | None:
 @contextmanager
 def lent(inputs: dict[str, Any]) -> Iterator[None]:
     """While the context is open, a forward pass over ``inputs`` finds the states of their cache where it looks for
-    them, in ``inputs`` included; afterwards the cache has the new ones.
+    them, in ``inputs`` included; afterwards the cache has the new ones, and what stood at their places is back there
+    (a plain ``generate`` may be under way on the same model).
     """
     name = next((each for each in ALL_CACHE_NAMES if inputs.get(each) is not None), "")
     cache = inputs.get(name)
@@ -131,15 +123,16 @@ def lent(inputs: dict[str, Any]) -> Iterator[None]:
         yield
         return
     with layer.alone():
-        layer.put()
+        before = layer.at_places()
+        layer.put(layer.trees)
         if isinstance(cache, OwnStates):
             inputs[name] = cache.own
         try:
             yield
-            layer.take()
+            layer.trees = layer.at_places()
         finally:
             inputs[name] = cache
-            layer.clear()
+            layer.put(before)
 
 
 def handed_back(cache: Any) -> Any:
@@ -148,6 +141,6 @@ def handed_back(cache: Any) -> Any:
     if layer is None:
         return cache
     with layer.alone():
-        layer.put()
+        layer.put(layer.trees)
     layers_of(cache).pop()
     return cache.own if isinstance(cache, OwnStates) else cache

@@ -149,6 +149,21 @@ def test_threads_on_a_model_that_writes_on_its_modules_do_not_meet() -> None:
     assert together == {i: [expected] * 3 for i, expected in enumerate(alone)}
 
 
+@pytest.mark.parametrize("name", ELSEWHERE)
+@torch.no_grad()
+def test_plain_generate_under_way_on_the_model_keeps_its_states(name: str) -> None:
+    """Its own passes and those of a strategy in its list of processors take turns."""
+    model, strategy = tiny_model(name), DoLa([0, 1])
+    made = model.generate(
+        torch.tensor(PROMPTS), logits_processor=[strategy.logits_processor(model)], max_new_tokens=6, do_sample=False,
+        pad_token_id=0, output_logits=True, return_dict_in_generate=True,
+    )  # fmt: skip
+    own = same_model(name)(made.sequences, use_cache=False).logits[:, 13:-1]
+    torch.testing.assert_close(torch.stack(made.logits, dim=1), own, atol=1e-4, rtol=1e-3)
+    alone = decoding.generate(model, torch.tensor(PROMPTS), strategy=strategy, max_new_tokens=6)
+    assert made.sequences.tolist() == alone.tolist()
+
+
 def test_a_prompt_of_one_token_does_not_go_on_from_another_text() -> None:
     """In transformers one token is the next of whatever its modules last read."""
     model = tiny_model("recurrent_gemma")
@@ -157,13 +172,13 @@ def test_a_prompt_of_one_token_does_not_go_on_from_another_text() -> None:
     _same(_opened("recurrent_gemma", [[57]]).prompt.hidden[:, -1], "recurrent_gemma", [[57]])
 
 
-def test_nothing_stays_on_modules_after_a_pass_that_fails() -> None:
-    stream, model = _opened("recurrent_gemma"), tiny_model("recurrent_gemma")
+def test_a_pass_that_fails_leaves_modules_as_they_were() -> None:
+    stream, model, before = _opened("recurrent_gemma"), tiny_model("recurrent_gemma"), _on_modules("recurrent_gemma")
     failing = model.get_decoder().layers[-1].register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ModelError, match="ZeroDivisionError"):
         stream.extend(_ids(2, 1, seed=11))
     failing.remove()
-    assert set(_on_modules("recurrent_gemma")) == {None}
+    assert all(now is then for now, then in zip(_on_modules("recurrent_gemma"), before, strict=True))
     other = threading.Thread(target=lambda: _opened("recurrent_gemma"), daemon=True)
     other.start()
     other.join(timeout=30)
