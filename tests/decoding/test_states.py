@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 import decoding
-from decoding import ContrastiveSearch, DoLa, ModelError
+from decoding import ContextAware, ContrastiveSearch, DoLa, ModelError
 from decoding.branching import Branching, branching_of
 from decoding.evals.architectures.readings import Prompt
 from decoding.evals.architectures.recomputation import recomputed
@@ -153,7 +153,7 @@ def test_threads_on_a_model_that_writes_on_its_modules_do_not_meet() -> None:
 @torch.no_grad()
 def test_plain_generate_under_way_on_the_model_keeps_its_states(name: str) -> None:
     """Its own passes and those of a strategy in its list of processors take turns."""
-    model, strategy = tiny_model(name), DoLa([0, 1])
+    model, strategy = tiny_model(name), ContextAware(context=[7, 8, 9])
     made = model.generate(
         torch.tensor(PROMPTS), logits_processor=[strategy.logits_processor(model)], max_new_tokens=6, do_sample=False,
         pad_token_id=0, output_logits=True, return_dict_in_generate=True,
