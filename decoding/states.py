@@ -84,11 +84,11 @@ def with_states(model: Any, cache: Any) -> Any:
         model: whose it is.
         cache: as the model takes or returns it; None before it has made one.
     """
-    if hasattr(cache, "rnn_state"):
+    if hasattr(cache, "rnn_state"):  # xLSTM's
         return OwnStates(cache)
     if not isinstance(cache, Cache) or _state_layer(cache) is not None:
         return cache
-    if hasattr(cache, "linear_cache"):
+    if hasattr(cache, "linear_cache"):  # MiniMax's
         cache.layers.append(StateLayer([(cache, "linear_cache")]))
     elif places := _places_on_modules(model, cache):
         layer = StateLayer(places)
