@@ -14,9 +14,10 @@ from rich.table import Table
 
 import decoding
 from decoding.anatomy import anatomy, probe_inputs
+from decoding.branching import branching_of
 from decoding.cache import layers_of
 from decoding.cli_options import Device, DeviceMap, Dtype, Json, Model, TpPlan, as_json, console
-from decoding.errors import DecodingError
+from decoding.errors import DecodingError, ModelError
 from decoding.kernels import OPERATIONS
 from decoding.kernels.backend import BackendError, choose
 from decoding.loading import load, one_line
@@ -102,11 +103,21 @@ def _service(model: Any) -> dict[str, Any]:
         report["cache"] = ", ".join(f"{count} x {kind}" for kind, count in kinds.items()) or stream.cacheless
         report["branching"] = stream.branching.way
         report["branching because"] = stream.branching.reason
+        report |= _behind_padding(model, stream.branching.way)
     except Exception as error:  # whatever a model's own code raises here, it is the reason why it is not served
         report["branching"] = "refused"
         kind = "" if isinstance(error, DecodingError) else f"{type(error).__name__}: "
         report["branching because"] = kind + one_line(error)
     return report | _backends(model)
+
+
+def _behind_padding(model: Any, way: str) -> dict[str, Any]:
+    """How rows with padding before them are branched, where it is another way than without."""
+    try:
+        found = branching_of(model)
+    except ModelError as refusal:
+        return {"branching behind padding": "refused", "which is because": one_line(refusal, 300)}
+    return {} if found.way == way else {"branching behind padding": found.way, "which is because": found.reason}
 
 
 def _backends(model: Any) -> dict[str, str]:

@@ -141,7 +141,7 @@ def _search(
             ]
             found = next((each for each in differences if each is not None), None)
             if found is None:
-                way = branching_of(_decoding_part(model)).way
+                way = branching_of(_decoding_part(model), padded=len({len(row.text) for row in rows}) > 1).way
                 return BesideTextSearch(True, way, against)
             difference = difference or found
     return BesideTextSearch(False, "wrong", f"contrastive search differs from full recomputation: {difference}")

@@ -98,6 +98,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "layer_types": ["minimax_m3_sparse", "full_attention"] * 2, "mlp_layer_types": ["sparse", "dense"] * 2,
         "index_block_size": 2, "index_topk_blocks": 3, "index_n_heads": 2,
     },
+    "moshi": {"sliding_window": 128},  # as in the real one no shorter than its context, for its masks have no window
     "qwen4_exp_text": QWEN4,
     "reformer": {
         "axial_pos_shape": (8, 16), "axial_pos_embds_dim": (16, 16), "local_attn_chunk_length": 8,
