@@ -22,9 +22,12 @@ from decoding.kernels import OPERATIONS
 from decoding.kernels.backend import BackendError, choose
 from decoding.loading import load, one_line
 from decoding.placement import input_device, places, speaks
+from decoding.prefill import why_not_in_pieces
 from decoding.stream import Stream
 
 __all__ = ["doctor_command", "versions"]
+
+PIECES = 512  # tokens; any size above one is the same to a model
 
 
 def versions() -> dict[str, str]:
@@ -99,6 +102,10 @@ def _service(model: Any) -> dict[str, Any]:
         if parts.no_early_exit is not None:
             report["no early exits because"] = parts.no_early_exit
         stream = Stream.open(model, input_ids=probe_inputs(model)["input_ids"])
+        misread = why_not_in_pieces(model, PIECES)
+        report["prompts in pieces"] = not misread
+        if misread:
+            report["not in pieces because"] = misread
         kinds = Counter(type(layer).__name__ for layer in ([] if stream.cacheless else layers_of(stream.cache)))
         report["cache"] = ", ".join(f"{count} x {kind}" for kind, count in kinds.items()) or stream.cacheless
         report["branching"] = stream.branching.way

@@ -17,6 +17,7 @@ from decoding.cli_options import (
     Json,
     Model,
     Output,
+    PrefillChunk,
     Seed,
     TpPlan,
     as_json,
@@ -29,6 +30,7 @@ from decoding.cli_options import (
 from decoding.errors import OptionError
 from decoding.loading import load
 from decoding.placement import input_device, speaks
+from decoding.prefill import read_in_pieces
 from decoding.prompts import context_of
 from decoding.registry import STRATEGIES, Choice, named
 from decoding.strategy import Strategy, check_inputs
@@ -190,6 +192,7 @@ def generate_command(
     compile: Annotated[
         bool, typer.Option("--compile", help="Capture the decode step: faster on a GPU once captured, the same text.")
     ] = False,
+    prefill_chunk: PrefillChunk = None,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
@@ -211,6 +214,7 @@ def generate_command(
         _check_stream(choice, prompts, json, num_return_sequences)
     writable(output)
     loaded, tokenizer = load(model, device, dtype, device_map=device_map, tp_plan=tp_plan)
+    read_in_pieces(loaded, prefill_chunk, padded=False)
     first = speaks(loaded)
     streamer = TextStreamer(tokenizer, skip_prompt=chat, skip_special_tokens=True) if stream and first else None
     records = []

@@ -37,6 +37,10 @@ TpPlan = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="auto: under torchrun, one model shared out among all processes."),
 ]
+PrefillChunk = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Read prompts in pieces of so many tokens: less memory for long ones."),
+]
 Seed = Annotated[
     int, typer.Option(min=0, metavar="N", help="Seed of the random draws; each prompt begins with it anew.")
 ]

@@ -89,8 +89,7 @@ class ContrastiveSearch(Strategy):
         restorable: bool = False,
     ) -> ContrastiveSearchSession:
         """Open a session; see :meth:`Strategy.session`."""
-        expected = None if generation_config is None else generation_config.max_length
-        history = _history_before(model, input_ids, model_kwargs, self.max_history, expected)
+        history = _history_before(model, input_ids, model_kwargs, self.max_history, generation_config)
         stream = Stream(
             model, input_ids, model_kwargs, generation_config, restorable,
             whole_prompt=False, prompt_states=history.append,
@@ -197,9 +196,10 @@ def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _history_before(
-    model: Any, input_ids: Tensor, model_kwargs: dict[str, Any], window: int | None, expected: int | None
+    model: Any, input_ids: Tensor, model_kwargs: dict[str, Any], window: int | None, config: GenerationConfig | None
 ) -> HiddenHistory:
     """The hidden states of everything in a cache that was handed in, ready to be given those of the prompt's rest."""
+    expected = None if config is None else config.max_length
     cache = model_kwargs.get("past_key_values")
     past = tokens_in(cache)
     encoder_decoder = bool(model.config.is_encoder_decoder)
@@ -226,6 +226,12 @@ def _history_before(
     if model_kwargs.get("position_ids") is not None:
         inputs["position_ids"] = model_kwargs["position_ids"][..., :past]
     history = HiddenHistory(mask, length, expected, window)
+    piece = None if config is None else config.prefill_chunk_size
+    if piece is not None:
+        ids, kwargs, apart = Stream.prepare(model, **{**inputs, "use_cache": True})
+        apart.prefill_chunk_size = piece
+        Stream(model, ids, kwargs, apart, whole_prompt=False, prompt_states=history.append).release()
+        return history
     with torch.no_grad():
         history.append(call_backbone(model, found.backbone, inputs).last_hidden_state)
     return history

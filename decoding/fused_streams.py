@@ -22,6 +22,7 @@ from decoding.forest import Forest
 from decoding.fusable import by_weights, may_fuse_expert, may_fuse_rows
 from decoding.fused_part import Part
 from decoding.placement import input_device
+from decoding.prefill import why_not_in_pieces
 from decoding.prompts import context_of
 from decoding.readers import EXPERT, Heard, Reader, behind, prompts_of
 from decoding.reading import Reading, picked
@@ -41,7 +42,8 @@ class FusedStreams:
         readers: at least one; the expert first where it is among them.
         input_ids: (batch, length) the prompt, as ``generate`` prepares it.
         model_kwargs: likewise; the expert's stream owns it from here on.
-        generation_config: of the call; its ``compile`` captures the steps of every part.
+        generation_config: of the call; its ``compile`` captures the steps of every part, and in pieces of its
+            ``prefill_chunk_size`` every part reads its prompt.
         restorable: see :class:`decoding.stream.Stream`.
         final_norm: of early exits, see :meth:`decoding.anatomy.Anatomy.all_logits`.
         fuse: whether readers with the same weights share a forward pass; False is for comparison.
@@ -67,6 +69,7 @@ class FusedStreams:
         self.batch = input_ids.shape[0]
         self.final_norm = final_norm
         self.use_cache = model_kwargs.get("use_cache") is not False
+        self.piece = (generation_config or model.generation_config).prefill_chunk_size
         self.step = 0
         self.parts: list[Part] = []
         self.mixed: list[MixedRows] = []  # those of parts that could not be opened included: their hooks are to go
@@ -123,9 +126,13 @@ class FusedStreams:
         mixed = self._mixed(group, group) if group[0].model is None else None
         exits = tuple(sorted({exit_ for reader in group for exit_ in reader.exits}))
         inputs, kwargs, config = Stream.prepare(model, input_ids=ids, attention_mask=mask, use_cache=self.use_cache)
-        if len(group) > 1 and kwargs.get("past_key_values") is not None:
+        if self.piece is not None:
+            config.prefill_chunk_size = self.piece
+        elif len(group) > 1 and kwargs.get("past_key_values") is not None:
             # Read in pieces, so that the activations of all rows together need less room than those of one would.
-            config.prefill_chunk_size = max(CHUNK, width // (4 * len(rows)))
+            piece = max(CHUNK, width // (4 * len(rows)))
+            if piece < width and not why_not_in_pieces(model, piece, padded=not bool(mask.all())):
+                config.prefill_chunk_size = piece
         config.max_length = width + new
         request_capture(config, compile)
         stream = Stream(model, inputs, kwargs, config, restorable, exits=exits, mixed=mixed, whole_prompt=False)

@@ -39,6 +39,7 @@ from decoding.failures import forward_pass
 from decoding.few_rows import few_rows
 from decoding.forest import Forest, as_branches, side_by_side
 from decoding.forked_rows import Forked
+from decoding.prefill import checked_pieces
 from decoding.quantised_cache import is_quantised
 from decoding.reading import Reading, joined, recorded, reordered
 from decoding.reading_anew import ReadAnew, read_anew
@@ -122,7 +123,7 @@ class Stream:
             grow_in_place(cache, expected)
             with_states(model, cache)
         past = tokens_in(cache)
-        config = generation_config or model.generation_config
+        config = checked_pieces(model, input_ids, model_kwargs, generation_config or model.generation_config)
         self._in_pieces = config.prefill_chunk_size is not None
         self.prompt, read = self._read_prompt(config, whole_prompt, prompt_states)
         self.length = past + read

@@ -13,12 +13,13 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from decoding.cli_options import Device, DeviceMap, Dtype, TpPlan, as_json, console, writable
+from decoding.cli_options import Device, DeviceMap, Dtype, PrefillChunk, TpPlan, as_json, console, writable
 from decoding.errors import OptionError, nearest
 from decoding.evals.configurations import Configuration
 from decoding.evals.ray_workers import run_on_ray
 from decoding.evals.results import Results, results_in, show_results
 from decoding.loading import load
+from decoding.prefill import read_in_pieces
 from decoding.registry import Choice, named
 
 __all__ = [
@@ -104,6 +105,7 @@ def prepared(
     *,
     device_map: DeviceMap = None,
     tp_plan: TpPlan = None,
+    prefill_chunk: PrefillChunk = None,
 ) -> Prepared:
     """What the shared options come to; bad ones are found before a model is loaded.
 
@@ -114,6 +116,7 @@ def prepared(
     writable(output)
     where = _own_device(device) if device_map is None and tp_plan is None else device
     loaded, tokenizer = load(model, where, dtype, device_map=device_map, tp_plan=tp_plan)
+    read_in_pieces(loaded, prefill_chunk, padded=True)
     return Prepared(model, loaded, tokenizer, choices)
 
 

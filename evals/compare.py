@@ -23,6 +23,7 @@ from decoding.cli_options import (
     Json,
     Model,
     Output,
+    PrefillChunk,
     Seed,
     TpPlan,
     as_json,
@@ -38,6 +39,7 @@ from decoding.evals.explanations import Explanation, as_markdown, as_table, expl
 from decoding.evals.metrics import diversity, repetition
 from decoding.loading import load
 from decoding.placement import speaks
+from decoding.prefill import read_in_pieces
 from decoding.registry import Choice, named
 
 __all__ = ["Comparison", "Figures", "compare", "compare_command", "repeated_words", "show_figures", "show_texts"]
@@ -192,6 +194,7 @@ def compare_command(
         bool,
         typer.Option("--explain", help="Show what contrastive search turned away from, and what that would repeat."),
     ] = False,
+    prefill_chunk: PrefillChunk = None,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
@@ -214,6 +217,7 @@ def compare_command(
     texts = prompts_of(prompt, prompts)
     writable(output)
     loaded, tokenizer = load(model, device, dtype, device_map=device_map, tp_plan=tp_plan)
+    read_in_pieces(loaded, prefill_chunk, padded=False)
     result = compare(
         model, loaded, tokenizer, choices, texts, max_new_tokens=max_new_tokens, seed=seed, explain=explain
     )

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from decoding.cli_options import Device, DeviceMap, Dtype, Json, Model, TpPlan
+from decoding.cli_options import Device, DeviceMap, Dtype, Json, Model, PrefillChunk, TpPlan
 from decoding.errors import OptionError
 from decoding.evals.cli_eval import Limit, Output, Seed, SkipBad, Strategies, prepared, report
 from decoding.evals.configurations import Configuration, configured, digest
@@ -137,6 +137,7 @@ def factor_command(
     dtype: Dtype = None,
     device_map: DeviceMap = None,
     tp_plan: TpPlan = None,
+    prefill_chunk: PrefillChunk = None,
     json: Json = False,
     output: Output = None,
 ) -> None:
@@ -145,7 +146,9 @@ def factor_command(
     Example: decoding eval factor --data news_factor.csv --strategy greedy --strategy dola --output results
     """
     completions, bad = load(data, prefix, skip_bad)
-    ready = prepared(model, strategy, device, dtype, output, device_map=device_map, tp_plan=tp_plan)
+    ready = prepared(
+        model, strategy, device, dtype, output, device_map=device_map, tp_plan=tp_plan, prefill_chunk=prefill_chunk
+    )
     task = Factor(ready.model, ready.tokenizer, completions, left_out=bad)
     made = configured(ready.choices, ready.model, ready.tokenizer, ready.name, task=task.settings, seed=seed)
     results = run(task, made, output=output, limit=limit, seed=seed, skip_bad=skip_bad)

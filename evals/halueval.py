@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from decoding.cli_options import Device, DeviceMap, Dtype, Json, Model, TpPlan
+from decoding.cli_options import Device, DeviceMap, Dtype, Json, Model, PrefillChunk, TpPlan
 from decoding.errors import InputError
 from decoding.evals.cli_eval import Limit, Output, Seed, SkipBad, Strategies, prepared, report
 from decoding.evals.configurations import Configuration, configured, digest
@@ -163,6 +163,7 @@ def halueval_command(
     dtype: Dtype = None,
     device_map: DeviceMap = None,
     tp_plan: TpPlan = None,
+    prefill_chunk: PrefillChunk = None,
     json: Json = False,
     output: Output = None,
 ) -> None:
@@ -175,7 +176,9 @@ def halueval_command(
     for kind in ("right", "hallucinated"):
         if not any(getattr(each, kind) for each in used):
             raise InputError(f"{data}: none of the {len(used)} documents has a {kind} text to tell from others")
-    ready = prepared(model, strategy, device, dtype, output, device_map=device_map, tp_plan=tp_plan)
+    ready = prepared(
+        model, strategy, device, dtype, output, device_map=device_map, tp_plan=tp_plan, prefill_chunk=prefill_chunk
+    )
     task = HaluEval(ready.model, ready.tokenizer, responses, knowledge=knowledge, left_out=bad)
     made = configured(ready.choices, ready.model, ready.tokenizer, ready.name, task=task.settings, seed=seed)
     results = run(task, made, output=output, limit=limit, seed=seed, skip_bad=skip_bad)

@@ -12,7 +12,19 @@ from typing import Annotated, Any
 
 import typer
 
-from decoding.cli_options import Device, DeviceMap, Dtype, Json, Model, TpPlan, as_json, console, writable, write_files
+from decoding.cli_options import (
+    Device,
+    DeviceMap,
+    Dtype,
+    Json,
+    Model,
+    PrefillChunk,
+    TpPlan,
+    as_json,
+    console,
+    writable,
+    write_files,
+)
 from decoding.errors import OptionError, nearest
 from decoding.evals.cli_eval import Limit, Output, Prepared, Seed, SkipBad, of_last_rank, prepared
 from decoding.evals.configurations import Configuration, configured, described
@@ -102,6 +114,7 @@ def multilingual_command(
     dtype: Dtype = None,
     device_map: DeviceMap = None,
     tp_plan: TpPlan = None,
+    prefill_chunk: PrefillChunk = None,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write an HTML file with samples side by side.")
     ] = None,
@@ -167,7 +180,14 @@ def multilingual_command(
             if ready is None or ready.name != by_language[code]:
                 ready = None  # before the next model takes its memory
                 ready = prepared(
-                    by_language[code], specs[code], device, dtype, folder, device_map=device_map, tp_plan=tp_plan
+                    by_language[code],
+                    specs[code],
+                    device,
+                    dtype,
+                    folder,
+                    device_map=device_map,
+                    tp_plan=tp_plan,
+                    prefill_chunk=prefill_chunk,
                 )
             made = task_of(options, documents[code], spoken[code], ready.model, ready.tokenizer)
             choices, about = [named(spec) for spec in specs[code]], {**made.settings, "language": code}

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from decoding.cli_options import Device, DeviceMap, Dtype, Json, Model, TpPlan, as_json
+from decoding.cli_options import Device, DeviceMap, Dtype, Json, Model, PrefillChunk, TpPlan, as_json
 from decoding.errors import OptionError
 from decoding.evals.cli_eval import Limit, Output, Seed, SkipBad, Strategies, of_last_rank, prepared, report
 from decoding.evals.configurations import Configuration, configured
@@ -78,6 +78,7 @@ def truthfulqa_command(
     dtype: Dtype = None,
     device_map: DeviceMap = None,
     tp_plan: TpPlan = None,
+    prefill_chunk: PrefillChunk = None,
     json: Json = False,
     output: Output = None,
 ) -> None:
@@ -98,7 +99,9 @@ def truthfulqa_command(
     source = data or f"{ON_THE_HUB}:{'generation' if generation else 'multiple_choice'}"
     wanted = [] if miniature_ else languages.split(",") if languages else [None]
     sets = [(language, load(source, language, skip_bad)) for language in wanted]  # bad data before a model is loaded
-    ready = prepared(model, strategy, device, dtype, output, device_map=device_map, tp_plan=tp_plan)
+    ready = prepared(
+        model, strategy, device, dtype, output, device_map=device_map, tp_plan=tp_plan, prefill_chunk=prefill_chunk
+    )
     judges = [
         Judge(asks, *load_model(name, str(input_device(ready.model)), dtype))
         for asks, name in named_judges.items()

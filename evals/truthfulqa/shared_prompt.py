@@ -34,9 +34,11 @@ class SharedPrompt:
         if not tokens or model.config.is_encoder_decoder:
             return
         last = {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
+        ids, cache = torch.tensor([list(tokens)], device=input_device(model)), None
         with torch.no_grad():
-            read = model(torch.tensor([list(tokens)], device=input_device(model)), use_cache=True, **last)
-        cache = getattr(read, "past_key_values", None)
+            for piece in ids.split(model.generation_config.prefill_chunk_size or len(tokens), dim=1):
+                read = model(piece, past_key_values=cache, use_cache=True, **last)
+                cache = getattr(read, "past_key_values", None)
         # Windows and recurrent states cannot be shifted.
         if type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers):
             self.layers = [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr, misc]

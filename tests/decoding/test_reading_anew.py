@@ -104,7 +104,7 @@ def test_what_needs_a_cache_is_refused_by_name() -> None:
         cache = model(ids[:, :4], use_cache=True).past_key_values
     refused: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"past_key_values": copy.deepcopy(cache)}, InputError, "past_key_values: MoshiForCausalLM is read without"),
-        ({"prefill_chunk_size": 4}, OptionError, "prefill_chunk_size: MoshiForCausalLM is read without"),
+        ({"prefill_chunk_size": 4}, OptionError, "prefill_chunk_size=4: MoshiForCausalLM reads a prompt otherwise"),
         ({"prefill_chunk_size": 4, "use_cache": False}, OptionError, "prefill_chunk_size=4: without a cache"),
         ({"use_cache": False, "compile": True}, OptionError, "compile=True.*use_cache=False"),
     ]
