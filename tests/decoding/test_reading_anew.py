@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from search_oracle import contrastive_search_tokens
 from tiny_models import left_padded, random_prompt, tiny_model
+from transformers import DynamicCache
 
 import decoding
 from decoding import (
@@ -62,7 +62,7 @@ def test_no_reader_of_a_call_without_a_cache_keeps_one(monkeypatch: pytest.Monke
         assert {stream.cacheless for stream in opened} == {"use_cache=False"}
 
 
-@pytest.mark.parametrize("model_type", ["moshi", "openai-gpt", "prophetnet", "rwkv"])
+@pytest.mark.parametrize("model_type", ["openai-gpt", "prophetnet", "rwkv"])
 def test_a_model_whose_cache_is_of_no_use_is_served_and_its_cost_told_once(model_type: str) -> None:
     model, prompt = tiny_type(model_type), random_prompt(12, seed=3)
     with pytest.warns(DecodingWarning, match="its whole text is read anew at every step"):
@@ -98,19 +98,18 @@ def test_a_model_that_no_way_of_branching_fits_is_refused(model_type: str, reaso
         decoding.generate(tiny_type(model_type), torch.tensor([PROMPTS[1]]), **SEARCH)
 
 
+@pytest.mark.filterwarnings("ignore::decoding.DecodingWarning")
 def test_what_needs_a_cache_is_refused_by_name() -> None:
-    model, ids = tiny_type("moshi"), torch.tensor([PROMPTS[1]])
-    with torch.no_grad():
-        cache = model(ids[:, :4], use_cache=True).past_key_values
+    model, batch = tiny_type("git"), left_padded(PROMPTS)
     refused: list[tuple[dict[str, Any], type[Exception], str]] = [
-        ({"past_key_values": copy.deepcopy(cache)}, InputError, "past_key_values: MoshiForCausalLM is read without"),
-        ({"prefill_chunk_size": 4}, OptionError, "prefill_chunk_size=4: MoshiForCausalLM reads a prompt otherwise"),
+        ({"past_key_values": DynamicCache()}, InputError, "past_key_values: GitForCausalLM is read without a cache"),
+        ({"prefill_chunk_size": 4}, OptionError, "prefill_chunk_size=4: GitForCausalLM reads a prompt otherwise"),
         ({"prefill_chunk_size": 4, "use_cache": False}, OptionError, "prefill_chunk_size=4: without a cache"),
         ({"use_cache": False, "compile": True}, OptionError, "compile=True.*use_cache=False"),
     ]
     for options, error, message in refused:
         with pytest.raises(error, match=message):
-            decoding.generate(model, ids, **SEARCH, **options)
-    embeds = model.get_input_embeddings()(ids)
-    with pytest.raises(InputError, match="inputs_embeds: MoshiForCausalLM is read without a cache"):
-        decoding.generate(model, inputs_embeds=embeds, **SEARCH)
+            decoding.generate(model, **batch, **SEARCH, **options)
+    embeds = model.get_input_embeddings()(batch["input_ids"])
+    with pytest.raises(InputError, match="inputs_embeds: GitForCausalLM is read without a cache"):
+        decoding.generate(model, inputs_embeds=embeds, attention_mask=batch["attention_mask"], **SEARCH)

@@ -16,6 +16,8 @@ from decoding.branching import Branching, Way, branching_of
 from decoding.cache import GrowingLayer
 from decoding.shared_prefix import _gather_to_front
 
+pytestmark = pytest.mark.filterwarnings("ignore::decoding.DecodingWarning")  # of what is read anew
+
 SHARING = ["llama", "mistral-sliding", "gemma2", "gpt2", "opt", "cohere"]
 WAYS: list[tuple[str, Way]] = [
     *((name, "shared prefix") for name in SHARING),
