@@ -68,7 +68,7 @@ class CapturedSteps:
     """
 
     def __init__(self, stream: Stream, generation_config: GenerationConfig) -> None:
-        kinds = check_capturable(stream.model, stream.kwargs, generation_config, stream.mixed)
+        kinds = check_capturable(stream.model, stream.kwargs, generation_config, stream.passes.mixed)
         self._expected = generation_config.max_length
         self._kinds = kinds
         self._stale = True  # whether the layout does not know yet which slots hold padding
@@ -158,9 +158,10 @@ class CapturedSteps:
 
     def _step(self, stream: Stream, branches: int, n: int, bucket: int) -> StaticStep:
         assert self._layout is not None
-        names = None if stream.mixed is None else tuple(stream.mixed.names)
+        mixed = stream.passes.mixed
+        names = None if mixed is None else tuple(mixed.names)
         dtype = stream.prompt.hidden.dtype
-        key = (branches, n, bucket, stream.exits, names, dtype)
+        key = (branches, n, bucket, stream.passes.exits, names, dtype)
         steps = self._layout.steps
         if key not in steps:
             types = getattr(stream.model.config.get_text_config(decoder=True), "layer_types", None)
@@ -172,12 +173,12 @@ class CapturedSteps:
 
         def forward() -> list[Tensor]:
             few = few_rows(step.tokens.numel(), layout.device)
-            with grouped_heads(), few, captured_inputs(stream.exit_layers) as exits:
+            with grouped_heads(), few, captured_inputs(stream.passes.exit_layers) as exits:
                 output = stream.anatomy.forward_backbone(stream.model, step.inputs(layout))
             return [output.last_hidden_state, *exits]
 
         rows, tokens = step.tokens.shape
-        with forward_pass(stream.model, rows, tokens, stream.length), stream.adapters():
+        with forward_pass(stream.model, rows, tokens, stream.length), stream.passes.adapters():
             if not GRAPHS.get(layout.device.type) or _probing.get():
                 return forward()
             if step.graph is None:

@@ -7,18 +7,65 @@ branch. It is for models that keep no cache, or answer otherwise from it, and fo
 from __future__ import annotations
 
 import copy
+import warnings
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
+from transformers.generation.utils import ALL_CACHE_NAMES
 
+from decoding.cache import layers_of
+from decoding.errors import DecodingWarning, InputError, ModelError, OptionError
 from decoding.forked_rows import repeated
 from decoding.reading import Reading, branched, picked, reordered
 
 if TYPE_CHECKING:
     from decoding.stream import Stream
 
-__all__ = ["ReadAnew", "read_anew"]
+__all__ = ["ReadAnew", "leave_cache", "read_anew", "why_useless"]
+
+_told: weakref.WeakSet[Any] = weakref.WeakSet()  # models whose cost was warned of
+
+
+def why_useless(cache: Any) -> str:
+    """Why a cache that a model has read its prompt into cannot be read on from; empty where it can."""
+    if not isinstance(cache, Cache):
+        return f"it keeps its state in a {type(cache).__name__}, which cannot be branched"
+    # Some models are handed one and let it be (OpenAI GPT, XLM).
+    written = any(getattr(layer, "is_initialized", True) for layer in layers_of(cache))
+    return "" if written else "it reads the whole text at each step and keeps nothing in its cache"
+
+
+def leave_cache(stream: Stream, reason: str) -> None:
+    """Have a stream read its whole text at each step from here on; warns of the cost, once a model.
+
+    Raises:
+        InputError: a cache or embeddings that were handed in cannot be read anew.
+        ModelError: the model reads other tokens than those of the text.
+        OptionError: the prompt was read in pieces, each behind the cache of those before.
+    """
+    model = stream.model
+    name = type(model).__name__
+    if getattr(stream.cache, "_is_user_defined", False):
+        raise InputError(f"past_key_values: {name} is read without a cache ({reason}): leave it out")
+    if stream.kwargs.get("inputs_embeds") is not None:
+        raise InputError(f"inputs_embeds: {name} is read without a cache ({reason}): pass the prompt as input_ids")
+    if stream.length != stream.input_ids.shape[1]:
+        raise ModelError(f"{name}: {reason}, and it reads tokens beside its text's, so it cannot be branched")
+    if stream.in_pieces:
+        raise OptionError(f"prefill_chunk_size: {name} is read without a cache ({reason}): leave it out")
+    if model not in _told:
+        _told.add(model)
+        warnings.warn(
+            f"{name}: {reason}; its whole text is read anew at every step, which costs more the longer it is",
+            DecodingWarning,
+            stacklevel=2,
+        )
+    stream.cacheless = reason
+    stream.kwargs = {key: value for key, value in stream.kwargs.items() if key not in ALL_CACHE_NAMES}
+    stream.kwargs["use_cache"] = False
 
 
 class ReadAnew:

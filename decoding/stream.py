@@ -7,10 +7,7 @@ verbs and never see a cache, a mask or a position id.
 
 from __future__ import annotations
 
-import warnings
-import weakref
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,7 +17,7 @@ from transformers.cache_utils import Cache
 from transformers.generation.utils import ALL_CACHE_NAMES
 
 from decoding.adapters import MixedRows
-from decoding.anatomy import Anatomy, anatomy
+from decoding.anatomy import Anatomy
 from decoding.branching import Branching, branching_of, may_share
 from decoding.cache import (
     grow_in_place,
@@ -31,24 +28,20 @@ from decoding.cache import (
     self_attention_cache,
     tokens_in,
 )
-from decoding.calls import captured_inputs, captured_outputs
 from decoding.capturable import capture_requested, request_capture
 from decoding.captured_steps import CapturedSteps
-from decoding.errors import DecodingWarning, InputError, ModelError, OptionError
-from decoding.failures import forward_pass
-from decoding.few_rows import few_rows
+from decoding.errors import InputError, ModelError
 from decoding.forest import Forest, as_branches, side_by_side
 from decoding.forked_rows import Forked
+from decoding.passes import Passes
 from decoding.prefill import checked_pieces
 from decoding.quantised_cache import is_quantised
-from decoding.reading import Reading, joined, recorded, reordered
-from decoding.reading_anew import ReadAnew, read_anew
+from decoding.reading import Reading, joined, reordered
+from decoding.reading_anew import ReadAnew, leave_cache, read_anew, why_useless
 from decoding.shared_prefix import Shared
-from decoding.states import OwnStates, handed_back, lent, with_states
+from decoding.states import OwnStates, handed_back, with_states
 
 __all__ = ["Stream"]
-
-_told: weakref.WeakSet[Any] = weakref.WeakSet()  # models whose cost was warned of
 
 
 class Stream:
@@ -79,6 +72,7 @@ class Stream:
             last of them).
         length: how many slots have been read and kept, padding included.
         padded: whether some of them hold padding.
+        passes: the model's forward passes for these rows.
         cacheless: why every step reads the whole text anew (:mod:`decoding.reading_anew`): the call says
             ``use_cache=False``, or the model keeps no cache that can be read on from; empty where it does.
     """
@@ -96,11 +90,9 @@ class Stream:
         prompt_states: Callable[[Tensor], None] | None = None,
     ) -> None:
         self.model = model
-        self.mixed = mixed
+        self.passes = Passes(model, exits, mixed)
+        self.anatomy: Anatomy = self.passes.anatomy
         self.length = 0
-        self.anatomy: Anatomy = anatomy(model)
-        self.exits = tuple(exits)
-        self.exit_layers = self.anatomy.layers_before(model, exits)
         self.input_ids = input_ids
         self.kwargs = model_kwargs
         self.restorable = restorable
@@ -124,14 +116,15 @@ class Stream:
             with_states(model, cache)
         past = tokens_in(cache)
         config = checked_pieces(model, input_ids, model_kwargs, generation_config or model.generation_config)
-        self._in_pieces = config.prefill_chunk_size is not None
-        self.prompt, read = self._read_prompt(config, whole_prompt, prompt_states)
+        self.in_pieces = config.prefill_chunk_size is not None
+        self.prompt, read, output = self.passes.read_prompt(input_ids, self.kwargs, config, whole_prompt, prompt_states)
+        self._take_cache(output)
         self.length = past + read
         mask = self.padding_mask
         self.padded = mask is not None and not bool(mask.all())
         if not self.cacheless:
-            if useless := _why_useless(self.cache):
-                self._leave_cache(useless)
+            if useless := why_useless(self.cache):
+                leave_cache(self, useless)
             else:
                 grow_in_place(self.cache, expected)
         self._branching: Branching | None = None
@@ -207,7 +200,7 @@ class Stream:
         self.drop()
         tokens = tokens[:, :, None] if tokens.dim() == 2 else tokens
         if self.branching.way == "read anew" and not self.cacheless:
-            self._leave_cache(self.branching.reason)
+            leave_cache(self, self.branching.reason)
         if self.cacheless:
             self._pending = ReadAnew(self, tokens)
         elif self.side_by_side:
@@ -368,65 +361,13 @@ class Stream:
 
     def run(self, inputs: dict[str, Any], every_logit: bool = False) -> Reading:
         """One forward pass; through the backbone alone where the head can be applied apart."""
-        ids = inputs.get("decoder_input_ids", inputs.get("input_ids"))
-        rows, tokens = (self.batch, 0) if ids is None else ids.shape
-        with (
-            forward_pass(self.model, rows, tokens, self.length),
-            self.adapters(),
-            few_rows(rows * tokens, self.input_ids.device),
-            lent(inputs),
-        ):
-            return self._run(inputs, every_logit)
-
-    def adapters(self) -> AbstractContextManager[None]:
-        """Forward passes in this context are read with the adapters of this stream's rows."""
-        return nullcontext() if self.mixed is None else self.mixed.reading()
-
-    def _run(self, inputs: dict[str, Any], every_logit: bool) -> Reading:
-        if self.anatomy.separable:
-            inputs.pop("logits_to_keep", None)
-            with captured_inputs(self.exit_layers) as exits:
-                output = self.anatomy.forward_backbone(self.model, inputs)
-            hidden, logits = output.last_hidden_state, None
-        else:
-            if every_logit:
-                inputs.pop("logits_to_keep", None)
-            with captured_outputs(self.anatomy.backbone) as seen, captured_inputs(self.exit_layers) as exits:
-                output = self.model(**inputs, return_dict=True)
-            hidden = seen[-1].last_hidden_state
-            logits = output.logits if every_logit else output.logits[:, -1:]
+        reading, output = self.passes.run(inputs, self.batch, self.length, every_logit)
         self._take_cache(output)
-        return Reading(hidden, logits, tuple(exits), *recorded(output))
+        return reading
 
     @property
     def _encoder_decoder(self) -> bool:
         return bool(self.model.config.is_encoder_decoder)
-
-    @torch.no_grad()
-    def _read_prompt(
-        self, generation_config: GenerationConfig, whole: bool, each: Callable[[Tensor], None] | None
-    ) -> tuple[Reading, int]:
-        """The prompt's reading, and how many tokens were read."""
-
-        def states(output: Any) -> tuple[Tensor, int]:
-            hidden = output.last_hidden_state
-            if each is not None:
-                each(hidden)
-            return hidden if whole else hidden[:, -1:].clone(), hidden.shape[1]
-
-        # transformers' own prefill: chunks, continued caches and multimodal inputs behave as in every other decoding.
-        with (
-            forward_pass(self.model, self.batch, self.input_ids.shape[1], 0),
-            self.adapters(),
-            lent(self.kwargs),
-            captured_outputs(self.anatomy.backbone, states) as seen,
-            captured_inputs(self.exit_layers, last=True) as exits,
-        ):
-            output = self.model._prefill(self.input_ids, generation_config, self.kwargs)
-        self._take_cache(output)
-        hidden = torch.cat([states for states, _ in seen], dim=1) if whole else seen[-1][0]
-        reading = Reading(hidden, output.logits[:, -1:], tuple(exits[-len(self.exit_layers) :]), *recorded(output))
-        return reading, sum(read for _, read in seen)
 
     def _take_cache(self, output: Any) -> None:
         if self.cacheless:
@@ -438,40 +379,8 @@ class Stream:
                     self.kwargs[name] = with_states(self.model, output[name])
                 return
 
-    def _leave_cache(self, reason: str) -> None:
-        """Read the whole text at each step from here on."""
-        name = type(self.model).__name__
-        if getattr(self.cache, "_is_user_defined", False):
-            raise InputError(f"past_key_values: {name} is read without a cache ({reason}): leave it out")
-        if self.kwargs.get("inputs_embeds") is not None:
-            raise InputError(f"inputs_embeds: {name} is read without a cache ({reason}): pass the prompt as input_ids")
-        if self.length != self.input_ids.shape[1]:
-            raise ModelError(f"{name}: {reason}, and it reads tokens beside its text's, so it cannot be branched")
-        if self._in_pieces:
-            raise OptionError(f"prefill_chunk_size: {name} is read without a cache ({reason}): leave it out")
-        if self.model not in _told:
-            _told.add(self.model)
-            warnings.warn(
-                f"{name}: {reason}; its whole text is read anew at every step, which costs more the longer it is",
-                DecodingWarning,
-                stacklevel=2,
-            )
-        self._fork = None
-        self.cacheless = reason
-        self.kwargs = {key: value for key, value in self.kwargs.items() if key not in ALL_CACHE_NAMES}
-        self.kwargs["use_cache"] = False
-
     def _collapse(self) -> None:
         """Bring a forked cache back to one row per row."""
         fork, self._fork = self._fork, None
         if fork is not None:
             fork.collapse()
-
-
-def _why_useless(cache: Any) -> str:
-    """Why a cache that a model has read its prompt into cannot be read on from; empty where it can."""
-    if not isinstance(cache, Cache):
-        return f"it keeps its state in a {type(cache).__name__}, which cannot be branched"
-    # Some models are handed one and let it be (OpenAI GPT, XLM).
-    written = any(getattr(layer, "is_initialized", True) for layer in layers_of(cache))
-    return "" if written else "it reads the whole text at each step and keeps nothing in its cache"
