@@ -15,6 +15,7 @@ from torch import Tensor
 
 from decoding.kernels.contrast import contrast_log_probs, contrast_logits, multi_layer_contrast
 from decoding.kernels.degeneration_penalty import append, degeneration_penalty, inverse_norms
+from decoding.kernels.few_query_attention import few_query_attention, seen_span
 from decoding.kernels.layer_divergence import layer_divergence
 from decoding.kernels.selection import select
 
@@ -210,6 +211,38 @@ def divergence(device: str, dtype: torch.dtype, B: int, V: int) -> Forms:
         return premature[int((0.5 * divergences).mean(-1).argmax())]
 
     return Forms(lambda: form("triton"), lambda: form("torch"), 2 * (1 + LAYERS) * B * V * dtype.itemsize, before)
+
+
+# One layer of a Llama 8B (groups of 4 heads) at 4, 34, 134 and 537 MB of keys and values, and batches; without grouped
+# heads; of a Llama 1B.
+CACHES = (
+    *({"B": 1, "H": 32, "G": 8, "Q": 4, "S": slots, "D": 128} for slots in (1024, 8192, 32768, 131072)),
+    *({"B": 8, "H": 32, "G": 8, "Q": 4, "S": slots, "D": 128} for slots in (1024, 8192, 32768)),
+    {"B": 1, "H": 32, "G": 32, "Q": 4, "S": 8192, "D": 128},
+    {"B": 1, "H": 32, "G": 8, "Q": 4, "S": 32768, "D": 64},
+)
+
+
+@operation("few-query attention", CACHES, {"B": 2, "H": 4, "G": 2, "Q": 4, "S": 100, "D": 32})
+def attention(device: str, dtype: torch.dtype, B: int, H: int, G: int, Q: int, S: int, D: int) -> Forms:
+    """Q branches over a cache of G key heads; 4.55.4 repeats the cache Q times, and each copy has one query."""
+    query = torch.randn(B, Q, H, D, device=device, dtype=dtype).transpose(1, 2)
+    key, value = (torch.randn(B, G, S + 256, D, device=device, dtype=dtype)[:, :, :S] for _ in range(2))
+    mask = torch.zeros(B, 1, Q, S, device=device, dtype=dtype)
+    mask[..., S - Q :] = torch.finfo(dtype).min
+    mask.diagonal(S - Q, 2, 3).zero_()  # each sees the prefix and itself
+    span = seen_span(mask)
+
+    def form(backend: str) -> Tensor:
+        return few_query_attention(query, key, value, mask, span=span, backend=backend)
+
+    def before() -> Tensor:
+        keys, values = (each.repeat_interleave(Q, dim=0) for each in (key, value))
+        one = query.transpose(1, 2).reshape(B * Q, H, 1, D)
+        return torch.nn.functional.scaled_dot_product_attention(one, keys, values, enable_gqa=True)
+
+    moved = 2 * (B * G * S * D + query.numel()) * dtype.itemsize
+    return Forms(lambda: form("triton"), lambda: form("torch"), moved, before)
 
 
 def _logits(device: str, dtype: torch.dtype, *shape: int) -> Tensor:

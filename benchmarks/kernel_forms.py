@@ -31,8 +31,9 @@ from turns import quantile
 from decoding.kernels.backend import BackendError, choose, interpreted
 
 KERNEL, TORCH, BEFORE = "kernel", "torch", "transformers 4.55.4"
-# Of float32 sums in another order; of half-precision products as tensor cores add them up.
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-3}
+# Of float32 sums in another order; of half-precision products as tensor cores add them up, and of attention's results,
+# which each form rounds (1.7e-3 in bfloat16; the interpreter cuts off, 3.4e-3).
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 5e-3}
 COLUMNS = [
     "operation", "form", "size", "dtype", "us_p20", "us_p50", "us_p80", "gb_per_s", "copy_gb_per_s", "share_of_copy",
     "kernel_is_faster_by", "relative_rmse", "repeats", "device", "torch", "triton", "cuda", "python",

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DummyLayer
 
-from decoding.attention import grouped_heads
 from decoding.cache import is_sliding, layers_of, self_attention_cache
 from decoding.reading import Reading
 
@@ -78,8 +77,7 @@ def side_by_side(stream: Stream, forest: Forest) -> Reading:
     inputs = stream.model.prepare_inputs_for_generation(ids, next_sequence_length=nodes, **kwargs)
     first = kwargs["position_ids"][..., -nodes:][..., :1]  # (batch, 1), or (axes, batch, 1)
     inputs |= {"input_ids": tokens, "position_ids": first + depths, "attention_mask": _masks(stream, forest, depths)}
-    with grouped_heads():
-        reading = stream.run(inputs, every_logit=True)
+    reading = stream.run(inputs, every_logit=True)
     self_attention_cache(stream.cache).crop(-nodes)
     return reading
 

@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 
 from decoding.adapters import MixedRows
 from decoding.anatomy import Anatomy, anatomy
+from decoding.attention import grouped_heads
 from decoding.calls import captured_inputs, captured_outputs
 from decoding.failures import forward_pass
 from decoding.few_rows import few_rows
@@ -65,6 +66,7 @@ class Passes:
             forward_pass(self.model, rows, tokens, behind),
             self.adapters(),
             few_rows(rows * tokens, device),
+            grouped_heads(),
             lent(inputs),
         ):
             return self._run(inputs, every_logit)

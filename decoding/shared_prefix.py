@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DummyLayer
 
-from decoding.attention import grouped_heads
 from decoding.cache import GrowingLayer, is_sliding, layers_of, self_attention_cache
 from decoding.quantised_cache import untouched
 from decoding.reading import Reading, branched, picked, reordered
@@ -53,7 +52,7 @@ class Shared:
         inputs["input_ids"] = self.tokens.reshape(batch, branches * n)
         inputs["position_ids"] = positions.repeat(*[1] * (positions.dim() - 1), branches)
         inputs["attention_mask"] = self._masks(layers, branches, n)
-        with grouped_heads(), untouched(stream.cache) as self.aside:
+        with untouched(stream.cache) as self.aside:
             return stream.run(inputs, every_logit=True)
 
     def _inputs(self, n: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tiny_models import VOCAB, tiny_model
 from torch import Tensor
 
 import decoding
-from decoding import LOL, ContrastiveDecoding, ContrastiveSearch, DoLa, Stream, captured_steps, static_layout
+from decoding import LOL, ContrastiveDecoding, ContrastiveSearch, DoLa, Stream, attention, captured_steps, static_layout
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -22,6 +22,7 @@ NEW = 40
 @pytest.fixture(autouse=True)
 def _small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(static_layout, "BUCKET", 16)
+    monkeypatch.setattr(attention, "LONG", 0)  # so that its kernel is captured too
 
 
 def _model(name: str, seed: int = 0) -> Any:

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LogitsProcessorList
 
 import decoding
+from decoding import attention, static_layout
 from decoding.stream import Stream
 
 NEW_TOKENS = 6
@@ -47,6 +48,52 @@ def test_the_kernels_choose_the_tokens_of_the_torch_forms(
     assert tokens.equal(decoding.generate(model, **options))
     assert tokens.equal(scored.sequences)
     model.cpu()
+
+
+@pytest.mark.parametrize(
+    ("name", "compile"), [("llama", False), ("gpt2", False), ("mistral-sliding", False), ("mistral-sliding", True)]
+)
+def test_branches_attended_to_by_the_kernel_give_the_tokens_of_the_torch_forms(
+    name: str, compile: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Padding, grouped heads, windows and the unused end of a static layout, which the kernel does not read."""
+    model = tiny_model(name).to(device)
+    options: dict[str, Any] = {**_padded(device), "max_new_tokens": NEW_TOKENS, "penalty_alpha": 0.6, "top_k": 2}
+    expected = decoding.generate(model, **options, compile=compile)  # and how the model branches is found out
+    spans = _attending_by_kernel(monkeypatch)
+    assert decoding.generate(model, **options, compile=compile).equal(expected)
+    assert len(spans) >= 3 * NEW_TOKENS  # layers
+    assert all(span is not None for span in spans)
+    model.cpu()
+
+
+def test_steps_of_one_token_are_attended_to_by_the_kernel_too(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("llama").to(device)
+    options: dict[str, Any] = {**_padded(device), "max_new_tokens": NEW_TOKENS, "dola_layers": "high"}
+    expected = decoding.generate(model, **options)
+    spans = _attending_by_kernel(monkeypatch)
+    assert decoding.generate(model, **options).equal(expected)
+    assert len(spans) >= 3 * (NEW_TOKENS - 1)
+    model.cpu()
+
+
+def _attending_by_kernel(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Caches of any length are attended to by the kernel; the spans that it is given."""
+    from decoding.kernels.few_query_attention import triton
+
+    attend, spans = triton.few_query_attention_triton, []
+
+    def watched(*arguments: Any) -> torch.Tensor:
+        spans.append(arguments[-1])
+        return attend(*arguments)
+
+    monkeypatch.setattr(attention, "LONG", 0)
+    monkeypatch.setattr(static_layout, "BUCKET", 16)
+    monkeypatch.setattr(triton, "FILLING", 4)  # the interpreter runs programs one by one
+    monkeypatch.setattr(triton, "few_query_attention_triton", watched)
+    return spans
 
 
 class AskedTheHost(TorchDispatchMode):

@@ -82,6 +82,19 @@ def dola(batch: int, vocab: int, dtype: torch.dtype, layers: int, kind: str = "d
     contrast_triton(final, premature, layer=layer, alpha=0.1)
 
 
+def attention(
+    batch: int, heads: int, key_heads: int, tokens: int, slots: int, dim: int, dtype: torch.dtype, seen: bool = False
+) -> None:
+    """A few query tokens over a cache with spare room; ``seen``: a bool mask, and the span of each row."""
+    from decoding.kernels.few_query_attention.triton import few_query_attention_triton
+
+    query = meta(batch, tokens, heads, dim, dtype=dtype).transpose(1, 2)
+    entries = meta(batch, key_heads, slots + 300, dim, dtype=dtype)[:, :, :slots]
+    mask = meta(batch, 1, tokens, slots, dtype=torch.bool if seen else dtype)
+    bound = meta(batch, dtype=torch.int64)
+    few_query_attention_triton(query, entries, entries, mask, 0.1, (bound, bound) if seen else None)
+
+
 CONTRAST = ("_statistics", "_scores")
 
 LAUNCHES: dict[str, Launch] = {
@@ -97,6 +110,24 @@ LAUNCHES: dict[str, Launch] = {
     "append-fp32-D33": Launch(lambda: append(33, torch.float32)),
     "selection-K5": Launch(lambda: selection(5), ("_cosines",)),
     "selection-K1024": Launch(lambda: selection(1024)),
+    "attention-bf16-B1-H32-G8-Q4-S32768-D128-seen": Launch(
+        lambda: attention(1, 32, 8, 4, 32768, 128, torch.bfloat16, seen=True), ("_attend", "_combine")
+    ),
+    "attention-bf16-B8-H32-G8-Q4-S32768-D64-seen": Launch(
+        lambda: attention(8, 32, 8, 4, 32768, 64, torch.bfloat16, seen=True), ("_attend",)
+    ),
+    "attention-fp16-B1-H32-G32-Q4-S4099-D128": Launch(
+        lambda: attention(1, 32, 32, 4, 4099, 128, torch.float16), ("_combine",)
+    ),
+    "attention-bf16-B1-H64-G8-Q8-S131072-D128": Launch(
+        lambda: attention(1, 64, 8, 8, 131072, 128, torch.bfloat16), ("_combine",)
+    ),
+    "attention-bf16-B1-H16-G4-Q16-S8192-D256": Launch(lambda: attention(1, 16, 4, 16, 8192, 256, torch.bfloat16)),
+    "attention-bf16-B2-H15-G5-Q5-S5000-D80": Launch(lambda: attention(2, 15, 5, 5, 5000, 80, torch.bfloat16)),
+    "attention-fp32-B1-H32-G8-Q4-S32768-D128": Launch(lambda: attention(1, 32, 8, 4, 32768, 128, torch.float32)),
+    "attention-fp32-B1-H8-G1-Q8-S8192-D256-seen": Launch(
+        lambda: attention(1, 8, 1, 8, 8192, 256, torch.float32, seen=True), ("_attend", "_combine")
+    ),
     "contrast-logits-bf16-B8-V128256": Launch(
         lambda: contrast(8, 128256, torch.bfloat16, normalized=False, expert_weight=1.5, amateur_weight=0.5), CONTRAST
     ),
