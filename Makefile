@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
-# benchmarks/contrastive_search.py compares with transformers 4.55.4 where PEER names an interpreter that has it.
+# make bench PART="contrast isotropy" runs these benchmarks only. benchmarks/contrastive_search.py compares with transformers
+# 4.55.4 where PEER names an interpreter that has it.
+PART ?=
 PEER ?=
 
 .PHONY: demo test lint bench gpu clean
@@ -19,8 +21,8 @@ lint: $(VENV)/.lint-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/contrastive_search.py $(if $(PEER),--peer-python $(PEER))
+bench: $(VENV)/.bench-installed
+	PYTHON=$(abspath $(BIN)/python) PEER="$(PEER)" benchmarks/cpu.sh $(PART)
 
 # The GPU tests and all benchmarks, on a machine with a GPU and this library's requirements in PYTHON.
 gpu:
@@ -36,6 +38,10 @@ $(BIN)/python:
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -c constraints.txt -e .
 	touch $@
+
+$(VENV)/.bench-installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -c constraints.txt -e '.[lora,lm-eval]'
+	touch $@ $(VENV)/.installed
 
 $(VENV)/.test-installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -c constraints.txt -e '.[test]'

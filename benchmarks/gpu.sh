@@ -60,14 +60,5 @@ family-7b() {
 }
 
 PARTS=(tests kernels search-1b search-7b family-1b family-7b)
-for part in "$@"; do
-    [[ " ${PARTS[*]} " == *" $part "* ]] || { echo "gpu.sh: $part: accepted are ${PARTS[*]}" >&2; exit 2; }
-done
-failed=()
-for part in "${@:-${PARTS[@]}}"; do
-    echo "=== $part"
-    began=$SECONDS
-    "$part" || failed+=("$part")
-    echo "=== $part took $((SECONDS - began)) s"
-done
-[[ ${#failed[@]} == 0 ]] || { echo "failed or incomplete: ${failed[*]}"; exit 1; }
+source benchmarks/parts.sh
+run_parts "$@"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["checked_pieces", "read_in_pieces", "why_not_in_pieces"]
 
+MOST = 2**31 - 1  # tokens of a piece that torch can count with
 PIECE = 4  # tokens; the check's prompts have 20 and more
 
 _checking = threading.RLock()
@@ -48,7 +49,7 @@ def read_in_pieces(model: Any, size: int | None, padded: bool) -> None:
     """
     if size is not None:
         _check(model, size, padded)
-        model.generation_config.prefill_chunk_size = size
+        model.generation_config.prefill_chunk_size = min(size, MOST)
 
 
 def checked_pieces(

@@ -266,8 +266,10 @@ def test_generate_reads_in_pieces(strategy: str, capsys: pytest.CaptureFixture[s
     assert main(command) == 0
     with only_pieces(24):
         assert main([*command, "--prefill-chunk", "24"]) == 0
+    assert main([*command, "--prefill-chunk", f"1{'0' * 30}"]) == 0  # more than there can be
     lines = capsys.readouterr().out.splitlines()
-    assert lines[: len(lines) // 2] == lines[len(lines) // 2 :]
+    third = len(lines) // 3
+    assert lines[:third] == lines[third : 2 * third] == lines[2 * third :]
 
 
 @embedded
@@ -312,6 +314,19 @@ def test_a_size_that_is_none_ends_with_2(command: list[str], given: str, capsys:
     assert "--prefill-chunk" in capsys.readouterr().err
 
 
+@embedded
+def test_an_encoder_decoder_is_one_line_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_model("t5").save_pretrained(tmp_path)
+    miniature.load("expert")[1].save_pretrained(tmp_path)
+    for command in (["generate", "--prompt", TEXT], ["compare", "--prompt", TEXT, "--strategy", "greedy"]):
+        capsys.readouterr()
+        assert main([*command, "--model", str(tmp_path), "--prefill-chunk", "4"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("decoding: prefill_chunk_size=4: T5ForConditionalGeneration is an encoder-decoder")
+        assert error.count("\n") == 1
+
+
+@embedded
 def test_a_model_that_misreads_is_one_line_on_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

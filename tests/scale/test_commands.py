@@ -147,13 +147,23 @@ def test_an_amateur_is_induced_on_a_split_model(tmp_path: Path, told: list[Any],
 
 # The data of the other evaluations is read first; their map goes the way of this one's.
 PLACING = [words for words, options in commands() if "--device" in options and words[0] != "eval"]
+NONSENSE = {
+    "no name": (["--device-map", ""], "device_map=''; accepted: auto, balanced"),
+    "a device": (["--device-map", "gpu"], "device_map='gpu'; accepted: auto, balanced"),
+    "a mapping": (["--device-map", "{}"], "device_map='{}'; accepted: auto, balanced"),
+    "misspelt": (["--device-map", "atuo"], "device_map='atuo'; did you mean auto?"),
+    "two ways": (["--device-map", "auto", "--device", "cpu"], "device and device_map: each says where the model goes"),
+    "a plan of one's own": (["--tp-plan", "rowwise"], "tp_plan='rowwise': accepted is auto"),
+    "a plan without torchrun": (["--tp-plan", "auto"], "this is not one of them: run it as torchrun"),
+    "a plan and a map": (["--tp-plan", "auto", "--device-map", "auto"], "device_map and tp_plan: each says"),
+}
 
 
 @pytest.mark.parametrize("words", [*PLACING, ("eval", "truthfulqa")], ids=" ".join)
-@pytest.mark.parametrize("given", ["", "gpu", "{}"])
-def test_a_map_that_is_none_is_one_line(
-    words: tuple[str, ...], given: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_what_cannot_be_placed_is_one_line_of_every_command(
+    words: tuple[str, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("RANK", raising=False)
     file, out = tmp_path / "data.jsonl", ["--output", str(tmp_path / "out")]
     file.write_text('{"question": "Who?", "hallucinated_answer": "Me.", "output": "Nobody."}\n')
     needed = {
@@ -164,9 +174,12 @@ def test_a_map_that_is_none_is_one_line(
         "export": out,
         "truthfulqa": ["--miniature"],
     }
-    assert main([*words, *needed.get(words[-1], []), "--device-map", given]) == 2
-    printed, err = capfd.readouterr()
-    assert printed == ""
-    assert err.count("\n") == 1
-    assert f"device_map={given!r}" in err
-    assert "auto, balanced" in err
+    for given, message in NONSENSE.values():
+        if "--tp-plan" in given and words[0] in ONE_PROCESS:
+            continue
+        assert main([*words, *needed.get(words[-1], []), *given]) == 2
+        printed, err = capfd.readouterr()
+        assert printed == ""
+        assert err.startswith("decoding: ")
+        assert err.count("\n") == 1
+        assert message in err

@@ -1,0 +1,15 @@
+# For scripts of several benchmarks: run_parts runs the functions named in PARTS, or those asked for, one after the other.
+# A part that fails is named at the end, and the others run all the same.
+run_parts() {
+    local part began failed=()
+    for part in "$@"; do
+        [[ " ${PARTS[*]} " == *" $part "* ]] || { echo "${0##*/}: $part: accepted are ${PARTS[*]}" >&2; exit 2; }
+    done
+    for part in "${@:-${PARTS[@]}}"; do
+        echo "=== $part"
+        began=$SECONDS
+        "$part" || failed+=("$part")
+        echo "=== $part took $((SECONDS - began)) s"
+    done
+    [[ ${#failed[@]} == 0 ]] || { echo "failed or incomplete: ${failed[*]}"; exit 1; }
+}

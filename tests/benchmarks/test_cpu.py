@@ -1,0 +1,76 @@
+"""``make bench``: which benchmarks it runs, with what, and what it says of one that fails."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PARTS = ["contrastive_search", "contrast", "long_context", "isotropy", "truthfulqa_mc"]
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "benchmarks" / "cpu.sh").is_file() or shutil.which("bash") is None or shutil.which("make") is None,
+    reason="the repository's benchmarks, bash and make are not all here",
+)
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Path:
+    """An interpreter that says what it was to run, and fails on some."""
+    script = tmp_path / "python"
+    script.write_text('#!/bin/sh\necho "ran $*"\ncase "$1" in *${FAILING:-none}.py) exit 3;; esac\n')
+    script.chmod(0o755)
+    return script
+
+
+def ran(python: Path, *parts: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    results = python.parent / "results"
+    variables = {"PATH": "/usr/bin:/bin", "PYTHON": str(python), "RESULTS": str(results), **environment}
+    command = [str(ROOT / "benchmarks" / "cpu.sh"), *parts]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=30)
+
+
+def calls(finished: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line.removeprefix("ran ") for line in finished.stdout.splitlines() if line.startswith("ran ")]
+
+
+def test_every_cpu_benchmark_is_run_and_writes_its_own_file(python: Path) -> None:
+    finished = ran(python)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    results = python.parent / "results"
+    once = [f"benchmarks/{part}.py --output {results}/{part}.csv" for part in PARTS]
+    again = f"benchmarks/truthfulqa_mc.py --questions 4 --prompt-tokens 600 --output {results}/truthfulqa_mc.csv"
+    assert calls(finished) == [*once, again]
+    assert all((ROOT / call.split()[0]).is_file() for call in calls(finished))
+
+
+def test_a_part_that_fails_is_named_at_the_end_and_the_others_run(python: Path) -> None:
+    finished = ran(python, FAILING="contrast")
+    assert finished.returncode == 1
+    assert len(calls(finished)) == len(PARTS) + 1
+    assert finished.stdout.splitlines()[-1] == "failed or incomplete: contrast"
+
+
+def test_parts_are_chosen_and_a_peer_is_measured_where_there_is_one(python: Path) -> None:
+    finished = ran(python, "isotropy", "contrastive_search", PEER="/peer/python")
+    assert [call.split()[0] for call in calls(finished)] == [
+        "benchmarks/isotropy.py",
+        "benchmarks/contrastive_search.py",
+    ]
+    assert "--peer-python /peer/python" in calls(finished)[1]
+
+
+def test_a_part_that_is_none_is_one_line(python: Path) -> None:
+    finished = ran(python, "isotropy", "speed")
+    assert finished.returncode == 2
+    assert finished.stdout == ""
+    assert finished.stderr == f"cpu.sh: speed: accepted are {' '.join(PARTS)}\n"
+
+
+def test_make_hands_over_parts_and_peer() -> None:
+    command = ["make", "-n", "-C", str(ROOT), "bench", "PART=contrast isotropy", "PEER=/peer/python"]
+    last = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
+    (line,) = [each for each in last if "cpu.sh" in each]
+    assert line.endswith('PEER="/peer/python" benchmarks/cpu.sh contrast isotropy')
