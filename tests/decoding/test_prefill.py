@@ -219,6 +219,20 @@ def test_a_text_whose_states_nobody_kept_is_read_again_in_pieces() -> None:
     same(*found)
 
 
+def test_a_prompt_whose_answers_are_scored_is_read_in_pieces() -> None:
+    """As the model's own generation config has it."""
+    for strategy in (DoLa([0, 1]), ContrastiveDecoding(amateur_of("llama")), ContextAware(GUIDE)):
+        model, found = tiny_model("llama"), []
+        for size in (None, 5):
+            model.generation_config.prefill_chunk_size = size
+            decoding.score(model, random_prompt(30, seed=5), [[5, 6, 7], [8, 9]], strategy=strategy)
+            with widths(model, amateur_of("llama")) as seen:
+                found.append(decoding.score(model, random_prompt(30, seed=5), [[5, 6, 7], [8, 9]], strategy=strategy))
+            assert max(seen) == size or (size is None and max(seen) >= 30)
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
 def test_a_processor_reads_its_own_prompt_in_pieces() -> None:
     model, batch, texts = tiny_model("llama"), left_padded(PROMPTS), []
     for options in ({}, {"prefill_chunk_size": 4}):

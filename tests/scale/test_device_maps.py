@@ -94,6 +94,17 @@ def test_tokens_are_those_of_one_device(case: str, strategy: str) -> None:
     assert one.tolist() == other.tolist()
 
 
+@pytest.mark.parametrize("strategy", ["contrastive search", "DoLa", "contrastive decoding"])
+def test_prompts_in_pieces_are_those_of_one_device(strategy: str) -> None:
+    whole, parts = split("a layer in between elsewhere")
+    made = STRATEGIES[strategy]()
+    one, other = (
+        decoding.generate(model, **PADDED, strategy=made, max_new_tokens=6, prefill_chunk_size=size)
+        for model, size in ((whole, None), (parts, 3))
+    )
+    assert one.tolist() == other.tolist()
+
+
 @pytest.mark.parametrize("strategy", ["contrastive search", "DoLa", "context-aware"])
 def test_beams_and_draws_are_those_of_one_device(strategy: str) -> None:
     whole, parts = split("head elsewhere")
