@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["checked_pieces", "read_in_pieces", "why_not_in_pieces"]
 
 MOST = 2**31 - 1  # tokens of a piece that torch can count with
-PIECE = 4  # tokens; the check's prompts have 20 and more
+PIECES = 5  # of the check's prompts, which have 20 tokens and more
 
 _checking = threading.RLock()
 _checked: weakref.WeakKeyDictionary[Any, dict[tuple[object, ...], str]] = weakref.WeakKeyDictionary()
@@ -104,7 +104,7 @@ def why_not_in_pieces(model: Any, size: int, padded: bool = True) -> str:
             per_model[key] = ""  # which the check's own pieces find here
             found = None
             try:
-                found = _misread(model, 1 if size == 1 else PIECE, padded)
+                found = _misread(model, size == 1, padded)
             finally:
                 if found is None:
                     del per_model[key]
@@ -112,7 +112,7 @@ def why_not_in_pieces(model: Any, size: int, padded: bool = True) -> str:
         return per_model[key]
 
 
-def _misread(model: Any, piece: int, padded: bool) -> str | None:
+def _misread(model: Any, by_token: bool, padded: bool) -> str | None:
     """As :func:`why_not_in_pieces`; None where the model gives no numbers, which says nothing of its pieces."""
     inputs, further = probe_batch(model, padded)
     whole = _read(model, inputs, None)
@@ -123,7 +123,7 @@ def _misread(model: Any, piece: int, padded: bool) -> str | None:
     if not bool(expected.isfinite().all()):
         return None
     try:
-        pieces = _read(model, inputs, piece)
+        pieces = _read(model, inputs, 1 if by_token else max(2, inputs["input_ids"].shape[1] // PIECES))
         found = torch.cat([pieces.prompt.hidden, pieces.extend(further[:, :1]).hidden], dim=1)
     except (*ACCIDENTS, OptionError, ModelError) as failure:
         refusal = failure.__cause__ or failure
