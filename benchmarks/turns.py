@@ -6,6 +6,7 @@ Runs under any interpreter with torch and transformers: nothing of this library 
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import platform
@@ -199,12 +200,13 @@ def quantile(values: list[float], q: float) -> float:
     return ordered[low] + (at - low) * (ordered[high] - ordered[low])
 
 
-def timed(generate: Callable[[Any], Any]) -> dict[str, Any]:
+def timed(generate: Callable[[Any], Any], average: Callable[[list[float]], float] = statistics.fmean) -> dict[str, Any]:
     """Time to the first token of one call, time per token after it, and its last tokens.
 
     Args:
         generate: is given a stopping criterion that notes the time of each token (it waits for a GPU), and returns the
             tokens.
+        average: of the times from token to token.
     """
     import torch
     from transformers import StoppingCriteria
@@ -225,7 +227,7 @@ def timed(generate: Callable[[Any], Any]) -> dict[str, Any]:
     began = time.perf_counter()
     tokens = generate(clock)
     seconds = time.perf_counter() - began
-    per_token = (clock.times[-1] - clock.times[0]) / (len(clock.times) - 1)
+    per_token = average([later - earlier for earlier, later in itertools.pairwise(clock.times)])
     return {
         "first_token_s": clock.times[0] - began, "ms_per_token": 1000 * per_token, "call_s": seconds,
         "tokens": tokens[:, -8:].tolist(),
