@@ -23,7 +23,7 @@ from decoding.quantised_cache import is_quantised
 if TYPE_CHECKING:
     from decoding.stream import Stream
 
-__all__ = ["Branching", "Way", "branching_of", "may_share", "probe_batch", "walked"]
+__all__ = ["Branching", "Way", "branching_of", "may_share", "opened", "probe_batch", "walked"]
 
 
 Way = Literal["shared prefix", "fork", "read anew"]
@@ -121,7 +121,7 @@ def _check(model: Any, use_cache: bool, padded: bool) -> Branching:
     if model.config.is_encoder_decoder:
         return Branching("fork", FORKED_BY_CONSTRUCTION) if use_cache else Branching("read anew", "use_cache=False")
     inputs, ids = probe_batch(model, padded)
-    stream = _opened(model, inputs | {"use_cache": use_cache})
+    stream = opened(model, inputs | {"use_cache": use_cache})
     if stream.cacheless:
         return _read_anew(model, inputs, ids, stream.cacheless)
     forked = _walked_or_why_not(stream, "fork", ids)
@@ -133,7 +133,7 @@ def _check(model: Any, use_cache: bool, padded: bool) -> Branching:
     if not error < _allowed(model):
         reason = f"reading on from its cache differs from reading the text anew (relative error {error:.1e})"
         return _read_anew(model, inputs, ids, reason)
-    stream = _opened(model, inputs)
+    stream = opened(model, inputs)
     if not may_share(stream):
         return Branching("fork", "its cache or its forward() cannot place branches side by side")
     shared = _walked_or_why_not(stream, "shared prefix", ids)
@@ -146,10 +146,15 @@ def _check(model: Any, use_cache: bool, padded: bool) -> Branching:
     return Branching("fork", f"shared prefix differs from forked rows (relative error {error:.1e})")
 
 
-def _opened(model: Any, inputs: dict[str, Any]) -> Stream:
+def opened(model: Any, inputs: dict[str, Any], piece: int | None = None) -> Stream:
+    """A stream of a check, which reads its prompt at once or in pieces of ``piece`` tokens, whatever the model's own
+    generation config has.
+    """
     from decoding.stream import Stream
 
-    return Stream.open(model, **inputs)
+    ids, kwargs, config = Stream.prepare(model, **inputs)
+    config.prefill_chunk_size = piece
+    return Stream(model, ids, kwargs, config)
 
 
 def _walked_or_why_not(stream: Stream, way: Way, ids: Tensor) -> list[Tensor] | str:
@@ -173,7 +178,7 @@ def _error_of_reading_on(model: Any, inputs: dict[str, Any], ids: Tensor, forked
     """
     rows, chosen = torch.arange(2, device=ids.device), torch.tensor(CHOSEN, device=ids.device)
     kept = torch.stack([ids[rows, chosen], ids[rows, 3 + chosen], ids[:, 0]], dim=1)
-    anew = _opened(model, _continued(inputs, kept))
+    anew = opened(model, _continued(inputs, kept))
     stepwise = torch.stack([forked[0][rows, chosen, 0], forked[1][rows, chosen, 0], forked[2][:, 0]], dim=1)
     error = relative_error(stepwise, anew.prompt.hidden[:, -KEPT:])
     return max([error, *(relative_error(logits, anew.logits(anew.prompt)) for logits in forked[3:])])
@@ -181,8 +186,8 @@ def _error_of_reading_on(model: Any, inputs: dict[str, Any], ids: Tensor, forked
 
 def _read_anew(model: Any, inputs: dict[str, Any], ids: Tensor, reason: str) -> Branching:
     """The way without a cache, which is right where the states of a text's beginning stay what they are as it grows."""
-    before = _opened(model, inputs | {"use_cache": False}).prompt.hidden
-    after = _opened(model, _continued(inputs, ids[:, :KEPT]) | {"use_cache": False}).prompt.hidden
+    before = opened(model, inputs | {"use_cache": False}).prompt.hidden
+    after = opened(model, _continued(inputs, ids[:, :KEPT]) | {"use_cache": False}).prompt.hidden
     read = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
     before, after = before[:, : read.shape[1]][read], after[:, : read.shape[1]][read]
     if bool(before.isnan().any()):

@@ -11,21 +11,18 @@ from __future__ import annotations
 import copy
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
 from decoding.anatomy import tolerance
-from decoding.branching import probe_batch
+from decoding.branching import opened, probe_batch
 from decoding.errors import ModelError, OptionError
 from decoding.failures import ACCIDENTS, says_nothing_of_the_model
 from decoding.loading import one_line
 from decoding.placement import input_device
-
-if TYPE_CHECKING:
-    from decoding.stream import Stream
 
 __all__ = ["checked_pieces", "read_in_pieces", "why_not_in_pieces"]
 
@@ -115,7 +112,7 @@ def why_not_in_pieces(model: Any, size: int, padded: bool = True) -> str:
 def _misread(model: Any, by_token: bool, padded: bool) -> str | None:
     """As :func:`why_not_in_pieces`; None where the model gives no numbers, which says nothing of its pieces."""
     inputs, further = probe_batch(model, padded)
-    whole = _read(model, inputs, None)
+    whole = opened(model, inputs)
     if whole.cacheless:
         return f"is read without a cache ({whole.cacheless})"
     # What the last piece left in the cache shows in a token behind it.
@@ -123,7 +120,7 @@ def _misread(model: Any, by_token: bool, padded: bool) -> str | None:
     if not bool(expected.isfinite().all()):
         return None
     try:
-        pieces = _read(model, inputs, 1 if by_token else max(2, inputs["input_ids"].shape[1] // PIECES))
+        pieces = opened(model, inputs, 1 if by_token else max(2, inputs["input_ids"].shape[1] // PIECES))
         found = torch.cat([pieces.prompt.hidden, pieces.extend(further[:, :1]).hidden], dim=1)
     except (*ACCIDENTS, OptionError, ModelError) as failure:
         refusal = failure.__cause__ or failure
@@ -144,11 +141,3 @@ def _apart(found: Tensor, expected: Tensor, mask: Tensor) -> float:
     """
     error = (found.double() - expected.double()).norm(dim=-1) / expected.double().norm(dim=-1).clamp_min(1e-30)
     return max(float(row[kept.to(row.device)].median()) for row, kept in zip(error, mask, strict=True))
-
-
-def _read(model: Any, inputs: dict[str, Any], piece: int | None) -> Stream:
-    from decoding.stream import Stream
-
-    ids, kwargs, config = Stream.prepare(model, **inputs)
-    config.prefill_chunk_size = piece
-    return Stream(model, ids, kwargs, config)

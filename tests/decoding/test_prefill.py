@@ -29,7 +29,7 @@ from decoding import (
 from decoding.evals import miniature
 from decoding.evals.architectures.tiny import tiny_model as tiny_type
 from decoding.evals.cli import main
-from decoding.prefill import why_not_in_pieces
+from decoding.prefill import read_in_pieces, why_not_in_pieces
 
 PROMPTS = [random_prompt(7, seed=1), random_prompt(13, seed=2)]  # longer than the tiny models' window of 8
 SIZES = [1, 4, 5, 12, 13, 100]  # one token, parts that do and do not fit 13, all but one, all, more
@@ -132,6 +132,18 @@ def test_recurrent_models_whose_branches_are_forked_say_the_same(name: str) -> N
             same(made(model, strategy, size, left_padded(PROMPTS)), whole)
         alone = {"input_ids": torch.tensor([PROMPTS[1]])}
         same(made(model, strategy, 1, alone), made(model, strategy, None, alone))
+
+
+@pytest.mark.parametrize(("name", "size"), [("qwen3_next", 1), ("git", 4)])
+def test_what_is_right_without_padding_needs_none_of_the_checks_with_it(name: str, size: int) -> None:
+    """Contrastive search checks how a model branches on a padded batch too."""
+    model, alone = tiny_type(name), {"input_ids": torch.tensor([PROMPTS[1]])}
+    whole = made(model, ContrastiveSearch(0.6, 4), None, alone)
+    model = tiny_type(name)
+    read_in_pieces(model, size, padded=False)
+    same(made(model, ContrastiveSearch(0.6, 4), None, alone), whole)
+    with pytest.raises(OptionError, match="otherwise in pieces than at once"):
+        read_in_pieces(model, size, padded=True)
 
 
 MISREAD = {
