@@ -31,6 +31,8 @@ FEW = 64
 # multiprocessor that torch gives them, which is what two launches of Triton cost the host more than one of torch.
 LONG = 2048
 
+WIDEST = 256  # dimensions of a head that the kernel was compiled and tested with
+
 Span = tuple[Tensor, Tensor]
 
 
@@ -58,7 +60,7 @@ def _attention(
     if spans is None or not _fits(query, key, attention_mask, kwargs):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     span, backend = None, "torch"
-    if _by_kernel(query, key):
+    if _by_kernel(query, key, value):
         span, backend = None if attention_mask is None else _span(attention_mask, spans), "triton"
     output = few_query_attention(query, key, value, attention_mask, kwargs.get("scaling"), span, backend)
     return output.transpose(1, 2).contiguous(), None
@@ -81,12 +83,14 @@ def _fits(query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any
     return groups * tokens <= FEW or (groups > 1 and mask.dtype != torch.bool)
 
 
-def _by_kernel(query: Tensor, key: Tensor) -> bool:
+def _by_kernel(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether the kernel may run, where there is one."""
     rows = query.shape[1] // key.shape[1] * query.shape[2]
-    if rows > FEW or key.shape[2] < LONG or torch.compiler.is_compiling():
+    if rows > FEW or key.shape[2] < LONG or max(key.shape[3], value.shape[3]) > WIDEST:
         return False
-    differentiated = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
+    if query.dtype == torch.float64 or torch.compiler.is_compiling():
+        return False
+    differentiated = torch.is_grad_enabled() and any(each.requires_grad for each in (query, key, value))
     return not differentiated and choose("auto", query.device) == "triton"
 
 

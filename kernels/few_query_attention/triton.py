@@ -46,7 +46,7 @@ def few_query_attention_triton(
     if mask is not None:
         mask = mask.view(torch.uint8) if mask.dtype == torch.bool else mask
         mask = (mask if mask.stride(3) == 1 else mask.contiguous()).expand(batch, heads, -1, -1)
-    half = query.dtype == key.dtype == value.dtype != torch.float32
+    half = query.dtype == key.dtype == value.dtype in (torch.float16, torch.bfloat16)
     rows = heads // key_heads * tokens
     block_rows = min(MOST_AT_ONCE if half else 16, max(16, triton.next_power_of_2(rows)))
     block_dim, block_value = (max(16, triton.next_power_of_2(each)) for each in (dim, value_dim))

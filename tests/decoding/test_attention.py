@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from types import SimpleNamespace
 from typing import Any
 
@@ -95,14 +94,33 @@ def test_a_piece_of_text_is_left_to_transformers_causal_attention() -> None:
 
 
 def test_gradients_flow_whichever_backend_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip("triton is not installed")
-    monkeypatch.setenv("DECODING_KERNELS", "triton")
+    monkeypatch.setattr(attention, "choose", lambda *_: "triton")
     module, query, key, value, mask = _problem(6, 2, 4, "one")
     query = query.contiguous().requires_grad_()
     with grouped_heads():
         AttentionInterface()["sdpa"](module, query, key, value, mask)[0].sum().backward()
     assert query.grad is not None
+
+
+def test_the_kernel_is_given_what_it_was_made_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def watched(query: Tensor, *arguments: Any) -> Tensor:
+        asked.append(arguments[-1])
+        return query
+
+    monkeypatch.setattr(attention, "choose", lambda *_: "triton")
+    monkeypatch.setattr(attention, "few_query_attention", watched)
+    for tokens, dim, dtype in [
+        (4, 8, torch.float32),
+        (4, 8, torch.float64),
+        (4, 257, torch.float32),
+        (33, 8, torch.float32),
+    ]:
+        query, key = torch.zeros(1, 4, tokens, dim, dtype=dtype), torch.zeros(1, 2, 40, dim, dtype=dtype)
+        with grouped_heads():
+            AttentionInterface()["sdpa"](None, query, key, key, torch.zeros(1, 1, tokens, 40, dtype=dtype))
+    assert asked == ["triton", "torch", "torch", "torch"]
 
 
 def test_the_span_of_a_mask_is_found_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
