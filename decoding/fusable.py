@@ -8,7 +8,10 @@ from typing import Any
 from transformers import GenerationConfig
 from transformers.cache_utils import Cache, DynamicCache
 
+from decoding.branching import branching_of
 from decoding.cache import is_recurrent, is_sliding
+from decoding.errors import ModelError
+from decoding.failures import says_nothing_of_the_model
 from decoding.readers import Reader
 
 __all__ = ["by_weights", "may_fuse_expert", "may_fuse_rows"]
@@ -22,12 +25,22 @@ def by_weights(readers: Sequence[Reader], fuse: bool = True) -> Iterator[list[Re
     yield from groups.values()
 
 
-def may_fuse_rows(cache: Any) -> bool:
-    """Whether prompts of several lengths can share a batch: a recurrent state reads their padding as text.
+def may_fuse_rows(model: Any, cache: Any, readers: Sequence[Reader]) -> bool:
+    """Whether prompts of several lengths can share a batch of a model, where several of these readers have its weights.
 
-    Without a cache it cannot be told, and some recurrent models are given none (xLSTM makes its own).
+    A recurrent state reads padding as text, and some models misread their cache behind it (Git); without a cache it
+    cannot be told, and some recurrent models are given none (xLSTM makes its own).
     """
-    return isinstance(cache, Cache) and not is_recurrent(cache)
+    if not isinstance(cache, Cache) or is_recurrent(cache):
+        return False
+    if sum(reader.model is None for reader in readers) < 2:
+        return True
+    try:
+        return branching_of(model).way != "read anew"
+    except ModelError as refusal:
+        if says_nothing_of_the_model(refusal):
+            raise
+        return False
 
 
 def may_fuse_expert(

@@ -78,7 +78,7 @@ class FusedStreams:
         prompts = prompts_of(input_ids, model_kwargs, model) if others else []
         new = _new_tokens(generation_config, input_ids)
         compile = capture_requested(generation_config)
-        fuse_same = fuse and may_fuse_rows(model_kwargs.get("past_key_values"))
+        fuse_same = fuse and may_fuse_rows(model, model_kwargs.get("past_key_values"), readers)
         together = fuse_same and may_fuse_expert(model, model_kwargs, generation_config, restorable)
         try:
             if expert is not None and not (together and any(each.model is None for each in others)):

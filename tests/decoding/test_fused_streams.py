@@ -15,6 +15,7 @@ from torch import Tensor
 import decoding
 from decoding import LOL, ContextAware, ContrastiveDecoding, DoLa, InputError, ModelError, OptionError, Prompt
 from decoding.adapters import attach, unwrapped
+from decoding.evals.architectures.tiny import tiny_model as tiny_type
 
 peft = pytest.importorskip("peft", reason="needs peft")
 
@@ -262,6 +263,19 @@ def test_recurrent_models_read_prompts_of_several_lengths_apart() -> None:
         6,
     )[0]
     assert tokens[0, 9:].tolist() == right
+
+
+@pytest.mark.parametrize("model_type", ["git", "minimax_m3_vl_text"])
+def test_models_that_misread_padding_read_prompts_of_several_lengths_apart(model_type: str) -> None:
+    class Apart(ContextAware):
+        fuse = False
+
+    model, ids = tiny_type(model_type), torch.randint(3, VOCAB, (1, 9), generator=torch.Generator().manual_seed(1))
+    options = {"max_new_tokens": 4, "eos_token_id": None, "output_scores": True, "return_dict_in_generate": True}
+    fused, apart = (
+        decoding.generate(model, ids, strategy=each, **options) for each in (ContextAware(GUIDE), Apart(GUIDE))
+    )
+    torch.testing.assert_close(torch.stack(fused.scores), torch.stack(apart.scores), atol=1e-4, rtol=1e-4)
 
 
 def test_encoder_decoders_have_dola_and_no_second_reader() -> None:
