@@ -68,7 +68,9 @@ def alive() -> int:
     for each in gc.get_objects():
         if issubclass(type(each), Tensor):
             storage = each.untyped_storage()
-            storages[storage._cdata] = storage.nbytes()  # a tensor without data, which other tests leave, has no pointer
+            storages[storage._cdata] = (
+                storage.nbytes()
+            )  # not its data's address: other tests leave tensors without data
     return sum(storages.values())
 
 
