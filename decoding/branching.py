@@ -168,13 +168,15 @@ def _walked_or_why_not(stream: Stream, way: Way, ids: Tensor) -> list[Tensor] | 
         if says_nothing_of_the_model(refusal) or (meant and way == "fork"):
             raise
         return f"{type(refusal).__name__}: {one_line(refusal, 80)}"
+    finally:
+        stream.release()
 
 
 def _error_of_reading_on(model: Any, inputs: dict[str, Any], ids: Tensor, forked: list[Tensor]) -> float:
     """How far forked rows are from the same texts read anew.
 
-    Some models answer otherwise with a cache than without one (in transformers 5.23 those that choose the keys to look
-    at by an index of their own): contrastive search on their cache would be wrong without a word.
+    Some models answer otherwise with a cache than without one (in transformers 5.23 ProphetNet, and behind padding Git
+    and DeepSeek-V4): contrastive search on their cache would be wrong without a word.
     """
     rows, chosen = torch.arange(2, device=ids.device), torch.tensor(CHOSEN, device=ids.device)
     kept = torch.stack([ids[rows, chosen], ids[rows, 3 + chosen], ids[:, 0]], dim=1)

@@ -49,7 +49,8 @@ LEFT = (
 )  # fmt: skip
 TEMPLATES = "additional_chat_templates"
 
-# Options of a generation config that are another way to choose tokens, or that strategies refuse.
+# Options of a generation config that are another way to choose tokens, that strategies refuse, or that training leaves
+# behind (use_cache).
 OTHER_WAYS = (
     "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff", "num_beams",
     "num_beam_groups", "diversity_penalty", "early_stopping", "length_penalty", "num_return_sequences",

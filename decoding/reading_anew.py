@@ -24,7 +24,7 @@ from decoding.reading import Reading, branched, picked, reordered
 if TYPE_CHECKING:
     from decoding.stream import Stream
 
-__all__ = ["ReadAnew", "leave_cache", "read_anew", "why_useless"]
+__all__ = ["ReadAnew", "leave_cache", "read_anew", "tell_cost", "why_useless"]
 
 _told: weakref.WeakSet[Any] = weakref.WeakSet()  # models whose cost was warned of
 
@@ -38,8 +38,20 @@ def why_useless(cache: Any) -> str:
     return "" if written else "it reads the whole text at each step and keeps nothing in its cache"
 
 
+def tell_cost(model: Any, reason: str) -> None:
+    """Warn of what reading anew costs, once a model."""
+    if model not in _told:
+        _told.add(model)
+        warnings.warn(
+            f"{type(model).__name__}: {reason}; its whole text is read anew at every step, which costs more the longer "
+            "it is",
+            DecodingWarning,
+            stacklevel=2,
+        )
+
+
 def leave_cache(stream: Stream, reason: str) -> None:
-    """Have a stream read its whole text at each step from here on; warns of the cost, once a model.
+    """Have a stream read its whole text at each step from here on.
 
     Raises:
         InputError: a cache or embeddings that were handed in cannot be read anew.
@@ -56,13 +68,7 @@ def leave_cache(stream: Stream, reason: str) -> None:
         raise ModelError(f"{name}: {reason}, and it reads tokens beside its text's, so it cannot be branched")
     if stream.in_pieces:
         raise OptionError(f"prefill_chunk_size: {name} is read without a cache ({reason}): leave it out")
-    if model not in _told:
-        _told.add(model)
-        warnings.warn(
-            f"{name}: {reason}; its whole text is read anew at every step, which costs more the longer it is",
-            DecodingWarning,
-            stacklevel=2,
-        )
+    tell_cost(model, reason)
     stream.cacheless = reason
     stream.kwargs = {key: value for key, value in stream.kwargs.items() if key not in ALL_CACHE_NAMES}
     stream.kwargs["use_cache"] = False

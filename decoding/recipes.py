@@ -25,7 +25,9 @@ def _as_it_is(model: Any, tensor: Tensor) -> Tensor:
 def _softcapped(model: Any, logits: Tensor) -> Tensor:
     config = _text_config(model)
     names = ("logits_soft_cap", "output_logit_soft_cap", "final_logit_softcapping")
-    cap: Any = next((value for name in names if (value := getattr(config, name, None)) is not None), None)
+    cap = next((value for name in names if (value := getattr(config, name, None)) is not None), None)
+    if cap is None:
+        raise AttributeError("no soft-cap of logits")
     return unpadded(model, torch.tanh(logits / cap) * cap)
 
 

@@ -17,6 +17,7 @@ from decoding.errors import InputError, ModelError, OptionError
 from decoding.placement import input_device
 from decoding.prompts import check_cache, check_mask, check_tokens, context_of
 from decoding.reading import Reading
+from decoding.reading_anew import tell_cost
 
 __all__ = ["Session", "Strategy"]
 
@@ -177,6 +178,8 @@ class Strategy(ABC):
         check_generation_config(self.name, generation_config)
         check_inputs(model, input_ids, model_kwargs)
         self.check(model)
+        if generation_config.use_cache is False:  # perhaps of the model's own config, where training has left it
+            tell_cost(model, "use_cache=False")
         return decode(
             self,
             model,

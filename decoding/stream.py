@@ -119,6 +119,7 @@ class Stream:
         self.in_pieces = config.prefill_chunk_size is not None
         self.prompt, read, output = self.passes.read_prompt(input_ids, self.kwargs, config, whole_prompt, prompt_states)
         self._take_cache(output)
+        del output  # its logits are no longer wanted
         self.length = past + read
         mask = self.padding_mask
         self.padded = mask is not None and not bool(mask.all())

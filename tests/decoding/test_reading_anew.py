@@ -39,13 +39,15 @@ def test_a_call_without_a_cache_gives_the_same_tokens(name: str, strategy: Strat
     batch = left_padded(PROMPTS)
     options = {"strategy": strategy, "max_new_tokens": 8, "return_dict_in_generate": True, "output_scores": True}
     cached = decoding.generate(model, **batch, **options)
-    without = decoding.generate(model, **batch, **options, use_cache=False)
+    with pytest.warns(DecodingWarning, match="use_cache=False; its whole text is read anew"):
+        without = decoding.generate(model, **batch, **options, use_cache=False)
     assert without.sequences.tolist() == cached.sequences.tolist()
     for mine, theirs in zip(without.scores, cached.scores, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-3)  # float32, sums in another order
     assert without.past_key_values is None
 
 
+@pytest.mark.filterwarnings("ignore::decoding.DecodingWarning")
 def test_no_reader_of_a_call_without_a_cache_keeps_one(monkeypatch: pytest.MonkeyPatch) -> None:
     model, amateur = tiny_model("llama"), tiny_model("llama", seed=1)
     strategies = [ContrastiveDecoding(amateur), ContextAware(context=[5, 6, 7]), LOL(amateur, [1], guidance=[8, 9])]
