@@ -92,7 +92,7 @@ def test_ctrl_c_ends_the_workers_and_keeps_their_samples(tmp_path: Path) -> None
     threading.Thread(target=interrupt, daemon=True).start()
     told = pytest.warns(DecodingWarning, match="interrupted; the samples of all workers are kept")
     with told, pytest.raises(KeyboardInterrupt):
-        run_on_ray(toy_command, {"output": output, "seconds": 0.5}, workers=2, gpus_per_worker=0)
+        run_on_ray(toy_command, {"output": output, "seconds": 2.0}, workers=2, gpus_per_worker=0)
     kept = [line for path in output.glob("*rank*") for line in path.read_text().splitlines()]
     assert 0 < len(kept) < 40
     toy_command(output)  # one process takes up what Ray left off
