@@ -18,12 +18,13 @@ from decoding.errors import DecodingError, ModelError
 from decoding.failures import says_nothing_of_the_model
 from decoding.loading import one_line
 from decoding.placement import input_device
+from decoding.prompts import context_of
 from decoding.quantised_cache import is_quantised
 
 if TYPE_CHECKING:
     from decoding.stream import Stream
 
-__all__ = ["Branching", "Way", "branching_of", "may_share", "opened", "probe_batch", "walked"]
+__all__ = ["Branching", "Way", "as_it_is", "branching_of", "may_share", "opened", "probe_batch", "walked"]
 
 
 Way = Literal["shared prefix", "fork", "read anew"]
@@ -83,9 +84,7 @@ def branching_of(model: Any, use_cache: bool = True, padded: bool = True) -> Bra
     Raises:
         ModelError: no way is right: what the model makes of a token changes with those after it.
     """
-    config = model.config.get_text_config(decoder=True)
-    attention = getattr(config, "_attn_implementation", None)
-    key = (attention, model.dtype, str(input_device(model)), model.training, use_cache, padded)
+    key = (*as_it_is(model), use_cache, padded)
     per_model = _checked.setdefault(model, {})
     with _checking:
         if key not in per_model:
@@ -102,6 +101,12 @@ def branching_of(model: Any, use_cache: bool = True, padded: bool = True) -> Bra
                 del per_model[key]
                 raise
         return per_model[key]
+
+
+def as_it_is(model: Any) -> tuple[object, ...]:
+    """What a model's reading may hang on: what a check found holds for as long as these are the same."""
+    attention = getattr(model.config.get_text_config(decoder=True), "_attn_implementation", None)
+    return attention, model.dtype, str(input_device(model)), model.training
 
 
 def _right_behind_padding(model: Any, use_cache: bool, padded: bool) -> Branching | None:
@@ -234,8 +239,8 @@ def probe_batch(model: Any, padded: bool = True) -> tuple[dict[str, Any], Tensor
     windows = [value for name in WINDOWS if isinstance(value := getattr(config, name, None), int) and value <= FAR]
     # Past each window where that is cheap; windows of thousands are the same code.
     length = max([8, *windows]) + 12
-    context = getattr(config, "max_position_embeddings", None)
-    if isinstance(context, int) and context > KEPT:
+    context = context_of(model)
+    if context is not None and context > KEPT:
         length = min(length, context - KEPT)
     ids = probe_inputs(model, batch=2, length=length + 6)["input_ids"]
     mask = torch.ones_like(ids[:, :length])

@@ -11,6 +11,7 @@ import torch
 
 from decoding.errors import DecodingError, ModelError, OutOfMemoryError
 from decoding.loading import one_line
+from decoding.prompts import context_of
 
 __all__ = ["forward_pass", "not_a_number", "says_nothing_of_the_model", "within_memory"]
 
@@ -43,8 +44,8 @@ def forward_pass(model: Any, rows: int, tokens: int, behind: int) -> Iterator[No
     except DecodingError:
         raise
     except ACCIDENTS as error:
-        context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-        past = isinstance(context, int) and 0 < context < behind + tokens
+        context = context_of(model)
+        past = context is not None and context < behind + tokens
         hint = f"; its context is {context} tokens: ask for fewer new ones" if past else ""
         raise ModelError(
             f"{type(model).__name__} failed on {what} ({type(error).__name__}: {one_line(error)}){hint}"

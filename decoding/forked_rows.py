@@ -17,7 +17,7 @@ from decoding.reading import Reading, branched, joined, picked, reordered
 if TYPE_CHECKING:
     from decoding.stream import Stream
 
-__all__ = ["Forked", "repeated"]
+__all__ = ["Forked", "of_branches", "repeated"]
 
 
 class Forked:
@@ -68,7 +68,7 @@ class Forked:
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was, branches included."""
-        every = (rows[:, None] * self.branches + torch.arange(self.branches, device=rows.device)).flatten()
+        every = of_branches(rows, self.branches)
         self.stream.cache.reorder_cache(every)
         self.saved = {}
         self.tokens = self.tokens[rows]
@@ -104,3 +104,8 @@ def repeated(stream: Stream, kwargs: dict[str, Any], branches: int) -> tuple[Ten
         **kwargs,
     )
     return ids, kwargs
+
+
+def of_branches(rows: Tensor, branches: int) -> Tensor:
+    """(batch·branches,) where all branches of (batch,) rows stand, each row repeated once per branch."""
+    return (rows[:, None] * branches + torch.arange(branches, device=rows.device)).flatten()

@@ -18,11 +18,10 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from decoding.anatomy import tolerance
-from decoding.branching import opened, probe_batch
+from decoding.branching import as_it_is, opened, probe_batch
 from decoding.errors import ModelError, OptionError
 from decoding.failures import ACCIDENTS, says_nothing_of_the_model
 from decoding.loading import one_line
-from decoding.placement import input_device
 
 __all__ = ["checked_pieces", "read_in_pieces", "why_not_in_pieces"]
 
@@ -93,8 +92,7 @@ def why_not_in_pieces(model: Any, size: int, padded: bool = True) -> str:
     """
     if model.config.is_encoder_decoder:
         return "is an encoder-decoder, whose encoder reads the prompt at once"
-    attention = getattr(model.config.get_text_config(decoder=True), "_attn_implementation", None)
-    key = (attention, model.dtype, str(input_device(model)), model.training, size == 1, padded)
+    key = (*as_it_is(model), size == 1, padded)
     with _checking:
         per_model = _checked.setdefault(model, {})
         if key not in per_model:

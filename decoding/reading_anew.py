@@ -18,7 +18,7 @@ from transformers.generation.utils import ALL_CACHE_NAMES
 
 from decoding.cache import layers_of
 from decoding.errors import DecodingWarning, InputError, ModelError, OptionError
-from decoding.forked_rows import repeated
+from decoding.forked_rows import of_branches, repeated
 from decoding.reading import Reading, branched, picked, reordered
 
 if TYPE_CHECKING:
@@ -92,10 +92,9 @@ class ReadAnew:
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was, branches included."""
-        every = (rows[:, None] * self.branches + torch.arange(self.branches, device=rows.device)).flatten()
         self.tokens = self.tokens[rows]
         self.kwargs = reordered(self.kwargs, rows)
-        self.flat = picked(self.flat, every)
+        self.flat = picked(self.flat, of_branches(rows, self.branches))
 
     def drop(self) -> None:
         """Forget all branches, of which nothing was kept."""
@@ -104,9 +103,8 @@ class ReadAnew:
 def read_anew(stream: Stream, ids: Tensor, kwargs: dict[str, Any], n: int) -> Reading:
     """The reading of the last n tokens of whole texts (rows, length) that go with these keyword arguments."""
     whole = stream.run(stream.model.prepare_inputs_for_generation(ids, **kwargs), every_logit=n > 1)
-    last = copy.copy(
-        whole
-    )  # layers' states and attentions, where asked for, are of the whole text, as transformers has it
+    # Layers' states and attentions, where asked for, stay those of the whole text, as transformers has it.
+    last = copy.copy(whole)
     last.hidden = whole.hidden[:, -n:].clone()  # not a view, which would hold on to the whole
     last.exits = tuple(states[:, -n:].clone() for states in whole.exits)
     last.logits = None if whole.logits is None else whole.logits[:, -n:].clone()
