@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from turns import Worker, llama, measure, paired_ratio, peak_memory_mb, quantile, serve, timed, written
+from turns import Worker, llama, measure, paired_ratio, peak_memory_mb, quantile, run, serve, timed
 
 GREEDY, CONTRASTIVE = "greedy (transformers)", "contrastive decoding"
 DOLA, DOLA_EIGHT = "DoLa high", "DoLa, 8 candidate layers"
@@ -36,10 +36,7 @@ COLUMNS = [
 def main() -> int:
     """Run the benchmark, or, with ``--worker``, one method of it; 1 where a size had to be left out."""
     options = parse()
-    if options.worker:
-        work(options)
-        return 0
-    return written(lambda *size: compare(*size, options), options.sizes, COLUMNS, options.output)
+    return run(options, work, lambda *size: compare(*size, options), options.sizes, COLUMNS)
 
 
 def parse() -> argparse.Namespace:

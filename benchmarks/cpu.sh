@@ -6,12 +6,7 @@
 # Needs a python with this library, peft and lm-eval: PYTHON names it, python3 otherwise (`make bench` brings one). PEER
 # names one with transformers 4.55.4, whose contrastive search is then measured too. RESULTS names another folder. Nothing
 # else should run meanwhile. A part that fails is named at the end, and the others run all the same.
-set -uo pipefail
-cd "$(dirname "$0")/.."
-PYTHON=${PYTHON:-python3}
-RESULTS=${RESULTS:-benchmarks/results}
-export PYTHONPATH=$PWD HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-mkdir -p "$RESULTS"
+source "$(dirname "$0")/parts.sh"
 
 bench() {  # NAME OPTION...
     "$PYTHON" "benchmarks/$1.py" "${@:2}" --output "$RESULTS/$1.csv"
@@ -28,5 +23,4 @@ truthfulqa_mc() {
 }
 
 PARTS=(contrastive_search contrast long_context isotropy truthfulqa_mc)
-source benchmarks/parts.sh
 run_parts "$@"

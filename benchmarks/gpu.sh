@@ -7,12 +7,7 @@
 # names it, python3 otherwise. Nothing is installed or downloaded. A part that fails is named at the end, and the others
 # run all the same. Reckoned, not measured yet: at most 7 minutes a part on one H100 and 20 for all. COMPILE=1 captures
 # our decode steps (docs/compile.md); RESULTS then names a folder of its own for them.
-set -uo pipefail
-cd "$(dirname "$0")/.."
-PYTHON=${PYTHON:-python3}
-RESULTS=${RESULTS:-benchmarks/results}
-export PYTHONPATH=$PWD HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-mkdir -p "$RESULTS"
+source "$(dirname "$0")/parts.sh"
 
 "$PYTHON" - <<'CHECK' || exit 2
 import sys
@@ -60,5 +55,4 @@ family-7b() {
 }
 
 PARTS=(tests kernels search-1b search-7b family-1b family-7b)
-source benchmarks/parts.sh
 run_parts "$@"

@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from turns import Worker, llama, measure, paired_ratio, quantile, serve, timed, written
+from turns import Worker, llama, measure, paired_ratio, quantile, run, serve, timed
 
 GREEDY, LOOP, OURS, WINDOW = (
     "greedy (transformers)",
@@ -44,11 +44,8 @@ COLUMNS = [
 def main() -> int:
     """Run the benchmark, or, with ``--worker``, one method of it; 1 where a context had to be left out."""
     options = parse()
-    if options.worker:
-        work(options)
-        return 0
     sizes = [(1, context) for context in options.contexts]
-    return written(lambda _, context: compare(context, options), sizes, COLUMNS, options.output, keep=KEY)
+    return run(options, work, lambda _, context: compare(context, options), sizes, COLUMNS, keep=KEY)
 
 
 def parse() -> argparse.Namespace:

@@ -1,5 +1,14 @@
-# For scripts of several benchmarks: run_parts runs the functions named in PARTS, or those asked for, one after the other.
-# A part that fails is named at the end, and the others run all the same.
+# For scripts of several benchmarks, sourced first: from here on they run in the repository's root, with the interpreter PYTHON
+# and results into the folder RESULTS.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+RESULTS=${RESULTS:-benchmarks/results}
+export PYTHONPATH=$PWD HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+mkdir -p "$RESULTS"
+
+# run_parts runs the functions named in PARTS, or those asked for, one after the other. A part that fails is named at the end,
+# and the others run all the same.
 run_parts() {
     local part began failed=()
     for part in "$@"; do

@@ -125,6 +125,21 @@ def take_turns(
             worker.close()
 
 
+def run(
+    options: Any,
+    work: Callable[[Any], None],
+    compare: Callable[[int, int], list[dict[str, Any]]],
+    sizes: Sequence[Any],
+    columns: list[str],
+    keep: Sequence[str] = (),
+) -> int:
+    """Do what a command line asks: run one method (``--worker``), or compare all of them; see :func:`written`."""
+    if options.worker:
+        work(options)
+        return 0
+    return written(compare, sizes, columns, options.output, keep)
+
+
 def written(
     compare: Callable[[int, int], list[dict[str, Any]]],
     sizes: Sequence[Any],
