@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import VOCAB, tiny_model
+from tiny_models import VOCAB, random_ids, tiny_model
 from torch import Tensor
 from transformers import LogitsProcessor
 
@@ -30,10 +30,6 @@ from decoding import (
 )
 from decoding.contrast_strategy import masked
 from decoding.evals import miniature
-
-
-def _ids(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randint(3, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +62,7 @@ def _scores(model: Any, strategy: Any, text: list[int]) -> dict[int, float]:
 
 @pytest.mark.parametrize("kind", ["cd", "dola", "context", "lol"])
 def test_bans_and_biases_act_alike_in_loop_and_processor(kind: str, model: Any, amateur: Any) -> None:
-    strategy, ids = _strategies(amateur)[kind], _ids(2, 8)
+    strategy, ids = _strategies(amateur)[kind], random_ids(2, 8)
     free = decoding.generate(model, ids, strategy=strategy, max_new_tokens=10)
     banned = [[token] for token in set(free[:, 8:].flatten().tolist())]
     options = {"max_new_tokens": 10, "bad_words_ids": banned, "do_sample": False, "sequence_bias": {(11,): 1.5}}
@@ -97,7 +93,7 @@ class _Forbid(LogitsProcessor):
 
 def test_a_minimal_length_does_not_leave_a_row_without_tokens(model: Any, amateur: Any) -> None:
     """The end token may be the only plausible one; forbidden, another must come."""
-    ids = _ids(1, 8)
+    ids = random_ids(1, 8)
     best = list(_scores(model, ContrastiveDecoding(amateur, alpha=0.5), ids[0].tolist()))
     tokens = decoding.generate(
         model, ids, strategy=ContrastiveDecoding(amateur, alpha=0.5), logits_processor=[_Forbid(best)], max_new_tokens=1
@@ -109,7 +105,7 @@ def test_a_minimal_length_does_not_leave_a_row_without_tokens(model: Any, amateu
 def test_beam_search_over_its_scores(kind: str, model: Any, amateur: Any) -> None:
     """Against beam search written out, each hypothesis scored anew by the strategy."""
     strategies = _strategies(amateur) | {"cd": ContrastiveDecoding(amateur, beta=0.8, form="log_probs")}
-    strategy, prompt, beams, steps = strategies[kind], _ids(9, seed=3), 3, 6
+    strategy, prompt, beams, steps = strategies[kind], random_ids(9, seed=3), 3, 6
     given = model.generate(
         prompt[None], logits_processor=[strategy.logits_processor(model)], num_beams=beams, max_new_tokens=steps,
         do_sample=False,
@@ -127,7 +123,7 @@ def test_beam_search_over_its_scores(kind: str, model: Any, amateur: Any) -> Non
 
 @pytest.mark.parametrize("kind", ["cd", "dola", "context", "lol"])
 def test_sampling_stays_among_the_plausible_tokens(kind: str, model: Any, amateur: Any) -> None:
-    strategy, ids = _strategies(amateur)[kind], _ids(1, 8)
+    strategy, ids = _strategies(amateur)[kind], random_ids(1, 8)
     torch.manual_seed(0)
     options = {"do_sample": True, "top_k": 0, "temperature": 2.0, "num_return_sequences": 4, "max_new_tokens": 4}
     drawn = decoding.generate(model, ids, strategy=strategy, **options)
@@ -141,7 +137,7 @@ def test_sampling_stays_among_the_plausible_tokens(kind: str, model: Any, amateu
 
 
 def test_named_processors_take_their_strategys_parameters(model: Any, amateur: Any) -> None:
-    ids, mask = _ids(2, 7), torch.ones(2, 7, dtype=torch.long)
+    ids, mask = random_ids(2, 7), torch.ones(2, 7, dtype=torch.long)
     pairs = [
         (
             ContrastiveDecodingLogitsProcessor(model, amateur, beta=0.9, attention_mask=mask),
@@ -160,7 +156,7 @@ def test_named_processors_take_their_strategys_parameters(model: Any, amateur: A
 def test_a_processor_of_contrastive_decoding_reads_with_the_amateur_alone(amateur: Any) -> None:
     model = tiny_model("llama")
     processor = ContrastiveDecodingLogitsProcessor(model, amateur)
-    ids = _ids(1, 8)
+    ids = random_ids(1, 8)
     logits = model(ids).logits[:, -1].detach()
     counted: list[int] = []
     model.model.register_forward_hook(lambda *_: counted.append(1))
@@ -188,14 +184,14 @@ def test_texts_need_a_tokenizer_and_generate_may_bring_it() -> None:
 
 
 def test_a_text_for_each_row(model: Any) -> None:
-    ids = _ids(2, 6)
+    ids = random_ids(2, 6)
     contexts = [[7, 8, 9, 10], [11]]
     tokens = decoding.generate(model, ids, strategy=ContextAware(contexts), max_new_tokens=6)
     for row in range(2):
         alone = decoding.generate(model, ids[row : row + 1], strategy=ContextAware(contexts[row]), max_new_tokens=6)
         assert tokens[row].tolist() == alone[0].tolist()
     with pytest.raises(OptionError, match=r"2 texts for 3 rows"):
-        decoding.generate(model, _ids(3, 6), strategy=ContextAware(contexts), max_new_tokens=2)
+        decoding.generate(model, random_ids(3, 6), strategy=ContextAware(contexts), max_new_tokens=2)
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------
@@ -226,7 +222,7 @@ def test_hyper_parameters_out_of_range(make: Any, message: str, amateur: Any) ->
 def test_layers_that_the_model_does_not_have(model: Any, amateur: Any) -> None:
     for strategy in (DoLa([1, 3]), LOL(amateur, [3])):
         with pytest.raises(OptionError, match=r"layer 3: LlamaForCausalLM has 3 layers; accepted are exits after 0"):
-            decoding.generate(model, _ids(1, 5), strategy=strategy, max_new_tokens=2)
+            decoding.generate(model, random_ids(1, 5), strategy=strategy, max_new_tokens=2)
 
 
 def test_an_amateur_with_other_tokens_is_refused_naming_the_first() -> None:
@@ -247,7 +243,7 @@ def test_an_amateur_with_other_tokens_is_refused_naming_the_first() -> None:
 def test_vocabularies_of_very_different_sizes_are_refused(model: Any) -> None:
     with pytest.raises(ModelError, match=r"its vocabulary has 2048 tokens and the expert's 120"):
         decoding.generate(
-            model, _ids(1, 5), strategy=ContrastiveDecoding(miniature.load("amateur")[0]), max_new_tokens=2
+            model, random_ids(1, 5), strategy=ContrastiveDecoding(miniature.load("amateur")[0]), max_new_tokens=2
         )
 
 
@@ -273,7 +269,7 @@ def test_vocabularies_that_differ_by_padding_are_aligned_with_a_warning(larger: 
 def test_nan_logits_are_named_with_their_step() -> None:
     model, amateur = tiny_model("llama"), tiny_model("llama", seed=7)
     for seed in range(20):
-        ids = _ids(2, 6, seed=seed)
+        ids = random_ids(2, 6, seed=seed)
         free = decoding.generate(model, ids, strategy=ContrastiveDecoding(amateur), max_new_tokens=4, eos_token_id=None)
         poisoned = free[1, 7].item()  # the second new token of row 1
         if poisoned not in free[:, :7] and poisoned != free[0, 7]:
@@ -286,9 +282,9 @@ def test_nan_logits_are_named_with_their_step() -> None:
 def test_an_amateur_that_is_no_amateur(model: Any) -> None:
     for given, message in ((model, "is the generating model itself"), (5, "amateur=int: accepted are")):
         with pytest.raises(OptionError, match=message):
-            decoding.generate(model, _ids(1, 5), strategy=ContrastiveDecoding(given), max_new_tokens=2)
+            decoding.generate(model, random_ids(1, 5), strategy=ContrastiveDecoding(given), max_new_tokens=2)
     with pytest.raises(ModelError, match=r"amateur \./nowhere: there is no such folder"):
-        decoding.generate(model, _ids(1, 5), strategy=ContrastiveDecoding("./nowhere"), max_new_tokens=2)
+        decoding.generate(model, random_ids(1, 5), strategy=ContrastiveDecoding("./nowhere"), max_new_tokens=2)
 
 
 def test_a_strategy_that_cannot_score_and_texts_that_cannot_be_scored(model: Any) -> None:
@@ -331,7 +327,7 @@ def test_many_and_long_continuations_are_read_in_several_passes(
 @pytest.mark.parametrize("name", ["mamba", "bloom", "mistral-sliding"])
 def test_scoring_where_branches_are_forked(name: str) -> None:
     model = tiny_model(name)
-    prompt, continuations = _ids(9).tolist(), [_ids(5, seed=1).tolist(), _ids(2, seed=2).tolist()]
+    prompt, continuations = random_ids(9).tolist(), [random_ids(5, seed=1).tolist(), random_ids(2, seed=2).tolist()]
     for continuation, scores in zip(continuations, decoding.score(model, prompt, continuations), strict=True):
         log_probs = model(torch.tensor([[*prompt, *continuation]])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
         right = log_probs.gather(1, torch.tensor(continuation)[:, None])[:, 0]

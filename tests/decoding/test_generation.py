@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import VOCAB, tiny_model
+from tiny_models import VOCAB, random_ids, tiny_model
 from transformers import (
     LogitsProcessor,
     PreTrainedTokenizerFast,
@@ -22,10 +22,6 @@ from decoding import ContrastiveSearch, OptionError
 from decoding.evals import miniature
 
 SEARCH = {"penalty_alpha": 0.6, "top_k": 4}
-
-
-def _ids(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(3, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +43,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def test_the_three_ways_in_choose_the_same_tokens(llama: Any) -> None:
-    ids, strategy = _ids(1, 9), ContrastiveSearch(**SEARCH)
+    ids, strategy = random_ids(1, 9), ContrastiveSearch(**SEARCH)
     facade = decoding.generate(llama, ids, strategy=strategy, max_new_tokens=20)
     assert facade.tolist() == decoding.generate(llama, ids, max_new_tokens=20, **SEARCH).tolist()
     assert facade.tolist() == llama.generate(ids, custom_generate=strategy, max_new_tokens=20).tolist()
@@ -56,7 +52,7 @@ def test_the_three_ways_in_choose_the_same_tokens(llama: Any) -> None:
 
 
 def test_without_a_strategy_it_is_plain_generate(llama: Any) -> None:
-    ids = _ids(2, 9)
+    ids = random_ids(2, 9)
     torch.manual_seed(0)
     expected = llama.generate(ids, max_new_tokens=9, do_sample=True, top_k=20)
     torch.manual_seed(0)
@@ -64,7 +60,7 @@ def test_without_a_strategy_it_is_plain_generate(llama: Any) -> None:
 
 
 def test_a_model_whose_config_asks_for_contrastive_search_gets_it(llama: Any) -> None:
-    ids, model = _ids(1, 9), copy.copy(llama)
+    ids, model = random_ids(1, 9), copy.copy(llama)
     model.generation_config = copy.deepcopy(llama.generation_config)
     model.generation_config.update(**SEARCH)
     assert decoding.generate(model, ids, max_new_tokens=9).tolist() == (
@@ -76,7 +72,7 @@ def test_a_model_whose_config_asks_for_contrastive_search_gets_it(llama: Any) ->
 
 
 def test_finished_rows_give_pad_and_do_not_disturb_the_others(llama: Any) -> None:
-    rows = [_ids(1, 8, seed=seed) for seed in range(4)]
+    rows = [random_ids(1, 8, seed=seed) for seed in range(4)]
     alone = [decoding.generate(llama, row, max_new_tokens=16, **SEARCH)[0, 8:].tolist() for row in rows]
     ends = [alone[1][3], alone[2][7]]  # several EOS ids, met at different steps
     batch = decoding.generate(llama, torch.cat(rows), max_new_tokens=16, eos_token_id=ends, pad_token_id=0, **SEARCH)
@@ -88,7 +84,7 @@ def test_finished_rows_give_pad_and_do_not_disturb_the_others(llama: Any) -> Non
 
 
 def test_it_stops_when_every_row_has_ended(llama: Any) -> None:
-    ids = _ids(1, 8)
+    ids = random_ids(1, 8)
     third = decoding.generate(llama, ids, max_new_tokens=16, **SEARCH)[0, 8:].tolist()[2]
     tokens = decoding.generate(llama, ids, max_new_tokens=16, eos_token_id=third, **SEARCH)
     assert tokens.shape[1] <= 8 + 3
@@ -96,7 +92,7 @@ def test_it_stops_when_every_row_has_ended(llama: Any) -> None:
 
 
 def test_min_new_tokens_holds_the_end_back(llama: Any) -> None:
-    ids = _ids(1, 8)
+    ids = random_ids(1, 8)
     first = decoding.generate(llama, ids, max_new_tokens=1, **SEARCH)[0, -1].item()
     tokens = decoding.generate(llama, ids, max_new_tokens=12, min_new_tokens=10, eos_token_id=first, **SEARCH)
     assert tokens.shape[1] >= 8 + 10
@@ -108,7 +104,7 @@ def test_max_time_and_own_stopping_criteria_stop(llama: Any) -> None:
         def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
             return torch.full((len(input_ids),), input_ids.shape[1] >= 8 + 5)
 
-    ids = _ids(2, 8)
+    ids = random_ids(2, 8)
     assert decoding.generate(llama, ids, max_new_tokens=50, max_time=0.0, **SEARCH).shape[1] == 9
     assert decoding.generate(llama, ids, max_new_tokens=50, stopping_criteria=[AfterFive()], **SEARCH).shape[1] == 13
 
@@ -132,7 +128,7 @@ def test_stop_strings_stop() -> None:
 
 def test_processors_act_on_the_logits_before_candidates_are_taken(llama: Any) -> None:
     """As in the oracle: a banned token is never a candidate, though contrast alone might favour it."""
-    ids = _ids(1, 8)
+    ids = random_ids(1, 8)
     free = decoding.generate(llama, ids, max_new_tokens=10, **SEARCH)[0, 8:].tolist()
     banned = decoding.generate(llama, ids, max_new_tokens=10, bad_words_ids=[[free[0]], [free[3]]], **SEARCH)
     assert not {free[0], free[3]} & set(banned[0, 8:].tolist())
@@ -149,14 +145,14 @@ def test_processors_act_on_the_logits_before_candidates_are_taken(llama: Any) ->
 
 
 def test_repetition_penalty_changes_the_candidates_as_in_greedy_search(llama: Any) -> None:
-    ids = _ids(2, 8)
+    ids = random_ids(2, 8)
     expected = llama.generate(ids, max_new_tokens=12, repetition_penalty=1.5, do_sample=False)
     given = decoding.generate(llama, ids, max_new_tokens=12, repetition_penalty=1.5, penalty_alpha=0.0, top_k=4)
     assert given.tolist() == expected.tolist()
 
 
 def test_sampling_draws_among_the_candidates_from_the_softmax_of_their_scores(llama: Any) -> None:
-    ids = _ids(1, 8).repeat(4000, 1)
+    ids = random_ids(1, 8).repeat(4000, 1)
     temperature = 0.3
     torch.manual_seed(0)
     output = decoding.generate(
@@ -174,7 +170,7 @@ def test_sampling_draws_among_the_candidates_from_the_softmax_of_their_scores(ll
 
 
 def test_the_same_seed_gives_the_same_sample_and_warpers_limit_the_candidates(llama: Any) -> None:
-    ids, strategy = _ids(2, 8), ContrastiveSearch(penalty_alpha=0.3, top_k=8)
+    ids, strategy = random_ids(2, 8), ContrastiveSearch(penalty_alpha=0.3, top_k=8)
     runs = []
     for _ in range(2):
         torch.manual_seed(5)
@@ -187,11 +183,11 @@ def test_the_same_seed_gives_the_same_sample_and_warpers_limit_the_candidates(ll
 def test_several_return_sequences(llama: Any) -> None:
     torch.manual_seed(0)
     tokens = decoding.generate(
-        llama, _ids(2, 8), strategy=ContrastiveSearch(), max_new_tokens=9, do_sample=True, temperature=2.0,
+        llama, random_ids(2, 8), strategy=ContrastiveSearch(), max_new_tokens=9, do_sample=True, temperature=2.0,
         num_return_sequences=3,
     )  # fmt: skip
     assert tokens.shape == (6, 17)
-    assert tokens[:3, :8].eq(_ids(2, 8)[0]).all()
+    assert tokens[:3, :8].eq(random_ids(2, 8)[0]).all()
     assert len({tuple(row) for row in tokens.tolist()}) > 2
 
 
@@ -202,7 +198,7 @@ def test_several_return_sequences(llama: Any) -> None:
 def test_streamers_receive_prompt_tokens_and_end(
     llama: Any, tokenizer: PreTrainedTokenizerFast, plugin: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ids, strategy = _ids(1, 8), ContrastiveSearch(**SEARCH)
+    ids, strategy = random_ids(1, 8), ContrastiveSearch(**SEARCH)
 
     def run(streamer: Any) -> torch.Tensor:
         if plugin:
@@ -227,11 +223,12 @@ def test_everything_that_can_be_returned_has_the_shapes_of_greedy_search(name: s
         "max_new_tokens": 5, "do_sample": False, "num_beams": 1, "return_dict_in_generate": True, "output_scores": True,
         "output_logits": True, "output_hidden_states": True, "output_attentions": True,
     }  # fmt: skip
-    greedy = model.generate(_ids(2, 8), **asked)
-    ours = decoding.generate(model, _ids(2, 8), **asked, **SEARCH)
+    greedy = model.generate(random_ids(2, 8), **asked)
+    ours = decoding.generate(model, random_ids(2, 8), **asked, **SEARCH)
     assert type(ours) is type(greedy)
     assert _shapes(ours) == _shapes(greedy)
-    same = decoding.generate(model, _ids(2, 8), **asked, penalty_alpha=0.0, top_k=3)  # greedy search: values must agree
+    # Greedy search: values must agree.
+    same = decoding.generate(model, random_ids(2, 8), **asked, penalty_alpha=0.0, top_k=3)
     for field in (
         "logits",
         "hidden_states",
@@ -272,18 +269,20 @@ def _shapes(output: Any) -> dict[str, list[tuple[int, ...]]]:
 )
 def test_options_that_cannot_be_honoured_are_refused_by_name(llama: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError) as raised:
-        decoding.generate(llama, _ids(1, 4), max_new_tokens=3, **SEARCH, **options)
+        decoding.generate(llama, random_ids(1, 4), max_new_tokens=3, **SEARCH, **options)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 def test_an_assistant_is_refused_in_both_ways_in(llama: Any) -> None:
     with pytest.raises(OptionError, match="assistant_model"):
-        llama.generate(_ids(1, 4), custom_generate=ContrastiveSearch(), assistant_model=llama, max_new_tokens=3)
+        llama.generate(random_ids(1, 4), custom_generate=ContrastiveSearch(), assistant_model=llama, max_new_tokens=3)
     with pytest.raises(OptionError, match="assistant_model"):
-        decoding.generate(llama, _ids(1, 4), strategy=ContrastiveSearch(), assistant_model=llama, max_new_tokens=3)
+        decoding.generate(
+            llama, random_ids(1, 4), strategy=ContrastiveSearch(), assistant_model=llama, max_new_tokens=3
+        )
 
 
 def test_alpha_without_k_and_no_strategy_are_refused(llama: Any) -> None:
     with pytest.raises(OptionError, match="strategy='contrastive'"):
-        decoding.generate(llama, _ids(1, 4), strategy="contrastive")  # type: ignore[arg-type]
+        decoding.generate(llama, random_ids(1, 4), strategy="contrastive")  # type: ignore[arg-type]

@@ -8,17 +8,12 @@ from typing import Any
 import pytest
 import torch
 from search_oracle import contrastive_search_tokens
-from tiny_models import VOCAB, tiny_model
-from torch import Tensor
+from tiny_models import VOCAB, random_ids, tiny_model
 
 import decoding
 from decoding import ContrastiveSearch, ContrastiveSearchLogitsProcessor, InputError, OptionError
 
 SEARCH = {"penalty_alpha": 0.6, "top_k": 4}
-
-
-def _ids(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randint(3, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
 
 
 def _processor(model: Any, **inputs: Any) -> ContrastiveSearchLogitsProcessor:
@@ -27,7 +22,7 @@ def _processor(model: Any, **inputs: Any) -> ContrastiveSearchLogitsProcessor:
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "mistral-sliding", "bloom", "mamba"])
 def test_greedy_choice_from_its_scores_is_contrastive_search(name: str) -> None:
-    model, ids = tiny_model(name), _ids(2, 9)
+    model, ids = tiny_model(name), random_ids(2, 9)
     given = model.generate(ids, logits_processor=[_processor(model)], max_new_tokens=15, do_sample=False)
     assert given.tolist() == decoding.generate(model, ids, max_new_tokens=15, **SEARCH).tolist()
 
@@ -35,7 +30,7 @@ def test_greedy_choice_from_its_scores_is_contrastive_search(name: str) -> None:
 @pytest.mark.parametrize("given", [True, False], ids=["mask-given", "mask-from-pads"])
 def test_left_padded_batches(given: bool) -> None:
     model = tiny_model("llama")
-    prompts = [_ids(4, seed=1).tolist(), _ids(9, seed=2).tolist()]
+    prompts = [random_ids(4, seed=1).tolist(), random_ids(9, seed=2).tolist()]
     ids = torch.tensor([[0] * 5 + prompts[0], prompts[1]])
     mask = (ids != 0).long()
     processor = _processor(model, attention_mask=mask) if given else _processor(model)
@@ -45,7 +40,7 @@ def test_left_padded_batches(given: bool) -> None:
 
 
 def test_encoder_decoder_models_give_it_the_encoders_input() -> None:
-    model, ids = tiny_model("t5"), _ids(2, 7)
+    model, ids = tiny_model("t5"), random_ids(2, 7)
     processor = _processor(model, input_ids=ids)
     tokens = model.generate(ids, logits_processor=[processor], max_new_tokens=8, do_sample=False, num_beams=1)
     expected = decoding.generate(model, ids, max_new_tokens=8, num_beams=1, do_sample=False, **SEARCH)
@@ -57,7 +52,7 @@ def test_encoder_decoder_models_give_it_the_encoders_input() -> None:
 @pytest.mark.parametrize("name", ["llama", "gemma2", "bloom", "mamba"])
 def test_beam_search_over_contrastive_scores(name: str) -> None:
     """Against beam search written out, each hypothesis scored anew by the strategy."""
-    model, prompt, beams, steps = tiny_model(name), _ids(9, seed=3), 3, 6
+    model, prompt, beams, steps = tiny_model(name), random_ids(9, seed=3), 3, 6
     given = model.generate(
         prompt[None], logits_processor=[_processor(model)], num_beams=beams, max_new_tokens=steps, do_sample=False
     )
@@ -80,7 +75,7 @@ def _scores(model: Any, text: list[int]) -> dict[int, float]:
 
 
 def test_beams_that_finish_at_different_steps(capfd: pytest.CaptureFixture[str]) -> None:
-    model, ids = tiny_model("llama"), _ids(2, 8)
+    model, ids = tiny_model("llama"), random_ids(2, 8)
     free = decoding.generate(model, ids, max_new_tokens=8, **SEARCH)[:, 8:]
     ends = [free[0, 1].item(), free[1, 5].item()]
     tokens = model.generate(
@@ -91,7 +86,7 @@ def test_beams_that_finish_at_different_steps(capfd: pytest.CaptureFixture[str])
 
 
 def test_sampling_and_several_return_sequences_stay_within_the_candidates() -> None:
-    model, ids = tiny_model("llama"), _ids(1, 8)
+    model, ids = tiny_model("llama"), random_ids(1, 8)
     torch.manual_seed(0)
     tokens = model.generate(
         ids, logits_processor=[_processor(model)], do_sample=True, top_k=0, temperature=5.0, num_return_sequences=5,
@@ -104,7 +99,7 @@ def test_sampling_and_several_return_sequences_stay_within_the_candidates() -> N
 
 
 def test_processors_before_it_act_on_the_candidates() -> None:
-    model, ids = tiny_model("llama"), _ids(1, 8)
+    model, ids = tiny_model("llama"), random_ids(1, 8)
     banned = decoding.generate(model, ids, max_new_tokens=1, **SEARCH)[0, -1].item()
     options = {"max_new_tokens": 10, "bad_words_ids": [[banned]], "repetition_penalty": 1.3, "do_sample": False}
     given = model.generate(ids, logits_processor=[_processor(model)], **options)
@@ -115,7 +110,7 @@ def test_one_processor_serves_one_call_after_another() -> None:
     model = tiny_model("llama")
     processor = _processor(model)
     for seed, length in ((1, 8), (2, 8), (1, 8), (3, 5)):
-        ids = _ids(1, length, seed=seed)
+        ids = random_ids(1, length, seed=seed)
         given = model.generate(ids, logits_processor=[processor], max_new_tokens=7, do_sample=False)
         assert given.tolist() == decoding.generate(model, ids, max_new_tokens=7, **SEARCH).tolist()
 
@@ -123,7 +118,7 @@ def test_one_processor_serves_one_call_after_another() -> None:
 @pytest.mark.parametrize("name", ["llama", "mistral-sliding", "bloom", "mamba"])
 def test_a_token_that_somebody_else_chose_is_followed(name: str) -> None:
     """A processor behind it may force any token; the next scores must be those of the text as it then is."""
-    model, ids = tiny_model(name), _ids(1, 8)
+    model, ids = tiny_model(name), random_ids(1, 8)
     processor = _processor(model)
     processor(ids, model(ids).logits[:, -1].detach())
     forced = next(token for token in range(3, VOCAB) if token not in _scores(model, ids[0].tolist()))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from search_oracle import contrastive_search_tokens
-from tiny_models import VOCAB, tiny_model
+from tiny_models import random_ids, tiny_model
 from transformers import DynamicCache
 
 import decoding
@@ -16,17 +16,13 @@ from decoding import InputError
 SEARCH = {"penalty_alpha": 0.6, "top_k": 4}
 
 
-def _ids(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(3, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.fixture(scope="module")
 def llama() -> Any:
     return tiny_model("llama")
 
 
 def test_rows_do_not_depend_on_their_batch(llama: Any) -> None:
-    rows = [_ids(1, length, seed=length) for length in (3, 9, 6)]
+    rows = [random_ids(1, length, seed=length) for length in (3, 9, 6)]
     ids = torch.cat([torch.nn.functional.pad(row, (9 - row.shape[1], 0)) for row in rows])
     batch = decoding.generate(llama, ids, attention_mask=(ids != 0).long(), max_new_tokens=12, **SEARCH)
     for row, prompt in zip(batch, rows, strict=True):
@@ -35,7 +31,7 @@ def test_rows_do_not_depend_on_their_batch(llama: Any) -> None:
 
 @pytest.mark.parametrize("name", ["llama", "mistral-sliding", "gemma2", "bloom"])
 def test_a_call_continues_from_the_cache_of_another(name: str) -> None:
-    model, ids = tiny_model(name), _ids(2, 11)
+    model, ids = tiny_model(name), random_ids(2, 11)
     whole = decoding.generate(model, ids, max_new_tokens=14, **SEARCH)
     first = decoding.generate(model, ids, max_new_tokens=6, return_dict_in_generate=True, **SEARCH)
     assert first.past_key_values.get_seq_length() == 11 + 5
@@ -44,7 +40,7 @@ def test_a_call_continues_from_the_cache_of_another(name: str) -> None:
 
 
 def test_a_cache_that_plain_generate_filled_is_continued_exactly(llama: Any) -> None:
-    ids = _ids(2, 11)
+    ids = random_ids(2, 11)
     plain = llama.generate(ids, max_new_tokens=5, do_sample=False, return_dict_in_generate=True)
     expected = decoding.generate(llama, plain.sequences, max_new_tokens=8, **SEARCH)
     continued = decoding.generate(
@@ -54,7 +50,7 @@ def test_a_cache_that_plain_generate_filled_is_continued_exactly(llama: Any) -> 
 
 
 def test_a_cache_handed_in_is_handed_back_and_plain_generate_continues_it(llama: Any) -> None:
-    ids, cache = _ids(1, 11), DynamicCache(config=llama.config)
+    ids, cache = random_ids(1, 11), DynamicCache(config=llama.config)
     output = decoding.generate(
         llama, ids, past_key_values=cache, max_new_tokens=6, return_dict_in_generate=True, **SEARCH
     )
@@ -66,14 +62,14 @@ def test_a_cache_handed_in_is_handed_back_and_plain_generate_continues_it(llama:
 
 
 def test_a_history_that_belongs_to_other_tokens_is_not_used(llama: Any) -> None:
-    ids = _ids(1, 11)
+    ids = random_ids(1, 11)
     first = decoding.generate(llama, ids, max_new_tokens=6, return_dict_in_generate=True, **SEARCH)
     cache = first.past_key_values
     cache.crop(-4)
     with torch.no_grad():  # other tokens behind the same prefix
-        other = torch.cat([first.sequences[:, :12], _ids(1, 4, seed=9)], dim=1)
+        other = torch.cat([first.sequences[:, :12], random_ids(1, 4, seed=9)], dim=1)
         llama(other[:, 12:], past_key_values=cache)
-    text = torch.cat([other, _ids(1, 2, seed=10)], dim=1)
+    text = torch.cat([other, random_ids(1, 2, seed=10)], dim=1)
     expected = decoding.generate(llama, text, max_new_tokens=8, **SEARCH)
     assert (
         decoding.generate(llama, text, past_key_values=cache, max_new_tokens=8, **SEARCH).tolist() == expected.tolist()
@@ -81,7 +77,7 @@ def test_a_history_that_belongs_to_other_tokens_is_not_used(llama: Any) -> None:
 
 
 def test_embeddings_as_prompt_give_the_tokens_of_their_ids(llama: Any) -> None:
-    ids = _ids(2, 9)
+    ids = random_ids(2, 9)
     expected = decoding.generate(llama, ids, max_new_tokens=9, **SEARCH)[:, 9:]
     embeds = llama.get_input_embeddings()(ids).detach()
     given = decoding.generate(llama, inputs_embeds=embeds, max_new_tokens=9, **SEARCH)
@@ -97,7 +93,7 @@ def test_chunked_prefill_and_other_caches_change_nothing(name: str, options: dic
         pytest.skip("its prompt, the decoder's start token, is one token")
     if options.get("cache_implementation") == "offloaded" and not torch.cuda.is_available():
         pytest.skip("transformers offloads caches from GPUs only")
-    llama, ids = tiny_model(name), _ids(2, 11)
+    llama, ids = tiny_model(name), random_ids(2, 11)
     expected = decoding.generate(llama, ids, max_new_tokens=8, **SEARCH)
     assert decoding.generate(llama, ids, max_new_tokens=8, **options, **SEARCH).tolist() == expected.tolist()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import VOCAB, tiny_model
+from tiny_models import random_ids, tiny_model
 from torch import Tensor
 
 import decoding
@@ -27,10 +27,6 @@ WAYS: list[tuple[str, Way]] = [
 OF_ATTENTION = [way for way in WAYS if way[0] != "mamba"]
 
 
-def _ids(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randint(3, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
-
-
 @torch.no_grad()
 def _recomputed(model: Any, ids: Tensor) -> Tensor:
     """(length, dim) last hidden states of one row, read anew."""
@@ -39,12 +35,12 @@ def _recomputed(model: Any, ids: Tensor) -> Tensor:
 
 def _open(model: Any, way: Way, **options: Any) -> tuple[Stream, list[Tensor]]:
     """A stream over two rows of 5 and 13 tokens (longer than the sliding windows), the first left-padded."""
-    rows = [_ids(5, seed=1), _ids(13, seed=2)]
+    rows = [random_ids(5, seed=1), random_ids(13, seed=2)]
     padded = torch.stack([torch.cat([torch.zeros(8, dtype=torch.long), rows[0]]), rows[1]])
     mask = torch.ones_like(padded)
     mask[0, :8] = 0
     if "mamba" in type(model).__name__.lower():  # its convolution reads padding as text: rows of one length
-        rows = list(_ids(2, 13, seed=3))
+        rows = list(random_ids(2, 13, seed=3))
         padded, mask = torch.stack(rows), torch.ones(2, 13, dtype=torch.long)
     stream = Stream.open(model, input_ids=padded, attention_mask=mask, **options)
     stream.branching = Branching(way, "asked for by the test")
@@ -62,7 +58,7 @@ def test_the_verbs_equal_reading_everything_anew(name: str, way: Way) -> None:
     for row, text in enumerate(rows):
         _close(stream.prompt.hidden[row, -len(text) :], _recomputed(model, text))
     for step in range(3):
-        candidates, chosen = _ids(2, 4, seed=10 + step), torch.tensor([step, 3 - step])
+        candidates, chosen = random_ids(2, 4, seed=10 + step), torch.tensor([step, 3 - step])
         hidden = stream.branch(candidates).hidden
         assert hidden.shape[:3] == (2, 4, 1)
         for row in range(2):
@@ -76,7 +72,7 @@ def test_the_verbs_equal_reading_everything_anew(name: str, way: Way) -> None:
         _close(kept.hidden[:, -1], torch.stack([_recomputed(model, text)[-1] for text in rows]))
         with torch.no_grad():
             _close(stream.logits(kept), torch.stack([model(text[None]).logits[0, -1] for text in rows]))
-    tokens = _ids(2, 3, seed=20)
+    tokens = random_ids(2, 3, seed=20)
     hidden = stream.extend(tokens).hidden
     for row in range(2):
         rows[row] = torch.cat([rows[row], tokens[row]])
@@ -88,7 +84,7 @@ def test_the_verbs_equal_reading_everything_anew(name: str, way: Way) -> None:
 def test_branches_of_several_tokens(name: str, way: Way) -> None:
     model = tiny_model(name)
     stream, rows = _open(model, way)
-    answers = _ids(2, 3, 5, seed=30)
+    answers = random_ids(2, 3, 5, seed=30)
     hidden = stream.branch(answers).hidden  # (2, 3, 5, dim)
     for row in range(2):
         for branch in range(3):
@@ -96,7 +92,7 @@ def test_branches_of_several_tokens(name: str, way: Way) -> None:
     kept = stream.commit(torch.tensor([2, 0]))
     rows = [torch.cat([rows[0], answers[0, 2]]), torch.cat([rows[1], answers[1, 0]])]
     _close(kept.hidden[0], _recomputed(model, rows[0])[-5:])
-    token = _ids(2, 1, seed=31)
+    token = random_ids(2, 1, seed=31)
     _close(stream.extend(token).hidden[1, 0], _recomputed(model, torch.cat([rows[1], token[1]]))[-1])
 
 
@@ -104,9 +100,9 @@ def test_branches_of_several_tokens(name: str, way: Way) -> None:
 def test_a_branch_that_is_not_kept_leaves_no_trace(name: str, way: Way) -> None:
     model = tiny_model(name)
     stream, rows = _open(model, way, restorable=True)
-    stream.branch(_ids(2, 4, seed=40))
-    stream.branch(_ids(2, 4, seed=41))
-    token = _ids(2, 1, seed=42)
+    stream.branch(random_ids(2, 4, seed=40))
+    stream.branch(random_ids(2, 4, seed=41))
+    token = random_ids(2, 1, seed=42)
     hidden = stream.extend(token).hidden
     for row in range(2):
         _close(hidden[row, 0], _recomputed(model, torch.cat([rows[row], token[row]]))[-1])
@@ -116,9 +112,9 @@ def test_a_branch_that_is_not_kept_leaves_no_trace(name: str, way: Way) -> None:
 def test_rewinding_forgets_what_came_after(name: str) -> None:
     model = tiny_model(name)
     stream, rows = _open(model, branching_of(model).way)
-    stream.extend(_ids(2, 6, seed=50))
+    stream.extend(random_ids(2, 6, seed=50))
     stream.rewind(13)
-    token = _ids(2, 1, seed=51)
+    token = random_ids(2, 1, seed=51)
     hidden = stream.extend(token).hidden
     for row in range(2):
         _close(hidden[row, 0], _recomputed(model, torch.cat([rows[row], token[row]]))[-1])
@@ -140,10 +136,10 @@ def test_commit_without_branch_says_so() -> None:
 
 def test_a_shared_branch_copies_no_prefix() -> None:
     stream, _ = _open(tiny_model("llama"), "shared prefix")
-    stream.extend(_ids(2, 1))
+    stream.extend(random_ids(2, 1))
     before = [layer.keys.data_ptr() for layer in stream.cache.layers]
     for step in range(20):
-        stream.branch(_ids(2, 4, seed=step))
+        stream.branch(random_ids(2, 4, seed=step))
         stream.commit(torch.tensor([0, 3]))
     assert [layer.keys.data_ptr() for layer in stream.cache.layers] == before
 
@@ -157,7 +153,7 @@ def test_grouped_query_heads_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> 
 
     stream, _ = _open(tiny_model("llama"), "shared prefix")  # 4 query heads, 2 key heads
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
-    stream.branch(_ids(2, 4))
+    stream.branch(random_ids(2, 4))
     assert heads == [2, 2, 2]
 
 
@@ -185,7 +181,7 @@ def test_only_the_kept_hidden_state_goes_through_the_head() -> None:
     handle = model.lm_head.register_forward_hook(
         lambda _module, inputs, _output: seen.append(inputs[0].shape[:-1].numel())
     )
-    stream.branch(_ids(2, 4))
+    stream.branch(random_ids(2, 4))
     assert seen == []
     stream.logits(stream.commit(torch.tensor([1, 2])))
     handle.remove()
@@ -211,7 +207,7 @@ def test_the_way_from_hidden_states_to_logits_is_found(name: str, recipe: str) -
 def test_a_head_that_nobody_knows_is_left_to_the_model() -> None:
     """The model's own forward serves then: same tokens, only slower."""
     model = tiny_model("llama")
-    ids = _ids(1, 9)
+    ids = random_ids(1, 9)
     expected = decoding.generate(model, ids, max_new_tokens=8, penalty_alpha=0.6, top_k=4)
     own_forward = model.forward
     # logits that depend on more than the head's input: not rebuilt from it

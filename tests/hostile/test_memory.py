@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 from resident_memory import resident
-from tiny_models import VOCAB, tiny_model
-from torch import Tensor
+from tiny_models import random_ids, tiny_model
 from transformers.cache_utils import Cache, DynamicCache
 
 import decoding
@@ -23,10 +22,6 @@ WARM_UP, CALLS = 30, 120
 # A call's cache has 3 layers x 2 x 2 rows x 2 heads x 88 slots x 8 numbers of 4 bytes = 68 kB: of 120 calls that each
 # left one behind, 8 MB would be left, and of the smallest thing a call makes once a token, a (2, vocab) tensor, 2.8 MB.
 MOST = 2 * 2**20
-
-
-def _ids(*shape: int) -> Tensor:
-    return torch.randint(3, VOCAB, shape, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +71,7 @@ WAYS: dict[str, Callable[..., Any]] = {
 )
 def test_resident_memory_is_flat(name: str, way: str, model: Any, adapted: Any) -> None:
     model = adapted if name == "amateur-adapter" else model
-    strategy, ids = STRATEGIES[name](), _ids(2, 64)
+    strategy, ids = STRATEGIES[name](), random_ids(2, 64)
     for _ in range(WARM_UP):
         WAYS[way](model, ids, strategy, max_new_tokens=2)
     before = resident()
@@ -105,7 +100,7 @@ def born(monkeypatch: pytest.MonkeyPatch) -> weakref.WeakSet[Cache]:
 @pytest.mark.parametrize("way", ["facade", "custom", "processor"])
 @pytest.mark.parametrize("architecture", ["llama", "mistral-sliding", "bloom", "mamba", "t5"])
 def test_the_cache_dies_with_the_call(architecture: str, way: str, born: weakref.WeakSet[Cache]) -> None:
-    model, ids, strategy = tiny_model(architecture), _ids(2, 6), ContrastiveSearch()
+    model, ids, strategy = tiny_model(architecture), random_ids(2, 6), ContrastiveSearch()
     if (architecture, way) == ("t5", "processor"):
         pytest.skip("needs the encoder's input, as tests/decoding/test_processors.py gives it")
     for _ in range(2):  # the first call looks at the model
@@ -118,14 +113,14 @@ def test_the_cache_dies_with_the_call(architecture: str, way: str, born: weakref
 def test_no_strategy_holds_a_cache(name: str, way: str, model: Any, adapted: Any, born: weakref.WeakSet[Cache]) -> None:
     model = adapted if name == "amateur-adapter" else model
     strategy = STRATEGIES[name]()
-    WAYS[way](model, _ids(2, 6), strategy, max_new_tokens=4)
+    WAYS[way](model, random_ids(2, 6), strategy, max_new_tokens=4)
     assert not born
     assert _hooks(model) == 0
 
 
 def test_a_cache_that_was_handed_in_is_its_callers_alone(model: Any, born: weakref.WeakSet[Cache]) -> None:
     cache = DynamicCache(config=model.config)
-    decoding.generate(model, _ids(1, 9), strategy=ContrastiveSearch(), past_key_values=cache, max_new_tokens=5)
+    decoding.generate(model, random_ids(1, 9), strategy=ContrastiveSearch(), past_key_values=cache, max_new_tokens=5)
     assert len(born) == 1
     del cache
     assert not born
@@ -137,7 +132,7 @@ def test_a_failed_call_leaves_nothing(
     name: str, passes: int, model: Any, adapted: Any, born: weakref.WeakSet[Cache]
 ) -> None:
     model = adapted if name == "amateur-adapter" else model
-    strategy, ids = STRATEGIES[name](), _ids(2, 6)
+    strategy, ids = STRATEGIES[name](), random_ids(2, 6)
     expected = decoding.generate(model, ids, strategy=strategy, max_new_tokens=6).tolist()
     left = [passes]
 
@@ -162,17 +157,17 @@ def test_a_failed_call_leaves_nothing(
 
 def test_a_processor_lets_go_when_it_is_told_to(model: Any, born: weakref.WeakSet[Cache]) -> None:
     processor = ContrastiveSearch().logits_processor(model)
-    first = model.generate(_ids(1, 6), logits_processor=[processor], max_new_tokens=4, do_sample=False)
+    first = model.generate(random_ids(1, 6), logits_processor=[processor], max_new_tokens=4, do_sample=False)
     assert len(born) == 1  # it cannot know that the call has ended
     processor.release()
     assert not born
-    again = model.generate(_ids(1, 6), logits_processor=[processor], max_new_tokens=4, do_sample=False)
+    again = model.generate(random_ids(1, 6), logits_processor=[processor], max_new_tokens=4, do_sample=False)
     assert again.tolist() == first.tolist()
 
 
 def test_nothing_keeps_a_model(born: weakref.WeakSet[Cache]) -> None:
     model, amateur = tiny_model("llama"), _amateur()
-    decoding.generate(model, _ids(2, 6), strategy=LOL(amateur, [1], guidance=[5]), max_new_tokens=4, compile=True)
+    decoding.generate(model, random_ids(2, 6), strategy=LOL(amateur, [1], guidance=[5]), max_new_tokens=4, compile=True)
     known = weakref.ref(model), weakref.ref(amateur)
     del model, amateur
     gc.collect()  # modules of torch refer to each other

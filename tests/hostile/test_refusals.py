@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import VOCAB, tiny_model
+from tiny_models import VOCAB, random_ids, tiny_model
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
@@ -19,12 +19,8 @@ from decoding.branching import branching_of
 CONTEXT = 128  # of the tiny models
 
 
-def _ids(*shape: int) -> Tensor:
-    return torch.randint(3, VOCAB, shape, generator=torch.Generator().manual_seed(0))
-
-
 def _with(place: int, token: int) -> Tensor:
-    ids = _ids(2, 6)
+    ids = random_ids(2, 6)
     ids[1, place] = token
     return ids
 
@@ -41,30 +37,34 @@ CALLS: dict[str, tuple[Callable[[], dict[str, Any]], type[Exception], str]] = {
         lambda: {"input_ids": _with(4, VOCAB)}, InputError, rf"token {VOCAB} \(row 1, place 4\) .* 0 to {VOCAB - 1}"
     ),
     "negative-token": (lambda: {"input_ids": _with(0, -1)}, InputError, r"token -1 \(row 1, place 0\)"),
-    "no-row": (lambda: {"input_ids": _ids(0, 6)}, InputError, "empty"),
-    "floats": (lambda: {"input_ids": _ids(2, 6).float()}, InputError, r"input_ids \(2, 6\) of float32"),
+    "no-row": (lambda: {"input_ids": random_ids(0, 6)}, InputError, "empty"),
+    "floats": (lambda: {"input_ids": random_ids(2, 6).float()}, InputError, r"input_ids \(2, 6\) of float32"),
     "mask-too-narrow": (
-        lambda: {"input_ids": _ids(2, 6), "attention_mask": _mask()[:, 1:]}, InputError, r"\(2, 6\).* 5 places"
+        lambda: {"input_ids": random_ids(2, 6), "attention_mask": _mask()[:, 1:]}, InputError, r"\(2, 6\).* 5 places"
     ),
     "mask-of-twos": (
-        lambda: {"input_ids": _ids(2, 6), "attention_mask": _mask(row1=2)}, InputError, r"row 1 holds other numbers"
+        lambda: {"input_ids": random_ids(2, 6), "attention_mask": _mask(row1=2)},
+        InputError,
+        r"row 1 holds other numbers",
     ),
     "mask-of-nothing": (
-        lambda: {"input_ids": _ids(2, 6), "attention_mask": _mask(row1=0)}, InputError, r"row 1 is all padding"
+        lambda: {"input_ids": random_ids(2, 6), "attention_mask": _mask(row1=0)}, InputError, r"row 1 is all padding"
     ),
     "cache-of-an-encoder-decoder": (
-        lambda: {"input_ids": _ids(2, 6), "past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache())},
+        lambda: {"input_ids": random_ids(2, 6), "past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache())},
         InputError, "is a EncoderDecoderCache",
     ),
     "every-token-excluded": (
-        lambda: {"input_ids": _ids(2, 6), "suppress_tokens": list(range(VOCAB))}, OptionError,
+        lambda: {"input_ids": random_ids(2, 6), "suppress_tokens": list(range(VOCAB))}, OptionError,
         r"no token is left to choose at step 0 \(row 0\)",
     ),
     "every-token-excluded-of-a-draw": (
-        lambda: {"input_ids": _ids(2, 6), "suppress_tokens": list(range(VOCAB)), "do_sample": True}, OptionError,
+        lambda: {"input_ids": random_ids(2, 6), "suppress_tokens": list(range(VOCAB)), "do_sample": True}, OptionError,
         r"no token is left to choose at step 0 \(row 0\)",
     ),
-    "ranks-without-a-group": (lambda: {"input_ids": _ids(2, 6), "synced_gpus": True}, OptionError, "no process group"),
+    "ranks-without-a-group": (
+        lambda: {"input_ids": random_ids(2, 6), "synced_gpus": True}, OptionError, "no process group"
+    ),
 }  # fmt: skip
 
 
@@ -79,14 +79,16 @@ def test_a_call_that_cannot_go_well(name: str, strategy: Any) -> None:
 
 def test_a_text_that_outgrows_learned_positions() -> None:
     with pytest.raises(ModelError, match=rf"its context is {CONTEXT} tokens: ask for fewer new ones"):
-        decoding.generate(tiny_model("gpt2"), _ids(1, CONTEXT - 3), strategy=ContrastiveSearch(), max_new_tokens=8)
+        decoding.generate(
+            tiny_model("gpt2"), random_ids(1, CONTEXT - 3), strategy=ContrastiveSearch(), max_new_tokens=8
+        )
 
 
 @pytest.mark.parametrize("token", [-1, VOCAB, 10**6])
 def test_a_prompt_of_an_amateur_with_tokens_of_nobody(token: int) -> None:
     with pytest.raises(InputError, match=rf"the amateur's prompt has token {token}"):
         decoding.generate(
-            tiny_model("llama"), _ids(2, 6), strategy=ContrastiveDecoding(Prompt([5, token])), max_new_tokens=4
+            tiny_model("llama"), random_ids(2, 6), strategy=ContrastiveDecoding(Prompt([5, token])), max_new_tokens=4
         )
 
 
@@ -94,20 +96,20 @@ def test_a_prompt_of_an_amateur_with_tokens_of_nobody(token: int) -> None:
 @pytest.mark.parametrize("way", ["facade", "processor"])
 def test_nan_logits_are_no_text(way: str, sample: bool) -> None:
     model, strategy = tiny_model("llama"), ContrastiveSearch()
-    decoding.generate(model, _ids(2, 6), strategy=strategy, max_new_tokens=2)
+    decoding.generate(model, random_ids(2, 6), strategy=strategy, max_new_tokens=2)
     model.model.norm.weight.data[0] = torch.nan
     if way == "facade":
         with pytest.raises(ModelError, match=r"gave NaN logits at step 0 \(row 0\)"):
-            decoding.generate(model, _ids(2, 6), strategy=strategy, max_new_tokens=4, do_sample=sample)
+            decoding.generate(model, random_ids(2, 6), strategy=strategy, max_new_tokens=4, do_sample=sample)
     else:
         processor = strategy.logits_processor(model)
         with pytest.raises(InputError, match=r"the scores given to the processor are NaN \(row 0\)"):
-            model.generate(_ids(2, 6), logits_processor=[processor], max_new_tokens=4, do_sample=sample, top_k=0)
+            model.generate(random_ids(2, 6), logits_processor=[processor], max_new_tokens=4, do_sample=sample, top_k=0)
 
 
 def test_rows_that_have_ended_need_no_token() -> None:
     """Row 0 ends at its first token; from then on processors may leave it nothing."""
-    model, ids = tiny_model("llama"), _ids(2, 6)
+    model, ids = tiny_model("llama"), random_ids(2, 6)
     free = decoding.generate(model, ids, strategy=ContrastiveSearch(), max_new_tokens=5)
     end = free[0, 6].item()
     assert end not in free[1, 6:]
@@ -125,7 +127,7 @@ def test_rows_that_have_ended_need_no_token() -> None:
 
 
 def test_a_model_that_is_mended_is_looked_at_anew() -> None:
-    model, ids = tiny_model("llama"), _ids(2, 6)
+    model, ids = tiny_model("llama"), random_ids(2, 6)
     whole = model.model.norm.weight.data.clone()
     model.model.norm.weight.data[0] = torch.nan
     for strategy in (ContrastiveSearch(), DoLa([1])):
@@ -139,7 +141,7 @@ def test_a_model_that_is_mended_is_looked_at_anew() -> None:
 
 @pytest.mark.parametrize("moment", range(12))
 def test_memory_that_ends_while_a_model_is_looked_at_is_not_taken_for_its_nature(moment: int) -> None:
-    model, ids, passes = tiny_model("llama"), _ids(2, 6), [0]
+    model, ids, passes = tiny_model("llama"), random_ids(2, 6), [0]
 
     def fail(*_: Any) -> None:
         passes[0] += 1
@@ -159,7 +161,7 @@ def test_memory_that_ends_while_a_model_is_looked_at_is_not_taken_for_its_nature
 
 @pytest.mark.parametrize("name", ["llama", "bloom", "t5"])
 def test_a_model_cut_to_fewer_layers_than_its_config_counts(name: str) -> None:
-    model, ids = tiny_model(name), _ids(2, 6)
+    model, ids = tiny_model(name), random_ids(2, 6)
     decoder = model.get_decoder()
     layers = next(each for each in decoder.children() if isinstance(each, torch.nn.ModuleList))
     decoding.generate(model, ids, strategy=ContrastiveSearch(), max_new_tokens=4)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import VOCAB, tiny_model
+from tiny_models import random_ids, tiny_model
 from torch import Tensor
 
 import decoding
@@ -50,7 +50,7 @@ def test_threads_do_not_see_each_other(name: str, way: str) -> None:
         torch.manual_seed(1)
         _adapted(new)
     strategy = STRATEGIES[name]()
-    prompts = [_ids(1 + thread % 2, 4 + thread, seed=thread) for thread in range(THREADS)]
+    prompts = [random_ids(1 + thread % 2, 4 + thread, seed=thread) for thread in range(THREADS)]
 
     def made(model: Any, ids: Tensor) -> list[list[int]]:
         if way == "facade":
@@ -79,7 +79,3 @@ def test_threads_do_not_see_each_other(name: str, way: str) -> None:
     assert found == [[each] * CALLS for each in expected]
     hooks = [hook for each in new.modules() for hook in (*each._forward_hooks, *each._forward_pre_hooks)]
     assert not hooks
-
-
-def _ids(*shape: int, seed: int) -> Tensor:
-    return torch.randint(3, VOCAB, shape, generator=torch.Generator().manual_seed(seed))

@@ -109,6 +109,11 @@ def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:
     return model
 
 
+def random_ids(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Token ids of a shape, from a seed."""
+    return torch.randint(3, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
+
+
 def random_prompt(length: int, seed: int) -> list[int]:
     """Token ids from 3 on."""
     return torch.randint(3, VOCAB, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
