@@ -81,6 +81,15 @@ def test_two_workers_give_what_one_process_gives(tmp_path: Path, capsys: pytest.
     assert not list((tmp_path / "ray").glob("*rank*"))
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C interrupts, though the tests be run in the background, where shells have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_the_workers_and_keeps_their_samples(tmp_path: Path) -> None:
     output = tmp_path / "ray"
 
@@ -92,7 +101,7 @@ def test_ctrl_c_ends_the_workers_and_keeps_their_samples(tmp_path: Path) -> None
     threading.Thread(target=interrupt, daemon=True).start()
     told = pytest.warns(DecodingWarning, match="interrupted; the samples of all workers are kept")
     with told, pytest.raises(KeyboardInterrupt):
-        run_on_ray(toy_command, {"output": output, "seconds": 2.0}, workers=2, gpus_per_worker=0)
+        run_on_ray(toy_command, {"output": output, "seconds": 0.5}, workers=2, gpus_per_worker=0)
     kept = [line for path in output.glob("*rank*") for line in path.read_text().splitlines()]
     assert 0 < len(kept) < 40
     toy_command(output)  # one process takes up what Ray left off
