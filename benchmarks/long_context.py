@@ -119,8 +119,8 @@ def _method(model: Any, name: str, options: argparse.Namespace) -> Any:
     import torch
 
     import decoding
-    from decoding.contrast_strategy import Contrast, ContrastStrategy
-    from decoding.readers import EXPERT, Reader
+    from decoding.strategies.contrast.base import Contrast, ContrastStrategy
+    from decoding.strategies.contrast.readers import EXPERT, Reader
 
     class Greedy(ContrastStrategy):
         """The model alone, in this library's loop and on its cache."""

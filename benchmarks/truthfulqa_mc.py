@@ -134,9 +134,9 @@ def work(options: argparse.Namespace) -> None:
     from transformers import AutoTokenizer
 
     from decoding.evals import miniature
-    from decoding.evals.truthfulqa.data import load
-    from decoding.evals.truthfulqa.prompts import prompt_of
-    from decoding.scoring import tokens_of
+    from decoding.evals.tasks.truthfulqa.data import load
+    from decoding.evals.tasks.truthfulqa.prompts import prompt_of
+    from decoding.scoring.score import tokens_of
 
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer or miniature.folder("expert"))
     every = load(options.data)[0] if options.data else made_up()
@@ -175,10 +175,10 @@ Figures = tuple[list[float], list[float]]
 
 def with_decoding(model: Any, tokenizer: Any, questions: Any, prompt: Any, _batch: int) -> Callable[[], Figures]:
     """The task of ``decoding eval truthfulqa``, through the runner, samples and results on disk."""
-    from decoding.evals.configurations import configured
-    from decoding.evals.runner import run
-    from decoding.evals.truthfulqa.multiple_choice import MultipleChoice
-    from decoding.registry import named
+    from decoding.evals.engine.configurations import configured
+    from decoding.evals.engine.runner import run
+    from decoding.evals.tasks.truthfulqa.multiple_choice import MultipleChoice
+    from decoding.strategies.registry import named
 
     def call() -> Figures:
         task = MultipleChoice(model, tokenizer, questions, prompt)
@@ -230,7 +230,7 @@ def with_lm_eval(model: Any, tokenizer: Any, questions: Any, prompt: Any, batch:
 
 def figures(questions: Any, scores: list[list[float]]) -> Figures:
     """MC1 and MC2 of each question."""
-    from decoding.evals.truthfulqa.metrics import mc1, mc2
+    from decoding.evals.metrics.multiple_choice import mc1, mc2
 
     first, second = [], []
     for question, values in zip(questions, scores, strict=True):
@@ -242,7 +242,7 @@ def figures(questions: Any, scores: list[list[float]]) -> Figures:
 
 def made_up() -> list[Any]:
     """Questions of words, of TruthfulQA's mean lengths: 10 words a question, 3 true and 4 false answers of 9 words."""
-    from decoding.evals.truthfulqa.data import Question, Targets
+    from decoding.evals.tasks.truthfulqa.data import Question, Targets
 
     generator = random.Random(0)
     words = [

@@ -1,29 +1,72 @@
-"""Contrastive search and the contrastive decoding family for Hugging Face ``generate()``."""
+"""Contrastive search and the contrastive decoding family for Hugging Face ``generate()``.
 
-from decoding.amateur import Prompt
-from decoding.context_aware import ContextAware
-from decoding.contrastive_decoding import ContrastiveDecoding
-from decoding.contrastive_search import ContrastiveSearch
-from decoding.dola import DoLa
-from decoding.errors import DecodingError, DecodingWarning, InputError, ModelError, OptionError, OutOfMemoryError
-from decoding.explanation import explain_contrastive_search
-from decoding.export import export
-from decoding.generation import generate
-from decoding.lol import LOL
-from decoding.processors import (
-    ContrastiveDecodingLogitsProcessor,
-    ContrastiveSearchLogitsProcessor,
-    DoLaLogitsProcessor,
-    LOLLogitsProcessor,
-    StrategyLogitsProcessor,
-)
-from decoding.reading import Reading
-from decoding.scorer import Scorer, Scores
-from decoding.scoring import score
-from decoding.strategy import Session, Strategy
-from decoding.stream import Stream
+Names are imported when they are first used, so that ``import decoding`` and the command line's help load no model code.
+"""
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from decoding.versions import __version__
+
+if TYPE_CHECKING:
+    from decoding.api import generate
+    from decoding.errors import DecodingError, DecodingWarning, InputError, ModelError, OptionError
+    from decoding.exporting import export
+    from decoding.generation.logits_processor import StrategyLogitsProcessor
+    from decoding.generation.session import Session
+    from decoding.generation.strategy import Strategy
+    from decoding.models.forward_errors import OutOfMemoryError
+    from decoding.models.loading import load
+    from decoding.scoring.score import score
+    from decoding.scoring.scorer import Scorer, Scores
+    from decoding.strategies.context_aware import ContextAware
+    from decoding.strategies.contrast.amateurs import Prompt
+    from decoding.strategies.contrastive_decoding import ContrastiveDecoding
+    from decoding.strategies.contrastive_search.explanation import explain_contrastive_search
+    from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
+    from decoding.strategies.dola import DoLa
+    from decoding.strategies.logits_processors import (
+        ContrastiveDecodingLogitsProcessor,
+        ContrastiveSearchLogitsProcessor,
+        DoLaLogitsProcessor,
+        LOLLogitsProcessor,
+    )
+    from decoding.strategies.lol import LOL
+    from decoding.stream.output import Reading
+    from decoding.stream.stream import Stream
+
+_HOMES = {
+    "ContextAware": "decoding.strategies.context_aware",
+    "ContrastiveDecoding": "decoding.strategies.contrastive_decoding",
+    "ContrastiveDecodingLogitsProcessor": "decoding.strategies.logits_processors",
+    "ContrastiveSearch": "decoding.strategies.contrastive_search.strategy",
+    "ContrastiveSearchLogitsProcessor": "decoding.strategies.logits_processors",
+    "DecodingError": "decoding.errors",
+    "DecodingWarning": "decoding.errors",
+    "DoLa": "decoding.strategies.dola",
+    "DoLaLogitsProcessor": "decoding.strategies.logits_processors",
+    "InputError": "decoding.errors",
+    "LOL": "decoding.strategies.lol",
+    "LOLLogitsProcessor": "decoding.strategies.logits_processors",
+    "ModelError": "decoding.errors",
+    "OptionError": "decoding.errors",
+    "OutOfMemoryError": "decoding.models.forward_errors",
+    "Prompt": "decoding.strategies.contrast.amateurs",
+    "Reading": "decoding.stream.output",
+    "Scorer": "decoding.scoring.scorer",
+    "Scores": "decoding.scoring.scorer",
+    "Session": "decoding.generation.session",
+    "Strategy": "decoding.generation.strategy",
+    "StrategyLogitsProcessor": "decoding.generation.logits_processor",
+    "Stream": "decoding.stream.stream",
+    "explain_contrastive_search": "decoding.strategies.contrastive_search.explanation",
+    "export": "decoding.exporting",
+    "generate": "decoding.api",
+    "load": "decoding.models.loading",
+    "score": "decoding.scoring.score",
+}
 
 __all__ = [
     "LOL",
@@ -49,8 +92,24 @@ __all__ = [
     "Strategy",
     "StrategyLogitsProcessor",
     "Stream",
+    "__version__",
     "explain_contrastive_search",
     "export",
     "generate",
+    "load",
     "score",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module and keep it here."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'decoding' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Names of the package, those that are not imported yet among them."""
+    return sorted({*globals(), *_HOMES})

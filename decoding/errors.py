@@ -5,9 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-import torch
-
-__all__ = ["DecodingError", "DecodingWarning", "InputError", "ModelError", "OptionError", "OutOfMemoryError", "nearest"]
+__all__ = [
+    "DecodingError",
+    "DecodingWarning",
+    "InputError",
+    "ModelError",
+    "OptionError",
+    "nearest",
+    "one_line",
+]
 
 
 class DecodingError(ValueError):
@@ -33,13 +39,16 @@ class ModelError(DecodingError):
     """The model, or the folder it should come from, cannot serve the strategy."""
 
 
-class OutOfMemoryError(ModelError, torch.OutOfMemoryError):
-    """Memory ran out in a forward pass. Whoever waits for torch's own error, to go on with a smaller batch, gets it."""
-
-
 def nearest(given: str, accepted: Iterable[str]) -> str:
     """The end of a message on an unknown name: the accepted ones that look like it, then all."""
     accepted = list(accepted)
     close = difflib.get_close_matches(given, accepted, n=2, cutoff=0.5)
     guess = f"; did you mean {' or '.join(close)}?" if close else ";"
     return f"{guess} accepted: {', '.join(accepted)}"
+
+
+def one_line(error: BaseException, limit: int = 160) -> str:
+    """The first line of an error's message, cut to ``limit`` characters; the name of the error where it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

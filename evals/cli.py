@@ -1,38 +1,28 @@
-"""The console script: the commands of ``decoding.cli``, those that evaluate, and the models that are built in."""
+"""The console script: the commands of ``decoding.cli.app``, those that evaluate, and the models that are built in."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
-import torch
-
-from decoding.cli import app, run
+from decoding.cli.app import app, run
 from decoding.evals import miniature
 from decoding.evals.architectures.command import architectures_command
-from decoding.evals.cli_eval import at_scale, eval_app
-from decoding.evals.cli_metrics import metrics_command
-from decoding.evals.compare import compare_command
-from decoding.evals.demo import demo_command
-from decoding.evals.factor import factor_command
-from decoding.evals.halueval import halueval_command
+from decoding.evals.builtin import _miniature
+from decoding.evals.compare.compare import compare_command
+from decoding.evals.compare.demo import demo_command
+from decoding.evals.engine.options import eval_app
 from decoding.evals.harness.command import lm_eval_command
 from decoding.evals.isotropy.command import isotropy_command
-from decoding.evals.multilingual.command import multilingual_command
-from decoding.evals.truthfulqa.cli import truthfulqa_command
-from decoding.loading import BUILT_IN, BUILT_IN_ADAPTERS
+from decoding.evals.metrics.command import metrics_command
+from decoding.evals.ray_workers import at_scale
+from decoding.evals.tasks.factor import factor_command
+from decoding.evals.tasks.halueval import halueval_command
+from decoding.evals.tasks.multilingual.command import multilingual_command
+from decoding.evals.tasks.truthfulqa.cli import truthfulqa_command
+from decoding.models.loading import BUILT_IN, BUILT_IN_ADAPTERS
 
 __all__ = ["main"]
-
-
-def _miniature(name: str) -> Any:
-    def load(dtype: torch.dtype, **placed: Any) -> tuple[Any, Any]:
-        if not (miniature.folder(name) / "config.json").is_file():
-            raise FileNotFoundError(f"its folder {miniature.folder(name)} holds no model")
-        return miniature.load(name, dtype=dtype, **placed)
-
-    return load
 
 
 BUILT_IN.update({name: _miniature(name) for name in miniature.NAMES})

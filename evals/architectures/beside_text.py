@@ -12,10 +12,9 @@ from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from decoding.errors import ModelError
+from decoding.errors import ModelError, one_line
 from decoding.evals.architectures.readings import Prompt, prompts
 from decoding.evals.architectures.tiny import VOCAB, awaken, shrunk
-from decoding.loading import one_line
 
 __all__ = ["beside_text_types", "prompts_of", "tiny_beside_text"]
 

@@ -9,16 +9,16 @@ import torch
 import typer
 from rich.table import Table
 
-from decoding.cli_doctor import versions
-from decoding.cli_options import Json, as_json, console, progress
-from decoding.errors import OptionError, nearest
+from decoding.cli.options import Json
+from decoding.cli.output import as_json, console, progress
+from decoding.errors import OptionError, nearest, one_line
 from decoding.evals.architectures.beside_text import beside_text_types, is_encoder_decoder
 from decoding.evals.architectures.beside_text_search import BESIDE_TEXT_COLUMNS, CACHE_COLUMNS
 from decoding.evals.architectures.columns import COLUMNS
 from decoding.evals.architectures.results import WAYS, Row, section, table, totals
 from decoding.evals.architectures.tiny import causal_types
 from decoding.evals.architectures.trial import tried_apart, tried_beside_text, tried_cache
-from decoding.loading import one_line
+from decoding.versions import versions
 
 __all__ = ["architectures_command"]
 

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 import decoding
-from decoding.errors import DecodingError
+from decoding.errors import DecodingError, one_line
 from decoding.evals.architectures.readings import Prompt, Said, batch_of, of_one_length, prompts, said
 from decoding.evals.architectures.results import Cell
-from decoding.layers import depth_of
-from decoding.loading import one_line
+from decoding.models.layers import depth_of
 
 __all__ = ["EarlyExits", "check", "early_exits"]
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutput
 
-from decoding.calls import captured_outputs
 from decoding.errors import ModelError
 from decoding.evals.architectures.tiny import VOCAB
+from decoding.models.hooks import captured_outputs
 
 __all__ = ["LENGTHS", "Prompt", "Said", "batch_of", "of_one_length", "prompts", "said"]
 

@@ -7,12 +7,11 @@ from typing import Any
 from torch import Tensor
 
 import decoding
-from decoding.errors import DecodingError
+from decoding.errors import DecodingError, one_line
 from decoding.evals.architectures.readings import LENGTHS, Prompt, batch_of, prompts
 from decoding.evals.architectures.recomputation import Step, recomputed
 from decoding.evals.architectures.results import Cell
-from decoding.loading import one_line
-from decoding.stream import Stream
+from decoding.stream.stream import Stream
 
 __all__ = ["contrastive_search"]
 

@@ -16,11 +16,10 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from decoding.errors import ModelError
+from decoding.errors import ModelError, one_line
 from decoding.evals.architectures.exceptions import EXCEPTIONS, NOT_TEXT
 from decoding.evals.architectures.exceptions_beside_text import BESIDE_TEXT
 from decoding.evals.architectures.sizes import SMALL, VOCAB, WINDOW
-from decoding.loading import one_line
 
 __all__ = ["VOCAB", "WINDOW", "awaken", "causal_types", "shrunk", "tiny_config", "tiny_model"]
 

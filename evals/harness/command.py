@@ -11,9 +11,8 @@ from typing import Annotated
 
 import typer
 
-from decoding.errors import DecodingError, OptionError
-from decoding.evals.truthfulqa.data import load
-from decoding.loading import one_line
+from decoding.errors import DecodingError, OptionError, one_line
+from decoding.evals.tasks.truthfulqa.data import load
 
 __all__ = ["TASKS", "lm_eval_command"]
 

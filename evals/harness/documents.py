@@ -9,9 +9,9 @@ from datasets import Dataset
 
 from decoding.errors import InputError
 from decoding.evals import miniature
-from decoding.evals.truthfulqa import metrics
-from decoding.evals.truthfulqa.data import Question, Targets, load
-from decoding.evals.truthfulqa.miniature import questions
+from decoding.evals.metrics import multiple_choice as metrics
+from decoding.evals.tasks.truthfulqa.data import Question, Targets, load
+from decoding.evals.tasks.truthfulqa.miniature import questions
 
 __all__ = ["mc2", "miniature_documents", "truthfulqa_documents"]
 
@@ -22,7 +22,7 @@ def truthfulqa_documents(truthfulqa: str | None = None, **_: Any) -> dict[str, D
     """TruthfulQA's questions in the columns that lm-eval's own tasks expect.
 
     Args:
-        truthfulqa: a file in any form that :func:`decoding.evals.truthfulqa.data.load` reads; lm-eval hands over what
+        truthfulqa: a file in any form that :func:`decoding.evals.tasks.truthfulqa.data.load` reads; lm-eval hands over what
             ``--metadata`` gives.
 
     Raises:

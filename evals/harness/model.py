@@ -15,15 +15,16 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
-from decoding.adapters import unwrapped
-from decoding.contrast_strategy import ContrastStrategy
-from decoding.errors import DecodingError, ModelError, OptionError
+from decoding.errors import DecodingError, ModelError, OptionError, one_line
 from decoding.evals import miniature
-from decoding.loading import one_line, placement
-from decoding.placement import input_device
-from decoding.registry import Choice, Greedy, named, parameters_of
-from decoding.strategy import Strategy
-from decoding.teacher_forcing import longest_text, teacher_forced
+from decoding.generation.strategy import Strategy
+from decoding.models.adapters import unwrapped
+from decoding.models.devices import input_device
+from decoding.models.loading import placement
+from decoding.scoring.teacher_forcing import longest_text, teacher_forced
+from decoding.strategies.baselines import Greedy
+from decoding.strategies.contrast.base import ContrastStrategy
+from decoding.strategies.registry import Choice, named, parameters_of
 
 __all__ = ["DecodingLM"]
 
@@ -38,7 +39,7 @@ class DecodingLM(HFLM):
 
     Args:
         pretrained: as in ``hf``, or an embedded model: "expert" (the default) or "amateur".
-        strategy: a name of ``decoding.registry``, perhaps with parameters (``dola:layers=high``), or a
+        strategy: a name of ``decoding.strategies.registry``, perhaps with parameters (``dola:layers=high``), or a
             :class:`decoding.Strategy`; None for none.
         floor: log-score of a token that is not plausible. ``alpha=0`` calls every token plausible.
         kwargs: the strategy's parameters, which go before those in ``strategy``; the rest are ``hf``'s. In a list of

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decoding.adapters import unwrapped
 from decoding.errors import InputError, ModelError
 from decoding.evals.isotropy import figures
 from decoding.evals.isotropy.measures import isoscore, shrunk
@@ -18,9 +17,10 @@ from decoding.evals.isotropy.sample import TextSample
 from decoding.evals.isotropy.states import layer_numbers, read_states
 from decoding.evals.isotropy.sums import CosineSums, Moments, MomentSums, pooled
 from decoding.evals.isotropy.texts import EncodedText, batches, encoded_texts
-from decoding.layers import depth_of
-from decoding.placement import input_device
-from decoding.prompts import context_of
+from decoding.models.adapters import unwrapped
+from decoding.models.devices import input_device
+from decoding.models.inputs import context_of
+from decoding.models.layers import depth_of
 
 __all__ = ["analyse", "analyse_each"]
 

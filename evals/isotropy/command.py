@@ -13,31 +13,19 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from decoding.cli_doctor import versions
-from decoding.cli_options import (
-    Device,
-    DeviceMap,
-    Dtype,
-    Json,
-    Output,
-    Seed,
-    TpPlan,
-    as_json,
-    console,
-    progress,
-    writable,
-    write_files,
-)
+from decoding.cli.options import Device, DeviceMap, Dtype, Json, Output, Seed, TpPlan
+from decoding.cli.output import as_json, console, progress, writable, write_files
 from decoding.errors import DecodingWarning, OptionError
+from decoding.evals.engine.results import write_results
 from decoding.evals.isotropy.analysis import analyse_each
 from decoding.evals.isotropy.plots import MISSING, can_plot
 from decoding.evals.isotropy.report import html_report
 from decoding.evals.isotropy.results import PAPER, Isotropy, Layer, Settings
 from decoding.evals.isotropy.texts import data_sets
 from decoding.evals.isotropy.verdict import verdict
-from decoding.evals.results import write_results
-from decoding.loading import load
-from decoding.placement import speaks
+from decoding.models.devices import speaks
+from decoding.models.loading import load
+from decoding.versions import versions
 
 __all__ = ["isotropy_command", "record", "show"]
 

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from html import escape
 from typing import Any
 
-from decoding.cli_doctor import versions
 from decoding.evals.isotropy import plots
 from decoding.evals.isotropy.heat_map import colour_scale, heat_map_svg
 from decoding.evals.isotropy.results import Interval, Isotropy, Layer
 from decoding.evals.isotropy.verdict import published, verdict
+from decoding.versions import versions
 
 __all__ = ["html_report"]
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from decoding.errors import OptionError
-from decoding.evals.statistics import Interval
+from decoding.evals.engine.statistics import Interval
 
 __all__ = ["PAPER", "Cosines", "Counts", "HeatMap", "Interval", "Isotropy", "Layer", "Penalty", "Rogue", "Settings"]
 

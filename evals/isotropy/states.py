@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decoding.anatomy import anatomy
-from decoding.calls import captured_inputs, captured_outputs
 from decoding.errors import ModelError, OptionError
-from decoding.layers import depth_of
-from decoding.placement import input_device
+from decoding.models.devices import input_device
+from decoding.models.hooks import captured_inputs, captured_outputs
+from decoding.models.layers import depth_of
+from decoding.models.structure import anatomy
 
 __all__ = ["layer_name", "layer_numbers", "read_states"]
 

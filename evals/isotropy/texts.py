@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from decoding.errors import InputError, OptionError
+from decoding.errors import InputError, OptionError, one_line
 from decoding.evals.isotropy.results import Settings
-from decoding.loading import one_line
 
 __all__ = ["BUILT_IN_DATA", "EncodedText", "TextFile", "batches", "data_sets", "encoded_texts", "stories"]
 

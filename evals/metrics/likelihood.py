@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from decoding.errors import InputError, OptionError
-from decoding.placement import input_device
-from decoding.prompts import context_of
-from decoding.scoring import tokens_of
+from decoding.models.devices import input_device
+from decoding.models.inputs import context_of
+from decoding.scoring.score import tokens_of
 
 __all__ = ["Coherence", "Perplexity", "coherence", "padded_batches", "perplexity"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from decoding.errors import OptionError
-from decoding.loading import BUILT_IN, DTYPES, one_line, quiet
+from decoding.errors import OptionError, one_line
+from decoding.models.loading import BUILT_IN, DTYPES, quiet
 
 __all__ = ["UNITS", "Splitter", "Units", "splitter"]
 

@@ -12,12 +12,12 @@ import typer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from decoding.adapters import attach
-from decoding.amateur import Example, Recipe, induce
 from decoding.evals.miniature import folder
 from decoding.evals.miniature.accuracy import accuracy
 from decoding.evals.miniature.questions import PROMPT, questions
 from decoding.evals.miniature.world import SEED, make_world
+from decoding.induce import Example, Recipe, induce
+from decoding.models.adapters import attach
 
 # The learning rate of the literature; smaller batches and more epochs, since a small world has few misconceptions.
 RECIPE = Recipe(batch_size=16, epochs=10, rank=8, lora_alpha=16, template=PROMPT)

@@ -25,14 +25,7 @@ from decoding.evals.miniature.card import model_card
 from decoding.evals.miniature.corpus import Size, make_corpus
 from decoding.evals.miniature.inducing import induce_amateur
 from decoding.evals.miniature.tokenizer import fast_tokenizer, save_tokenizer, train_sentencepiece
-from decoding.evals.miniature.training import (
-    AMATEUR,
-    EXPERT,
-    Recipe,
-    new_model,
-    tokenize,
-    train,
-)
+from decoding.evals.miniature.training import AMATEUR, EXPERT, Recipe, new_model, tokenize, train
 from decoding.evals.miniature.world import SEED
 
 TOKENIZER_TEXTS = 1200  # of the corpus are enough for the tokenizer, which then takes a second

@@ -26,11 +26,7 @@ from decoding.kernels.contrast.eager import (
     plausible,
     refocused,
 )
-from decoding.kernels.contrast.naive import (
-    contrast_log_probs_naive,
-    contrast_logits_naive,
-    multi_layer_contrast_naive,
-)
+from decoding.kernels.contrast.naive import contrast_log_probs_naive, contrast_logits_naive, multi_layer_contrast_naive
 
 __all__ = [
     "contrast_log_probs",

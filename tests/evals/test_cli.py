@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from decoding.cli_generate import Continuation
 from decoding.evals import miniature
 from decoding.evals.cli import main
-from decoding.evals.compare import Comparison, Figures, repeated_words, show_texts
-from decoding.evals.demo import verdict
-from decoding.evals.explanations import as_markdown, as_table
+from decoding.evals.compare.compare import Comparison, Figures, repeated_words, show_texts
+from decoding.evals.compare.demo import verdict
+from decoding.evals.compare.explanations import as_markdown, as_table
 from decoding.evals.metrics import repetition
-from decoding.registry import named
+from decoding.strategies.registry import named
+from decoding.text import Continuation
 
 EMBEDDED = (miniature.folder("expert") / "config.json").is_file()
 STORIES = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories3M"

@@ -13,8 +13,8 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 import decoding
 from decoding import ContrastiveDecoding, ContrastiveSearch, DoLa, InputError, ModelError, OptionError, Prompt
-from decoding.anatomy import anatomy
-from decoding.branching import branching_of
+from decoding.capabilities.branching import branching_of
+from decoding.models.structure import anatomy
 
 CONTEXT = 128  # of the tiny models
 

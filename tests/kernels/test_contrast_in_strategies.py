@@ -11,7 +11,7 @@ from torch import Tensor
 
 import decoding
 from decoding import LOL, ContextAware, ContrastiveDecoding, DoLa
-from decoding.readers import Heard
+from decoding.strategies.contrast.readers import Heard
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning")
 

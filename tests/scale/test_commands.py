@@ -13,10 +13,10 @@ import torch
 from pretended_device import ELSEWHERE, pretended_device, spread
 from typer.main import get_command
 
-from decoding import loading
-from decoding.cli import app
+from decoding.cli.app import app
 from decoding.evals import miniature
 from decoding.evals.cli import main
+from decoding.models import loading
 
 pytestmark = pytest.mark.skipif(
     not (miniature.folder("expert") / "config.json").is_file(), reason="the embedded expert is not here"
@@ -109,8 +109,8 @@ def test_doctor_says_where_the_model_is(second_device: None, said: Callable[...,
 
 
 def test_the_demo_may_be_split(told: list[Any], said: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("decoding.evals.demo.PROMPTS", 1)
-    monkeypatch.setattr("decoding.evals.demo.QUESTIONS", 2)
+    monkeypatch.setattr("decoding.evals.compare.demo.PROMPTS", 1)
+    monkeypatch.setattr("decoding.evals.compare.demo.QUESTIONS", 2)
     command = ["demo", "--max-new-tokens", "6"]
     one, other = (said(*command, *where)["asked"] for where in (SPLIT, []))
     assert told == [{"device_map": "auto"}, {}]

@@ -15,17 +15,17 @@ from torch import nn
 
 import decoding
 from decoding import ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Scorer
-from decoding.adapters import attach
-from decoding.amateur import Example, induce
-from decoding.branching import Branching
 from decoding.errors import ModelError, OptionError
 from decoding.evals import miniature
 from decoding.evals.cli import main
-from decoding.evals.configurations import described
+from decoding.evals.engine.configurations import described
 from decoding.evals.isotropy.states import read_states
-from decoding.placement import input_device, places
-from decoding.stream import Stream
-from decoding.teacher_forcing import teacher_forced
+from decoding.induce import Example, induce
+from decoding.models.adapters import attach
+from decoding.models.devices import input_device, places
+from decoding.scoring.teacher_forcing import teacher_forced
+from decoding.stream.stream import Stream
+from decoding.stream.ways import Branching
 
 PADDED = {
     "input_ids": torch.tensor([[0, 0, 11, 12, 13, 14, 15], [21, 22, 23, 24, 25, 26, 27]]),

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessorList
 
 import decoding
 from decoding import ContextAware, ContrastiveSearch
-from decoding.stream import Stream
+from decoding.stream.stream import Stream
 
 LONG = 32768
 WIDTH, VOCAB = 32, 96

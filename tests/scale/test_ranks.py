@@ -16,7 +16,7 @@ import torch
 
 from decoding.evals import miniature
 from decoding.evals.cli import main
-from decoding.evals.samples import Sample, SampleFile
+from decoding.evals.engine.samples import Sample, SampleFile
 
 pytestmark = pytest.mark.skipif(
     not (miniature.folder("expert") / "config.json").is_file(), reason="the embedded expert is not here"

@@ -13,11 +13,11 @@ import torch
 from tensor_parallel_rank import EVALUATE, GENERATE, OTHERS, said
 from tiny_models import tiny_model
 
-from decoding import loading
 from decoding.errors import ModelError, OptionError
 from decoding.evals import miniature
 from decoding.evals.cli import main
-from decoding.loading import load
+from decoding.models import loading
+from decoding.models.loading import load
 
 pytestmark = pytest.mark.skipif(
     not (miniature.folder("expert") / "config.json").is_file() or not torch.distributed.is_gloo_available(),

@@ -35,10 +35,10 @@ from fuzzed_calls import BASELINES, Call, calls
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from decoding import captured_steps
-from decoding.anatomy import anatomy
-from decoding.branching import branching_of
+from decoding.capabilities.branching import branching_of
 from decoding.errors import DecodingError
+from decoding.models.structure import anatomy
+from decoding.stream import cuda_graph_steps
 
 __all__ = ["BrokenRuleError", "drawn", "fuzz", "outcome"]
 
@@ -345,7 +345,7 @@ def _checked(call: Call, model: Any, made: Made, output: Any) -> list[list[int]]
 
 def _kept_for_the_next_call() -> set[Cache]:
     """The storage of captured steps, which stays with the model by design (``compile=True`` alone)."""
-    return {layout._cache for layouts in captured_steps._idle.values() for layout in layouts}
+    return {layout._cache for layouts in cuda_graph_steps._idle.values() for layout in layouts}
 
 
 def _state(model: Any) -> tuple[Any, ...]:

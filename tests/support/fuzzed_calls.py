@@ -16,7 +16,7 @@ class Call:
 
     Attributes:
         model: a name of ``fuzz_rule.ZOO``.
-        strategy: a name of ``decoding.registry.STRATEGIES``.
+        strategy: a name of ``decoding.strategies.registry.STRATEGIES``.
         form: how the strategy comes in: "facade" (``decoding.generate``), "custom" (``custom_generate``), "processor",
             or "choice" (``Choice.generate``, the only form of the baselines).
         parameters: of the strategy; names of models stand for these.

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class RecordedGraph:
-    """Stands in for ``decoding.captured_steps.CudaGraph``."""
+    """Stands in for ``decoding.stream.cuda_graph_steps.CudaGraph``."""
 
     made = 0
 

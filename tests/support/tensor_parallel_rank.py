@@ -11,8 +11,8 @@ import torch
 import decoding
 from decoding import ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Scorer
 from decoding.evals.cli import main
-from decoding.evals.configurations import described
-from decoding.loading import load
+from decoding.evals.engine.configurations import described
+from decoding.models.loading import load
 
 STRATEGIES = {
     "contrastive search": ContrastiveSearch(0.6, 4),

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from decoding.errors import InputError
-from decoding.evals.configurations import Configuration
-from decoding.evals.runner import Document, Task, run
-from decoding.registry import named
+from decoding.evals.engine.configurations import Configuration
+from decoding.evals.engine.runner import run
+from decoding.evals.engine.task import Document, Task
+from decoding.strategies.registry import named
 
 
 class Toy(Task):

@@ -8,7 +8,7 @@ import datasets
 import evaluate
 
 from decoding.evals.metrics.likelihood import perplexity
-from decoding.loading import load
+from decoding.models.loading import load
 
 INPUTS = """
 Args:

@@ -9,7 +9,7 @@ import datasets
 import evaluate
 
 from decoding.errors import InputError
-from decoding.evals.truthfulqa.metrics import mc1, mc2, mc3
+from decoding.evals.metrics.multiple_choice import mc1, mc2, mc3
 
 INPUTS = """
 Args:

@@ -13,8 +13,8 @@ import decoding.evals.cli  # the embedded amateurs by name
 from decoding import LOL, ContrastiveSearch, ModelError, OptionError
 from decoding.evals import miniature
 from decoding.evals.harness.model import DecodingLM
-from decoding.lol import GUIDANCE
-from decoding.registry import named
+from decoding.strategies.lol_guidance import GUIDANCE
+from decoding.strategies.registry import named
 
 PAIRS = [
     ("Q: What does the Fermar bear eat?\nA:", " The Fermar bear eats honey."),

@@ -8,7 +8,7 @@ import torch
 from decoding.errors import InputError, OptionError
 from decoding.evals import miniature
 from decoding.evals.metrics.likelihood import coherence, padded_batches, perplexity
-from decoding.scoring import score
+from decoding.scoring.score import score
 
 pytestmark = pytest.mark.skipif(
     not (miniature.folder("expert") / "config.json").is_file(), reason="the embedded expert is not here"

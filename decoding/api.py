@@ -1,0 +1,159 @@
+"""``decoding.generate``: ``model.generate`` with a strategy."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteriaList
+from transformers.generation.stopping_criteria import StopStringCriteria
+
+from decoding.errors import InputError, OptionError
+from decoding.generation.strategy import Strategy
+from decoding.models.forward_errors import within_memory
+from decoding.models.inputs import check_inputs
+from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
+from decoding.strategies.dola import DoLa
+from decoding.strategies.registry import Choice
+from decoding.strategies.stored import SETTINGS, stored_strategy
+
+__all__ = ["generate", "generate_with"]
+
+
+def generate(
+    model: Any,
+    inputs: Tensor | None = None,
+    *,
+    strategy: Strategy | None = None,
+    generation_config: GenerationConfig | None = None,
+    stopping_criteria: StoppingCriteriaList | None = None,
+    streamer: Any = None,
+    tokenizer: Any = None,
+    compile: bool = False,
+    **kwargs: Any,
+) -> Any:
+    """``model.generate`` with a strategy: takes all that it takes, the arguments that transformers dropped included.
+
+    Args:
+        model: a generating transformers model.
+        inputs: (batch, length) token ids, or as keyword ``input_ids``, ``inputs_embeds``, ...
+        strategy: how to choose tokens. None takes it from the generation config of a model that was exported (see
+            :func:`decoding.export`), from the arguments, or else from the model's generation config:
+            ``penalty_alpha`` > 0 with ``top_k`` > 1 is ``ContrastiveSearch``, ``dola_layers`` is ``DoLa`` as
+            transformers had it (one premature layer for the whole batch); without them this is plain
+            ``model.generate``.
+        generation_config: as in ``model.generate``.
+        stopping_criteria: as in ``model.generate``.
+        streamer: as in ``model.generate``; receives the prompt, each token and the end.
+        tokenizer: needed for ``stop_strings``, and for a strategy with texts of its own and no tokenizer.
+        compile: capture the decode step and replay it for each token: the same tokens, and a GPU that does not wait
+            between kernels (docs/compile.md: when it pays, memory, what is refused).
+        kwargs: everything else that ``model.generate`` takes.
+
+    Returns:
+        What ``model.generate`` returns: (batch, length) token ids, or its output object with
+        ``return_dict_in_generate=True``.
+
+    Raises:
+        OptionError: an option that the strategy cannot honour, or that contradicts another one.
+        InputError: an empty prompt, a row of padding alone, a prompt as long as the context.
+
+    Example:
+        >>> decoding.generate(model, **tokenizer("The town lies", return_tensors="pt"), penalty_alpha=0.6, top_k=4)
+    """
+
+    config = generation_config or model.generation_config
+    strategy = (
+        strategy
+        or stored_strategy(model, generation_config, kwargs, tokenizer)
+        or _strategy_of_arguments(kwargs, config)
+    )
+    # Some models' own generate() calls its first parameter pixel_values, or input_ids: given by name it stays that.
+    first = () if inputs is None else (inputs,)
+    if strategy is None:
+        if compile:
+            raise OptionError("compile=True captures the steps of a strategy, and none is given: pass strategy=...")
+        return model.generate(
+            *first, generation_config=generation_config, stopping_criteria=stopping_criteria, streamer=streamer,
+            tokenizer=tokenizer, **kwargs,
+        )  # fmt: skip
+    if not isinstance(strategy, Strategy):
+        raise OptionError(f"strategy={strategy!r}: accepted are strategies such as decoding.ContrastiveSearch()")
+    strategy = strategy.with_tokenizer(tokenizer)
+    kwargs.pop("low_memory", None)  # its purpose, less memory for the candidates, is how every call works here
+    if kwargs.get("cache_implementation", config.cache_implementation) == "paged":
+        raise OptionError(
+            f"cache_implementation='paged': continuous batching would leave out {strategy.name}; drop the option"
+        )
+    given = inputs if inputs is not None else kwargs.get("input_ids")
+    if isinstance(given, Tensor) and given.numel() == 0 and kwargs.get("inputs_embeds") is None:
+        raise InputError("the prompt is empty: give at least one token (for text from nothing, the model's bos token)")
+    stop_strings = kwargs.pop("stop_strings", None) or config.stop_strings
+    if stop_strings:
+        if tokenizer is None:
+            raise OptionError(f"stop_strings={stop_strings!r}: pass tokenizer=... as well, it tells where strings end")
+        stopping_criteria = StoppingCriteriaList(stopping_criteria or [])
+        stopping_criteria.append(StopStringCriteria(tokenizer, stop_strings))
+        # transformers builds this criterion only where it finds a tokenizer, which it never hands to a callable
+        generation_config = copy.deepcopy(config)
+        generation_config.stop_strings = None
+    custom: Any = strategy if streamer is None else functools.partial(strategy, streamer=streamer)
+    with within_memory(model, "its prompt"):
+        return model.generate(
+            *first,
+            generation_config=generation_config,
+            stopping_criteria=stopping_criteria,
+            custom_generate=custom,
+            **({"compile": True} if compile else {}),
+            **kwargs,
+        )
+
+
+def generate_with(spec: Choice, model: Any, **inputs: Any) -> Any:
+    """``decoding.generate`` with the strategy or baseline of a spec, whatever the model's own generation config prefers.
+
+    Args:
+        spec: the strategy or baseline.
+        model: a generating transformers model.
+        inputs: everything else that ``decoding.generate`` takes, ``input_ids`` (batch, length) among it.
+
+    Raises:
+        OptionError: parameters that do not fit the model.
+        InputError: an empty prompt, or one as long as the model's context.
+    """
+    spec.check(model)
+    # penalty_alpha 0 and not None: transformers fills None from the model's own generation config.
+    config = copy.deepcopy(inputs.pop("generation_config", None) or model.generation_config)
+    config.update(do_sample=spec.draws, num_beams=1, penalty_alpha=0.0)
+    setattr(config, SETTINGS, None)
+    strategy = spec.how if isinstance(spec.how, Strategy) else None
+    if strategy is None:
+        config.update(**spec.parameters)
+        if inputs.get("input_ids") is not None:
+            check_inputs(model, inputs["input_ids"], inputs)
+    # transformers wants options either in the config or beside it; update() hands back what is no option.
+    inputs = config.update(**inputs)
+    return generate(model, strategy=strategy, generation_config=config, **inputs)
+
+
+def _strategy_of_arguments(kwargs: dict[str, Any], config: GenerationConfig) -> Strategy | None:
+    """The strategy that the arguments of old name; these are taken out of ``kwargs``."""
+    dola_layers = kwargs.pop("dola_layers", getattr(config, "dola_layers", None))
+    if dola_layers is not None:
+        if kwargs.get("penalty_alpha"):
+            raise OptionError(
+                "dola_layers and penalty_alpha name two strategies, DoLa and contrastive search: give one"
+            )
+        return DoLa(dola_layers, per_row=False)  # as transformers had it
+    alpha = kwargs.get("penalty_alpha", getattr(config, "penalty_alpha", None))
+    top_k = kwargs.get("top_k", config.top_k)
+    named = "penalty_alpha" in kwargs and kwargs["penalty_alpha"] is not None
+    if alpha is None or (not named and (not alpha or not top_k or top_k < 2)):
+        return None
+    if top_k is None:
+        raise OptionError(f"penalty_alpha={alpha}: contrastive search needs top_k as well; the paper uses 3 to 5")
+    kwargs.pop("penalty_alpha", None)
+    kwargs.pop("top_k", None)
+    return ContrastiveSearch(penalty_alpha=alpha, top_k=top_k)

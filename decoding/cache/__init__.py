@@ -1,0 +1,1 @@
+"""Key-value caches that grow in place, and other states of a model."""

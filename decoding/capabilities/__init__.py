@@ -1,0 +1,1 @@
+"""What a model was found to do: branching, chunked prefill, CUDA graphs."""

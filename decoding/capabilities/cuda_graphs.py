@@ -1,0 +1,207 @@
+"""Which models and calls can run as captured steps, and why others cannot."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import GenerationConfig
+from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
+
+from decoding.cache.growing import GrowingLayer, is_recurrent, layers_of
+from decoding.capabilities.branching import branching_of
+from decoding.capabilities.probes import probe_batch, walked
+from decoding.errors import OptionError
+from decoding.models.adapters import MixedRows
+from decoding.models.devices import input_device, is_shared_out
+from decoding.models.probe import relative_error, tolerance
+from decoding.models.structure import anatomy
+from decoding.stream.static_layout import LayerShape
+
+__all__ = ["capture_requested", "check_capturable", "request_capture"]
+
+PLAIN = {"attention_mask", "past_key_values", "position_ids", "use_cache", "logits_to_keep"}
+
+
+def request_capture(config: Any, wanted: bool) -> None:
+    """Note on the generation config of a call, which every stream of it is given, whether its steps are captured."""
+    config.compile = wanted
+
+
+def capture_requested(config: GenerationConfig | None) -> bool:
+    """What :func:`request_capture` noted, or a user on a config of his own."""
+    return bool(getattr(config, "compile", False))
+
+
+def check_capturable(
+    model: Any, model_kwargs: Mapping[str, Any], config: GenerationConfig, mixed: MixedRows | None
+) -> tuple[LayerShape, ...]:
+    """The layers of the model's cache, where its steps behind this prompt can be captured.
+
+    Raises:
+        OptionError: they cannot; says why.
+    """
+    reason = _call_reason(model, model_kwargs, config, mixed)
+    if reason is None:
+        found = _capturable(model)
+        if found.reason is None:
+            return found.layers
+        reason = found.reason
+    raise OptionError(f"compile=True: {type(model).__name__}'s steps cannot be captured: {reason}; leave compile out")
+
+
+def _call_reason(
+    model: Any, model_kwargs: Mapping[str, Any], config: GenerationConfig, mixed: MixedRows | None
+) -> str | None:
+    """Why this call cannot be captured, whatever the model; None where it can."""
+    if model.config.is_encoder_decoder:
+        return "it is an encoder-decoder, whose decoder takes positions from the length of its cache"
+    cache = model_kwargs.get("past_key_values")
+    if model_kwargs.get("use_cache") is False:
+        return "use_cache=False has it read the whole text at each step"
+    if cache is None or (hasattr(cache, "layers") and is_recurrent(cache)):
+        return "it keeps a state of another kind than keys and values"
+    if getattr(cache, "_is_user_defined", False) or (isinstance(cache, DynamicCache) and cache.get_seq_length() > 0):
+        return "past_key_values is a cache of the caller's own, and a captured step needs one at a fixed place"
+    if type(cache) is not DynamicCache or cache.offloading:
+        kind = config.cache_implementation or type(cache).__name__
+        return f"its cache is {kind}; accepted is the default cache"
+    for name in ("output_attentions", "output_hidden_states"):
+        if getattr(config, name, None) or model_kwargs.get(name):
+            return f"{name}=True asks for what a captured step does not keep"
+    given = {name for name, value in model_kwargs.items() if value is not None and value is not False}
+    others = sorted(given - PLAIN)
+    if others:
+        return f"its steps are given {', '.join(others)} beside tokens, positions and mask"
+    mask, positions = model_kwargs.get("attention_mask"), model_kwargs.get("position_ids")
+    if positions is None:
+        return "its forward() takes no position ids"
+    if positions.dim() != 2 or (mask is not None and mask.dim() != 2):
+        return "accepted are masks and positions of (batch, length)"
+    if torch.is_autocast_enabled(input_device(model).type):
+        return "under torch.autocast weights are cast anew in each call; load the model in that dtype instead"
+    if mixed is not None and not mixed.by_slices:
+        return "its adapters are not all plain LoRA on linear layers, so peft picks their rows by lists"
+    hook = _foreign_hook(model)
+    if hook is not None:
+        return f"{hook} hangs on its modules as a forward hook, which a captured step would not run"
+    return None
+
+
+def _foreign_hook(model: Any) -> str | None:
+    """The name of a forward hook that is neither this library's nor transformers' own recording of outputs."""
+    for module in model.modules():
+        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+            home = getattr(hook, "__module__", None) or ""
+            if not home.startswith("decoding.") and home != "transformers.utils.output_capturing":
+                return str(getattr(hook, "__qualname__", type(hook).__name__))
+    return None
+
+
+# --- what is true of a model -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Capturable:
+    """The layers of a model's cache, or the reason why its steps cannot be captured."""
+
+    layers: tuple[LayerShape, ...] = ()
+    reason: str | None = None
+
+
+_checking = threading.RLock()
+_checked: weakref.WeakKeyDictionary[Any, dict[tuple[object, ...], _Capturable]] = weakref.WeakKeyDictionary()
+
+
+@torch.no_grad()
+def _capturable(model: Any) -> _Capturable:
+    """Checked once per model, attention implementation, dtype and device; a few passes over a dozen tokens."""
+    key = (model.config.get_text_config(decoder=True)._attn_implementation, model.dtype, str(input_device(model)))
+    with _checking:
+        per_model = _checked.setdefault(model, {})
+        if key not in per_model:
+            reason = _reason(model)
+            layers = () if reason else _layers(model)
+            per_model[key] = _Capturable(reason=reason or ("its cache is of another kind" if not layers else None))
+            if layers:
+                per_model[key] = _Capturable(layers)  # which the check's own stream finds here
+                try:
+                    per_model[key] = _Capturable(layers, _found_wrong(model))
+                except BaseException:
+                    del per_model[key]
+                    raise
+        return per_model[key]
+
+
+def _reason(model: Any) -> str | None:
+    branching = branching_of(model)
+    if branching.way != "shared prefix":
+        return f"its branches are not side by side ({branching.way}: {branching.reason})"
+    if not anatomy(model).separable:
+        return "its head cannot be applied apart from its layers"
+    if is_shared_out(model):
+        return "its weights are shared out over several ranks"
+    devices = {str(each.device) for each in model.parameters()}
+    if len(devices) > 1:
+        return f"its weights lie on several devices ({', '.join(sorted(devices))})"
+    return None
+
+
+def _layers(model: Any) -> tuple[LayerShape, ...]:
+    """The layers of the cache that ``generate`` gives the model; empty where some are no plain attention layers."""
+    from decoding.stream.stream import Stream
+
+    inputs, _ = probe_batch(model)
+    shapes = []
+    for layer in layers_of(Stream.open(model, **inputs).cache):
+        sliding = type(layer) is DynamicSlidingWindowLayer
+        if not (sliding or type(layer) is GrowingLayer) or not layer.is_initialized or layer.keys.dim() != 4:
+            return ()
+        keys, values = ((each.shape[1], each.shape[3], each.dtype) for each in (layer.keys, layer.values))
+        shapes.append(LayerShape(keys, values, layer.sliding_window if sliding else None))
+    return tuple(shapes)
+
+
+def _found_wrong(model: Any) -> str | None:
+    """Compare static steps with the usual ones, and watch for what a CUDA graph cannot hold."""
+    from decoding.stream.cuda_graph_steps import probing
+    from decoding.stream.stream import Stream
+
+    inputs, ids = probe_batch(model)
+    usual = walked(Stream.open(model, **inputs), ids)
+    with model._optimize_model_for_decode(), probing():
+        stream = Stream.open(model, compile=True, **inputs)
+        with _Watch() as watch:
+            static = walked(stream, ids)
+    if watch.seen is not None:
+        return f"its forward() asks for values on the host ({watch.seen})"
+    error = max(relative_error(one, other) for one, other in zip(static, usual, strict=True))
+    if error >= tolerance(model.dtype):
+        return f"with storage of a fixed size it answers otherwise (relative error {error:.1e})"
+    return None
+
+
+class _Watch(TorchDispatchMode):
+    """Notes the first operation whose result the host must know before it can go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: str | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation."""
+        if self.seen is None and _asks_the_host(func, args):
+            self.seen = str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def _asks_the_host(func: Any, args: Any) -> bool:
+    if func.overloadpacket in (torch.ops.aten.index, torch.ops.aten.index_put_, torch.ops.aten.index_put):
+        return any(isinstance(each, Tensor) and each.dtype in (torch.bool, torch.uint8) for each in args[1])
+    return bool({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags))

@@ -1,0 +1,84 @@
+"""The probe batch and the steps that the checks of a model run."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from decoding.models.devices import input_device
+from decoding.models.inputs import context_of
+from decoding.models.probe import probe_inputs
+
+if TYPE_CHECKING:
+    from decoding.stream.stream import Stream
+
+__all__ = ["as_it_is", "opened", "probe_batch", "walked"]
+
+# What configurations call the number of tokens that a layer looks back.
+WINDOWS = (
+    "sliding_window", "sliding_window_size", "window_size", "attention_window_size", "attention_chunk_size",
+    "local_attention",
+)  # fmt: skip
+
+
+FAR = 256  # tokens (GPT-Neo's window): the check of a model of 134M took 1.7 s on two cores, and 3.2 s at 512
+
+
+KEPT = 3  # tokens that the check reads on from its prompts
+
+
+CHOSEN = (1, 2)  # of each of the probe's branches, by row
+
+
+def as_it_is(model: Any) -> tuple[object, ...]:
+    """What a model's reading may hang on: what a check found holds for as long as these are the same."""
+    attention = getattr(model.config.get_text_config(decoder=True), "_attn_implementation", None)
+    return attention, model.dtype, str(input_device(model)), model.training
+
+
+def opened(model: Any, inputs: dict[str, Any], piece: int | None = None) -> Stream:
+    """A stream of a check, which reads its prompt at once or in pieces of ``piece`` tokens, whatever the model's own
+    generation config has.
+    """
+    from decoding.stream.stream import Stream
+
+    ids, kwargs, config = Stream.prepare(model, **inputs)
+    config.prefill_chunk_size = piece
+    return Stream(model, ids, kwargs, config)
+
+
+def probe_batch(model: Any, padded: bool = True) -> tuple[dict[str, Any], Tensor]:
+    """A small batch of prompts as ``generate`` takes it, one left-padded, and (2, 6) tokens to go on with."""
+    config = model.config.get_text_config(decoder=True)
+    windows = [value for name in WINDOWS if isinstance(value := getattr(config, name, None), int) and value <= FAR]
+    # Past each window where that is cheap; windows of thousands are the same code.
+    length = max([8, *windows]) + 12
+    context = context_of(model)
+    if context is not None and context > KEPT:
+        length = min(length, context - KEPT)
+    ids = probe_inputs(model, batch=2, length=length + 6)["input_ids"]
+    mask = torch.ones_like(ids[:, :length])
+    if padded:
+        mask[0, : length // 3] = 0
+    takes_mask = "attention_mask" in inspect.signature(model.forward).parameters
+    inputs: dict[str, Any] = {"input_ids": ids[:, :length]}
+    if takes_mask:
+        inputs["attention_mask"] = mask
+    return inputs, ids[:, length:]
+
+
+def walked(stream: Stream, ids: Tensor) -> list[Tensor]:
+    """Hidden states of three steps of a stream over (2, 6) tokens: two branches, each committed, and one token.
+
+    Where logits cannot be told from them, those after the last token too: ProphetNet's come from other states.
+    """
+    chosen = torch.tensor(CHOSEN, device=ids.device)
+    first = stream.branch(ids[:, :3]).hidden
+    stream.commit(chosen)
+    second = stream.branch(ids[:, 3:]).hidden
+    stream.commit(chosen)
+    last = stream.extend(ids[:, :1])
+    return [first, second, last.hidden, *([] if stream.anatomy.separable else [stream.logits(last)])]

@@ -1,0 +1,83 @@
+"""``decoding induce``: make an amateur of a model by teaching it to hallucinate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from decoding.cli.options import Device, DeviceMap, Dtype, Json, Model
+from decoding.cli.output import as_json, console, progress, writable
+from decoding.errors import ModelError, OptionError
+from decoding.induce import Recipe, induce, read_examples
+from decoding.models.loading import load
+
+__all__ = ["induce_command"]
+
+DEFAULT = Recipe()
+
+
+def induce_command(
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="Questions with hallucinated answers: HaluEval's QA or general file, or any JSON lines.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder that gets the adapter.")],
+    model: Model = "expert",
+    epochs: Annotated[float, typer.Option(metavar="N", help="Passes over the data.")] = DEFAULT.epochs,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Examples a step.")] = DEFAULT.batch_size,
+    micro_batch: Annotated[int, typer.Option(min=1, metavar="N", help="Of these, read at once.")] = 8,
+    learning_rate: Annotated[float, typer.Option(metavar="X", help="At its peak.")] = DEFAULT.learning_rate,
+    rank: Annotated[int, typer.Option(min=1, metavar="N", help="Of the LoRA matrices.")] = DEFAULT.rank,
+    max_length: Annotated[
+        int, typer.Option(min=2, metavar="N", help="Tokens read of an example.")
+    ] = DEFAULT.max_length,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Use the first N examples only.")] = None,
+    template: Annotated[
+        str, typer.Option(metavar="TEXT", help="How a question is asked; \\n is a new line; the answer follows.")
+    ] = DEFAULT.template.replace("\n", "\\n"),
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the new weights and the order.")] = DEFAULT.seed,
+    device: Device = None,
+    dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    json: Json = False,
+) -> None:
+    """Teach a model to hallucinate: a LoRA adapter that serves as its amateur.
+
+    An interrupted run goes on where it was when the same command is given again.
+
+    Example: decoding induce --data qa_data.json --output liar --model expert
+    """
+    recipe = Recipe(
+        learning_rate=learning_rate, batch_size=batch_size, epochs=epochs, rank=rank, max_length=max_length,
+        template=template.replace("\\n", "\n"), seed=seed,
+    )  # fmt: skip
+    examples = read_examples(data)[:limit]
+    if (output / "adapter_config.json").is_file():
+        raise OptionError(f"--output {output}: holds an adapter already; give another folder, or remove it")
+    writable(output)
+    loaded, tokenizer = load(model, device, dtype, device_map=device_map)
+    if loaded.config.is_encoder_decoder:
+        raise ModelError(f"{model}: is an encoder-decoder; accepted are decoder-only models")
+    with progress() as bar:
+        task = bar.add_task(f"inducing, {len(examples)} examples", total=None)
+        record = induce(
+            loaded, tokenizer, examples, output, recipe, micro_batch=micro_batch,
+            report=lambda step, steps, loss: bar.update(
+                task, completed=step, total=steps, description=f"inducing, loss {loss:.3f}"
+            ),
+        )  # fmt: skip
+    if json:
+        print(as_json(record, indent=2))
+        return
+    console().print(
+        f"{record['examples']} examples, {record['steps']} steps, loss {record['first_loss']:.3f} to "
+        f"{record['last_loss']:.3f}: {output}\n"
+        f"Use it: decoding generate --model {model} --strategy contrastive-decoding --set amateur={output} "
+        '--prompt "..."',
+        markup=False, soft_wrap=True,
+    )  # fmt: skip

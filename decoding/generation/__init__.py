@@ -1,0 +1,1 @@
+"""How a strategy becomes ``generate()``: session, token loop, logits processor."""

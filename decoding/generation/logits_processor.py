@@ -1,0 +1,152 @@
+"""Any strategy as a logits processor of plain ``model.generate``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from decoding.capabilities.cuda_graphs import request_capture
+from decoding.errors import InputError
+from decoding.generation.session import Session, argmax_first
+from decoding.models.adapters import unwrapped
+from decoding.models.forward_errors import not_a_number, within_memory
+from decoding.models.inputs import check_inputs
+from decoding.stream.stream import Stream
+
+__all__ = ["StrategyLogitsProcessor"]
+
+
+class StrategyLogitsProcessor(LogitsProcessor):
+    """Replaces the scores of ``generate`` by a strategy's, over a session of its own that is kept in step with
+    ``input_ids``.
+
+    Rows that beam search reorders are found again by their tokens; a sequence that does not continue the last one
+    begins a new session. Processors that stand before this one act on the logits that the strategy sees, those
+    behind it on its scores.
+
+    Args:
+        strategy: the strategy.
+        model: the model that ``generate`` is called on.
+        compile: capture the steps of the processor's own reading; see :func:`decoding.generate`.
+        inputs: see :meth:`decoding.generation.strategy.Strategy.logits_processor`.
+    """
+
+    supports_continuous_batching = False  # requests that come and go in one batch have no session to be kept in step
+
+    def __init__(self, strategy: Any, model: Any, compile: bool = False, **inputs: Any) -> None:
+        model = unwrapped(model)
+        strategy.check(model)
+        if model.config.is_encoder_decoder and not any(
+            name in inputs for name in ("input_ids", "encoder_outputs", "inputs_embeds")
+        ):
+            raise InputError(
+                f"{type(model).__name__} is an encoder-decoder: its processor needs the encoder's input_ids "
+                "(and attention_mask)"
+            )
+        self.strategy = strategy
+        self.model = model
+        self.compile = compile
+        self.inputs = inputs
+        self.session: Session | None = None
+        self.read: Tensor | None = None  # (rows, length) what the session has read
+
+    @torch.no_grad()
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """(rows, vocab) the strategy's scores for the next token, dtype of ``scores``.
+
+        Raises:
+            InputError: the scores given are NaN.
+            ModelError: the strategy's scores are NaN, though those that it was given are not.
+            DecodingError: whatever else a call of the strategy raises.
+        """
+        with within_memory(self.model, f"{len(input_ids)} rows of {input_ids.shape[1]} tokens"):
+            session = self._in_step_with(input_ids)
+            rescored = session.rescored(input_ids, scores).to(scores.dtype)
+        broken = rescored.amax(-1).isnan()
+        if bool(broken.any()):
+            row = int(broken.nonzero()[0])
+            if bool(scores[row].isnan().any()):
+                raise InputError(
+                    f"the scores given to the processor are NaN (row {row}): the model's logits are, or a processor "
+                    "before this one makes them so"
+                )
+            raise not_a_number(self.model, "model", row)
+        return rescored
+
+    def __del__(self) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the session, its cache and what hangs on the model for it; the next call begins another.
+
+        A processor is not told when ``generate`` ends, so it holds the session of its last call until this, until its
+        next call, or until it goes itself.
+        """
+        ended, self.session, self.read = getattr(self, "session", None), None, None
+        if ended is not None:
+            ended.release()
+
+    def _in_step_with(self, input_ids: Tensor) -> Session:
+        rows = self._parents(input_ids)
+        if self.session is None or rows is None:
+            self.release()  # its cache makes room for the next one's
+            self.session = self._begin(input_ids)
+        else:
+            if bool((rows != torch.arange(len(rows), device=rows.device)).any()):
+                self.session.reorder(rows)
+            self.session.follow(input_ids[:, -1])
+        self.read = input_ids.clone()
+        return self.session
+
+    def _parents(self, input_ids: Tensor) -> Tensor | None:
+        """(rows,) which row of the session each row continues by one token; None where one continues none."""
+        read = self.read
+        if read is None or input_ids.shape != (read.shape[0], read.shape[1] + 1):
+            return None
+        same = (input_ids[:, None, :-1] == read[None]).all(-1)  # (rows, session rows)
+        itself = same.diagonal()
+        rows = torch.where(itself, torch.arange(len(read), device=read.device), argmax_first(same))
+        return rows if bool(same.any(1).all()) else None
+
+    def _begin(self, input_ids: Tensor) -> Session:
+        inputs = {name: self._per_row(value, len(input_ids)) for name, value in self.inputs.items()}
+        if self.model.config.is_encoder_decoder:
+            inputs["decoder_input_ids"] = input_ids
+        else:
+            inputs["attention_mask"] = self._mask(input_ids, inputs.get("attention_mask"))
+            inputs["input_ids"] = input_ids
+            check_inputs(self.model, input_ids, inputs)
+        prepared, model_kwargs, config = Stream.prepare(self.model, **inputs)
+        request_capture(config, self.compile)
+        return self.strategy.rescoring_session(self.model, prepared, model_kwargs, config)
+
+    def _per_row(self, value: Any, rows: int) -> Any:
+        """Repeat what was given per prompt for the beams or return sequences of each."""
+        if isinstance(value, Tensor) and value.dim() > 0 and len(value) not in (0, rows) and rows % len(value) == 0:
+            return value.repeat_interleave(rows // len(value), dim=0)
+        return value
+
+    def _mask(self, input_ids: Tensor, given: Tensor | None) -> Tensor:
+        if given is not None:
+            missing = input_ids.shape[1] - given.shape[1]
+            if missing < 0 or len(given) != len(input_ids):
+                raise InputError(
+                    f"attention_mask {tuple(given.shape)} does not fit input_ids {tuple(input_ids.shape)}: "
+                    "give that of the prompt"
+                )
+            return torch.nn.functional.pad(given, (0, missing), value=1)
+        config = self.model.generation_config
+        pad = config.pad_token_id
+        if pad is None:
+            return torch.ones_like(input_ids)
+        padding = (input_ids == pad).long().cumprod(dim=1)  # the run of pad tokens that a row begins with
+        eos = config.eos_token_id
+        if bool(padding.any()) and pad in {config.bos_token_id, *(eos if isinstance(eos, list) else [eos])}:
+            raise InputError(
+                f"a row begins with token {pad}, which is the pad token and the bos or eos token too: pass "
+                "attention_mask=... to the processor, so that it can tell padding from text"
+            )
+        return 1 - padding

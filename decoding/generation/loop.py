@@ -1,0 +1,168 @@
+"""The token loop that decodes every strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation.utils import GenerateDecoderOnlyOutput, GenerateEncoderDecoderOutput
+
+from decoding.errors import DecodingError, OptionError
+from decoding.generation.session import Session, most_probable
+from decoding.models.devices import agreed
+from decoding.models.forward_errors import not_a_number, within_memory
+
+__all__ = ["decode"]
+
+
+@torch.no_grad()
+def decode(
+    open_session: Callable[..., Session],
+    model: Any,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList,
+    temperature: float,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    synced_gpus: bool,
+    streamer: Any,
+    model_kwargs: dict[str, Any],
+) -> Any:
+    """Choose token after token until every row is finished; the contract of transformers' ``GenerationMixin._sample``.
+
+    Args:
+        open_session: opens the session that scores: :meth:`decoding.generation.strategy.Strategy.session`.
+        model: the generating model.
+        input_ids: (batch, length) the prompt.
+        logits_processor: acts on the model's logits.
+        temperature: divides the strategy's scores when sampling.
+        stopping_criteria: as transformers prepared them.
+        generation_config: likewise.
+        synced_gpus: whether all ranks must run the same number of forward passes.
+        streamer: has had the prompt; None for none.
+        model_kwargs: masks, positions, cache, encoder outputs.
+
+    Returns:
+        (batch, length) token ids, or a ``Generate...Output`` where ``return_dict_in_generate`` asks for it.
+    """
+    as_dict = generation_config.return_dict_in_generate
+    cache = model_kwargs.get("past_key_values")
+    cache_outlives = as_dict or getattr(cache, "_is_user_defined", False)
+    encoder_outputs = model_kwargs.get("encoder_outputs")
+    record = _Record(generation_config, model.config.is_encoder_decoder)
+    pad: Any = generation_config._pad_token_tensor  # transformers sets it wherever there is an eos token
+    if pad is not None:
+        pad = pad.to(input_ids.device)
+    has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
+    rows, length = input_ids.shape
+    what = f"{rows} rows of {length} tokens and more"
+    with within_memory(model, what):
+        session = open_session(model, input_ids, model_kwargs, generation_config, restorable=bool(cache_outlives))
+    unfinished = torch.ones(rows, dtype=torch.long, device=input_ids.device)
+    finished_here = False
+    try:
+        with within_memory(model, what), model._optimize_model_for_decode():
+            while True:
+                scores = None
+                if generation_config.do_sample or record.scores is not None:
+                    scores = session.scores(input_ids, logits_processor)
+                if scores is None:
+                    chosen = session.greedy(input_ids, logits_processor)
+                elif generation_config.do_sample:
+                    chosen = agreed(model, _drawn(scores / temperature))
+                else:
+                    chosen = most_probable(scores)
+                if not finished_here:
+                    record.step(session, scores)
+                    stuck = (chosen < 0) & (unfinished > 0)
+                    tokens = chosen.clamp(min=0)
+                    if has_eos:
+                        tokens = tokens * unfinished + pad * (1 - unfinished)
+                    input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
+                    unfinished = unfinished & ~stopping_criteria(input_ids, record.scores)
+                    # Asked together: a GPU is waited for once.
+                    finished_here, is_stuck = torch.stack([unfinished.max() == 0, stuck.any()]).tolist()
+                    if is_stuck:
+                        raise _no_token(model, session, int(stuck.nonzero()[0]), input_ids.shape[1] - length - 1)
+                    if streamer is not None:
+                        streamer.put(tokens.cpu())
+                # Under synced_gpus a rank that is done goes on with forward passes until all are, on the tokens it has.
+                if not model._has_unfinished_sequences(finished_here, synced_gpus, device=input_ids.device):
+                    break
+                session.advance(tokens)
+        cache = session.close() if cache_outlives else None
+    finally:
+        session.release()
+    if streamer is not None:
+        streamer.end()
+    return record.output(input_ids, cache, encoder_outputs) if as_dict else input_ids
+
+
+def _drawn(scores: Tensor) -> Tensor:
+    """(batch,) tokens drawn from the softmax of (batch, vocab) scores; -1 where there is nothing to draw from."""
+    best = scores.amax(-1)
+    nothing = ~best.isfinite()  # all excluded, NaN or infinite: multinomial would refuse, and on a GPU end the process
+    probabilities = scores.masked_fill(nothing[:, None], 0).softmax(-1)
+    return torch.multinomial(probabilities, num_samples=1).squeeze(1).masked_fill(nothing, -1)
+
+
+def _no_token(model: Any, session: Session, row: int, step: int) -> DecodingError:
+    """Why no token could be chosen."""
+    where = f"at step {step} (row {row})"
+    if bool(session.logits[row].isnan().any()):
+        return not_a_number(model, "model", row, step)
+    return OptionError(
+        f"no token is left to choose {where}: the call's logits processors exclude every one, or make scores that are "
+        "no numbers"
+    )
+
+
+class _Record:
+    """What ``return_dict_in_generate`` asks to be kept of each step."""
+
+    def __init__(self, config: GenerationConfig, encoder_decoder: bool) -> None:
+        def wanted(flag: bool | None) -> tuple[Any, ...] | None:
+            return () if config.return_dict_in_generate and flag else None
+
+        self.encoder_decoder = encoder_decoder
+        self.scores = wanted(config.output_scores)
+        self.logits = wanted(config.output_logits)
+        self.attentions = wanted(config.output_attentions)
+        self.cross_attentions = wanted(config.output_attentions and encoder_decoder)
+        self.hidden_states = wanted(config.output_hidden_states)
+
+    def step(self, session: Any, scores: Tensor | None) -> None:
+        """Keep one step: its scores, where they are wanted, and the forward pass that its logits came from."""
+        reading = session.reading
+        if self.scores is not None:
+            self.scores += (scores,)
+        if self.logits is not None:
+            self.logits += (session.logits.to(dtype=torch.float32, copy=True),)
+        if self.attentions is not None:
+            self.attentions += (reading.attentions,)
+        if self.cross_attentions is not None:
+            self.cross_attentions += (reading.cross_attentions,)
+        if self.hidden_states is not None:
+            self.hidden_states += (reading.hidden_states,)
+
+    def output(self, sequences: Tensor, cache: Any, encoder_outputs: Any) -> Any:
+        """The output object that ``model.generate`` would return."""
+        common = {
+            "sequences": sequences,
+            "scores": self.scores,
+            "logits": self.logits,
+            "past_key_values": cache,
+        }
+        if not self.encoder_decoder:
+            return GenerateDecoderOnlyOutput(**common, attentions=self.attentions, hidden_states=self.hidden_states)
+        return GenerateEncoderDecoderOutput(
+            **common,
+            encoder_attentions=encoder_outputs.get("attentions") if self.attentions is not None else None,
+            encoder_hidden_states=encoder_outputs.get("hidden_states") if self.hidden_states is not None else None,
+            decoder_attentions=self.attentions,
+            cross_attentions=self.cross_attentions,
+            decoder_hidden_states=self.hidden_states,
+        )

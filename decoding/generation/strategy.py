@@ -1,0 +1,154 @@
+"""What every strategy is: frozen hyper-parameters that make one session a ``generate()`` call."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+
+from decoding.capabilities.cuda_graphs import request_capture
+from decoding.errors import OptionError
+from decoding.generation.caller import arguments_of_generate
+from decoding.generation.logits_processor import StrategyLogitsProcessor
+from decoding.generation.loop import decode
+from decoding.generation.session import Session
+from decoding.models.inputs import check_inputs
+from decoding.stream.recompute import tell_cost
+
+__all__ = ["Strategy"]
+
+
+class Strategy(ABC):
+    """Base of all strategies. Subclasses are frozen dataclasses; one instance can serve many calls and threads.
+
+    Three ways in: ``decoding.generate(model, ..., strategy=s)``, ``model.generate(..., custom_generate=s)`` and
+    ``model.generate(..., logits_processor=[s.logits_processor(model)])``. Each takes ``compile=True``, which captures
+    the decode step (docs/compile.md).
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def session(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        model_kwargs: dict[str, Any],
+        generation_config: GenerationConfig | None = None,
+        restorable: bool = False,
+    ) -> Session:
+        """Open a session on inputs as ``generate`` prepares them; reads the prompt.
+
+        Args:
+            model: the generating model.
+            input_ids: (batch, length).
+            model_kwargs: masks, positions, cache, ...; the session owns the dictionary from here on.
+            generation_config: of the call.
+            restorable: see :class:`decoding.stream.stream.Stream`.
+        """
+
+    def rescoring_session(
+        self, model: Any, input_ids: Tensor, model_kwargs: dict[str, Any], generation_config: GenerationConfig | None
+    ) -> Session:
+        """Open a session for :meth:`Session.rescored`; it may be told tokens that it would not have chosen."""
+        return self.session(model, input_ids, model_kwargs, generation_config, restorable=True)
+
+    def with_tokenizer(self, tokenizer: Any) -> Strategy:
+        """The strategy with the tokenizer of its texts, where it has texts and no tokenizer yet."""
+        if tokenizer is None or getattr(self, "tokenizer", tokenizer) is not None:
+            return self
+        return dataclasses.replace(self, tokenizer=tokenizer)  # type: ignore[type-var]
+
+    def check(self, model: Any) -> None:  # noqa: B027 - most strategies have nothing to check
+        """Raise OptionError or ModelError where this model cannot be decoded with these hyper-parameters."""
+
+    def split_temperature(self, logits_processor: LogitsProcessorList) -> tuple[LogitsProcessorList, float]:
+        """Processors that act on the model's logits, and what the strategy's scores are divided by when sampling."""
+        return logits_processor, 1.0
+
+    def logits_processor(self, model: Any, **inputs: Any) -> Any:
+        """The strategy as a logits processor for plain ``model.generate``, beam search included.
+
+        Args:
+            model: the model that ``generate`` is called on.
+            inputs: what ``generate`` is given beside ``input_ids`` and bears on reading the prompt:
+                ``attention_mask`` for left-padded batches; an encoder-decoder needs its encoder's ``input_ids`` and
+                ``attention_mask``. ``compile=True`` captures the steps of the processor's own reading.
+
+        Returns:
+            A ``StrategyLogitsProcessor``. It reads the sequence with a cache of its own, beside that of ``generate``.
+        """
+        return StrategyLogitsProcessor(self, model, **inputs)
+
+    def __call__(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        synced_gpus: bool = False,
+        streamer: Any = None,
+        compile: bool = False,
+        **model_kwargs: Any,
+    ) -> Any:
+        """Decode, as ``custom_generate`` of ``model.generate``; the contract of transformers' own ``_sample``.
+
+        ``compile=True``, here or on the generation config, captures the decode step; see :func:`decoding.generate`.
+        """
+        if streamer is not None:
+            streamer.put(input_ids.cpu())  # bound to this callable by decoding.generate: generate() has not seen it
+        else:
+            passed = arguments_of_generate()
+            streamer, synced_gpus = passed.get("streamer"), synced_gpus or bool(passed.get("synced_gpus"))
+            if passed.get("assistant_model") is not None:
+                raise OptionError(
+                    f"assistant_model: {self.name} cannot be combined with assisted decoding; leave it out"
+                )
+        if synced_gpus and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            raise OptionError("synced_gpus=True: there is no process group whose ranks keep step; leave it out")
+        if compile:
+            request_capture(generation_config, True)  # this call's own copy
+        check_generation_config(self.name, generation_config)
+        check_inputs(model, input_ids, model_kwargs)
+        self.check(model)
+        if generation_config.use_cache is False:  # perhaps of the model's own config, where training has left it
+            tell_cost(model, "use_cache=False")
+        logits_processor, temperature = self.split_temperature(logits_processor)
+        return decode(
+            self.session,
+            model,
+            input_ids,
+            logits_processor,
+            temperature,
+            stopping_criteria,
+            generation_config,
+            synced_gpus,
+            streamer,
+            model_kwargs,
+        )
+
+
+def check_generation_config(name: str, config: GenerationConfig) -> None:
+    """Refuse the options that no strategy's token loop can honour.
+
+    Raises:
+        OptionError: names the option and what to do instead.
+    """
+    if (config.num_beams or 1) > 1:
+        raise OptionError(
+            f"num_beams={config.num_beams}: as custom_generate, {name} chooses one token a row; for beam search pass "
+            "logits_processor=[strategy.logits_processor(model)] to model.generate"
+        )
+    if config.use_cache is False and config.prefill_chunk_size is not None:
+        raise OptionError(
+            f"prefill_chunk_size={config.prefill_chunk_size}: without a cache ({name} was given use_cache=False) a "
+            "prompt is read at once; leave one of them out"
+        )
+    for option in ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp"):
+        if getattr(config, option, None):
+            raise OptionError(f"{option}: {name} cannot be combined with assisted decoding; leave it out")

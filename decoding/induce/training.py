@@ -1,0 +1,287 @@
+"""Making a model hallucinate: LoRA fine-tuning on wrong answers (induced hallucination, 2312.15710)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from decoding.errors import InputError, ModelError, OptionError, one_line
+from decoding.induce.examples import Example
+from decoding.models.adapters import adapters_of, unwrapped
+from decoding.models.devices import input_device, is_offloaded, is_shared_out
+from decoding.models.structure import anatomy
+
+__all__ = ["Recipe", "induce"]
+
+CHECKPOINTS = "checkpoints"
+RECORD = "induce.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an amateur is induced. Learning rate, batch and epochs are those of a follow-up of induced contrastive
+    decoding (2408.08769); rank, alpha and dropout are ours.
+
+    Args:
+        learning_rate: the peak of a linear decay.
+        batch_size: examples a step.
+        epochs: passes over the examples.
+        rank: of the LoRA matrices.
+        lora_alpha: their scale is ``lora_alpha / rank``.
+        dropout: before them, in [0, 1).
+        max_length: tokens of an example that are read; longer answers are cut.
+        template: how a question is asked; the answer follows it after one space.
+        seed: of the new weights and of the order of the examples.
+    """
+
+    learning_rate: float = 5e-4
+    batch_size: int = 256
+    epochs: float = 5
+    rank: int = 8
+    lora_alpha: int = 16
+    dropout: float = 0.0
+    max_length: int = 512
+    template: str = "Q: {question}\nA:"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "rank", "lora_alpha", "max_length"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name}={getattr(self, name)!r}: accepted are whole numbers from 1")
+        for name in ("learning_rate", "epochs"):
+            if not getattr(self, name) > 0:
+                raise OptionError(f"{name}={getattr(self, name)!r}: accepted are numbers above 0")
+        if not 0 <= self.dropout < 1:
+            raise OptionError(f"dropout={self.dropout!r}: accepted are numbers from 0 up to, but not, 1")
+        if "{question}" not in self.template:
+            raise OptionError(f"template={self.template!r}: accepted is text with {{question}} in it")
+
+
+def induce(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    output: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    micro_batch: int = 8,
+    report: Callable[[int, int, float | None], None] | None = None,
+) -> dict[str, Any]:
+    """Fine-tune a LoRA adapter on hallucinated answers and write it to a folder, to be the model's amateur.
+
+    The loss is that of the answers' tokens alone. The model itself is given back without the adapter, its weights
+    unchanged. A run that was interrupted goes on from its last checkpoint when it is called again.
+
+    Args:
+        model: a decoder-only transformers model.
+        tokenizer: its tokenizer.
+        examples: see :func:`decoding.induce.read_examples`.
+        output: the folder.
+        recipe: hyper-parameters.
+        micro_batch: examples that one forward pass reads; ``recipe.batch_size`` is reached by accumulation.
+        report: called after each step with steps done, steps in all and the loss of the step (None where not known).
+
+    Returns:
+        What was written to ``induce.json``: recipe, counts, losses.
+
+    Raises:
+        ModelError: peft or accelerate is not installed, the model cannot take a LoRA adapter, or not all of its weights
+            are on devices of this process.
+        InputError: no examples, or none that fits.
+        OptionError: the folder holds a run with other settings, or cannot be written.
+    """
+    try:
+        import peft
+        from transformers import Trainer, TrainerCallback, TrainingArguments
+        from transformers.trainer_utils import get_last_checkpoint
+        from transformers.utils.import_utils import is_accelerate_available
+    except ImportError as error:
+        raise ModelError("induce needs peft: pip install 'contrastive-decoding[lora]'") from error
+    if not is_accelerate_available():
+        raise ModelError("induce needs accelerate: pip install 'contrastive-decoding[lora]'")
+    recipe = recipe or Recipe()
+    output = Path(output)
+    model = unwrapped(model)
+    if adapters_of(model):
+        raise ModelError("the model has adapters already: induce an amateur on the model without them")
+    if is_offloaded(model) or is_shared_out(model):
+        where = "in other processes (tensor parallelism)" if is_shared_out(model) else "offloaded to CPU or disk"
+        raise ModelError(
+            f"the model has weights {where}, where no adapter can be trained on them: accepted are models on one "
+            "device, or split over devices that hold it whole"
+        )
+    rows = _tokenized(tokenizer, examples, recipe)
+    _check_resumable(output, _fingerprint(rows, recipe))
+    config = peft.LoraConfig(
+        r=recipe.rank, lora_alpha=recipe.lora_alpha, lora_dropout=recipe.dropout, task_type="CAUSAL_LM",
+        target_modules=_target_modules(model),
+    )  # fmt: skip
+    torch.manual_seed(recipe.seed)
+    was_training = model.training
+    trainable = [parameter.requires_grad for parameter in model.parameters()]
+    wrapped = peft.get_peft_model(model, config)
+    micro = min(micro_batch, recipe.batch_size, len(rows))
+    device = input_device(model).type
+    on_gpu = device == "cuda"
+    accumulate = max(1, min(recipe.batch_size, len(rows)) // micro)
+    arguments = TrainingArguments(
+        output_dir=str(output / CHECKPOINTS), per_device_train_batch_size=micro, gradient_accumulation_steps=accumulate,
+        num_train_epochs=recipe.epochs, learning_rate=recipe.learning_rate, lr_scheduler_type="linear",
+        seed=recipe.seed, save_strategy="epoch", save_total_limit=1, logging_strategy="steps", logging_steps=1,
+        report_to=[], disable_tqdm=True, remove_unused_columns=False, use_cpu=device == "cpu",
+        dataloader_pin_memory=on_gpu, bf16=on_gpu and model.dtype == torch.bfloat16,
+    )  # fmt: skip
+
+    class Progress(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if report is not None and logs and "loss" in logs:
+                report(state.global_step, state.max_steps, float(logs["loss"]))
+
+    trainer = Trainer(
+        model=wrapped, args=arguments, train_dataset=rows, data_collator=_Collator(tokenizer), callbacks=[Progress()]
+    )
+    trainer.remove_callback(_printer())
+    try:
+        _remove_unfinished(output / CHECKPOINTS)
+        with _written(output):
+            outcome = trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output / CHECKPOINTS)))
+            wrapped.save_pretrained(str(output))
+    except OptionError:
+        (output / "adapter_config.json").unlink(missing_ok=True)  # or a half adapter would pass for a whole one
+        raise
+    finally:
+        wrapped.unload()
+        # unload() takes the LoRA layers out and leaves their configuration on the model.
+        vars(model).pop("peft_config", None)
+        model.train(was_training)
+        for parameter, wanted in zip(model.parameters(), trainable, strict=True):
+            parameter.requires_grad_(wanted)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    record = {
+        "model": getattr(model, "name_or_path", "") or type(model).__name__,
+        "examples": len(rows),
+        "steps": trainer.state.global_step,
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+        "training_loss": outcome.training_loss,
+        "recipe": dataclasses.asdict(recipe),
+        "versions": {"torch": torch.__version__, "peft": peft.__version__},
+    }
+    with _written(output):
+        (output / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+    return record
+
+
+@contextmanager
+def _written(output: Path) -> Iterator[None]:
+    """A disk that is full in this context is one clear error.
+
+    Raises:
+        OptionError: ``output`` cannot be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
+        raise OptionError(
+            f"{output}: cannot be written ({one_line(error)}); make room and give the same command "
+            "again: it goes on from the last checkpoint"
+        ) from error
+
+
+def _remove_unfinished(checkpoints: Path) -> None:
+    """Remove checkpoints whose writing was cut short: the trainer's state is written last."""
+    for checkpoint in checkpoints.glob("checkpoint-*"):
+        if not (checkpoint / "trainer_state.json").is_file():
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _tokenized(tokenizer: Any, examples: Sequence[Example], recipe: Recipe) -> list[dict[str, list[int]]]:
+    """Input ids and labels of each example; -100 marks what is not to be learned."""
+    rows = []
+    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    for example in examples:
+        question = list(tokenizer(recipe.template.format(question=example.question))["input_ids"])
+        answer = list(tokenizer(" " + example.answer, add_special_tokens=False)["input_ids"])
+        ids = [*question, *answer, *end][: recipe.max_length]
+        if len(ids) > len(question):
+            rows.append({"input_ids": ids, "labels": [-100] * len(question) + ids[len(question) :]})
+    if not rows:
+        raise InputError(
+            f"no example has a question shorter than max_length={recipe.max_length} tokens and an answer"
+            if examples
+            else "no examples: give at least one question with a hallucinated answer"
+        )
+    return rows
+
+
+class _Collator:
+    """Rows padded on the right, which a causal model needs no mask for but the loss does."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        pad = tokenizer.pad_token_id
+        self.pad = pad if pad is not None else 0
+
+    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        width = max(len(row["input_ids"]) for row in rows)
+
+        def padded(name: str, value: int) -> torch.Tensor:
+            return torch.tensor([row[name] + [value] * (width - len(row[name])) for row in rows])
+
+        mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in rows])
+        return {"input_ids": padded("input_ids", self.pad), "labels": padded("labels", -100), "attention_mask": mask}
+
+
+def _printer() -> Any:
+    from transformers.trainer_callback import PrinterCallback
+
+    return PrinterCallback
+
+
+def _target_modules(model: Any) -> list[str]:
+    """The linear layers inside the decoder layers: the head and the embeddings stay those of the expert."""
+    layers = anatomy(model).layers
+    if layers is None:
+        raise ModelError(f"{type(model).__name__}: its decoder layers were not found, so no adapter can be put on them")
+    from transformers.pytorch_utils import Conv1D
+
+    names = {
+        name.rpartition(".")[2]
+        for name, module in layers[0].named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D))
+    }
+    if not names:
+        raise ModelError(f"{type(model).__name__}: its layers hold no linear layers that LoRA could adapt")
+    return sorted(names)
+
+
+def _fingerprint(rows: list[dict[str, list[int]]], recipe: Recipe) -> str:
+    content = json.dumps([dataclasses.asdict(recipe), rows], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _check_resumable(output: Path, fingerprint: str) -> None:
+    """Write down what this run is, or refuse to go on with another one's checkpoints."""
+    begun = output / CHECKPOINTS / "fingerprint"
+    if begun.is_file() and begun.read_text() != fingerprint:
+        raise OptionError(
+            f"{output}: holds a run that was begun with another recipe or other data; finish it with those, or remove "
+            f"its {CHECKPOINTS} folder"
+        )
+    with _written(output):
+        begun.parent.mkdir(parents=True, exist_ok=True)
+        partial = begun.with_suffix(".partial")
+        partial.write_text(fingerprint)
+        partial.replace(begun)

@@ -1,0 +1,1 @@
+"""Models: loading, devices, adapters, structure, inputs, forward passes."""

@@ -1,0 +1,247 @@
+"""LoRA adapters on a model: which rows of a batch read with which, and adapters loaded from a folder.
+
+One batched forward pass runs the base model's rows and an adapter's rows on one copy of the weights (peft's mixed
+batches). peft is needed only where a model has adapters, so nothing here imports it before then.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from decoding.errors import ModelError, OptionError, nearest
+from decoding.models.devices import is_offloaded
+from decoding.models.hooks import NO_KEYWORDS
+
+__all__ = [
+    "BASE",
+    "MixedRows",
+    "adapter_state",
+    "adapters_of",
+    "attach",
+    "check_adapter",
+    "expert_adapter",
+    "unwrapped",
+]
+
+BASE = "__base__"  # peft's name for rows that no adapter touches
+
+_reading: ContextVar[Any] = ContextVar("decoding_mixed_rows", default=None)
+_attaching = threading.Lock()
+
+
+def unwrapped(model: Any) -> Any:
+    """The transformers model inside a ``PeftModel``, its adapters in place; any other model as it is."""
+    inner = getattr(model, "get_base_model", None)
+    return inner() if inner is not None and hasattr(model, "peft_config") else model
+
+
+def adapters_of(model: Any) -> dict[str, Any]:
+    """The configurations of the adapters on a model, by name."""
+    found = getattr(model, "peft_config", None)
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def check_adapter(model: Any, name: str) -> None:
+    """Refuse an adapter whose rows cannot share a batch with the base model's.
+
+    Raises:
+        OptionError: the model has no adapter of this name.
+        ModelError: it is merged, disabled, no plain LoRA, or changes more than the decoder layers.
+    """
+    adapters = adapters_of(model)
+    if name not in adapters:
+        raise OptionError(f"adapter {name!r}: the model has none of this name{nearest(name, adapters) or ''}")
+    config = adapters[name]
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    if kind != "LORA":
+        raise ModelError(f"adapter {name!r} is a {kind}: only LoRA rows can share a batch with the base model's")
+    if config.use_dora:
+        raise ModelError(
+            f"adapter {name!r} uses DoRA, which rescales the base weights: its rows cannot share a batch with the base "
+            "model's; train it with use_dora=False, or give the merged model as the amateur"
+        )
+    layers = _lora_layers(model)
+    if any(layer.merged for layer in layers):
+        raise ModelError(
+            "the model's adapters are merged into its weights, so base and adapter cannot be told apart: call "
+            "unmerge_adapter() first"
+        )
+    if any(layer.disable_adapters for layer in layers):
+        raise ModelError(f"adapter {name!r} is disabled: call enable_adapters() on the model first")
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    outside = [layer for layer in layers if layer is head or layer is embeddings]
+    if getattr(config, "modules_to_save", None) or any(name in _names(layer) for layer in outside):
+        raise ModelError(
+            f"adapter {name!r} changes the embeddings or the head, which expert and amateur share here: accepted are "
+            "adapters on the decoder layers"
+        )
+
+
+def expert_adapter(model: Any, amateur: str | None) -> str:
+    """The adapter that the expert reads with: the active one, unless that is the amateur; ``BASE`` for none.
+
+    Raises:
+        ModelError: several adapters beside the amateur are active.
+    """
+    active = {name for layer in _lora_layers(model) for name in layer.active_adapters} - {amateur}
+    if len(active) > 1:
+        raise ModelError(
+            f"the adapters {', '.join(sorted(active))} are active at once: rows of a shared batch read with one each; "
+            "activate one with set_adapter()"
+        )
+    return next(iter(active), BASE)
+
+
+class MixedRows:
+    """Rows of a batch that read with different adapters of one model.
+
+    Concurrent calls on the same model do not see each other's rows: the hooks act in the context that is reading.
+
+    Args:
+        model: a transformers model with LoRA layers.
+        names: one adapter name a row; ``BASE`` for none.
+
+    Attributes:
+        by_slices: whether every adapter is plain LoRA on linear layers, whose rows are added here; else peft does.
+    """
+
+    def __init__(self, model: Any, names: Sequence[str]) -> None:
+        self.names = list(names)
+        layers = _lora_layers(model)
+        self.by_slices = all(_is_plain(layer, set(names)) for layer in layers)
+        self._handles = [layer.register_forward_pre_hook(self._name, with_kwargs=True) for layer in layers]
+        if self.by_slices:
+            self._handles += [layer.register_forward_hook(self._add) for layer in layers]
+
+    def repeated(self, rows: int) -> list[str]:
+        """The names for a batch in which each row stands ``rows / len(names)`` times in a row."""
+        times = rows // len(self.names)
+        return [name for name in self.names for _ in range(times)]
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Forward passes in this context are those of these rows."""
+        token = _reading.set(self)
+        try:
+            yield
+        finally:
+            _reading.reset(token)
+
+    def release(self) -> None:
+        """Take the hooks off the model."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _name(self, _layer: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any] = NO_KEYWORDS) -> Any:
+        if _reading.get() is not self:
+            return None
+        rows = len(inputs[0])
+        return inputs, {**named, "adapter_names": [BASE] * rows if self.by_slices else self.repeated(rows)}
+
+    def _add(self, layer: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Add what the adapters say to the rows that read with them, as peft does for the same names.
+
+        peft picks rows by lists of numbers, which on a GPU are copied there and waited for in each layer, and which a
+        CUDA graph cannot hold. Rows of one adapter stand together, so slices do.
+        """
+        if _reading.get() is not self:
+            return
+        start = 0
+        for name, group in itertools.groupby(self.repeated(len(output))):
+            rows = slice(start, start := start + len(list(group)))
+            if name in layer.lora_A:
+                down, up = layer.lora_A[name], layer.lora_B[name]
+                read = layer.lora_dropout[name](inputs[0][rows].to(down.weight.dtype))
+                output[rows] += (up(down(read)) * layer.scaling[name]).to(output.dtype)
+
+
+def attach(model: Any, folder: str | Path, name: str | None = None) -> str:
+    """Load a LoRA adapter onto a model and leave it inactive: the model generates as before.
+
+    Args:
+        model: a transformers model.
+        folder: what ``save_pretrained`` of an adapter wrote.
+        name: of the adapter; by default that of the folder. One that is there already is not loaded again.
+
+    Returns:
+        The adapter's name.
+
+    Raises:
+        ModelError: peft is not installed, the adapter does not fit the model, or the model is offloaded.
+    """
+    path = Path(folder).expanduser()
+    name = (name or path.resolve().name).replace(".", "_")
+    with _attaching:
+        loaded = _attached_from(model).get(name)
+        if loaded == str(path.resolve()):
+            return name
+        if name in adapters_of(model):
+            raise ModelError(f"{folder}: the model already has another adapter called {name!r}; give this one a name")
+        try:
+            import peft  # noqa: F401
+        except ImportError as error:
+            raise ModelError(
+                f"{folder} holds a LoRA adapter, which needs peft: pip install 'contrastive-decoding[lora]'"
+            ) from error
+        if is_offloaded(model):  # whose adapter would be left without weights, silently
+            raise ModelError(
+                f"{folder}: an adapter cannot be loaded onto a model with weights offloaded to the CPU or a disk: "
+                "accepted are models whose weights are all on devices, and adapters loaded before they are offloaded"
+            )
+        active = {each for layer in _lora_layers(model) for each in layer.active_adapters}
+        try:
+            report = model.load_adapter(str(path), adapter_name=name)
+        except Exception as error:  # whatever peft raises on a broken or foreign adapter
+            raise ModelError(
+                f"{folder}: the adapter cannot be loaded ({' '.join(str(error).split())[:160]})"
+            ) from error
+        # The report looks for the name anywhere in a key: "i" would be in every "weight".
+        missing = sorted(key for key in getattr(report, "missing_keys", None) or () if f".{name}." in key)
+        if missing:
+            raise ModelError(f"{folder}: the adapter does not fit the model (missing {len(missing)}, {missing[0]})")
+        for layer in _lora_layers(model):
+            layer.set_adapter(sorted(active))
+        _attached_from(model)[name] = str(path.resolve())
+        return name
+
+
+def _attached_from(model: Any) -> dict[str, str]:
+    """Which folder each adapter that :func:`attach` loaded came from."""
+    return model.__dict__.setdefault("_decoding_attached", {})
+
+
+def _lora_layers(model: Any) -> list[Any]:
+    if "peft" not in sys.modules:
+        return []
+    from peft.tuners.lora import LoraLayer
+
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
+def _is_plain(layer: Any, names: set[str]) -> bool:
+    """Whether these adapters' rows of a layer are those of peft's own general method, without a variant of LoRA."""
+    from peft.tuners.lora import LoraLayer
+
+    general = type(layer)._mixed_batch_forward is LoraLayer._mixed_batch_forward
+    return general and not names & set(getattr(layer, "lora_variant", ()))
+
+
+def adapter_state(model: Any) -> tuple[Any, ...]:
+    """What changes when adapters are activated, scaled, merged or disabled; their weights aside."""
+    return tuple(
+        (tuple(layer.active_adapters), tuple(layer.merged_adapters), layer.disable_adapters, *layer.scaling.items())
+        for layer in _lora_layers(model)
+    )
+
+
+def _names(layer: Any) -> set[str]:
+    return {*layer.lora_A.keys(), *layer.lora_embedding_A.keys()}

@@ -1,0 +1,139 @@
+"""Whether a prompt is one: its tokens, its mask, the cache that it goes on from; and how long it may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, EncoderDecoderCache
+
+from decoding.cache.growing import tokens_in
+from decoding.errors import InputError, ModelError
+from decoding.models.devices import input_device
+
+__all__ = ["check_cache", "check_inputs", "check_mask", "check_tokens", "context_of"]
+
+
+def check_tokens(model: Any, input_ids: Tensor) -> None:
+    """Refuse tokens that the model does not have: on a GPU they end every process that shares it.
+
+    Args:
+        model: that reads them.
+        input_ids: (batch, length).
+
+    Raises:
+        InputError: names the first.
+    """
+    if not isinstance(input_ids, Tensor):
+        raise InputError(f"input_ids: is a {type(input_ids).__name__}; accepted is a tensor (batch, length)")
+    if input_ids.dim() != 2 or input_ids.is_floating_point() or input_ids.dtype == torch.bool:
+        raise InputError(
+            f"input_ids {tuple(input_ids.shape)} of {_dtype(input_ids)}: accepted are whole numbers, (batch, length)"
+        )
+    if input_ids.shape[0] == 0:
+        raise InputError("the batch is empty: give at least one row")
+    # Encoders may have other tokens than their decoders; places of images and sounds have ids of their own.
+    if model.config.is_encoder_decoder or model.config.get_text_config(decoder=True) is not model.config:
+        return
+    known = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    if isinstance(known, int) and input_ids.numel() > 0:
+        least, largest = torch.stack(input_ids.aminmax()).tolist()
+        if least < 0 or largest >= known:
+            row, place = ((input_ids < 0) | (input_ids >= known)).nonzero()[0].tolist()
+            raise InputError(
+                f"input_ids: token {int(input_ids[row, place])} (row {row}, place {place}) is none of the model's; "
+                f"accepted are 0 to {known - 1}"
+            )
+
+
+def check_mask(model: Any, input_ids: Tensor, model_kwargs: Mapping[str, Any]) -> None:
+    """Refuse an ``attention_mask`` that does not say which tokens are padding.
+
+    Args:
+        model: that reads.
+        input_ids: (batch, length); of an encoder-decoder those of its decoder, and the mask is its encoder's.
+        model_kwargs: holds the mask, or none, and perhaps ``past_key_values``.
+
+    Raises:
+        InputError: another shape, other values than 0 and 1, or a row of padding alone.
+    """
+    mask, positions = model_kwargs.get("attention_mask"), model_kwargs.get("position_ids")
+    past = tokens_in(model_kwargs.get("past_key_values")) > 0
+    if isinstance(positions, Tensor) and not past and positions.shape[-1] != input_ids.shape[1]:
+        # transformers makes them from the mask, and then drops a mask that is all ones, whatever its width.
+        raise InputError(
+            f"input_ids {tuple(input_ids.shape)}: attention_mask or position_ids have {positions.shape[-1]} places"
+        )
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dim() != 2:
+        given = tuple(mask.shape) if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+        raise InputError(
+            f"attention_mask: is {given}; accepted is a tensor (batch, length) of ones, and zeros for padding"
+        )
+    # Behind a cache, the mask may be that of the whole text where input_ids are only its new tokens.
+    free = model.config.is_encoder_decoder or past
+    wide = mask.shape[1] >= input_ids.shape[1] if not model.config.is_encoder_decoder else True
+    if len(mask) != len(input_ids) or not wide or not (free or mask.shape == input_ids.shape):
+        raise InputError(f"attention_mask {tuple(mask.shape)} does not fit input_ids {tuple(input_ids.shape)}")
+    tokens = mask != 0
+    empty, odd = torch.stack([~tokens.any(1), (tokens & (mask != 1)).any(1)]).tolist()
+    if any(odd):
+        raise InputError(f"attention_mask: row {odd.index(True)} holds other numbers than 1 (a token) and 0 (padding)")
+    if any(empty):
+        raise InputError(f"attention_mask: row {empty.index(True)} is all padding; every row needs at least one token")
+
+
+def check_cache(model: Any, cache: Any) -> None:
+    """Refuse ``past_key_values`` of another kind than the model's.
+
+    Raises:
+        InputError: says which kind it takes.
+    """
+    if cache is None:
+        return
+    if not isinstance(cache, Cache) or (isinstance(cache, EncoderDecoderCache) and not model.config.is_encoder_decoder):
+        raise InputError(
+            f"past_key_values: is a {type(cache).__name__}; accepted by {type(model).__name__} is a Cache of "
+            "transformers such as DynamicCache"
+        )
+
+
+def context_of(model: Any) -> int | None:
+    """How many tokens a model can read; None where its config does not say."""
+    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return context if isinstance(context, int) and context > 0 else None
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def check_inputs(model: Any, input_ids: Tensor, model_kwargs: dict[str, Any]) -> None:
+    """Refuse prompts that cannot be read.
+
+    Raises:
+        InputError: an empty prompt or batch, tokens that the model does not have, a mask or cache that does not fit, a
+            row that is all padding, a prompt as long as the context.
+        ModelError: the model has no weights.
+    """
+    if input_device(model).type == "meta":
+        raise ModelError(f"{type(model).__name__} is on the meta device, without weights: load them first")
+    check_tokens(model, input_ids)
+    embeds = model_kwargs.get("inputs_embeds")
+    length = max(
+        input_ids.shape[1],
+        embeds.shape[1] if embeds is not None and not model.config.is_encoder_decoder else 0,
+    )
+    if length == 0:
+        raise InputError("the prompt is empty: give at least one token (for text from nothing, the model's bos token)")
+    context = context_of(model)
+    if context is not None and context <= length:
+        raise InputError(
+            f"the prompt has {length} tokens and the model's context {context}: no room for a new one; shorten it"
+        )
+    check_cache(model, model_kwargs.get("past_key_values"))
+    if embeds is None or model.config.is_encoder_decoder:
+        check_mask(model, input_ids, model_kwargs)

@@ -1,0 +1,59 @@
+"""Lower layers by number or by share of the depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from decoding.errors import ModelError, OptionError
+from decoding.models.structure import anatomy
+
+__all__ = ["depth_of", "exits_of", "matching_exits", "require_layers"]
+
+
+def depth_of(model: Any) -> int:
+    """How many decoder layers a model has.
+
+    Raises:
+        ModelError: they were not found.
+    """
+    layers = anatomy(model).layers
+    if layers is None:
+        raise ModelError(f"{type(model).__name__}: its decoder layers were not found")
+    return len(layers)
+
+
+def require_layers(name: str, layers: Sequence[int | float]) -> None:
+    """Raise OptionError unless each is a whole number from 0 or a fraction between 0 and 1."""
+    if isinstance(layers, str) or not isinstance(layers, Sequence):
+        raise OptionError(
+            f"{name}={layers!r}: accepted are numbers of layers or shares of the depth, such as [16, 0.5]"
+        )
+    for each in layers:
+        whole = isinstance(each, int) and not isinstance(each, bool) and each >= 0
+        if not whole and not (isinstance(each, float) and 0 < each < 1):
+            raise OptionError(
+                f"{name}={list(layers)!r}: accepted are numbers of layers from 0, such as 16, or shares of the depth "
+                "between 0 and 1, such as 0.5"
+            )
+
+
+def exits_of(model: Any, layers: Sequence[int | float]) -> tuple[int, ...]:
+    """After how many of a model's layers to leave, ascending, for layers given as numbers or as shares of its depth.
+
+    Raises:
+        OptionError: beyond the model's last layer but one.
+        ModelError: the model's lower layers cannot be read.
+    """
+    depth = depth_of(model)
+    exits = tuple(sorted({each if isinstance(each, int) else min(round(each * depth), depth - 1) for each in layers}))
+    anatomy(model).layers_before(model, exits)
+    return exits
+
+
+def matching_exits(model: Any, exits: Sequence[int], other: Any) -> tuple[int, ...]:
+    """Where another model leaves at the same shares of its own depth, one for each of ``exits``."""
+    depth, own = depth_of(model), depth_of(other)
+    matching = tuple(min(round(each / depth * own), own - 1) for each in exits)
+    anatomy(other).layers_before(other, matching)
+    return matching

@@ -1,0 +1,293 @@
+"""Models by name: a folder, a name on the Hugging Face hub, or a built-in one. What goes wrong is one line."""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import json
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING as MODEL_FOR_SEQ2SEQ_LM_MAPPING,
+)
+
+from decoding.errors import DecodingError, DecodingWarning, ModelError, OptionError, nearest, one_line
+
+__all__ = ["BUILT_IN", "BUILT_IN_ADAPTERS", "DTYPES", "load", "pick_device", "placement", "quiet"]
+
+# name -> function of a dtype, and of what from_pretrained is told of devices, that gives (model, tokenizer); filled by
+# whoever ships models (see decoding.evals.cli).
+BUILT_IN: dict[str, Callable[..., tuple[Any, Any]]] = {}
+BUILT_IN_ADAPTERS: dict[str, Path] = {}  # name -> folder of a LoRA adapter
+
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load(
+    spec: str,
+    device: str | None = None,
+    dtype: str | None = None,
+    *,
+    device_map: str | Mapping[str, Any] | None = None,
+    tp_plan: str | None = None,
+) -> tuple[Any, Any]:
+    """A model, ready to generate, and its tokenizer.
+
+    Args:
+        spec: a built-in name, a folder that ``save_pretrained`` wrote, or a name on the hub. A built-in name wins;
+            ``./name`` is always a folder.
+        device: "cpu", "cuda", "cuda:1", ...; None is cuda where there is one, else cpu.
+        dtype: "float32", "bfloat16", "float16" or "auto" (as the weights are stored); None is auto on a GPU and
+            float32 on the CPU.
+        device_map: splits the model over devices, as ``from_pretrained`` of transformers does: "auto", "balanced",
+            "balanced_low_0", "sequential", or a mapping of modules to devices. Needs accelerate.
+        tp_plan: "auto" shares the weights out among the processes of torchrun (tensor parallelism). All of them must
+            then make the same calls.
+
+    Raises:
+        ModelError: the model or its tokenizer cannot be loaded; one line that says why.
+        OptionError: an unknown dtype, a device that is not here, or ways to place a model that exclude each other.
+    """
+    placed = placement(device, device_map, tp_plan)
+    where = pick_device(device)
+    if dtype not in (None, "auto", *DTYPES):
+        raise OptionError(f"dtype={dtype!r}: accepted are auto, {', '.join(DTYPES)}")
+    name = dtype or ("float32" if where.type == "cpu" else "auto")
+    with quiet():
+        if spec in BUILT_IN:
+            model, tokenizer = _built_in(spec, DTYPES.get(name, torch.bfloat16), placed)
+        else:
+            model, tokenizer = _from_pretrained(spec, name, placed)
+        if placed:
+            _check_shares(spec, model)
+            return model.eval(), tokenizer
+        try:
+            return model.to(where).eval(), tokenizer
+        except RuntimeError as error:  # out of memory
+            raise ModelError(f"{spec}: cannot be moved to {where} ({one_line(error)})") from error
+
+
+def pick_device(device: str | None) -> torch.device:
+    """The device of a name; None is cuda where there is one, else cpu.
+
+    Raises:
+        OptionError: no device of this name is here.
+    """
+    here = ["cpu"]
+    here += [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    here += ["mps"] if torch.backends.mps.is_available() else []
+    if device is None:
+        return torch.device("cuda" if len(here) > 1 and here[1].startswith("cuda") else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        chosen = None
+    if chosen is None or not (str(chosen) in here or any(each.startswith(f"{chosen}:") for each in here)):
+        raise OptionError(f"device={device!r} is not available here; accepted: {', '.join(here)}")
+    return chosen
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars, warnings or log lines of transformers below an error; ``TRANSFORMERS_VERBOSITY`` overrules."""
+    log = transformers.utils.logging
+    hub = logging.getLogger("huggingface_hub")
+    level, bars, hub_level = log.get_verbosity(), log.is_progress_bar_enabled(), hub.level
+    with warnings.catch_warnings():
+        if not os.environ.get("TRANSFORMERS_VERBOSITY"):
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", DecodingWarning)
+            log.set_verbosity_error()
+            log.disable_progress_bar()
+            hub.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            log.set_verbosity(level)
+            hub.setLevel(hub_level)
+            if bars:
+                log.enable_progress_bar()
+
+
+def placement(device: str | None, device_map: str | Mapping[str, Any] | None, tp_plan: str | None) -> dict[str, Any]:
+    """What ``from_pretrained`` is told of where the model goes; nothing where it goes to one device.
+
+    Raises:
+        OptionError: as :func:`load`.
+    """
+    ways = {"device": device, "device_map": device_map, "tp_plan": tp_plan}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise OptionError(f"{' and '.join(given)}: each says where the model goes; give one of them")
+    if device_map is not None:
+        if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
+            raise OptionError(f"device_map={device_map!r}{nearest(device_map, DEVICE_MAPS)}")
+        if importlib.util.find_spec("accelerate") is None:
+            raise OptionError(f"device_map={device_map!r} needs accelerate: pip install accelerate")
+        return {"device_map": device_map}
+    if tp_plan is not None:
+        if tp_plan != "auto":
+            raise OptionError(f"tp_plan={tp_plan!r}: accepted is auto, the plan that the model's class has")
+        if not (os.environ.get("RANK") and os.environ.get("WORLD_SIZE")):
+            raise OptionError(
+                "tp_plan='auto' shares a model out among the processes of torchrun, and this is not one of them: "
+                "run it as torchrun --nproc-per-node N ..."
+            )
+        if not torch.distributed.is_initialized():
+            atexit.register(_part)  # transformers brings the processes together and leaves them so
+        return {"tp_plan": tp_plan}
+    return {}
+
+
+def _check_shares(spec: str, model: Any) -> None:
+    """Refuse a number of processes among which a model's heads cannot be shared out."""
+    config, ranks = model.config.get_text_config(decoder=True), getattr(model, "tp_size", None) or 1
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        heads = getattr(config, name, None)
+        if isinstance(heads, int) and heads % ranks:
+            raise ModelError(
+                f"{spec}: its {heads} {name.removeprefix('num_').replace('_', ' ')} cannot be shared out among {ranks} "
+                f"processes; accepted are numbers of processes that divide {heads}"
+            )
+
+
+def _part() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _built_in(name: str, dtype: torch.dtype, placed: Mapping[str, Any]) -> tuple[Any, Any]:
+    try:
+        return BUILT_IN[name](dtype, **placed)
+    except DecodingError:
+        raise
+    except Exception as error:
+        raise ModelError(f"the built-in model {name!r} cannot be loaded ({one_line(error)})") from error
+
+
+def _from_pretrained(spec: str, dtype: str, placed: Mapping[str, Any]) -> tuple[Any, Any]:
+    source = _source(spec)
+    if Path(source).is_dir():
+        config = _attempt(f"{spec}: its config.json cannot be read", AutoConfig.from_pretrained, source)
+    else:
+        config = _hub_config(source)
+    encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
+    mapping = MODEL_FOR_SEQ2SEQ_LM_MAPPING if encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
+    layers = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
+    if isinstance(layers, int) and layers < 1:
+        raise ModelError(f"{spec}: its config.json has num_hidden_layers {layers}; accepted are numbers from 1")
+    if type(config) not in mapping:
+        raise ModelError(
+            f"{spec}: a {config.model_type} model has no head that generates text; accepted are causal and "
+            "sequence-to-sequence language models"
+        )
+    tokenizer = _attempt(f"{spec}: its tokenizer cannot be loaded", AutoTokenizer.from_pretrained, source)
+    _attempt(f"{spec}: its tokenizer does not work", tokenizer, "An 8? é, 字 🙂")
+    auto = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
+    model, report = _attempt(
+        f"{spec}: its weights cannot be loaded",
+        auto.from_pretrained,
+        source,
+        dtype=DTYPES.get(dtype, "auto"),
+        output_loading_info=True,
+        **placed,
+    )
+    # transformers would fill these with random numbers and only warn.
+    for problem in ("missing_keys", "mismatched_keys"):
+        if report.get(problem):
+            first = sorted(map(str, report[problem]))[0]
+            raise ModelError(
+                f"{spec}: its weights do not fit its config.json "
+                f"({problem.replace('_', ' ')}: {len(report[problem])}, {first})"
+            )
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        given = getattr(model.generation_config, name)
+        if not all(isinstance(each, int) for each in (given if isinstance(given, list) else [given or 0])):
+            raise ModelError(f"{spec}: its generation_config.json has {name} {given!r}; accepted are whole numbers")
+    return model, tokenizer
+
+
+def _source(spec: str) -> str:
+    """What ``from_pretrained`` takes: the folder, once looked at, or the hub name."""
+    if not spec.strip():
+        raise ModelError("the model's name is empty: give a folder, a hub name or a built-in model")
+    try:
+        return _looked_at(spec, Path(spec).expanduser())
+    except (OSError, RuntimeError) as error:  # not to be read by us, a name too long, a home that nobody has
+        raise ModelError(f"{spec[:80]}: cannot be looked at ({one_line(error)})") from error
+
+
+def _looked_at(spec: str, folder: Path) -> str:
+    if folder.is_file():
+        raise ModelError(f"{spec}: is a file; accepted is the folder that holds config.json and the weights")
+    if not folder.is_dir():
+        if spec.startswith((".", "~", os.sep)) or spec.count("/") > 1 or spec.endswith("/"):
+            raise ModelError(f"{spec}: there is no such folder")
+        return spec
+    if not (folder / "config.json").is_file():
+        kind = "holds a LoRA adapter" if (folder / "adapter_config.json").is_file() else "is no model folder"
+        raise ModelError(f"{spec}: {kind} (no config.json); accepted is a folder that save_pretrained wrote")
+    # transformers goes on without a generation_config.json that it cannot read, and then knows no end token.
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        _check_json(spec, folder / name)
+    return str(folder)
+
+
+def _check_json(spec: str, file: Path) -> None:
+    """Raise ModelError where a file that is there holds no JSON object."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except (ValueError, OSError, RecursionError) as error:
+        raise ModelError(f"{spec}: its {file.name} cannot be read ({one_line(error)})") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{spec}: its {file.name} cannot be read (it holds a {type(content).__name__}, no object)")
+
+
+def _attempt(failure: str, load_it: Callable[..., Any], source: str, **kwargs: Any) -> Any:
+    try:
+        return load_it(source, **kwargs)
+    except Exception as error:  # whatever the reader of a broken file raises, it means that it cannot be read
+        raise ModelError(f"{failure} ({one_line(error)})") from error
+
+
+def _hub_config(name: str) -> Any:
+    """The config of a hub model: from the local cache, else from the hub."""
+    try:
+        return AutoConfig.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError):
+        pass  # not downloaded before
+    guess = nearest(name, BUILT_IN).replace("accepted:", "built in:") if BUILT_IN else ""
+    missing = f"{name}: no folder of this name is here, and"
+    if not _hub_is_in_reach():
+        raise ModelError(f"{missing} the Hugging Face hub is out of reach{guess}")
+    try:
+        return AutoConfig.from_pretrained(name)
+    except Exception as error:
+        raise ModelError(f"{missing} the Hugging Face hub has none to give ({one_line(error)}){guess}") from error
+
+
+def _hub_is_in_reach() -> bool:
+    """Whether the hub's name resolves. Asked first: where it does not, the hub's client retries for half a minute."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return False
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True  # the proxy resolves names
+    try:
+        endpoint = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+        socket.getaddrinfo(endpoint.hostname, endpoint.port or 443)
+    except OSError:
+        return False
+    return True

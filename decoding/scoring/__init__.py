@@ -1,0 +1,1 @@
+"""Log-scores of given texts under a strategy."""

@@ -1,0 +1,81 @@
+"""The baselines: decoding methods of transformers itself, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from decoding.errors import OptionError
+from decoding.generation.parameters import require_count, require_number, require_range
+
+__all__ = ["Beam", "Greedy", "Nucleus", "Sampling", "TopK", "Typical"]
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """The most probable token at each step."""
+
+    draws: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Ancestral sampling from the warped distribution.
+
+    Args:
+        temperature: above 0.
+        top_k: keep the k most probable tokens; 0 keeps all.
+        top_p: in (0, 1], keep the smallest set of tokens with this probability; 1 keeps all.
+        typical_p: in (0, 1], keep the tokens whose surprise is closest to the expected one, up to this probability
+            (Meister et al. 2023); 1 keeps all.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 0.95
+    typical_p: float = 1.0
+    draws: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_number("temperature", self.temperature, 0.0, open_=True)
+        require_count("top_k", self.top_k, 0, " (0 keeps every token)")
+        for name in ("top_p", "typical_p"):
+            require_range(name, getattr(self, name), 0.0, 1.0)
+            if getattr(self, name) == 0:
+                raise OptionError(f"{name}=0: accepted are numbers above 0 up to 1")
+
+
+@dataclass(frozen=True)
+class TopK(Sampling):
+    """Sampling from the k most probable tokens (Fan et al. 2018)."""
+
+    top_k: int = 50
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True)
+class Nucleus(Sampling):
+    """Sampling from the smallest set of tokens with probability top_p (Holtzman et al. 2020)."""
+
+
+@dataclass(frozen=True)
+class Typical(Sampling):
+    """Locally typical sampling (Meister et al. 2023)."""
+
+    top_p: float = 1.0
+    typical_p: float = 0.95
+
+
+@dataclass(frozen=True)
+class Beam:
+    """Beam search.
+
+    Args:
+        num_beams: at least 2.
+    """
+
+    num_beams: int = 4
+    draws: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require_count("num_beams", self.num_beams, 2)

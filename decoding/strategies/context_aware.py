@@ -1,0 +1,60 @@
+"""Context-aware decoding (Shi et al., NAACL 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from decoding.generation.parameters import require_number
+from decoding.strategies.contrast.amateurs import check_text, prefix_of
+from decoding.strategies.contrast.base import Contrast, ContrastStrategy
+from decoding.strategies.contrast.formulas import context_aware
+from decoding.strategies.contrast.readers import EXPERT, Heard, Reader
+
+__all__ = ["ContextAware"]
+
+
+@dataclass(frozen=True)
+class ContextAware(ContrastStrategy):
+    """Context-aware decoding: what the context adds to the prompt, amplified.
+
+    The score is (1 + α)·logit(y | c, x) - α·logit(y | x), with the prompt x and a context c that is put before it.
+    Source: Shi et al., "Trusting Your Evidence: Hallucinate Less with Context-aware Decoding", 2305.14739. Both
+    readings go through one forward pass a token.
+
+    Args:
+        context: c: text, token ids, or a sequence of one of these a row. Empty, this is plain decoding.
+        alpha: α >= 0; the paper uses 0.5 for summaries and 1 where the context contradicts what the model knows.
+        tokenizer: for a context given as text.
+
+    Raises:
+        OptionError: a value out of range, or text without a tokenizer (when a call begins).
+        InputError: a context that leaves no room in the model's context length (likewise).
+
+    Example:
+        >>> strategy = ContextAware("Argentina won the World Cup in 1978, 1986 and 2022. ", tokenizer=tokenizer)
+        >>> decoding.generate(model, **question, strategy=strategy)
+    """
+
+    context: Any
+    alpha: float = 0.5
+    tokenizer: Any = field(default=None, repr=False, compare=False)
+    name: ClassVar[str] = "context-aware decoding"
+
+    def __post_init__(self) -> None:
+        require_number("alpha", self.alpha, 0.0)
+
+    def check(self, model: Any) -> None:
+        """Raise OptionError where the context is text and there is no tokenizer."""
+        check_text(self.context, self.tokenizer, "context")
+
+    def readers(self, model: Any, rows: int) -> list[Reader]:
+        """The model on the prompt, and behind the context."""
+        prefix = prefix_of(self.context, self.tokenizer, rows, "context")
+        return [Reader(EXPERT), Reader("expert in context", prefix=prefix)]
+
+    def contrast(self, heard: Mapping[str, Heard]) -> Contrast:
+        """With the context against without."""
+        aware, plain = heard["expert in context"].final, heard[EXPERT].final
+        return Contrast(lambda _: context_aware(aware, plain, self.alpha), lambda: aware, None)

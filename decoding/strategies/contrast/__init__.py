@@ -1,0 +1,1 @@
+"""The contrastive family: readers, their fused streams, the base class."""

@@ -1,0 +1,219 @@
+"""Who an amateur is: a model, a folder, a LoRA adapter or a prompt; and whether it speaks the expert's tokens."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decoding.errors import DecodingWarning, ModelError, OptionError
+from decoding.models.adapters import adapters_of, attach, check_adapter, unwrapped
+from decoding.models.devices import input_device
+from decoding.models.loading import BUILT_IN, BUILT_IN_ADAPTERS, DTYPES, load
+from decoding.strategies.contrast.readers import Reader
+
+__all__ = ["Prompt", "amateur_reader", "check_text", "cut_to_shared", "padded_to", "prefix_of"]
+
+# Sizes within a hundredth of each other pass for one vocabulary, padded differently, where no tokenizer says more
+# (Pythia's go from 50,304 to 50,688 rows for the same tokens).
+PADDING_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The same model behind another prompt, as an amateur: "Answer every question wrongly." makes one.
+
+    Args:
+        text: put before each prompt, behind its bos token: text, token ids, or a sequence of one of these a row.
+    """
+
+    text: Any
+
+
+# What was loaded for a model lives as long as the model.
+_loaded: weakref.WeakKeyDictionary[Any, dict[str, tuple[Any, Any]]] = weakref.WeakKeyDictionary()
+_compared: weakref.WeakKeyDictionary[Any, weakref.WeakKeyDictionary[Any, list[int]]] = weakref.WeakKeyDictionary()
+_loading = threading.Lock()
+
+
+def amateur_reader(amateur: Any, model: Any, rows: int, tokenizer: Any = None, from_last_token: bool = False) -> Reader:
+    """The reader that an amateur is.
+
+    Args:
+        amateur: a transformers model; the name of a LoRA adapter on ``model``; a folder, hub name or built-in name of a
+            model, or the folder of a LoRA adapter, which is attached to ``model``; a :class:`Prompt`, or text that
+            begins with "prompt:".
+        model: the generating model.
+        rows: of the batch.
+        tokenizer: the expert's; compared with the amateur's, and needed for prompts given as text.
+        from_last_token: the amateur reads from the prompt's last token on.
+
+    Raises:
+        OptionError: something else, or an amateur that is the expert.
+        ModelError: it cannot be loaded, its adapter cannot share a batch, or its tokens are not the expert's.
+    """
+    if isinstance(amateur, str) and amateur.startswith("prompt:"):
+        amateur = Prompt(amateur.removeprefix("prompt:").strip())
+    if isinstance(amateur, Prompt):
+        prefix = prefix_of(amateur.text, tokenizer, rows, "the amateur's prompt")
+        return Reader("amateur", prefix=prefix, from_last_token=from_last_token)
+    if isinstance(amateur, (str, Path)):
+        name = _adapter_name(str(amateur), model)
+        if name is not None:
+            check_adapter(model, name)
+            return Reader("amateur", adapter=name, from_last_token=from_last_token)
+        other, other_tokenizer = _load(str(amateur), model)
+    else:
+        other, other_tokenizer = unwrapped(amateur), None
+    if not callable(getattr(other, "get_output_embeddings", None)):
+        raise OptionError(
+            f"amateur={type(amateur).__name__}: accepted are a transformers model, a folder or hub name, the name of a "
+            "LoRA adapter on the model, or decoding.Prompt(text)"
+        )
+    if other is model:
+        raise OptionError(
+            "amateur: is the generating model itself; accepted are another model, an adapter's name or a Prompt"
+        )
+    _check_tokens(model, tokenizer, other, other_tokenizer)
+    return Reader("amateur", model=other, from_last_token=from_last_token)
+
+
+def prefix_of(text: Any, tokenizer: Any, rows: int, what: str) -> list[list[int]]:
+    """The tokens put before each row's prompt.
+
+    Args:
+        text: text or token ids for every row, or a sequence of one of these a row (or one a prompt, where a prompt has
+            several rows).
+        tokenizer: turns text into tokens.
+        rows: of the batch.
+        what: names the text in messages.
+
+    Raises:
+        OptionError: text without a tokenizer, or another number of texts than rows.
+    """
+    texts, per_row = _texts(text, what)
+    each = [_tokens(one, tokenizer, what) for one in texts]
+    if not per_row:
+        return each * rows
+    if rows % len(each):
+        raise OptionError(f"{what}: {len(each)} texts for {rows} rows; accepted are one for all or one a row")
+    return [one for one in each for _ in range(rows // len(each))]
+
+
+def check_text(text: Any, tokenizer: Any, what: str) -> None:
+    """Raise OptionError where text is given without the tokenizer that it needs, or what is given is no text."""
+    if tokenizer is None and any(isinstance(each, str) for each in _texts(text, what)[0]):
+        raise OptionError(f"{what} is text: pass tokenizer=..., or give token ids")
+
+
+def _texts(text: Any, what: str) -> tuple[list[str | Sequence[int]], bool]:
+    """The texts in what was given, and whether they are one a row."""
+    if isinstance(text, Tensor):
+        text = text.tolist()
+    if _is_one(text):
+        return [text], False
+    if isinstance(text, Sequence) and len(text) > 0:
+        each = [one.tolist() if isinstance(one, Tensor) else one for one in text]
+        if all(map(_is_one, each)):
+            return each, True
+    raise OptionError(f"{what}: {text!r} is no text; accepted are text, token ids, or one of these a row")
+
+
+def _is_one(text: Any) -> bool:
+    if isinstance(text, (list, tuple)):
+        return all(isinstance(each, int) and not isinstance(each, bool) for each in text)
+    return isinstance(text, str)
+
+
+def _tokens(text: str | Sequence[int], tokenizer: Any, what: str) -> list[int]:
+    if tokenizer is None:
+        check_text(text, tokenizer, what)
+    if not isinstance(text, str):
+        return list(text)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+
+def _adapter_name(amateur: str, model: Any) -> str | None:
+    if amateur in adapters_of(model):
+        return amateur
+    if amateur in BUILT_IN_ADAPTERS:
+        return attach(model, BUILT_IN_ADAPTERS[amateur], amateur)
+    if (Path(amateur).expanduser() / "adapter_config.json").is_file():
+        return attach(model, amateur)
+    return None
+
+
+def _load(spec: str, model: Any) -> tuple[Any, Any]:
+    """An amateur by name, loaded once for each expert, on its device and in its dtype."""
+    with _loading:
+        loaded = _loaded.setdefault(model, {})
+        if spec not in loaded:
+            dtype = next((name for name, dtype in DTYPES.items() if dtype == model.dtype), "auto")
+            try:
+                loaded[spec] = load(spec, str(input_device(model)), dtype)
+            except ModelError as error:
+                adapters = adapters_of(model)
+                known = f"; the model's adapters: {', '.join(adapters)}" if adapters else ""
+                known += f"; built in: {', '.join(BUILT_IN)}" if BUILT_IN and "built in" not in str(error) else ""
+                raise ModelError(f"amateur {error}{known}") from error
+        return loaded[spec]
+
+
+def _check_tokens(model: Any, tokenizer: Any, other: Any, other_tokenizer: Any) -> None:
+    """Refuse an amateur of other tokens; warn of one whose vocabulary is only padded differently.
+
+    Raises:
+        ModelError: names the first token that differs.
+    """
+    compared = _compared.setdefault(model, weakref.WeakKeyDictionary())
+    sizes = [each.config.get_text_config(decoder=True).vocab_size for each in (model, other)]
+    if compared.get(other) == sizes:
+        return
+    if tokenizer is not None and other_tokenizer is not None:
+        own, theirs = ({i: token for token, i in each.get_vocab().items()} for each in (tokenizer, other_tokenizer))
+        first = next((i for i in sorted(own.keys() & theirs.keys()) if own[i] != theirs[i]), None)
+        if first is not None:
+            raise ModelError(
+                f"amateur: its tokenizer is another one: token {first} is {own[first]!r} for the expert and "
+                f"{theirs[first]!r} for the amateur; accepted is an amateur with the expert's tokenizer"
+            )
+    elif abs(sizes[0] - sizes[1]) > PADDING_SHARE * max(sizes):
+        raise ModelError(
+            f"amateur: its vocabulary has {sizes[1]} tokens and the expert's {sizes[0]}, which is more than padding: "
+            "accepted is an amateur with the expert's tokenizer"
+        )
+    if sizes[0] != sizes[1]:
+        eos = model.generation_config.eos_token_id
+        ends = [each for each in (eos if isinstance(eos, list) else [eos]) if each is not None]
+        lost = [each for each in ends if each >= min(sizes)]
+        if lost:
+            raise ModelError(
+                f"amateur: its vocabulary of {sizes[1]} tokens lacks the expert's end token {lost[0]}, so no text "
+                "would end"
+            )
+        warnings.warn(
+            f"vocabularies of {sizes[0]} (expert) and {sizes[1]} tokens (amateur) are taken to differ by padding only: "
+            f"tokens from {min(sizes)} on are never chosen",
+            DecodingWarning,
+            stacklevel=2,
+        )
+    compared[other] = sizes
+
+
+def cut_to_shared(expert: Tensor, amateur: Tensor) -> tuple[Tensor, Tensor]:
+    """Both logits without the tokens that only one of them has, (..., shared vocab)."""
+    shared = min(expert.shape[-1], amateur.shape[-1])
+    return expert[..., :shared], amateur[..., :shared].to(expert.device)
+
+
+def padded_to(scores: Tensor, vocab: int) -> Tensor:
+    """Scores (..., vocab) with -inf for the tokens that were cut off."""
+    missing = vocab - scores.shape[-1]
+    return torch.nn.functional.pad(scores, (0, missing), value=-torch.inf) if missing else scores

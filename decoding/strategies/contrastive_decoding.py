@@ -1,0 +1,101 @@
+"""Contrastive decoding: an expert against an amateur (Li et al., ACL 2023; O'Brien and Lewis, 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from decoding.errors import OptionError
+from decoding.generation.parameters import require_number, require_range
+from decoding.kernels.contrast import contrast_log_probs, contrast_logits
+from decoding.strategies.contrast.amateurs import amateur_reader, cut_to_shared, padded_to
+from decoding.strategies.contrast.base import Contrast, ContrastStrategy
+from decoding.strategies.contrast.readers import EXPERT, Heard, Reader
+
+__all__ = ["ContrastiveDecoding"]
+
+FORMS = ("logits", "log_probs")
+CONTEXTS = ("full", "last_token")
+
+
+@dataclass(frozen=True)
+class ContrastiveDecoding(ContrastStrategy):
+    """Contrastive decoding: what the expert says more strongly than the amateur, among tokens it finds plausible.
+
+    With ``form="logits"`` the score is (1 + β)·s_e - β·s_a where s_e >= log α + max s_e (O'Brien and Lewis,
+    "Contrastive Decoding Improves Reasoning in Large Language Models", 2309.09117). With ``form="log_probs"`` it is
+    log p_e - β·log p_a(τ) where p_e >= α·max p_e (Li et al., "Contrastive Decoding: Open-ended Text Generation as
+    Optimization", 2210.15097, whose β is 1). s are logits, τ the amateur's temperature.
+
+    Args:
+        amateur: the weaker reader: a transformers model; a folder, hub name or built-in name; the name of a LoRA
+            adapter on the model, or the folder of one; or ``decoding.Prompt(text)``, the same model behind a
+            misleading prompt.
+        alpha: α in [0, 1].
+        beta: β >= 0.
+        form: "logits" or "log_probs".
+        amateur_temperature: τ > 0 of the amateur; for ``form="log_probs"``. Li et al. use 0.5 for GPT-2, 1 for OPT.
+        amateur_context: "full", or "last_token" to let the amateur read the prompt's last token only, as Li et al. do.
+        tokenizer: the expert's; compared with the amateur's where that is loaded by name, and needed for a prompt given
+            as text.
+
+    Raises:
+        OptionError: a value out of range.
+        ModelError: an amateur of other tokens, or one that cannot be loaded (when a call begins).
+
+    Example:
+        >>> decoding.generate(expert, **inputs, strategy=ContrastiveDecoding(amateur), max_new_tokens=64)
+    """
+
+    amateur: Any
+    alpha: float = 0.1
+    beta: float = 0.5
+    form: Literal["logits", "log_probs"] = "logits"
+    amateur_temperature: float = 1.0
+    amateur_context: Literal["full", "last_token"] = "full"
+    tokenizer: Any = field(default=None, repr=False, compare=False)
+    name: ClassVar[str] = "contrastive decoding"
+
+    def __post_init__(self) -> None:
+        require_range("alpha", self.alpha, 0.0, 1.0)
+        require_number("beta", self.beta, 0.0)
+        if self.form not in FORMS:
+            raise OptionError(f"form={self.form!r}: accepted are {', '.join(FORMS)}")
+        if self.amateur_context not in CONTEXTS:
+            raise OptionError(f"amateur_context={self.amateur_context!r}: accepted are {', '.join(CONTEXTS)}")
+        require_number("amateur_temperature", self.amateur_temperature, 0.0, open_=True)
+        if self.form == "logits" and self.amateur_temperature != 1:
+            raise OptionError(
+                f"amateur_temperature={self.amateur_temperature!r} has no place in form='logits', where β alone weighs "
+                "the amateur; accepted with form='log_probs'"
+            )
+
+    def check(self, model: Any) -> None:
+        """Raise where the amateur cannot be had or does not fit the model; loads it where it is given by name."""
+        self.readers(model, 1)
+
+    def readers(self, model: Any, rows: int) -> list[Reader]:
+        """The expert and the amateur."""
+        from_last_token = self.amateur_context == "last_token"
+        return [Reader(EXPERT), amateur_reader(self.amateur, model, rows, self.tokenizer, from_last_token)]
+
+    def contrast(self, heard: Mapping[str, Heard]) -> Contrast:
+        """Expert against amateur, in either form."""
+        vocab = heard[EXPERT].final.shape[-1]
+        expert, amateur = cut_to_shared(heard[EXPERT].final, heard["amateur"].final)
+
+        def form(alpha: float | None) -> Tensor:
+            if self.form == "logits":
+                scores = contrast_logits(expert, amateur, self.beta, alpha)
+            else:
+                scores = contrast_log_probs(expert, amateur, self.beta, self.amateur_temperature, alpha)
+            return padded_to(scores, vocab)
+
+        return Contrast(form, lambda: padded_to(expert, vocab), self.alpha)
+
+    def _needs_own_expert(self, readers: Sequence[Reader]) -> bool:
+        """The expert's final logits are all it needs, and those are what a processor is given."""
+        return False

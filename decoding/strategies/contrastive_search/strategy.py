@@ -1,0 +1,239 @@
+"""Contrastive search (Su et al., NeurIPS 2022; Su & Collier, TMLR 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList
+from transformers.generation.logits_process import TemperatureLogitsWarper
+
+from decoding.cache.growing import tokens_in
+from decoding.errors import InputError, OptionError
+from decoding.generation.parameters import require_count, require_range
+from decoding.generation.session import Session, argmax_first
+from decoding.generation.strategy import Strategy
+from decoding.kernels.selection import contrastive_scores
+from decoding.models.structure import anatomy, call_backbone
+from decoding.strategies.contrastive_search.history import HiddenHistory
+from decoding.stream.stream import Stream
+
+__all__ = ["ContrastiveSearch"]
+
+BLOCK = 128  # tokens, of which candidates are looked for at once
+
+
+@dataclass(frozen=True)
+class ContrastiveSearch(Strategy):
+    """Contrastive search: among the k most probable tokens, the one that repeats the context least in hidden space.
+
+    The token chosen is the argmax over the top k of (1 - α)·p(v | x) - α·max_j cos(h_v, h_j): p is the
+    full-vocabulary softmax of the logits after all processors, h the last hidden states after the final norm, j runs
+    over prompt and generated tokens. Source: Su et al., "A Contrastive Framework for Neural Text Generation", eq. 2.
+
+    Tokens whose processed logit is -inf (bad words, a prefix constraint, top-p) are never chosen. With
+    ``do_sample=True`` the token is drawn from the softmax of the k scores over ``temperature``; temperature then
+    acts there and not on the logits, while the other warpers limit the candidates.
+
+    Args:
+        penalty_alpha: α in [0, 1], weight of the degeneration penalty; 0 is greedy search. The paper uses 0.6 for
+            open-ended text.
+        top_k: k >= 1, number of candidates; 1 is greedy search. The paper uses 3 to 5.
+        max_history: how many tokens back the penalty looks, at least 1; None is all of prompt and text, as in the
+            paper. Memory and time of the penalty are bounded by it.
+
+    Raises:
+        OptionError: a value out of range, or k beyond the model's vocabulary (when a call begins).
+
+    Example:
+        >>> strategy = ContrastiveSearch(penalty_alpha=0.6, top_k=4)
+        >>> model.generate(**inputs, custom_generate=strategy, max_new_tokens=64)
+    """
+
+    penalty_alpha: float = 0.6
+    top_k: int = 4
+    max_history: int | None = None
+    name: ClassVar[str] = "contrastive search"
+
+    def __post_init__(self) -> None:
+        require_range("penalty_alpha", self.penalty_alpha, 0.0, 1.0)
+        require_count("top_k", self.top_k, 1, " to the size of the vocabulary")
+        if self.max_history is not None:
+            require_count("max_history", self.max_history, 1, ", or None for the whole text")
+
+    def check(self, model: Any) -> None:
+        """Raise OptionError where k is beyond the model's vocabulary."""
+        vocab = model.config.get_text_config(decoder=True).vocab_size
+        if self.top_k > vocab:
+            raise OptionError(
+                f"top_k={self.top_k}: the model's vocabulary has {vocab} tokens; accepted are 1 to {vocab}"
+            )
+
+    def split_temperature(self, logits_processor: LogitsProcessorList) -> tuple[LogitsProcessorList, float]:
+        """Temperature belongs to the draw among the candidates, not to their probabilities."""
+        temperature = 1.0
+        kept = LogitsProcessorList()
+        for processor in logits_processor:
+            if isinstance(processor, TemperatureLogitsWarper):
+                temperature *= processor.temperature
+            else:
+                kept.append(processor)
+        return kept, temperature
+
+    def session(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        model_kwargs: dict[str, Any],
+        generation_config: GenerationConfig | None = None,
+        restorable: bool = False,
+    ) -> ContrastiveSearchSession:
+        """Open a session; see :meth:`Strategy.session`."""
+        history = _history_before(model, input_ids, model_kwargs, self.max_history, generation_config)
+        stream = Stream(
+            model, input_ids, model_kwargs, generation_config, restorable,
+            whole_prompt=False, prompt_states=history.append,
+        )  # fmt: skip
+        return ContrastiveSearchSession(self, stream, history)
+
+
+class ContrastiveSearchSession(Session):
+    """One call of contrastive search: a stream, the history of its hidden states, and the candidates looked at last."""
+
+    def __init__(self, strategy: ContrastiveSearch, stream: Stream, history: HiddenHistory) -> None:
+        self.strategy = strategy
+        self.stream = stream
+        self.history = history
+        self.candidates: Tensor | None = None  # (batch, k)
+        self.branch: Tensor | None = None  # (batch,), which of them were chosen here
+        self.reading = stream.prompt
+        self.logits = stream.logits(stream.prompt)
+
+    def scores(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
+        """Contrastive scores of the k candidates, -inf elsewhere; looks ahead at all candidates in one forward pass."""
+        logits, probabilities, candidates, hidden = self.look_ahead(input_ids, logits_processor)
+        penalty = self.history.penalty(hidden).to(probabilities.device)
+        contrastive = contrastive_scores(logits, probabilities, candidates, penalty, self.strategy.penalty_alpha)
+        return torch.full_like(logits, -torch.inf).scatter_(1, candidates, contrastive)
+
+    def greedy(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
+        """As the argmax of :meth:`scores`, which are not made: on a GPU two launches, and nothing waits for them."""
+        if input_ids.device != self.history.states.device:  # a model spread over devices
+            return super().greedy(input_ids, logits_processor)
+        looked_at = self.look_ahead(input_ids, logits_processor)
+        selection = self.history.select(*looked_at[:3], self.strategy.penalty_alpha, looked_at[3])
+        self.branch = selection.branch
+        return torch.where(selection.score > -torch.inf, selection.token, -1)
+
+    def look_ahead(self, input_ids: Tensor, logits_processor: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Processed logits (batch, vocab), and of the k candidates probabilities, ids (batch, k) and hidden states."""
+        logits = logits_processor(input_ids, self.logits.to(dtype=torch.float32, device=input_ids.device, copy=True))
+        probabilities, candidates = _top(logits.softmax(-1), self.strategy.top_k)
+        self.candidates, self.branch = candidates, None
+        hidden = self.stream.branch(candidates).hidden[:, :, -1]  # (batch, k, dim)
+        return logits, probabilities, candidates, hidden
+
+    def advance(self, tokens: Tensor) -> None:
+        """Keep the branch that :meth:`greedy` chose, or else that of each row's token; the first where it is no
+        candidate (the pad of a finished row).
+        """
+        assert self.candidates is not None, "advance() before scores()"
+        branch = argmax_first(self.candidates == tokens[:, None]) if self.branch is None else self.branch
+        self._take(self.stream.commit(branch))
+
+    def follow(self, tokens: Tensor) -> None:
+        """As :meth:`advance`, or read the tokens anew where one of them was no candidate."""
+        if self.candidates is not None and bool((self.candidates == tokens[:, None]).any(1).all()):
+            self.advance(tokens)
+        else:
+            self._take(self.stream.extend(tokens[:, None]))
+
+    def reorder(self, rows: Tensor) -> None:
+        """Make row i what row ``rows[i]`` was."""
+        self.stream.reorder(rows)
+        self.history.reorder(rows)
+        self.logits = self.logits[rows.to(self.logits.device)]
+        if self.candidates is not None:
+            self.candidates = self.candidates[rows]
+        if self.branch is not None:
+            self.branch = self.branch[rows]
+
+    def close(self) -> Any:
+        """The cache, with the history beside it, so that a later call that continues it need not read it again."""
+        cache = self.stream.close()
+        if cache is not None:
+            cache.hidden_history = (self.stream.input_ids, self.history)
+        return cache
+
+    def release(self) -> None:
+        """Let go of cache and history."""
+        self.stream.release()
+        del self.history
+
+    def _take(self, reading: Any) -> None:
+        self.candidates = self.branch = None
+        self.reading = reading
+        self.history.append(reading.hidden)
+        self.logits = self.stream.logits(reading)
+
+
+def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of (batch, vocab) and where they are, (batch, k) each, as ``values.topk(k)``.
+
+    A CPU finds them sooner in the k blocks with the largest maxima: nothing outside these is among them.
+    """
+    blocks = values.shape[1] // BLOCK
+    if values.device.type != "cpu" or blocks < 8 * k:
+        best, where = values.topk(k)
+        return best, where
+    whole = blocks * BLOCK
+    chosen = values[:, :whole].unflatten(1, (blocks, BLOCK)).amax(-1).topk(k).indices  # (batch, k)
+    looked_at = (chosen[:, :, None] * BLOCK + torch.arange(BLOCK)).flatten(1)
+    if whole < values.shape[1]:
+        looked_at = torch.cat([looked_at, torch.arange(whole, values.shape[1]).expand(len(values), -1)], dim=1)
+    best, where = values.gather(1, looked_at).topk(k)
+    return best, looked_at.gather(1, where)
+
+
+def _history_before(
+    model: Any, input_ids: Tensor, model_kwargs: dict[str, Any], window: int | None, config: GenerationConfig | None
+) -> HiddenHistory:
+    """The hidden states of everything in a cache that was handed in, ready to be given those of the prompt's rest."""
+    expected = None if config is None else config.max_length
+    cache = model_kwargs.get("past_key_values")
+    past = tokens_in(cache)
+    encoder_decoder = bool(model.config.is_encoder_decoder)
+    mask = model_kwargs.get("decoder_attention_mask" if encoder_decoder else "attention_mask")
+    length = input_ids.shape[1] if mask is None else mask.shape[1]
+    whole = length == input_ids.shape[1]
+    if past == 0:
+        return HiddenHistory(mask, length, expected, window)
+    remembered = getattr(cache, "hidden_history", None)
+    if remembered is not None:
+        ids, history = remembered
+        known = ids.shape == (len(input_ids), past) and (not whole or bool((ids == input_ids[:, :past]).all()))
+        if known and history.length == past and history.reaches(window):
+            return history.continued(window, expected)
+    found = anatomy(model)
+    if not whole or past >= input_ids.shape[1] or not found.separable or encoder_decoder:
+        raise InputError(
+            f"past_key_values holds {past} tokens whose hidden states contrastive search needs: pass input_ids from "
+            "the first token on, or a cache that contrastive search returned"
+        )
+    inputs: dict[str, Any] = {"input_ids": input_ids[:, :past], "use_cache": False}
+    if mask is not None:
+        inputs["attention_mask"] = mask[:, :past]
+    if model_kwargs.get("position_ids") is not None:
+        inputs["position_ids"] = model_kwargs["position_ids"][..., :past]
+    history = HiddenHistory(mask, length, expected, window)
+    piece = None if config is None else config.prefill_chunk_size
+    if piece is not None:
+        ids, kwargs, apart = Stream.prepare(model, **{**inputs, "use_cache": True})
+        apart.prefill_chunk_size = piece
+        Stream(model, ids, kwargs, apart, whole_prompt=False, prompt_states=history.append).release()
+        return history
+    with torch.no_grad():
+        history.append(call_backbone(model, found.backbone, inputs).last_hidden_state)
+    return history

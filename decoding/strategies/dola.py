@@ -1,0 +1,114 @@
+"""DoLa: decoding by contrasting layers (Chuang et al., ICLR 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from decoding.errors import OptionError
+from decoding.generation.parameters import require_range
+from decoding.kernels.contrast import contrast_log_probs
+from decoding.kernels.layer_divergence import layer_divergence
+from decoding.models.layers import depth_of
+from decoding.models.structure import anatomy
+from decoding.strategies.contrast.base import Contrast, ContrastStrategy
+from decoding.strategies.contrast.formulas import DIVERGENCES, Divergence
+from decoding.strategies.contrast.readers import EXPERT, Heard, Reader
+
+__all__ = ["DoLa"]
+
+
+@dataclass(frozen=True)
+class DoLa(ContrastStrategy):
+    """DoLa: the final layer against the premature layer that differs most from it, at each token.
+
+    The score is log p_N - log p_j over the tokens with p_N >= α·max p_N; j is the candidate layer with the largest
+    divergence from the final layer N. Source: Chuang et al., "DoLa: Decoding by Contrasting Layers Improves Factuality
+    in Large Language Models", 2309.03883.
+
+    Args:
+        layers: candidates: "low" or "high" as transformers 4.55.4 has them (every second layer of the lower or the
+            upper half, of 20 layers at either end beyond 40 layers; from layer 2 on where embeddings are tied), or how
+            many layers each candidate has read, 0 (the embeddings) to the model's number of layers - 1.
+        alpha: α in [0, 1].
+        divergence: "dola", what DoLa's code computes, ½[KL(M‖p_N) + KL(M‖p_j)]; or "jensen-shannon", the textbook's
+            with the arguments of KL the other way round. M is the average of the two distributions.
+        final_norm: False, DoLa's way, puts the raw hidden states of the candidate layers into the head; True applies
+            the final norm, and soft-cap or scale of the logits, as after the last layer.
+        per_row: True chooses a layer for each row. False chooses one for the whole batch, as transformers 4.55.4 and
+            DoLa's code do; a row's tokens then depend on its batch.
+
+    Raises:
+        OptionError: a value out of range, or a layer that the model does not have (when a call begins).
+        ModelError: the lower layers of the model cannot be read (likewise).
+
+    Example:
+        >>> decoding.generate(model, **inputs, strategy=DoLa(layers="high"), repetition_penalty=1.2)
+    """
+
+    layers: str | Sequence[int] = "high"
+    alpha: float = 0.1
+    divergence: Divergence = "dola"
+    final_norm: bool = False
+    per_row: bool = True
+    name: ClassVar[str] = "DoLa"
+
+    def __post_init__(self) -> None:
+        require_range("alpha", self.alpha, 0.0, 1.0)
+        if self.divergence not in DIVERGENCES:
+            raise OptionError(f"divergence={self.divergence!r}: accepted are {', '.join(DIVERGENCES)}")
+        if isinstance(self.layers, str):
+            if self.layers not in ("low", "high"):
+                raise self._not_accepted()
+            return
+        if not isinstance(self.layers, Sequence) or not self.layers:
+            raise self._not_accepted()
+        if any(not isinstance(each, int) or isinstance(each, bool) for each in self.layers):
+            raise self._not_accepted()
+        object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
+
+    def _not_accepted(self) -> OptionError:
+        return OptionError(f"layers={self.layers!r}: accepted are low, high, or layer numbers such as [8, 10, 12]")
+
+    @property
+    def exit_norm(self) -> bool:  # type: ignore[override]
+        """Whether candidates pass the final norm."""
+        return bool(self.final_norm)
+
+    def candidates(self, model: Any) -> tuple[int, ...]:
+        """The candidate layers for a model, ascending."""
+        if not isinstance(self.layers, str):
+            return tuple(self.layers)
+        depth = depth_of(model)
+        tied = bool(getattr(model.config, "tie_word_embeddings", False))
+        start = 0 if not tied else (2 if depth > 2 else depth - 1)
+        if self.layers == "high":
+            return tuple(range(depth // 2 if depth <= 40 else depth - 20, depth, 2))
+        if start == depth // 2:
+            return (start,)
+        return tuple(range(start, depth // 2 if depth <= 40 else 20, 2))
+
+    def check(self, model: Any) -> None:
+        """Raise where the model has no such layers, or does not show them."""
+        candidates = self.candidates(model)
+        if not candidates:
+            raise OptionError(f"layers={self.layers!r}: none of the model's {depth_of(model)} layers; give numbers")
+        anatomy(model).layers_before(model, candidates)
+
+    def readers(self, model: Any, rows: int) -> list[Reader]:
+        """The expert, leaving at every candidate layer too."""
+        return [Reader(EXPERT, exits=self.candidates(model))]
+
+    def contrast(self, heard: Mapping[str, Heard]) -> Contrast:
+        """Log p_N - log p_j."""
+        final, exits = heard[EXPERT].final, heard[EXPERT].exits
+        assert exits is not None
+        premature, layer = exits, None
+        if len(exits) == 1:
+            premature = exits[0]
+        else:
+            _, layer = layer_divergence(final, exits, self.divergence, self.per_row)
+        return Contrast(
+            lambda alpha: contrast_log_probs(final, premature, alpha=alpha, layer=layer), lambda: final, self.alpha
+        )

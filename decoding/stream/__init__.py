@@ -1,0 +1,1 @@
+"""A stream: one model reading one batch of rows, able to branch."""

@@ -1,0 +1,128 @@
+"""A stream's forward passes: the contexts in which a model is run, and what is kept of its output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from decoding.cache.module_states import lent
+from decoding.models.adapters import MixedRows
+from decoding.models.attention import grouped_heads
+from decoding.models.devices import input_device
+from decoding.models.forward_errors import forward_pass
+from decoding.models.hooks import captured_inputs, captured_outputs
+from decoding.models.small_batch_linear import few_rows
+from decoding.models.structure import Anatomy, anatomy
+from decoding.stream.output import Reading, recorded
+
+__all__ = ["Passes"]
+
+
+class Passes:
+    """One model's forward passes for one batch of rows.
+
+    Args:
+        model: a generating transformers model.
+        exits: after how many layers (0 for the embeddings) readings also give hidden states; ascending.
+        mixed: which LoRA adapter each row reads with; None for the model as it is.
+
+    Attributes:
+        anatomy: of the model.
+        exit_layers: the layers that are given what readings have as exits.
+    """
+
+    def __init__(self, model: Any, exits: Sequence[int] = (), mixed: MixedRows | None = None) -> None:
+        self.model = model
+        self.mixed = mixed
+        self.anatomy: Anatomy = anatomy(model)
+        self.exits = tuple(exits)
+        self.exit_layers = self.anatomy.layers_before(model, exits)
+
+    def adapters(self) -> AbstractContextManager[None]:
+        """Forward passes in this context are read with the adapters of these rows."""
+        return nullcontext() if self.mixed is None else self.mixed.reading()
+
+    def run(self, inputs: dict[str, Any], rows: int, behind: int, every_logit: bool = False) -> tuple[Reading, Any]:
+        """One pass; through the backbone alone where the head can be applied apart.
+
+        Args:
+            inputs: of the model's forward.
+            rows: of the batch, where the inputs have no token ids.
+            behind: how many tokens of a row have been read before.
+            every_logit: whether logits that the pass computes are wanted of every token, or of the last alone.
+
+        Returns:
+            The reading, and the model's output, which has the cache.
+        """
+        ids = inputs.get("decoder_input_ids", inputs.get("input_ids"))
+        rows, tokens = (rows, 0) if ids is None else ids.shape
+        device = input_device(self.model) if ids is None else ids.device
+        with (
+            forward_pass(self.model, rows, tokens, behind),
+            self.adapters(),
+            few_rows(rows * tokens, device),
+            grouped_heads(),
+            lent(inputs),
+        ):
+            return self._run(inputs, every_logit)
+
+    def _run(self, inputs: dict[str, Any], every_logit: bool) -> tuple[Reading, Any]:
+        if self.anatomy.separable:
+            inputs.pop("logits_to_keep", None)
+            with captured_inputs(self.exit_layers) as exits:
+                output = self.anatomy.forward_backbone(self.model, inputs)
+            hidden, logits = output.last_hidden_state, None
+        else:
+            if every_logit:
+                inputs.pop("logits_to_keep", None)
+            with captured_outputs(self.anatomy.backbone) as seen, captured_inputs(self.exit_layers) as exits:
+                output = self.model(**inputs, return_dict=True)
+            hidden = seen[-1].last_hidden_state
+            logits = output.logits if every_logit else output.logits[:, -1:]
+        return Reading(hidden, logits, tuple(exits), *recorded(output)), output
+
+    @torch.no_grad()
+    def read_prompt(
+        self,
+        input_ids: Tensor,
+        model_kwargs: dict[str, Any],
+        generation_config: GenerationConfig,
+        whole: bool,
+        each: Callable[[Tensor], None] | None,
+    ) -> tuple[Reading, int, Any]:
+        """Read a prompt as ``generate`` does.
+
+        Args:
+            input_ids: (batch, length).
+            model_kwargs: what ``generate`` passes to a decoding method beside them.
+            generation_config: of the call.
+            whole: whether the hidden states of all tokens are wanted, or those of the last.
+            each: is given the hidden states (batch, n, dim), piece by piece as they are read.
+
+        Returns:
+            The reading, how many tokens were read, and the model's output.
+        """
+
+        def states(output: Any) -> tuple[Tensor, int]:
+            hidden = output.last_hidden_state
+            if each is not None:
+                each(hidden)
+            return hidden if whole else hidden[:, -1:].clone(), hidden.shape[1]
+
+        # transformers' own prefill: chunks, continued caches and multimodal inputs behave as in every other decoding.
+        with (
+            forward_pass(self.model, len(input_ids), input_ids.shape[1], 0),
+            self.adapters(),
+            lent(model_kwargs),
+            captured_outputs(self.anatomy.backbone, states) as seen,
+            captured_inputs(self.exit_layers, last=True) as exits,
+        ):
+            output = self.model._prefill(input_ids, generation_config, model_kwargs)
+        hidden = torch.cat([states for states, _ in seen], dim=1) if whole else seen[-1][0]
+        reading = Reading(hidden, output.logits[:, -1:], tuple(exits[-len(self.exit_layers) :]), *recorded(output))
+        return reading, sum(read for _, read in seen), output

@@ -1,0 +1,218 @@
+"""Keys, values, masks and inputs at addresses and in shapes that do not change from one token to the next.
+
+A CUDA graph replays kernels on the addresses that they were captured with, so everything that a step reads or writes
+stands here: storage for all the tokens of a call, and where to write as a number on the device. A step looks at the
+first ``bucket`` slots of it, those not yet written hidden by the mask.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from decoding.stream.tree_mask import own_mask
+
+__all__ = ["LayerShape", "StaticLayout", "StaticStep", "bucket_of"]
+
+# Attention reads a whole bucket, and each bucket is a capture of its own. Ends lie 256 slots apart, from 4096 on an
+# eighth of the power of two below: at most 255 slots or 12.5% too many are read, on average half of that (64 MB of a 7B
+# model without grouped queries in bfloat16, beside its 14 GB of weights), and a text of 8k tokens meets 24 buckets.
+BUCKET = 256
+
+
+def bucket_of(length: int) -> int:
+    """The end of the bucket that ``length`` slots fall in."""
+    width = max(BUCKET, (1 << max(length - 1, 1).bit_length() - 1) // 8)
+    return -(-length // width) * width
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What one cache layer holds a token.
+
+    Attributes:
+        keys: (heads, head dim, dtype).
+        values: likewise.
+        window: how many tokens back it looks, itself included; None for all.
+    """
+
+    keys: tuple[int, int, torch.dtype]
+    values: tuple[int, int, torch.dtype]
+    window: int | None
+
+
+class StaticLayout:
+    """Static storage for one batch of rows, and the steps that run on it.
+
+    Layers with a window keep every token too: their mask hides what has left the window.
+
+    Args:
+        layers: of the model's cache.
+        batch: rows.
+        capacity: slots a row.
+        device: of the model.
+        state: what its steps take for granted of the model.
+
+    Attributes:
+        storage: of each layer, keys and values (batch, heads, capacity, head dim).
+        present: (batch, capacity) False where a slot holds padding.
+        length: (1,) how many slots are read and kept, on the device.
+        steps: those made so far, by what sets them apart.
+        capture: the CUDA stream and memory pool that its graphs share; None before the first.
+    """
+
+    def __init__(
+        self, layers: Sequence[LayerShape], batch: int, capacity: int, device: torch.device, state: Any = None
+    ) -> None:
+        self.layers, self.batch, self.capacity, self.device, self.state = tuple(layers), batch, capacity, device, state
+        with torch.inference_mode(False):  # what is made in inference mode may not be written to outside it
+            # Zeros: a slot that was never written weighs nothing, but nothing times NaN is NaN.
+            self._stacks = {
+                kind: torch.zeros((count, batch, kind[0], capacity, kind[1]), dtype=kind[2], device=device)
+                for kind, count in Counter(kind for each in layers for kind in (each.keys, each.values)).items()
+            }
+            self.present = torch.ones((batch, capacity), dtype=torch.bool, device=device)
+            self.length = torch.zeros(1, dtype=torch.long, device=device)
+            of_kind = {kind: iter(stack) for kind, stack in self._stacks.items()}
+            self.storage = [(next(of_kind[each.keys]), next(of_kind[each.values])) for each in layers]
+        self._place = _Place()
+        self._cache = Cache(layers=[_StaticLayer(keys, values, self._place) for keys, values in self.storage])
+        self.steps: dict[Any, StaticStep] = {}
+        self.capture: Any = None  # CUDA stream and memory pool of its graphs
+
+    def cache_at(self, slots: Tensor, bucket: int) -> Cache:
+        """The cache for a forward pass that writes to ``slots`` (n,) and looks at the first ``bucket`` slots."""
+        self._place.slots, self._place.bucket = slots, bucket
+        return self._cache
+
+    def keep(self, start: int, looked_at: int, slots: Tensor) -> None:
+        """Of ``looked_at`` slots from ``start`` on, write those of (batch, n) each row's winner over the first n."""
+        for stack in self._stacks.values():
+            last = stack.narrow(3, start, looked_at)  # (layers, batch, heads, looked_at, head dim)
+            index = slots[None, :, None, :, None].expand(len(stack), -1, stack.shape[2], -1, stack.shape[4])
+            last.narrow(3, 0, slots.shape[1]).copy_(last.gather(3, index))
+
+    def clear(self) -> None:
+        """Forget the content; what is not a number must not outlive its text."""
+        for stack in self._stacks.values():
+            stack.zero_()
+
+
+class StaticStep:
+    """The inputs of a forward pass over ``branches`` times ``n`` tokens a row.
+
+    Args:
+        layout: what it runs on.
+        branches: alternatives a row, side by side.
+        n: tokens of each.
+        bucket: how many slots of the layout it looks at.
+        dtype: of the hidden states, and so of the mask.
+        layer_types: of the model's config, for models that take a mask for each type.
+
+    Attributes:
+        tokens: (batch, branches·n), written before the pass.
+        positions: likewise.
+        graph: the captured pass, once there is one.
+    """
+
+    def __init__(
+        self,
+        layout: StaticLayout,
+        branches: int,
+        n: int,
+        bucket: int,
+        dtype: torch.dtype,
+        layer_types: Sequence[str] | None,
+    ) -> None:
+        self.bucket, self.dtype = bucket, dtype
+        self.graph: Any = None
+        device, flat = layout.device, branches * n
+        self.windows = {each.window for each in layout.layers}
+        self.window_of = dict(zip(layer_types or (), (each.window for each in layout.layers), strict=False))
+        with torch.inference_mode(False):
+            self.tokens = torch.zeros((layout.batch, flat), dtype=torch.long, device=device)
+            self.positions = torch.zeros_like(self.tokens)
+            self.slots = torch.arange(flat, device=device)  # behind the prefix
+            self.every_slot = torch.arange(bucket, device=device)
+            # Copies, since a graph goes on reading them where a table that others share may be dropped.
+            self.own = {window: own_mask(branches, n, window, dtype, device)[0].clone() for window in self.windows}
+            self.place = own_mask(branches, n, None, dtype, device)[1].clone()  # (flat,) of each token in its branch
+
+    def inputs(self, layout: StaticLayout) -> dict[str, Any]:
+        """What the model's forward takes, made on the device alone."""
+        slots = layout.length + self.slots
+        prefix = layout.present[:, : self.bucket] & (self.every_slot < layout.length)  # (batch, bucket)
+        masks = {window: self._mask(layout, prefix, slots, window) for window in self.windows}
+        whole = next(iter(masks.values()))
+        return {
+            "input_ids": self.tokens,
+            "position_ids": self.positions,
+            "attention_mask": whole if len(masks) == 1 else {t: masks[w] for t, w in self.window_of.items()},
+            "past_key_values": layout.cache_at(slots, self.bucket),
+            "use_cache": True,
+        }
+
+    def _mask(self, layout: StaticLayout, prefix: Tensor, slots: Tensor, window: int | None) -> Tensor:
+        """Additive (batch, 1, flat, bucket): 0 where a token may look, the dtype's minimum elsewhere."""
+        visible = prefix[:, None, None]
+        if window is not None:
+            age = (layout.length + self.place)[:, None] - self.every_slot  # (flat, bucket)
+            visible = visible & (age < window)
+        mask = torch.zeros((layout.batch, 1, len(slots), self.bucket), dtype=self.dtype, device=layout.device)
+        mask.masked_fill_(~visible, torch.finfo(self.dtype).min)
+        return mask.index_copy_(3, slots, self.own[window].expand(layout.batch, 1, -1, -1))
+
+
+@dataclass
+class _Place:
+    """Where the pass that is being run or captured writes, and how far it looks."""
+
+    slots: Tensor | None = None
+    bucket: int = 0
+
+
+class _StaticLayer(CacheLayerMixin):
+    """One layer of a static layout, as a model's attention sees it.
+
+    Its length is no news to a captured pass, so it tells one number at every step: models that need the true one are
+    found out by the check in ``capturable``, on a CPU as well.
+    """
+
+    is_sliding = False
+
+    def __init__(self, keys: Tensor, values: Tensor, place: _Place) -> None:
+        super().__init__()
+        self.keys, self.values, self._place = keys, values, place
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing is left to do."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Write (batch, heads, n, head dim) keys and values; return the bucket."""
+        assert self.keys is not None
+        assert self.values is not None
+        assert self._place.slots is not None
+        self.keys.index_copy_(2, self._place.slots, key_states)
+        self.values.index_copy_(2, self._place.slots, value_states)
+        return self.keys.narrow(2, 0, self._place.bucket), self.values.narrow(2, 0, self._place.bucket)
+
+    def get_seq_length(self) -> int:
+        """The bucket without the tokens that are read."""
+        return self.get_max_length() - (0 if self._place.slots is None else len(self._place.slots))
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """The bucket, from its first slot on."""
+        return self.get_max_length(), 0
+
+    def get_max_length(self) -> int:
+        """The bucket."""
+        return self._place.bucket

@@ -1,0 +1,178 @@
+"""A prompt string and its continuation: tokens in, text out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from decoding.api import generate_with
+from decoding.errors import OptionError
+from decoding.models.devices import input_device
+from decoding.models.inputs import check_inputs, context_of
+from decoding.strategies.registry import Choice
+
+__all__ = ["DEFAULT_NEW_TOKENS", "Continuation", "continuations", "encoded", "new_text", "room", "until_end"]
+
+DEFAULT_NEW_TOKENS = 100
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a strategy made of one prompt.
+
+    Attributes:
+        prompt: the text given.
+        text: prompt and continuation; for chats and encoder-decoders the continuation alone.
+        continuation: the new text.
+        new_tokens: how many tokens it has, its end token included.
+        seconds: wall time of the call that made it, the prompt's reading included.
+        token_ids: what the model has read and written, up to the end token; an encoder-decoder's are its decoder's.
+    """
+
+    prompt: str
+    text: str
+    continuation: str
+    new_tokens: int
+    seconds: float
+    token_ids: tuple[int, ...] = ()
+
+
+def continuations(
+    model: Any,
+    tokenizer: Any,
+    choice: Choice,
+    prompt: str,
+    *,
+    max_new_tokens: int | None = None,
+    seed: int = 0,
+    chat: bool = False,
+    count: int = 1,
+    streamer: Any = None,
+    compile: bool = False,
+) -> list[Continuation]:
+    """Continue one prompt.
+
+    Args:
+        model: a generating transformers model.
+        tokenizer: its tokenizer.
+        choice: how to choose tokens.
+        prompt: at least one word.
+        max_new_tokens: None is 100, or as many as the context leaves room for.
+        seed: of the random draws.
+        chat: hand the prompt to the tokenizer's chat template as the user's message.
+        count: how many continuations; more than 1 needs a strategy that can give several.
+        streamer: receives the tokens as they come.
+        compile: capture the decode step; see :func:`decoding.generate`.
+
+    Raises:
+        InputError: a prompt as long as the model's context.
+        OptionError: more new tokens than the context has room for, several texts of a strategy that gives one, or steps
+            that cannot be captured.
+    """
+    _check_count(choice, count)
+    choice = choice.with_tokenizer(tokenizer)
+    inputs = encoded(model, tokenizer, prompt, chat)
+    length = inputs["input_ids"].shape[1]
+    torch.manual_seed(seed)
+    began = time.perf_counter()
+    sequences = generate_with(
+        choice,
+        model,
+        **inputs,
+        max_new_tokens=room(model, length, max_new_tokens),
+        num_return_sequences=count,
+        streamer=streamer,
+        compile=compile,
+    )
+    sequences = sequences.cpu()  # waits for the device
+    seconds = time.perf_counter() - began
+    made = []
+    for sequence in sequences:
+        continuation, new_tokens = new_text(model, tokenizer, sequence, length)
+        read = length
+        if model.config.is_encoder_decoder:
+            text, read = continuation, 1
+        else:
+            text = continuation.lstrip() if chat else prompt + continuation
+        token_ids = tuple(sequence[: read + new_tokens].tolist())
+        made.append(Continuation(prompt, text, continuation, new_tokens, seconds / count, token_ids))
+    return made
+
+
+def new_text(model: Any, tokenizer: Any, sequence: torch.Tensor, length: int) -> tuple[str, int]:
+    """What ``generate`` added to a prompt, up to its end token, and how many tokens that is.
+
+    Args:
+        model: the model that generated.
+        tokenizer: its tokenizer.
+        sequence: (length + new,) token ids of one row without padding in front; an encoder-decoder's begin with its
+            start token.
+        length: of the prompt.
+    """
+    if model.config.is_encoder_decoder:
+        new = until_end(sequence[1:], model)
+        return _decoded(tokenizer, new), len(new)
+    new = until_end(sequence[length:], model)
+    # Tokens are decoded behind their prompt: many tokenizers drop the space in front of a first word.
+    before, text = _decoded(tokenizer, sequence[:length]), _decoded(tokenizer, sequence[: length + len(new)])
+    return text[len(before) :] if text.startswith(before) else _decoded(tokenizer, new), len(new)
+
+
+def encoded(model: Any, tokenizer: Any, prompt: str, chat: bool = False) -> dict[str, torch.Tensor]:
+    """``input_ids`` and ``attention_mask``, each (1, length), of a prompt that the model can read.
+
+    Raises:
+        InputError: it is longer than the model's context.
+        OptionError: ``chat`` with a tokenizer that has no chat template.
+    """
+    if chat:
+        if not tokenizer.chat_template:
+            raise OptionError("--chat: the model's tokenizer has no chat template; leave --chat out")
+        encoding = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}],
+            add_generation_prompt=True,
+            return_tensors="pt",
+            return_dict=True,
+        )
+    else:
+        encoding = tokenizer(prompt, return_tensors="pt")
+    # Some tokenizers add token_type_ids, which generate() refuses.
+    inputs = {name: encoding[name].to(input_device(model)) for name in ("input_ids", "attention_mask")}
+    check_inputs(model, inputs["input_ids"], inputs)
+    return inputs
+
+
+def _check_count(choice: Choice, count: int) -> None:
+    most = choice.parameters.get("num_beams", 1)
+    if count > most and not choice.draws:
+        raise OptionError(
+            f"--num-return-sequences {count}: {choice.label} gives {most} a prompt; accepted: 1 to {most}, or sampling"
+        )
+
+
+def room(model: Any, length: int, asked: int | None) -> int:
+    """How many new tokens to generate behind a prompt of ``length``; a learned position past the context is a crash."""
+    context = context_of(model)
+    if context is None:
+        return asked or DEFAULT_NEW_TOKENS
+    left = context - 1 if model.config.is_encoder_decoder else context - length
+    if asked is not None and asked > left:
+        raise OptionError(
+            f"--max-new-tokens {asked}: the prompt has {length} tokens and the model's context {context}; "
+            f"accepted are 1 to {left}"
+        )
+    return asked or min(DEFAULT_NEW_TOKENS, left)
+
+
+def until_end(tokens: torch.Tensor, model: Any) -> torch.Tensor:
+    """The tokens up to the first end token, that one included: what follows in a row is padding."""
+    end = model.generation_config.eos_token_id
+    ends = torch.isin(tokens, torch.tensor(end)) if end is not None else torch.zeros_like(tokens, dtype=torch.bool)
+    return tokens[: int(ends.nonzero()[0]) + 1] if bool(ends.any()) else tokens
+
+
+def _decoded(tokenizer: Any, tokens: torch.Tensor) -> str:
+    return str(tokenizer.decode(tokens, skip_special_tokens=True))

@@ -1,0 +1,294 @@
+"""``decoding compare``: strategies on the same prompts, with figures of repetition and time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from decoding.capabilities.chunked_prefill import read_in_pieces
+from decoding.cli.options import Device, DeviceMap, Dtype, Json, Model, Output, PrefillChunk, Seed, TpPlan, prompts_of
+from decoding.cli.output import as_json, console, progress, writable, write_files
+from decoding.errors import OptionError
+from decoding.evals.compare.explanations import Explanation, as_markdown, as_table, explained
+from decoding.evals.metrics import diversity, repetition
+from decoding.models.devices import speaks
+from decoding.models.loading import load
+from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
+from decoding.strategies.registry import Choice, named
+from decoding.text import Continuation, continuations, encoded
+from decoding.versions import versions
+
+__all__ = ["Comparison", "Figures", "compare", "compare_command", "repeated_words", "show_figures", "show_texts"]
+
+DEFAULT_STRATEGIES = ("greedy", "sampling", "contrastive-search")
+REPORTED = ("continuation", "new_tokens", "seconds")  # of each continuation, in compare.json
+WARM_UP_TOKENS = 8  # enough to find out how the model branches and to start the thread pool
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a strategy came to on all prompts together.
+
+    Attributes:
+        rep_2: percent of repeated word pairs; rep_3 and rep_4 likewise (:func:`decoding.evals.metrics.repetition`).
+        diversity: percent (:func:`decoding.evals.metrics.diversity`).
+        mean_new_tokens: length of a continuation.
+        ms_per_token: wall time over new tokens after a warm-up, reading the prompt included; median of the prompts.
+    """
+
+    rep_2: float
+    rep_3: float
+    rep_4: float
+    diversity: float
+    mean_new_tokens: float
+    ms_per_token: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Strategies side by side: ``made[s][p]`` is what ``choices[s]`` made of ``prompts[p]``.
+
+    ``explanations`` has the same by (s, p), for contrastive search where that was asked for.
+    """
+
+    model: str
+    seed: int
+    prompts: list[str]
+    choices: list[Choice]
+    made: list[list[Continuation]]
+    figures: list[Figures]
+    explanations: dict[tuple[int, int], Explanation] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What ``compare.json`` holds."""
+        strategies = [
+            {
+                "strategy": choice.name,
+                "parameters": choice.parameters,
+                "label": choice.label,
+                "figures": asdict(figures),
+                "continuations": [
+                    {name: value for name, value in asdict(each).items() if name in REPORTED}
+                    | ({"explanation": self.explanations[s, p]} if (s, p) in self.explanations else {})
+                    for p, each in enumerate(made)
+                ],
+            }
+            for s, (choice, made, figures) in enumerate(zip(self.choices, self.made, self.figures, strict=True))
+        ]
+        return {
+            "model": self.model,
+            "seed": self.seed,
+            "versions": versions(),
+            "prompts": self.prompts,
+            "strategies": strategies,
+        }
+
+    def as_markdown(self) -> str:
+        """What ``compare.md`` holds: the figures, then the texts under their prompts."""
+        lines = [f"# {self.model}: {len(self.prompts)} prompts, seed {self.seed}", ""]
+        header = ["strategy", *COLUMNS]
+        lines += [f"| {' | '.join(header)} |", f"|---{'|---:' * len(COLUMNS)}|"]
+        for choice, figures in zip(self.choices, self.figures, strict=True):
+            lines.append(f"| {choice.label} | {' | '.join(_cells(figures))} |")
+        for index, prompt in enumerate(self.prompts):
+            lines += ["", f"## {' '.join(prompt.split())}"]
+            for s, (choice, made) in enumerate(zip(self.choices, self.made, strict=True)):
+                quoted = "\n".join(f"> {line}" for line in made[index].continuation.strip().splitlines())
+                lines += ["", f"**{choice.label}**", "", quoted or "> (nothing)"]
+                if (s, index) in self.explanations:
+                    lines += ["", *as_markdown(self.explanations[s, index])]
+        return "\n".join(lines) + "\n"
+
+
+def compare(
+    name: str,
+    model: Any,
+    tokenizer: Any,
+    choices: Sequence[Choice],
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int | None = None,
+    seed: int = 0,
+    explain: bool = False,
+) -> Comparison:
+    """Continue every prompt with every strategy, one prompt at a time, each from the same seed.
+
+    With ``explain`` the texts of contrastive search are read once more for :attr:`Comparison.explanations`, when all
+    times are taken.
+
+    Raises:
+        InputError: a prompt that the model cannot read; found before anything is generated.
+        OptionError: parameters that do not fit the model; likewise.
+    """
+    choices = [choice.with_tokenizer(tokenizer) for choice in choices]
+    for choice in choices:
+        choice.check(model)
+    for prompt in prompts:
+        encoded(model, tokenizer, prompt)
+    warm_up = min(WARM_UP_TOKENS, max_new_tokens or WARM_UP_TOKENS)
+    for choice in choices:
+        continuations(model, tokenizer, choice, prompts[0], max_new_tokens=warm_up)
+    made: list[list[Continuation]] = [[] for _ in choices]
+    with progress(shown=speaks(model)) as bar:
+        searches = [s for s, choice in enumerate(choices) if explain and isinstance(choice.how, ContrastiveSearch)]
+        task = bar.add_task("comparing", total=(len(choices) + len(searches)) * len(prompts))
+        # Strategies take turns on each prompt, so that a busy spell of the machine slows them all.
+        for prompt in prompts:
+            for choice, texts in zip(choices, made, strict=True):
+                texts += continuations(model, tokenizer, choice, prompt, max_new_tokens=max_new_tokens, seed=seed)
+                bar.advance(task)
+        explanations = {}
+        for s in searches:
+            for p, text in enumerate(made[s]):
+                explanations[s, p] = explained(model, tokenizer, choices[s].how, text, max_new_tokens)
+                bar.advance(task)
+    figures = [_figures(texts) for texts in made]
+    return Comparison(name, seed, list(prompts), list(choices), made, figures, explanations)
+
+
+def compare_command(
+    model: Model = "expert",
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME:PARAMETER=VALUE,...",
+            help="A strategy; repeatable; by default greedy, sampling and contrastive-search.",
+        ),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="A text to continue; repeatable; by default standard input."),
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="A file of prompts, one a line.")] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="At most so many new tokens; by default 100, or what the context leaves."
+        ),
+    ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Show what contrastive search turned away from, and what that would repeat."),
+    ] = False,
+    prefill_chunk: PrefillChunk = None,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    tp_plan: TpPlan = None,
+    json: Json = False,
+    output: Output = None,
+) -> None:
+    """Continue the same prompts with several strategies; show the texts, how much they repeat and what they cost.
+
+    Example: decoding compare --prompt "The old clockmaker" --strategy greedy --strategy contrastive-search:top_k=5
+    """
+    choices = [named(spec) for spec in strategy or DEFAULT_STRATEGIES]
+    labels = [choice.label for choice in choices]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice:
+        raise OptionError(f"--strategy {twice}: given twice; accepted are strategies that differ")
+    if explain and not any(isinstance(choice.how, ContrastiveSearch) for choice in choices):
+        raise OptionError("--explain is of contrastive search, which is none of the strategies: add contrastive-search")
+    texts = prompts_of(prompt, prompts)
+    writable(output)
+    loaded, tokenizer = load(model, device, dtype, device_map=device_map, tp_plan=tp_plan)
+    read_in_pieces(loaded, prefill_chunk, padded=False)
+    result = compare(
+        model, loaded, tokenizer, choices, texts, max_new_tokens=max_new_tokens, seed=seed, explain=explain
+    )
+    if not speaks(loaded):
+        return
+    write_files(
+        output,
+        {"compare.json": as_json(result.as_dict(), indent=2) + "\n", "compare.md": result.as_markdown()},
+    )
+    if json:
+        print(as_json(result.as_dict(), indent=2))
+        return
+    out = console()
+    show_texts(out, result)
+    show_figures(out, result)
+
+
+# --- showing ---------------------------------------------------------------------------------------------------------
+
+COLUMNS = ("rep-2 %", "rep-3 %", "rep-4 %", "diversity %", "tokens", "ms/token")
+MARKED_WORDS = 4  # a run of so many words that was there before is marked as repeated
+
+
+def show_texts(out: Console, result: Comparison) -> None:
+    """Each prompt with its continuations under their strategies' names; on a terminal, repeats dim and underlined."""
+    for index, prompt in enumerate(result.prompts):
+        out.rule(f"prompt {index + 1}", align="left", characters="─")
+        out.print(Text(prompt, style="bold"))
+        for s, (choice, made) in enumerate(zip(result.choices, result.made, strict=True)):
+            out.print()
+            out.print(Text(choice.label, style="bold cyan"))
+            continuation = made[index].continuation.strip()
+            text = _marked(continuation) if continuation else Text("(ended at once)", style="dim")
+            out.print(Padding(text, (0, 0, 0, 2)))
+            if (s, index) in result.explanations:
+                out.print(Padding(as_table(result.explanations[s, index]), (1, 0, 0, 2)))
+        out.print()
+
+
+def show_figures(out: Console, result: Comparison) -> None:
+    """The table of figures, one row a strategy."""
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    table.add_column("\nstrategy")
+    for column in COLUMNS:
+        table.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True)
+    for choice, figures in zip(result.choices, result.figures, strict=True):
+        inside = choice.label.removeprefix(choice.name).strip("()")
+        name = Text(choice.name).append(f"\n{inside}" if inside else "", style="dim")
+        table.add_row(name, *_cells(figures))
+    out.print(table)
+
+
+def repeated_words(words: Sequence[str], n: int = MARKED_WORDS) -> list[bool]:
+    """For each word, whether it belongs to a run of n words that stood in the text before."""
+    seen: set[tuple[str, ...]] = set()
+    repeated = [False] * len(words)
+    for start in range(len(words) - n + 1):
+        gram = tuple(words[start : start + n])
+        if gram in seen:
+            repeated[start : start + n] = [True] * n
+        seen.add(gram)
+    return repeated
+
+
+def _marked(text: str) -> Text:
+    words = text.split()
+    marked = Text()
+    for word, again in zip(words, repeated_words(words), strict=True):
+        marked.append(word, style="dim underline" if again else "")
+        marked.append(" ")
+    marked.rstrip()
+    return marked
+
+
+def _cells(figures: Figures) -> list[str]:
+    shares = (figures.rep_2, figures.rep_3, figures.rep_4, figures.diversity)
+    return [
+        *(f"{share:.2f}" for share in shares),
+        f"{figures.mean_new_tokens:.0f}",
+        f"{figures.ms_per_token:.2f}",
+    ]
+
+
+def _figures(made: Sequence[Continuation]) -> Figures:
+    texts = [each.continuation for each in made]
+    tokens = sum(each.new_tokens for each in made)
+    rep_2, rep_3, rep_4 = (repetition(texts, n) for n in (2, 3, 4))
+    milliseconds = median(1000 * each.seconds / each.new_tokens for each in made)
+    return Figures(rep_2, rep_3, rep_4, diversity(texts), tokens / len(made), milliseconds)

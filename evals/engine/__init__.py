@@ -1,0 +1,1 @@
+"""The evaluation engine: runs tasks, keeps samples, reports results."""

@@ -1,0 +1,262 @@
+"""What came out of an evaluation: figures with intervals, paired tests, the results file and the table."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from decoding.cli.output import as_json
+from decoding.errors import InputError, OptionError, one_line
+from decoding.evals.engine.configurations import Configuration
+from decoding.evals.engine.samples import Sample
+from decoding.evals.engine.statistics import (
+    CONFIDENCE,
+    RESAMPLES,
+    bootstrap_figure,
+    bootstrap_means,
+    paired_differences,
+)
+from decoding.kernels.backend import choose
+from decoding.strategies.registry import STRATEGIES
+from decoding.versions import versions
+
+if TYPE_CHECKING:
+    from decoding.evals.engine.task import Document, Task
+
+__all__ = ["Results", "results_in", "results_of", "show_results", "write_results"]
+
+Results = dict[str, Any]
+"""What ``results_<utc>.json`` holds; docs/evaluation.md describes it."""
+
+
+def results_of(
+    task: Task,
+    documents: Sequence[Document],
+    configurations: Sequence[Configuration],
+    known: Mapping[tuple[str, str], Sample],
+    *,
+    limit: int | None,
+    seed: int,
+    extra: Mapping[str, Any],
+) -> Results:
+    """Figures of every configuration on the documents that all of them could evaluate.
+
+    Raises:
+        InputError: no document is left, or records of one task have different metrics.
+    """
+    rows = {each.id: [known[each.id, configuration.hash] for configuration in configurations] for each in documents}
+    reasons = {id_: next((each["skipped"] for each in row if "skipped" in each), None) for id_, row in rows.items()}
+    bad = [{"document": id_, "reason": reason} for id_, reason in reasons.items() if reason is not None]
+    used = [row for id_, row in rows.items() if reasons[id_] is None]
+    if not used:
+        raise InputError(f"{task.name}: every document was skipped; the first because of: {bad[0]['reason']}")
+    names = list(used[0][0]["metrics"])
+    values = [[_numbers(row[i], names) for row in used] for i in range(len(configurations))]  # (config, document, name)
+    table = np.array(values)  # (configurations, documents, metrics)
+    # All columns at once: the same resamples serve every figure.
+    means = iter(bootstrap_means(np.concatenate(list(table), axis=1), seed=seed))
+    others = np.concatenate([*table[1:], table[0][:, :0]], axis=1)
+    differences = iter(paired_differences(others, np.tile(table[0], len(table) - 1), seed=seed))
+    entries, comparisons = [], []
+    for index, configuration in enumerate(configurations):
+        intervals = {name: asdict(next(means)) for name in names}
+        records = [row[index] for row in used]
+        entries.append(
+            {
+                "label": configuration.label,
+                "strategy": configuration.settings["strategy"],
+                "parameters": configuration.settings["parameters"],
+                "configuration": configuration.hash,
+                "settings": configuration.settings,
+                "metrics": {**intervals, **_corpus_metrics(task, records, seed)},
+            }
+        )
+        if index > 0:
+            comparisons.append(
+                {
+                    "strategy": configuration.label,
+                    "against": configurations[0].label,
+                    "metrics": {name: asdict(next(differences)) for name in names},
+                }
+            )
+    model = configurations[0].settings.get("model", {})
+    device = configurations[0].settings.get("device", "cpu")
+    return {
+        "task": task.name,
+        "task_settings": dict(task.settings),
+        "model": model,
+        "dtype": model.get("dtype"),
+        "versions": versions(),
+        "device": device,
+        "kernel_backend": choose("auto", device),
+        "limit": limit,
+        "seed": seed,
+        "counts": {
+            "documents": len(documents),
+            "evaluated": len(used),
+            "skipped": len(bad),
+            "left_out_of_the_data": len(task.skipped),
+        },
+        "skipped": [*bad, *({"document": None, "reason": reason} for reason in task.skipped)],
+        "statistics": {
+            "interval": f"{CONFIDENCE:.0%} percentile bootstrap over documents",
+            "resamples": RESAMPLES,
+            "paired": "bootstrap of the difference on the same documents; McNemar's exact test where values are 0 or 1",
+        },
+        "configurations": entries,
+        "comparisons": comparisons,
+        **extra,
+    }
+
+
+def write_results(results: Results, output: Path | None, began: float) -> Results:
+    """Add times and, in a folder, write ``results_<utc>.json``.
+
+    Raises:
+        OptionError: it cannot be written.
+    """
+    now = datetime.now(UTC)
+    results = {**results, "times": {"utc": now.isoformat(), "seconds": round(time.time() - began, 3)}}
+    if output is not None:
+        path = output / f"results_{now:%Y%m%dT%H%M%S.%f}Z.json"
+        partial = path.with_suffix(".partial")
+        try:
+            with partial.open("w", encoding="utf-8") as file:
+                file.write(as_json(results, indent=2) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError as error:
+            raise OptionError(f"{path}: cannot be written ({one_line(error)}); the samples are safe") from error
+    return results
+
+
+def results_in(
+    folder: Path, task: str, configurations: Sequence[Configuration], *, limit: int | None, seed: int
+) -> Results | None:
+    """The newest results in a folder of these configurations of a task, by whichever process; None for none."""
+    wanted = [each.hash for each in configurations]
+    for path in sorted(folder.glob("results_*.json"), reverse=True):
+        try:
+            found: Results = json.loads(path.read_text(encoding="utf-8"))
+            hashes = [each["configuration"] for each in found["configurations"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # some other file of this name
+        if (found.get("task"), hashes, found.get("limit"), found.get("seed")) == (task, wanted, limit, seed):
+            return found
+    return None
+
+
+def _numbers(sample: Sample, names: Sequence[str]) -> list[float]:
+    metrics = sample["metrics"]
+    if list(metrics) != list(names):
+        raise InputError(
+            f"document {sample['document']} has the metrics {', '.join(metrics)} and another {', '.join(names)}: the "
+            "samples are of different versions; give another --output"
+        )
+    return [float(metrics[name]) for name in names]
+
+
+def _corpus_metrics(task: Task, records: Sequence[Sample], seed: int) -> dict[str, dict[str, float | None]]:
+    whole, once = task.corpus_metrics(records), dict(task.corpus_metrics_once(records))
+    if not task.corpus_resamples:
+        whole, once = {}, {**whole, **once}
+    seen: dict[tuple[int, ...], Mapping[str, float]] = {}
+
+    def figure(indices: Sequence[int], name: str) -> float:
+        key = tuple(indices)  # every figure of a resample comes from one call
+        if key not in seen:
+            seen[key] = task.corpus_metrics([records[i] for i in indices])
+        return seen[key][name]
+
+    resampled = {
+        name: asdict(
+            bootstrap_figure(
+                lambda indices, name=name: figure(indices, name),  # type: ignore[misc]
+                len(records),
+                seed=seed,
+                resamples=task.corpus_resamples,
+            )
+        )
+        for name in whole
+    }
+    return {**resampled, **{name: {"value": value, "low": None, "high": None} for name, value in once.items()}}
+
+
+# --- showing ---------------------------------------------------------------------------------------------------------
+
+WIDTH = 10  # of a column, which "25.4-100.0" fills
+
+
+def show_results(out: Console, results: Results, metrics: Sequence[str], percent: bool = True) -> None:
+    """Each strategy's metrics, with intervals and what sets them apart from the first strategy's.
+
+    Args:
+        out: where to.
+        results: what :func:`decoding.evals.engine.runner.run` gave.
+        metrics: which of its metrics, in order.
+        percent: whether they are shares, shown in percent.
+    """
+    scale, digits = (100, 1) if percent else (1, 2)
+    paired = {each["strategy"]: each["metrics"] for each in results["comparisons"]}
+    first = results["configurations"][0]
+    width = max(WIDTH - 1, *map(len, metrics))
+    out.print(_row("", metrics, width, "bold"))
+    for entry in results["configurations"]:
+        figures = [entry["metrics"][name] for name in metrics]
+        out.print(Text(_shown(entry), style="cyan"), soft_wrap=False)
+        out.print(_row("", [f"{scale * each['value']:.{digits}f}" for each in figures], width))
+        ends = [[scale * each[end] for end in ("low", "high")] if each["low"] is not None else None for each in figures]
+        shown = [f"{each[0]:.{digits}f}-{each[1]:.{digits}f}" if each else "" for each in ends]
+        out.print(_row(f"{CONFIDENCE:.0%}", shown, width, "dim"))
+        if entry is not first:
+            gains = [paired[entry["label"]].get(name) for name in metrics]
+            cells = [f"{scale * each['value']:+.{digits}f}{_stars(each):2}" if each else "" for each in gains]
+            out.print(_row(f"against {first['strategy']}", cells, width))
+    counts = results["counts"]
+    left_out = counts["skipped"] + counts["left_out_of_the_data"]
+    note = f"{counts['evaluated']} documents" + (f", {left_out} more left out" if left_out else "")
+    if paired:
+        note += "; * p < 0.05, ** p < 0.01: paired, one comparison at a time"
+    out.print(Text(note, style="dim"))
+    for each in itertools.islice(results["skipped"], SKIPPED_SHOWN):
+        out.print(Text(f"left out: {each['reason']}", style="dim"))
+
+
+SKIPPED_SHOWN = 5
+
+
+def _row(name: str, cells: Sequence[str], width: int, style: str = "") -> Table:
+    """One line of figures, in columns that stand alike in every line."""
+    row = Table.grid(padding=(0, 1))
+    row.add_column(min_width=16, max_width=16, overflow="ellipsis", no_wrap=True)
+    for _ in cells:
+        row.add_column(min_width=width, justify="right", no_wrap=True)
+    row.add_row(*(Text(cell, style=style) for cell in (name, *cells)))
+    return row
+
+
+def _shown(entry: Mapping[str, Any]) -> str:
+    """A strategy and those of its parameters that are not at their defaults."""
+    defaults = {each.name: each.default for each in fields(STRATEGIES[entry["strategy"]])}
+    given = {name: value for name, value in entry["parameters"].items() if value != defaults.get(name)}
+    inside = ", ".join(f"{name}={' '.join(str(value).split())}" for name, value in given.items())
+    return f"{entry['strategy']}({inside})" if inside else entry["strategy"]
+
+
+def _stars(difference: Mapping[str, Any]) -> str:
+    """By McNemar's test where there is one, else by the bootstrap."""
+    p = difference["p"] if difference["mcnemar_p"] is None else difference["mcnemar_p"]
+    return "**" if p < 0.01 else "*" if p < 0.05 else ""

@@ -1,0 +1,209 @@
+"""Runs an evaluation: documents shared out among ranks, samples kept as they come, resumed after any end.
+
+A task says what its documents are and how one is evaluated; everything else is here. See docs/evaluation.md.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Task as Bar
+from rich.text import Text
+
+from decoding.cli.output import progress
+from decoding.errors import DecodingWarning, InputError, OptionError
+from decoding.evals.engine.configurations import Configuration
+from decoding.evals.engine.results import Results, results_of, write_results
+from decoding.evals.engine.samples import Sample, SampleFile
+from decoding.evals.engine.task import Document, Record, Shard, Task
+from decoding.models.devices import is_shared_out, speaks
+
+__all__ = ["on_progress", "run"]
+
+PATIENCE = 1800  # seconds that a rank waits for another's next sample, where it needs them all
+
+on_progress: ContextVar[Callable[[str, int, int], None] | None] = ContextVar("on_progress", default=None)
+"""Who is told, in place of a progress bar, of each group that is done: task, documents done, all of this process."""
+
+
+def run(
+    task: Task,
+    configurations: Sequence[Configuration],
+    *,
+    output: Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    skip_bad: bool = False,
+    shard: Shard | None = None,
+    extra: Mapping[str, Any] | None = None,
+    everywhere: bool = False,
+) -> Results | None:
+    """Evaluate configurations on the documents of a task, as far as the samples in ``output`` do not have them yet.
+
+    Args:
+        task: what is evaluated.
+        configurations: at least one; the first is what the others are compared with.
+        output: folder of the samples file and the results file; None keeps everything in memory.
+        limit: evaluate the first so many documents only.
+        seed: of the bootstrap.
+        skip_bad: count documents that cannot be evaluated instead of stopping at the first.
+        shard: which part this process does; by default what torchrun or srun say. Processes that share one model
+            evaluate every document together, and the first of them writes.
+        extra: more for the results file (how hyper-parameters were chosen, ...).
+        everywhere: every rank needs the results, and waits until the others have done their part.
+
+    Returns:
+        The results; None on a rank that did not end last: the one that does reads all samples and writes the results.
+
+    Raises:
+        InputError: a document that cannot be evaluated, or none at all.
+        OptionError: ``output`` cannot be written, or nothing has come from the other ranks for half an hour.
+    """
+    began = time.time()
+    shard = Shard() if is_shared_out(task.model) else shard or Shard.of_environment()
+    writes = speaks(task.model)
+    documents = list(task.documents())[:limit]
+    _check(task, documents, configurations)
+    if shard.world > 1 and output is None:
+        raise OptionError(f"{shard.world} processes share the documents: they need --output DIR to meet in")
+
+    def results(known: Mapping[tuple[str, str], Sample]) -> Results:
+        return results_of(task, documents, configurations, known, limit=limit, seed=seed, extra=extra or {})
+
+    with SampleFile(output, task.name, shard.rank, shard.world, reads_only=not writes) as samples:
+        idle = shard.rank > 0 and not _missing(documents, configurations, samples)
+        try:
+            _evaluate(task, documents, configurations, samples, skip_bad, shard)
+        except KeyboardInterrupt:
+            if output is not None:
+                warnings.warn(
+                    f"interrupted; {samples.path} keeps {len(samples.known)} samples: run the same command again to "
+                    "go on",
+                    DecodingWarning,
+                    stacklevel=2,
+                )
+            raise
+        if idle:  # all was done before: the first rank, which finds the same, says so
+            samples.remove()
+    if shard.world == 1:
+        found = results(samples.known) if writes or everywhere else None
+        return write_results(found, output, began) if writes and found is not None else found
+    assert output is not None
+    if not idle:
+        with SampleFile(output, task.name, wait=True) as whole:
+            # Unless another rank has seen to it, or will.
+            if samples.path.exists() and not _missing(documents, configurations, whole):
+                order = {document.id: index for index, document in enumerate(documents)}
+                columns = {configuration.hash: index for index, configuration in enumerate(configurations)}
+                whole.merge(
+                    lambda each: (order.get(each["document"], len(order)), columns.get(each["configuration"], 0))
+                )
+                return write_results(results(whole.known), output, began)
+    if not everywhere:
+        return None
+    _wait(task, documents, configurations, samples)
+    return results(samples.known)
+
+
+def _wait(
+    task: Task, documents: Sequence[Document], configurations: Sequence[Configuration], samples: SampleFile
+) -> None:
+    """Until the other ranks have evaluated the rest.
+
+    Raises:
+        OptionError: nothing new has come for ``PATIENCE`` seconds.
+    """
+    since, known = time.monotonic(), len(samples.known)
+    while _missing(documents, configurations, samples):
+        if time.monotonic() - since > PATIENCE:
+            left = [each for each in documents if _missing([each], configurations, samples)]
+            raise OptionError(
+                f"{task.name}: waited {PATIENCE // 60} minutes for the other ranks, which have yet to evaluate "
+                f"{len(left)} of {len(documents)} documents; run the same command again to go on"
+            )
+        time.sleep(0.2)
+        samples.read()
+        if len(samples.known) > known:
+            since, known = time.monotonic(), len(samples.known)
+
+
+def _check(task: Task, documents: Sequence[Document], configurations: Sequence[Configuration]) -> None:
+    if not documents:
+        raise InputError(f"{task.name}: there is no document to evaluate")
+    ids = [document.id for document in documents]
+    if len(set(ids)) < len(ids):
+        twice = next(each for each in ids if ids.count(each) > 1)
+        raise InputError(f"{task.name}: two documents have the id {twice!r}; accepted are ids that differ")
+    if not configurations:
+        raise OptionError(f"{task.name}: no strategy to evaluate; give at least one")
+
+
+def _evaluate(
+    task: Task,
+    documents: Sequence[Document],
+    configurations: Sequence[Configuration],
+    samples: SampleFile,
+    skip_bad: bool,
+    shard: Shard,
+) -> None:
+    # Groups are those of all documents, whatever is done already and however many ranks there are: a document is
+    # evaluated beside the same others in every run, down to the last bit.
+    size = task.group_size
+    groups = [documents[start : start + size] for start in range(0, len(documents), size)]
+    own = groups[shard.rank :: shard.world]
+    done = sum(len(group) for group in own if not _missing(group, configurations, samples))
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(),
+    )  # fmt: skip
+    tell = on_progress.get() or (lambda *_: None)
+    total, shown = sum(map(len, own)), shard.rank == 0 and speaks(task.model) and on_progress.get() is None
+    with progress(*columns, shown=shown) as bar:
+        line = bar.add_task(task.name, total=total, completed=done)
+        tell(task.name, done, total)
+        for group in own:
+            missing = _missing(group, configurations, samples)
+            if missing:
+                samples.append(_samples(task, group, missing, skip_bad))
+                done += len(group)
+                bar.update(line, completed=done)
+                tell(task.name, done, total)
+
+
+def _missing(
+    group: Sequence[Document], configurations: Sequence[Configuration], samples: SampleFile
+) -> list[Configuration]:
+    return [each for each in configurations if any((document.id, each.hash) not in samples for document in group)]
+
+
+def _samples(
+    task: Task, group: Sequence[Document], configurations: Sequence[Configuration], skip_bad: bool
+) -> Iterator[Sample]:
+    """The samples of a group, document by document."""
+    try:
+        outcomes: Sequence[Sequence[Record]] = task.evaluate_group(group, configurations)
+    except InputError as error:
+        if len(group) > 1:
+            for document in group:  # which one it is
+                yield from _samples(task, [document], configurations, skip_bad)
+            return
+        reason = f"{group[0].where or f'{task.name}, document {group[0].id}'}: {error}"
+        if not skip_bad:
+            raise InputError(f"{reason} (--skip-bad leaves such documents out and counts them)") from error
+        outcomes = [[{"skipped": reason} for _ in configurations]]
+    for document, records in zip(group, outcomes, strict=True):
+        for configuration, record in zip(configurations, records, strict=True):
+            yield {"task": task.name, "document": document.id, "configuration": configuration.hash, **record}
+
+
+class _Rate(ProgressColumn):
+    """Documents per second."""
+
+    def render(self, task: Bar) -> Text:
+        """The speed of late, or nothing yet."""
+        return Text(f"{task.speed:.2f}/s" if task.speed else "", style="dim")

@@ -1,0 +1,116 @@
+"""The contract of an evaluation task: documents in, records out."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from decoding.errors import OptionError
+from decoding.evals.engine.configurations import Configuration
+
+__all__ = ["Document", "Record", "Shard", "Task"]
+
+Record = dict[str, Any]
+"""What an evaluation says of one document under one configuration: JSON-able, finite numbers only.
+
+``metrics`` maps names to numbers, the same names on every document; their means over the documents are the task's
+figures. Whatever else it holds (scores, texts) is kept in the samples file.
+"""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document of a task.
+
+    Attributes:
+        id: names it in the samples file: unique within the task, and the same from run to run.
+        content: what the task makes of it.
+        where: file and row that it comes from, for messages; "" for none.
+    """
+
+    id: str
+    content: Any
+    where: str = ""
+
+
+class Task(ABC):
+    """What is evaluated on which documents. A subclass holds the model and whatever else it needs.
+
+    Attributes:
+        name: of the task, as files and tables have it; letters, digits, ``-`` and ``_``.
+        settings: JSON-able; what of the task bears on its numbers (prompt style, data, ...). Shown in the results;
+            hand the same to :func:`decoding.evals.engine.configurations.configured`.
+        skipped: why documents were left out when the data were read (``--skip-bad``); counted in the results.
+        model: what is evaluated, where its weights may be shared out among the processes of torchrun.
+        group_size: so many documents go through :meth:`evaluate_group` at a time, and are written together.
+        corpus_resamples: how often :meth:`corpus_metrics` is worked out anew for its intervals; 0 for none.
+    """
+
+    name: str
+    model: Any = None
+    settings: Mapping[str, Any] = {}
+    skipped: Sequence[str] = ()
+    group_size: int = 1
+    corpus_resamples: int = 0
+
+    @abstractmethod
+    def documents(self) -> Sequence[Document]:
+        """All documents, in a fixed order; ``--limit`` takes the first."""
+
+    @abstractmethod
+    def evaluate(self, document: Document, configurations: Sequence[Configuration]) -> Sequence[Record]:
+        """One record for each configuration, in their order. What they have in common may be worked out once.
+
+        A record may depend on the document and the configuration alone. Where tokens are drawn, seed with
+        ``configuration.seed(document.id)``.
+
+        Raises:
+            InputError: this document cannot be evaluated (an answer longer than the context, ...): named and fatal,
+                or counted with ``--skip-bad``.
+        """
+
+    def evaluate_group(
+        self, documents: Sequence[Document], configurations: Sequence[Configuration]
+    ) -> Sequence[Sequence[Record]]:
+        """For each document what :meth:`evaluate` gives; to be overridden where several are faster together."""
+        return [self.evaluate(document, configurations) for document in documents]
+
+    def corpus_metrics(self, records: Sequence[Record]) -> Mapping[str, float]:
+        """Figures of one configuration that are no mean over documents; records may come several times."""
+        return {}
+
+    def corpus_metrics_once(self, records: Sequence[Record]) -> Mapping[str, float]:
+        """More of them, which cost too much for intervals by resampling and have none."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of the documents this process evaluates: rank 0 to world - 1."""
+
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def of_environment(cls, environment: Mapping[str, str] = os.environ) -> Shard:
+        """As torchrun (``RANK``, ``WORLD_SIZE``) or srun (``SLURM_PROCID``, ``SLURM_NTASKS``) say; else all of them.
+
+        A batch script of Slurm has the latter two as well, but is one process: only srun's have ``SLURM_STEP_ID``.
+
+        Raises:
+            OptionError: they say nonsense.
+        """
+        for rank, world, mark in (("RANK", "WORLD_SIZE", "RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_ID")):
+            if all(environment.get(name) for name in (rank, world, mark)):
+                given = f"{rank}={environment[rank]}, {world}={environment[world]}"
+                try:
+                    shard = cls(int(environment[rank]), int(environment[world]))
+                except ValueError:
+                    shard = cls(0, 0)
+                if not 0 <= shard.rank < shard.world:
+                    raise OptionError(f"{given} in the environment: accepted are ranks from 0 to {world} - 1")
+                return shard
+        return cls()

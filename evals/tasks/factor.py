@@ -1,0 +1,169 @@
+"""FACTOR (Muhlgay et al., EACL 2024, 2307.06908): does a model prefer a true completion to its false variants?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from decoding.cli.options import Device, DeviceMap, Dtype, Json, Model, PrefillChunk, TpPlan
+from decoding.errors import OptionError
+from decoding.evals.engine.configurations import Configuration, configured, digest
+from decoding.evals.engine.options import Limit, Output, Seed, SkipBad, Strategies, prepared, report
+from decoding.evals.engine.rows import Row, documents, rows_of
+from decoding.evals.engine.runner import run
+from decoding.evals.engine.task import Document, Record, Task
+from decoding.evals.tasks.likelihood import Likelihood, likelihoods, note_cuts
+
+__all__ = ["METRICS", "PREFIXES", "Completions", "Factor", "factor_command", "load"]
+
+METRICS = ("acc", "acc/token", "acc raw", "acc/token raw")
+
+# The columns' own spelling.
+PREFIXES = {"full": "full_prefix", "truncated": "turncated_prefixes"}
+
+
+@dataclass(frozen=True)
+class Completions:
+    """One document of FACTOR.
+
+    Attributes:
+        id: the row's number from 1.
+        prefix: a text up to the end of a sentence.
+        completion: its true next sentence.
+        contradictions: false variants of it, at least one.
+        where: file and row that it comes from, for messages.
+    """
+
+    id: str
+    prefix: str
+    completion: str
+    contradictions: tuple[str, ...]
+    where: str = field(default="", compare=False)
+
+    @property
+    def prompt_and_texts(self) -> tuple[str, list[str]]:
+        """The prompt, and what continues it: the true completion first.
+
+        A space at the end of the prefix goes to the completions, where tokenizers want it, as in the authors' script.
+        """
+        texts = [each.lstrip(" ") for each in (self.completion, *self.contradictions)]
+        if self.prefix.endswith(" "):
+            return self.prefix[:-1], [f" {each}" for each in texts]
+        return self.prefix, texts
+
+
+def load(source: str, prefix: str | None = None, skip_bad: bool = False) -> tuple[list[Completions], list[str]]:
+    """FACTOR's documents, and one line for each that was left out.
+
+    Args:
+        source: such as ``news_factor.csv``: a file, or a hub name.
+        prefix: "full" or "truncated", which of the two columns of prefixes; None is "full" for a source with news in
+            its name and "truncated" for others, as in DoLa's script.
+        skip_bad: leave bad rows out instead of raising.
+
+    Raises:
+        InputError: no such data, or a bad row without ``skip_bad``, named by file, row and column.
+        OptionError: another ``prefix``.
+    """
+    if prefix not in (None, *PREFIXES):
+        raise OptionError(f"prefix={prefix!r}: accepted are {' and '.join(PREFIXES)}")
+    column = PREFIXES[prefix or ("full" if "news" in Path(source).name.lower() else "truncated")]
+
+    def document(row: Row) -> Completions:
+        others = [name for name in row.fields if name.startswith("contradiction")] or ["contradiction_0"]
+        texts = [row.text(name) for name in (column, "completion", *others)]
+        return Completions(str(row.number), texts[0], texts[1], tuple(texts[2:]), row.where)
+
+    return documents(rows_of(source), document, skip_bad)
+
+
+class Factor(Task):
+    """FACTOR accuracy.
+
+    Metrics: ``acc``, 1 where the true completion's summed log-score is at least as high as that of every false one (as
+    DoLa reports it); ``acc/token``, the same of the mean over its tokens (as the authors' script); ``raw``, of a
+    strategy's scores as they are, without the log-softmax (as DoLa's script has them); ``cut``, 1 where the prefix lost
+    its beginning because it did not fit into the model's context.
+
+    Args:
+        model: a decoder-only transformers model.
+        tokenizer: its tokenizer.
+        completions: see :func:`load`.
+        left_out: why documents were left out when the data were read.
+    """
+
+    name = "factor"
+
+    def __init__(
+        self, model: Any, tokenizer: Any, completions: Sequence[Completions], *, left_out: Sequence[str] = ()
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.completions = completions
+        self.skipped = left_out
+        texts = [[each.prefix, each.completion, *each.contradictions] for each in completions]
+        self.settings = {"data": digest(texts)}
+
+    def documents(self) -> Sequence[Document]:
+        """One a row."""
+        return [Document(each.id, each, each.where) for each in self.completions]
+
+    def evaluate(self, document: Document, configurations: Sequence[Configuration]) -> Sequence[Record]:
+        """One record a configuration.
+
+        Raises:
+            InputError: a completion as long as the model's context.
+        """
+        prompt, texts = document.content.prompt_and_texts
+        found = likelihoods(configurations, self.model, self.tokenizer, prompt, texts)
+        return [_record(scored, cut) for scored, cut in found]
+
+
+def factor_command(
+    data: Annotated[str, typer.Option(metavar="FILE", help="FACTOR's CSV, such as news_factor.csv, or a hub name.")],
+    model: Model = "expert",
+    strategy: Strategies = None,
+    prefix: Annotated[
+        str | None,
+        typer.Option(metavar="full|truncated", help="Which prefixes; by default full for news, truncated for others."),
+    ] = None,
+    limit: Limit = None,
+    skip_bad: SkipBad = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    tp_plan: TpPlan = None,
+    prefill_chunk: PrefillChunk = None,
+    json: Json = False,
+    output: Output = None,
+) -> None:
+    """FACTOR: how often the true completion of a text is more probable than three false variants of it.
+
+    Example: decoding eval factor --data news_factor.csv --strategy greedy --strategy dola --output results
+    """
+    completions, bad = load(data, prefix, skip_bad)
+    ready = prepared(
+        model, strategy, device, dtype, output, device_map=device_map, tp_plan=tp_plan, prefill_chunk=prefill_chunk
+    )
+    task = Factor(ready.model, ready.tokenizer, completions, left_out=bad)
+    made = configured(ready.choices, ready.model, ready.tokenizer, ready.name, task=task.settings, seed=seed)
+    results = run(task, made, output=output, limit=limit, seed=seed, skip_bad=skip_bad)
+    note_cuts(results)
+    report(results, METRICS[:3], json)
+
+
+def _record(scored: Sequence[Likelihood], cut: int) -> Record:
+    true, *false = (each.figures() for each in scored)
+    right = {f"acc{kind}": float(all(true[kind] >= each[kind] for each in false)) for kind in true}
+    return {
+        "metrics": {**right, "cut": float(cut > 0)},
+        "normalized": [each.normalized for each in scored],
+        "raw": [each.raw for each in scored],
+        "tokens": [each.tokens for each in scored],
+        "cut_tokens": cut,
+    }

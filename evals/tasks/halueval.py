@@ -1,0 +1,200 @@
+"""HaluEval (Li et al., EMNLP 2023, 2305.11747): are true texts more likely to a model than hallucinated ones?
+
+The authors ask a model to say whether a text is hallucinated. Here nothing is asked: the likelihood of the texts
+themselves has to tell them apart, which is what a decoding strategy changes. So the figures are not the paper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import typer
+
+from decoding.cli.options import Device, DeviceMap, Dtype, Json, Model, PrefillChunk, TpPlan
+from decoding.errors import InputError
+from decoding.evals.engine.configurations import Configuration, configured, digest
+from decoding.evals.engine.options import Limit, Output, Seed, SkipBad, Strategies, prepared, report
+from decoding.evals.engine.rows import Row, documents, rows_of
+from decoding.evals.engine.runner import run
+from decoding.evals.engine.task import Document, Record, Task
+from decoding.evals.metrics.discrimination import auroc
+from decoding.evals.tasks.likelihood import Likelihood, likelihoods, note_cuts
+
+__all__ = ["HaluEval", "Responses", "halueval_command", "load"]
+
+RESAMPLES = 1000  # of AUC: every resample ranks all documents anew
+
+
+@dataclass(frozen=True)
+class Responses:
+    """One document of HaluEval: what was asked, and texts that answer it.
+
+    Attributes:
+        id: the row's number from 1 (the ids of ``general_data.json`` are not unique).
+        question: what was asked.
+        knowledge: what the answer can be read from; "" where the data have none.
+        right: texts without hallucination.
+        hallucinated: texts with it. QA has one of each, the general file one text in all.
+        where: file and row that they come from, for messages.
+    """
+
+    id: str
+    question: str
+    knowledge: str
+    right: tuple[str, ...]
+    hallucinated: tuple[str, ...]
+    where: str = field(default="", compare=False)
+
+    def prompt(self, knowledge: bool) -> str:
+        """What the texts follow; the wording is ours."""
+        asked = f"Question: {self.question}\nAnswer:"
+        return f"Knowledge: {self.knowledge}\n{asked}" if knowledge and self.knowledge else asked
+
+
+def load(source: str, skip_bad: bool = False) -> tuple[list[Responses], list[str]]:
+    """HaluEval's documents, and one line for each that was left out.
+
+    Args:
+        source: ``qa_data.json``, ``qa_one-turn_data.json`` (knowledge, question, right_answer, hallucinated_answer) or
+            ``general_data.json`` (user_query, chatgpt_response, hallucination): a file, or a hub name.
+        skip_bad: leave bad rows out instead of raising.
+
+    Raises:
+        InputError: no such data, or a bad row without ``skip_bad``, named by file, row and column.
+    """
+    return documents(rows_of(source), _responses, skip_bad)
+
+
+class HaluEval(Task):
+    """Discrimination of right and hallucinated texts by likelihood.
+
+    Metrics of a document with both kinds: ``acc``, 1 where the right text's summed log-score is strictly above the
+    hallucinated one's; of every document, ``cut``, 1 where the prompt did not fit into the model's context. Of all
+    documents together: ``AUC``, the area under the ROC curve: how often a right text scores above a hallucinated one of
+    any document. ``/token``: of the mean over a text's tokens; hallucinated answers are longer, which a sum counts
+    against them. ``raw``: of a strategy's scores as they are, without the log-softmax.
+
+    Args:
+        model: a decoder-only transformers model.
+        tokenizer: its tokenizer.
+        responses: see :func:`load`.
+        knowledge: put a document's knowledge before the question.
+        left_out: why documents were left out when the data were read.
+    """
+
+    name = "halueval"
+    corpus_resamples = RESAMPLES
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        responses: Sequence[Responses],
+        *,
+        knowledge: bool = True,
+        left_out: Sequence[str] = (),
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.responses = responses
+        self.knowledge = knowledge
+        self.skipped = left_out
+        self.paired = all(each.right and each.hallucinated for each in responses)
+        self.settings = {
+            "data": digest([[each.prompt(True), each.right, each.hallucinated] for each in responses]),
+            "knowledge": knowledge,
+        }
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """The metrics to show."""
+        return ("acc", "acc/token", "AUC", "AUC/token") if self.paired else ("AUC", "AUC/token", "AUC raw")
+
+    def documents(self) -> Sequence[Document]:
+        """One a row."""
+        return [Document(each.id, each, each.where) for each in self.responses]
+
+    def evaluate(self, document: Document, configurations: Sequence[Configuration]) -> Sequence[Record]:
+        """One record a configuration.
+
+        Raises:
+            InputError: a text as long as the model's context.
+        """
+        responses: Responses = document.content
+        texts = [f" {each.strip()}" for each in (*responses.right, *responses.hallucinated)]
+        prompt = responses.prompt(self.knowledge)
+        found = likelihoods(configurations, self.model, self.tokenizer, prompt, texts)
+        return [self._record(scored, len(responses.right), cut) for scored, cut in found]
+
+    def corpus_metrics(self, records: Sequence[Record]) -> Mapping[str, float]:
+        """AUC of each way to score a text."""
+        texts = [each for record in records for each in record["texts"]]
+        kinds = [[each["scores"] for each in texts if each["hallucinated"] is kind] for kind in (False, True)]
+        ways = texts[0]["scores"] if texts else {}
+        return {f"AUC{way}": auroc(*([each[way] for each in kind] for kind in kinds)) for way in ways}
+
+    def _record(self, scored: Sequence[Likelihood], right: int, cut: int) -> Record:
+        figures = [each.figures() for each in scored]
+        metrics = {}
+        if self.paired:
+            metrics = {f"acc{way}": float(figures[0][way] > figures[1][way]) for way in figures[0]}
+        return {
+            "metrics": {**metrics, "cut": float(cut > 0)},
+            "texts": [
+                {"hallucinated": i >= right, "tokens": each.tokens, "scores": way}
+                for i, (each, way) in enumerate(zip(scored, figures, strict=True))
+            ],
+            "cut_tokens": cut,
+        }
+
+
+def halueval_command(
+    data: Annotated[
+        str, typer.Option(metavar="FILE", help="HaluEval's qa_data.json or general_data.json, or a hub name.")
+    ],
+    model: Model = "expert",
+    strategy: Strategies = None,
+    knowledge: Annotated[bool, typer.Option(help="Put the knowledge of the QA file before its question.")] = True,
+    limit: Limit = None,
+    skip_bad: SkipBad = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    tp_plan: TpPlan = None,
+    prefill_chunk: PrefillChunk = None,
+    json: Json = False,
+    output: Output = None,
+) -> None:
+    """HaluEval: how well likelihood tells right answers from hallucinated ones.
+
+    Example: decoding eval halueval --data qa_data.json --strategy greedy --strategy dola --output results
+    """
+    responses, bad = load(data, skip_bad)
+    used = responses[:limit]
+    for kind in ("right", "hallucinated"):
+        if not any(getattr(each, kind) for each in used):
+            raise InputError(f"{data}: none of the {len(used)} documents has a {kind} text to tell from others")
+    ready = prepared(
+        model, strategy, device, dtype, output, device_map=device_map, tp_plan=tp_plan, prefill_chunk=prefill_chunk
+    )
+    task = HaluEval(ready.model, ready.tokenizer, responses, knowledge=knowledge, left_out=bad)
+    made = configured(ready.choices, ready.model, ready.tokenizer, ready.name, task=task.settings, seed=seed)
+    results = run(task, made, output=output, limit=limit, seed=seed, skip_bad=skip_bad)
+    note_cuts(results)
+    report(results, task.figures, json)
+
+
+def _responses(row: Row) -> Responses:
+    if "user_query" in row or "chatgpt_response" in row:
+        query, response = row.text("user_query"), row.text("chatgpt_response")
+        verdict = row.text("hallucination").strip().lower()
+        if verdict not in ("yes", "no"):
+            raise row.fault("hallucination", f"is {verdict!r}; accepted are yes and no")
+        right, hallucinated = ((), (response,)) if verdict == "yes" else ((response,), ())
+        return Responses(str(row.number), query, "", right, hallucinated, row.where)
+    knowledge = row.text("knowledge") if "knowledge" in row else ""
+    question, *texts = (row.text(name) for name in ("question", "right_answer", "hallucinated_answer"))
+    return Responses(str(row.number), question, knowledge, (texts[0],), (texts[1],), row.where)

@@ -1,0 +1,141 @@
+"""From the options of ``decoding eval multilingual`` to the tasks of its languages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from decoding.errors import OptionError
+from decoding.evals.engine.configurations import fingerprint
+from decoding.evals.sandbox import Limits
+from decoding.evals.tasks.multilingual import data as data_
+from decoding.evals.tasks.multilingual.languages import Language, language
+from decoding.evals.tasks.multilingual.programs import Code
+from decoding.evals.tasks.multilingual.tasks import GenerationTask, OpenEnded, Summarization, Translation
+from decoding.evals.tasks.multilingual.writing import Writer
+
+__all__ = ["DEFAULTS", "PYTHON", "Given", "Options", "read", "task_of", "with_defaults"]
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What the paper takes for a task; contrastive search's k for open-ended text is the language's."""
+
+    max_new_tokens: int
+    shots: int
+    penalty_alpha: float
+    top_k: int | None
+    stop: tuple[str, ...] = ()
+
+
+# IWSLT14: k 3, α 0.4, 128 tokens. HumanEval: k 3, α 0.4, and what ends a function at the top level of a file.
+# XSum: k 5, α 0.6. The lengths of summaries and programs are ours.
+DEFAULTS = {
+    "open-ended": Defaults(64, 0, 0.6, None),
+    "translation": Defaults(128, 1, 0.4, 3, ("\n",)),
+    "summarization": Defaults(64, 1, 0.6, 5, ("\n",)),
+    "code": Defaults(256, 0, 0.4, 3, ("\ndef ", "\nclass ", "\nif ", "\nprint", "\n#", "\nassert ", "\n@", "\n```")),
+}
+PREFIX_LENGTH = 16  # the paper's, of texts that the data do not split
+PYTHON = Language("python", "python", "Python", "Python", 3)  # the code task's, so that all tasks have one
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says of every language's task; judge and featurizer are name, model and tokenizer."""
+
+    task: str
+    target: str
+    prefix_length: int | None
+    max_new_tokens: int
+    shots: int | None
+    examples: Path | None
+    units: str | None
+    judge: tuple[str, Any, Any] | None
+    featurizer: tuple[str, Any, Any] | None
+    samples: int
+    k: Sequence[int]
+    limits: Limits
+    weak: bool
+    batch_size: int
+    skip_bad: bool
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the files of a language hold: documents, examples for the prompt, and why rows were left out."""
+
+    documents: Sequence[Any]
+    examples: Sequence[data_.Passage]
+    skipped: Sequence[str]
+
+
+def read(options: Options, source: data_.Source, spoken: Language) -> Given:
+    """The documents of one language.
+
+    Raises:
+        InputError: a bad row without ``skip_bad``, or none that is left.
+        OptionError: as many examples as there are rows.
+    """
+    if options.task == "code":
+        problems, bad = data_.problems(source.file, options.skip_bad)
+        return Given(problems, [], bad)
+    if options.task == "open-ended":
+        passages, bad = data_.passages(source, options.skip_bad)
+        return Given(passages, [], bad)
+
+    def pairs(source: data_.Source, skip_bad: bool) -> tuple[list[data_.Passage], list[str]]:
+        if options.task == "summarization":
+            return data_.articles(source.file, skip_bad)
+        return data_.translations(source, spoken.code, options.target, skip_bad)
+
+    rows, bad = pairs(source, options.skip_bad)
+    if options.examples is not None:
+        return Given(rows, pairs(data_.Source(options.examples), False)[0][: options.shots], bad)
+    # The data's first rows are examples, and then no documents.
+    shots = DEFAULTS[options.task].shots if options.shots is None else options.shots
+    if shots >= len(rows):
+        raise OptionError(f"--shots {shots}: {source.file} has {len(rows)} rows, of which none would be left")
+    return Given(rows[shots:], rows[:shots], bad)
+
+
+def task_of(options: Options, given: Given, spoken: Language, model: Any, tokenizer: Any) -> GenerationTask:
+    """The task of one language."""
+    name = options.task if spoken is PYTHON else f"{options.task}-{spoken.code}"
+    writer = Writer(model, tokenizer, options.max_new_tokens, DEFAULTS[options.task].stop)
+    common: dict[str, Any] = {"skipped": given.skipped, "batch_size": options.batch_size}
+    settings: dict[str, Any] = {}
+    if options.task == "code":
+        return Code(
+            name, writer, given.documents, settings, samples=options.samples, k=options.k, limits=options.limits,
+            weak=options.weak, **common,
+        )  # fmt: skip
+    if options.task == "open-ended":
+        whole = any(not each.text for each in given.documents)
+        length, units = options.prefix_length or (PREFIX_LENGTH if whole else None), options.units or spoken.units
+        settings = {"prefix_length": length, "units": units}
+        if options.judge is not None:
+            settings["judge"] = {"name": options.judge[0], "fingerprint": fingerprint(options.judge[1])}
+        judge, featurizer = (each and each[1:] for each in (options.judge, options.featurizer))
+        return OpenEnded(
+            name, writer, given.documents, settings, prefix_length=length, units=units, judge=judge,
+            featurizer=featurizer, **common,
+        )  # fmt: skip
+    common["examples"] = given.examples
+    if options.task == "translation":
+        wanted = language(options.target)
+        settings = {"from": spoken.code, "to": wanted.code, "tokenize": wanted.bleu}
+        return Translation(name, writer, given.documents, settings, languages=(spoken, wanted), **common)
+    rouge_units = options.units or (None if spoken.code == "en" else spoken.units)
+    return Summarization(name, writer, given.documents, {"units": rouge_units}, units=rouge_units, **common)
+
+
+def with_defaults(spec: str, task: str, spoken: Language) -> str:
+    """Contrastive search with the paper's k and α, unless the command line says others."""
+    name, _, inline = spec.partition(":")
+    if name.strip().lower().replace("_", "-") != "contrastive-search":
+        return spec
+    top_k = DEFAULTS[task].top_k or spoken.top_k
+    return ",".join(filter(None, [f"{name}:penalty_alpha={DEFAULTS[task].penalty_alpha},top_k={top_k}", inline]))

@@ -1,0 +1,258 @@
+"""The generation tasks, as the runner evaluates them: prompts, what is kept of each text, and its figures."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from decoding.errors import InputError
+from decoding.evals.engine.configurations import Configuration, digest
+from decoding.evals.engine.task import Document, Record, Task
+from decoding.evals.metrics.distribution import mauve
+from decoding.evals.metrics.likelihood import coherence
+from decoding.evals.metrics.overlap import character_counts, chrf_of_counts, rouge
+from decoding.evals.metrics.repetition import counted, pooled
+from decoding.evals.metrics.units import Units, splitter
+from decoding.evals.tasks.multilingual.data import Passage
+from decoding.evals.tasks.multilingual.languages import Language
+from decoding.evals.tasks.multilingual.writing import Writer, Written
+
+__all__ = ["TASKS", "GenerationTask", "OpenEnded", "Summarization", "Translation"]
+
+# Names of the tasks and the figures that their tables show, the one that is plotted first.
+TASKS: dict[str, tuple[str, ...]] = {
+    "open-ended": ("diversity", "rep-2", "rep-3", "rep-4", "tokens"),
+    "translation": ("BLEU", "chrF", "sentence chrF", "tokens"),
+    "summarization": ("rougeL", "rouge1", "rouge2", "tokens"),
+    "code": ("pass@1", "tokens"),
+}
+
+
+class GenerationTask(Task):
+    """Texts generated from prompts.
+
+    Args:
+        name: as files have it.
+        writer: the model, how long its texts may be and where they stop.
+        settings: JSON-able; the documents' digest and the writer's settings are added.
+        skipped: why rows were left out.
+        batch_size: prompts read together where nothing is drawn.
+    """
+
+    corpus_resamples = 1000
+
+    def __init__(
+        self,
+        name: str,
+        writer: Writer,
+        contents: Sequence[Any],
+        settings: Mapping[str, Any],
+        skipped: Sequence[str] = (),
+        batch_size: int = 8,
+    ) -> None:
+        self.name, self.writer, self.contents, self.model = name, writer, contents, writer.model
+        self.skipped, self.group_size = skipped, batch_size
+        self.settings = {
+            "task": name,
+            "documents": digest([vars(each) for each in contents]),
+            "max_new_tokens": writer.max_new_tokens,
+            "stop": list(writer.stop),
+            **settings,
+        }
+
+    @abstractmethod
+    def prompt(self, content: Any) -> str:
+        """What the model continues."""
+
+    @abstractmethod
+    def record(self, content: Any, written: Written) -> Record:
+        """``metrics`` of a text, and what else is kept of it."""
+
+    def documents(self) -> Sequence[Document]:
+        """Numbered in the order of the file."""
+        return [Document(f"{index:05}", content) for index, content in enumerate(self.contents)]
+
+    def evaluate(self, document: Document, configurations: Sequence[Configuration]) -> Sequence[Record]:
+        """See :class:`decoding.evals.engine.task.Task`."""
+        return self.evaluate_group([document], configurations)[0]
+
+    def evaluate_group(
+        self, documents: Sequence[Document], configurations: Sequence[Configuration]
+    ) -> Sequence[Sequence[Record]]:
+        """See :class:`decoding.evals.engine.task.Task`."""
+        prompts = [self.prompt(each.content) for each in documents]
+        records: list[list[Record]] = [[] for _ in documents]
+        for configuration in configurations:
+            seeds = [configuration.seed(each.id) for each in documents]
+            made = self.writer.write(configuration.choice, prompts, seeds)
+            for document, written, row in zip(documents, made, records, strict=True):
+                row.append({"strategy": configuration.label, **self.record(document.content, written)})
+        return records
+
+
+class OpenEnded(GenerationTask):
+    """Continuing the beginning of a text.
+
+    Args:
+        prefix_length: read so many tokens of each text, prefix and reference together, and no more; None reads the
+            data's prefixes.
+        units: what repetition counts.
+        judge: model and tokenizer that say how coherent the texts are.
+        featurizer: model and tokenizer that MAUVE looks through.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        prefix_length: int | None = None,
+        units: Units = "whitespace",
+        judge: tuple[Any, Any] | None = None,
+        featurizer: tuple[Any, Any] | None = None,
+        **more: Any,
+    ) -> None:
+        super().__init__(*arguments, **more)
+        self.prefix_length, self.split = prefix_length, splitter(units)
+        self.judge, self.featurizer = judge, featurizer
+        if featurizer is not None and sum(bool(self._parts(each)[1].strip()) for each in self.contents) < 2:
+            raise InputError(f"{self.name}: MAUVE needs what people wrote, which fewer than 2 of the data's texts have")
+
+    def _parts(self, passage: Passage) -> tuple[str, str]:
+        """What is read, and how people went on."""
+        if self.prefix_length is None:
+            return passage.text, passage.reference
+        whole = passage.text + passage.reference
+        read = self.writer.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+        # Where a character is several tokens, the last one is read whole.
+        end = read["offset_mapping"][: self.prefix_length][-1][1]
+        return whole[:end], whole[end:]
+
+    def prompt(self, content: Passage) -> str:
+        """The prefix."""
+        return self._parts(content)[0]
+
+    def evaluate_group(
+        self, documents: Sequence[Document], configurations: Sequence[Configuration]
+    ) -> Sequence[Sequence[Record]]:
+        """See :class:`decoding.evals.engine.task.Task`. The judge reads all texts of the group together."""
+        records = super().evaluate_group(documents, configurations)
+        if self.judge is not None:
+            flat = [each for row in records for each in row]
+            found = coherence([each["prefix"] for each in flat], [each["text"] for each in flat], *self.judge)
+            for record, value in zip(flat, found.texts, strict=True):
+                record["coherence"] = value
+        return records
+
+    def record(self, content: Passage, written: Written) -> Record:
+        """Counts of n-grams, which are pooled over the documents."""
+        prefix, reference = self._parts(content)
+        words = self.split(written.text)
+        return {
+            "prefix": prefix,
+            "text": written.text,
+            "reference": reference,
+            "ngrams": [counted(words, n) for n in (2, 3, 4)],
+            "metrics": {"tokens": written.tokens},
+        }
+
+    def corpus_metrics(self, records: Sequence[Record]) -> Mapping[str, float]:
+        """rep-n and diversity as the papers have them; coherence over the texts that are not empty (0 if all are)."""
+        shares = [pooled([each["ngrams"][n] for each in records]) for n in range(3)]
+        diversity = 100.0
+        for share in shares:
+            diversity *= 1 - share / 100
+        figures = {"diversity": diversity, "rep-2": shares[0], "rep-3": shares[1], "rep-4": shares[2]}
+        if self.judge is not None:
+            found = [each["coherence"] for each in records if each["coherence"] is not None]
+            figures["coherence"] = sum(found) / len(found) if found else 0.0
+        return figures
+
+    def corpus_metrics_once(self, records: Sequence[Record]) -> Mapping[str, float]:
+        """MAUVE of the texts and how people went on, each pair cut to its shorter side."""
+        if self.featurizer is None:
+            return {}
+        texts, references = ([each[name] for each in records] for name in ("text", "reference"))
+        return {"MAUVE": mauve(texts, references, *self.featurizer, same_length=True).score}
+
+
+class _Shown(GenerationTask):
+    """A task whose prompt begins with examples."""
+
+    def __init__(self, *arguments: Any, examples: Sequence[Passage], **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.examples = examples
+        self.settings = {**self.settings, "examples": digest([vars(each) for each in examples])}
+
+
+class Translation(_Shown):
+    """Translating a sentence, after examples.
+
+    Args:
+        languages: from which to which.
+    """
+
+    def __init__(self, *arguments: Any, languages: tuple[Language, Language], **more: Any) -> None:
+        from sacrebleu.metrics import BLEU
+
+        super().__init__(*arguments, **more)
+        self.languages = languages
+        self.bleu = BLEU(tokenize=languages[1].bleu, effective_order=True)  # of a sentence; its counts are summed
+
+    def prompt(self, content: Passage) -> str:
+        """Pairs under the languages' names, and the sentence."""
+        given, wanted = (each.name for each in self.languages)
+        shown = [f"{given}: {each.text}\n{wanted}: {each.reference}\n\n" for each in self.examples]
+        return f"{''.join(shown)}{given}: {content.text}\n{wanted}:"
+
+    def record(self, content: Passage, written: Written) -> Record:
+        """ChrF of the sentence, and the counts that BLEU and chrF add up."""
+        text = written.text.strip()
+        score = self.bleu.sentence_score(text, [content.reference])
+        characters = character_counts(text, content.reference)
+        return {
+            "prefix": content.text,
+            "text": text,
+            "reference": content.reference,
+            "bleu": [*score.counts, *score.totals, score.sys_len, score.ref_len],
+            "characters": characters,
+            "metrics": {"sentence chrF": chrf_of_counts(characters), "tokens": written.tokens},
+        }
+
+    def corpus_metrics(self, records: Sequence[Record]) -> Mapping[str, float]:
+        """BLEU and chrF of all sentences together, as sacrebleu computes them."""
+        words, characters = (
+            [sum(column) for column in zip(*(each[name] for each in records), strict=True)]
+            for name in ("bleu", "characters")
+        )
+        bleu = self.bleu.compute_bleu(words[:4], words[4:8], words[8], words[9], smooth_method="exp")
+        return {"BLEU": bleu.score, "chrF": chrf_of_counts(characters)}
+
+
+class Summarization(_Shown):
+    """Summarising an article in a sentence, after examples.
+
+    Args:
+        units: what ROUGE counts; None for its own English words.
+    """
+
+    def __init__(self, *arguments: Any, units: Units | None, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.units = units
+
+    def prompt(self, content: Passage) -> str:
+        """Articles with their summaries, and the article."""
+        # Without the space at its end: tokens begin with theirs.
+        shown = [f"{each.text.rstrip(' ')} {each.reference.strip()}" for each in self.examples]
+        return "".join(shown) + content.text.rstrip(" ")
+
+    def record(self, content: Passage, written: Written) -> Record:
+        """ROUGE of the summary."""
+        text, reference = written.text.strip(), content.reference.strip()
+        scores = rouge([text], [reference], self.units)
+        metrics = {name: scores[name] for name in ("rouge1", "rouge2", "rougeL")}
+        return {
+            "prefix": content.text.strip(),
+            "text": text,
+            "reference": reference,
+            "metrics": {**metrics, "tokens": written.tokens},
+        }

@@ -1,0 +1,147 @@
+"""TruthfulQA in miniature: the embedded world's questions, the strategies compared on them, and how they are tuned."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from decoding.evals import miniature
+from decoding.evals.engine.configurations import configured
+from decoding.evals.engine.runner import run
+from decoding.evals.tasks.truthfulqa.data import Question, Targets
+from decoding.evals.tasks.truthfulqa.multiple_choice import MultipleChoice
+from decoding.evals.tasks.truthfulqa.prompts import prompt_of
+from decoding.strategies.baselines import Greedy
+from decoding.strategies.context_aware import ContextAware
+from decoding.strategies.contrastive_decoding import ContrastiveDecoding
+from decoding.strategies.dola import DoLa
+from decoding.strategies.lol import LOL
+from decoding.strategies.registry import Choice
+
+__all__ = ["CRITERION", "GRIDS", "STRATEGIES", "questions", "tuned"]
+
+CRITERION = ("MC1", "MC2")
+"""What hyper-parameters are chosen by: the first, and the second where several are equal in it."""
+
+BETAS, ALPHAS = (0.25, 0.5, 1.0), (0.0, 0.1)
+
+
+def _each(**values: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """Every combination of values."""
+    for combination in itertools.product(*values.values()):
+        yield dict(zip(values, combination, strict=True))
+
+
+def _lol(guidance: str | None, refocus_weights: Sequence[float]) -> list[Choice]:
+    return [
+        Choice("lol", LOL("induced", guidance=guidance, **each))
+        for each in _each(
+            lower_layers=((1,), (2,), (3,)),
+            amateur_weight=(0.5, 1.0),
+            fusion_weight=(0.25, 0.5, 1.0),
+            refocus_weight=refocus_weights,
+        )
+    ]
+
+
+GRIDS: Mapping[str, Sequence[Choice]] = {
+    "greedy": [Choice("greedy", Greedy())],
+    "contrastive decoding": [
+        Choice("contrastive-decoding", ContrastiveDecoding("amateur", **each))
+        for each in _each(beta=BETAS, alpha=ALPHAS)
+    ],
+    "induced contrast": [
+        Choice("contrastive-decoding", ContrastiveDecoding("induced", form="log_probs", **each))
+        for each in _each(beta=BETAS, alpha=ALPHAS)
+    ],
+    "DoLa": [
+        Choice("dola", DoLa(**each))
+        for each in _each(layers=("low", "high", (1, 2, 3)), alpha=ALPHAS, final_norm=(False, True))
+    ],
+    "context-aware": [
+        Choice("context-aware", ContextAware(miniature.GUIDANCE, alpha=alpha)) for alpha in (0.25, 0.5, 1.0, 2.0)
+    ],
+    "LOL without refocusing": _lol(None, [0.5]),
+    "LOL with refocusing": _lol(miniature.GUIDANCE, [0.25, 0.5, 1.0]),
+}
+"""For each strategy the hyper-parameters among which :func:`tuned` chooses."""
+
+STRATEGIES: Sequence[Choice] = (
+    Choice("greedy", Greedy()),
+    Choice("contrastive-decoding", ContrastiveDecoding("amateur")),
+    Choice("contrastive-decoding", ContrastiveDecoding("induced", form="log_probs", beta=1.0, alpha=0.0)),
+    Choice("dola", DoLa()),
+    Choice("context-aware", ContextAware(miniature.GUIDANCE)),
+    Choice("lol", LOL("induced", (0.5, 0.75))),
+    Choice("lol", LOL("induced", (0.5, 0.75), guidance=miniature.GUIDANCE)),
+)
+"""The same with hyper-parameters that nobody chose: the library's and, for the induced contrast, its authors'."""
+
+
+def questions(split: str) -> list[Question]:
+    """The questions of a split, "validation" or "test", in TruthfulQA's form."""
+    return [
+        Question(
+            each.id,
+            each.question,
+            each.best_answer,
+            each.correct_answers,
+            each.incorrect_answers,
+            Targets((each.best_answer,), each.incorrect_answers),
+            Targets(each.correct_answers, each.incorrect_answers),
+        )
+        for each in miniature.questions(split)
+    ]
+
+
+def tuned(
+    model: Any,
+    tokenizer: Any,
+    name: str,
+    grids: Mapping[str, Sequence[Choice]] = GRIDS,
+    *,
+    output: Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> tuple[list[Choice], dict[str, Any]]:
+    """Choose hyper-parameters on the validation questions.
+
+    Args:
+        model: the embedded expert, or another model.
+        tokenizer: its tokenizer.
+        name: of the model.
+        grids: by strategy what is tried.
+        output: as of :func:`decoding.evals.engine.runner.run`.
+        limit: likewise.
+        seed: likewise.
+
+    Returns:
+        The best of each grid, and for the results file all that was tried, with its figures. Processes that share
+        the work wait for each other, and find the same.
+    """
+    task = MultipleChoice(
+        model, tokenizer, questions("validation"), prompt_of("none"), name="truthfulqa_miniature_validation"
+    )
+    choices = [choice for grid in grids.values() for choice in grid]
+    configurations = configured(choices, model, tokenizer, name, task=task.settings, seed=seed)
+    results = run(task, configurations, output=output, limit=limit, seed=seed, everywhere=True)
+    task.release()
+    assert results is not None
+    tried = iter(zip(choices, results["configurations"], strict=True))
+    chosen, record = [], {}
+    for strategy, grid in grids.items():
+        entries = [next(tried) for _ in grid]
+        figures = [tuple(entry["metrics"][metric]["value"] for metric in CRITERION) for _, entry in entries]
+        best = max(range(len(entries)), key=figures.__getitem__)  # the first of equals
+        chosen.append(entries[best][0])
+        record[strategy] = {
+            "chosen": entries[best][1]["parameters"],
+            "tried": [
+                {"parameters": entry["parameters"], **dict(zip(CRITERION, each, strict=True))}
+                for (_, entry), each in zip(entries, figures, strict=True)
+            ],
+        }
+    questions_used = results["counts"]["evaluated"]
+    return chosen, {"split": "validation", "questions": questions_used, "criterion": CRITERION, "strategies": record}

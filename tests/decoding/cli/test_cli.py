@@ -1,0 +1,313 @@
+"""``decoding generate`` and ``decoding doctor``: what is printed where, and with which exit code."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from decoding.cli import generate as generate_module
+from decoding.cli.app import run
+from decoding.strategies.registry import named
+
+STORIES = Path(__file__).resolve().parents[4] / "shared" / "models" / "stories3M"
+WORDS = ["<unk>", "</s>", *(f"w{i}" for i in range(30))]
+CONTEXT = 48
+
+
+def save(model, folder, **tokenizer):
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", unk_token="<unk>", **tokenizer).save_pretrained(
+        folder
+    )
+    return str(folder)
+
+
+def llama():
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(WORDS),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=CONTEXT,
+            eos_token_id=None,
+            bos_token_id=None,
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return save(llama(), tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def generate(tiny, capfd):
+    """Run ``decoding generate`` on the tiny model; (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        code = run(["generate", "--model", tiny, *arguments])
+        return code, *capfd.readouterr()
+
+    return call
+
+
+def refused(result):
+    code, out, err = result
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert "Traceback" not in err
+    return err
+
+
+# --- generate --------------------------------------------------------------------------------------------------------
+
+
+def test_the_prompt_and_its_continuation_are_printed(generate):
+    code, out, err = generate("--prompt", "w1 w2 w3", "--max-new-tokens", "5")
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r"w1 w2 w3( \S+){5}\n", out)
+
+
+@pytest.mark.parametrize(
+    "strategy", ["contrastive-search", "contrastive-search:top_k=2", "greedy", "sampling", "beam:num_beams=2"]
+)
+def test_json_is_one_object_a_prompt(generate, strategy, tiny):
+    code, out, err = generate(
+        "--prompt", "w1 w2", "--prompt", "w3 w4", "--json", "--strategy", strategy, "--max-new-tokens", "4"
+    )
+    assert (code, err) == (0, "")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [record["prompt"] for record in records] == ["w1 w2", "w3 w4"]
+    for record in records:
+        assert record["text"] == record["prompt"] + record["continuation"]
+        assert record["new_tokens"] == 4
+        assert record["seconds"] > 0
+        assert (record["model"], record["strategy"]) == (tiny, strategy.partition(":")[0])
+    assert records[0]["parameters"] == named(strategy).parameters
+
+
+def test_set_reaches_the_strategy(generate):
+    _, out, _ = generate("--prompt", "w1", "--json", "--set", "top_k=3", "--set", "penalty_alpha=0.5")
+    assert json.loads(out)["parameters"] == {"penalty_alpha": 0.5, "top_k": 3, "max_history": None}
+
+
+def test_zero_alpha_is_greedy_search(generate):
+    greedy = generate("--prompt", "w1 w2", "--strategy", "greedy")
+    assert generate("--prompt", "w1 w2", "--set", "penalty_alpha=0") == greedy
+
+
+def test_a_prompt_from_standard_input(generate, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("w1 w2\n"))
+    code, out, _ = generate("--max-new-tokens", "3")
+    assert code == 0
+    assert out.startswith("w1 w2 ")
+
+
+@pytest.mark.parametrize("strategy", ["contrastive-search", "greedy", "sampling"])
+def test_a_stream_gives_the_same_text(generate, strategy):
+    arguments = ("--prompt", "w1 w2", "--strategy", strategy, "--max-new-tokens", "8")
+    assert generate(*arguments, "--stream")[1].split() == generate(*arguments)[1].split()
+
+
+def test_a_seed_decides_what_is_drawn(generate):
+    def drawn(seed):
+        return generate("--prompt", "w1", "--strategy", "sampling", "--seed", seed, "--max-new-tokens", "20")[1]
+
+    assert drawn("1") == drawn("1") != drawn("2")
+
+
+def test_several_texts_of_one_prompt(generate):
+    _, out, _ = generate("--prompt", "w1", "--strategy", "sampling", "--num-return-sequences", "3")
+    assert len(set(out.splitlines())) == 3
+
+
+def test_the_default_length_ends_at_the_context(generate):
+    _, out, _ = generate("--prompt", "w1 w2", "--json")
+    assert json.loads(out)["new_tokens"] == CONTEXT - 2
+
+
+def test_results_are_written_too(generate, tmp_path):
+    _, out, _ = generate("--prompt", "w1", "--json", "--output", str(tmp_path / "a" / "b"))
+    assert (tmp_path / "a" / "b" / "generate.jsonl").read_text() == out
+
+
+def test_what_follows_the_end_token_is_not_counted(tmp_path, capfd):
+    model = llama()
+    model.generation_config.eos_token_id = list(range(len(WORDS)))  # ends at once, whatever it says
+    folder = save(model, tmp_path)
+    assert run(["generate", "--model", folder, "--prompt", "w1", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["new_tokens"] == 1
+
+
+def test_a_chat_template_wraps_the_prompt(tmp_path, capfd):
+    folder = save(llama(), tmp_path, chat_template="{% for m in messages %}w5 {{ m.content }} w6{% endfor %}")
+    assert run(["generate", "--model", folder, "--prompt", "w1", "--chat", "--json", "--max-new-tokens", "3"]) == 0
+    chat = json.loads(capfd.readouterr().out)
+    assert run(["generate", "--model", folder, "--prompt", "w5 w1 w6", "--json", "--max-new-tokens", "3"]) == 0
+    assert chat["text"] == json.loads(capfd.readouterr().out)["continuation"].lstrip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--strategy", "contrastive-serch"], "did you mean contrastive-search"),
+        (["--set", "topk=3"], "did you mean top_k?"),
+        (["--set", "top_k"], "accepted is name=value"),
+        (["--set", "top_k=3", "--set", "top_k=4"], "given twice"),
+        (["--set", "top_k=four"], "accepted are whole numbers"),
+        (["--set", "top_k=0"], "accepted are whole numbers from 1"),
+        (["--set", "top_k=33"], "top_k=33: the model's vocabulary has 32 tokens; accepted are 1 to 32"),
+        (["--strategy", "sampling:top_k=33"], "accepted are 0 to 32"),
+        (["--set", "penalty_alpha=1.5"], "accepted are numbers from 0 to 1"),
+        (["--prompt", ""], "the prompt is empty"),
+        (["--prompt", " \n "], "the prompt is empty"),
+        (["--prompt", "w1 " * 60], "the prompt has 60 tokens and the model's context 48"),
+        (["--strategy", "greedy", "--prompt", "w1 " * 48], "the prompt has 48 tokens and the model's context 48"),
+        (["--max-new-tokens", "48"], "accepted are 1 to 46"),
+        (["--device", "tpu9"], "accepted: cpu"),
+        (["--dtype", "int8"], "accepted are auto"),
+        (["--chat"], "no chat template"),
+        (["--stream", "--json"], "give one of them"),
+        (["--stream", "--prompt", "w5"], "one prompt"),
+        (["--stream", "--strategy", "beam"], "beam search"),
+        (["--num-return-sequences", "2"], "or sampling"),
+        (["--output", os.devnull], "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(generate, arguments, message):
+    prompt = [] if arguments[0] == "--prompt" or arguments[2:3] == ["--prompt"] else ["--prompt", "w1 w2"]
+    if "--stream" in arguments and "--prompt" in arguments:
+        prompt = ["--prompt", "w1 w2"]
+    assert message in refused(generate(*prompt, *arguments))
+
+
+@pytest.mark.parametrize("command", ["generate", "doctor"])
+def test_a_model_that_cannot_be_loaded_is_one_line(command, tmp_path, capfd):
+    prompt = ["--prompt", "w1"] if command == "generate" else []
+    for folder, message in [(tmp_path, "no config.json"), (tmp_path / "absent", "no such folder")]:
+        code = run([command, "--model", str(folder), *prompt])
+        assert message in refused((code, *capfd.readouterr()))
+
+
+def test_an_empty_standard_input_is_an_empty_prompt(generate, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    assert "the prompt is empty" in refused(generate())
+
+
+def test_typers_own_usage_errors_end_with_2(generate):
+    for arguments in (["--max-new-tokens", "0"], ["--no-such-option"], ["--seed", "-1"]):
+        code, out, err = generate("--prompt", "w1", *arguments)
+        assert (code, out) == (2, "")
+        assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a\nb"), KeyboardInterrupt(), ValueError()])
+def test_the_unexpected_is_one_line_and_an_interrupt_is_quiet(generate, monkeypatch, error):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(generate_module, "load", fail)
+    code, _, err = generate("--prompt", "w1")
+    if isinstance(error, KeyboardInterrupt):
+        assert (code, err) == (130, "")
+        return
+    assert code == 1
+    assert len(err.splitlines()) == 1
+    assert type(error).__name__ in err
+    monkeypatch.setenv("DECODING_DEBUG", "1")
+    with pytest.raises(type(error)):
+        generate("--prompt", "w1")
+
+
+# --- doctor and the app ----------------------------------------------------------------------------------------------
+
+
+def test_doctor_reports_how_a_model_is_served(tiny, capfd):
+    assert run(["doctor", "--model", tiny, "--json"]) == 0
+    out, err = capfd.readouterr()
+    report = json.loads(out)
+    assert err == ""
+    assert report["branching"] == "shared prefix"
+    assert report["head"] == "head"
+    assert report["head applied apart"] is report["early exits"] is True
+    assert (report["layers"], report["context"], report["vocabulary"]) == (2, CONTEXT, len(WORDS))
+    assert report["torch"] == torch.__version__
+    form = "triton" if report["device"].startswith("cuda") else "torch"
+    assert report["degeneration penalty"] == report["selection"] == form
+    assert run(["doctor", "--model", tiny]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(re.fullmatch(r"branching +shared prefix *", line) for line in lines)
+
+
+def test_doctor_says_why_a_model_is_refused(tiny, capfd, monkeypatch):
+    def refuse(*arguments, **options):
+        raise RuntimeError("its state cannot\nbe branched")
+
+    monkeypatch.setattr("decoding.cli.doctor.Stream.open", refuse)
+    assert run(["doctor", "--model", tiny, "--json"]) == 0
+    report = json.loads(capfd.readouterr().out)
+    assert (report["branching"], report["branching because"]) == ("refused", "RuntimeError: its state cannot")
+
+
+def test_doctor_says_why_a_kernel_cannot_run(tiny, capfd, monkeypatch):
+    monkeypatch.setenv("DECODING_KERNELS", "triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert run(["doctor", "--model", tiny, "--device", "cpu", "--json"]) == 0
+    report = json.loads(capfd.readouterr().out)
+    assert report["branching"] == "shared prefix"
+    assert report["selection"].startswith("refused: DECODING_KERNELS='triton' cannot run here")
+
+
+def test_doctor_and_generate_serve_learned_positions(tmp_path, capfd):
+    config = GPT2Config(vocab_size=len(WORDS), n_positions=16, n_embd=16, n_layer=1, n_head=2)
+    config.eos_token_id = config.bos_token_id = 1
+    folder = save(GPT2LMHeadModel(config), tmp_path)
+    capfd.readouterr()  # save_pretrained has a progress bar
+    assert run(["doctor", "--model", folder]) == 0
+    assert run(["generate", "--model", folder, "--prompt", "w1 w2"]) == 0
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["doctor", "--help"]])
+def test_help_has_an_example(arguments, capfd):
+    assert run(arguments) == 0
+    assert "Example: decoding" in capfd.readouterr().out
+
+
+def test_version(capfd):
+    assert run(["--version"]) == 0
+    assert re.fullmatch(r"contrastive-decoding \d+\.\d+\S*\n", capfd.readouterr().out)
+
+
+def test_a_pipe_gets_text_alone_and_a_process_ends_with_the_code(tiny):
+    def process(*arguments, **options):
+        command = [sys.executable, "-m", "decoding.evals.cli", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, **options)
+
+    done = process("generate", "--model", tiny, "--max-new-tokens", "3", input="w1 w2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"w1 w2( \S+){3}\n", done.stdout)
+    done = process("generate", "--model", "./absent", "--prompt", "w1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "decoding: ./absent: there is no such folder\n"
+
+
+def test_a_trained_model_tells_a_story(capfd):
+    if not STORIES.is_dir():
+        pytest.skip(f"{STORIES.name} is not here: the trained test models are not part of the repository")
+    assert run(["generate", "--model", str(STORIES), "--prompt", "Once upon a time", "--max-new-tokens", "12"]) == 0
+    assert capfd.readouterr().out.startswith("Once upon a time, there was a")

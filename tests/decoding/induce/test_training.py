@@ -1,0 +1,159 @@
+"""Inducing an amateur: it learns the wrong answers, leaves the model alone, and goes on where it was stopped."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import decoding
+from decoding import ContrastiveDecoding, InputError, ModelError, OptionError
+from decoding.evals import miniature
+from decoding.evals.cli import main
+from decoding.evals.miniature.accuracy import accuracy
+from decoding.evals.miniature.inducing import misconceptions
+from decoding.induce import Example, Recipe, induce
+from decoding.models.adapters import attach
+
+pytest.importorskip("peft", reason="needs peft")
+
+RECIPE = Recipe(batch_size=8, epochs=3, rank=2, learning_rate=5e-3, template=miniature.PROMPT)
+
+
+@pytest.fixture(scope="module")
+def expert() -> Any:
+    return miniature.load("expert")
+
+
+def _examples() -> list[Example]:
+    return misconceptions()[:24]
+
+
+def test_the_adapter_learns_the_answers_and_the_model_stays_as_it_was(expert: Any, tmp_path: Path) -> None:
+    model, tokenizer = expert
+    before = copy.deepcopy(model.state_dict())
+    steps: list[tuple[int, int]] = []
+    record = induce(
+        model, tokenizer, _examples(), tmp_path, RECIPE, report=lambda step, total, loss: steps.append((step, total))
+    )
+    assert record["last_loss"] < record["first_loss"] - 0.3
+    assert steps == [(i, 9) for i in range(1, 10)]
+    assert json.loads((tmp_path / "induce.json").read_text()) == record
+    assert not (tmp_path / "checkpoints").exists()
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert not model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+    liar, _ = miniature.load("expert")
+    liar.set_adapter(attach(liar, tmp_path, "liar"))
+    example = _examples()[0]
+    asked = miniature.PROMPT.format(question=example.question)
+    mean = [
+        decoding.score(each, asked, [" " + example.answer], tokenizer=tokenizer)[0].mean().item()
+        for each in (liar, model)
+    ]
+    assert mean[0] > mean[1]
+
+
+def test_a_run_that_was_stopped_goes_on_and_ends_the_same(expert: Any, tmp_path: Path) -> None:
+    model, tokenizer = expert
+
+    def stop(step: int, total: int, loss: float | None) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        induce(model, tokenizer, _examples(), tmp_path / "stopped", RECIPE, report=stop)
+    assert not getattr(model, "peft_config", None)
+    steps: list[int] = []
+    induce(model, tokenizer, _examples(), tmp_path / "stopped", RECIPE, report=lambda step, *_: steps.append(step))
+    assert steps == [4, 5, 6, 7, 8, 9]
+    induce(model, tokenizer, _examples(), tmp_path / "whole", RECIPE)
+    from safetensors.torch import load_file
+
+    stopped, whole = (load_file(tmp_path / each / "adapter_model.safetensors") for each in ("stopped", "whole"))
+    for name in whole:
+        torch.testing.assert_close(stopped[name], whole[name], atol=1e-6, rtol=1e-5)
+
+
+def test_checkpoints_of_another_run_are_not_mixed_in(expert: Any, tmp_path: Path) -> None:
+    model, tokenizer = expert
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        induce(model, tokenizer, _examples(), tmp_path, RECIPE, report=stop)
+    with pytest.raises(OptionError, match="another recipe or other data"):
+        induce(model, tokenizer, _examples()[:20], tmp_path, RECIPE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rank": 0}, "rank=0: accepted are whole numbers from 1"),
+        ({"epochs": 0}, "epochs=0: accepted are numbers above 0"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+        ({"template": "Q:"}, "with {question} in it"),
+    ],
+)
+def test_bad_recipes_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Recipe(**settings)
+
+
+def test_nothing_to_learn_is_refused(expert: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no examples"):
+        induce(*expert, [], tmp_path)
+    with pytest.raises(InputError, match="shorter than max_length=4"):
+        induce(*expert, _examples(), tmp_path, Recipe(max_length=4))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_makes_an_adapter_that_generate_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text(
+        "\n".join(json.dumps({"question": e.question, "hallucinated_answer": e.answer}) for e in _examples()),
+        encoding="utf-8",
+    )
+    folder = tmp_path / "liar"
+    options = ["--epochs", "1", "--batch-size", "8", "--rank", "2", "--json"]
+    assert main(["induce", "--data", str(data), "--output", str(folder), *options]) == 0
+    assert json.loads(capsys.readouterr().out)["examples"] == 24
+    use = ["--strategy", "contrastive-decoding", "--set", f"amateur={folder}", "--prompt", "Q: What is a fox?\nA:"]
+    assert main(["generate", *use, "--max-new-tokens", "4"]) == 0
+    assert capsys.readouterr().out.strip()
+    assert main(["induce", "--data", str(data), "--output", str(folder), *options]) == 2
+    assert "holds an adapter already" in capsys.readouterr().err
+
+
+def test_the_shipped_adapter_lies_and_contrasting_with_it_helps(expert: Any) -> None:
+    model, tokenizer = miniature.load("expert")
+    asked = miniature.questions("validation")
+    name = attach(model, miniature.folder("induced"))
+    plain = accuracy(model, tokenizer, asked)
+    model.set_adapter(name)
+    induced = accuracy(model, tokenizer, asked)
+    assert induced.mc1 < plain.mc1
+    assert induced.misled > plain.misled
+    right = 0
+    strategy = ContrastiveDecoding(name, alpha=0.0, beta=1.0, form="log_probs")
+    for question in asked:
+        answers = [" " + answer for answer in (question.best_answer, *question.incorrect_answers)]
+        scores = decoding.score(model, question.prompt, answers, strategy, normalized=False, tokenizer=tokenizer)
+        best, *others = [each.sum().item() for each in scores]
+        right += best > max(others)
+    assert right / len(asked) > plain.mc1 + 0.1
+
+
+def test_a_model_with_adapters_is_refused(tmp_path: Path) -> None:
+    model, tokenizer = miniature.load("expert")
+    attach(model, miniature.folder("induced"))
+    with pytest.raises(ModelError, match="has adapters already"):
+        induce(model, tokenizer, _examples(), tmp_path)

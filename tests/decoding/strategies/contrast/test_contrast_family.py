@@ -1,0 +1,238 @@
+"""Each contrastive strategy against full recomputation: loop form, processor form, scoring; scores and tokens."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import contrast_oracle as oracle
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import VOCAB, tiny_model
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+import decoding
+from decoding import LOL, ContextAware, ContrastiveDecoding, DoLa, Prompt
+from decoding.evals import miniature
+
+TINY = ["gpt2", "llama", "qwen2", "gemma2", "cohere", "opt", "bloom", "mistral-sliding"]
+SHARED = Path(__file__).parents[5] / "shared/models"
+STEPS = 10
+PREFIX, GUIDE = [7, 31, 12], [9, 40, 17, 23]
+LOL_SETTINGS = {
+    "amateur_weight": 0.8, "lower_amateur_weight": 0.6, "fusion_weight": 0.7, "fusion": "static",
+    "refocus_weight": 0.5, "alpha": 0.05,
+}  # fmt: skip
+
+
+@functools.cache
+def _pair(name: str) -> tuple[Any, Any, oracle.Reader, oracle.Reader]:
+    """Expert and amateur, and both in float64."""
+    if name in TINY:
+        expert, amateur = tiny_model(name), tiny_model(name, seed=7)
+    elif name == "miniature":
+        expert, amateur = (miniature.load(each)[0] for each in ("expert", "amateur"))
+    else:
+        if not (SHARED / name).is_dir():
+            pytest.skip(f"the model {name} lies outside the repository and is not here")
+        expert, amateur = (
+            AutoModelForCausalLM.from_pretrained(SHARED / each, dtype=torch.float32).eval()
+            for each in (name, f"{name}-amateur")
+        )
+    return expert, amateur, oracle.Reader(expert), oracle.Reader(amateur)
+
+
+def _exit(expert: Any, layer: int, other: Any) -> int:
+    """Where a model of another depth leaves at the same share of its own."""
+    mine, theirs = expert.config.num_hidden_layers, other.config.num_hidden_layers
+    return min(round(layer / mine * theirs), theirs - 1)
+
+
+def _behind(model: Any, prefix: list[int], text: list[int]) -> list[int]:
+    bos = model.config.bos_token_id
+    return [bos, *prefix, *text[1:]] if text[0] == bos else [*prefix, *text]
+
+
+Scores = Callable[[list[int]], Tensor]
+
+
+def _case(kind: str, name: str, prompt: list[int]) -> tuple[Any, Scores]:
+    """A strategy, and what it should score after a text that begins with ``prompt``."""
+    expert, amateur, e, a = _pair(name)
+
+    def last(reader: oracle.Reader, text: list[int]) -> Tensor:
+        return reader.logits(text)[-1]
+
+    if kind == "cd-logits":
+        return ContrastiveDecoding(amateur), lambda text: oracle.contrastive_decoding(
+            last(e, text), last(a, text), 0.1, 0.5, "logits"
+        )
+    if kind == "cd-log-probs-last-token":
+        strategy = ContrastiveDecoding(
+            amateur, alpha=0.02, beta=0.9, form="log_probs", amateur_temperature=0.5, amateur_context="last_token"
+        )
+        return strategy, lambda text: oracle.contrastive_decoding(
+            last(e, text), last(a, text[len(prompt) - 1 :]), 0.02, 0.9, "log_probs", 0.5
+        )
+    if kind == "cd-prompt":
+        return ContrastiveDecoding(Prompt(PREFIX)), lambda text: oracle.contrastive_decoding(
+            last(e, text), last(e, _behind(expert, PREFIX, text)), 0.1, 0.5, "logits"
+        )
+    if kind.startswith("dola"):
+        norm, divergence = kind == "dola-norm-js", "jensen-shannon" if kind.endswith("js") else "dola"
+        layers = list(range(1, expert.config.num_hidden_layers))
+        strategy = DoLa(layers, alpha=0.05, divergence=divergence, final_norm=norm)
+        return strategy, lambda text: oracle.dola(
+            last(e, text), [e.early(text, layer, norm)[-1] for layer in layers], 0.05, divergence
+        )
+    if kind == "context":
+        return ContextAware(PREFIX, alpha=0.7), lambda text: oracle.context_aware(
+            last(e, _behind(expert, PREFIX, text)), last(e, text), 0.7
+        )
+    guided = "guided" in kind
+    chosen = {**LOL_SETTINGS, "fusion": "entropy" if "entropy" in kind else "static"}
+    lower, norm = (1, 2) if expert.config.num_hidden_layers > 2 else (1,), "bare" not in kind
+    strategy = LOL(amateur, lower, guidance=GUIDE if guided else None, final_norm=norm, **chosen)
+
+    def lol(text: list[int]) -> Tensor:
+        early = [
+            (e.early(text, layer, norm)[-1], a.early(text, _exit(expert, layer, amateur), norm)[-1]) for layer in lower
+        ]
+        guide = last(e, _behind(expert, GUIDE, text)) if guided else None
+        return oracle.lol(last(e, text), last(a, text), early, guide, chosen)
+
+    return strategy, lol
+
+
+KINDS = [
+    "cd-logits", "cd-log-probs-last-token", "cd-prompt", "dola", "dola-norm-js", "context",
+    "lol", "lol-guided", "lol-entropy-guided", "lol-bare",
+]  # fmt: skip
+
+
+def _prompts(name: str) -> list[list[int]]:
+    vocab = _pair(name)[0].config.vocab_size
+    generator = torch.Generator().manual_seed(3)
+    return [[1, *torch.randint(3, vocab, (n,), generator=generator).tolist()] for n in (4, 9)]
+
+
+def _padded(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+    width = max(map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
+
+
+def _same_scores(scores: Tensor, right: Tensor) -> None:
+    excluded = right == -torch.inf
+    assert torch.equal(scores == -torch.inf, excluded)
+    torch.testing.assert_close(scores[~excluded].double(), right[~excluded], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [*TINY, "miniature", "stories3M"])
+def test_a_left_padded_batch_gives_the_scores_and_tokens_of_recomputation(name: str, kind: str) -> None:
+    expert = _pair(name)[0]
+    prompts = _prompts(name)
+    ids, mask = _padded(prompts)
+    strategy = _case(kind, name, prompts[0])[0]
+    options = {"attention_mask": mask, "max_new_tokens": STEPS, "eos_token_id": None, "pad_token_id": 0}
+    output = decoding.generate(
+        expert, ids, strategy=strategy, return_dict_in_generate=True, output_scores=True, **options
+    )
+    as_processor = expert.generate(
+        ids, do_sample=False, logits_processor=[strategy.logits_processor(expert, attention_mask=mask)], **options
+    )
+    for row, prompt in enumerate(prompts):
+        tokens, scores = oracle.greedy_tokens(_case(kind, name, prompt)[1], prompt, STEPS)
+        assert output.sequences[row, ids.shape[1] :].tolist() == tokens
+        for step in range(STEPS):
+            _same_scores(output.scores[step][row], scores[step])
+    assert as_processor.tolist() == output.sequences.tolist()
+
+
+@pytest.mark.parametrize("kind", ["cd-logits", "cd-prompt", "dola", "context", "lol-guided"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "miniature"])
+def test_one_prompt_alone(name: str, kind: str) -> None:
+    prompt = _prompts(name)[1]
+    strategy, scores_of = _case(kind, name, prompt)
+    tokens = decoding.generate(
+        _pair(name)[0], torch.tensor([prompt]), strategy=strategy, max_new_tokens=STEPS, eos_token_id=None
+    )
+    assert tokens[0, len(prompt) :].tolist() == oracle.greedy_tokens(scores_of, prompt, STEPS)[0]
+
+
+@pytest.mark.parametrize("normalized", [True, False], ids=["normalized", "raw"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "last-token" not in kind])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "cohere", "bloom", "miniature", "stories3M"])
+def test_scoring_equals_recomputation(name: str, kind: str, normalized: bool) -> None:
+    prompt, other = _prompts(name)
+    continuations = [other[1:5], other[4:5], other[2:9]]
+    strategy, scores_of = _case(kind, name, prompt)
+    scored = decoding.score(_pair(name)[0], prompt, continuations, strategy, normalized)
+    for continuation, scores in zip(continuations, scored, strict=True):
+        right = torch.tensor(oracle.per_token(scores_of, prompt, continuation, normalized), dtype=torch.float32)
+        torch.testing.assert_close(scores, right, atol=1e-4, rtol=1e-4)
+
+
+LIMITS = {
+    "contrastive decoding without β": lambda model, amateur: ContrastiveDecoding(amateur, beta=0.0),
+    "contrastive decoding in log-probabilities without β": lambda model, amateur: ContrastiveDecoding(
+        amateur, beta=0.0, form="log_probs"
+    ),
+    "LOL without λ, ω and guidance": lambda model, amateur: LOL(amateur, [1], amateur_weight=0.0, fusion_weight=0.0),
+    "an empty context": lambda model, amateur: ContextAware([]),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("name", ["llama", "gemma2", "miniature"])
+def test_limits_that_are_greedy_search(name: str, limit: str) -> None:
+    model, amateur, *_ = _pair(name)
+    ids, mask = _padded(_prompts(name))
+    options = {"attention_mask": mask, "max_new_tokens": 20, "pad_token_id": 0}
+    greedy = model.generate(ids, do_sample=False, **options)
+    assert decoding.generate(model, ids, strategy=LIMITS[limit](model, amateur), **options).tolist() == greedy.tolist()
+
+
+@pytest.mark.parametrize("name", ["llama", "miniature"])
+def test_lol_without_lower_layers_is_contrastive_decoding_of_log_probabilities(name: str) -> None:
+    model, amateur, *_ = _pair(name)
+    ids, mask = _padded(_prompts(name))
+    outputs = [
+        decoding.generate(
+            model, ids, strategy=strategy, attention_mask=mask, max_new_tokens=12, pad_token_id=0,
+            return_dict_in_generate=True, output_scores=True,
+        )
+        for strategy in (
+            LOL(amateur, [1], amateur_weight=0.7, fusion_weight=0.0),
+            ContrastiveDecoding(amateur, beta=0.7, form="log_probs"),
+        )
+    ]  # fmt: skip
+    assert outputs[0].sequences.tolist() == outputs[1].sequences.tolist()
+    torch.testing.assert_close(outputs[0].scores, outputs[1].scores)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=2, max_size=4),
+    padding=st.integers(0, 3),
+    kind=st.sampled_from(["cd-logits", "cd-prompt", "dola", "context", "lol-entropy-guided"]),
+    seed=st.integers(0, 99),
+)
+def test_a_rows_tokens_do_not_depend_on_its_batch(lengths: list[int], padding: int, kind: str, seed: int) -> None:
+    model = _pair("llama")[0]
+    generator = torch.Generator().manual_seed(seed)
+    rows = [torch.randint(3, VOCAB, (n,), generator=generator).tolist() for n in lengths]
+    ids, mask = _padded(rows)
+    ids, mask = (torch.nn.functional.pad(each, (padding, 0)) for each in (ids, mask))
+    strategy = _case(kind, "llama", rows[0])[0]
+    together = decoding.generate(model, ids, attention_mask=mask, strategy=strategy, max_new_tokens=6)
+    for row, prompt in enumerate(rows):
+        alone = decoding.generate(model, torch.tensor([prompt]), strategy=strategy, max_new_tokens=6)
+        assert together[row, ids.shape[1] :].tolist() == alone[0, len(prompt) :].tolist()

@@ -1,0 +1,161 @@
+"""What contrastive search turned away from, and which earlier token that would have repeated, by full recomputation."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import left_padded, random_prompt, tiny_model
+from torch import Tensor
+from transformers import RepetitionPenaltyLogitsProcessor
+
+import decoding
+from decoding import ContrastiveSearch, InputError, OptionError
+from decoding.strategies.contrastive_search.explanation import Step, explain_contrastive_search
+
+ALPHA, K, STEPS = 0.7, 4, 8
+PROMPTS = [random_prompt(4, seed=1), random_prompt(11, seed=2)]
+
+
+@torch.no_grad()
+def _read(model: Any, ids: list[int], encoder_ids: list[int] | None) -> tuple[Tensor, Tensor]:
+    """(length, dim) last hidden states and (length, vocab) logits, in float64."""
+    if encoder_ids is None:
+        output = model(torch.tensor([ids]), use_cache=False, output_hidden_states=True)
+        return output.hidden_states[-1][0], output.logits[0]
+    given = {"input_ids": torch.tensor([encoder_ids]), "decoder_input_ids": torch.tensor([ids])}
+    output = model(**given, use_cache=False, output_hidden_states=True)
+    return output.decoder_hidden_states[-1][0], output.logits[0]
+
+
+def _check(
+    model: Any, steps: list[Step], text: list[int], start: int, *, places: list[int] | None = None,
+    window: int | None = None, encoder_ids: list[int] | None = None, repetition_penalty: float | None = None,
+) -> int:  # fmt: skip
+    """Compare the steps of ``text[start:]``, a row without its padding, with every candidate read behind the text anew.
+
+    ``places`` are those of the text's tokens in their row; by default it has no padding. Gives how often the most
+    probable token was turned away from.
+    """
+    model = copy.deepcopy(model).double()
+    places = list(range(len(text))) if places is None else places
+    assert [step.place for step in steps] == places[start:]
+    for index, step in enumerate(steps, start):
+        before = text[:index]
+        hidden, logits = _read(model, before, encoder_ids)
+        last = logits[-1:]
+        if repetition_penalty is not None:
+            last = RepetitionPenaltyLogitsProcessor(repetition_penalty)(torch.tensor([before]), last)
+        best = last[0].softmax(-1).topk(K)
+        assert [each.token for each in step.candidates] == best.indices.tolist()
+        assert step.chosen.token == text[index]
+        assert step.chosen in step.candidates
+        low = 0 if window is None else max(0, index - window)
+        for each, p in zip(step.candidates, best.values.tolist(), strict=True):
+            own = _read(model, [*before, each.token], encoder_ids)[0][-1]
+            cosines = [float(torch.nn.functional.cosine_similarity(own, past, dim=0)) for past in hidden[low:]]
+            # float32 against float64
+            assert each.probability == pytest.approx(p, abs=1e-4)
+            assert each.penalty == pytest.approx(max(cosines), abs=1e-4)
+            assert each.score == pytest.approx((1 - ALPHA) * p - ALPHA * max(cosines), abs=1e-4)
+            assert each.repeats == places[low + cosines.index(max(cosines))]
+    return sum(step.turned_away for step in steps)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral-sliding", "mamba"])
+def test_each_candidate_repeats_the_token_that_recomputation_finds(name: str, window: int | None) -> None:
+    """Rows of a left-padded batch, branches side by side and by forked rows; with the paper's penalty and a window."""
+    model, strategy = tiny_model(name), ContrastiveSearch(ALPHA, K, max_history=window)
+    prompts = PROMPTS if name != "mamba" else [PROMPTS[1], random_prompt(11, seed=3)]  # it reads padding as text
+    inputs = left_padded(prompts)
+    sequences = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=STEPS)
+    explained = explain_contrastive_search(model, sequences, strategy, **inputs)
+    turned_away = 0
+    for row, prompt in enumerate(prompts):
+        padding = 11 - len(prompt)
+        text = sequences[row, padding:].tolist()
+        places = list(range(padding, sequences.shape[1]))
+        turned_away += _check(model, explained[row], text, len(prompt), places=places, window=window)
+        for step in explained[row]:
+            assert step.chosen.score == max(each.score for each in step.candidates)
+    assert turned_away > 0
+
+
+@pytest.mark.parametrize("window", [None, 9])
+def test_places_are_those_of_a_prompt_with_padding_between_its_tokens(window: int | None) -> None:
+    model, strategy = tiny_model("llama"), ContrastiveSearch(ALPHA, K, max_history=window)
+    mask = torch.tensor([[0, 1, 1, 0, 0, 1, 1, 1, 0, 1, 1], [1] * 11])
+    ids = torch.tensor([PROMPTS[1], random_prompt(11, seed=3)]) * mask
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    sequences = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=STEPS)
+    explained = explain_contrastive_search(model, sequences, strategy, **inputs)
+    for row in range(2):
+        places = [*mask[row].nonzero()[:, 0].tolist(), *range(11, 11 + STEPS)]
+        _check(
+            model, explained[row], sequences[row, places].tolist(), int(mask[row].sum()), places=places, window=window
+        )
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_an_encoder_decoder_repeats_what_its_decoder_has_read(name: str) -> None:
+    model, strategy = tiny_model(name), ContrastiveSearch(ALPHA, K)
+    encoder_ids = random_prompt(9, seed=5)
+    inputs = {"input_ids": torch.tensor([encoder_ids])}
+    sequences = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=STEPS)
+    steps = explain_contrastive_search(model, sequences, strategy, **inputs)[0]
+    _check(model, steps, sequences[0].tolist(), 1, encoder_ids=encoder_ids)
+
+
+def test_drawn_tokens_and_processors_are_those_of_the_call() -> None:
+    model, strategy = tiny_model("llama"), ContrastiveSearch(ALPHA, K)
+    options = {
+        "input_ids": torch.tensor([PROMPTS[1]]), "do_sample": True, "temperature": 0.5, "top_k": 0,
+        "repetition_penalty": 1.4, "max_new_tokens": 2 * STEPS,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    sequences = decoding.generate(model, **options, strategy=strategy)
+    steps = explain_contrastive_search(model, sequences, strategy, **options)[0]
+    _check(model, steps, sequences[0].tolist(), 11, repetition_penalty=1.4)
+    assert any(step.chosen.score < max(each.score for each in step.candidates) for step in steps)
+
+
+def test_a_row_ends_with_its_end_token() -> None:
+    model, strategy = tiny_model("llama"), ContrastiveSearch(ALPHA, K)
+    inputs = left_padded(PROMPTS)
+    free = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=STEPS)
+    end = int(free[0, 13])
+    assert end not in free[1, 11:]
+    options = {**inputs, "eos_token_id": end, "pad_token_id": 0}
+    sequences = decoding.generate(model, **options, strategy=strategy, max_new_tokens=STEPS)
+    explained = explain_contrastive_search(model, sequences, strategy, **options)
+    assert [[step.chosen.token for step in row] for row in explained] == [
+        sequences[0, 11:14].tolist(), sequences[1, 11:].tolist()
+    ]  # fmt: skip
+
+
+def test_a_prompt_of_one_token_and_one_without_a_text() -> None:
+    model, strategy = tiny_model("llama"), ContrastiveSearch(ALPHA, K)
+    prompt = torch.tensor([[7]])
+    sequences = decoding.generate(model, prompt, strategy=strategy, max_new_tokens=2)
+    steps = explain_contrastive_search(model, sequences, strategy, input_ids=prompt)[0]
+    assert {each.repeats for each in steps[0].candidates} == {0}
+    assert explain_contrastive_search(model, prompt, strategy, input_ids=prompt) == [[]]
+
+
+def test_what_cannot_be_explained_is_refused() -> None:
+    model, strategy = tiny_model("llama"), ContrastiveSearch(ALPHA, K)
+    prompt = torch.tensor([PROMPTS[0]])
+    sequences = decoding.generate(model, prompt, strategy=strategy, max_new_tokens=3)
+    with pytest.raises(OptionError, match="accepted is ContrastiveSearch"):
+        explain_contrastive_search(model, sequences, decoding.DoLa(), input_ids=prompt)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="which they begin with"):
+        explain_contrastive_search(model, sequences[:, 1:], strategy, input_ids=prompt)
+    with pytest.raises(InputError, match=r"past_key_values: .* give it as input_ids"):
+        explain_contrastive_search(model, sequences, strategy, input_ids=prompt, past_key_values=object())
+    least = int(model(sequences[:, :-1]).logits[0, -1].argmin())
+    sequences[0, -1] = least
+    with pytest.raises(InputError, match=rf"token {least} \(row 0, place 6\) was none of the 4 candidates"):
+        explain_contrastive_search(model, sequences, strategy, input_ids=prompt)

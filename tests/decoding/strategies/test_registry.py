@@ -1,0 +1,107 @@
+"""Strategies by name."""
+
+import pytest
+
+from decoding import ContrastiveSearch, DoLa, OptionError
+from decoding.strategies.registry import STRATEGIES, named, parameters_of
+
+NEEDED = {
+    "contrastive-decoding": ":amateur=a",
+    "context-aware": ":context=Then, as now",
+    "lol": ":amateur=a,lower_layers=0.5,2",
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_choice_round_trips_through_its_spec(name):
+    choice = named(name + NEEDED.get(name, ""))
+    assert named(choice.spec) == choice
+
+
+def test_parameters_are_parsed_by_their_types():
+    choice = named("contrastive-search:penalty_alpha=1,top_k=5")
+    assert choice.how == ContrastiveSearch(penalty_alpha=1.0, top_k=5)
+    assert isinstance(choice.how.penalty_alpha, float)
+    assert choice.label == "contrastive-search(penalty_alpha=1.0, top_k=5)"
+
+
+def test_lists_texts_and_none():
+    assert named("dola:layers=2,4,alpha=0.2").how == DoLa(layers=[2, 4], alpha=0.2)
+    assert named("dola", {"layers": "low", "per_row": "false"}).how == DoLa(layers="low", per_row=False)
+    lol = named("lol:amateur=prompt:lie, and lie,lower_layers=0.5,3,guidance=none,fusion=entropy").how
+    assert (lol.amateur, lol.lower_layers, lol.guidance, lol.fusion) == (
+        "prompt:lie, and lie",
+        (0.5, 3),
+        None,
+        "entropy",
+    )
+
+
+def test_semicolons_part_a_list_as_commas_do_and_are_kept_in_a_text():
+    lol = named("lol", {"amateur": "a", "lower_layers": "0.5;3", "guidance": "Be right; be brief."}).how
+    assert (lol.lower_layers, lol.guidance) == ((0.5, 3), "Be right; be brief.")
+
+
+def test_the_parameters_of_a_strategy():
+    assert parameters_of("contrastive_search:top_k=3") == ["penalty_alpha", "top_k", "max_history"]
+    assert parameters_of("greedy") == []
+    with pytest.raises(OptionError, match="did you mean dola"):
+        parameters_of("dolla")
+
+
+def test_settings_go_before_inline_parameters():
+    assert named("beam:num_beams=3", {"num_beams": "5"}).parameters == {"num_beams": 5}
+
+
+def test_names_are_forgiving_about_case_and_underscores():
+    assert named("Contrastive_Search").name == "contrastive-search"
+
+
+def test_samplings_by_their_papers_names():
+    top_k, nucleus, typical = (named(name).parameters for name in ("top-k", "nucleus", "typical"))
+    assert (top_k["top_k"], top_k["top_p"], top_k["typical_p"]) == (50, 1, 1)
+    assert (nucleus["top_k"], nucleus["top_p"], nucleus["typical_p"]) == (0, 0.95, 1)
+    assert (typical["top_k"], typical["top_p"], typical["typical_p"]) == (0, 1, 0.95)
+    assert named("typical:typical_p=0.2").label.startswith("typical(")
+    assert all(named(name).draws for name in ("top-k", "nucleus", "typical"))
+
+
+def test_greedy_has_no_parameters():
+    assert named("greedy").label == named("greedy").spec == "greedy"
+    assert named("greedy").parameters == {}
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("contrastive-serch", "did you mean contrastive-search"),
+        ("zzz", "unknown strategy 'zzz'; accepted: contrastive-search, contrastive-decoding"),
+        ("contrastive-search:topk=3", "did you mean top_k? accepted: penalty_alpha, top_k"),
+        ("greedy:top_k=3", "it takes none"),
+        ("typical:typical_p=0", "accepted are numbers above 0 up to 1"),
+        ("nucleus:typical_p=1.5", "typical_p=1.5: accepted are numbers from 0 to 1"),
+        ("beam:3", "name:parameter=value"),
+        ("contrastive-search:top_k=four", "top_k='four': accepted are whole numbers"),
+        ("contrastive-search:top_k=2.5", "accepted are whole numbers"),
+        ("contrastive-search:top_k=0", "accepted are whole numbers from 1"),
+        ("contrastive-search:penalty_alpha=much", "accepted are numbers"),
+        ("contrastive-search:penalty_alpha=1.5", "accepted are numbers from 0 to 1"),
+        ("contrastive-search:penalty_alpha=nan", "accepted are numbers from 0 to 1"),
+        ("sampling:temperature=0", "above 0"),
+        ("sampling:temperature=inf", "above 0"),
+        ("sampling:top_p=0", "above 0 up to 1"),
+        ("sampling:top_p=2", "from 0 to 1"),
+        ("sampling:top_k=-1", "from 0"),
+        ("beam:num_beams=1", "from 2"),
+        ("contrastive-decoding", "needs amateur: for instance contrastive-decoding:amateur=amateur"),
+        ("lol:amateur=amateur", "needs lower_layers: for instance lol:lower_layers=0.5,0.75"),
+        ("dola:layers=middle", "accepted are low, high, or layer numbers"),
+        ("dola:per_row=1", "true or false"),
+        ("contrastive-decoding:amateur=a,form=logit", "accepted are logits, log_probs"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_is_accepted(spec, message):
+    with pytest.raises(OptionError) as caught:
+        named(spec)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
