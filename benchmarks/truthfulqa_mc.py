@@ -178,11 +178,11 @@ def with_decoding(model: Any, tokenizer: Any, questions: Any, prompt: Any, _batc
     from decoding.evals.engine.configurations import configured
     from decoding.evals.engine.runner import run
     from decoding.evals.tasks.truthfulqa.multiple_choice import MultipleChoice
-    from decoding.strategies.registry import named
+    from decoding.strategies.registry import parse_strategy
 
     def call() -> Figures:
         task = MultipleChoice(model, tokenizer, questions, prompt)
-        configurations = configured([named("greedy")], model, tokenizer, "random", task=task.settings)
+        configurations = configured([parse_strategy("greedy")], model, tokenizer, "random", task=task.settings)
         with tempfile.TemporaryDirectory() as folder:
             run(task, configurations, output=Path(folder))
             lines = (Path(folder) / f"samples_{task.name}.jsonl").read_text().splitlines()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         LOLLogitsProcessor,
     )
     from decoding.strategies.lol import LOL
-    from decoding.stream.output import Reading
+    from decoding.stream.output import ForwardOutput
     from decoding.stream.stream import Stream
 
 _HOMES = {
@@ -54,7 +54,7 @@ _HOMES = {
     "OptionError": "decoding.errors",
     "OutOfMemoryError": "decoding.models.forward_errors",
     "Prompt": "decoding.strategies.contrast.amateurs",
-    "Reading": "decoding.stream.output",
+    "ForwardOutput": "decoding.stream.output",
     "Scorer": "decoding.scoring.scorer",
     "Scores": "decoding.scoring.scorer",
     "Session": "decoding.generation.session",
@@ -85,7 +85,7 @@ __all__ = [
     "OptionError",
     "OutOfMemoryError",
     "Prompt",
-    "Reading",
+    "ForwardOutput",
     "Scorer",
     "Scores",
     "Session",

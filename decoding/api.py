@@ -16,7 +16,7 @@ from decoding.models.forward_errors import within_memory
 from decoding.models.inputs import check_inputs
 from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
 from decoding.strategies.dola import DoLa
-from decoding.strategies.registry import Choice
+from decoding.strategies.registry import StrategySpec
 from decoding.strategies.stored import SETTINGS, stored_strategy
 
 __all__ = ["generate", "generate_with"]
@@ -111,7 +111,7 @@ def generate(
         )
 
 
-def generate_with(spec: Choice, model: Any, **inputs: Any) -> Any:
+def generate_with(spec: StrategySpec, model: Any, **inputs: Any) -> Any:
     """``decoding.generate`` with the strategy or baseline of a spec, whatever the model's own generation config prefers.
 
     Args:
@@ -126,9 +126,9 @@ def generate_with(spec: Choice, model: Any, **inputs: Any) -> Any:
     spec.check(model)
     # penalty_alpha 0 and not None: transformers fills None from the model's own generation config.
     config = copy.deepcopy(inputs.pop("generation_config", None) or model.generation_config)
-    config.update(do_sample=spec.draws, num_beams=1, penalty_alpha=0.0)
+    config.update(do_sample=spec.is_stochastic, num_beams=1, penalty_alpha=0.0)
     setattr(config, SETTINGS, None)
-    strategy = spec.how if isinstance(spec.how, Strategy) else None
+    strategy = spec.strategy if isinstance(spec.strategy, Strategy) else None
     if strategy is None:
         config.update(**spec.parameters)
         if inputs.get("input_ids") is not None:

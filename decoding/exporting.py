@@ -21,8 +21,8 @@ from decoding.models.adapters import adapters_of
 from decoding.models.loading import BUILT_IN_ADAPTERS, load, quiet
 from decoding.models.probe import probe_inputs
 from decoding.strategies.contrast.amateurs import Prompt, amateur_reader
-from decoding.strategies.registry import STRATEGIES, Choice, named
-from decoding.strategies.stored import AMATEUR, SETTINGS, home_of, ours
+from decoding.strategies.registry import STRATEGIES, StrategySpec, parse_strategy
+from decoding.strategies.stored import AMATEUR, SETTINGS, exportable_strategies, home_of
 from decoding.versions import __version__
 
 __all__ = ["LINKS", "export"]
@@ -124,7 +124,7 @@ def export(
     with _written(Path(output).expanduser(), force) as (folder, replaced):
         loaded, tokenizer = load(str(model), device, "auto", device_map=device_map)
         loaded.generation_config = config = _config(loaded)
-        how = choice.with_tokenizer(tokenizer).how
+        how = choice.with_tokenizer(tokenizer).strategy
         amateur = _amateur_folder(choice, loaded, tokenizer)  # before the trial puts an adapter on the model
         _try(how, loaded)
         for source, place in ((home_of(loaded, local_files_only=True), folder), (amateur, folder / AMATEUR)):
@@ -144,16 +144,16 @@ def export(
     return Path(output)
 
 
-def _chosen(strategy: Strategy | str) -> Choice:
+def _chosen(strategy: Strategy | str) -> StrategySpec:
     if isinstance(strategy, str):
-        choice = named(strategy)
+        choice = parse_strategy(strategy)
     else:
         name = next((name for name, kind in STRATEGIES.items() if type(strategy) is kind), type(strategy).__name__)
-        choice = Choice(name, strategy)
-    if choice.name not in ours():
+        choice = StrategySpec(name, strategy)
+    if choice.name not in exportable_strategies():
         raise OptionError(
             f"strategy {choice.name}: is none of this library, and a generation_config.json says it without code; "
-            f"accepted: {', '.join(ours())}"
+            f"accepted: {', '.join(exportable_strategies())}"
         )
     return choice
 
@@ -169,7 +169,7 @@ def _config(model: Any) -> GenerationConfig:
     return config
 
 
-def _amateur_folder(choice: Choice, model: Any, tokenizer: Any) -> Path | None:
+def _amateur_folder(choice: StrategySpec, model: Any, tokenizer: Any) -> Path | None:
     """Where the files of the strategy's amateur are; None where it has none (a prompt, an adapter in the model)."""
     amateur = choice.parameters.get("amateur")
     if isinstance(amateur, (str, Path)):

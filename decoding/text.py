@@ -12,7 +12,7 @@ from decoding.api import generate_with
 from decoding.errors import OptionError
 from decoding.models.devices import input_device
 from decoding.models.inputs import check_inputs, context_of
-from decoding.strategies.registry import Choice
+from decoding.strategies.registry import StrategySpec
 
 __all__ = ["DEFAULT_NEW_TOKENS", "Continuation", "continuations", "encoded", "new_text", "room", "until_end"]
 
@@ -43,7 +43,7 @@ class Continuation:
 def continuations(
     model: Any,
     tokenizer: Any,
-    choice: Choice,
+    choice: StrategySpec,
     prompt: str,
     *,
     max_new_tokens: int | None = None,
@@ -145,9 +145,9 @@ def encoded(model: Any, tokenizer: Any, prompt: str, chat: bool = False) -> dict
     return inputs
 
 
-def _check_count(choice: Choice, count: int) -> None:
+def _check_count(choice: StrategySpec, count: int) -> None:
     most = choice.parameters.get("num_beams", 1)
-    if count > most and not choice.draws:
+    if count > most and not choice.is_stochastic:
         raise OptionError(
             f"--num-return-sequences {count}: {choice.label} gives {most} a prompt; accepted: 1 to {most}, or sampling"
         )

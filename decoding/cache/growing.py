@@ -27,7 +27,7 @@ __all__ = [
     "is_recurrent",
     "is_sliding",
     "layers_of",
-    "make_room_to_look_ahead",
+    "reserve_lookahead_slot",
     "self_attention_cache",
     "tokens_in",
 ]
@@ -36,7 +36,7 @@ __all__ = [
 # cache is spare room, and growing copies each entry 16 times in all rather than once a token. It does not grow further
 # than the tokens that a call may make and a few to look ahead with.
 BLOCK = 128
-LOOKED_AHEAD = 16
+LOOKAHEAD_SLOTS = 16
 
 
 class GrowingLayer(DynamicLayer):
@@ -100,7 +100,7 @@ class GrowingLayer(DynamicLayer):
             )
             return self.keys, self.values
         start, new = self.length, key_states.shape[2]
-        keys, values = self._room_for(start + new)
+        keys, values = self._reserve(start + new)
         keys.narrow(2, start, new).copy_(key_states)
         values.narrow(2, start, new).copy_(value_states)
         self.length = self._values_length = start + new
@@ -113,9 +113,9 @@ class GrowingLayer(DynamicLayer):
         else:
             self.length = self._values_length = max(self.length + tokens_to_remove, 0)
 
-    def settle(self, looked_at: int, winners: list[int], n: int) -> None:
+    def keep_branches(self, num_branch_tokens: int, winners: list[int], n: int) -> None:
         """Of the last ``looked_at`` slots, keep the n of each row's winner (its number among runs of n), in place."""
-        start = self.length - looked_at
+        start = self.length - num_branch_tokens
         for storage in (self._keys, self._values):
             assert storage is not None
             for row, winner in enumerate(winners):
@@ -124,7 +124,7 @@ class GrowingLayer(DynamicLayer):
                     own.narrow(2, start, n).copy_(own.narrow(2, start + winner * n, n))
         self.length = self._values_length = start + n
 
-    def stand_on(self, keys: Tensor, values: Tensor) -> bool:
+    def rebind_storage(self, keys: Tensor, values: Tensor) -> bool:
         """Keep the content in storage that is given, (batch, heads, capacity, head dim) each, from now on.
 
         Returns:
@@ -139,7 +139,7 @@ class GrowingLayer(DynamicLayer):
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
         return True
 
-    def lengthen(self, n: int) -> None:
+    def mark_written(self, n: int) -> None:
         """Count n tokens that were written into the storage behind the last one."""
         self.length += n
         self._values_length += n
@@ -149,7 +149,7 @@ class GrowingLayer(DynamicLayer):
         self.keys = self.values = None
         self.is_initialized = False
 
-    def _room_for(self, end: int) -> tuple[Tensor, Tensor]:
+    def _reserve(self, end: int) -> tuple[Tensor, Tensor]:
         keys, values = self._keys, self._values
         assert keys is not None
         assert values is not None
@@ -158,13 +158,13 @@ class GrowingLayer(DynamicLayer):
         if end <= min(keys.shape[2], values.shape[2]) and writable:
             return keys, values
         capacity = end + max(BLOCK, end // 16)
-        if self.expected is not None and self.expected + LOOKED_AHEAD >= end:
-            capacity = min(capacity, self.expected + LOOKED_AHEAD)
-        self._keys, self._values = _with_room(keys, self.length, capacity), _with_room(values, self.length, capacity)
+        if self.expected is not None and self.expected + LOOKAHEAD_SLOTS >= end:
+            capacity = min(capacity, self.expected + LOOKAHEAD_SLOTS)
+        self._keys, self._values = _grown(keys, self.length, capacity), _grown(values, self.length, capacity)
         return self._keys, self._values
 
 
-def _with_room(entries: Tensor, length: int, capacity: int) -> Tensor:
+def _grown(entries: Tensor, length: int, capacity: int) -> Tensor:
     batch, heads, _, dim = entries.shape
     room = entries.new_empty((batch, heads, capacity, dim))
     room.narrow(2, 0, length).copy_(entries.narrow(2, 0, length))
@@ -204,7 +204,7 @@ def grow_in_place(cache: Any, expected: int | None = None) -> None:
             layer.expected = expected
 
 
-def make_room_to_look_ahead(cache: Any, model: Any) -> None:
+def reserve_lookahead_slot(cache: Any, model: Any) -> None:
     """Give an empty static cache one more slot: greedy search, for which it is sized, never reads the last token."""
     inner = self_attention_cache(cache)
     if isinstance(inner, StaticCache) and not getattr(cache, "_is_user_defined", False):

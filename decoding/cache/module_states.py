@@ -20,7 +20,7 @@ from transformers.generation.utils import ALL_CACHE_NAMES
 
 from decoding.cache.growing import layers_of, tokens_in
 
-__all__ = ["OwnStates", "StateLayer", "handed_back", "lent", "with_states"]
+__all__ = ["OwnStates", "StateLayer", "handed_back", "module_states_installed", "with_states"]
 
 # Attributes of modules that are states: RecurrentGemma's, which are the only ones in transformers 5.23.
 ON_MODULES = ("conv1d_state", "recurrent_states")
@@ -33,18 +33,18 @@ class StateLayer(LinearAttentionLayer):
     def __init__(self, places: list[tuple[Any, str]]) -> None:
         super().__init__()
         self.places = places
-        self.trees: list[Any] = self.at_places()
+        self.trees: list[Any] = self.read()
 
-    def at_places(self) -> list[Any]:
+    def read(self) -> list[Any]:
         """What stands there now."""
         return [getattr(holder, name) for holder, name in self.places]
 
-    def put(self, trees: list[Any]) -> None:
+    def install(self, trees: list[Any]) -> None:
         """Write these states to their places."""
         for (holder, name), tree in zip(self.places, trees, strict=True):
             setattr(holder, name, tree)
 
-    def alone(self) -> AbstractContextManager[Any]:
+    def lock(self) -> AbstractContextManager[Any]:
         """No other thread reads or writes these places in this context."""
         shared = any(isinstance(holder, nn.Module) for holder, _ in self.places)
         return _on_modules if shared else nullcontext()
@@ -111,7 +111,7 @@ def _state_layer(cache: Any) -> StateLayer | None:
 
 
 @contextmanager
-def lent(inputs: dict[str, Any]) -> Iterator[None]:
+def module_states_installed(inputs: dict[str, Any]) -> Iterator[None]:
     """While the context is open, a forward pass over ``inputs`` finds the states of their cache where it looks for
     them, in ``inputs`` included; afterwards the cache has the new ones, and what stood at their places is back there
     (a plain ``generate`` may be under way on the same model).
@@ -122,17 +122,17 @@ def lent(inputs: dict[str, Any]) -> Iterator[None]:
     if layer is None:
         yield
         return
-    with layer.alone():
-        before = layer.at_places()
-        layer.put(layer.trees)
+    with layer.lock():
+        before = layer.read()
+        layer.install(layer.trees)
         if isinstance(cache, OwnStates):
             inputs[name] = cache.own
         try:
             yield
-            layer.trees = layer.at_places()
+            layer.trees = layer.read()
         finally:
             inputs[name] = cache
-            layer.put(before)
+            layer.install(before)
 
 
 def handed_back(cache: Any) -> Any:
@@ -140,7 +140,7 @@ def handed_back(cache: Any) -> Any:
     layer = _state_layer(cache)
     if layer is None:
         return cache
-    with layer.alone():
-        layer.put(layer.trees)
+    with layer.lock():
+        layer.install(layer.trees)
     layers_of(cache).pop()
     return cache.own if isinstance(cache, OwnStates) else cache

@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from decoding.capabilities.probes import CHOSEN, KEPT, as_it_is, opened, probe_batch, walked
+from decoding.capabilities.probes import (
+    PROBE_CHOICES,
+    PROBE_CONTINUATION,
+    model_cache_key,
+    open_probe_stream,
+    probe_batch,
+    run_probe,
+)
 from decoding.errors import DecodingError, ModelError, one_line
-from decoding.models.forward_errors import says_nothing_of_the_model
+from decoding.models.forward_errors import is_environment_error
 from decoding.models.probe import NO_NUMBERS, relative_error, tolerance
 from decoding.stream.ways import Branching, Way, may_share
 
@@ -43,7 +50,7 @@ def branching_of(model: Any, use_cache: bool = True, padded: bool = True) -> Bra
     Raises:
         ModelError: no way is right: what the model makes of a token changes with those after it.
     """
-    key = (*as_it_is(model), use_cache, padded)
+    key = (*model_cache_key(model), use_cache, padded)
     per_model = _checked.setdefault(model, {})
     with _checking:
         if key not in per_model:
@@ -69,7 +76,7 @@ def _right_behind_padding(model: Any, use_cache: bool, padded: bool) -> Branchin
     try:
         found = branching_of(model, use_cache)
     except ModelError as refusal:
-        if says_nothing_of_the_model(refusal):
+        if is_environment_error(refusal):
             raise
         return None
     return None if found.way == "read anew" and use_cache and found.reason != NO_NUMBERS else found
@@ -79,19 +86,19 @@ def _check(model: Any, use_cache: bool, padded: bool) -> Branching:
     if model.config.is_encoder_decoder:
         return Branching("fork", FORKED_BY_CONSTRUCTION) if use_cache else Branching("read anew", "use_cache=False")
     inputs, ids = probe_batch(model, padded)
-    stream = opened(model, inputs | {"use_cache": use_cache})
+    stream = open_probe_stream(model, inputs | {"use_cache": use_cache})
     if stream.cacheless:
-        return _read_anew(model, inputs, ids, stream.cacheless)
+        return _recompute(model, inputs, ids, stream.cacheless)
     forked = _walked_or_why_not(stream, "fork", ids)
     if isinstance(forked, str):
-        return _read_anew(model, inputs, ids, f"its rows cannot be forked ({forked})")
+        return _recompute(model, inputs, ids, f"its rows cannot be forked ({forked})")
     if any(bool(each.isnan().any()) for each in forked):
         return Branching("fork", NO_NUMBERS)
     error = _error_of_reading_on(model, inputs, ids, forked)
     if not error < _allowed(model):
         reason = f"reading on from its cache differs from reading the text anew (relative error {error:.1e})"
-        return _read_anew(model, inputs, ids, reason)
-    stream = opened(model, inputs)
+        return _recompute(model, inputs, ids, reason)
+    stream = open_probe_stream(model, inputs)
     if not may_share(stream):
         return Branching("fork", "its cache or its forward() cannot place branches side by side")
     shared = _walked_or_why_not(stream, "shared prefix", ids)
@@ -108,11 +115,11 @@ def _walked_or_why_not(stream: Stream, way: Way, ids: Tensor) -> list[Tensor] | 
     """What :func:`walked` gives with branches of this kind, or what went wrong."""
     stream.branching = Branching(way, "")
     try:
-        return walked(stream, ids)
+        return run_probe(stream, ids)
     except Exception as failure:
         refusal = failure.__cause__ or failure
         meant = isinstance(failure, DecodingError) and failure.__cause__ is None
-        if says_nothing_of_the_model(refusal) or (meant and way == "fork"):
+        if is_environment_error(refusal) or (meant and way == "fork"):
             raise
         return f"{type(refusal).__name__}: {one_line(refusal, 80)}"
     finally:
@@ -125,18 +132,20 @@ def _error_of_reading_on(model: Any, inputs: dict[str, Any], ids: Tensor, forked
     Some models answer otherwise with a cache than without one (in transformers 5.23 ProphetNet, and behind padding Git
     and DeepSeek-V4): contrastive search on their cache would be wrong without a word.
     """
-    rows, chosen = torch.arange(2, device=ids.device), torch.tensor(CHOSEN, device=ids.device)
+    rows, chosen = torch.arange(2, device=ids.device), torch.tensor(PROBE_CHOICES, device=ids.device)
     kept = torch.stack([ids[rows, chosen], ids[rows, 3 + chosen], ids[:, 0]], dim=1)
-    anew = opened(model, _continued(inputs, kept))
+    anew = open_probe_stream(model, _continued(inputs, kept))
     stepwise = torch.stack([forked[0][rows, chosen, 0], forked[1][rows, chosen, 0], forked[2][:, 0]], dim=1)
-    error = relative_error(stepwise, anew.prompt.hidden[:, -KEPT:])
+    error = relative_error(stepwise, anew.prompt.hidden[:, -PROBE_CONTINUATION:])
     return max([error, *(relative_error(logits, anew.logits(anew.prompt)) for logits in forked[3:])])
 
 
-def _read_anew(model: Any, inputs: dict[str, Any], ids: Tensor, reason: str) -> Branching:
+def _recompute(model: Any, inputs: dict[str, Any], ids: Tensor, reason: str) -> Branching:
     """The way without a cache, which is right where the states of a text's beginning stay what they are as it grows."""
-    before = opened(model, inputs | {"use_cache": False}).prompt.hidden
-    after = opened(model, _continued(inputs, ids[:, :KEPT]) | {"use_cache": False}).prompt.hidden
+    before = open_probe_stream(model, inputs | {"use_cache": False}).prompt.hidden
+    after = open_probe_stream(
+        model, _continued(inputs, ids[:, :PROBE_CONTINUATION]) | {"use_cache": False}
+    ).prompt.hidden
     read = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
     before, after = before[:, : read.shape[1]][read], after[:, : read.shape[1]][read]
     if bool(before.isnan().any()):

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from decoding.capabilities.probes import as_it_is, opened, probe_batch
+from decoding.capabilities.probes import model_cache_key, open_probe_stream, probe_batch
 from decoding.errors import ModelError, OptionError, one_line
-from decoding.models.forward_errors import ACCIDENTS, says_nothing_of_the_model
+from decoding.models.forward_errors import ACCIDENTS, is_environment_error
 from decoding.models.probe import tolerance
 
-__all__ = ["checked_pieces", "read_in_pieces", "why_not_in_pieces"]
+__all__ = ["checked_chunking", "enable_chunked_prefill", "why_not_chunked"]
 
 MOST = 2**31 - 1  # tokens of a piece that torch can count with
 PIECES = 5  # of the check's prompts, which have 20 tokens and more
@@ -31,7 +31,7 @@ _checking = threading.RLock()
 _checked: weakref.WeakKeyDictionary[Any, dict[tuple[object, ...], str]] = weakref.WeakKeyDictionary()
 
 
-def read_in_pieces(model: Any, size: int | None, padded: bool) -> None:
+def enable_chunked_prefill(model: Any, size: int | None, padded: bool) -> None:
     """Have a model read every prompt in pieces of ``size`` tokens from now on, in transformers' own decoding too.
 
     Args:
@@ -47,7 +47,7 @@ def read_in_pieces(model: Any, size: int | None, padded: bool) -> None:
         model.generation_config.prefill_chunk_size = min(size, MOST)
 
 
-def checked_pieces(
+def checked_chunking(
     model: Any, input_ids: Tensor, model_kwargs: dict[str, Any], config: GenerationConfig
 ) -> GenerationConfig:
     """The generation config of a call, its ``prefill_chunk_size`` looked at; without it where the prompt is one piece.
@@ -73,13 +73,13 @@ def checked_pieces(
 def _check(model: Any, size: Any, padded: bool) -> None:
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise OptionError(f"prefill_chunk_size={size!r}: accepted are whole numbers from 1")
-    why = why_not_in_pieces(model, size, padded)
+    why = why_not_chunked(model, size, padded)
     if why:
         raise OptionError(f"prefill_chunk_size={size}: {type(model).__name__} {why}; leave it out")
 
 
 @torch.no_grad()
-def why_not_in_pieces(model: Any, size: int, padded: bool = True) -> str:
+def why_not_chunked(model: Any, size: int, padded: bool = True) -> str:
     """Why a model's prompts are not to be read in pieces of so many tokens; empty where they may be.
 
     Checked once per model, attention implementation, dtype and device, on two rows of a few tokens.
@@ -91,7 +91,7 @@ def why_not_in_pieces(model: Any, size: int, padded: bool = True) -> str:
     """
     if model.config.is_encoder_decoder:
         return "is an encoder-decoder, whose encoder reads the prompt at once"
-    key = (*as_it_is(model), size == 1, padded)
+    key = (*model_cache_key(model), size == 1, padded)
     with _checking:
         per_model = _checked.setdefault(model, {})
         if key not in per_model:
@@ -107,9 +107,9 @@ def why_not_in_pieces(model: Any, size: int, padded: bool = True) -> str:
 
 
 def _misread(model: Any, by_token: bool, padded: bool) -> str | None:
-    """As :func:`why_not_in_pieces`; None where the model gives no numbers, which says nothing of its pieces."""
+    """As :func:`why_not_chunked`; None where the model gives no numbers, which says nothing of its pieces."""
     inputs, further = probe_batch(model, padded)
-    whole = opened(model, inputs)
+    whole = open_probe_stream(model, inputs)
     if whole.cacheless:
         return f"is read without a cache ({whole.cacheless})"
     # What the last piece left in the cache shows in a token behind it.
@@ -117,11 +117,11 @@ def _misread(model: Any, by_token: bool, padded: bool) -> str | None:
     if not bool(expected.isfinite().all()):
         return None
     try:
-        pieces = opened(model, inputs, 1 if by_token else max(2, inputs["input_ids"].shape[1] // PIECES))
+        pieces = open_probe_stream(model, inputs, 1 if by_token else max(2, inputs["input_ids"].shape[1] // PIECES))
         found = torch.cat([pieces.prompt.hidden, pieces.extend(further[:, :1]).hidden], dim=1)
     except (*ACCIDENTS, OptionError, ModelError) as failure:
         refusal = failure.__cause__ or failure
-        if says_nothing_of_the_model(refusal):
+        if is_environment_error(refusal):
             raise
         return f"cannot read a prompt in pieces ({type(refusal).__name__}: {one_line(refusal, 80)})"
     mask = torch.nn.functional.pad(inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])), (0, 1), value=1)

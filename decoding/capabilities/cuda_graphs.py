@@ -16,30 +16,30 @@ from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 
 from decoding.cache.growing import GrowingLayer, is_recurrent, layers_of
 from decoding.capabilities.branching import branching_of
-from decoding.capabilities.probes import probe_batch, walked
+from decoding.capabilities.probes import probe_batch, run_probe
 from decoding.errors import OptionError
 from decoding.models.adapters import MixedRows
-from decoding.models.devices import input_device, is_shared_out
+from decoding.models.devices import input_device, is_tensor_parallel
 from decoding.models.probe import relative_error, tolerance
-from decoding.models.structure import anatomy
+from decoding.models.structure import inspect_model
 from decoding.stream.static_layout import LayerShape
 
-__all__ = ["capture_requested", "check_capturable", "request_capture"]
+__all__ = ["cuda_graphs_requested", "check_cuda_graphs", "request_cuda_graphs"]
 
 PLAIN = {"attention_mask", "past_key_values", "position_ids", "use_cache", "logits_to_keep"}
 
 
-def request_capture(config: Any, wanted: bool) -> None:
+def request_cuda_graphs(config: Any, wanted: bool) -> None:
     """Note on the generation config of a call, which every stream of it is given, whether its steps are captured."""
     config.compile = wanted
 
 
-def capture_requested(config: GenerationConfig | None) -> bool:
-    """What :func:`request_capture` noted, or a user on a config of his own."""
+def cuda_graphs_requested(config: GenerationConfig | None) -> bool:
+    """What :func:`request_cuda_graphs` noted, or a user on a config of his own."""
     return bool(getattr(config, "compile", False))
 
 
-def check_capturable(
+def check_cuda_graphs(
     model: Any, model_kwargs: Mapping[str, Any], config: GenerationConfig, mixed: MixedRows | None
 ) -> tuple[LayerShape, ...]:
     """The layers of the model's cache, where its steps behind this prompt can be captured.
@@ -49,7 +49,7 @@ def check_capturable(
     """
     reason = _call_reason(model, model_kwargs, config, mixed)
     if reason is None:
-        found = _capturable(model)
+        found = _cuda_graphs(model)
         if found.reason is None:
             return found.layers
         reason = found.reason
@@ -120,7 +120,7 @@ _checked: weakref.WeakKeyDictionary[Any, dict[tuple[object, ...], _Capturable]] 
 
 
 @torch.no_grad()
-def _capturable(model: Any) -> _Capturable:
+def _cuda_graphs(model: Any) -> _Capturable:
     """Checked once per model, attention implementation, dtype and device; a few passes over a dozen tokens."""
     key = (model.config.get_text_config(decoder=True)._attn_implementation, model.dtype, str(input_device(model)))
     with _checking:
@@ -143,9 +143,9 @@ def _reason(model: Any) -> str | None:
     branching = branching_of(model)
     if branching.way != "shared prefix":
         return f"its branches are not side by side ({branching.way}: {branching.reason})"
-    if not anatomy(model).separable:
+    if not inspect_model(model).separable:
         return "its head cannot be applied apart from its layers"
-    if is_shared_out(model):
+    if is_tensor_parallel(model):
         return "its weights are shared out over several ranks"
     devices = {str(each.device) for each in model.parameters()}
     if len(devices) > 1:
@@ -174,11 +174,11 @@ def _found_wrong(model: Any) -> str | None:
     from decoding.stream.stream import Stream
 
     inputs, ids = probe_batch(model)
-    usual = walked(Stream.open(model, **inputs), ids)
+    usual = run_probe(Stream.open(model, **inputs), ids)
     with model._optimize_model_for_decode(), probing():
         stream = Stream.open(model, compile=True, **inputs)
         with _Watch() as watch:
-            static = walked(stream, ids)
+            static = run_probe(stream, ids)
     if watch.seen is not None:
         return f"its forward() asks for values on the host ({watch.seen})"
     error = max(relative_error(one, other) for one, other in zip(static, usual, strict=True))

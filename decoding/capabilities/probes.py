@@ -15,7 +15,7 @@ from decoding.models.probe import probe_inputs
 if TYPE_CHECKING:
     from decoding.stream.stream import Stream
 
-__all__ = ["as_it_is", "opened", "probe_batch", "walked"]
+__all__ = ["model_cache_key", "open_probe_stream", "probe_batch", "run_probe"]
 
 # What configurations call the number of tokens that a layer looks back.
 WINDOWS = (
@@ -24,22 +24,22 @@ WINDOWS = (
 )  # fmt: skip
 
 
-FAR = 256  # tokens (GPT-Neo's window): the check of a model of 134M took 1.7 s on two cores, and 3.2 s at 512
+PROBE_WINDOW = 256  # tokens (GPT-Neo's window): the check of a model of 134M took 1.7 s on two cores, and 3.2 s at 512
 
 
-KEPT = 3  # tokens that the check reads on from its prompts
+PROBE_CONTINUATION = 3  # tokens that the check reads on from its prompts
 
 
-CHOSEN = (1, 2)  # of each of the probe's branches, by row
+PROBE_CHOICES = (1, 2)  # of each of the probe's branches, by row
 
 
-def as_it_is(model: Any) -> tuple[object, ...]:
+def model_cache_key(model: Any) -> tuple[object, ...]:
     """What a model's reading may hang on: what a check found holds for as long as these are the same."""
     attention = getattr(model.config.get_text_config(decoder=True), "_attn_implementation", None)
     return attention, model.dtype, str(input_device(model)), model.training
 
 
-def opened(model: Any, inputs: dict[str, Any], piece: int | None = None) -> Stream:
+def open_probe_stream(model: Any, inputs: dict[str, Any], piece: int | None = None) -> Stream:
     """A stream of a check, which reads its prompt at once or in pieces of ``piece`` tokens, whatever the model's own
     generation config has.
     """
@@ -53,12 +53,14 @@ def opened(model: Any, inputs: dict[str, Any], piece: int | None = None) -> Stre
 def probe_batch(model: Any, padded: bool = True) -> tuple[dict[str, Any], Tensor]:
     """A small batch of prompts as ``generate`` takes it, one left-padded, and (2, 6) tokens to go on with."""
     config = model.config.get_text_config(decoder=True)
-    windows = [value for name in WINDOWS if isinstance(value := getattr(config, name, None), int) and value <= FAR]
+    windows = [
+        value for name in WINDOWS if isinstance(value := getattr(config, name, None), int) and value <= PROBE_WINDOW
+    ]
     # Past each window where that is cheap; windows of thousands are the same code.
     length = max([8, *windows]) + 12
     context = context_of(model)
-    if context is not None and context > KEPT:
-        length = min(length, context - KEPT)
+    if context is not None and context > PROBE_CONTINUATION:
+        length = min(length, context - PROBE_CONTINUATION)
     ids = probe_inputs(model, batch=2, length=length + 6)["input_ids"]
     mask = torch.ones_like(ids[:, :length])
     if padded:
@@ -70,15 +72,15 @@ def probe_batch(model: Any, padded: bool = True) -> tuple[dict[str, Any], Tensor
     return inputs, ids[:, length:]
 
 
-def walked(stream: Stream, ids: Tensor) -> list[Tensor]:
+def run_probe(stream: Stream, ids: Tensor) -> list[Tensor]:
     """Hidden states of three steps of a stream over (2, 6) tokens: two branches, each committed, and one token.
 
     Where logits cannot be told from them, those after the last token too: ProphetNet's come from other states.
     """
-    chosen = torch.tensor(CHOSEN, device=ids.device)
+    chosen = torch.tensor(PROBE_CHOICES, device=ids.device)
     first = stream.branch(ids[:, :3]).hidden
     stream.commit(chosen)
     second = stream.branch(ids[:, 3:]).hidden
     stream.commit(chosen)
     last = stream.extend(ids[:, :1])
-    return [first, second, last.hidden, *([] if stream.anatomy.separable else [stream.logits(last)])]
+    return [first, second, last.hidden, *([] if stream.structure.separable else [stream.logits(last)])]

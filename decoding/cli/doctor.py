@@ -10,16 +10,16 @@ from rich.table import Table
 
 from decoding.cache.growing import layers_of
 from decoding.capabilities.branching import branching_of
-from decoding.capabilities.chunked_prefill import why_not_in_pieces
+from decoding.capabilities.chunked_prefill import why_not_chunked
 from decoding.cli.options import Device, DeviceMap, Dtype, Json, Model, TpPlan
 from decoding.cli.output import as_json, console
 from decoding.errors import DecodingError, ModelError, one_line
 from decoding.kernels import OPERATIONS
 from decoding.kernels.backend import BackendError, choose
-from decoding.models.devices import input_device, places, speaks
+from decoding.models.devices import device_names, input_device, is_main_process
 from decoding.models.loading import load
 from decoding.models.probe import probe_inputs
-from decoding.models.structure import anatomy
+from decoding.models.structure import inspect_model
 from decoding.stream.stream import Stream
 from decoding.versions import versions
 
@@ -42,7 +42,7 @@ def doctor_command(
     """
     loaded, tokenizer = load(model, device, dtype, device_map=device_map, tp_plan=tp_plan)
     report: dict[str, Any] = {**versions(), **_facts(model, loaded, tokenizer), **_service(loaded)}
-    if not speaks(loaded):
+    if not is_main_process(loaded):
         return
     if json:
         print(as_json(report, indent=2))
@@ -61,7 +61,7 @@ def _facts(name: str, model: Any, tokenizer: Any) -> dict[str, Any]:
         "model": name,
         "architecture": type(model).__name__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "device": ", ".join(map(_named, places(model))),
+        "device": ", ".join(map(_named, device_names(model))),
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": getattr(config, "_attn_implementation", None),
         "context": getattr(config, "max_position_embeddings", None),
@@ -78,17 +78,17 @@ def _service(model: Any) -> dict[str, Any]:
     """How contrast strategies run on this model, or why they cannot."""
     report: dict[str, Any] = {}
     try:
-        parts = anatomy(model)
+        parts = inspect_model(model)
         report |= {
             "layers": None if parts.layers is None else len(parts.layers),
-            "head": parts.recipe or "inside the model's own forward",
+            "head": parts.head_transform or "inside the model's own forward",
             "head applied apart": parts.separable,
             "early exits": parts.no_early_exit is None,
         }
         if parts.no_early_exit is not None:
             report["no early exits because"] = parts.no_early_exit
         stream = Stream.open(model, input_ids=probe_inputs(model)["input_ids"])
-        misread = why_not_in_pieces(model, PIECES)
+        misread = why_not_chunked(model, PIECES)
         report["prompts in pieces"] = not misread
         if misread:
             report["not in pieces because"] = misread

@@ -9,8 +9,8 @@ import typer
 
 from decoding.cli.options import Device, DeviceMap, Model, settings_of
 from decoding.exporting import LINKS, export
-from decoding.strategies.registry import named
-from decoding.strategies.stored import ours
+from decoding.strategies.registry import parse_strategy
+from decoding.strategies.stored import exportable_strategies
 
 __all__ = ["export_command"]
 
@@ -19,7 +19,10 @@ def export_command(
     output: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")],
     model: Model = "expert",
     strategy: Annotated[
-        str, typer.Option(metavar="NAME", help=f"One of {', '.join(ours())}; parameters may follow a colon.")
+        str,
+        typer.Option(
+            metavar="NAME", help=f"One of {', '.join(exportable_strategies())}; parameters may follow a colon."
+        ),
     ] = "contrastive-search",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the strategy; repeatable.")
@@ -36,7 +39,7 @@ def export_command(
 
     Example: decoding export --model PATH --set top_k=5 --output DIR
     """
-    choice = named(strategy, settings_of(set_ or []))
-    folder = export(model, choice.how, output, link=link, force=force, device=device, device_map=device_map)
+    choice = parse_strategy(strategy, settings_of(set_ or []))
+    folder = export(model, choice.strategy, output, link=link, force=force, device=device, device_map=device_map)
     print(f"{folder}: {choice.label}")
     print(f"transformers serve {folder} --trust-remote-code")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from transformers import TextStreamer
 
-from decoding.capabilities.chunked_prefill import read_in_pieces
+from decoding.capabilities.chunked_prefill import enable_chunked_prefill
 from decoding.cli.options import (
     Device,
     DeviceMap,
@@ -24,9 +24,9 @@ from decoding.cli.options import (
 from decoding.cli.output import as_json, progress, writable, write_files
 from decoding.errors import OptionError
 from decoding.generation.strategy import Strategy
-from decoding.models.devices import speaks
+from decoding.models.devices import is_main_process
 from decoding.models.loading import load
-from decoding.strategies.registry import STRATEGIES, Choice, named
+from decoding.strategies.registry import STRATEGIES, StrategySpec, parse_strategy
 from decoding.text import (
     Continuation,
     _check_count,
@@ -76,17 +76,17 @@ def generate_command(
 
     Example: decoding generate --prompt "The old clockmaker" --set top_k=5
     """
-    choice = named(strategy, settings_of(set_ or []))
+    choice = parse_strategy(strategy, settings_of(set_ or []))
     prompts = prompts_of(prompt)
     _check_count(choice, num_return_sequences)
-    if compile and not isinstance(choice.how, Strategy):
+    if compile and not isinstance(choice.strategy, Strategy):
         raise OptionError(f"--compile: {choice.name} is transformers' own; accepted are the strategies of this library")
     if stream:
         _check_stream(choice, prompts, json, num_return_sequences)
     writable(output)
     loaded, tokenizer = load(model, device, dtype, device_map=device_map, tp_plan=tp_plan)
-    read_in_pieces(loaded, prefill_chunk, padded=False)
-    first = speaks(loaded)
+    enable_chunked_prefill(loaded, prefill_chunk, padded=False)
+    first = is_main_process(loaded)
     streamer = TextStreamer(tokenizer, skip_prompt=chat, skip_special_tokens=True) if stream and first else None
     records = []
     with progress(shown=first) as bar:
@@ -104,7 +104,7 @@ def generate_command(
     write_files(output if first else None, {"generate.jsonl": "".join(f"{record}\n" for record in records)})
 
 
-def _record(made: Continuation, choice: Choice, model: str) -> dict[str, Any]:
+def _record(made: Continuation, choice: StrategySpec, model: str) -> dict[str, Any]:
     return {
         "prompt": made.prompt,
         "text": made.text,
@@ -117,7 +117,7 @@ def _record(made: Continuation, choice: Choice, model: str) -> dict[str, Any]:
     }
 
 
-def _check_stream(choice: Choice, prompts: list[str], json: bool, count: int) -> None:
+def _check_stream(choice: StrategySpec, prompts: list[str], json: bool, count: int) -> None:
     if json:
         raise OptionError("--stream prints text and --json an object: give one of them")
     if len(prompts) > 1 or count > 1:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from decoding.capabilities.cuda_graphs import request_capture
+from decoding.capabilities.cuda_graphs import request_cuda_graphs
 from decoding.errors import InputError
 from decoding.generation.session import Session, argmax_first
 from decoding.models.adapters import unwrapped
@@ -120,7 +120,7 @@ class StrategyLogitsProcessor(LogitsProcessor):
             inputs["input_ids"] = input_ids
             check_inputs(self.model, input_ids, inputs)
         prepared, model_kwargs, config = Stream.prepare(self.model, **inputs)
-        request_capture(config, self.compile)
+        request_cuda_graphs(config, self.compile)
         return self.strategy.rescoring_session(self.model, prepared, model_kwargs, config)
 
     def _per_row(self, value: Any, rows: int) -> Any:

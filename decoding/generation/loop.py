@@ -12,7 +12,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput, GenerateEnc
 
 from decoding.errors import DecodingError, OptionError
 from decoding.generation.session import Session, most_probable
-from decoding.models.devices import agreed
+from decoding.models.devices import broadcast_from_rank0
 from decoding.models.forward_errors import not_a_number, within_memory
 
 __all__ = ["decode"]
@@ -72,7 +72,7 @@ def decode(
                 if scores is None:
                     chosen = session.greedy(input_ids, logits_processor)
                 elif generation_config.do_sample:
-                    chosen = agreed(model, _drawn(scores / temperature))
+                    chosen = broadcast_from_rank0(model, _drawn(scores / temperature))
                 else:
                     chosen = most_probable(scores)
                 if not finished_here:
@@ -83,7 +83,7 @@ def decode(
                         tokens = tokens * unfinished + pad * (1 - unfinished)
                     input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
                     unfinished = unfinished & ~stopping_criteria(input_ids, record.scores)
-                    # Asked together: a GPU is waited for once.
+                    # ScoringRequest together: a GPU is waited for once.
                     finished_here, is_stuck = torch.stack([unfinished.max() == 0, stuck.any()]).tolist()
                     if is_stuck:
                         raise _no_token(model, session, int(stuck.nonzero()[0]), input_ids.shape[1] - length - 1)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decoding.stream.output import Reading
+from decoding.stream.output import ForwardOutput
 
 __all__ = ["Session", "argmax_first", "most_probable"]
 
@@ -22,7 +22,7 @@ class Session(ABC):
     """
 
     logits: Tensor
-    reading: Reading
+    reading: ForwardOutput
 
     @abstractmethod
     def scores(self, input_ids: Tensor, logits_processor: Any) -> Tensor:

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from decoding.capabilities.cuda_graphs import request_capture
+from decoding.capabilities.cuda_graphs import request_cuda_graphs
 from decoding.errors import OptionError
 from decoding.generation.caller import arguments_of_generate
 from decoding.generation.logits_processor import StrategyLogitsProcessor
 from decoding.generation.loop import decode
 from decoding.generation.session import Session
 from decoding.models.inputs import check_inputs
-from decoding.stream.recompute import tell_cost
+from decoding.stream.recompute import warn_recompute_cost
 
 __all__ = ["Strategy"]
 
@@ -112,12 +112,12 @@ class Strategy(ABC):
         if synced_gpus and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             raise OptionError("synced_gpus=True: there is no process group whose ranks keep step; leave it out")
         if compile:
-            request_capture(generation_config, True)  # this call's own copy
+            request_cuda_graphs(generation_config, True)  # this call's own copy
         check_generation_config(self.name, generation_config)
         check_inputs(model, input_ids, model_kwargs)
         self.check(model)
         if generation_config.use_cache is False:  # perhaps of the model's own config, where training has left it
-            tell_cost(model, "use_cache=False")
+            warn_recompute_cost(model, "use_cache=False")
         logits_processor, temperature = self.split_temperature(logits_processor)
         return decode(
             self.session,

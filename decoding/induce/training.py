@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from decoding.errors import InputError, ModelError, OptionError, one_line
 from decoding.induce.examples import Example
 from decoding.models.adapters import adapters_of, unwrapped
-from decoding.models.devices import input_device, is_offloaded, is_shared_out
-from decoding.models.structure import anatomy
+from decoding.models.devices import input_device, is_offloaded, is_tensor_parallel
+from decoding.models.structure import inspect_model
 
 __all__ = ["Recipe", "induce"]
 
@@ -114,8 +114,8 @@ def induce(
     model = unwrapped(model)
     if adapters_of(model):
         raise ModelError("the model has adapters already: induce an amateur on the model without them")
-    if is_offloaded(model) or is_shared_out(model):
-        where = "in other processes (tensor parallelism)" if is_shared_out(model) else "offloaded to CPU or disk"
+    if is_offloaded(model) or is_tensor_parallel(model):
+        where = "in other processes (tensor parallelism)" if is_tensor_parallel(model) else "offloaded to CPU or disk"
         raise ModelError(
             f"the model has weights {where}, where no adapter can be trained on them: accepted are models on one "
             "device, or split over devices that hold it whole"
@@ -252,7 +252,7 @@ def _printer() -> Any:
 
 def _target_modules(model: Any) -> list[str]:
     """The linear layers inside the decoder layers: the head and the embeddings stay those of the expert."""
-    layers = anatomy(model).layers
+    layers = inspect_model(model).layers
     if layers is None:
         raise ModelError(f"{type(model).__name__}: its decoder layers were not found, so no adapter can be put on them")
     from transformers.pytorch_utils import Conv1D

@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["agreed", "input_device", "is_offloaded", "is_shared_out", "places", "speaks", "whole_weights"]
+__all__ = [
+    "broadcast_from_rank0",
+    "input_device",
+    "is_offloaded",
+    "is_tensor_parallel",
+    "device_names",
+    "is_main_process",
+    "whole_weights",
+]
 
 
 def input_device(model: Any) -> torch.device:
@@ -22,26 +30,26 @@ def input_device(model: Any) -> torch.device:
     return next((torch.device(each) for each in devices if each is not None), device)
 
 
-def places(model: nn.Module) -> list[str]:
+def device_names(model: nn.Module) -> list[str]:
     """The devices that hold a model's weights, in the order of its layers; "offloaded" for those that none holds."""
     return list(dict.fromkeys("offloaded" if each.is_meta else str(each.device) for each in model.parameters()))
 
 
-def is_shared_out(model: Any) -> bool:
+def is_tensor_parallel(model: Any) -> bool:
     """Whether the processes of torchrun hold parts of the model each (tensor parallelism) and must act as one."""
     return (getattr(model, "tp_size", None) or 1) > 1
 
 
-def speaks(model: Any) -> bool:
+def is_main_process(model: Any) -> bool:
     """Whether this process prints and writes what a model said: of those that share it, the first does."""
-    return not is_shared_out(model) or torch.distributed.get_rank() == 0
+    return not is_tensor_parallel(model) or torch.distributed.get_rank() == 0
 
 
-def agreed(model: Any, drawn: Tensor) -> Tensor:
+def broadcast_from_rank0(model: Any, drawn: Tensor) -> Tensor:
     """What was drawn, or what the first of the processes that share a model drew: each has random numbers of its own,
     and they must go on with the same tokens.
     """
-    if is_shared_out(model):
+    if is_tensor_parallel(model):
         mesh = model._device_mesh
         mesh = mesh["tp"] if mesh.ndim > 1 else mesh
         torch.distributed.broadcast(drawn, group=mesh.get_group(), group_src=0)

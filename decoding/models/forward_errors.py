@@ -12,7 +12,7 @@ import torch
 from decoding.errors import DecodingError, ModelError, one_line
 from decoding.models.inputs import context_of
 
-__all__ = ["OutOfMemoryError", "forward_pass", "not_a_number", "says_nothing_of_the_model", "within_memory"]
+__all__ = ["OutOfMemoryError", "forward_pass", "not_a_number", "is_environment_error", "within_memory"]
 
 
 class OutOfMemoryError(ModelError, torch.OutOfMemoryError):
@@ -91,7 +91,7 @@ def not_a_number(model: Any, role: str, row: int, step: int | None = None) -> Mo
     )
 
 
-def says_nothing_of_the_model(error: BaseException) -> bool:
+def is_environment_error(error: BaseException) -> bool:
     """Whether an error of a trial tells of the machine, and nothing of what the model can do."""
     return isinstance(error, (getattr(torch, "AcceleratorError", ()))) or _is_out_of_memory(error)
 

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["HEAD_RECIPES", "HeadRecipe", "unpadded"]
+__all__ = ["HEAD_TRANSFORMS", "HeadTransform", "unpadded"]
 
 # What is done to hidden states before the head and to logits after it, each a function of model and tensor.
-HeadRecipe = tuple[Callable[[Any, Tensor], Tensor], Callable[[Any, Tensor], Tensor]]
+HeadTransform = tuple[Callable[[Any, Tensor], Tensor], Callable[[Any, Tensor], Tensor]]
 
 
 def _text_config(model: Any) -> Any:
     return model.config.get_text_config(decoder=True)
 
 
-def _as_it_is(model: Any, tensor: Tensor) -> Tensor:
+def _identity(model: Any, tensor: Tensor) -> Tensor:
     return tensor
 
 
@@ -41,30 +41,30 @@ def unpadded(model: Any, logits: Tensor) -> Tensor:
 
 
 # The one that comes closest to the model's own logits is used, of several the first.
-HEAD_RECIPES: dict[str, HeadRecipe] = {
-    "head": (_as_it_is, _as_it_is),
-    "head, soft-capped": (_as_it_is, _softcapped),  # Gemma 2, RecurrentGemma, Inkling 2, xLSTM
-    "head, times output_multiplier, soft-capped": (_as_it_is, _multiplied_and_softcapped),  # Muse
-    "head, times logit_scale": (_as_it_is, lambda model, logits: logits * _text_config(model).logit_scale),  # Cohere
+HEAD_TRANSFORMS: dict[str, HeadTransform] = {
+    "head": (_identity, _identity),
+    "head, soft-capped": (_identity, _softcapped),  # Gemma 2, RecurrentGemma, Inkling 2, xLSTM
+    "head, times output_multiplier, soft-capped": (_identity, _multiplied_and_softcapped),  # Muse
+    "head, times logit_scale": (_identity, lambda model, logits: logits * _text_config(model).logit_scale),  # Cohere
     "head, over logits_scaling": (
-        _as_it_is,
+        _identity,
         lambda model, logits: logits / _text_config(model).logits_scaling,
     ),  # Granite
     "head of hidden / logits_scaling": (  # MiniCPM 3
         lambda model, hidden: hidden / _text_config(model).logits_scaling,
-        _as_it_is,
+        _identity,
     ),
     "head, times lm_head_multiplier": (  # Falcon-H1
-        _as_it_is,
+        _identity,
         lambda model, logits: logits * _text_config(model).lm_head_multiplier,
     ),
     "head, plus final_logits_bias": (
-        _as_it_is,
+        _identity,
         lambda model, logits: logits + model.final_logits_bias.to(logits.device),
     ),  # BART, Marian
     "head of hidden / sqrt(d_model)": (  # T5 with tied embeddings
         lambda model, hidden: hidden * _text_config(model).d_model ** -0.5,
-        _as_it_is,
+        _identity,
     ),
     "head of hidden / logits_mup_width_multiplier": (  # Inkling
         lambda model, hidden: hidden / _text_config(model).logits_mup_width_multiplier,

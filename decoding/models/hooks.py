@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["NO_KEYWORDS", "Call", "captured_inputs", "captured_outputs", "chained", "recorded_calls", "same"]
+__all__ = ["NO_KEYWORDS", "Call", "collect_inputs", "collect_outputs", "chained", "recorded_calls", "same"]
 
 # What a hook of ours sees in another thread while this one takes it off: torch then calls it as one that is given no
 # keywords.
@@ -69,7 +69,7 @@ def recorded_calls(model: nn.Module) -> Iterator[list[Call]]:
 
 
 @contextmanager
-def captured_outputs(module: nn.Module, part: Callable[[Any], Any] = lambda output: output) -> Iterator[list[Any]]:
+def collect_outputs(module: nn.Module, part: Callable[[Any], Any] = lambda output: output) -> Iterator[list[Any]]:
     """Collect what ``module`` returns to this thread while the context is open, or a part of it."""
     outputs: list[Any] = []
     thread = threading.get_ident()
@@ -86,7 +86,7 @@ def captured_outputs(module: nn.Module, part: Callable[[Any], Any] = lambda outp
 
 
 @contextmanager
-def captured_inputs(layers: Sequence[nn.Module], last: bool = False) -> Iterator[list[Tensor]]:
+def collect_inputs(layers: Sequence[nn.Module], last: bool = False) -> Iterator[list[Tensor]]:
     """Collect the hidden states (batch, n, dim) that each layer is given in this thread while the context is open.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from decoding.errors import ModelError, OptionError
-from decoding.models.structure import anatomy
+from decoding.models.structure import inspect_model
 
 __all__ = ["depth_of", "exits_of", "matching_exits", "require_layers"]
 
@@ -17,7 +17,7 @@ def depth_of(model: Any) -> int:
     Raises:
         ModelError: they were not found.
     """
-    layers = anatomy(model).layers
+    layers = inspect_model(model).layers
     if layers is None:
         raise ModelError(f"{type(model).__name__}: its decoder layers were not found")
     return len(layers)
@@ -47,7 +47,7 @@ def exits_of(model: Any, layers: Sequence[int | float]) -> tuple[int, ...]:
     """
     depth = depth_of(model)
     exits = tuple(sorted({each if isinstance(each, int) else min(round(each * depth), depth - 1) for each in layers}))
-    anatomy(model).layers_before(model, exits)
+    inspect_model(model).layers_before(model, exits)
     return exits
 
 
@@ -55,5 +55,5 @@ def matching_exits(model: Any, exits: Sequence[int], other: Any) -> tuple[int, .
     """Where another model leaves at the same shares of its own depth, one for each of ``exits``."""
     depth, own = depth_of(model), depth_of(other)
     matching = tuple(min(round(each / depth * own), own - 1) for each in exits)
-    anatomy(other).layers_before(other, matching)
+    inspect_model(other).layers_before(other, matching)
     return matching

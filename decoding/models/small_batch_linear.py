@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["few_rows"]
+__all__ = ["small_batch_linear"]
 
 # Where turning round pays: in float32 on two cores, 32000 x 512, 1.4 against 8.7 ms for two rows, 1.9 against 12.7 for
 # three, 3.8 against 9.4 for nine; 1408 x 512, 0.065 against 0.128 for four, 0.153 against 0.176 for nine. Beyond, it
@@ -22,7 +22,7 @@ __all__ = ["few_rows"]
 ROWS = range(2, 10)
 
 
-def few_rows(tokens: int, device: torch.device) -> AbstractContextManager[Any]:
+def small_batch_linear(tokens: int, device: torch.device) -> AbstractContextManager[Any]:
     """Within this context, in this thread, ``torch.nn.functional.linear`` on so few float32 rows of a CPU is quicker.
 
     Args:
@@ -30,10 +30,10 @@ def few_rows(tokens: int, device: torch.device) -> AbstractContextManager[Any]:
         device: where.
     """
     pays = tokens in ROWS and device.type == "cpu" and torch.get_num_threads() > 1
-    return _TurnedRound() if pays and not torch.is_grad_enabled() else nullcontext()
+    return TransposedLinear() if pays and not torch.is_grad_enabled() else nullcontext()
 
 
-class _TurnedRound(TorchFunctionMode):
+class TransposedLinear(TorchFunctionMode):
     """``linear`` as weights times states. Modules, their hooks and wrappers see nothing of it."""
 
     def __torch_function__(

@@ -18,24 +18,24 @@ from torch import Tensor, nn
 
 from decoding.errors import ModelError, OptionError
 from decoding.models.devices import input_device
-from decoding.models.forward_errors import forward_pass, says_nothing_of_the_model
-from decoding.models.head import HEAD_RECIPES, HeadRecipe, unpadded
+from decoding.models.forward_errors import forward_pass, is_environment_error
+from decoding.models.head import HEAD_TRANSFORMS, HeadTransform, unpadded
 from decoding.models.hooks import Call, chained, recorded_calls, same
 from decoding.models.probe import NO_NUMBERS, PROBED, probe_inputs, relative_error, tolerance
-from decoding.models.small_batch_linear import few_rows
+from decoding.models.small_batch_linear import small_batch_linear
 
-__all__ = ["Anatomy", "anatomy"]
+__all__ = ["ModelStructure", "inspect_model"]
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelStructure:
     """What :func:`anatomy` found.
 
     Attributes:
         backbone: the module whose ``last_hidden_state`` goes into the head; called directly in place of the model
             where ``separable``.
         head: the output embeddings, and what a model has between its hidden states and these (BERT's transform).
-        recipe: name of the way from hidden states to logits (see ``HEAD_RECIPES``); None where none gave the model's
+        recipe: name of the way from hidden states to logits (see ``HEAD_TRANSFORMS``); None where none gave the model's
             own logits.
         separable: whether ``backbone(**inputs)`` followed by the recipe equals the model's own forward.
         layers: the decoder layers in order; None where they were not found.
@@ -48,7 +48,7 @@ class Anatomy:
 
     backbone: nn.Module
     head: nn.Module
-    recipe: str | None
+    head_transform: str | None
     separable: bool
     layers: nn.ModuleList | None
     final_norm: nn.Module | None
@@ -62,8 +62,8 @@ class Anatomy:
 
     def logits(self, model: Any, hidden: Tensor) -> Tensor:
         """Logits (..., vocab) of hidden states (..., dim) that the final norm has seen; needs ``recipe``."""
-        before, after = self._recipe(model)
-        with few_rows(hidden.numel() // hidden.shape[-1], hidden.device):
+        before, after = self._head_transform(model)
+        with small_batch_linear(hidden.numel() // hidden.shape[-1], hidden.device):
             return after(model, self.head(before(model, hidden)))
 
     def before_head(self, states: Tensor, final_norm: bool) -> Tensor:
@@ -105,20 +105,20 @@ class Anatomy:
         Returns:
             Logits (rows, ..., vocab) of each of the three.
         """
-        before, after = self._recipe(model)
+        before, after = self._head_transform(model)
         nothing = hidden[:0]
         early = nothing if normed is None else before(model, self.before_head(normed, True))
         raw = nothing if bare is None else self.before_head(bare, False)
         states = torch.cat([before(model, hidden), *(each.to(hidden.device) for each in (early, raw))])
-        with few_rows(states.numel() // states.shape[-1], states.device):
+        with small_batch_linear(states.numel() // states.shape[-1], states.device):
             product = self.head(states)
         final, lower, raw = product.split([len(hidden), len(early), len(raw)])
         return after(model, final), after(model, lower), unpadded(model, raw)
 
-    def _recipe(self, model: Any) -> HeadRecipe:
-        if self.recipe is None:
+    def _head_transform(self, model: Any) -> HeadTransform:
+        if self.head_transform is None:
             raise ModelError(f"{type(model).__name__}: no way from hidden states to its logits is known")
-        return HEAD_RECIPES[self.recipe]
+        return HEAD_TRANSFORMS[self.head_transform]
 
     def layers_before(self, model: Any, exits: Sequence[int]) -> list[nn.Module]:
         """The layers that read what the model has after so many layers each.
@@ -140,11 +140,11 @@ class Anatomy:
         return [self.layers[exit_] for exit_ in exits]
 
 
-_found: weakref.WeakKeyDictionary[nn.Module, dict[tuple[object, ...], Anatomy]] = weakref.WeakKeyDictionary()
+_found: weakref.WeakKeyDictionary[nn.Module, dict[tuple[object, ...], ModelStructure]] = weakref.WeakKeyDictionary()
 
 
 @torch.no_grad()
-def anatomy(model: Any) -> Anatomy:
+def inspect_model(model: Any) -> ModelStructure:
     """Find the parts of a generating model, once per model (and again when its dtype or device has changed).
 
     Costs one forward pass over a handful of tokens.
@@ -173,7 +173,7 @@ def _replaceable(model: Any) -> tuple[nn.Module | None, ...]:
     return head, *(each for each in lists if isinstance(each, nn.ModuleList))
 
 
-def _examine(model: Any) -> Anatomy:
+def _examine(model: Any) -> ModelStructure:
     if model.get_output_embeddings() is None:
         raise ModelError(
             f"{type(model).__name__} has no output embeddings (lm_head): only models that generate text can be decoded"
@@ -181,15 +181,17 @@ def _examine(model: Any) -> Anatomy:
     inputs = probe_inputs(model)
     with recorded_calls(model) as calls:
         logits = model(**inputs, use_cache=False, return_dict=True).logits
-    backbone, hidden, recipe, head = _speaking_part(model, calls, logits)
-    separable = recipe is not None and _is_separable(model, backbone, inputs, hidden)
+    backbone, hidden, head_transform, head = _find_backbone(model, calls, logits)
+    separable = head_transform is not None and _is_separable(model, backbone, inputs, hidden)
     layers, rest, reason = _decoder_layers(backbone, calls, hidden, model.config.get_text_config(decoder=True))
     changing = [call for call in rest if _shape(call.given) != _shape(call.returned)]
     entry = next((call.given for call in calls if layers is not None and call.module is layers[0]), None)
     state_dims = 1 if entry is None else entry.dim() - 2
-    if recipe is None:
+    if head_transform is None:
         reason = NO_NUMBERS if bool(logits.isnan().any()) else "its logits could not be rebuilt from its hidden states"
-    return Anatomy(backbone, head, recipe, separable, layers, _in_turn(rest), _in_turn(changing), state_dims, reason)
+    return ModelStructure(
+        backbone, head, head_transform, separable, layers, _in_turn(rest), _in_turn(changing), state_dims, reason
+    )
 
 
 def _is_separable(model: Any, backbone: nn.Module, inputs: dict[str, Any], hidden: Tensor) -> bool:
@@ -200,7 +202,7 @@ def _is_separable(model: Any, backbone: nn.Module, inputs: dict[str, Any], hidde
     try:
         output = call_backbone(model, backbone, {**inputs, "use_cache": False})
     except (TypeError, ValueError, RuntimeError, AttributeError) as refusal:
-        if says_nothing_of_the_model(refusal):
+        if is_environment_error(refusal):
             raise
         return False
     return relative_error(output.last_hidden_state, hidden) < tolerance(hidden.dtype)
@@ -229,7 +231,7 @@ REBUILT, HALF_REBUILT = 1e-5, 1e-2
 # --- from layers to hidden states to logits --------------------------------------------------------------------------
 
 
-def _speaking_part(model: Any, calls: list[Call], logits: Any) -> tuple[nn.Module, Tensor, str | None, nn.Module]:
+def _find_backbone(model: Any, calls: list[Call], logits: Any) -> tuple[nn.Module, Tensor, str | None, nn.Module]:
     """The module whose last hidden states become logits, these states, the recipe for it and the head.
 
     Raises:
@@ -252,9 +254,9 @@ def _speaking_part(model: Any, calls: list[Call], logits: Any) -> tuple[nn.Modul
         raise ModelError(f"{type(model).__name__}: the hidden states that its head reads were not found")
     for call in inner:
         hidden = call.output.last_hidden_state
-        recipe, head = _matching_recipe(model, calls, hidden, logits)
-        if recipe is not None and head is not None:
-            return call.module, hidden, recipe, head
+        head_transform, head = _matching_transform(model, calls, hidden, logits)
+        if head_transform is not None and head is not None:
+            return call.module, hidden, head_transform, head
     return inner[0].module, _hidden_states(inner[0]), None, model.get_output_embeddings()
 
 
@@ -262,7 +264,7 @@ def _hidden_states(call: Call) -> Any:
     return getattr(call.output, "last_hidden_state", None)
 
 
-def _matching_recipe(
+def _matching_transform(
     model: Any, calls: list[Call], hidden: Tensor, logits: Tensor
 ) -> tuple[str | None, nn.Module | None]:
     """The recipe that gives the model's own logits, and the modules that hidden states go through in it.
@@ -271,7 +273,7 @@ def _matching_recipe(
     """
     best: tuple[str | None, nn.Module | None] = (None, None)
     error = REBUILT if model.dtype in (torch.float32, torch.float64) else HALF_REBUILT
-    for name, (before, after) in HEAD_RECIPES.items():
+    for name, (before, after) in HEAD_TRANSFORMS.items():
         try:
             given = before(model, hidden)
             head = _in_turn(chained(calls, given) or [])
@@ -282,7 +284,7 @@ def _matching_recipe(
                 continue
             rebuilt = after(model, rebuilt)
         except (AttributeError, TypeError, RuntimeError) as refusal:
-            if says_nothing_of_the_model(refusal):
+            if is_environment_error(refusal):
                 raise
             continue  # the model has no such scale
         if (own := relative_error(rebuilt, logits)) < error:

@@ -16,11 +16,11 @@ from decoding.models.devices import input_device
 from decoding.models.inputs import check_inputs
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.fused_streams import FusedStreams
-from decoding.strategies.contrast.readers import EXPERT, Heard, Reader
+from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 from decoding.stream.stream import Stream
-from decoding.stream.token_tree import Forest
+from decoding.stream.token_tree import TokenTree
 
-__all__ = ["Asked", "Scorer", "Scores"]
+__all__ = ["ScoringRequest", "Scorer", "Scores"]
 
 # Logits held at once are kept below this many numbers, so that long continuations of large vocabularies fit.
 NUMBERS_AT_ONCE = 2**24
@@ -28,7 +28,7 @@ NUMBERS_AT_ONCE = 2**24
 TOKENS_AT_ONCE = 512
 
 
-Asked = tuple[Sequence[int], Sequence[Sequence[int]]]
+ScoringRequest = tuple[Sequence[int], Sequence[Sequence[int]]]
 """Token ids of a prompt, behind what is read already, and those of its continuations."""
 
 
@@ -49,7 +49,7 @@ class Scorer:
     """Scores continuations of prompts that begin alike, under several strategies at once.
 
     The common beginning is read once, when the scorer is made. Prompts and their continuations are then read behind
-    it, many in one forward pass, each beginning that they share once (:class:`decoding.stream.token_tree.Forest`). Strategies
+    it, many in one forward pass, each beginning that they share once (:class:`decoding.stream.token_tree.TokenTree`). Strategies
     share the readings that they have in common: one of the expert serves them all.
 
     Args:
@@ -92,7 +92,7 @@ class Scorer:
         # A reader of the last token of each prompt has read nothing that its prompts have in common.
         self._apart = [any(each.from_last_token for each in self._readers(strategy)) for strategy in self.strategies]
         self._together = [each for each, apart in zip(self.strategies, self._apart, strict=True) if not apart]
-        self._panel = _Panel(self, self.prefix, self._together) if self._together else None
+        self._panel = SharedReaders(self, self.prefix, self._together) if self._together else None
 
     def __enter__(self) -> Scorer:
         return self
@@ -106,7 +106,7 @@ class Scorer:
             self._panel.streams.release()
 
     @torch.no_grad()
-    def score(self, asked: Sequence[Asked]) -> list[list[list[Scores]]]:
+    def score(self, requests: Sequence[ScoringRequest]) -> list[list[list[Scores]]]:
         """Scores of continuations.
 
         Args:
@@ -119,9 +119,9 @@ class Scorer:
         Raises:
             InputError: an empty continuation, or one past a reader's context.
         """
-        together = self._panel.score(asked) if self._panel is not None else [[] for _ in asked]
+        together = self._panel.score(requests) if self._panel is not None else [[] for _ in requests]
         scored = []
-        for (prompt, continuations), shared in zip(asked, together, strict=True):
+        for (prompt, continuations), shared in zip(requests, together, strict=True):
             rest = iter(shared)
             scored.append(
                 [
@@ -135,7 +135,7 @@ class Scorer:
         self, strategy: ContrastStrategy, prompt: Sequence[int], continuations: Sequence[Sequence[int]]
     ) -> list[Scores]:
         """As :meth:`score` for one prompt and strategy, with readers of their own."""
-        panel = _Panel(self, [*self.prefix, *prompt], [strategy])
+        panel = SharedReaders(self, [*self.prefix, *prompt], [strategy])
         try:
             return panel.score([((), continuations)])[0][0]
         finally:
@@ -145,7 +145,7 @@ class Scorer:
         return strategy.readers(self.model, 1)
 
 
-class _Panel:
+class SharedReaders:
     """The readers of several strategies over one prefix; those that read the same with the same weights are one."""
 
     def __init__(self, scorer: Scorer, prefix: Sequence[int], strategies: Sequence[ContrastStrategy]) -> None:
@@ -170,13 +170,13 @@ class _Panel:
         planes = len(readers) + sum(map(len, self.wanted.values()))
         self.at_once = max(1, NUMBERS_AT_ONCE // (planes * model.config.get_text_config(decoder=True).vocab_size))
 
-    def score(self, asked: Sequence[Asked]) -> list[list[list[Scores]]]:
+    def score(self, requests: Sequence[ScoringRequest]) -> list[list[list[Scores]]]:
         """See :meth:`Scorer.score`."""
-        for prompt, continuations in asked:
+        for prompt, continuations in requests:
             self._check(prompt, continuations)
-        scored: list[list[list[Any]]] = [[[None] * len(each) for _ in self.strategies] for _, each in asked]
-        for members in self._passes(asked):
-            texts = [([*asked[i][0]], [*asked[i][1][j]]) for i, j in members]
+        scored: list[list[list[Any]]] = [[[None] * len(each) for _ in self.strategies] for _, each in requests]
+        for members in self._passes(requests):
+            texts = [([*requests[i][0]], [*requests[i][1][j]]) for i, j in members]
             for strategy, scores in enumerate(self._one_pass(texts)):
                 for (i, j), each in zip(members, scores, strict=True):
                     scored[i][strategy][j] = each
@@ -194,14 +194,14 @@ class _Panel:
                         f"tokens, which is more than {who}'s context of {context}"
                     )
 
-    def _passes(self, asked: Sequence[Asked]) -> Iterator[list[tuple[int, int]]]:
+    def _passes(self, requests: Sequence[ScoringRequest]) -> Iterator[list[tuple[int, int]]]:
         """Which (prompt, continuation)s go through one forward pass: whole prompts as long as they fit."""
         limit, shared = self.scorer.max_branch_tokens, self.streams.side_by_side
         members: list[tuple[int, int]] = []
         filled = 0
-        for i, (prompt, continuations) in enumerate(asked):
+        for i, (prompt, continuations) in enumerate(requests):
             texts = [[*prompt, *each[:-1]] for each in continuations]
-            whole = len(Forest(texts)) if shared else sum(map(len, texts))
+            whole = len(TokenTree(texts)) if shared else sum(map(len, texts))
             # One that fills more than a pass is cut between its continuations, and its prompt read again in each.
             pieces = [(range(len(texts)), whole)] if whole <= limit else [([j], len(t)) for j, t in enumerate(texts)]
             for piece, size in pieces:
@@ -215,17 +215,17 @@ class _Panel:
 
     def _one_pass(self, texts: Sequence[tuple[list[int], list[int]]]) -> list[list[Scores]]:
         """For each strategy the scores of the continuation of each (prompt, continuation)."""
-        forest = Forest([[*prompt, *each[:-1]] for prompt, each in texts])
-        readings = self.streams.look(forest)
+        tree = TokenTree([[*prompt, *each[:-1]] for prompt, each in texts])
+        readings = self.streams.look(tree)
         # A token is foretold where its text stands before it: after the prefix (place 0) or after a node.
-        foretold = [
+        predicted_positions = [
             place
-            for (prompt, _), path in zip(texts, forest.paths, strict=True)
+            for (prompt, _), path in zip(texts, tree.paths, strict=True)
             for place in [0, *(node + 1 for node in path)][len(prompt) :]
         ]
         given = [token for _, each in texts for token in each]
         device = input_device(self.scorer.model)
-        places, which = torch.tensor(foretold).unique(return_inverse=True)  # ascending
+        places, which = torch.tensor(predicted_positions).unique(return_inverse=True)  # ascending
         order = which.argsort(stable=True)
         tokens, which = torch.tensor(given)[order], which[order]
         parts = []
@@ -244,11 +244,11 @@ class _Panel:
 
     def _chosen(self, readings: list[Any], places: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
         """(strategies, 2, n) normalized and raw scores of ``tokens`` (n,) at ``places[rows]``."""
-        finals, early = self.streams.heard_at(readings, places, self.wanted)
+        finals, early = self.streams.logits_at(readings, places, self.wanted)
         found = []
         for strategy, roles in zip(self.strategies, self.roles, strict=True):
             heard = {
-                own: Heard(finals[role], self._exits(early, role, exits, strategy.exit_norm))
+                own: ReaderLogits(finals[role], self._exits(early, role, exits, strategy.exit_norm))
                 for own, (role, exits) in roles.items()
             }
             given = strategy.contrast(heard).masked[0]  # (places, vocab)

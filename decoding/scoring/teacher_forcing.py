@@ -17,12 +17,12 @@ from decoding.errors import InputError, ModelError, OptionError
 from decoding.models.adapters import MixedRows, expert_adapter, unwrapped
 from decoding.models.devices import input_device
 from decoding.models.forward_errors import forward_pass, not_a_number
-from decoding.models.hooks import captured_inputs, captured_outputs
+from decoding.models.hooks import collect_inputs, collect_outputs
 from decoding.models.inputs import context_of
-from decoding.models.structure import anatomy
+from decoding.models.structure import inspect_model
 from decoding.strategies.contrast.base import ContrastStrategy
 from decoding.strategies.contrast.fusable import by_weights
-from decoding.strategies.contrast.readers import Heard, Reader, behind
+from decoding.strategies.contrast.readers import Reader, ReaderLogits, with_prefix
 
 __all__ = ["longest_text", "teacher_forced"]
 
@@ -66,7 +66,7 @@ def teacher_forced(model: Any, input_ids: Tensor, strategy: ContrastStrategy, fl
     room = _room(model, readers)
     if room is not None and length > room:
         raise InputError(f"texts of {length} tokens: the readers of this strategy have room for {room}")
-    voices: dict[str, _Voice] = {}
+    voices: dict[str, ReaderOutput] = {}
     for group in by_weights(readers):
         voices |= _read(model, group, input_ids.tolist())
     vocab = model.config.get_text_config(decoder=True).vocab_size
@@ -101,7 +101,7 @@ def _room(model: Any, readers: Sequence[Reader]) -> int | None:
 
 
 @dataclass(frozen=True)
-class _Voice:
+class ReaderOutput:
     """What one reader has to say of every text, before the head.
 
     Attributes:
@@ -118,33 +118,33 @@ class _Voice:
     exits: list[list[Tensor]]
     logits: list[Tensor] | None
 
-    def heard(self, row: int, start: int, end: int, final_norm: bool) -> Heard:
+    def heard(self, row: int, start: int, end: int, final_norm: bool) -> ReaderLogits:
         """Logits (1, end - start, vocab) of a row between two positions."""
-        found = anatomy(self.model)
+        found = inspect_model(self.model)
         hidden = self.hidden[row][start:end]
         final = found.logits(self.model, hidden) if self.logits is None else self.logits[row][start:end]
         if bool(final.amax(-1).isnan().any()):
             raise not_a_number(self.model, self.role, row)
         if not self.exits:
-            return Heard(final[None])
+            return ReaderLogits(final[None])
         early = torch.stack([states[row][start:end].to(hidden.device) for states in self.exits])
         lower = found.exit_logits(self.model, early, final_norm)
-        return Heard(final[None], lower[:, None])
+        return ReaderLogits(final[None], lower[:, None])
 
 
-def _read(expert: Any, group: list[Reader], texts: list[list[int]]) -> dict[str, _Voice]:
+def _read(expert: Any, group: list[Reader], texts: list[list[int]]) -> dict[str, ReaderOutput]:
     """Let readers with the same weights read the texts, each behind its own prefix, in one forward pass."""
     model = group[0].model or expert
     batch, length = len(texts), len(texts[0])
-    rows = [behind(reader, text, row, model) for reader in group for row, text in enumerate(texts)]
+    rows = [with_prefix(reader, text, row, model) for reader in group for row, text in enumerate(texts)]
     width = max(map(len, rows))
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=input_device(model))
-    found = anatomy(model)
+    found = inspect_model(model)
     exits = sorted({exit_ for reader in group for exit_ in reader.exits})
     with (
         forward_pass(model, len(rows), width, 0),
         _adapters(model, group, batch),
-        captured_inputs(found.layers_before(model, exits)) as states,
+        collect_inputs(found.layers_before(model, exits)) as states,
     ):
         hidden, logits = _forward(model, ids)
 
@@ -156,7 +156,7 @@ def _read(expert: Any, group: list[Reader], texts: list[list[int]]) -> dict[str,
     voices = {}
     for i, reader in enumerate(group):
         leaving = [own(i, states[exits.index(exit_)]) for exit_ in reader.exits]
-        voices[reader.role] = _Voice(
+        voices[reader.role] = ReaderOutput(
             reader.role, model, own(i, hidden), leaving, None if logits is None else own(i, logits)
         )
     return voices
@@ -164,11 +164,11 @@ def _read(expert: Any, group: list[Reader], texts: list[list[int]]) -> dict[str,
 
 def _forward(model: Any, ids: Tensor) -> tuple[Tensor, Tensor | None]:
     """Hidden states (rows, width, dim) after the final norm, and the logits where the head cannot be applied apart."""
-    found = anatomy(model)
+    found = inspect_model(model)
     inputs = {"input_ids": ids, "use_cache": False}
     if found.separable:
         return found.forward_backbone(model, inputs).last_hidden_state, None
-    with captured_outputs(found.backbone) as seen:
+    with collect_outputs(found.backbone) as seen:
         logits = model(**inputs, return_dict=True).logits
     return seen[-1].last_hidden_state, logits
 

@@ -10,7 +10,7 @@ from decoding.generation.parameters import require_number
 from decoding.strategies.contrast.amateurs import check_text, prefix_of
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.formulas import context_aware
-from decoding.strategies.contrast.readers import EXPERT, Heard, Reader
+from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 
 __all__ = ["ContextAware"]
 
@@ -54,7 +54,7 @@ class ContextAware(ContrastStrategy):
         prefix = prefix_of(self.context, self.tokenizer, rows, "context")
         return [Reader(EXPERT), Reader("expert in context", prefix=prefix)]
 
-    def contrast(self, heard: Mapping[str, Heard]) -> Contrast:
+    def contrast(self, heard: Mapping[str, ReaderLogits]) -> Contrast:
         """With the context against without."""
         aware, plain = heard["expert in context"].final, heard[EXPERT].final
         return Contrast(lambda _: context_aware(aware, plain, self.alpha), lambda: aware, None)

@@ -13,7 +13,7 @@ from decoding.generation.parameters import require_number, require_range
 from decoding.kernels.contrast import contrast_log_probs, contrast_logits
 from decoding.strategies.contrast.amateurs import amateur_reader, cut_to_shared, padded_to
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
-from decoding.strategies.contrast.readers import EXPERT, Heard, Reader
+from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 
 __all__ = ["ContrastiveDecoding"]
 
@@ -82,7 +82,7 @@ class ContrastiveDecoding(ContrastStrategy):
         from_last_token = self.amateur_context == "last_token"
         return [Reader(EXPERT), amateur_reader(self.amateur, model, rows, self.tokenizer, from_last_token)]
 
-    def contrast(self, heard: Mapping[str, Heard]) -> Contrast:
+    def contrast(self, heard: Mapping[str, ReaderLogits]) -> Contrast:
         """Expert against amateur, in either form."""
         vocab = heard[EXPERT].final.shape[-1]
         expert, amateur = cut_to_shared(heard[EXPERT].final, heard["amateur"].final)

@@ -11,10 +11,10 @@ from decoding.generation.parameters import require_range
 from decoding.kernels.contrast import contrast_log_probs
 from decoding.kernels.layer_divergence import layer_divergence
 from decoding.models.layers import depth_of
-from decoding.models.structure import anatomy
+from decoding.models.structure import inspect_model
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.formulas import DIVERGENCES, Divergence
-from decoding.strategies.contrast.readers import EXPERT, Heard, Reader
+from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 
 __all__ = ["DoLa"]
 
@@ -94,13 +94,13 @@ class DoLa(ContrastStrategy):
         candidates = self.candidates(model)
         if not candidates:
             raise OptionError(f"layers={self.layers!r}: none of the model's {depth_of(model)} layers; give numbers")
-        anatomy(model).layers_before(model, candidates)
+        inspect_model(model).layers_before(model, candidates)
 
     def readers(self, model: Any, rows: int) -> list[Reader]:
         """The expert, leaving at every candidate layer too."""
         return [Reader(EXPERT, exits=self.candidates(model))]
 
-    def contrast(self, heard: Mapping[str, Heard]) -> Contrast:
+    def contrast(self, heard: Mapping[str, ReaderLogits]) -> Contrast:
         """Log p_N - log p_j."""
         final, exits = heard[EXPERT].final, heard[EXPERT].exits
         assert exits is not None

@@ -14,7 +14,7 @@ from decoding.kernels.contrast import multi_layer_contrast, refocused
 from decoding.models.layers import exits_of, matching_exits, require_layers
 from decoding.strategies.contrast.amateurs import amateur_reader, cut_to_shared, padded_to, prefix_of
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
-from decoding.strategies.contrast.readers import EXPERT, Heard, Reader
+from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 from decoding.strategies.lol_guidance import GUIDANCE
 
 __all__ = ["LOL"]
@@ -117,7 +117,7 @@ class LOL(ContrastStrategy):
             readers.append(Reader("guided expert", prefix=prefix_of(text, self.tokenizer, rows, "guidance")))
         return [*readers, Reader(**{**vars(amateur), "exits": amateur_exits})]
 
-    def contrast(self, heard: Mapping[str, Heard]) -> Contrast:
+    def contrast(self, heard: Mapping[str, ReaderLogits]) -> Contrast:
         """The fused contrast."""
         vocab = heard[EXPERT].final.shape[-1]
         expert, amateur = cut_to_shared(heard[EXPERT].final, heard["amateur"].final)

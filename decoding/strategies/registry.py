@@ -19,7 +19,7 @@ from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
 from decoding.strategies.dola import DoLa
 from decoding.strategies.lol import LOL
 
-__all__ = ["STRATEGIES", "Choice", "named", "parameters_of"]
+__all__ = ["STRATEGIES", "StrategySpec", "parse_strategy", "parameters_of"]
 
 
 # A new strategy is one entry here: its fields are its parameters.
@@ -39,7 +39,7 @@ STRATEGIES: dict[str, type[Any]] = {
 
 
 @dataclass(frozen=True)
-class Choice:
+class StrategySpec:
     """A strategy with all its parameters.
 
     Attributes:
@@ -53,7 +53,7 @@ class Choice:
     @property
     def parameters(self) -> dict[str, Any]:
         """Every parameter and its value, those left at their default included."""
-        return {name: getattr(self.how, name) for name in _parameter_types(type(self.how))}
+        return {name: getattr(self.strategy, name) for name in _parameter_types(type(self.strategy))}
 
     @property
     def label(self) -> str:
@@ -70,33 +70,33 @@ class Choice:
     @property
     def _given(self) -> dict[str, Any]:
         """The parameters but for those that are None, as they are by default."""
-        off = {field.name for field in dataclasses.fields(self.how) if field.default is None}
+        off = {field.name for field in dataclasses.fields(self.strategy) if field.default is None}
         return {name: value for name, value in self.parameters.items() if value is not None or name not in off}
 
-    def with_tokenizer(self, tokenizer: Any) -> Choice:
+    def with_tokenizer(self, tokenizer: Any) -> StrategySpec:
         """The choice with the tokenizer of the model, which strategies with texts of their own need."""
-        if not isinstance(self.how, Strategy):
+        if not isinstance(self.strategy, Strategy):
             return self
-        return dataclasses.replace(self, how=self.how.with_tokenizer(tokenizer))
+        return dataclasses.replace(self, strategy=self.strategy.with_tokenizer(tokenizer))
 
     @property
     def draws(self) -> bool:
         """Whether tokens are drawn at random."""
-        return bool(getattr(self.how, "draws", False))
+        return bool(getattr(self.strategy, "draws", False))
 
     def check(self, model: Any) -> None:
         """Raise OptionError where the parameters do not fit the model."""
-        if isinstance(self.how, Strategy):
-            self.how.check(model)
-        elif isinstance(self.how, Sampling):
+        if isinstance(self.strategy, Strategy):
+            self.strategy.check(model)
+        elif isinstance(self.strategy, Sampling):
             vocab = model.config.get_text_config(decoder=True).vocab_size
-            if self.how.top_k > vocab:
+            if self.strategy.top_k > vocab:
                 raise OptionError(
-                    f"top_k={self.how.top_k}: the model's vocabulary has {vocab} tokens; accepted are 0 to {vocab}"
+                    f"top_k={self.strategy.top_k}: the model's vocabulary has {vocab} tokens; accepted are 0 to {vocab}"
                 )
 
 
-def named(spec: str, settings: Mapping[str, str] | None = None) -> Choice:
+def parse_strategy(spec: str, settings: Mapping[str, str] | None = None) -> StrategySpec:
     """The strategy that a name, with or without parameters, stands for.
 
     Args:
@@ -126,7 +126,7 @@ def named(spec: str, settings: Mapping[str, str] | None = None) -> Choice:
     for field in dataclasses.fields(how):
         if field.name not in values and field.default is dataclasses.MISSING:
             raise OptionError(f"{name} needs {field.name}: for instance {name}:{field.name}={EXAMPLES[field.name]}")
-    return Choice(name, how(**values))
+    return StrategySpec(name, how(**values))
 
 
 def parameters_of(spec: str) -> list[str]:

@@ -18,7 +18,7 @@ from decoding.generation.strategy import Strategy
 from decoding.strategies.contrast.amateurs import Prompt
 from decoding.strategies.registry import STRATEGIES
 
-__all__ = ["AMATEUR", "SETTINGS", "home_of", "ours", "stored_strategy"]
+__all__ = ["AMATEUR", "SETTINGS", "home_of", "exportable_strategies", "stored_strategy"]
 
 SETTINGS = "decoding_strategy"  # the attribute of a generation config that holds a strategy's name and parameters
 
@@ -63,16 +63,16 @@ def stored_strategy(
     name = settings.get("name", own.get("name"))
     parameters = {**(own if name == own.get("name") else {}), **settings}
     parameters.pop("name", None)
-    if name not in ours():
-        raise OptionError(f"{SETTINGS}: unknown strategy {name!r}{nearest(str(name), ours())}")
-    accepted = [field.name for field in dataclasses.fields(ours()[name]) if field.repr]
+    if name not in exportable_strategies():
+        raise OptionError(f"{SETTINGS}: unknown strategy {name!r}{nearest(str(name), exportable_strategies())}")
+    accepted = [field.name for field in dataclasses.fields(exportable_strategies()[name]) if field.repr]
     for unknown in sorted(parameters.keys() - accepted):
         raise OptionError(f"{SETTINGS}: {name} has no parameter {unknown!r}{nearest(unknown, accepted)}")
     try:
         if "amateur" in parameters:
             parameters["amateur"] = _amateur(model, parameters["amateur"])
         parameters |= {each: kwargs.pop(each) for each in accepted if each in kwargs}
-        strategy = ours()[name](**parameters)
+        strategy = exportable_strategies()[name](**parameters)
     except TypeError as error:  # a parameter without a default is missing, or a value is of another type
         raise OptionError(f"{SETTINGS}: {name}: {error}") from error
     if getattr(strategy, "tokenizer", strategy) is None:
@@ -81,7 +81,7 @@ def stored_strategy(
     return strategy
 
 
-def ours() -> dict[str, type[Any]]:
+def exportable_strategies() -> dict[str, type[Any]]:
     """The strategies of this library, by name: those of transformers need no code to be a model's own."""
     return {name: kind for name, kind in STRATEGIES.items() if issubclass(kind, Strategy)}
 

@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from decoding.cache.growing import LOOKED_AHEAD, GrowingLayer, layers_of
-from decoding.capabilities.cuda_graphs import check_capturable
+from decoding.cache.growing import LOOKAHEAD_SLOTS, GrowingLayer, layers_of
+from decoding.capabilities.cuda_graphs import check_cuda_graphs
 from decoding.errors import ModelError
 from decoding.models.adapters import adapter_state
 from decoding.models.attention import grouped_heads
 from decoding.models.forward_errors import forward_pass
-from decoding.models.hooks import captured_inputs
-from decoding.models.small_batch_linear import few_rows
-from decoding.stream.output import Reading
+from decoding.models.hooks import collect_inputs
+from decoding.models.small_batch_linear import small_batch_linear
+from decoding.stream.output import ForwardOutput
 from decoding.stream.static_layout import LayerShape, StaticLayout, StaticStep, bucket_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from decoding.stream.stream import Stream
 
-__all__ = ["CapturedSteps", "probing"]
+__all__ = ["CudaGraphSteps", "probing"]
 
 WARM_UP = 3  # passes before a capture, as torch asks for: libraries set themselves up in the first ones
 
@@ -56,7 +56,7 @@ def probing() -> Iterator[None]:
         _probing.reset(token)
 
 
-class CapturedSteps:
+class CudaGraphSteps:
     """The static steps of one stream, which lends its cache layers their storage.
 
     Args:
@@ -68,16 +68,16 @@ class CapturedSteps:
     """
 
     def __init__(self, stream: Stream, generation_config: GenerationConfig) -> None:
-        kinds = check_capturable(stream.model, stream.kwargs, generation_config, stream.passes.mixed)
+        kinds = check_cuda_graphs(stream.model, stream.kwargs, generation_config, stream.passes.mixed)
         self._expected = generation_config.max_length
         self._kinds = kinds
         self._stale = True  # whether the layout does not know yet which slots hold padding
         self._layout: StaticLayout | None = self._take(stream, stream.input_ids.shape[1])
         cache = stream.cache
         cache.layers = [GrowingLayer() for _ in kinds]
-        self._settle(stream)
+        self._sync_storage(stream)
 
-    def read(self, stream: Stream, tokens: Tensor, positions: Tensor) -> Reading:
+    def read(self, stream: Stream, tokens: Tensor, positions: Tensor) -> ForwardOutput:
         """Read tokens behind what the stream has kept, and count them in its cache.
 
         Args:
@@ -93,7 +93,7 @@ class CapturedSteps:
         assert self._layout is not None
         if end > self._layout.capacity:
             self._layout = self._take(stream, end)
-        self._settle(stream)
+        self._sync_storage(stream)
         self._mark_padding(stream, start)
         step = self._step(stream, branches, n, self._layout.capacity if _probing.get() else bucket_of(end))
         step.tokens.copy_(tokens.flatten(1))
@@ -101,16 +101,16 @@ class CapturedSteps:
         self._layout.length.fill_(start)
         hidden, *exits = self._run(stream, self._layout, step)
         for layer in layers_of(stream.cache):
-            layer.lengthen(branches * n)
-        return Reading(hidden, exits=tuple(exits))
+            layer.mark_written(branches * n)
+        return ForwardOutput(hidden, exits=tuple(exits))
 
-    def keep(self, stream: Stream, looked_at: int, slots: Tensor) -> None:
+    def keep(self, stream: Stream, num_branch_tokens: int, slots: Tensor) -> None:
         """Of the ``looked_at`` tokens read last, keep those of (batch, n) each row, in place."""
         assert self._layout is not None
-        self._settle(stream)  # rows may have been reordered between the branch and its commit
-        self._layout.keep(stream.length, looked_at, slots)
+        self._sync_storage(stream)  # rows may have been reordered between the branch and its commit
+        self._layout.keep(stream.length, num_branch_tokens, slots)
         for layer in layers_of(stream.cache):
-            layer.crop(slots.shape[1] - looked_at)
+            layer.crop(slots.shape[1] - num_branch_tokens)
 
     def forget(self) -> None:
         """The stream's slots changed otherwise than by a step: look anew which of them hold padding."""
@@ -137,14 +137,14 @@ class CapturedSteps:
 
     def _take(self, stream: Stream, needed: int) -> StaticLayout:
         """A layout with room for what the call may make; where that is not known, for as much again."""
-        room = max(needed, self._expected or 2 * needed, bucket_of(1) if _probing.get() else 0) + LOOKED_AHEAD
+        room = max(needed, self._expected or 2 * needed, bucket_of(1) if _probing.get() else 0) + LOOKAHEAD_SLOTS
         return _take(stream.model, self._kinds, stream.batch, bucket_of(room), stream.input_ids.device)
 
-    def _settle(self, stream: Stream) -> None:
+    def _sync_storage(self, stream: Stream) -> None:
         """Bring the cache's content to the layout's storage, where something (a reordering) took it elsewhere."""
         assert self._layout is not None
         layers = layers_of(stream.cache)
-        moved = [layer.stand_on(*own) for layer, own in zip(layers, self._layout.storage, strict=True)]
+        moved = [layer.rebind_storage(*own) for layer, own in zip(layers, self._layout.storage, strict=True)]
         self._stale |= any(moved)
 
     def _mark_padding(self, stream: Stream, length: int) -> None:
@@ -172,9 +172,9 @@ class CapturedSteps:
         """Hidden states (batch, flat, dim), and those of each exit."""
 
         def forward() -> list[Tensor]:
-            few = few_rows(step.tokens.numel(), layout.device)
-            with grouped_heads(), few, captured_inputs(stream.passes.exit_layers) as exits:
-                output = stream.anatomy.forward_backbone(stream.model, step.inputs(layout))
+            few = small_batch_linear(step.tokens.numel(), layout.device)
+            with grouped_heads(), few, collect_inputs(stream.passes.exit_layers) as exits:
+                output = stream.structure.forward_backbone(stream.model, step.inputs(layout))
             return [output.last_hidden_state, *exits]
 
         rows, tokens = step.tokens.shape

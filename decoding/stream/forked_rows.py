@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from decoding.cache.growing import GrowingLayer, is_recurrent, layers_of
-from decoding.stream.output import Reading, branched, joined, picked, reordered
+from decoding.stream.output import ForwardOutput, branched, joined, picked, reordered
 
 if TYPE_CHECKING:
     from decoding.stream.stream import Stream
 
-__all__ = ["Forked", "of_branches", "repeated"]
+__all__ = ["ForkedBranches", "of_branches", "repeated"]
 
 
-class Forked:
+class ForkedBranches:
     """Rows repeated once per branch, also between steps: only what the winner added is copied to its siblings."""
 
     def __init__(self, stream: Stream, branches: int) -> None:
@@ -43,7 +43,7 @@ class Forked:
         self.flat = joined([self._read(flat, start, end) for start, end in zip(starts, ends, strict=True)])
         self.reading = branched(self.flat, 0, (-1, self.branches))
 
-    def _read(self, flat: Tensor, start: int, end: int) -> Reading:
+    def _read(self, flat: Tensor, start: int, end: int) -> ForwardOutput:
         """One forward pass over tokens ``start`` to ``end`` of every branch; ``hidden`` is (batch·branches, n, dim)."""
         stream = self.stream
         ids, kwargs = repeated(stream, stream.grown_kwargs(end), self.branches)
@@ -51,7 +51,7 @@ class Forked:
         inputs = stream.model.prepare_inputs_for_generation(ids, next_sequence_length=end - start, **kwargs)
         return stream.run(inputs, every_logit=True)
 
-    def keep(self, branch: Tensor) -> Reading:
+    def keep(self, branch: Tensor) -> ForwardOutput:
         """Give every sibling what the kept branch added."""
         winners = self._rows() * self.branches + branch  # (batch,)
         for layer in layers_of(self.stream.cache):

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from decoding.cache.module_states import lent
+from decoding.cache.module_states import module_states_installed
 from decoding.models.adapters import MixedRows
 from decoding.models.attention import grouped_heads
 from decoding.models.devices import input_device
 from decoding.models.forward_errors import forward_pass
-from decoding.models.hooks import captured_inputs, captured_outputs
-from decoding.models.small_batch_linear import few_rows
-from decoding.models.structure import Anatomy, anatomy
-from decoding.stream.output import Reading, recorded
+from decoding.models.hooks import collect_inputs, collect_outputs
+from decoding.models.small_batch_linear import small_batch_linear
+from decoding.models.structure import ModelStructure, inspect_model
+from decoding.stream.output import ForwardOutput, recorded
 
 __all__ = ["Passes"]
 
@@ -39,15 +39,17 @@ class Passes:
     def __init__(self, model: Any, exits: Sequence[int] = (), mixed: MixedRows | None = None) -> None:
         self.model = model
         self.mixed = mixed
-        self.anatomy: Anatomy = anatomy(model)
+        self.structure: ModelStructure = inspect_model(model)
         self.exits = tuple(exits)
-        self.exit_layers = self.anatomy.layers_before(model, exits)
+        self.exit_layers = self.structure.layers_before(model, exits)
 
     def adapters(self) -> AbstractContextManager[None]:
         """Forward passes in this context are read with the adapters of these rows."""
         return nullcontext() if self.mixed is None else self.mixed.reading()
 
-    def run(self, inputs: dict[str, Any], rows: int, behind: int, every_logit: bool = False) -> tuple[Reading, Any]:
+    def run(
+        self, inputs: dict[str, Any], rows: int, behind: int, every_logit: bool = False
+    ) -> tuple[ForwardOutput, Any]:
         """One pass; through the backbone alone where the head can be applied apart.
 
         Args:
@@ -65,26 +67,26 @@ class Passes:
         with (
             forward_pass(self.model, rows, tokens, behind),
             self.adapters(),
-            few_rows(rows * tokens, device),
+            small_batch_linear(rows * tokens, device),
             grouped_heads(),
-            lent(inputs),
+            module_states_installed(inputs),
         ):
             return self._run(inputs, every_logit)
 
-    def _run(self, inputs: dict[str, Any], every_logit: bool) -> tuple[Reading, Any]:
-        if self.anatomy.separable:
+    def _run(self, inputs: dict[str, Any], every_logit: bool) -> tuple[ForwardOutput, Any]:
+        if self.structure.separable:
             inputs.pop("logits_to_keep", None)
-            with captured_inputs(self.exit_layers) as exits:
-                output = self.anatomy.forward_backbone(self.model, inputs)
+            with collect_inputs(self.exit_layers) as exits:
+                output = self.structure.forward_backbone(self.model, inputs)
             hidden, logits = output.last_hidden_state, None
         else:
             if every_logit:
                 inputs.pop("logits_to_keep", None)
-            with captured_outputs(self.anatomy.backbone) as seen, captured_inputs(self.exit_layers) as exits:
+            with collect_outputs(self.structure.backbone) as seen, collect_inputs(self.exit_layers) as exits:
                 output = self.model(**inputs, return_dict=True)
             hidden = seen[-1].last_hidden_state
             logits = output.logits if every_logit else output.logits[:, -1:]
-        return Reading(hidden, logits, tuple(exits), *recorded(output)), output
+        return ForwardOutput(hidden, logits, tuple(exits), *recorded(output)), output
 
     @torch.no_grad()
     def read_prompt(
@@ -94,7 +96,7 @@ class Passes:
         generation_config: GenerationConfig,
         whole: bool,
         each: Callable[[Tensor], None] | None,
-    ) -> tuple[Reading, int, Any]:
+    ) -> tuple[ForwardOutput, int, Any]:
         """Read a prompt as ``generate`` does.
 
         Args:
@@ -118,11 +120,13 @@ class Passes:
         with (
             forward_pass(self.model, len(input_ids), input_ids.shape[1], 0),
             self.adapters(),
-            lent(model_kwargs),
-            captured_outputs(self.anatomy.backbone, states) as seen,
-            captured_inputs(self.exit_layers, last=True) as exits,
+            module_states_installed(model_kwargs),
+            collect_outputs(self.structure.backbone, states) as seen,
+            collect_inputs(self.exit_layers, last=True) as exits,
         ):
             output = self.model._prefill(input_ids, generation_config, model_kwargs)
         hidden = torch.cat([states for states, _ in seen], dim=1) if whole else seen[-1][0]
-        reading = Reading(hidden, output.logits[:, -1:], tuple(exits[-len(self.exit_layers) :]), *recorded(output))
+        reading = ForwardOutput(
+            hidden, output.logits[:, -1:], tuple(exits[-len(self.exit_layers) :]), *recorded(output)
+        )
         return reading, sum(read for _, read in seen), output

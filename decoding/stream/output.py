@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Reading", "branched", "joined", "picked", "recorded", "reordered"]
+__all__ = ["ForwardOutput", "branched", "joined", "picked", "recorded", "reordered"]
 
 
 @dataclass
-class Reading:
+class ForwardOutput:
     """What a forward pass over n tokens gave.
 
     Attributes:
@@ -35,7 +35,7 @@ class Reading:
     cross_attentions: tuple[Tensor, ...] | None = None
 
 
-def joined(readings: list[Reading]) -> Reading:
+def joined(readings: list[ForwardOutput]) -> ForwardOutput:
     """One reading of tokens that were read one after the other."""
     if len(readings) == 1:
         return readings[0]
@@ -47,7 +47,7 @@ def joined(readings: list[Reading]) -> Reading:
     return last
 
 
-def branched(reading: Reading, dim: int, sizes: tuple[int, int]) -> Reading:
+def branched(reading: ForwardOutput, dim: int, sizes: tuple[int, int]) -> ForwardOutput:
     """The reading of a pass over branches laid out along one dimension, with that dimension cut into two."""
     chosen = copy.copy(reading)
     chosen.hidden = reading.hidden.unflatten(dim, sizes)
@@ -56,7 +56,7 @@ def branched(reading: Reading, dim: int, sizes: tuple[int, int]) -> Reading:
     return chosen
 
 
-def picked(reading: Reading, rows: Tensor) -> Reading:
+def picked(reading: ForwardOutput, rows: Tensor) -> ForwardOutput:
     """The reading of some rows."""
     chosen = copy.copy(reading)
     for name, value in vars(reading).items():

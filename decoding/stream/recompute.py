@@ -19,17 +19,17 @@ from transformers.generation.utils import ALL_CACHE_NAMES
 from decoding.cache.growing import layers_of
 from decoding.errors import DecodingWarning, InputError, ModelError, OptionError
 from decoding.stream.forked_rows import of_branches, repeated
-from decoding.stream.output import Reading, branched, picked, reordered
+from decoding.stream.output import ForwardOutput, branched, picked, reordered
 
 if TYPE_CHECKING:
     from decoding.stream.stream import Stream
 
-__all__ = ["ReadAnew", "leave_cache", "read_anew", "tell_cost", "why_useless"]
+__all__ = ["RecomputedBranches", "disable_cache", "recompute", "warn_recompute_cost", "why_cache_unusable"]
 
 _told: weakref.WeakSet[Any] = weakref.WeakSet()  # models whose cost was warned of
 
 
-def why_useless(cache: Any) -> str:
+def why_cache_unusable(cache: Any) -> str:
     """Why a cache that a model has read its prompt into cannot be read on from; empty where it can."""
     if not isinstance(cache, Cache):
         return f"it keeps its state in a {type(cache).__name__}, which cannot be branched"
@@ -38,7 +38,7 @@ def why_useless(cache: Any) -> str:
     return "" if written else "it reads the whole text at each step and keeps nothing in its cache"
 
 
-def tell_cost(model: Any, reason: str) -> None:
+def warn_recompute_cost(model: Any, reason: str) -> None:
     """Warn of what reading anew costs, once a model."""
     if model not in _told:
         _told.add(model)
@@ -50,7 +50,7 @@ def tell_cost(model: Any, reason: str) -> None:
         )
 
 
-def leave_cache(stream: Stream, reason: str) -> None:
+def disable_cache(stream: Stream, reason: str) -> None:
     """Have a stream read its whole text at each step from here on.
 
     Raises:
@@ -66,15 +66,15 @@ def leave_cache(stream: Stream, reason: str) -> None:
         raise InputError(f"inputs_embeds: {name} is read without a cache ({reason}): pass the prompt as input_ids")
     if stream.length != stream.input_ids.shape[1]:
         raise ModelError(f"{name}: {reason}, and it reads tokens beside its text's, so it cannot be branched")
-    if stream.in_pieces:
+    if stream.chunked:
         raise OptionError(f"prefill_chunk_size: {name} is read without a cache ({reason}): leave it out")
-    tell_cost(model, reason)
+    warn_recompute_cost(model, reason)
     stream.cacheless = reason
     stream.kwargs = {key: value for key, value in stream.kwargs.items() if key not in ALL_CACHE_NAMES}
     stream.kwargs["use_cache"] = False
 
 
-class ReadAnew:
+class RecomputedBranches:
     """Branches as rows, each read whole."""
 
     def __init__(self, stream: Stream, tokens: Tensor) -> None:
@@ -82,10 +82,10 @@ class ReadAnew:
         _, self.branches, n = tokens.shape
         self.kwargs = stream.grown_kwargs(n)
         ids, kwargs = repeated(stream, self.kwargs, self.branches)
-        self.flat = read_anew(stream, torch.cat([ids, tokens.flatten(0, 1)], dim=1), kwargs, n)
+        self.flat = recompute(stream, torch.cat([ids, tokens.flatten(0, 1)], dim=1), kwargs, n)
         self.reading = branched(self.flat, 0, (-1, self.branches))
 
-    def keep(self, branch: Tensor) -> Reading:
+    def keep(self, branch: Tensor) -> ForwardOutput:
         """The reading of the kept branch."""
         rows = torch.arange(len(branch), device=branch.device)
         return picked(self.flat, rows * self.branches + branch)
@@ -100,7 +100,7 @@ class ReadAnew:
         """Forget all branches, of which nothing was kept."""
 
 
-def read_anew(stream: Stream, ids: Tensor, kwargs: dict[str, Any], n: int) -> Reading:
+def recompute(stream: Stream, ids: Tensor, kwargs: dict[str, Any], n: int) -> ForwardOutput:
     """The reading of the last n tokens of whole texts (rows, length) that go with these keyword arguments."""
     whole = stream.run(stream.model.prepare_inputs_for_generation(ids, **kwargs), every_logit=n > 1)
     # Layers' states and attentions, where asked for, stay those of the whole text, as transformers has it.

@@ -15,21 +15,21 @@ from transformers.cache_utils import DummyLayer
 
 from decoding.cache.growing import GrowingLayer, is_sliding, layers_of, self_attention_cache
 from decoding.cache.quantised import untouched
-from decoding.stream.output import Reading, branched, picked, reordered
+from decoding.stream.output import ForwardOutput, branched, picked, reordered
 from decoding.stream.tree_mask import branch_mask
 
 if TYPE_CHECKING:
     from decoding.stream.stream import Stream
-from decoding.stream.token_tree import Forest
+from decoding.stream.token_tree import TokenTree
 from decoding.stream.tree_mask import _masks
 
 if TYPE_CHECKING:
     from decoding.stream.stream import Stream
 
-__all__ = ["Shared", "side_by_side"]
+__all__ = ["SharedPrefixBranches", "side_by_side"]
 
 
-class Shared:
+class SharedPrefixBranches:
     """Branches side by side behind one prefix."""
 
     def __init__(self, stream: Stream, tokens: Tensor) -> None:
@@ -39,13 +39,13 @@ class Shared:
         _, branches, n = tokens.shape
         self.kwargs = stream.grown_kwargs(n)
         positions = self.kwargs["position_ids"][..., -n:]  # (batch, n), or (axes, batch, n)
-        if stream.captured is not None:
-            self.flat = stream.captured.read(stream, tokens, positions)
+        if stream.graph_steps is not None:
+            self.flat = stream.graph_steps.read(stream, tokens, positions)
         else:
             self.flat = self._read(positions)
         self.reading = branched(self.flat, 1, (branches, n))
 
-    def _read(self, positions: Tensor) -> Reading:
+    def _read(self, positions: Tensor) -> ForwardOutput:
         """One forward pass; ``hidden`` is (batch, branches·n, dim), ``logits`` likewise where the head is in it."""
         stream = self.stream
         batch, branches, n = self.tokens.shape
@@ -100,14 +100,14 @@ class Shared:
             for name, layer in zip(types, layers, strict=False)
         }
 
-    def keep(self, branch: Tensor) -> Reading:
+    def keep(self, branch: Tensor) -> ForwardOutput:
         """Move the kept branch's keys and values to the end of the prefix; drop the rest."""
         _, branches, n = self.tokens.shape
         slots = branch[:, None] * n + torch.arange(n, device=branch.device)  # (batch, n) among the branches' slots
         # Asking for the winners would wait for a GPU; on a CPU it makes the move several times faster.
         winners = branch.tolist() if branch.device.type == "cpu" else None
-        if self.stream.captured is not None:
-            self.stream.captured.keep(self.stream, branches * n, slots)
+        if self.stream.graph_steps is not None:
+            self.stream.graph_steps.keep(self.stream, branches * n, slots)
             return self._selected(slots, winners)
         layers = layers_of(self.stream.cache)
         for index, read in self.aside.items():
@@ -116,7 +116,7 @@ class Shared:
             if isinstance(layer, DummyLayer) or not layer.is_initialized:
                 continue  # of a model that was cut to fewer layers than its config counts
             if winners is not None and isinstance(layer, GrowingLayer):
-                layer.settle(branches * n, winners, n)
+                layer.keep_branches(branches * n, winners, n)
             else:
                 for entries in (layer.keys, layer.values):
                     _gather_to_front(entries, branches * n, slots)
@@ -136,7 +136,7 @@ class Shared:
         self.kwargs = reordered(self.kwargs, rows)
         self.flat = picked(self.flat, rows)
 
-    def _selected(self, slots: Tensor, winners: list[int] | None) -> Reading:
+    def _selected(self, slots: Tensor, winners: list[int] | None) -> ForwardOutput:
         rows = torch.arange(len(slots), device=slots.device)[:, None]
         n = slots.shape[1]
 
@@ -159,11 +159,11 @@ class Shared:
         return kept
 
 
-def _gather_to_front(entries: Tensor, looked_at: int, slots: Tensor) -> None:
+def _gather_to_front(entries: Tensor, num_branch_tokens: int, slots: Tensor) -> None:
     """Of the last slots of (batch, heads, slots, dim), write those of (batch, n) each row's winner over the first n, in
     one gather for all rows.
     """
-    last = entries.narrow(2, entries.shape[2] - looked_at, looked_at)
+    last = entries.narrow(2, entries.shape[2] - num_branch_tokens, num_branch_tokens)
     last[:, :, : slots.shape[1]] = last.gather(2, _among(slots, entries))
 
 
@@ -180,19 +180,19 @@ def _attention_of(weights: Tensor, rows: Tensor, slots: Tensor, tokens: Tensor) 
     return torch.cat([kept[..., :prefix], kept.gather(3, own)], dim=-1)
 
 
-def side_by_side(stream: Stream, forest: Forest) -> Reading:
+def side_by_side(stream: Stream, tree: TokenTree) -> ForwardOutput:
     """One forward pass over the nodes; see :meth:`decoding.stream.stream.Stream.look`."""
-    layers, nodes = layers_of(stream.cache), len(forest)
+    layers, nodes = layers_of(stream.cache), len(tree)
     for layer in layers:
         if is_sliding(layer):
             layer.record_past = True  # else the window would drop prefix entries for the sake of the forest
-    tokens = _readable(stream, forest.tokens).expand(stream.batch, -1)
-    depths = torch.tensor(forest.depths, device=tokens.device)
+    tokens = _readable(stream, tree.tokens).expand(stream.batch, -1)
+    depths = torch.tensor(tree.depths, device=tokens.device)
     kwargs = stream.grown_kwargs(nodes)
     ids = torch.cat([stream.input_ids, tokens], dim=1)
     inputs = stream.model.prepare_inputs_for_generation(ids, next_sequence_length=nodes, **kwargs)
     first = kwargs["position_ids"][..., -nodes:][..., :1]  # (batch, 1), or (axes, batch, 1)
-    inputs |= {"input_ids": tokens, "position_ids": first + depths, "attention_mask": _masks(stream, forest, depths)}
+    inputs |= {"input_ids": tokens, "position_ids": first + depths, "attention_mask": _masks(stream, tree, depths)}
     reading = stream.run(inputs, every_logit=True)
     self_attention_cache(stream.cache).crop(-nodes)
     return reading

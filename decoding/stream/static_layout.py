@@ -91,10 +91,10 @@ class StaticLayout:
         self._place.slots, self._place.bucket = slots, bucket
         return self._cache
 
-    def keep(self, start: int, looked_at: int, slots: Tensor) -> None:
+    def keep(self, start: int, num_branch_tokens: int, slots: Tensor) -> None:
         """Of ``looked_at`` slots from ``start`` on, write those of (batch, n) each row's winner over the first n."""
         for stack in self._stacks.values():
-            last = stack.narrow(3, start, looked_at)  # (layers, batch, heads, looked_at, head dim)
+            last = stack.narrow(3, start, num_branch_tokens)  # (layers, batch, heads, looked_at, head dim)
             index = slots[None, :, None, :, None].expand(len(stack), -1, stack.shape[2], -1, stack.shape[4])
             last.narrow(3, 0, slots.shape[1]).copy_(last.gather(3, index))
 

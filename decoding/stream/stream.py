@@ -21,25 +21,25 @@ from decoding.cache.growing import (
     is_recurrent,
     is_sliding,
     layers_of,
-    make_room_to_look_ahead,
+    reserve_lookahead_slot,
     self_attention_cache,
     tokens_in,
 )
 from decoding.cache.module_states import OwnStates, handed_back, with_states
 from decoding.cache.quantised import is_quantised
 from decoding.capabilities.branching import branching_of
-from decoding.capabilities.chunked_prefill import checked_pieces
-from decoding.capabilities.cuda_graphs import capture_requested, request_capture
+from decoding.capabilities.chunked_prefill import checked_chunking
+from decoding.capabilities.cuda_graphs import cuda_graphs_requested, request_cuda_graphs
 from decoding.errors import InputError, ModelError
 from decoding.models.adapters import MixedRows
-from decoding.models.structure import Anatomy
-from decoding.stream.cuda_graph_steps import CapturedSteps
-from decoding.stream.forked_rows import Forked
+from decoding.models.structure import ModelStructure
+from decoding.stream.cuda_graph_steps import CudaGraphSteps
+from decoding.stream.forked_rows import ForkedBranches
 from decoding.stream.forward import Passes
-from decoding.stream.output import Reading, joined, reordered
-from decoding.stream.recompute import ReadAnew, leave_cache, read_anew, why_useless
-from decoding.stream.shared_prefix import Shared, side_by_side
-from decoding.stream.token_tree import Forest
+from decoding.stream.output import ForwardOutput, joined, reordered
+from decoding.stream.recompute import RecomputedBranches, disable_cache, recompute, why_cache_unusable
+from decoding.stream.shared_prefix import SharedPrefixBranches, side_by_side
+from decoding.stream.token_tree import TokenTree
 from decoding.stream.ways import Branching, may_share
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Stream:
         prompt_states: is given the prompt's hidden states (batch, n, dim), piece by piece as they are read.
 
     Where ``generation_config.compile`` is true, the one-token steps and the branches of a stream are captured (see
-    :class:`decoding.stream.cuda_graph_steps.CapturedSteps`).
+    :class:`decoding.stream.cuda_graph_steps.CudaGraphSteps`).
 
     Raises:
         OptionError: ``compile`` with a model or a call that cannot be captured.
@@ -96,7 +96,7 @@ class Stream:
     ) -> None:
         self.model = model
         self.passes = Passes(model, exits, mixed)
-        self.anatomy: Anatomy = self.passes.anatomy
+        self.structure: ModelStructure = self.passes.structure
         self.length = 0
         self.input_ids = input_ids
         self.kwargs = model_kwargs
@@ -104,24 +104,24 @@ class Stream:
         self.batch = input_ids.shape[0]
         self.cacheless = "use_cache=False" if model_kwargs.get("use_cache") is False else ""
         self._use_cache = not self.cacheless  # as the call has it
-        self._pending: Shared | Forked | ReadAnew | None = None
-        self._fork: Forked | None = None
+        self._pending: SharedPrefixBranches | ForkedBranches | RecomputedBranches | None = None
+        self._fork: ForkedBranches | None = None
         self.constant_inputs: dict[str, Any] | None = None  # of branches; set by Shared
-        self.captured: CapturedSteps | None = None
-        make_room_to_look_ahead(model_kwargs.get("past_key_values"), model)
+        self.graph_steps: CudaGraphSteps | None = None
+        reserve_lookahead_slot(model_kwargs.get("past_key_values"), model)
         positions = model_kwargs.get("position_ids")
         if positions is not None and positions.dim() == 2 and positions.shape[0] == 1:
             model_kwargs["position_ids"] = positions.expand(self.batch, -1)
-        if generation_config is not None and capture_requested(generation_config):
-            self.captured = CapturedSteps(self, generation_config)
+        if generation_config is not None and cuda_graphs_requested(generation_config):
+            self.graph_steps = CudaGraphSteps(self, generation_config)
         cache = model_kwargs.get("past_key_values")
         expected = None if generation_config is None else generation_config.max_length
         if isinstance(cache, Cache):
             grow_in_place(cache, expected)
             with_states(model, cache)
         past = tokens_in(cache)
-        config = checked_pieces(model, input_ids, model_kwargs, generation_config or model.generation_config)
-        self.in_pieces = config.prefill_chunk_size is not None
+        config = checked_chunking(model, input_ids, model_kwargs, generation_config or model.generation_config)
+        self.chunked = config.prefill_chunk_size is not None
         self.prompt, read, output = self.passes.read_prompt(input_ids, self.kwargs, config, whole_prompt, prompt_states)
         self._take_cache(output)
         del output  # its logits are no longer wanted
@@ -129,8 +129,8 @@ class Stream:
         mask = self.padding_mask
         self.padded = mask is not None and not bool(mask.all())
         if not self.cacheless:
-            if useless := why_useless(self.cache):
-                leave_cache(self, useless)
+            if unusable := why_cache_unusable(self.cache):
+                disable_cache(self, unusable)
             else:
                 grow_in_place(self.cache, expected)
         self._branching: Branching | None = None
@@ -141,7 +141,7 @@ class Stream:
     ) -> Stream:
         """A stream over ``inputs`` as ``generate`` takes them (``input_ids``, ``attention_mask``, ...)."""
         input_ids, model_kwargs, config = cls.prepare(model, **inputs)
-        request_capture(config, compile)
+        request_cuda_graphs(config, compile)
         return cls(model, input_ids, model_kwargs, config, restorable, exits)
 
     @staticmethod
@@ -169,7 +169,7 @@ class Stream:
     # --- the four verbs ---------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def extend(self, tokens: Tensor) -> Reading:
+    def extend(self, tokens: Tensor) -> ForwardOutput:
         """Read (batch, n) tokens and keep them; ``hidden`` is (batch, n, dim)."""
         self.drop()
         self._collapse()
@@ -179,9 +179,9 @@ class Stream:
         self.input_ids = torch.cat([self.input_ids, tokens], dim=1)
         if self.cacheless:
             self.length += tokens.shape[1]
-            return read_anew(self, self.input_ids, self.kwargs, tokens.shape[1])
-        if self.captured is not None and tokens.shape[1] == 1:
-            reading = self.captured.read(self, tokens[:, None], self.kwargs["position_ids"][:, -1:])
+            return recompute(self, self.input_ids, self.kwargs, tokens.shape[1])
+        if self.graph_steps is not None and tokens.shape[1] == 1:
+            reading = self.graph_steps.read(self, tokens[:, None], self.kwargs["position_ids"][:, -1:])
         else:
             inputs = self.model.prepare_inputs_for_generation(
                 self.input_ids, next_sequence_length=tokens.shape[1], **self.kwargs
@@ -194,7 +194,7 @@ class Stream:
         return reading
 
     @torch.no_grad()
-    def branch(self, tokens: Tensor) -> Reading:
+    def branch(self, tokens: Tensor) -> ForwardOutput:
         """Read alternative continuations of every row in one forward pass; none is kept until :meth:`commit`.
 
         Args:
@@ -206,12 +206,12 @@ class Stream:
         self.drop()
         tokens = tokens[:, :, None] if tokens.dim() == 2 else tokens
         if self.branching.way == "read anew" and not self.cacheless:
-            leave_cache(self, self.branching.reason)
+            disable_cache(self, self.branching.reason)
         if self.cacheless:
-            self._pending = ReadAnew(self, tokens)
+            self._pending = RecomputedBranches(self, tokens)
         elif self.side_by_side:
             self._collapse()
-            self._pending = Shared(self, tokens)
+            self._pending = SharedPrefixBranches(self, tokens)
         else:
             if is_quantised(self.cache):
                 raise ModelError(
@@ -220,13 +220,13 @@ class Stream:
                 )
             if self._fork is None or self._fork.branches != tokens.shape[1]:
                 self._collapse()
-                self._fork = Forked(self, tokens.shape[1])
+                self._fork = ForkedBranches(self, tokens.shape[1])
             self._fork.read(tokens)
             self._pending = self._fork
         return self._pending.reading
 
     @torch.no_grad()
-    def commit(self, branch: Tensor) -> Reading:
+    def commit(self, branch: Tensor) -> ForwardOutput:
         """Keep one branch per row, (batch,) its index, and forget the others; the reading of the kept tokens."""
         if self._pending is None:
             raise InputError("commit() without branch(): nothing was branched since the last commit, extend or rewind")
@@ -239,7 +239,7 @@ class Stream:
         return kept
 
     @torch.no_grad()
-    def look(self, forest: Forest) -> Reading:
+    def look(self, tree: TokenTree) -> ForwardOutput:
         """Read texts that go on from here, alike in every row, and keep none of them.
 
         The stream must be ``restorable``.
@@ -251,8 +251,8 @@ class Stream:
         self.drop()
         if self.side_by_side:
             self._collapse()
-            return side_by_side(self, forest)
-        return as_branches(self, forest)
+            return side_by_side(self, tree)
+        return as_branches(self, tree)
 
     def rewind(self, length: int) -> None:
         """Forget the tokens from slot ``length`` (counted as the cache counts, padding included) on.
@@ -277,8 +277,8 @@ class Stream:
                     f"{type(self.model).__name__}: its cache cannot be rewound by {excess} tokens ({error})"
                 ) from error
         self.length = length
-        if self.captured is not None:
-            self.captured.forget()
+        if self.graph_steps is not None:
+            self.graph_steps.forget()
         self.input_ids = self.input_ids[:, :-excess]
         for name in ("attention_mask", "decoder_attention_mask", "position_ids", "decoder_position_ids"):
             if self.kwargs.get(name) is not None and not (self._encoder_decoder and name == "attention_mask"):
@@ -287,11 +287,11 @@ class Stream:
     # --- what strategies ask beside the verbs ----------------------------------------------------------------------
 
     @torch.no_grad()
-    def logits(self, reading: Reading) -> Tensor:
+    def logits(self, reading: ForwardOutput) -> Tensor:
         """(batch, vocab) next-token logits after the last token of a reading of ``extend`` or ``commit``."""
         if reading.logits is not None:
             return reading.logits[:, -1]
-        return self.anatomy.logits(self.model, reading.hidden[:, -1])
+        return self.structure.logits(self.model, reading.hidden[:, -1])
 
     @property
     def branching(self) -> Branching:
@@ -328,15 +328,15 @@ class Stream:
         for layer in layers_of(self.cache):
             if is_sliding(layer):
                 layer.record_past = False
-        if self.captured is not None:
-            self.captured.hand_over(self.cache)
+        if self.graph_steps is not None:
+            self.graph_steps.hand_over(self.cache)
         return handed_back(self.cache)
 
     def release(self) -> None:
         """Let go of cache and branches now: branches and stream refer to each other, and the cache is large."""
         self._pending = self._fork = None
-        if self.captured is not None:
-            self.captured.release(self.model)
+        if self.graph_steps is not None:
+            self.graph_steps.release(self.model)
         self.constant_inputs = None
         self.kwargs = {}
 
@@ -365,7 +365,7 @@ class Stream:
             {}, dict(self.kwargs), is_encoder_decoder=self._encoder_decoder, num_new_tokens=n
         )
 
-    def run(self, inputs: dict[str, Any], every_logit: bool = False) -> Reading:
+    def run(self, inputs: dict[str, Any], every_logit: bool = False) -> ForwardOutput:
         """One forward pass; through the backbone alone where the head can be applied apart."""
         reading, output = self.passes.run(inputs, self.batch, self.length, every_logit)
         self._take_cache(output)
@@ -392,21 +392,21 @@ class Stream:
             fork.collapse()
 
 
-def as_branches(stream: Stream, forest: Forest) -> Reading:
+def as_branches(stream: Stream, tree: TokenTree) -> ForwardOutput:
     """Each text as a branch by itself, where a model cannot place them side by side."""
-    paths = [path for path in forest.paths if path]
+    paths = [path for path in tree.paths if path]
     width = max(map(len, paths))
     # Shorter ones are filled up behind their end, which nothing before it sees.
-    padded = [[forest.tokens[node] for node in [*path, *path[-1:] * (width - len(path))]] for path in paths]
+    padded = [[tree.tokens[node] for node in [*path, *path[-1:] * (width - len(path))]] for path in paths]
     tokens = _readable(stream, [padded]).expand(stream.batch, -1, -1)
     reading = stream.branch(tokens)
     place = {node: (row, i) for row, path in enumerate(paths) for i, node in enumerate(path)}
-    rows, steps = torch.tensor([place[node] for node in range(len(forest))], device=tokens.device).T
+    rows, steps = torch.tensor([place[node] for node in range(len(tree))], device=tokens.device).T
 
     def of_nodes(states: Any) -> Any:
         return states[:, rows.to(states.device), steps.to(states.device)]
 
     logits = None if reading.logits is None else of_nodes(reading.logits)
-    found = Reading(of_nodes(reading.hidden), logits, tuple(of_nodes(each) for each in reading.exits))
+    found = ForwardOutput(of_nodes(reading.hidden), logits, tuple(of_nodes(each) for each in reading.exits))
     stream.drop()
     return found

@@ -16,10 +16,10 @@ from torch import Tensor
 if TYPE_CHECKING:
     pass
 
-__all__ = ["Forest"]
+__all__ = ["TokenTree"]
 
 
-class Forest:
+class TokenTree:
     """Texts, each beginning that several share held once.
 
     Args:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from decoding.stream.stream import Stream
-from decoding.stream.token_tree import Forest
+from decoding.stream.token_tree import TokenTree
 
 __all__ = ["branch_mask", "own_mask"]
 
@@ -82,15 +82,15 @@ def own_mask(
     return mask.masked_fill_(~visible, torch.finfo(dtype).min), step
 
 
-def _masks(stream: Stream, forest: Forest, depths: Tensor) -> Tensor | dict[str, Tensor]:
+def _masks(stream: Stream, tree: TokenTree, depths: Tensor) -> Tensor | dict[str, Tensor]:
     """Additive masks (batch, 1, nodes, prefix + nodes), one a kind of layer; see :func:`_mask`."""
-    visible = forest.visible().to(depths.device)
+    visible = tree.visible().to(depths.device)
     masks: dict[int | None, Tensor] = {}
     layers = layers_of(stream.cache)
     windows = [layer.sliding_window if is_sliding(layer) else None for layer in layers]
     for layer, window in zip(layers, windows, strict=True):
         if window not in masks and not isinstance(layer, DummyLayer):
-            masks[window] = _mask(stream, visible, depths, layer.get_mask_sizes(len(forest))[1], window)
+            masks[window] = _mask(stream, visible, depths, layer.get_mask_sizes(len(tree))[1], window)
     if len(masks) == 1:
         return next(iter(masks.values()))
     types = stream.model.config.get_text_config(decoder=True).layer_types

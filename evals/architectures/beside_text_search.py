@@ -153,7 +153,7 @@ def _decoding_part(model: Any) -> Any:
 
 
 # History (n, dim) and logits (vocab,) of a row's prompt and the tokens that followed.
-Reading = Callable[[Any, Prompt, int, list[int], dict[str, Any]], tuple[Tensor, Tensor]]
+ForwardOutput = Callable[[Any, Prompt, int, list[int], dict[str, Any]], tuple[Tensor, Tensor]]
 
 
 def _anew(model: Any, row: Prompt, padding: int, new: list[int], options: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -168,7 +168,7 @@ def _cached(model: Any, row: Prompt, padding: int, new: list[int], options: dict
 
 # A model may itself read a text otherwise behind padding, or what it has written otherwise than a prompt (PaliGemma
 # looks both ways in a prompt); then that reading is the one to equal.
-READINGS: dict[str, Reading] = {
+READINGS: dict[str, ForwardOutput] = {
     "full recomputation of each row alone": _anew,
     "full recomputation behind the padding": _anew,
     "the model's own cached reading, which is not that of full recomputation": _cached,
@@ -176,7 +176,7 @@ READINGS: dict[str, Reading] = {
 
 
 def _difference(
-    reading: Reading,
+    reading: ForwardOutput,
     model: Any,
     row: Prompt,
     padding: int,

@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from decoding.errors import ModelError
 from decoding.evals.architectures.tiny import VOCAB
-from decoding.models.hooks import captured_outputs
+from decoding.models.hooks import collect_outputs
 
 __all__ = ["LENGTHS", "Prompt", "Said", "batch_of", "of_one_length", "prompts", "said"]
 
@@ -127,7 +127,7 @@ def said(
         layers = _layers(model, prompt)[ended_after:]
         handles += [layer.register_forward_hook(_hand_on, with_kwargs=True) for layer in layers]
     try:
-        with captured_outputs(model.get_decoder()) as decoded:
+        with collect_outputs(model.get_decoder()) as decoded:
             output = model.generate(
                 **batch_of(model, [prompt], padding), max_new_tokens=len(forced) + 1, do_sample=False,
                 use_cache=bool(forced), pad_token_id=0, logits_processor=LogitsProcessorList([_Forced(forced)]),

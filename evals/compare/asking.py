@@ -14,7 +14,7 @@ from rich.text import Text
 from decoding.api import generate_with
 from decoding.evals.miniature import Question
 from decoding.models.devices import input_device
-from decoding.strategies.registry import Choice
+from decoding.strategies.registry import StrategySpec
 
 __all__ = ["Answers", "ask", "show_answers"]
 
@@ -32,7 +32,7 @@ class Answers:
         popular: how many begin with the popular misconception.
     """
 
-    choice: Choice
+    choice: StrategySpec
     texts: list[str]
     true: int
     popular: int
@@ -48,7 +48,7 @@ class Answers:
         }
 
 
-def ask(model: Any, tokenizer: Any, choices: Sequence[Choice], questions: Sequence[Question]) -> list[Answers]:
+def ask(model: Any, tokenizer: Any, choices: Sequence[StrategySpec], questions: Sequence[Question]) -> list[Answers]:
     """Ask every question with every strategy, all questions in one left-padded batch."""
     inputs = tokenizer([each.prompt for each in questions], return_tensors="pt", padding=True, padding_side="left")
     made = []

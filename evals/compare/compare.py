@@ -14,16 +14,16 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from decoding.capabilities.chunked_prefill import read_in_pieces
+from decoding.capabilities.chunked_prefill import enable_chunked_prefill
 from decoding.cli.options import Device, DeviceMap, Dtype, Json, Model, Output, PrefillChunk, Seed, TpPlan, prompts_of
 from decoding.cli.output import as_json, console, progress, writable, write_files
 from decoding.errors import OptionError
 from decoding.evals.compare.explanations import Explanation, as_markdown, as_table, explained
 from decoding.evals.metrics import diversity, repetition
-from decoding.models.devices import speaks
+from decoding.models.devices import is_main_process
 from decoding.models.loading import load
 from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
-from decoding.strategies.registry import Choice, named
+from decoding.strategies.registry import StrategySpec, parse_strategy
 from decoding.text import Continuation, continuations, encoded
 from decoding.versions import versions
 
@@ -63,7 +63,7 @@ class Comparison:
     model: str
     seed: int
     prompts: list[str]
-    choices: list[Choice]
+    choices: list[StrategySpec]
     made: list[list[Continuation]]
     figures: list[Figures]
     explanations: dict[tuple[int, int], Explanation] = field(default_factory=dict)
@@ -113,7 +113,7 @@ def compare(
     name: str,
     model: Any,
     tokenizer: Any,
-    choices: Sequence[Choice],
+    choices: Sequence[StrategySpec],
     prompts: Sequence[str],
     *,
     max_new_tokens: int | None = None,
@@ -138,8 +138,8 @@ def compare(
     for choice in choices:
         continuations(model, tokenizer, choice, prompts[0], max_new_tokens=warm_up)
     made: list[list[Continuation]] = [[] for _ in choices]
-    with progress(shown=speaks(model)) as bar:
-        searches = [s for s, choice in enumerate(choices) if explain and isinstance(choice.how, ContrastiveSearch)]
+    with progress(shown=is_main_process(model)) as bar:
+        searches = [s for s, choice in enumerate(choices) if explain and isinstance(choice.strategy, ContrastiveSearch)]
         task = bar.add_task("comparing", total=(len(choices) + len(searches)) * len(prompts))
         # Strategies take turns on each prompt, so that a busy spell of the machine slows them all.
         for prompt in prompts:
@@ -149,7 +149,7 @@ def compare(
         explanations = {}
         for s in searches:
             for p, text in enumerate(made[s]):
-                explanations[s, p] = explained(model, tokenizer, choices[s].how, text, max_new_tokens)
+                explanations[s, p] = explained(model, tokenizer, choices[s].strategy, text, max_new_tokens)
                 bar.advance(task)
     figures = [_figures(texts) for texts in made]
     return Comparison(name, seed, list(prompts), list(choices), made, figures, explanations)
@@ -192,21 +192,21 @@ def compare_command(
 
     Example: decoding compare --prompt "The old clockmaker" --strategy greedy --strategy contrastive-search:top_k=5
     """
-    choices = [named(spec) for spec in strategy or DEFAULT_STRATEGIES]
+    choices = [parse_strategy(spec) for spec in strategy or DEFAULT_STRATEGIES]
     labels = [choice.label for choice in choices]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice:
         raise OptionError(f"--strategy {twice}: given twice; accepted are strategies that differ")
-    if explain and not any(isinstance(choice.how, ContrastiveSearch) for choice in choices):
+    if explain and not any(isinstance(choice.strategy, ContrastiveSearch) for choice in choices):
         raise OptionError("--explain is of contrastive search, which is none of the strategies: add contrastive-search")
     texts = prompts_of(prompt, prompts)
     writable(output)
     loaded, tokenizer = load(model, device, dtype, device_map=device_map, tp_plan=tp_plan)
-    read_in_pieces(loaded, prefill_chunk, padded=False)
+    enable_chunked_prefill(loaded, prefill_chunk, padded=False)
     result = compare(
         model, loaded, tokenizer, choices, texts, max_new_tokens=max_new_tokens, seed=seed, explain=explain
     )
-    if not speaks(loaded):
+    if not is_main_process(loaded):
         return
     write_files(
         output,

@@ -14,9 +14,9 @@ from decoding.cli.output import as_json, console, writable, write_files
 from decoding.evals import miniature
 from decoding.evals.compare.asking import ask, show_answers
 from decoding.evals.compare.compare import Comparison, Figures, compare, show_figures, show_texts
-from decoding.models.devices import speaks
+from decoding.models.devices import is_main_process
 from decoding.models.loading import load
-from decoding.strategies.registry import named
+from decoding.strategies.registry import parse_strategy
 
 __all__ = ["demo_command", "verdict"]
 
@@ -55,13 +55,13 @@ def demo_command(
     if device is None and device_map is None and tp_plan is None:
         device = "cpu"  # a GPU gains nothing at 2 million parameters
     model, tokenizer = load("expert", device, dtype, device_map=device_map, tp_plan=tp_plan)
-    choices = [named(spec) for spec in STRATEGIES]
+    choices = [parse_strategy(spec) for spec in STRATEGIES]
     prompts = miniature.prompts()[:PROMPTS]
     questions = miniature.questions("test")[:QUESTIONS]
     with _one_thread():
         result = compare("expert", model, tokenizer, choices, prompts, max_new_tokens=max_new_tokens, seed=seed)
-        answers = ask(model, tokenizer, [named(spec) for spec in ANSWERING], questions)
-    if not speaks(model):
+        answers = ask(model, tokenizer, [parse_strategy(spec) for spec in ANSWERING], questions)
+    if not is_main_process(model):
         return
     sentence = verdict(result)
     asked = {"questions": [each.question for each in questions], "answers": [each.as_dict() for each in answers]}

@@ -14,7 +14,7 @@ from decoding.errors import OptionError
 from decoding.models.devices import input_device, whole_weights
 from decoding.strategies.contrast.amateurs import Prompt
 from decoding.strategies.contrast.base import ContrastStrategy
-from decoding.strategies.registry import Choice
+from decoding.strategies.registry import StrategySpec
 from decoding.versions import __version__
 
 __all__ = ["Configuration", "configured", "described", "fingerprint"]
@@ -32,7 +32,7 @@ class Configuration:
             tokens are drawn, version of this library.
     """
 
-    choice: Choice
+    choice: StrategySpec
     settings: Mapping[str, Any] = field(hash=False)
 
     @property
@@ -53,7 +53,7 @@ class Configuration:
 
 
 def configured(
-    choices: Sequence[Choice], model: Any, tokenizer: Any, name: str, *, task: Mapping[str, Any], seed: int = 0
+    choices: Sequence[StrategySpec], model: Any, tokenizer: Any, name: str, *, task: Mapping[str, Any], seed: int = 0
 ) -> list[Configuration]:
     """The configurations of strategies on one model.
 
@@ -87,7 +87,7 @@ def configured(
             "device": str(input_device(model)),
             "task": dict(task),
             "version": __version__,
-            **({"seed": seed} if choice.draws else {}),
+            **({"seed": seed} if choice.is_stochastic else {}),
         }
         made.append(Configuration(choice, settings))
     return made
@@ -131,11 +131,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def _others(choice: Choice, model: Any) -> dict[str, str]:
+def _others(choice: StrategySpec, model: Any) -> dict[str, str]:
     """Fingerprints of the other readers of a contrast: an amateur's name does not say which weights it stands for."""
-    if not isinstance(choice.how, ContrastStrategy):
+    if not isinstance(choice.strategy, ContrastStrategy):
         return {}
-    readers = choice.how.readers(model, 1)
+    readers = choice.strategy.readers(model, 1)
     return {
         each.role: fingerprint(each.model or model, each.adapter)
         for each in readers

@@ -11,14 +11,14 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from decoding.capabilities.chunked_prefill import read_in_pieces
+from decoding.capabilities.chunked_prefill import enable_chunked_prefill
 from decoding.cli.options import Device, DeviceMap, Dtype, PrefillChunk, TpPlan
 from decoding.cli.output import as_json, console, writable
 from decoding.errors import OptionError
 from decoding.evals.engine.configurations import Configuration
 from decoding.evals.engine.results import Results, results_in, show_results
 from decoding.models.loading import load
-from decoding.strategies.registry import Choice, named
+from decoding.strategies.registry import StrategySpec, parse_strategy
 
 __all__ = ["Limit", "Output", "Prepared", "Seed", "SkipBad", "Strategies", "eval_app", "of_last_rank", "prepared", "report"]  # fmt: skip
 
@@ -48,7 +48,7 @@ class Prepared:
     name: str
     model: Any
     tokenizer: Any
-    choices: list[Choice]
+    choices: list[StrategySpec]
 
 
 def prepared(
@@ -68,11 +68,11 @@ def prepared(
     Raises:
         DecodingError: whichever is wrong.
     """
-    choices = [named(spec) for spec in strategy or default]
+    choices = [parse_strategy(spec) for spec in strategy or default]
     writable(output)
     where = _own_device(device) if device_map is None and tp_plan is None else device
     loaded, tokenizer = load(model, where, dtype, device_map=device_map, tp_plan=tp_plan)
-    read_in_pieces(loaded, prefill_chunk, padded=True)
+    enable_chunked_prefill(loaded, prefill_chunk, padded=True)
     return Prepared(model, loaded, tokenizer, choices)
 
 

@@ -22,7 +22,7 @@ from decoding.evals.engine.configurations import Configuration
 from decoding.evals.engine.results import Results, results_of, write_results
 from decoding.evals.engine.samples import Sample, SampleFile
 from decoding.evals.engine.task import Document, Record, Shard, Task
-from decoding.models.devices import is_shared_out, speaks
+from decoding.models.devices import is_main_process, is_tensor_parallel
 
 __all__ = ["on_progress", "run"]
 
@@ -66,8 +66,8 @@ def run(
         OptionError: ``output`` cannot be written, or nothing has come from the other ranks for half an hour.
     """
     began = time.time()
-    shard = Shard() if is_shared_out(task.model) else shard or Shard.of_environment()
-    writes = speaks(task.model)
+    shard = Shard() if is_tensor_parallel(task.model) else shard or Shard.of_environment()
+    writes = is_main_process(task.model)
     documents = list(task.documents())[:limit]
     _check(task, documents, configurations)
     if shard.world > 1 and output is None:
@@ -162,7 +162,7 @@ def _evaluate(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(),
     )  # fmt: skip
     tell = on_progress.get() or (lambda *_: None)
-    total, shown = sum(map(len, own)), shard.rank == 0 and speaks(task.model) and on_progress.get() is None
+    total, shown = sum(map(len, own)), shard.rank == 0 and is_main_process(task.model) and on_progress.get() is None
     with progress(*columns, shown=shown) as bar:
         line = bar.add_task(task.name, total=total, completed=done)
         tell(task.name, done, total)

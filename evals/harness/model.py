@@ -24,7 +24,7 @@ from decoding.models.loading import placement
 from decoding.scoring.teacher_forcing import longest_text, teacher_forced
 from decoding.strategies.baselines import Greedy
 from decoding.strategies.contrast.base import ContrastStrategy
-from decoding.strategies.registry import Choice, named, parameters_of
+from decoding.strategies.registry import StrategySpec, parameters_of, parse_strategy
 
 __all__ = ["DecodingLM"]
 
@@ -55,7 +55,7 @@ class DecodingLM(HFLM):
         >>> lm_eval.simple_evaluate(lm, tasks=["hellaswag"])
     """
 
-    choice: Choice | None = None
+    choice: StrategySpec | None = None
     _room: int | None = None
 
     def __init__(
@@ -63,10 +63,10 @@ class DecodingLM(HFLM):
     ) -> None:
         choice = None
         if isinstance(strategy, Strategy):
-            choice = Choice(strategy.name, strategy)
+            choice = StrategySpec(strategy.name, strategy)
         elif strategy is not None:
             settings, kwargs = _divided(strategy, kwargs)
-            choice = named(strategy, settings)
+            choice = parse_strategy(strategy, settings)
         if isinstance(pretrained, str) and pretrained in miniature.NAMES:
             pretrained = str(miniature.folder(pretrained))
         placement(None, kwargs.get("device_map"), kwargs.get("tp_plan"))
@@ -83,8 +83,8 @@ class DecodingLM(HFLM):
         if choice is not None:
             self.choice = choice.with_tokenizer(self.tokenizer)
             self.choice.check(unwrapped(self.model))
-            if isinstance(self.choice.how, ContrastStrategy):
-                self._room = longest_text(self.model, self.choice.how)
+            if isinstance(self.choice.strategy, ContrastStrategy):
+                self._room = longest_text(self.model, self.choice.strategy)
 
     @property
     def max_length(self) -> int:
@@ -98,7 +98,7 @@ class DecodingLM(HFLM):
 
     def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
         choice = self.choice
-        if choice is not None and not isinstance(choice.how, (ContrastStrategy, Greedy)):
+        if choice is not None and not isinstance(choice.strategy, (ContrastStrategy, Greedy)):
             raise OptionError(
                 f"strategy={choice.name}: it gives no score to a given token, and this task asks for log-likelihoods; "
                 "accepted are contrastive-decoding, dola, context-aware, lol, greedy or no strategy (tasks that "
@@ -108,20 +108,20 @@ class DecodingLM(HFLM):
 
     def _model_call(self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         """(batch, length, vocab) log-scores of the token after each position of right-padded ``inps``."""
-        if self.choice is None or not isinstance(self.choice.how, ContrastStrategy):
+        if self.choice is None or not isinstance(self.choice.strategy, ContrastStrategy):
             return super()._model_call(inps, attn_mask, labels)
         with self._autocast():
-            return teacher_forced(self.model, inps, self.choice.how, self.floor)
+            return teacher_forced(self.model, inps, self.choice.strategy, self.floor)
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any) -> Tensor:
         """(batch, at most ``max_length``) left-padded ``context`` continued until every row has met a stop string."""
-        if self.choice is not None and isinstance(self.choice.how, Strategy):
-            generation_kwargs["custom_generate"] = self.choice.how
+        if self.choice is not None and isinstance(self.choice.strategy, Strategy):
+            generation_kwargs["custom_generate"] = self.choice.strategy
         elif self.choice is not None:
             # greedy, sampling and beam say themselves how to choose, whatever the task would have
             for name in ("do_sample", "temperature", "top_k", "top_p", "num_beams"):
                 generation_kwargs.pop(name, None)
-            generation_kwargs |= {"do_sample": self.choice.draws, **self.choice.parameters}
+            generation_kwargs |= {"do_sample": self.choice.is_stochastic, **self.choice.parameters}
         return super()._model_generate(context, max_length, stop, **generation_kwargs)
 
     def _autocast(self) -> Any:

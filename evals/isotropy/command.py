@@ -23,7 +23,7 @@ from decoding.evals.isotropy.report import html_report
 from decoding.evals.isotropy.results import PAPER, Isotropy, Layer, Settings
 from decoding.evals.isotropy.texts import data_sets
 from decoding.evals.isotropy.verdict import verdict
-from decoding.models.devices import speaks
+from decoding.models.devices import is_main_process
 from decoding.models.loading import load
 from decoding.versions import versions
 
@@ -107,7 +107,7 @@ def isotropy_command(
         count = sum(min(count, max_texts or count) for _, count in sets.values())
         for name in names:
             loaded, tokenizer = load(name, device, dtype, device_map=device_map, tp_plan=tp_plan)
-            first = speaks(loaded)
+            first = is_main_process(loaded)
             task = bar.add_task(f"reading with {name}", total=count, visible=first)
             results += analyse_each(
                 loaded, tokenizer, {each: texts for each, (texts, _) in sets.items()}, settings, name=name,

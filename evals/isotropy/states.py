@@ -10,9 +10,9 @@ from torch import Tensor
 
 from decoding.errors import ModelError, OptionError
 from decoding.models.devices import input_device
-from decoding.models.hooks import captured_inputs, captured_outputs
+from decoding.models.hooks import collect_inputs, collect_outputs
 from decoding.models.layers import depth_of
-from decoding.models.structure import anatomy
+from decoding.models.structure import inspect_model
 
 __all__ = ["layer_name", "layer_numbers", "read_states"]
 
@@ -60,7 +60,7 @@ def read_states(model: Any, texts: Sequence[Sequence[int]], layers: Sequence[int
     Raises:
         ModelError: the model's layers do not hand one state a token from one to the next.
     """
-    parts = anatomy(model)
+    parts = inspect_model(model)
     assert parts.layers is not None
     width = max(map(len, texts))
     # Short texts are filled up on the right, where nothing before looks. So no mask is needed, and none is given: with
@@ -68,7 +68,7 @@ def read_states(model: Any, texts: Sequence[Sequence[int]], layers: Sequence[int
     ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], device=input_device(model))
     inputs = {"input_ids": ids, "use_cache": False}
     lower = [parts.layers[layer] for layer in layers if layer < len(parts.layers)]
-    with captured_inputs(lower) as states, captured_outputs(parts.backbone) as outputs:
+    with collect_inputs(lower) as states, collect_outputs(parts.backbone) as outputs:
         if parts.separable:
             outputs.append(parts.forward_backbone(model, inputs))
         else:

@@ -16,7 +16,7 @@ from decoding.scoring.scorer import Scorer
 from decoding.strategies.baselines import Greedy
 from decoding.strategies.contrast.base import ContrastStrategy
 from decoding.strategies.contrast.readers import EXPERT, Reader
-from decoding.strategies.registry import Choice
+from decoding.strategies.registry import StrategySpec
 
 __all__ = ["Likelihood", "likelihoods", "note_cuts", "scoring_strategy", "shortened"]
 
@@ -99,16 +99,16 @@ def note_cuts(results: Results | None) -> None:
             )
 
 
-def scoring_strategy(choice: Choice) -> ContrastStrategy | None:
+def scoring_strategy(choice: StrategySpec) -> ContrastStrategy | None:
     """What scores texts under a choice of the registry; None for the model's own log-probabilities.
 
     Raises:
         OptionError: it gives no score to a given token.
     """
-    if isinstance(choice.how, Greedy):
+    if isinstance(choice.strategy, Greedy):
         return None
-    if isinstance(choice.how, ContrastStrategy):
-        return choice.how
+    if isinstance(choice.strategy, ContrastStrategy):
+        return choice.strategy
     raise OptionError(
         f"--strategy {choice.name}: gives no score to a given answer; accepted are greedy, contrastive-decoding, dola, "
         "context-aware and lol"

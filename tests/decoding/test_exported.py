@@ -18,7 +18,7 @@ import decoding
 from decoding.api import generate_with
 from decoding.errors import ModelError, OptionError
 from decoding.evals import miniature
-from decoding.strategies.registry import named
+from decoding.strategies.registry import parse_strategy
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +120,7 @@ def test_a_strategy_of_the_call_goes_before_the_folders(exported, plain, inputs)
     assert torch.equal(model.generate(**inputs, generation_config=config), greedy)
     assert torch.equal(generated(model, inputs, decoding_strategy=None), greedy)
     assert torch.equal(decoding.generate(model, **inputs, max_new_tokens=NEW, decoding_strategy=None), greedy)
-    assert torch.equal(generate_with(named("greedy"), model, **inputs, max_new_tokens=NEW), greedy)
+    assert torch.equal(generate_with(parse_strategy("greedy"), model, **inputs, max_new_tokens=NEW), greedy)
     processor = {"logits_processor": [other.logits_processor(model, **inputs)], "num_beams": 2}
     beams = generated(model, inputs, **processor, decoding_strategy=None)
     assert torch.equal(beams, generated(plain, inputs, **processor))
@@ -181,7 +181,7 @@ def test_what_would_leave_the_strategy_out_is_refused(exported, plain):
 )
 def test_every_strategy_travels_in_a_folder_that_can_be_moved(spec, plain, inputs, tokenizer, tmp_path):
     expert = miniature.load("expert")[0]  # adapters are put on it
-    expected = generated(expert, inputs, named(spec).with_tokenizer(tokenizer).how)
+    expected = generated(expert, inputs, parse_strategy(spec).with_tokenizer(tokenizer).strategy)
     assert not torch.equal(expected, generated(plain, inputs))
     folder = decoding.exporting("expert", spec, tmp_path / "here")
     folder = folder.rename(tmp_path / "there")
@@ -205,7 +205,7 @@ def test_the_settings_outlive_saving_and_loading(exported, tmp_path):
 def test_threads_that_meet_at_the_first_call_get_the_same(tmp_path, inputs, tokenizer):
     """The first call attaches the adapter and loads the tokenizer."""
     spec = "contrastive-decoding:amateur=induced"
-    expected = generated(miniature.load("expert")[0], inputs, named(spec).with_tokenizer(tokenizer).how)
+    expected = generated(miniature.load("expert")[0], inputs, parse_strategy(spec).with_tokenizer(tokenizer).strategy)
     model = loaded(decoding.exporting("expert", spec, tmp_path / "induced"))
     start, made = threading.Barrier(3), []
 

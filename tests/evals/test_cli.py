@@ -13,7 +13,7 @@ from decoding.evals.compare.compare import Comparison, Figures, repeated_words, 
 from decoding.evals.compare.demo import verdict
 from decoding.evals.compare.explanations import as_markdown, as_table
 from decoding.evals.metrics import repetition
-from decoding.strategies.registry import named
+from decoding.strategies.registry import parse_strategy
 from decoding.text import Continuation
 
 EMBEDDED = (miniature.folder("expert") / "config.json").is_file()
@@ -181,7 +181,7 @@ def test_the_embedded_models_are_built_in(capfd):
 def comparison(greedy, contrastive, text="a"):
     made = [[Continuation("p", text, text, 1, 1.0)]] * 2
     figures = [Figures(*greedy, 1.0, 2.0), Figures(*contrastive, 1.0, 3.0)]
-    return Comparison("m", 0, ["p"], [named("greedy"), named("contrastive-search")], made, figures)
+    return Comparison("m", 0, ["p"], [parse_strategy("greedy"), parse_strategy("contrastive-search")], made, figures)
 
 
 @pytest.mark.parametrize(

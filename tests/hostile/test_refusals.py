@@ -14,7 +14,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 import decoding
 from decoding import ContrastiveDecoding, ContrastiveSearch, DoLa, InputError, ModelError, OptionError, Prompt
 from decoding.capabilities.branching import branching_of
-from decoding.models.structure import anatomy
+from decoding.models.structure import inspect_model
 
 CONTEXT = 128  # of the tiny models
 
@@ -135,7 +135,7 @@ def test_a_model_that_is_mended_is_looked_at_anew() -> None:
             decoding.generate(model, ids, strategy=strategy, max_new_tokens=4)
     model.model.norm.weight.data.copy_(whole)
     assert branching_of(model).way == "shared prefix"
-    assert anatomy(model).separable
+    assert inspect_model(model).separable
     decoding.generate(model, ids, strategy=DoLa([1]), max_new_tokens=4)
 
 
@@ -156,7 +156,10 @@ def test_memory_that_ends_while_a_model_is_looked_at_is_not_taken_for_its_nature
     handle.remove()
     new = tiny_model("llama")
     assert branching_of(model).way == "shared prefix"
-    assert (anatomy(model).recipe, anatomy(model).separable) == (anatomy(new).recipe, anatomy(new).separable)
+    assert (inspect_model(model).recipe, inspect_model(model).separable) == (
+        inspect_model(new).recipe,
+        inspect_model(new).separable,
+    )
 
 
 @pytest.mark.parametrize("name", ["llama", "bloom", "t5"])

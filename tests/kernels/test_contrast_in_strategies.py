@@ -11,7 +11,7 @@ from torch import Tensor
 
 import decoding
 from decoding import LOL, ContextAware, ContrastiveDecoding, DoLa
-from decoding.strategies.contrast.readers import Heard
+from decoding.strategies.contrast.readers import ReaderLogits
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning")
 
@@ -29,7 +29,7 @@ STRATEGIES: dict[str, Any] = {
 }
 
 
-def _heard(rows: tuple[int, ...], device: torch.device) -> dict[str, Heard]:
+def _heard(rows: tuple[int, ...], device: torch.device) -> dict[str, ReaderLogits]:
     """Random logits of every reader that any of them has; exits of three layers."""
     generator = torch.Generator().manual_seed(len(rows))
 
@@ -39,10 +39,10 @@ def _heard(rows: tuple[int, ...], device: torch.device) -> dict[str, Heard]:
     expert, exits = logits(*rows, VOCAB), logits(3, *rows, VOCAB)
     expert[..., 5] = exits[..., 5] = -torch.inf  # a token that the model keeps for padding
     return {
-        "expert": Heard(expert, exits),
-        "amateur": Heard(logits(*rows, AMATEUR_VOCAB), logits(3, *rows, AMATEUR_VOCAB)),
-        "guided expert": Heard(logits(*rows, VOCAB)),
-        "expert in context": Heard(logits(*rows, VOCAB)),
+        "expert": ReaderLogits(expert, exits),
+        "amateur": ReaderLogits(logits(*rows, AMATEUR_VOCAB), logits(3, *rows, AMATEUR_VOCAB)),
+        "guided expert": ReaderLogits(logits(*rows, VOCAB)),
+        "expert in context": ReaderLogits(logits(*rows, VOCAB)),
     }
 
 

@@ -22,7 +22,7 @@ from decoding.evals.engine.configurations import described
 from decoding.evals.isotropy.states import read_states
 from decoding.induce import Example, induce
 from decoding.models.adapters import attach
-from decoding.models.devices import input_device, places
+from decoding.models.devices import device_names, input_device
 from decoding.scoring.teacher_forcing import teacher_forced
 from decoding.stream.stream import Stream
 from decoding.stream.ways import Branching
@@ -31,13 +31,13 @@ PADDED = {
     "input_ids": torch.tensor([[0, 0, 11, 12, 13, 14, 15], [21, 22, 23, 24, 25, 26, 27]]),
     "attention_mask": torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1]]),
 }
-FAR = ("model.layers.1", "model.layers.2", "model.norm", "lm_head")
+PROBE_WINDOW = ("model.layers.1", "model.layers.2", "model.norm", "lm_head")
 SPLITS = {
-    "head elsewhere": ("llama", FAR),
-    "head here, upper layers elsewhere": ("llama", FAR[:-1]),
+    "head elsewhere": ("llama", PROBE_WINDOW),
+    "head here, upper layers elsewhere": ("llama", PROBE_WINDOW[:-1]),
     "a layer in between elsewhere": ("llama", ("model.layers.1",)),
-    "sliding windows": ("mistral-sliding", FAR),
-    "soft-capped logits and masks of two kinds": ("gemma2", FAR),
+    "sliding windows": ("mistral-sliding", PROBE_WINDOW),
+    "soft-capped logits and masks of two kinds": ("gemma2", PROBE_WINDOW),
 }
 STRATEGIES = {
     "contrastive search": lambda: ContrastiveSearch(0.6, 4),
@@ -217,9 +217,9 @@ def test_nothing_is_induced_on_weights_that_are_not_there(offloaded: Any, tmp_pa
 
 
 def test_where_weights_are_is_told(offloaded: Any) -> None:
-    assert places(tiny_model("llama")) == ["cpu"]
-    assert places(split("a layer in between elsewhere")[1]) == ["cpu", str(ELSEWHERE)]
-    assert sorted(places(offloaded)) == ["cpu", "offloaded"]
+    assert device_names(tiny_model("llama")) == ["cpu"]
+    assert device_names(split("a layer in between elsewhere")[1]) == ["cpu", str(ELSEWHERE)]
+    assert sorted(device_names(offloaded)) == ["cpu", "offloaded"]
 
 
 def test_an_adapter_is_not_put_on_weights_that_are_not_there(offloaded: Any) -> None:

@@ -37,7 +37,7 @@ from transformers.cache_utils import Cache
 
 from decoding.capabilities.branching import branching_of
 from decoding.errors import DecodingError
-from decoding.models.structure import anatomy
+from decoding.models.structure import inspect_model
 from decoding.stream import cuda_graph_steps
 
 __all__ = ["BrokenRuleError", "drawn", "fuzz", "outcome"]
@@ -158,7 +158,12 @@ def _as_good_as_new(made: Made, new: Any, caches: weakref.WeakSet[Cache]) -> str
     trained = "train" in (call.weights, call.change)
     if ended[0] == "tokens" and call.strategy not in BASELINES and plain and not trained:
         found, sought = (
-            (branching_of(each).way, anatomy(each).recipe, anatomy(each).separable, anatomy(each).no_early_exit)
+            (
+                branching_of(each).way,
+                inspect_model(each).recipe,
+                inspect_model(each).separable,
+                inspect_model(each).no_early_exit,
+            )
             for each in (model, new)
         )
         if found != sought:

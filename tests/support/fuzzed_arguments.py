@@ -24,7 +24,7 @@ from transformers.generation.streamers import BaseStreamer
 
 import decoding
 from decoding.api import generate_with
-from decoding.strategies.registry import STRATEGIES, Choice
+from decoding.strategies.registry import STRATEGIES, StrategySpec
 
 __all__ = ["ZOO", "CallersError", "Made", "fresh", "pooled", "vocab_of"]
 
@@ -88,7 +88,7 @@ class Made:
             values = {name: _value(value, model, self.parameters_vocab) for name, value in call.parameters.items()}
             self.strategy = STRATEGIES[call.strategy](**values)
         if call.form == "choice":
-            return generate_with(Choice(call.strategy, self.strategy), model, **inputs, **self.options)
+            return generate_with(StrategySpec(call.strategy, self.strategy), model, **inputs, **self.options)
         if call.form == "facade":
             return decoding.generate(model, **inputs, strategy=self.strategy, **self.options)
         if call.form == "custom":

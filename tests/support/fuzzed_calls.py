@@ -18,7 +18,7 @@ class Call:
         model: a name of ``fuzz_rule.ZOO``.
         strategy: a name of ``decoding.strategies.registry.STRATEGIES``.
         form: how the strategy comes in: "facade" (``decoding.generate``), "custom" (``custom_generate``), "processor",
-            or "choice" (``Choice.generate``, the only form of the baselines).
+            or "choice" (``StrategySpec.generate``, the only form of the baselines).
         parameters: of the strategy; names of models stand for these.
         weights: what was done to the model.
         rows: of the prompt.

@@ -12,7 +12,7 @@ from decoding.errors import InputError
 from decoding.evals.engine.configurations import Configuration
 from decoding.evals.engine.runner import run
 from decoding.evals.engine.task import Document, Task
-from decoding.strategies.registry import named
+from decoding.strategies.registry import parse_strategy
 
 
 class Toy(Task):
@@ -50,7 +50,7 @@ def toy_command(
     if fatal is not None and not left.exists():
         output.mkdir(parents=True, exist_ok=True)
         left.write_text(str(deaths))
-    made = [Configuration(named(name), {"strategy": name, "parameters": {}}) for name in ("greedy", "dola")]
+    made = [Configuration(parse_strategy(name), {"strategy": name, "parameters": {}}) for name in ("greedy", "dola")]
     results = run(Toy(documents, seconds, bad, fatal, left), made, output=output)
     if results is not None:
         print(results["counts"]["evaluated"])

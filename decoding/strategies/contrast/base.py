@@ -16,7 +16,7 @@ from decoding.generation.session import Session
 from decoding.generation.strategy import Strategy
 from decoding.kernels.contrast import masked
 from decoding.strategies.contrast.fused_streams import FusedStreams
-from decoding.strategies.contrast.readers import EXPERT, Heard, Reader
+from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 
 __all__ = ["Contrast", "ContrastSession", "ContrastStrategy", "masked"]
 
@@ -85,7 +85,7 @@ class ContrastStrategy(Strategy):
         """
 
     @abstractmethod
-    def contrast(self, heard: Mapping[str, Heard]) -> Contrast:
+    def contrast(self, heard: Mapping[str, ReaderLogits]) -> Contrast:
         """The scores of logits (..., vocab) by role: of one step (batch, vocab) and of (batch, time, vocab) alike.
 
         Logits are in their model's dtype; what :mod:`decoding.strategies.contrast.formulas` computes with them is float32.
@@ -138,7 +138,7 @@ class ContrastSession(Session):
     def __init__(self, strategy: ContrastStrategy, streams: FusedStreams) -> None:
         self.strategy = strategy
         self.streams = streams
-        self.heard: dict[str, Heard] = {}
+        self.heard: dict[str, ReaderLogits] = {}
         self._split: tuple[Any, Any, Any] = (None, None, None)
         self._take(streams.prompt)
 
@@ -157,7 +157,7 @@ class ContrastSession(Session):
         instead of logits; that shift of a row is not passed on.
         """
         if EXPERT not in self.heard:
-            contrast = self.strategy.contrast({EXPERT: Heard(scores.float()), **self.heard})
+            contrast = self.strategy.contrast({EXPERT: ReaderLogits(scores.float()), **self.heard})
             return contrast.masked
         contrast = self.strategy.contrast(self.heard)
         change = scores.float() - self.heard[EXPERT].final.to(scores.device, torch.float32)
@@ -197,5 +197,5 @@ class ContrastSession(Session):
         return self._split[1], self._split[2]
 
 
-def _reordered(heard: Heard, rows: Tensor) -> Heard:
-    return Heard(heard.final[rows], None if heard.exits is None else heard.exits[:, rows])
+def _reordered(heard: ReaderLogits, rows: Tensor) -> ReaderLogits:
+    return ReaderLogits(heard.final[rows], None if heard.exits is None else heard.exits[:, rows])

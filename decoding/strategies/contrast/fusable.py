@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from decoding.cache.growing import is_recurrent, is_sliding
 from decoding.capabilities.branching import branching_of
 from decoding.errors import ModelError
-from decoding.models.forward_errors import says_nothing_of_the_model
+from decoding.models.forward_errors import is_environment_error
 from decoding.strategies.contrast.readers import Reader
 
 __all__ = ["by_weights", "may_fuse_expert", "may_fuse_rows"]
@@ -38,7 +38,7 @@ def may_fuse_rows(model: Any, cache: Any, readers: Sequence[Reader]) -> bool:
     try:
         return branching_of(model).way != "read anew"
     except ModelError as refusal:
-        if says_nothing_of_the_model(refusal):
+        if is_environment_error(refusal):
             raise
         return False
 

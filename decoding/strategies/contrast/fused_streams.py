@@ -14,19 +14,19 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from decoding.cache.growing import layers_of
-from decoding.capabilities.chunked_prefill import why_not_in_pieces
-from decoding.capabilities.cuda_graphs import capture_requested, request_capture
+from decoding.capabilities.chunked_prefill import why_not_chunked
+from decoding.capabilities.cuda_graphs import cuda_graphs_requested, request_cuda_graphs
 from decoding.errors import InputError
 from decoding.models.adapters import MixedRows, adapters_of, expert_adapter
 from decoding.models.devices import input_device
 from decoding.models.forward_errors import not_a_number
 from decoding.models.inputs import check_inputs, context_of
 from decoding.strategies.contrast.fusable import by_weights, may_fuse_expert, may_fuse_rows
-from decoding.strategies.contrast.reader_group import Part
-from decoding.strategies.contrast.readers import EXPERT, Heard, Reader, behind, prompts_of
-from decoding.stream.output import Reading, picked
+from decoding.strategies.contrast.reader_group import ReaderGroup
+from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits, prompts_of, with_prefix
+from decoding.stream.output import ForwardOutput, picked
 from decoding.stream.stream import Stream
-from decoding.stream.token_tree import Forest
+from decoding.stream.token_tree import TokenTree
 
 __all__ = ["FusedStreams"]
 
@@ -44,7 +44,7 @@ class FusedStreams:
         generation_config: of the call; its ``compile`` captures the steps of every part, and in pieces of its
             ``prefill_chunk_size`` every part reads its prompt.
         restorable: see :class:`decoding.stream.stream.Stream`.
-        final_norm: of early exits, see :meth:`decoding.models.structure.Anatomy.all_logits`.
+        final_norm: of early exits, see :meth:`decoding.models.structure.ModelStructure.all_logits`.
         fuse: whether readers with the same weights share a forward pass; False is for comparison.
 
     Raises:
@@ -70,13 +70,13 @@ class FusedStreams:
         self.use_cache = model_kwargs.get("use_cache") is not False
         self.piece = (generation_config or model.generation_config).prefill_chunk_size
         self.step = 0
-        self.parts: list[Part] = []
+        self.parts: list[ReaderGroup] = []
         self.mixed: list[MixedRows] = []  # those of parts that could not be opened included: their hooks are to go
         expert = next((each for each in readers if each.role == EXPERT), None)
         others = [each for each in readers if each is not expert]
         prompts = prompts_of(input_ids, model_kwargs, model) if others else []
         new = _new_tokens(generation_config, input_ids)
-        compile = capture_requested(generation_config)
+        compile = cuda_graphs_requested(generation_config)
         fuse_same = fuse and may_fuse_rows(model, model_kwargs.get("past_key_values"), readers)
         together = fuse_same and may_fuse_expert(model, model_kwargs, generation_config, restorable)
         try:
@@ -105,11 +105,11 @@ class FusedStreams:
             self.model, input_ids, model_kwargs, generation_config, restorable,
             exits=expert.exits, mixed=mixed, whole_prompt=False,
         )  # fmt: skip
-        self.parts.append(Part(stream, [expert], self.batch, [0]))
+        self.parts.append(ReaderGroup(stream, [expert], self.batch, [0]))
 
     def _open(self, group: list[Reader], prompts: list[list[int]], new: int, restorable: bool, compile: bool) -> None:
         model = group[0].model or self.model
-        rows = [behind(reader, prompt, row, model) for reader in group for row, prompt in enumerate(prompts)]
+        rows = [with_prefix(reader, prompt, row, model) for reader in group for row, prompt in enumerate(prompts)]
         limit = context_of(model)
         for index, row in enumerate(rows):
             reader = group[index // self.batch]
@@ -130,13 +130,13 @@ class FusedStreams:
         elif len(group) > 1 and kwargs.get("past_key_values") is not None:
             # Read in pieces, so that the activations of all rows together need less room than those of one would.
             piece = max(CHUNK, width // (4 * len(rows)))
-            if piece < width and not why_not_in_pieces(model, piece, padded=not bool(mask.all())):
+            if piece < width and not why_not_chunked(model, piece, padded=not bool(mask.all())):
                 config.prefill_chunk_size = piece
         config.max_length = width + new
-        request_capture(config, compile)
+        request_cuda_graphs(config, compile)
         stream = Stream(model, inputs, kwargs, config, restorable, exits=exits, mixed=mixed, whole_prompt=False)
         longest = [max(map(len, rows[i : i + self.batch])) for i in range(0, len(rows), self.batch)]
-        self.parts.append(Part(stream, group, self.batch, [width - each for each in longest], limit))
+        self.parts.append(ReaderGroup(stream, group, self.batch, [width - each for each in longest], limit))
 
     def _mixed(self, group: list[Reader], every: list[Reader]) -> MixedRows | None:
         """Which adapter each row reads with; None for a model without adapters."""
@@ -153,12 +153,12 @@ class FusedStreams:
     # --- reading on -------------------------------------------------------------------------------------------------
 
     @property
-    def prompt(self) -> list[Reading]:
+    def prompt(self) -> list[ForwardOutput]:
         """What each part gave on its prompt."""
         return [part.stream.prompt for part in self.parts]
 
     @torch.no_grad()
-    def extend(self, tokens: Tensor) -> list[Reading]:
+    def extend(self, tokens: Tensor) -> list[ForwardOutput]:
         """Read (batch,) tokens in every part.
 
         Raises:
@@ -168,14 +168,14 @@ class FusedStreams:
         return [part.extend(tokens) for part in self.parts]
 
     @torch.no_grad()
-    def branch(self, tokens: Tensor) -> list[Reading]:
+    def branch(self, tokens: Tensor) -> list[ForwardOutput]:
         """Read (batch, branches, n) alternative continuations in every part."""
         return [part.branch(tokens) for part in self.parts]
 
     @torch.no_grad()
-    def heard(self, readings: list[Reading]) -> dict[str, Heard]:
+    def heard(self, readings: list[ForwardOutput]) -> dict[str, ReaderLogits]:
         """The next-token logits of every reader, (batch, vocab), after the last token of these readings."""
-        heard: dict[str, Heard] = {}
+        heard: dict[str, ReaderLogits] = {}
         for part, reading in zip(self.parts, readings, strict=True):
             heard |= part.heard(reading, self.final_norm)
         self.check_numbers({role: each.final for role, each in heard.items()})
@@ -192,18 +192,18 @@ class FusedStreams:
             yield part.readers[-1].role, part.stream.length - min(part.padding), context_of(part.stream.model)
 
     @torch.no_grad()
-    def look(self, forest: Forest) -> list[Reading]:
+    def look(self, tree: TokenTree) -> list[ForwardOutput]:
         """Read texts that go on from here in every part, and keep none of them; needs ``restorable``.
 
         Returns:
             Of each part ``hidden``, ``exits`` and, where the head cannot be applied apart, ``logits`` (rows, 1 + nodes,
             ...): those after the prompt come first, then those of the forest's nodes.
         """
-        return [part.look(forest) for part in self.parts]
+        return [part.look(tree) for part in self.parts]
 
     @torch.no_grad()
-    def heard_at(
-        self, readings: list[Reading], places: Tensor, wanted: Mapping[tuple[str, bool], Sequence[int]]
+    def logits_at(
+        self, readings: list[ForwardOutput], places: Tensor, wanted: Mapping[tuple[str, bool], Sequence[int]]
     ) -> tuple[dict[str, Tensor], dict[tuple[str, bool], Tensor]]:
         """Logits at some places of readings of :meth:`look`, from one matrix product a part.
 
@@ -214,12 +214,12 @@ class FusedStreams:
 
         Returns:
             By role the final logits (batch, n, vocab), and by role and norm those of the exits (exits, batch, n,
-            vocab), as :class:`decoding.strategies.contrast.readers.Heard` has them.
+            vocab), as :class:`decoding.strategies.contrast.readers.ReaderLogits` has them.
         """
         finals: dict[str, Tensor] = {}
         early: dict[tuple[str, bool], Tensor] = {}
         for part, reading in zip(self.parts, readings, strict=True):
-            final, lower = part.heard_at(reading, places, wanted)
+            final, lower = part.logits_at(reading, places, wanted)
             finals |= final
             early |= lower
         return finals, early
@@ -237,7 +237,7 @@ class FusedStreams:
                 model = reader.model or self.model
                 raise not_a_number(model, role, int(broken.nonzero()[0, 0]), self.step)
 
-    def expert_reading(self, readings: list[Reading]) -> Reading:
+    def expert_reading(self, readings: list[ForwardOutput]) -> ForwardOutput:
         """The expert's rows of the part that it belongs to."""
         for part, reading in zip(self.parts, readings, strict=True):
             if part.readers[0].role == EXPERT:

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from decoding.errors import InputError
-from decoding.strategies.contrast.readers import Heard, Reader
-from decoding.stream.output import Reading, joined
+from decoding.strategies.contrast.readers import Reader, ReaderLogits
+from decoding.stream.output import ForwardOutput, joined
 from decoding.stream.stream import Stream
-from decoding.stream.token_tree import Forest
+from decoding.stream.token_tree import TokenTree
 
-__all__ = ["Part"]
+__all__ = ["ReaderGroup"]
 
 
 @dataclass(frozen=True)
-class Part:
+class ReaderGroup:
     """One stream and its readers: rows ``i·batch`` to ``(i+1)·batch`` are those of reader i.
 
     Attributes:
@@ -37,7 +37,7 @@ class Part:
 
     # --- reading on -------------------------------------------------------------------------------------------------
 
-    def extend(self, tokens: Tensor) -> Reading:
+    def extend(self, tokens: Tensor) -> ForwardOutput:
         """Read (batch,) tokens and keep them.
 
         Raises:
@@ -50,16 +50,16 @@ class Part:
             )
         return self.stream.extend(self._for_rows(tokens)[:, None])
 
-    def branch(self, tokens: Tensor) -> Reading:
+    def branch(self, tokens: Tensor) -> ForwardOutput:
         """Read (batch, branches, n) alternative continuations."""
         return self.stream.branch(self._for_rows(tokens))
 
-    def look(self, forest: Forest) -> Reading:
+    def look(self, tree: TokenTree) -> ForwardOutput:
         """See :meth:`decoding.strategies.contrast.fused_streams.FusedStreams.look`."""
         prompt = self.stream.prompt
-        given = None if self.stream.anatomy.separable or prompt.logits is None else prompt.logits[:, -1:]
-        start = Reading(prompt.hidden[:, -1:], given, prompt.exits)
-        return joined([start, self.stream.look(forest)]) if len(forest) else start
+        given = None if self.stream.structure.separable or prompt.logits is None else prompt.logits[:, -1:]
+        start = ForwardOutput(prompt.hidden[:, -1:], given, prompt.exits)
+        return joined([start, self.stream.look(tree)]) if len(tree) else start
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i of each reader what its row ``rows[i]`` was."""
@@ -74,19 +74,19 @@ class Part:
 
     # --- what is said -----------------------------------------------------------------------------------------------
 
-    def heard(self, reading: Reading, final_norm: bool) -> dict[str, Heard]:
+    def heard(self, reading: ForwardOutput, final_norm: bool) -> dict[str, ReaderLogits]:
         """The next-token logits of every reader, (batch, vocab), after the last token of a reading."""
         last = tuple(states[:, -1] for states in reading.exits)
         given = None if reading.logits is None else reading.logits[:, -1]
         leaving = [(i, final_norm, reader.exits) for i, reader in enumerate(self.readers) if reader.exits]
         final, early = self._logits(reading.hidden[:, -1], last, given, leaving)
         lower = {i: logits for (i, *_), logits in zip(leaving, early, strict=True)}
-        return {reader.role: Heard(final[i], lower.get(i)) for i, reader in enumerate(self.readers)}
+        return {reader.role: ReaderLogits(final[i], lower.get(i)) for i, reader in enumerate(self.readers)}
 
-    def heard_at(
-        self, reading: Reading, places: Tensor, wanted: Mapping[tuple[str, bool], Sequence[int]]
+    def logits_at(
+        self, reading: ForwardOutput, places: Tensor, wanted: Mapping[tuple[str, bool], Sequence[int]]
     ) -> tuple[dict[str, Tensor], dict[tuple[str, bool], Tensor]]:
-        """See :meth:`decoding.strategies.contrast.fused_streams.FusedStreams.heard_at`; what is wanted of other parts is left out."""
+        """See :meth:`decoding.strategies.contrast.fused_streams.FusedStreams.logits_at`; what is wanted of other parts is left out."""
         roles = [reader.role for reader in self.readers]
         groups = {key: tuple(exits) for key, exits in wanted.items() if key[0] in roles}
         given = None if reading.logits is None else _at(reading.logits, places)
@@ -106,7 +106,7 @@ class Part:
         """Logits of the readers, (batch, ..., vocab) each, and those of each (reader, norm, exits), (exits, batch, ...,
         vocab): one matrix product for all of them.
         """
-        stream, found = self.stream, self.stream.anatomy
+        stream, found = self.stream, self.stream.structure
         order = sorted({exit_ for reader in self.readers for exit_ in reader.exits})
         states: dict[bool, list[Tensor]] = {True: [], False: []}
         for i, norm, leaving in wanted:

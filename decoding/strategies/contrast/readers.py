@@ -10,7 +10,7 @@ from torch import Tensor
 
 from decoding.errors import InputError, ModelError
 
-__all__ = ["EXPERT", "Heard", "Reader", "behind", "prompts_of"]
+__all__ = ["EXPERT", "ReaderLogits", "Reader", "with_prefix", "prompts_of"]
 
 EXPERT = "expert"
 
@@ -37,7 +37,7 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Heard:
+class ReaderLogits:
     """The next-token logits of one reader, in its model's dtype: what computes with them widens them as it reads.
 
     Attributes:
@@ -66,7 +66,7 @@ def prompts_of(input_ids: Tensor, model_kwargs: Mapping[str, Any], model: Any) -
     return [ids[keep.bool()].tolist() for ids, keep in zip(input_ids, mask, strict=True)]
 
 
-def behind(reader: Reader, prompt: list[int], row: int, model: Any) -> list[int]:
+def with_prefix(reader: Reader, prompt: list[int], row: int, model: Any) -> list[int]:
     """What a reader reads of one row's prompt: its prefix stands before it, behind a bos token.
 
     Raises:

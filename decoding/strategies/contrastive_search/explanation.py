@@ -153,7 +153,7 @@ def _steps(session: Any, text: Tensor, start: int, processors: Any, ends: list[i
 
 def _candidates(session: Any, text: Tensor, processors: Any) -> list[tuple[Candidate, ...]]:
     """The candidates of each row for the next token."""
-    logits, probabilities, tokens, hidden = session.look_ahead(text, processors)
+    logits, probabilities, tokens, hidden = session.score_candidates(text, processors)
     penalty, repeats = (each.to(tokens.device) for each in session.history.repeated(hidden))
     scores = contrastive_scores(logits, probabilities, tokens, penalty, session.strategy.penalty_alpha)
     columns = [each.tolist() for each in (tokens, probabilities, penalty, scores, repeats)]

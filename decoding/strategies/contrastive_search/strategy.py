@@ -16,7 +16,7 @@ from decoding.generation.parameters import require_count, require_range
 from decoding.generation.session import Session, argmax_first
 from decoding.generation.strategy import Strategy
 from decoding.kernels.selection import contrastive_scores
-from decoding.models.structure import anatomy, call_backbone
+from decoding.models.structure import call_backbone, inspect_model
 from decoding.strategies.contrastive_search.history import HiddenHistory
 from decoding.stream.stream import Stream
 
@@ -113,7 +113,7 @@ class ContrastiveSearchSession(Session):
 
     def scores(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
         """Contrastive scores of the k candidates, -inf elsewhere; looks ahead at all candidates in one forward pass."""
-        logits, probabilities, candidates, hidden = self.look_ahead(input_ids, logits_processor)
+        logits, probabilities, candidates, hidden = self.score_candidates(input_ids, logits_processor)
         penalty = self.history.penalty(hidden).to(probabilities.device)
         contrastive = contrastive_scores(logits, probabilities, candidates, penalty, self.strategy.penalty_alpha)
         return torch.full_like(logits, -torch.inf).scatter_(1, candidates, contrastive)
@@ -122,12 +122,12 @@ class ContrastiveSearchSession(Session):
         """As the argmax of :meth:`scores`, which are not made: on a GPU two launches, and nothing waits for them."""
         if input_ids.device != self.history.states.device:  # a model spread over devices
             return super().greedy(input_ids, logits_processor)
-        looked_at = self.look_ahead(input_ids, logits_processor)
+        looked_at = self.score_candidates(input_ids, logits_processor)
         selection = self.history.select(*looked_at[:3], self.strategy.penalty_alpha, looked_at[3])
         self.branch = selection.branch
         return torch.where(selection.score > -torch.inf, selection.token, -1)
 
-    def look_ahead(self, input_ids: Tensor, logits_processor: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def score_candidates(self, input_ids: Tensor, logits_processor: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Processed logits (batch, vocab), and of the k candidates probabilities, ids (batch, k) and hidden states."""
         logits = logits_processor(input_ids, self.logits.to(dtype=torch.float32, device=input_ids.device, copy=True))
         probabilities, candidates = _top(logits.softmax(-1), self.strategy.top_k)
@@ -216,7 +216,7 @@ def _history_before(
         known = ids.shape == (len(input_ids), past) and (not whole or bool((ids == input_ids[:, :past]).all()))
         if known and history.length == past and history.reaches(window):
             return history.continued(window, expected)
-    found = anatomy(model)
+    found = inspect_model(model)
     if not whole or past >= input_ids.shape[1] or not found.separable or encoder_decoder:
         raise InputError(
             f"past_key_values holds {past} tokens whose hidden states contrastive search needs: pass input_ids from "

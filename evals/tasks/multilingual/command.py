@@ -29,7 +29,7 @@ from decoding.evals.tasks.multilingual.options import DEFAULTS, PYTHON, Options,
 from decoding.evals.tasks.multilingual.report import Section, html_report, overview, plot, show_table
 from decoding.evals.tasks.multilingual.tasks import TASKS
 from decoding.models.loading import load
-from decoding.strategies.registry import named
+from decoding.strategies.registry import parse_strategy
 
 __all__ = ["multilingual_command"]
 
@@ -137,7 +137,7 @@ def multilingual_command(
     given = strategy or DEFAULT_STRATEGIES
     specs = {code: [with_defaults(spec, task, each) for spec in given] for code, each in spoken.items()}
     for spec in itertools.chain(*specs.values()):
-        named(spec)  # before anything is loaded
+        parse_strategy(spec)  # before anything is loaded
     means = isolation(weak=weak_isolation) if task == "code" else None
     options = Options(
         task=task,
@@ -180,7 +180,7 @@ def multilingual_command(
                     prefill_chunk=prefill_chunk,
                 )
             made = task_of(options, documents[code], spoken[code], ready.model, ready.tokenizer)
-            choices, about = [named(spec) for spec in specs[code]], {**made.settings, "language": code}
+            choices, about = [parse_strategy(spec) for spec in specs[code]], {**made.settings, "language": code}
             configurations = configured(choices, ready.model, ready.tokenizer, ready.name, task=about, seed=seed)
             asked.append((made.name, configurations))
             ended.append(

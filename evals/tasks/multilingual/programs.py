@@ -47,7 +47,7 @@ class Code(GenerationTask):
         """See :class:`decoding.evals.engine.task.Task`."""
         records: list[list[Record]] = [[] for _ in documents]
         for configuration in configurations:
-            count = self.samples if configuration.choice.draws else 1
+            count = self.samples if configuration.choice.is_stochastic else 1
             prompts = [self.prompt(each.content) for each in documents for _ in range(count)]
             seeds = [configuration.seed(f"{each.id} {index}") for each in documents for index in range(count)]
             made = self.writer.write(configuration.choice, prompts, seeds)

@@ -12,7 +12,7 @@ from decoding.api import generate_with
 from decoding.errors import InputError
 from decoding.models.devices import input_device
 from decoding.models.inputs import context_of
-from decoding.strategies.registry import Choice
+from decoding.strategies.registry import StrategySpec
 from decoding.text import new_text
 
 __all__ = ["Writer", "Written"]
@@ -42,7 +42,7 @@ class Writer:
     max_new_tokens: int
     stop: tuple[str, ...] = ()
 
-    def write(self, choice: Choice, prompts: Sequence[str], seeds: Sequence[int]) -> list[Written]:
+    def write(self, choice: StrategySpec, prompts: Sequence[str], seeds: Sequence[int]) -> list[Written]:
         """A continuation of each prompt.
 
         Args:
@@ -54,7 +54,7 @@ class Writer:
             InputError: a prompt that leaves no room for the new tokens in the model's context.
         """
         rows = [self._encoded(prompt) for prompt in prompts]
-        if not choice.draws:
+        if not choice.is_stochastic:
             return self._written(choice, rows)
         written = []
         for row, seed in zip(rows, seeds, strict=True):
@@ -73,7 +73,7 @@ class Writer:
             )
         return ids
 
-    def _written(self, choice: Choice, rows: list[list[int]]) -> list[Written]:
+    def _written(self, choice: StrategySpec, rows: list[list[int]]) -> list[Written]:
         width = max(map(len, rows))
         pad = next((each for each in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if each is not None), 0)
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=input_device(self.model))

@@ -23,7 +23,7 @@ from decoding.evals.tasks.truthfulqa.multiple_choice import MultipleChoice
 from decoding.evals.tasks.truthfulqa.prompts import STYLES, Prompt, prompt_of
 from decoding.models.devices import input_device
 from decoding.models.loading import load as load_model
-from decoding.strategies.registry import Choice
+from decoding.strategies.registry import StrategySpec
 
 __all__ = ["truthfulqa_command"]
 
@@ -126,7 +126,7 @@ def truthfulqa_command(
     found: list[Results | None] = []
     asked_for: list[tuple[str, list[Configuration]]] = []
 
-    def evaluated(choices: list[Choice], task: Evaluation, **options: Any) -> None:
+    def evaluated(choices: list[StrategySpec], task: Evaluation, **options: Any) -> None:
         made = configured(choices, ready.model, ready.tokenizer, ready.name, task=task.settings, seed=seed)
         asked_for.append((task.name, made))
         try:
@@ -157,9 +157,9 @@ def truthfulqa_command(
         report(results, task.figures, json)
 
 
-def _in_language(choice: Choice, language: str) -> Choice:
+def _in_language(choice: StrategySpec, language: str) -> StrategySpec:
     """A strategy whose guidance is one of several languages, with that of the questions."""
-    guidance = getattr(choice.how, "guidance", None)
+    guidance = getattr(choice.strategy, "guidance", None)
     if guidance != "default" and not isinstance(guidance, Mapping):
         return choice
-    return dataclasses.replace(choice, how=dataclasses.replace(choice.how, language=language))
+    return dataclasses.replace(choice, strategy=dataclasses.replace(choice.strategy, language=language))

@@ -104,7 +104,7 @@ class Generation(Task):
         prompts = [self._encoded(document.content) for document in documents]
         columns = []
         for configuration in configurations:
-            if configuration.choice.draws:
+            if configuration.choice.is_stochastic:
                 answers = []
                 for document, tokens in zip(documents, prompts, strict=True):
                     torch.manual_seed(configuration.seed(document.id))

@@ -18,7 +18,7 @@ from decoding.strategies.context_aware import ContextAware
 from decoding.strategies.contrastive_decoding import ContrastiveDecoding
 from decoding.strategies.dola import DoLa
 from decoding.strategies.lol import LOL
-from decoding.strategies.registry import Choice
+from decoding.strategies.registry import StrategySpec
 
 __all__ = ["CRITERION", "GRIDS", "STRATEGIES", "questions", "tuned"]
 
@@ -34,9 +34,9 @@ def _each(**values: Sequence[Any]) -> Iterator[dict[str, Any]]:
         yield dict(zip(values, combination, strict=True))
 
 
-def _lol(guidance: str | None, refocus_weights: Sequence[float]) -> list[Choice]:
+def _lol(guidance: str | None, refocus_weights: Sequence[float]) -> list[StrategySpec]:
     return [
-        Choice("lol", LOL("induced", guidance=guidance, **each))
+        StrategySpec("lol", LOL("induced", guidance=guidance, **each))
         for each in _each(
             lower_layers=((1,), (2,), (3,)),
             amateur_weight=(0.5, 1.0),
@@ -46,36 +46,36 @@ def _lol(guidance: str | None, refocus_weights: Sequence[float]) -> list[Choice]
     ]
 
 
-GRIDS: Mapping[str, Sequence[Choice]] = {
-    "greedy": [Choice("greedy", Greedy())],
+GRIDS: Mapping[str, Sequence[StrategySpec]] = {
+    "greedy": [StrategySpec("greedy", Greedy())],
     "contrastive decoding": [
-        Choice("contrastive-decoding", ContrastiveDecoding("amateur", **each))
+        StrategySpec("contrastive-decoding", ContrastiveDecoding("amateur", **each))
         for each in _each(beta=BETAS, alpha=ALPHAS)
     ],
     "induced contrast": [
-        Choice("contrastive-decoding", ContrastiveDecoding("induced", form="log_probs", **each))
+        StrategySpec("contrastive-decoding", ContrastiveDecoding("induced", form="log_probs", **each))
         for each in _each(beta=BETAS, alpha=ALPHAS)
     ],
     "DoLa": [
-        Choice("dola", DoLa(**each))
+        StrategySpec("dola", DoLa(**each))
         for each in _each(layers=("low", "high", (1, 2, 3)), alpha=ALPHAS, final_norm=(False, True))
     ],
     "context-aware": [
-        Choice("context-aware", ContextAware(miniature.GUIDANCE, alpha=alpha)) for alpha in (0.25, 0.5, 1.0, 2.0)
+        StrategySpec("context-aware", ContextAware(miniature.GUIDANCE, alpha=alpha)) for alpha in (0.25, 0.5, 1.0, 2.0)
     ],
     "LOL without refocusing": _lol(None, [0.5]),
     "LOL with refocusing": _lol(miniature.GUIDANCE, [0.25, 0.5, 1.0]),
 }
 """For each strategy the hyper-parameters among which :func:`tuned` chooses."""
 
-STRATEGIES: Sequence[Choice] = (
-    Choice("greedy", Greedy()),
-    Choice("contrastive-decoding", ContrastiveDecoding("amateur")),
-    Choice("contrastive-decoding", ContrastiveDecoding("induced", form="log_probs", beta=1.0, alpha=0.0)),
-    Choice("dola", DoLa()),
-    Choice("context-aware", ContextAware(miniature.GUIDANCE)),
-    Choice("lol", LOL("induced", (0.5, 0.75))),
-    Choice("lol", LOL("induced", (0.5, 0.75), guidance=miniature.GUIDANCE)),
+STRATEGIES: Sequence[StrategySpec] = (
+    StrategySpec("greedy", Greedy()),
+    StrategySpec("contrastive-decoding", ContrastiveDecoding("amateur")),
+    StrategySpec("contrastive-decoding", ContrastiveDecoding("induced", form="log_probs", beta=1.0, alpha=0.0)),
+    StrategySpec("dola", DoLa()),
+    StrategySpec("context-aware", ContextAware(miniature.GUIDANCE)),
+    StrategySpec("lol", LOL("induced", (0.5, 0.75))),
+    StrategySpec("lol", LOL("induced", (0.5, 0.75), guidance=miniature.GUIDANCE)),
 )
 """The same with hyper-parameters that nobody chose: the library's and, for the induced contrast, its authors'."""
 
@@ -100,12 +100,12 @@ def tuned(
     model: Any,
     tokenizer: Any,
     name: str,
-    grids: Mapping[str, Sequence[Choice]] = GRIDS,
+    grids: Mapping[str, Sequence[StrategySpec]] = GRIDS,
     *,
     output: Path | None = None,
     limit: int | None = None,
     seed: int = 0,
-) -> tuple[list[Choice], dict[str, Any]]:
+) -> tuple[list[StrategySpec], dict[str, Any]]:
     """Choose hyper-parameters on the validation questions.
 
     Args:

@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer
 from decoding.models.devices import input_device
 from decoding.strategies.baselines import Greedy, Sampling
 from decoding.strategies.contrast.base import ContrastStrategy
-from decoding.strategies.registry import Choice
+from decoding.strategies.registry import StrategySpec
 
 __all__ = ["SharedPrompt"]
 
@@ -44,16 +44,18 @@ class SharedPrompt:
         if type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers):
             self.layers = [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr, misc]
 
-    def serves(self, choice: Choice, model: Any) -> bool:
+    def serves(self, choice: StrategySpec, model: Any) -> bool:
         """Whether a way to choose tokens gains by it.
 
         Contrastive search does not: it needs the states of the whole prompt; nor do readers behind a text of their own.
         """
         if not self.layers:
             return False
-        if isinstance(choice.how, ContrastStrategy):
-            return not any(each.prefix is not None or each.adapter is not None for each in choice.how.readers(model, 1))
-        return isinstance(choice.how, (Greedy, Sampling))
+        if isinstance(choice.strategy, ContrastStrategy):
+            return not any(
+                each.prefix is not None or each.adapter is not None for each in choice.strategy.readers(model, 1)
+            )
+        return isinstance(choice.strategy, (Greedy, Sampling))
 
     def cache(self, pads: Sequence[int]) -> DynamicCache:
         """The cache of a left-padded batch's first ``length`` columns, of which row i begins with ``pads[i]`` pads."""

@@ -134,7 +134,7 @@ def test_threads_on_a_model_that_writes_on_its_modules_do_not_meet() -> None:
         strategy, prompt = calls[i]
         return decoding.generate(model, torch.tensor(prompt), strategy=strategy, max_new_tokens=10).tolist()
 
-    alone = [call(i) for i in range(len(calls))]
+    lock = [call(i) for i in range(len(calls))]
     together: dict[int, list[Any]] = {i: [] for i in range(len(calls))}
     start = threading.Barrier(len(calls))
 
@@ -147,7 +147,7 @@ def test_threads_on_a_model_that_writes_on_its_modules_do_not_meet() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert together == {i: [expected] * 3 for i, expected in enumerate(alone)}
+    assert together == {i: [expected] * 3 for i, expected in enumerate(lock)}
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
@@ -161,8 +161,8 @@ def test_plain_generate_under_way_on_the_model_keeps_its_states(name: str) -> No
     )  # fmt: skip
     own = same_model(name)(made.sequences, use_cache=False).logits[:, 13:-1]
     torch.testing.assert_close(torch.stack(made.logits, dim=1), own, atol=1e-4, rtol=1e-3)
-    alone = decoding.generate(model, torch.tensor(PROMPTS), strategy=strategy, max_new_tokens=6)
-    assert made.sequences.tolist() == alone.tolist()
+    lock = decoding.generate(model, torch.tensor(PROMPTS), strategy=strategy, max_new_tokens=6)
+    assert made.sequences.tolist() == lock.tolist()
 
 
 def test_a_prompt_of_one_token_does_not_go_on_from_another_text() -> None:

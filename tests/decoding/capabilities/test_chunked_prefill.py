@@ -26,7 +26,7 @@ from decoding import (
     Prompt,
     Strategy,
 )
-from decoding.capabilities.chunked_prefill import read_in_pieces, why_not_in_pieces
+from decoding.capabilities.chunked_prefill import enable_chunked_prefill, why_not_chunked
 from decoding.evals import miniature
 from decoding.evals.architectures.tiny import tiny_model as tiny_type
 from decoding.evals.cli import main
@@ -140,10 +140,10 @@ def test_what_is_right_without_padding_needs_none_of_the_checks_with_it(name: st
     model, alone = tiny_type(name), {"input_ids": torch.tensor([PROMPTS[1]])}
     whole = made(model, ContrastiveSearch(0.6, 4), None, alone)
     model = tiny_type(name)
-    read_in_pieces(model, size, padded=False)
+    enable_chunked_prefill(model, size, padded=False)
     same(made(model, ContrastiveSearch(0.6, 4), None, alone), whole)
     with pytest.raises(OptionError, match="otherwise in pieces than at once"):
-        read_in_pieces(model, size, padded=True)
+        enable_chunked_prefill(model, size, padded=True)
 
 
 MISREAD = {
@@ -176,8 +176,8 @@ def test_a_model_that_misreads_its_pieces_is_refused(case: str) -> None:
 
 def test_half_precision_is_no_reason_to_refuse() -> None:
     for name in ("llama", "mixtral", "qwen3_next"):
-        assert why_not_in_pieces(tiny_type(name).to(torch.bfloat16), 4) == ""
-    assert "otherwise in pieces" in why_not_in_pieces(tiny_type("jamba").to(torch.bfloat16), 4)
+        assert why_not_chunked(tiny_type(name).to(torch.bfloat16), 4) == ""
+    assert "otherwise in pieces" in why_not_chunked(tiny_type("jamba").to(torch.bfloat16), 4)
 
 
 def test_a_model_that_gives_no_numbers_is_looked_at_again() -> None:

@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from decoding.cli import generate as generate_module
 from decoding.cli.app import run
-from decoding.strategies.registry import named
+from decoding.strategies.registry import parse_strategy
 
 STORIES = Path(__file__).resolve().parents[4] / "shared" / "models" / "stories3M"
 WORDS = ["<unk>", "</s>", *(f"w{i}" for i in range(30))]
@@ -96,7 +96,7 @@ def test_json_is_one_object_a_prompt(generate, strategy, tiny):
         assert record["new_tokens"] == 4
         assert record["seconds"] > 0
         assert (record["model"], record["strategy"]) == (tiny, strategy.partition(":")[0])
-    assert records[0]["parameters"] == named(strategy).parameters
+    assert records[0]["parameters"] == parse_strategy(strategy).parameters
 
 
 def test_set_reaches_the_strategy(generate):

@@ -13,7 +13,7 @@ from torch import nn
 
 import decoding
 from decoding.models.adapters import BASE, MixedRows
-from decoding.models.hooks import captured_inputs, recorded_calls
+from decoding.models.hooks import collect_inputs, recorded_calls
 
 
 def in_a_thread(call):
@@ -27,7 +27,7 @@ def in_a_thread(call):
 
 def capturing(layer):
     stack = contextlib.ExitStack()
-    stack.enter_context(captured_inputs([layer]))
+    stack.enter_context(collect_inputs([layer]))
     return stack.close
 
 

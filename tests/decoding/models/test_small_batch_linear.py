@@ -31,7 +31,7 @@ def test_the_product_is_that_of_the_layer(shape: tuple[int, ...], bias: bool) ->
     torch.manual_seed(0)
     layer = nn.Linear(48, 301, bias=bias)
     states = torch.randn(*shape, 48)
-    with small_batch_linear.few_rows(4, CPU):
+    with small_batch_linear.small_batch_linear(4, CPU):
         product = layer(states)
     assert product.shape == (*shape, 301)
     assert product.is_contiguous()
@@ -50,13 +50,13 @@ def test_only_plain_float32_weights_are_turned_round(monkeypatch: pytest.MonkeyP
     states = torch.randn(3, 8)
     plain, half, packed = nn.Linear(8, 5), nn.Linear(8, 5).bfloat16(), nn.Linear(8, 5)
     packed.weight = Packed(packed.weight.data)
-    with small_batch_linear.few_rows(3, CPU):
+    with small_batch_linear.small_batch_linear(3, CPU):
         plain(states)
         assert len(turned) == 1
         half(states.bfloat16())
         packed(states)
     plain(states)
-    with small_batch_linear.few_rows(64, CPU):
+    with small_batch_linear.small_batch_linear(64, CPU):
         plain(states)
     assert len(turned) == 1
 
@@ -76,5 +76,5 @@ def test_a_layer_that_its_user_compiled_is_left_to_its_compiler() -> None:
     compiled = torch.compile(layer, backend="eager")
     for rows in (3, 4, 5):  # the second and third are traced with a symbolic number of rows
         states = torch.randn(rows, 8)
-        with small_batch_linear.few_rows(rows, CPU):
+        with small_batch_linear.small_batch_linear(rows, CPU):
             assert torch.equal(compiled(states), layer(states))

@@ -28,7 +28,7 @@ from transformers import (
 import decoding
 from decoding import DoLa, ModelError
 from decoding.models.hooks import chained, recorded_calls
-from decoding.models.structure import anatomy
+from decoding.models.structure import inspect_model
 
 SIZES = {"vocab_size": 120, "hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": 64}
 IDS = torch.arange(10, 17)[None]
@@ -41,7 +41,7 @@ def _close(value: Tensor, reference: Tensor) -> None:
 def test_a_head_of_several_modules_is_one() -> None:
     config = BertConfig(**SIZES, num_hidden_layers=3, intermediate_size=48, is_decoder=True)
     model = BertLMHeadModel(config).eval()
-    found = anatomy(model)
+    found = inspect_model(model)
     assert found.layers is model.bert.encoder.layer
     with torch.no_grad():
         output = model(IDS, output_hidden_states=True)
@@ -56,7 +56,7 @@ def test_a_head_of_several_modules_is_one() -> None:
 def test_a_projection_behind_the_final_norm_belongs_to_every_exit(final_norm: bool) -> None:
     config = OPTConfig(**SIZES, num_hidden_layers=3, ffn_dim=48, word_embed_proj_dim=16)
     model = OPTForCausalLM(config).eval()
-    found = anatomy(model)
+    found = inspect_model(model)
     with torch.no_grad():
         state = model(IDS, output_hidden_states=True).hidden_states[1]  # (1, 7, 32), the head reads 16
         decoder: Any = model.model.decoder
@@ -69,7 +69,7 @@ def test_a_soft_cap_is_seen_though_it_hardly_changes_small_logits() -> None:
     with torch.no_grad():
         model.lm_head.weight.mul_(0.01)
     model.config.final_logit_softcapping = 30.0
-    assert anatomy(model).recipe == "head, soft-capped"
+    assert inspect_model(model).head_transform == "head, soft-capped"
 
 
 def test_what_a_model_forbids_in_its_logits_is_not_taken_for_a_plain_head() -> None:
@@ -78,7 +78,7 @@ def test_what_a_model_forbids_in_its_logits_is_not_taken_for_a_plain_head() -> N
         **small, num_attention_heads=4, num_key_value_heads=4, vocabulary_map={"<image>": 3, "IMGIMGAAAA": 4},
         vq_config={"base_channels": 32, "embed_dim": 16, "num_embeddings": 8, "latent_channels": 16},
     )  # fmt: skip
-    found = anatomy(ChameleonForConditionalGeneration(config).eval())
+    found = inspect_model(ChameleonForConditionalGeneration(config).eval())
     assert not found.separable
     with pytest.raises(ModelError, match="no early exit from its lower layers: its logits could not be rebuilt"):
         found.layers_before(ChameleonForConditionalGeneration, [1])
@@ -120,7 +120,7 @@ def test_logits_are_not_taken_for_hidden_states() -> None:
         encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48,
     )  # fmt: skip
     with pytest.raises(ModelError, match=r"FSMT.*: the hidden states that its head reads were not found"):
-        anatomy(FSMTForConditionalGeneration(config).eval())
+        inspect_model(FSMTForConditionalGeneration(config).eval())
 
 
 def test_a_chain_of_calls_leads_from_one_tensor_to_another() -> None:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from decoding import LOL, ContextAware, ContrastiveDecoding, DoLa, InputError, ModelError, OptionError, Scorer, Stream
 from decoding.models.adapters import unwrapped
-from decoding.strategies.registry import named
-from decoding.stream.token_tree import Forest
+from decoding.strategies.registry import parse_strategy
+from decoding.stream.token_tree import TokenTree
 
 PREFIX, GUIDE = [1, 7, 31, 12, 5], [9, 40, 17, 23]
 SETTINGS = {
@@ -163,19 +163,19 @@ def test_all_readers_on_the_expert_weights_share_one_pass_over_all_prompts() -> 
         )
         scorer.score(ASKED)
         handle.remove()
-    nodes = len(Forest([[*prompt, *each[:-1]] for prompt, answers in ASKED for each in answers]))
+    nodes = len(TokenTree([[*prompt, *each[:-1]] for prompt, answers in ASKED for each in answers]))
     assert [tuple(shape) for shape in rows] == [(3, nodes, 32)]  # expert, guided expert, LoRA amateur
 
 
 def test_texts_that_begin_alike_are_one_tree() -> None:
     texts = [[1, 2, 3], [1, 2, 4, 5], [6], [], [1, 2], [2, 3]]
-    forest = Forest(texts)
-    assert forest.tokens == [1, 2, 3, 4, 5, 6, 2, 3]
-    assert forest.depths == [0, 1, 2, 2, 3, 0, 0, 1]
-    assert forest.paths == [[0, 1, 2], [0, 1, 3, 4], [5], [], [0, 1], [6, 7]]
-    visible = forest.visible()
-    for node in range(len(forest)):
-        path = next(path for path in forest.paths if node in path)
+    tree = TokenTree(texts)
+    assert tree.tokens == [1, 2, 3, 4, 5, 6, 2, 3]
+    assert tree.depths == [0, 1, 2, 2, 3, 0, 0, 1]
+    assert tree.paths == [[0, 1, 2], [0, 1, 3, 4], [5], [], [0, 1], [6, 7]]
+    visible = tree.visible()
+    for node in range(len(tree)):
+        path = next(path for path in tree.paths if node in path)
         assert visible[node].nonzero().flatten().tolist() == path[: path.index(node) + 1]
 
 
@@ -185,7 +185,7 @@ def test_a_look_leaves_the_stream_as_it_was(name: str) -> None:
     ids = torch.tensor([[0, 0, *drawn(1, 7)], drawn(2, 9)])
     mask = (ids != 0).long()
     stream = Stream.open(model, restorable=True, input_ids=ids, attention_mask=mask)
-    looked = stream.look(Forest([drawn(3, 4), drawn(4, 3)]))
+    looked = stream.look(TokenTree([drawn(3, 4), drawn(4, 3)]))
     assert stream.length == 9
     after = stream.logits(stream.extend(torch.tensor([[5], [6]])))
     fresh = Stream.open(model, input_ids=ids, attention_mask=mask)
@@ -200,7 +200,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
     with pytest.raises(InputError, match="the prompt is empty"):
         Scorer(model, [], [None])
     with pytest.raises(OptionError, match="gives no score to a given token"):
-        Scorer(model, PREFIX, [named("contrastive-search").how])
+        Scorer(model, PREFIX, [parse_strategy("contrastive-search").strategy])
     with Scorer(model, PREFIX, [None, ContextAware(drawn(1, 40))]) as scorer:
         with pytest.raises(InputError, match="continuation 1 is empty"):
             scorer.score([([5], [[6], []])])

@@ -16,7 +16,7 @@ from decoding import LOL, ContextAware, ContrastiveDecoding, DoLa
 from decoding.kernels import contrast as contrast_kernels
 from decoding.kernels import layer_divergence as divergence_kernels
 from decoding.scoring.teacher_forcing import teacher_forced
-from decoding.strategies.contrast.readers import Heard
+from decoding.strategies.contrast.readers import ReaderLogits
 
 STRATEGIES = {
     "logits": lambda amateur: ContrastiveDecoding(amateur),
@@ -37,9 +37,9 @@ def _in_bfloat16(seed: int) -> Any:
     return tiny_model("llama", seed).bfloat16()
 
 
-def _widened(heard: Mapping[str, Heard]) -> dict[str, Heard]:
+def _widened(heard: Mapping[str, ReaderLogits]) -> dict[str, ReaderLogits]:
     return {
-        role: Heard(each.final.float(), None if each.exits is None else each.exits.float())
+        role: ReaderLogits(each.final.float(), None if each.exits is None else each.exits.float())
         for role, each in heard.items()
     }
 
@@ -106,8 +106,8 @@ def test_scoring_and_whole_texts_give_what_widened_logits_give(name: str, monkey
     found = scores()
     for module in ("scorer", "teacher_forcing"):
         monkeypatch.setattr(
-            f"decoding.{module}.Heard",
-            lambda final, exits=None: Heard(final.float(), None if exits is None else exits.float()),
+            f"decoding.{module}.ReaderLogits",
+            lambda final, exits=None: ReaderLogits(final.float(), None if exits is None else exits.float()),
         )
     for each, right in zip(found, scores(), strict=True):
         assert each.dtype == torch.float32

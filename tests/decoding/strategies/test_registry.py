@@ -3,7 +3,7 @@
 import pytest
 
 from decoding import ContrastiveSearch, DoLa, OptionError
-from decoding.strategies.registry import STRATEGIES, named, parameters_of
+from decoding.strategies.registry import STRATEGIES, parameters_of, parse_strategy
 
 NEEDED = {
     "contrastive-decoding": ":amateur=a",
@@ -14,21 +14,21 @@ NEEDED = {
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_choice_round_trips_through_its_spec(name):
-    choice = named(name + NEEDED.get(name, ""))
-    assert named(choice.spec) == choice
+    choice = parse_strategy(name + NEEDED.get(name, ""))
+    assert parse_strategy(choice.spec) == choice
 
 
 def test_parameters_are_parsed_by_their_types():
-    choice = named("contrastive-search:penalty_alpha=1,top_k=5")
-    assert choice.how == ContrastiveSearch(penalty_alpha=1.0, top_k=5)
-    assert isinstance(choice.how.penalty_alpha, float)
+    choice = parse_strategy("contrastive-search:penalty_alpha=1,top_k=5")
+    assert choice.strategy == ContrastiveSearch(penalty_alpha=1.0, top_k=5)
+    assert isinstance(choice.strategy.penalty_alpha, float)
     assert choice.label == "contrastive-search(penalty_alpha=1.0, top_k=5)"
 
 
 def test_lists_texts_and_none():
-    assert named("dola:layers=2,4,alpha=0.2").how == DoLa(layers=[2, 4], alpha=0.2)
-    assert named("dola", {"layers": "low", "per_row": "false"}).how == DoLa(layers="low", per_row=False)
-    lol = named("lol:amateur=prompt:lie, and lie,lower_layers=0.5,3,guidance=none,fusion=entropy").how
+    assert parse_strategy("dola:layers=2,4,alpha=0.2").strategy == DoLa(layers=[2, 4], alpha=0.2)
+    assert parse_strategy("dola", {"layers": "low", "per_row": "false"}).strategy == DoLa(layers="low", per_row=False)
+    lol = parse_strategy("lol:amateur=prompt:lie, and lie,lower_layers=0.5,3,guidance=none,fusion=entropy").strategy
     assert (lol.amateur, lol.lower_layers, lol.guidance, lol.fusion) == (
         "prompt:lie, and lie",
         (0.5, 3),
@@ -38,7 +38,7 @@ def test_lists_texts_and_none():
 
 
 def test_semicolons_part_a_list_as_commas_do_and_are_kept_in_a_text():
-    lol = named("lol", {"amateur": "a", "lower_layers": "0.5;3", "guidance": "Be right; be brief."}).how
+    lol = parse_strategy("lol", {"amateur": "a", "lower_layers": "0.5;3", "guidance": "Be right; be brief."}).strategy
     assert (lol.lower_layers, lol.guidance) == ((0.5, 3), "Be right; be brief.")
 
 
@@ -50,25 +50,25 @@ def test_the_parameters_of_a_strategy():
 
 
 def test_settings_go_before_inline_parameters():
-    assert named("beam:num_beams=3", {"num_beams": "5"}).parameters == {"num_beams": 5}
+    assert parse_strategy("beam:num_beams=3", {"num_beams": "5"}).parameters == {"num_beams": 5}
 
 
 def test_names_are_forgiving_about_case_and_underscores():
-    assert named("Contrastive_Search").name == "contrastive-search"
+    assert parse_strategy("Contrastive_Search").name == "contrastive-search"
 
 
 def test_samplings_by_their_papers_names():
-    top_k, nucleus, typical = (named(name).parameters for name in ("top-k", "nucleus", "typical"))
+    top_k, nucleus, typical = (parse_strategy(name).parameters for name in ("top-k", "nucleus", "typical"))
     assert (top_k["top_k"], top_k["top_p"], top_k["typical_p"]) == (50, 1, 1)
     assert (nucleus["top_k"], nucleus["top_p"], nucleus["typical_p"]) == (0, 0.95, 1)
     assert (typical["top_k"], typical["top_p"], typical["typical_p"]) == (0, 1, 0.95)
-    assert named("typical:typical_p=0.2").label.startswith("typical(")
-    assert all(named(name).draws for name in ("top-k", "nucleus", "typical"))
+    assert parse_strategy("typical:typical_p=0.2").label.startswith("typical(")
+    assert all(parse_strategy(name).is_stochastic for name in ("top-k", "nucleus", "typical"))
 
 
 def test_greedy_has_no_parameters():
-    assert named("greedy").label == named("greedy").spec == "greedy"
-    assert named("greedy").parameters == {}
+    assert parse_strategy("greedy").label == parse_strategy("greedy").spec == "greedy"
+    assert parse_strategy("greedy").parameters == {}
 
 
 @pytest.mark.parametrize(
@@ -102,6 +102,6 @@ def test_greedy_has_no_parameters():
 )
 def test_a_mistake_is_one_line_that_says_what_is_accepted(spec, message):
     with pytest.raises(OptionError) as caught:
-        named(spec)
+        parse_strategy(spec)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

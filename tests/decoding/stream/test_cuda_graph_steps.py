@@ -288,10 +288,10 @@ def test_what_a_reading_holds_outlives_the_next_step(way: str) -> None:
     first = stream.extend(torch.tensor([[5]]))
     hidden, early = first.hidden.clone(), first.exits[0].clone()
     assert not stream.extend(torch.tensor([[6]])).hidden.equal(hidden)
-    looked_at = stream.branch(torch.tensor([[6, 7]]))
+    num_branch_tokens = stream.branch(torch.tensor([[6, 7]]))
     assert first.hidden.equal(hidden)
     assert first.exits[0].equal(early)
-    one, two = looked_at.hidden[0]
+    one, two = num_branch_tokens.hidden[0]
     assert not one.equal(two)
     assert stream.commit(torch.tensor([1])).hidden[0].equal(two)
     stream.release()

@@ -13,7 +13,7 @@ import decoding
 from decoding import InputError, ModelError, Stream
 from decoding.cache.growing import GrowingLayer
 from decoding.capabilities.branching import branching_of
-from decoding.models.structure import _found, anatomy
+from decoding.models.structure import _found, inspect_model
 from decoding.stream.shared_prefix import _gather_to_front
 from decoding.stream.ways import Branching, Way
 
@@ -166,7 +166,7 @@ def test_both_ways_of_moving_the_winners_are_the_same(n: int) -> None:
     layer = GrowingLayer()
     for each in (before, entries):
         layer.update(each, each)
-    layer.settle(5 * n, branch.tolist(), n)
+    layer.keep_branches(5 * n, branch.tolist(), n)
     gathered = entries.clone()
     _gather_to_front(gathered, 5 * n, branch[:, None] * n + torch.arange(n))
     for kept in (layer.keys, layer.values):
@@ -200,7 +200,7 @@ def test_only_the_kept_hidden_state_goes_through_the_head() -> None:
     ],
 )
 def test_the_way_from_hidden_states_to_logits_is_found(name: str, recipe: str) -> None:
-    found = anatomy(tiny_model(name))
+    found = inspect_model(tiny_model(name))
     assert (found.recipe, found.separable) == (recipe, True)
     assert found.no_early_exit is None
 
@@ -214,7 +214,7 @@ def test_a_head_that_nobody_knows_is_left_to_the_model() -> None:
     # logits that depend on more than the head's input: not rebuilt from it
     model.forward = lambda *args, **kwargs: _shifted(own_forward(*args, **kwargs))
     _found.pop(model)  # as after any change of a model that keeps its dtype and device
-    assert not anatomy(model).separable
+    assert not inspect_model(model).separable
     assert decoding.generate(model, ids, max_new_tokens=8, penalty_alpha=0.6, top_k=4).tolist() == expected.tolist()
 
 

@@ -21,7 +21,7 @@ from decoding.evals.engine.configurations import Configuration, configured, fing
 from decoding.evals.engine.runner import run
 from decoding.evals.engine.samples import SampleFile
 from decoding.evals.engine.task import Document, Shard, Task
-from decoding.strategies.registry import named
+from decoding.strategies.registry import parse_strategy
 
 FORK = multiprocessing.get_context("fork")  # a child that need not import torch again
 
@@ -51,7 +51,10 @@ class Toy(Task):
 
 
 def toys(*names: str) -> list[Configuration]:
-    return [Configuration(named(name), {"strategy": name, "parameters": {}}) for name in names or ("greedy", "dola")]
+    return [
+        Configuration(parse_strategy(name), {"strategy": name, "parameters": {}})
+        for name in names or ("greedy", "dola")
+    ]
 
 
 def without_times(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -309,7 +312,9 @@ def test_a_configuration_is_known_by_its_weights_and_parameters() -> None:
 
     def hashes(model: Any, *specs: str, **changed: Any) -> list[str]:
         given = {**settings, **changed}
-        return [each.hash for each in configured([named(spec) for spec in specs], model, None, "tiny", **given)]
+        return [
+            each.hash for each in configured([parse_strategy(spec) for spec in specs], model, None, "tiny", **given)
+        ]
 
     first = hashes(model, "greedy", "dola:layers=1", "dola:layers=2", "sampling")
     assert len(set(first)) == 4
@@ -325,12 +330,12 @@ def test_a_configuration_is_known_by_its_weights_and_parameters() -> None:
 def test_the_weights_of_an_amateur_are_told_apart_and_a_model_is_itself_with_an_adapter_on() -> None:
     peft = pytest.importorskip("peft")
     from decoding import ContrastiveDecoding
-    from decoding.strategies.registry import Choice
+    from decoding.strategies.registry import StrategySpec
 
     model = tiny_model("llama")
     alone = fingerprint(model)
     one, other = (
-        configured([Choice("contrastive-decoding", ContrastiveDecoding(tiny_model("llama", seed)))], model, None, "m",
+        configured([StrategySpec("contrastive-decoding", ContrastiveDecoding(tiny_model("llama", seed)))], model, None, "m",
                    task={})[0]
         for seed in (3, 4)
     )  # fmt: skip

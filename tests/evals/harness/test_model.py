@@ -14,7 +14,7 @@ from decoding import LOL, ContrastiveSearch, ModelError, OptionError
 from decoding.evals import miniature
 from decoding.evals.harness.model import DecodingLM
 from decoding.strategies.lol_guidance import GUIDANCE
-from decoding.strategies.registry import named
+from decoding.strategies.registry import parse_strategy
 
 PAIRS = [
     ("Q: What does the Fermar bear eat?\nA:", " The Fermar bear eats honey."),
@@ -61,7 +61,7 @@ def test_log_likelihoods_are_those_of_decoding_score(arguments: dict[str, Any], 
     for (prompt, answer), text, (value, greedy) in zip(
         pairs, [*said, said[0]], _loglikelihoods(lm, pairs), strict=True
     ):
-        (scores,) = decoding.score(lm.model, prompt, [answer], choice.how, tokenizer=lm.tokenizer)
+        (scores,) = decoding.score(lm.model, prompt, [answer], choice.strategy, tokenizer=lm.tokenizer)
         assert value == pytest.approx(scores.sum().item(), abs=1e-3)  # float32 sums in another order
         assert greedy == text.startswith(answer)
     low = _loglikelihoods(_lm(**arguments, floor=-50))
@@ -87,7 +87,7 @@ def test_it_generates_a_batch_as_decoding_generate_does_each_prompt(arguments: d
     texts = _texts(lm)
     for prompt, text in zip(PROMPTS, texts, strict=True):
         inputs = lm.tokenizer(prompt, return_tensors="pt")
-        alone = decoding.generate(lm.model, **inputs, strategy=lm.choice.how, max_new_tokens=20)
+        alone = decoding.generate(lm.model, **inputs, strategy=lm.choice.strategy, max_new_tokens=20)
         new = lm.tokenizer.decode(alone[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         assert text == new.split("\n")[0]
         assert text
@@ -146,14 +146,14 @@ def test_texts_have_room_behind_what_a_reader_reads_before_them() -> None:
 
 
 def test_arguments_reach_the_strategy_or_the_model_in_every_form_that_lm_eval_hands_them_over() -> None:
-    right = named("lol:amateur=amateur,lower_layers=0.5,3,guidance=none,final_norm=false,alpha=0.2").how
+    right = parse_strategy("lol:amateur=amateur,lower_layers=0.5,3,guidance=none,final_norm=false,alpha=0.2").strategy
     for arguments in (
         {"lower_layers": "0.5;3", "guidance": None, "final_norm": False, "alpha": 0.2},
         {"lower_layers": [0.5, 3], "guidance": "none", "final_norm": "false", "alpha": "0.2"},
     ):
         lm = _lm(strategy="lol", amateur="amateur", **arguments, attn_implementation="eager")
         assert lm.choice is not None
-        assert lm.choice.how == right
+        assert lm.choice.strategy == right
         assert lm.model.config._attn_implementation == "eager"
         assert lm.get_model_info()["strategy"] == lm.choice.label
     assert _lm().get_model_info()["strategy"] is None

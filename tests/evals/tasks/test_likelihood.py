@@ -17,7 +17,7 @@ from decoding.evals.engine.configurations import configured
 from decoding.evals.engine.runner import run
 from decoding.evals.tasks import factor, halueval
 from decoding.evals.tasks.likelihood import likelihoods
-from decoding.strategies.registry import named
+from decoding.strategies.registry import parse_strategy
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
 STRATEGIES = ["greedy", "contrastive-decoding:amateur=amateur,alpha=0.05,beta=0.7"]
@@ -38,7 +38,7 @@ def models():
 
 def ready(*specs):
     expert, tokenizer, _, _ = models()
-    return configured([named(each) for each in specs or STRATEGIES], expert, tokenizer, "expert", task={})
+    return configured([parse_strategy(each) for each in specs or STRATEGIES], expert, tokenizer, "expert", task={})
 
 
 def summed(prompt, text, contrast=False, raw=False):
@@ -261,7 +261,7 @@ def test_the_published_files_are_read_and_scored():
     reader = oracle.Reader(model)
     asked = [each.prompt_and_texts for each in completions if len(each.prefix) < 400][:3]
     asked += [(each.prompt(True), [f" {each.right[0]}", f" {each.hallucinated[0]}"]) for each in responses[:3]]
-    (greedy,) = configured([named("greedy")], model, tokenizer, "stories3M", task={})
+    (greedy,) = configured([parse_strategy("greedy")], model, tokenizer, "stories3M", task={})
     for prompt, texts in asked:
         ((found, cut),) = likelihoods([greedy], model, tokenizer, prompt, texts)
         assert cut == 0

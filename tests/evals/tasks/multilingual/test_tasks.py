@@ -21,7 +21,7 @@ from decoding.evals.tasks.multilingual.languages import LANGUAGES
 from decoding.evals.tasks.multilingual.programs import Code
 from decoding.evals.tasks.multilingual.tasks import OpenEnded, Summarization, Translation
 from decoding.evals.tasks.multilingual.writing import Written
-from decoding.strategies.registry import named
+from decoding.strategies.registry import parse_strategy
 
 EXPERT = pytest.mark.skipif(
     not (miniature.folder("expert") / "config.json").is_file(), reason="the embedded expert is not here"
@@ -32,7 +32,7 @@ PASSAGES = [Passage(f"prefix {i}", f" reference {i}") for i in range(4)]
 
 
 def configuration(spec):
-    return Configuration(named(spec), {"strategy": spec, "parameters": {}, "model": {}})
+    return Configuration(parse_strategy(spec), {"strategy": spec, "parameters": {}, "model": {}})
 
 
 class Reciting:

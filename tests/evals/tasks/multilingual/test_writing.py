@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from decoding.errors import InputError
 from decoding.evals import miniature
 from decoding.evals.tasks.multilingual.writing import Writer
-from decoding.strategies.registry import named
+from decoding.strategies.registry import parse_strategy
 
 PROMPTS = ["The old clockmaker", "Once upon a time there was a", "Tom"]
 pytestmark = pytest.mark.skipif(
@@ -27,7 +27,7 @@ def writer():
 
 @pytest.mark.parametrize("spec", ["greedy", "beam:num_beams=2", "contrastive-search", "nucleus", "typical", "top-k"])
 def test_a_text_does_not_depend_on_its_neighbours(writer, spec):
-    choice = named(spec)
+    choice = parse_strategy(spec)
     together = writer.write(choice, PROMPTS, [1, 2, 3])
     assert together == [writer.write(choice, [prompt], [i])[0] for i, prompt in enumerate(PROMPTS, 1)]
     assert all(each.text for each in together)
@@ -35,7 +35,7 @@ def test_a_text_does_not_depend_on_its_neighbours(writer, spec):
 
 
 def test_draws_come_from_the_seed_alone(writer):
-    sampling = named("sampling:top_p=1")
+    sampling = parse_strategy("sampling:top_p=1")
     first = writer.write(sampling, PROMPTS[:1] * 3, [7, 8, 7])
     torch.manual_seed(99)
     assert writer.write(sampling, PROMPTS[:1] * 3, [7, 8, 7]) == first
@@ -44,10 +44,10 @@ def test_draws_come_from_the_seed_alone(writer):
 
 @pytest.mark.parametrize("spec", ["greedy", "beam:num_beams=2", "contrastive-search", "nucleus"])
 def test_texts_end_before_the_first_stop(writer, spec):
-    (free,) = writer.write(named(spec), PROMPTS[:1], [3])
+    (free,) = writer.write(parse_strategy(spec), PROMPTS[:1], [3])
     stop = free.text.split()[2]
     stopped = Writer(writer.model, writer.tokenizer, 12, ("no such text", stop))
-    (cut,) = stopped.write(named(spec), PROMPTS[:1], [3])
+    (cut,) = stopped.write(parse_strategy(spec), PROMPTS[:1], [3])
     assert stop not in cut.text
     assert cut.tokens <= free.tokens
     if not spec.startswith("beam"):  # whose other beams go on
@@ -59,7 +59,7 @@ def test_a_prompt_without_room_is_refused(writer):
     for prompt in ("the town " * 3000, ""):
         if prompt or not writer.tokenizer("")["input_ids"]:
             with pytest.raises(InputError, match=r"the prompt has \d+ tokens"):
-                writer.write(named("greedy"), [prompt], [0])
+                writer.write(parse_strategy("greedy"), [prompt], [0])
 
 
 def test_encoder_decoders_write_too():
@@ -68,7 +68,7 @@ def test_encoder_decoders_write_too():
     words.pre_tokenizer = WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
     writer = Writer(tiny_model("t5"), tokenizer, 5)
-    together = writer.write(named("greedy"), ["w5 w6 w7", "w9"], [0, 0])
-    assert together == [writer.write(named("greedy"), [each], [0])[0] for each in ("w5 w6 w7", "w9")]
+    together = writer.write(parse_strategy("greedy"), ["w5 w6 w7", "w9"], [0, 0])
+    assert together == [writer.write(parse_strategy("greedy"), [each], [0])[0] for each in ("w5 w6 w7", "w9")]
     assert together[0].tokens == 5
     assert together[0].text.startswith("w")

@@ -18,7 +18,7 @@ from decoding.evals.tasks.truthfulqa.generation import Generation, generated
 from decoding.evals.tasks.truthfulqa.judge import Judge
 from decoding.evals.tasks.truthfulqa.prompts import prompt_of
 from decoding.evals.tasks.truthfulqa.shared_prompt import SharedPrompt
-from decoding.strategies.registry import named
+from decoding.strategies.registry import parse_strategy
 
 pytest.importorskip("sacrebleu")
 pytest.importorskip("rouge_score")
@@ -45,7 +45,7 @@ def questions(count=5):
 def made(*specs, seed=0, **options):
     model, tokenizer = expert()
     task = Generation(model, tokenizer, questions(), prompt_of("none"), max_new_tokens=16, **options)
-    choices = [named(spec) for spec in specs]
+    choices = [parse_strategy(spec) for spec in specs]
     return task, configured(choices, model, tokenizer, "expert", task={"prompt": "none"}, seed=seed)
 
 
@@ -124,7 +124,7 @@ def test_going_on_from_a_shared_prompt_changes_no_answer(kind, spec):
 
     model = tiny_model(kind)
     _, (configuration,) = made("greedy")
-    configuration = dataclasses.replace(configuration, choice=named(spec))
+    configuration = dataclasses.replace(configuration, choice=parse_strategy(spec))
     shared = SharedPrompt(model, PROMPTS[0][:-1])
     if spec == "contrastive-search" or kind in ("mistral-sliding", "mamba"):
         assert not shared.serves(configuration.choice, model)
@@ -149,7 +149,7 @@ def test_the_few_shot_prompt_is_read_once(spec, monkeypatch):
     model, tokenizer = expert()
     options = {"max_new_tokens": 8, "batch_size": 2}
     task = Generation(model, tokenizer, questions(), prompt_of("lm-eval"), **options)
-    configurations = configured([named(spec)], model, tokenizer, "expert", task={})
+    configurations = configured([parse_strategy(spec)], model, tokenizer, "expert", task={})
     lengths = []
     handle = model.get_input_embeddings().register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
     try:

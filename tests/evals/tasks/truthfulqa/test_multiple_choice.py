@@ -30,7 +30,7 @@ from decoding.evals.tasks.truthfulqa.data import Question, load
 from decoding.evals.tasks.truthfulqa.miniature import GRIDS, STRATEGIES, questions
 from decoding.evals.tasks.truthfulqa.multiple_choice import METRICS, MultipleChoice
 from decoding.evals.tasks.truthfulqa.prompts import prompt_of
-from decoding.strategies.registry import named
+from decoding.strategies.registry import parse_strategy
 
 SHARED = Path(__file__).resolve().parents[5] / "shared"
 QUESTIONS = int(os.environ.get("ORACLE_QUESTIONS", "10"))  # 50 take a minute, most of it the oracle's
@@ -170,7 +170,7 @@ def test_without_a_strategy_figures_are_those_of_lm_eval(name: str, tmp_path: Pa
         model, tokenizer = miniature.load("expert")
     prompt = prompt_of("lm-eval")
     task = MultipleChoice(model, tokenizer, asked, prompt)
-    run(task, configured([named("greedy")], model, tokenizer, name, task=task.settings), output=tmp_path)
+    run(task, configured([parse_strategy("greedy")], model, tokenizer, name, task=task.settings), output=tmp_path)
     lines = map(json.loads, (tmp_path / "samples_truthfulqa_mc.jsonl").read_text().splitlines())
     found = {line["document"]: line["metrics"] for line in lines}
     harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
