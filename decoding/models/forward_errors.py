@@ -97,7 +97,7 @@ def is_environment_error(error: BaseException) -> bool:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.MemoryError)):
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     # What torch raises where a CPU's memory ends is a plain RuntimeError.
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -15,7 +15,7 @@ __all__ = ["Beam", "Greedy", "Nucleus", "Sampling", "TopK", "Typical"]
 class Greedy:
     """The most probable token at each step."""
 
-    draws: ClassVar[bool] = False
+    is_stochastic: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 0.95
     typical_p: float = 1.0
-    draws: ClassVar[bool] = True
+    is_stochastic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_number("temperature", self.temperature, 0.0, open_=True)
@@ -75,7 +75,7 @@ class Beam:
     """
 
     num_beams: int = 4
-    draws: ClassVar[bool] = False
+    is_stochastic: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_count("num_beams", self.num_beams, 2)

@@ -44,11 +44,11 @@ class StrategySpec:
 
     Attributes:
         name: its name in ``STRATEGIES``.
-        how: the :class:`decoding.Strategy`, or one of the baselines of this module.
+        strategy: the :class:`decoding.Strategy`, or one of the baselines of this module.
     """
 
     name: str
-    how: Any
+    strategy: Any
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -80,9 +80,9 @@ class StrategySpec:
         return dataclasses.replace(self, strategy=self.strategy.with_tokenizer(tokenizer))
 
     @property
-    def draws(self) -> bool:
+    def is_stochastic(self) -> bool:
         """Whether tokens are drawn at random."""
-        return bool(getattr(self.strategy, "draws", False))
+        return bool(getattr(self.strategy, "is_stochastic", False))
 
     def check(self, model: Any) -> None:
         """Raise OptionError where the parameters do not fit the model."""
@@ -122,11 +122,11 @@ def parse_strategy(spec: str, settings: Mapping[str, str] | None = None) -> Stra
                 raise OptionError(f"{name} has no parameter {parameter!r}: it takes none")
             raise OptionError(f"{name} has no parameter {parameter!r}{nearest(parameter, kinds)}")
         values[parameter] = _parsed(parameter, text.strip(), kinds[parameter])
-    how = STRATEGIES[name]
-    for field in dataclasses.fields(how):
+    strategy_class = STRATEGIES[name]
+    for field in dataclasses.fields(strategy_class):
         if field.name not in values and field.default is dataclasses.MISSING:
             raise OptionError(f"{name} needs {field.name}: for instance {name}:{field.name}={EXAMPLES[field.name]}")
-    return StrategySpec(name, how(**values))
+    return StrategySpec(name, strategy_class(**values))
 
 
 def parameters_of(spec: str) -> list[str]:
@@ -174,10 +174,10 @@ _KINDS: dict[Any, str] = {
 }
 
 
-def _parameter_types(how: type[Any]) -> dict[str, Any]:
+def _parameter_types(strategy_class: type[Any]) -> dict[str, Any]:
     """The fields that a string can fill, with their types. The others (a tokenizer) have no place on a command line."""
-    hints = typing.get_type_hints(how)
-    return {field.name: hints[field.name] for field in dataclasses.fields(how) if field.repr}
+    hints = typing.get_type_hints(strategy_class)
+    return {field.name: hints[field.name] for field in dataclasses.fields(strategy_class) if field.repr}
 
 
 def _parsed(name: str, text: str, hint: Any) -> Any:

@@ -156,8 +156,8 @@ def test_memory_that_ends_while_a_model_is_looked_at_is_not_taken_for_its_nature
     handle.remove()
     new = tiny_model("llama")
     assert branching_of(model).way == "shared prefix"
-    assert (inspect_model(model).recipe, inspect_model(model).separable) == (
-        inspect_model(new).recipe,
+    assert (inspect_model(model).head_transform, inspect_model(model).separable) == (
+        inspect_model(new).head_transform,
         inspect_model(new).separable,
     )
 

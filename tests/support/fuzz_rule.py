@@ -160,7 +160,7 @@ def _as_good_as_new(made: Made, new: Any, caches: weakref.WeakSet[Cache]) -> str
         found, sought = (
             (
                 branching_of(each).way,
-                inspect_model(each).recipe,
+                inspect_model(each).head_transform,
                 inspect_model(each).separable,
                 inspect_model(each).no_early_exit,
             )

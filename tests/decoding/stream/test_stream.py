@@ -201,7 +201,7 @@ def test_only_the_kept_hidden_state_goes_through_the_head() -> None:
 )
 def test_the_way_from_hidden_states_to_logits_is_found(name: str, recipe: str) -> None:
     found = inspect_model(tiny_model(name))
-    assert (found.recipe, found.separable) == (recipe, True)
+    assert (found.head_transform, found.separable) == (recipe, True)
     assert found.no_early_exit is None
 
 
