@@ -12,13 +12,13 @@ from torch import Tensor
 from decoding.capabilities.probes import (
     PROBE_CHOICES,
     PROBE_CONTINUATION,
-    model_cache_key,
     open_probe_stream,
     probe_batch,
     run_probe,
 )
 from decoding.errors import DecodingError, ModelError, one_line
 from decoding.models.forward_errors import is_environment_error
+from decoding.models.memo import model_cache_key
 from decoding.models.probe import NO_NUMBERS, relative_error, tolerance
 from decoding.stream.ways import Branching, Way, may_share
 

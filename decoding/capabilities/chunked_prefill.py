@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from decoding.capabilities.probes import model_cache_key, open_probe_stream, probe_batch
+from decoding.capabilities.probes import open_probe_stream, probe_batch
 from decoding.errors import ModelError, OptionError, one_line
 from decoding.models.forward_errors import ACCIDENTS, is_environment_error
+from decoding.models.memo import model_cache_key
 from decoding.models.probe import tolerance
 
 __all__ = ["checked_chunking", "enable_chunked_prefill", "why_not_chunked"]

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from decoding.models.devices import input_device
 from decoding.models.inputs import context_of
 from decoding.models.probe import probe_inputs
 
 if TYPE_CHECKING:
     from decoding.stream.stream import Stream
 
-__all__ = ["model_cache_key", "open_probe_stream", "probe_batch", "run_probe"]
+__all__ = ["open_probe_stream", "probe_batch", "run_probe"]
 
 # What configurations call the number of tokens that a layer looks back.
 WINDOWS = (
@@ -31,12 +30,6 @@ PROBE_CONTINUATION = 3  # tokens that the check reads on from its prompts
 
 
 PROBE_CHOICES = (1, 2)  # of each of the probe's branches, by row
-
-
-def model_cache_key(model: Any) -> tuple[object, ...]:
-    """What a model's reading may hang on: what a check found holds for as long as these are the same."""
-    attention = getattr(model.config.get_text_config(decoder=True), "_attn_implementation", None)
-    return attention, model.dtype, str(input_device(model)), model.training
 
 
 def open_probe_stream(model: Any, inputs: dict[str, Any], piece: int | None = None) -> Stream:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 __all__ = [
     "broadcast_from_rank0",
+    "device_names",
     "input_device",
+    "is_main_process",
     "is_offloaded",
     "is_tensor_parallel",
-    "device_names",
-    "is_main_process",
     "whole_weights",
 ]
 

@@ -12,7 +12,7 @@ import torch
 from decoding.errors import DecodingError, ModelError, one_line
 from decoding.models.inputs import context_of
 
-__all__ = ["OutOfMemoryError", "forward_pass", "not_a_number", "is_environment_error", "within_memory"]
+__all__ = ["OutOfMemoryError", "forward_pass", "is_environment_error", "not_a_number", "within_memory"]
 
 
 class OutOfMemoryError(ModelError, torch.OutOfMemoryError):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["NO_KEYWORDS", "Call", "collect_inputs", "collect_outputs", "chained", "recorded_calls", "same"]
+__all__ = ["NO_KEYWORDS", "Call", "chained", "collect_inputs", "collect_outputs", "recorded_calls", "same"]
 
 # What a hook of ours sees in another thread while this one takes it off: torch then calls it as one that is given no
 # keywords.

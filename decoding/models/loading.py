@@ -280,7 +280,7 @@ def _hub_config(name: str) -> Any:
 
 
 def _hub_is_in_reach() -> bool:
-    """Whether the hub's name resolves. ScoringRequest first: where it does not, the hub's client retries for half a minute."""
+    """Whether the hub's name resolves. Checked first: where it does not, the hub's client retries for half a minute."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return False
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):

@@ -7,7 +7,6 @@ head that is rebuilt outside the model must give the model's own logits, or the 
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from decoding.errors import ModelError, OptionError
-from decoding.models.devices import input_device
 from decoding.models.forward_errors import forward_pass, is_environment_error
 from decoding.models.head import HEAD_TRANSFORMS, HeadTransform, unpadded
 from decoding.models.hooks import Call, chained, recorded_calls, same
+from decoding.models.memo import PerModelMemo, model_cache_key
 from decoding.models.probe import NO_NUMBERS, PROBED, probe_inputs, relative_error, tolerance
 from decoding.models.small_batch_linear import small_batch_linear
 
@@ -140,7 +139,7 @@ class ModelStructure:
         return [self.layers[exit_] for exit_ in exits]
 
 
-_found: weakref.WeakKeyDictionary[nn.Module, dict[tuple[object, ...], ModelStructure]] = weakref.WeakKeyDictionary()
+_structures: PerModelMemo[ModelStructure] = PerModelMemo()
 
 
 @torch.no_grad()
@@ -153,17 +152,17 @@ def inspect_model(model: Any) -> ModelStructure:
         ModelError: the model has no output embeddings, so it cannot generate text.
     """
     parts = _replaceable(model)
-    key = (model.dtype, str(input_device(model)), model.training, parts)
-    per_model = _found.setdefault(model, {})
-    if key not in per_model:
+
+    def inspect() -> ModelStructure:
+        # Parts that were replaced need not be kept.
+        _structures.discard(model, lambda key: key[-1] != parts)
         with forward_pass(model, 1, PROBED, 0):
-            found = _examine(model)
-        if found.no_early_exit == NO_NUMBERS:
-            return found  # which says nothing of the model once it is mended
-        for old in [old for old in per_model if old[-1] != parts]:
-            per_model.pop(old, None)  # of parts that were replaced, and need not be kept
-        per_model[key] = found
-    return per_model[key]
+            return _examine(model)
+
+    # NaN logits say nothing about the model once its weights are mended.
+    return _structures.get(
+        model, (*model_cache_key(model), parts), inspect, lambda structure: structure.no_early_exit != NO_NUMBERS
+    )
 
 
 def _replaceable(model: Any) -> tuple[nn.Module | None, ...]:
