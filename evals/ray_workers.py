@@ -32,6 +32,7 @@ from decoding.models.loading import quiet
 __all__ = ["ENGINES", "Engine", "GpusPerWorker", "Workers", "at_scale", "run_on_ray"]
 
 DEATHS = 3  # in a row, without a document done in between, after which a rank is given up
+GPU_UNITS = 10_000  # the shares of a GPU that Ray tells apart
 POLL = 0.5  # seconds between looks at the workers
 # What bears on models and numbers goes with the work to other machines.
 PASSED_ON = ("HF_", "TRANSFORMERS_", "TOKENIZERS_", "DECODING_", "OMP_NUM_THREADS", "TRITON_")
@@ -66,7 +67,7 @@ def run_on_ray(
             gpus_per_worker = 1.0 if gpus and arguments.get("device") != "cpu" else 0.0
         if gpus_per_worker > gpus:
             raise OptionError(f"--gpus-per-worker {gpus_per_worker:g}: the cluster has {gpus:g}")
-        world = workers or (int(gpus // gpus_per_worker) if gpus_per_worker else 1)
+        world = workers or workers_that_fit(gpus, gpus_per_worker)
         if world > 1 and arguments.get("output") is None:
             raise OptionError(f"{world} workers share the documents: they need --output DIR to meet in")
         # A worker takes as many threads as it has CPUs.
@@ -78,6 +79,15 @@ def run_on_ray(
         warnings.warn(note, DecodingWarning, stacklevel=2)
     for rank in ranks:
         print(rank.printed, end="", flush=True)
+
+
+def workers_that_fit(gpus: float, gpus_per_worker: float) -> int:
+    """How many workers share so many GPUs; 1 where they need none.
+
+    Counted in ten-thousandths of a GPU, as Ray counts: in floating point 1 // 0.1 is 9.
+    """
+    share = round(GPU_UNITS * gpus_per_worker)
+    return round(GPU_UNITS * gpus) // share if share else 1
 
 
 @dataclass

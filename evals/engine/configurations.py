@@ -117,8 +117,8 @@ def fingerprint(model: Any, adapter: str | None = None) -> str:
     for name, weights in whole_weights(model):
         part = f".{adapter}." in name if adapter else ".lora_" not in name
         if part:
-            spread = torch.linspace(0, weights.numel() - 1, SAMPLED).long().to(weights.device)
-            numbers = weights.flatten()[spread].double().cpu()
+            places = torch.tensor(_spread(weights.numel()), dtype=torch.long, device=weights.device)
+            numbers = weights.flatten()[places].double().cpu()
             plain = name.replace(".base_layer.", ".")  # as it was called before an adapter was put on
             found.append((name, f"{plain}{tuple(weights.shape)}{numbers.tolist()}"))
     for _, text in sorted(found):
@@ -129,6 +129,14 @@ def fingerprint(model: Any, adapter: str | None = None) -> str:
 def digest(value: Any) -> str:
     """16 hexadecimal digits of a JSON-able value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def _spread(count: int) -> list[int]:
+    """Up to 16 indices into ``count`` numbers, evenly spread from the first to the last.
+
+    Integers throughout: float32 holds none above 2^24 exactly, and places made of it fall past the end.
+    """
+    return [i * (count - 1) // (SAMPLED - 1) for i in range(SAMPLED)] if count else []
 
 
 def _others(choice: StrategySpec, model: Any) -> dict[str, str]:

@@ -110,7 +110,9 @@ def _cosines(texts: list[Tensor], mean: Tensor, scale: Tensor) -> CosineSums:
 
 
 def _spectrum(shares: Tensor) -> tuple[tuple[int, float], ...]:
-    ranks = torch.logspace(0, torch.tensor(len(shares)).log10(), SPECTRUM_POINTS).round().long().unique()
+    count = len(shares)
+    # In float32 the last rank may be rounded past the end.
+    ranks = torch.logspace(0, torch.tensor(count).log10(), SPECTRUM_POINTS).round().long().clamp(1, count).unique()
     return tuple((int(rank), float(shares[rank - 1])) for rank in ranks)
 
 

@@ -335,10 +335,9 @@ def test_the_weights_of_an_amateur_are_told_apart_and_a_model_is_itself_with_an_
     model = tiny_model("llama")
     alone = fingerprint(model)
     one, other = (
-        configured([StrategySpec("contrastive-decoding", ContrastiveDecoding(tiny_model("llama", seed)))], model, None, "m",
-                   task={})[0]
-        for seed in (3, 4)
-    )  # fmt: skip
+        configured([StrategySpec("contrastive-decoding", ContrastiveDecoding(amateur))], model, None, "m", task={})[0]
+        for amateur in (tiny_model("llama", 3), tiny_model("llama", 4))
+    )
     assert one.settings["parameters"] == other.settings["parameters"]
     assert one.hash != other.hash
     peft.inject_adapter_in_model(
