@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import threading
-import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +13,18 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from decoding.errors import ModelError, OptionError, nearest
 from decoding.generation.strategy import Strategy
+from decoding.models.memo import PerModelMemo
 from decoding.strategies.contrast.amateurs import Prompt
 from decoding.strategies.registry import STRATEGIES
 
-__all__ = ["AMATEUR", "SETTINGS", "home_of", "exportable_strategies", "stored_strategy"]
+__all__ = ["AMATEUR", "SETTINGS", "exportable_strategies", "home_of", "stored_strategy"]
 
 SETTINGS = "decoding_strategy"  # the attribute of a generation config that holds a strategy's name and parameters
 
 
 AMATEUR = "amateur"  # the subfolder that holds one; "./amateur" in the settings
 
-
-_found: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
-
-
-_finding = threading.Lock()
+_files: PerModelMemo[Any] = PerModelMemo()  # the tokenizer and the folder that a model was loaded with
 
 
 def stored_strategy(
@@ -77,7 +72,9 @@ def stored_strategy(
         raise OptionError(f"{SETTINGS}: {name}: {error}") from error
     if getattr(strategy, "tokenizer", strategy) is None:
         given = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor, what tokenizes its texts
-        strategy = strategy.with_tokenizer(given or _once(model, "tokenizer", functools.partial(_tokenizer, model)))
+        strategy = strategy.with_tokenizer(
+            given or _files.get(model, "tokenizer", functools.partial(_tokenizer, model))
+        )
     return strategy
 
 
@@ -103,7 +100,7 @@ def _amateur(model: Any, stored: Any) -> Any:
         return Prompt(**stored)
     if stored != f"./{AMATEUR}":
         return stored
-    folder = _once(model, "home", functools.partial(home_of, model, allow_patterns=f"{AMATEUR}/*")) / AMATEUR
+    folder = _files.get(model, "home", functools.partial(home_of, model, allow_patterns=f"{AMATEUR}/*")) / AMATEUR
     if not folder.is_dir():
         raise ModelError(f"{model.name_or_path}: its amateur is missing, the folder {folder}; export the model anew")
     return str(folder)
@@ -127,12 +124,3 @@ def _tokenizer(model: Any) -> Any:
 
 def _revision(model: Any) -> str | None:
     return getattr(model.config, "_commit_hash", None)
-
-
-def _once(model: Any, what: str, find: Callable[[], Any]) -> Any:
-    """What ``find`` gives, asked once for each model."""
-    with _finding:
-        known = _found.setdefault(model, {})
-        if what not in known:
-            known[what] = find()
-        return known[what]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from decoding.errors import DecodingWarning, ModelError, OptionError
 from decoding.models.adapters import adapters_of, attach, check_adapter, unwrapped
 from decoding.models.devices import input_device
 from decoding.models.loading import BUILT_IN, BUILT_IN_ADAPTERS, DTYPES, load
+from decoding.models.memo import PerModelMemo
 from decoding.strategies.contrast.readers import Reader
 
 __all__ = ["Prompt", "amateur_reader", "check_text", "cut_to_shared", "padded_to", "prefix_of"]
@@ -37,10 +37,9 @@ class Prompt:
     text: Any
 
 
-# What was loaded for a model lives as long as the model.
-_loaded: weakref.WeakKeyDictionary[Any, dict[str, tuple[Any, Any]]] = weakref.WeakKeyDictionary()
-_compared: weakref.WeakKeyDictionary[Any, weakref.WeakKeyDictionary[Any, list[int]]] = weakref.WeakKeyDictionary()
-_loading = threading.Lock()
+# By expert: the amateurs and tokenizers that were loaded for it, and the amateurs whose tokens were compared with its.
+_loaded: PerModelMemo[tuple[Any, Any]] = PerModelMemo()
+_compared: PerModelMemo[None] = PerModelMemo()
 
 
 def amateur_reader(amateur: Any, model: Any, rows: int, tokenizer: Any = None, from_last_token: bool = False) -> Reader:
@@ -152,18 +151,19 @@ def _adapter_name(amateur: str, model: Any) -> str | None:
 
 def _load(spec: str, model: Any) -> tuple[Any, Any]:
     """An amateur by name, loaded once for each expert, on its device and in its dtype."""
-    with _loading:
-        loaded = _loaded.setdefault(model, {})
-        if spec not in loaded:
-            dtype = next((name for name, dtype in DTYPES.items() if dtype == model.dtype), "auto")
-            try:
-                loaded[spec] = load(spec, str(input_device(model)), dtype)
-            except ModelError as error:
-                adapters = adapters_of(model)
-                known = f"; the model's adapters: {', '.join(adapters)}" if adapters else ""
-                known += f"; built in: {', '.join(BUILT_IN)}" if BUILT_IN and "built in" not in str(error) else ""
-                raise ModelError(f"amateur {error}{known}") from error
-        return loaded[spec]
+
+    def load_it() -> tuple[Any, Any]:
+        _loaded.discard(model, lambda key: key[0] == spec)  # for an expert of another device or dtype
+        dtype = next((name for name, dtype in DTYPES.items() if dtype == model.dtype), "auto")
+        try:
+            return load(spec, str(input_device(model)), dtype)
+        except ModelError as error:
+            adapters = adapters_of(model)
+            known = f"; the model's adapters: {', '.join(adapters)}" if adapters else ""
+            known += f"; built in: {', '.join(BUILT_IN)}" if BUILT_IN and "built in" not in str(error) else ""
+            raise ModelError(f"amateur {error}{known}") from error
+
+    return _loaded.get(model, (spec, str(input_device(model)), model.dtype), load_it)
 
 
 def _check_tokens(model: Any, tokenizer: Any, other: Any, other_tokenizer: Any) -> None:
@@ -172,39 +172,39 @@ def _check_tokens(model: Any, tokenizer: Any, other: Any, other_tokenizer: Any) 
     Raises:
         ModelError: names the first token that differs.
     """
-    compared = _compared.setdefault(model, weakref.WeakKeyDictionary())
     sizes = [each.config.get_text_config(decoder=True).vocab_size for each in (model, other)]
-    if compared.get(other) == sizes:
-        return
-    if tokenizer is not None and other_tokenizer is not None:
-        own, theirs = ({i: token for token, i in each.get_vocab().items()} for each in (tokenizer, other_tokenizer))
-        first = next((i for i in sorted(own.keys() & theirs.keys()) if own[i] != theirs[i]), None)
-        if first is not None:
+
+    def compare() -> None:
+        if tokenizer is not None and other_tokenizer is not None:
+            own, theirs = ({i: token for token, i in each.get_vocab().items()} for each in (tokenizer, other_tokenizer))
+            first = next((i for i in sorted(own.keys() & theirs.keys()) if own[i] != theirs[i]), None)
+            if first is not None:
+                raise ModelError(
+                    f"amateur: its tokenizer is another one: token {first} is {own[first]!r} for the expert and "
+                    f"{theirs[first]!r} for the amateur; accepted is an amateur with the expert's tokenizer"
+                )
+        elif abs(sizes[0] - sizes[1]) > PADDING_SHARE * max(sizes):
             raise ModelError(
-                f"amateur: its tokenizer is another one: token {first} is {own[first]!r} for the expert and "
-                f"{theirs[first]!r} for the amateur; accepted is an amateur with the expert's tokenizer"
+                f"amateur: its vocabulary has {sizes[1]} tokens and the expert's {sizes[0]}, which is more than "
+                "padding: accepted is an amateur with the expert's tokenizer"
             )
-    elif abs(sizes[0] - sizes[1]) > PADDING_SHARE * max(sizes):
-        raise ModelError(
-            f"amateur: its vocabulary has {sizes[1]} tokens and the expert's {sizes[0]}, which is more than padding: "
-            "accepted is an amateur with the expert's tokenizer"
-        )
-    if sizes[0] != sizes[1]:
-        eos = model.generation_config.eos_token_id
-        ends = [each for each in (eos if isinstance(eos, list) else [eos]) if each is not None]
-        lost = [each for each in ends if each >= min(sizes)]
-        if lost:
-            raise ModelError(
-                f"amateur: its vocabulary of {sizes[1]} tokens lacks the expert's end token {lost[0]}, so no text "
-                "would end"
+        if sizes[0] != sizes[1]:
+            eos = model.generation_config.eos_token_id
+            ends = [each for each in (eos if isinstance(eos, list) else [eos]) if each is not None]
+            lost = [each for each in ends if each >= min(sizes)]
+            if lost:
+                raise ModelError(
+                    f"amateur: its vocabulary of {sizes[1]} tokens lacks the expert's end token {lost[0]}, so no text "
+                    "would end"
+                )
+            warnings.warn(
+                f"vocabularies of {sizes[0]} (expert) and {sizes[1]} tokens (amateur) are taken to differ by padding "
+                f"only: tokens from {min(sizes)} on are never chosen",
+                DecodingWarning,
+                stacklevel=4,
             )
-        warnings.warn(
-            f"vocabularies of {sizes[0]} (expert) and {sizes[1]} tokens (amateur) are taken to differ by padding only: "
-            f"tokens from {min(sizes)} on are never chosen",
-            DecodingWarning,
-            stacklevel=2,
-        )
-    compared[other] = sizes
+
+    _compared.get(model, (weakref.ref(other), *sizes), compare)
 
 
 def cut_to_shared(expert: Tensor, amateur: Tensor) -> tuple[Tensor, Tensor]:
