@@ -45,7 +45,7 @@ def plain():
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    return decoding.exporting(EXPERT, "contrastive-search:top_k=5", tmp_path_factory.mktemp("export") / "searching")
+    return decoding.export(EXPERT, "contrastive-search:top_k=5", tmp_path_factory.mktemp("export") / "searching")
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_settings_of_a_call_leave_the_rest_as_it_was(exported, plain, inputs, tm
     config = GenerationConfig(max_new_tokens=NEW, decoding_strategy={"penalty_alpha": 0.9})
     expected = generated(plain, inputs, decoding.ContrastiveSearch(0.9, 5))
     assert torch.equal(loaded(exported).generate(**inputs, generation_config=config), expected)
-    model = loaded(decoding.exporting("expert", "contrastive-decoding:amateur=amateur", tmp_path / "out"))
+    model = loaded(decoding.export("expert", "contrastive-decoding:amateur=amateur", tmp_path / "out"))
     tuned = decoding.ContrastiveDecoding(miniature.load("amateur")[0], beta=0.9, tokenizer=tokenizer)
     for settings, strategy in (
         ({"beta": 0.9}, tuned),
@@ -183,7 +183,7 @@ def test_every_strategy_travels_in_a_folder_that_can_be_moved(spec, plain, input
     expert = miniature.load("expert")[0]  # adapters are put on it
     expected = generated(expert, inputs, parse_strategy(spec).with_tokenizer(tokenizer).strategy)
     assert not torch.equal(expected, generated(plain, inputs))
-    folder = decoding.exporting("expert", spec, tmp_path / "here")
+    folder = decoding.export("expert", spec, tmp_path / "here")
     folder = folder.rename(tmp_path / "there")
     settings = json.loads((folder / "generation_config.json").read_text())["decoding_strategy"]
     assert str(EXPERT.parent) not in json.dumps(settings)
@@ -206,7 +206,7 @@ def test_threads_that_meet_at_the_first_call_get_the_same(tmp_path, inputs, toke
     """The first call attaches the adapter and loads the tokenizer."""
     spec = "contrastive-decoding:amateur=induced"
     expected = generated(miniature.load("expert")[0], inputs, parse_strategy(spec).with_tokenizer(tokenizer).strategy)
-    model = loaded(decoding.exporting("expert", spec, tmp_path / "induced"))
+    model = loaded(decoding.export("expert", spec, tmp_path / "induced"))
     start, made = threading.Barrier(3), []
 
     def work():
@@ -226,7 +226,7 @@ def test_a_model_on_the_hub_brings_its_amateur(tmp_path, inputs, monkeypatch):
     """From the hub's cache, as it is after a download: names lead to snapshots of a commit."""
     spec, commit = "contrastive-decoding:amateur=amateur", "0" * 40
     repository = tmp_path / "cache" / "models--someone--searching"
-    folder = decoding.exporting("expert", spec, repository / "snapshots" / commit)
+    folder = decoding.export("expert", spec, repository / "snapshots" / commit)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     expected = generated(loaded(folder), inputs)
@@ -234,7 +234,7 @@ def test_a_model_on_the_hub_brings_its_amateur(tmp_path, inputs, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     model = loaded("someone/searching")
     assert torch.equal(generated(model, inputs), expected)
-    again = decoding.exporting("someone/searching", "dola", tmp_path / "dola", link="hard")
+    again = decoding.export("someone/searching", "dola", tmp_path / "dola", link="hard")
     assert generated(loaded(again), inputs).shape[1] > inputs["input_ids"].shape[1]
 
 
@@ -261,7 +261,7 @@ def test_settings_of_a_call_are_checked(exported, settings, message):
 
 
 def test_a_missing_amateur_is_named(tmp_path):
-    folder = decoding.exporting("expert", "contrastive-decoding:amateur=amateur", tmp_path / "out")
+    folder = decoding.export("expert", "contrastive-decoding:amateur=amateur", tmp_path / "out")
     model = loaded(folder)
     shutil.rmtree(folder / "amateur")
     with pytest.raises(ModelError, match=r"its amateur is missing, the folder .*out/amateur"):

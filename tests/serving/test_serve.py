@@ -89,7 +89,7 @@ def folder(tmp_path_factory):
     home = tmp_path_factory.mktemp("serve")
     shutil.copytree(miniature.folder("expert"), home / "chat")
     (home / "chat" / "chat_template.jinja").write_text(TEMPLATE)
-    return decoding.exporting(home / "chat", STRATEGY, home / "exported", link="hard", device="cpu")
+    return decoding.export(home / "chat", STRATEGY, home / "exported", link="hard", device="cpu")
 
 
 @pytest.fixture(scope="module")
