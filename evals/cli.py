@@ -1,4 +1,4 @@
-"""The console script: the commands of ``decoding.cli.app``, those that evaluate, and the models that are built in."""
+"""The console script: the commands of ``decoding.cli.app`` and those that evaluate."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from decoding.cli.app import app, run
-from decoding.evals import miniature
 from decoding.evals.architectures.command import architectures_command
-from decoding.evals.builtin import _miniature
 from decoding.evals.compare.compare import compare_command
 from decoding.evals.compare.demo import demo_command
 from decoding.evals.engine.options import eval_app
@@ -20,13 +18,10 @@ from decoding.evals.tasks.factor import factor_command
 from decoding.evals.tasks.halueval import halueval_command
 from decoding.evals.tasks.multilingual.command import multilingual_command
 from decoding.evals.tasks.truthfulqa.cli import truthfulqa_command
-from decoding.models.loading import BUILT_IN, BUILT_IN_ADAPTERS
 
 __all__ = ["main"]
 
 
-BUILT_IN.update({name: _miniature(name) for name in miniature.NAMES})
-BUILT_IN_ADAPTERS.update({name: miniature.folder(name) for name in miniature.ADAPTERS})
 app.command("architectures")(architectures_command)
 app.command("compare")(compare_command)
 app.command("demo")(demo_command)

@@ -24,13 +24,9 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from decoding.errors import DecodingError, DecodingWarning, ModelError, OptionError, nearest, one_line
+from decoding.models.builtin import BUILT_IN
 
-__all__ = ["BUILT_IN", "BUILT_IN_ADAPTERS", "DTYPES", "load", "pick_device", "placement", "quiet"]
-
-# name -> function of a dtype, and of what from_pretrained is told of devices, that gives (model, tokenizer); filled by
-# whoever ships models (see decoding.evals.cli).
-BUILT_IN: dict[str, Callable[..., tuple[Any, Any]]] = {}
-BUILT_IN_ADAPTERS: dict[str, Path] = {}  # name -> folder of a LoRA adapter
+__all__ = ["DTYPES", "load", "pick_device", "placement", "quiet"]
 
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

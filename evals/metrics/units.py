@@ -9,7 +9,8 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from decoding.errors import OptionError, one_line
-from decoding.models.loading import BUILT_IN, DTYPES, quiet
+from decoding.models.builtin import BUILT_IN
+from decoding.models.loading import DTYPES, quiet
 
 __all__ = ["UNITS", "Splitter", "Units", "splitter"]
 

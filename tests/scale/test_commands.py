@@ -16,7 +16,7 @@ from typer.main import get_command
 from decoding.cli.app import app
 from decoding.evals import miniature
 from decoding.evals.cli import main
-from decoding.models import loading
+from decoding.models.builtin import BUILT_IN
 
 pytestmark = pytest.mark.skipif(
     not (miniature.folder("expert") / "config.json").is_file(), reason="the embedded expert is not here"
@@ -48,20 +48,20 @@ def test_every_command_with_a_device_takes_a_map_of_devices() -> None:
 def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What was said of devices each time that the expert was loaded."""
     seen: list[Any] = []
-    real = loading.BUILT_IN["expert"]
+    real = BUILT_IN["expert"]
 
     def watched(dtype: Any, **placed: Any) -> Any:
         seen.append(placed)
         return real(dtype, **placed)
 
-    monkeypatch.setitem(loading.BUILT_IN, "expert", watched)
+    monkeypatch.setitem(BUILT_IN, "expert", watched)
     return seen
 
 
 @pytest.fixture
 def second_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A map of devices puts the upper half of the expert elsewhere."""
-    real = loading.BUILT_IN["expert"]
+    real = BUILT_IN["expert"]
 
     def halved(dtype: Any, **placed: Any) -> Any:
         model, tokenizer = real(dtype)
@@ -70,7 +70,7 @@ def second_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             spread(model, "model.layers.2", "model.layers.3", "model.norm", "lm_head")
         return model, tokenizer
 
-    monkeypatch.setitem(loading.BUILT_IN, "expert", halved)
+    monkeypatch.setitem(BUILT_IN, "expert", halved)
     with pretended_device():
         yield
 

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from decoding.errors import DecodingWarning, ModelError, OptionError
 from decoding.models.adapters import adapters_of, attach, check_adapter, unwrapped
+from decoding.models.builtin import BUILT_IN, BUILT_IN_ADAPTERS
 from decoding.models.devices import input_device
-from decoding.models.loading import BUILT_IN, BUILT_IN_ADAPTERS, DTYPES, load
+from decoding.models.loading import DTYPES, load
 from decoding.models.memo import PerModelMemo
 from decoding.strategies.contrast.readers import Reader
 

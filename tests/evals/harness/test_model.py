@@ -9,7 +9,6 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 import decoding
-import decoding.evals.cli  # the embedded amateurs by name
 from decoding import LOL, ContrastiveSearch, ModelError, OptionError
 from decoding.evals import miniature
 from decoding.evals.harness.model import DecodingLM
