@@ -22,8 +22,8 @@ from decoding.models.builtin import BUILT_IN_ADAPTERS
 from decoding.models.loading import load, quiet
 from decoding.models.probe import probe_inputs
 from decoding.strategies.contrast.amateurs import Prompt, amateur_reader
-from decoding.strategies.registry import STRATEGIES, StrategySpec, parse_strategy
-from decoding.strategies.stored import AMATEUR, SETTINGS, exportable_strategies, home_of
+from decoding.strategies.registry import STRATEGIES, StrategySpec, exportable_strategies, parse_strategy
+from decoding.strategies.stored import AMATEUR, SETTINGS, home_of
 from decoding.versions import __version__
 
 __all__ = ["LINKS", "export"]
@@ -149,8 +149,7 @@ def _chosen(strategy: Strategy | str) -> StrategySpec:
     if isinstance(strategy, str):
         choice = parse_strategy(strategy)
     else:
-        name = next((name for name, kind in STRATEGIES.items() if type(strategy) is kind), type(strategy).__name__)
-        choice = StrategySpec(name, strategy)
+        choice = StrategySpec(STRATEGIES.name_of(type(strategy)) or type(strategy).__name__, strategy)
     if choice.name not in exportable_strategies():
         raise OptionError(
             f"strategy {choice.name}: is none of this library, and a generation_config.json says it without code; "

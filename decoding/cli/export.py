@@ -9,8 +9,7 @@ import typer
 
 from decoding.cli.options import Device, DeviceMap, Model, settings_of
 from decoding.exporting import LINKS, export
-from decoding.strategies.registry import parse_strategy
-from decoding.strategies.stored import exportable_strategies
+from decoding.strategies.registry import exportable_strategies, parse_strategy
 
 __all__ = ["export_command"]
 

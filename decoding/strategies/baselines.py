@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from decoding.errors import OptionError
 from decoding.generation.parameters import require_count, require_number, require_range
 
-__all__ = ["Beam", "Greedy", "Nucleus", "Sampling", "TopK", "Typical"]
+__all__ = ["Baseline", "Beam", "Greedy", "Nucleus", "Sampling", "TopK", "Typical"]
 
 
-@dataclass(frozen=True)
-class Greedy:
-    """The most probable token at each step."""
+class Baseline:
+    """Base of the baselines; like a :class:`decoding.Strategy` where transformers' own ``generate`` decodes."""
 
     is_stochastic: ClassVar[bool] = False
 
+    def with_tokenizer(self, tokenizer: Any) -> Baseline:
+        """Return the baseline as it is: it has no texts."""
+        return self
+
+    def check(self, model: Any) -> None:
+        """Raise OptionError where the parameters do not fit the model."""
+
 
 @dataclass(frozen=True)
-class Sampling:
+class Greedy(Baseline):
+    """The most probable token at each step."""
+
+
+@dataclass(frozen=True)
+class Sampling(Baseline):
     """Ancestral sampling from the warped distribution.
 
     Args:
@@ -44,6 +55,14 @@ class Sampling:
             if getattr(self, name) == 0:
                 raise OptionError(f"{name}=0: accepted are numbers above 0 up to 1")
 
+    def check(self, model: Any) -> None:
+        """Raise OptionError where top_k is above the size of the model's vocabulary."""
+        vocab = model.config.get_text_config(decoder=True).vocab_size
+        if self.top_k > vocab:
+            raise OptionError(
+                f"top_k={self.top_k}: the model's vocabulary has {vocab} tokens; accepted are 0 to {vocab}"
+            )
+
 
 @dataclass(frozen=True)
 class TopK(Sampling):
@@ -67,7 +86,7 @@ class Typical(Sampling):
 
 
 @dataclass(frozen=True)
-class Beam:
+class Beam(Baseline):
     """Beam search.
 
     Args:
@@ -75,7 +94,6 @@ class Beam:
     """
 
     num_beams: int = 4
-    is_stochastic: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_count("num_beams", self.num_beams, 2)

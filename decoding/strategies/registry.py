@@ -1,41 +1,119 @@
-"""Strategies by name, for command lines and configuration files: ours and the baselines of transformers."""
+"""Strategies by name: those of this library, the baselines of transformers, and those of other packages.
+
+The names need no model code: a strategy's class is imported when it is asked for.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
 from typing import Any, Literal, Union
 
-from decoding.errors import OptionError, nearest
-from decoding.generation.strategy import Strategy
-from decoding.strategies.baselines import Beam, Greedy, Nucleus, Sampling, TopK, Typical
-from decoding.strategies.context_aware import ContextAware
-from decoding.strategies.contrast.amateurs import Prompt
-from decoding.strategies.contrastive_decoding import ContrastiveDecoding
-from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
-from decoding.strategies.dola import DoLa
-from decoding.strategies.lol import LOL
+from decoding.errors import OptionError, nearest, one_line
 
-__all__ = ["STRATEGIES", "StrategySpec", "parse_strategy", "parameters_of"]
+__all__ = [
+    "ENTRY_POINTS",
+    "STRATEGIES",
+    "StrategyRegistry",
+    "StrategySpec",
+    "exportable_strategies",
+    "parameters_of",
+    "parse_strategy",
+]
+
+ENTRY_POINTS = "decoding.strategies"  # the group in which other packages name theirs
+
+_BASELINES = "decoding.strategies.baselines"
 
 
-# A new strategy is one entry here: its fields are its parameters.
-STRATEGIES: dict[str, type[Any]] = {
-    "contrastive-search": ContrastiveSearch,
-    "contrastive-decoding": ContrastiveDecoding,
-    "dola": DoLa,
-    "context-aware": ContextAware,
-    "lol": LOL,
-    "greedy": Greedy,
-    "sampling": Sampling,
-    "top-k": TopK,
-    "nucleus": Nucleus,
-    "typical": Typical,
-    "beam": Beam,
-}
+class StrategyRegistry(Mapping[str, type[Any]]):
+    """Strategy classes by name, each imported when it is first asked for.
+
+    Args:
+        locations: ``"module:Class"`` of each name. Strategies of other packages follow them, from the entry points of
+            the group ``decoding.strategies``; a name that is taken stays what it is.
+    """
+
+    def __init__(self, locations: Mapping[str, str]) -> None:
+        self._locations = dict(locations)
+        self._classes: dict[str, type[Any]] = {}
+
+    @cached_property
+    def _entry_points(self) -> dict[str, str]:
+        points = metadata.entry_points(group=ENTRY_POINTS)
+        return {point.name: point.value for point in points if point.name not in self._locations}
+
+    @property
+    def locations(self) -> dict[str, str]:
+        """``"module:Class"`` of every name."""
+        return self._locations | self._entry_points
+
+    def __getitem__(self, name: str) -> type[Any]:
+        """Import a strategy's class.
+
+        Raises:
+            KeyError: an unknown name.
+            OptionError: another package's strategy that cannot be imported.
+        """
+        if name not in self._classes:
+            location = self.locations[name]
+            module, _, attribute = location.partition(":")
+            try:
+                self._classes[name] = getattr(importlib.import_module(module), attribute)
+            except (ImportError, AttributeError) as error:
+                if name in self._locations:
+                    raise
+                raise OptionError(f"strategy {name}: {location} cannot be imported ({one_line(error)})") from error
+        return self._classes[name]
+
+    def name_of(self, strategy_class: type[Any]) -> str | None:
+        """Return the name of a class, by the module that defines it; None where it has none."""
+        own = f"{strategy_class.__module__}:{strategy_class.__qualname__}"
+        for name, location in self.locations.items():
+            if location == own or self._classes.get(name) is strategy_class:
+                return name
+        return None
+
+    def __contains__(self, name: object) -> bool:
+        """Find a name without an import."""
+        return name in self._locations or name in self._entry_points
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names without an import."""
+        return iter(self.locations)
+
+    def __len__(self) -> int:
+        """Count the names."""
+        return len(self.locations)
+
+
+# A new strategy is one line here: its fields are its parameters.
+STRATEGIES = StrategyRegistry(
+    {
+        "contrastive-search": "decoding.strategies.contrastive_search.strategy:ContrastiveSearch",
+        "contrastive-decoding": "decoding.strategies.contrastive_decoding:ContrastiveDecoding",
+        "dola": "decoding.strategies.dola:DoLa",
+        "context-aware": "decoding.strategies.context_aware:ContextAware",
+        "lol": "decoding.strategies.lol:LOL",
+        "greedy": f"{_BASELINES}:Greedy",
+        "sampling": f"{_BASELINES}:Sampling",
+        "top-k": f"{_BASELINES}:TopK",
+        "nucleus": f"{_BASELINES}:Nucleus",
+        "typical": f"{_BASELINES}:Typical",
+        "beam": f"{_BASELINES}:Beam",
+    }
+)
+
+
+def exportable_strategies() -> list[str]:
+    """Names of the strategies that a model folder may hold; transformers' own need no code to be a model's own."""
+    return [name for name, location in STRATEGIES.locations.items() if not location.startswith(f"{_BASELINES}:")]
 
 
 @dataclass(frozen=True)
@@ -44,7 +122,7 @@ class StrategySpec:
 
     Attributes:
         name: its name in ``STRATEGIES``.
-        strategy: the :class:`decoding.Strategy`, or one of the baselines of this module.
+        strategy: the :class:`decoding.Strategy`, or a :class:`decoding.strategies.baselines.Baseline`.
     """
 
     name: str
@@ -75,8 +153,6 @@ class StrategySpec:
 
     def with_tokenizer(self, tokenizer: Any) -> StrategySpec:
         """The choice with the tokenizer of the model, which strategies with texts of their own need."""
-        if not isinstance(self.strategy, Strategy):
-            return self
         return dataclasses.replace(self, strategy=self.strategy.with_tokenizer(tokenizer))
 
     @property
@@ -86,14 +162,7 @@ class StrategySpec:
 
     def check(self, model: Any) -> None:
         """Raise OptionError where the parameters do not fit the model."""
-        if isinstance(self.strategy, Strategy):
-            self.strategy.check(model)
-        elif isinstance(self.strategy, Sampling):
-            vocab = model.config.get_text_config(decoder=True).vocab_size
-            if self.strategy.top_k > vocab:
-                raise OptionError(
-                    f"top_k={self.strategy.top_k}: the model's vocabulary has {vocab} tokens; accepted are 0 to {vocab}"
-                )
+        self.strategy.check(model)
 
 
 def parse_strategy(spec: str, settings: Mapping[str, str] | None = None) -> StrategySpec:
@@ -226,8 +295,6 @@ def _shown(value: Any) -> str:
     """A value as a command line would give it; of a model, its name."""
     if isinstance(value, (tuple, list)):
         return ",".join(map(str, value))
-    if isinstance(value, Prompt):
-        return f"prompt:{value.text}"
     if hasattr(value, "get_output_embeddings"):
         return str(getattr(value, "name_or_path", "") or type(value).__name__)
     return str(value)

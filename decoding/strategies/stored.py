@@ -15,9 +15,9 @@ from decoding.errors import ModelError, OptionError, nearest
 from decoding.generation.strategy import Strategy
 from decoding.models.memo import PerModelMemo
 from decoding.strategies.contrast.amateurs import Prompt
-from decoding.strategies.registry import STRATEGIES
+from decoding.strategies.registry import STRATEGIES, exportable_strategies
 
-__all__ = ["AMATEUR", "SETTINGS", "exportable_strategies", "home_of", "stored_strategy"]
+__all__ = ["AMATEUR", "SETTINGS", "home_of", "stored_strategy"]
 
 SETTINGS = "decoding_strategy"  # the attribute of a generation config that holds a strategy's name and parameters
 
@@ -60,14 +60,14 @@ def stored_strategy(
     parameters.pop("name", None)
     if name not in exportable_strategies():
         raise OptionError(f"{SETTINGS}: unknown strategy {name!r}{nearest(str(name), exportable_strategies())}")
-    accepted = [field.name for field in dataclasses.fields(exportable_strategies()[name]) if field.repr]
+    accepted = [field.name for field in dataclasses.fields(STRATEGIES[name]) if field.repr]
     for unknown in sorted(parameters.keys() - accepted):
         raise OptionError(f"{SETTINGS}: {name} has no parameter {unknown!r}{nearest(unknown, accepted)}")
     try:
         if "amateur" in parameters:
             parameters["amateur"] = _amateur(model, parameters["amateur"])
         parameters |= {each: kwargs.pop(each) for each in accepted if each in kwargs}
-        strategy = exportable_strategies()[name](**parameters)
+        strategy = STRATEGIES[name](**parameters)
     except TypeError as error:  # a parameter without a default is missing, or a value is of another type
         raise OptionError(f"{SETTINGS}: {name}: {error}") from error
     if getattr(strategy, "tokenizer", strategy) is None:
@@ -76,11 +76,6 @@ def stored_strategy(
             given or _files.get(model, "tokenizer", functools.partial(_tokenizer, model))
         )
     return strategy
-
-
-def exportable_strategies() -> dict[str, type[Any]]:
-    """The strategies of this library, by name: those of transformers need no code to be a model's own."""
-    return {name: kind for name, kind in STRATEGIES.items() if issubclass(kind, Strategy)}
 
 
 def settings_of_call(

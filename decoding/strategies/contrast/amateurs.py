@@ -37,6 +37,10 @@ class Prompt:
 
     text: Any
 
+    def __str__(self) -> str:
+        """Write it as a command line would."""
+        return f"prompt:{self.text}"
+
 
 # By expert: the amateurs and tokenizers that were loaded for it, and the amateurs whose tokens were compared with its.
 _loaded: PerModelMemo[tuple[Any, Any]] = PerModelMemo()

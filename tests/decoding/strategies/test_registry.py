@@ -1,9 +1,21 @@
 """Strategies by name."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
-from decoding import ContrastiveSearch, DoLa, OptionError
-from decoding.strategies.registry import STRATEGIES, parameters_of, parse_strategy
+from decoding import ContrastiveSearch, DoLa, OptionError, Prompt
+from decoding.strategies.baselines import Greedy
+from decoding.strategies.registry import (
+    STRATEGIES,
+    StrategyRegistry,
+    StrategySpec,
+    exportable_strategies,
+    parameters_of,
+    parse_strategy,
+)
 
 NEEDED = {
     "contrastive-decoding": ":amateur=a",
@@ -105,3 +117,65 @@ def test_a_mistake_is_one_line_that_says_what_is_accepted(spec, message):
         parse_strategy(spec)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_names_are_known_without_model_code():
+    program = (
+        "import sys; from decoding.strategies import registry; print(*registry.STRATEGIES, len(registry.STRATEGIES)); "
+        "assert 'dola' in registry.STRATEGIES and 'no such' not in registry.STRATEGIES; "
+        "print(*registry.exportable_strategies()); print({'torch', 'transformers', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    names, exportable, imported = done.stdout.splitlines()
+    assert names.split() == [*STRATEGIES, str(len(STRATEGIES))]
+    assert exportable.split() == exportable_strategies()
+    assert imported == "set()"
+
+
+def test_the_name_of_a_class():
+    assert [STRATEGIES.name_of(kind) for kind in (DoLa, Greedy, int)] == ["dola", "greedy", None]
+
+
+def test_an_amateur_that_is_a_prompt_is_written_as_a_command_line_would():
+    made = StrategySpec("contrastive-decoding", STRATEGIES["contrastive-decoding"](amateur=Prompt("lie, and lie")))
+    assert made.label.startswith("contrastive-decoding(amateur=prompt:lie, and lie,")
+    assert parse_strategy(made.spec).strategy.amateur == "prompt:lie, and lie"
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """An installed distribution whose entry points are a strategy, an absent class, and a name that is taken."""
+    (tmp_path / "plugged.py").write_text(
+        "from dataclasses import dataclass\nfrom decoding import ContrastiveSearch\n"
+        "@dataclass(frozen=True)\nclass Plugged(ContrastiveSearch):\n    extra: int = 1\n"
+    )
+    facts = tmp_path / "plugged-1.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged\nVersion: 1\n")
+    (facts / "entry_points.txt").write_text(
+        "[decoding.strategies]\nplugged = plugged:Plugged\nbroken = plugged:Absent\ndola = plugged:Plugged\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    sys.modules.pop("plugged", None)
+
+
+def test_strategies_of_other_packages_follow_those_of_this_one(package):
+    registry = StrategyRegistry({"dola": "decoding.strategies.dola:DoLa"})
+    assert list(registry) == ["dola", "plugged", "broken"]
+    assert "plugged" not in sys.modules
+    assert registry["dola"] is DoLa
+    plugged = registry["plugged"]
+    assert plugged(extra=3).extra == 3
+    assert registry.name_of(plugged) == "plugged"
+    with pytest.raises(OptionError, match="strategy broken: plugged:Absent cannot be imported"):
+        registry["broken"]
+    with pytest.raises(KeyError):
+        registry["absent"]
+
+
+def test_commands_know_the_strategies_of_other_packages(package):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package), *sys.path])}
+    program = "from decoding.strategies.registry import parse_strategy as p; print(p('plugged:extra=2,top_k=3').label)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout == "plugged(penalty_alpha=0.6, top_k=3, extra=2)\n"
