@@ -19,7 +19,8 @@ from decoding.errors import DecodingError, ModelError, OptionError, one_line
 from decoding.generation.strategy import Strategy
 from decoding.models.adapters import adapters_of
 from decoding.models.builtin import BUILT_IN_ADAPTERS
-from decoding.models.loading import load, quiet
+from decoding.models.loading import load
+from decoding.models.quiet import quiet
 from decoding.models.probe import probe_inputs
 from decoding.strategies.contrast.amateurs import Prompt, amateur_reader
 from decoding.strategies.registry import STRATEGIES, StrategySpec, exportable_strategies, parse_strategy

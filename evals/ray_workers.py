@@ -27,7 +27,7 @@ from decoding.cli.output import progress
 from decoding.errors import DecodingError, DecodingWarning, ModelError, OptionError, nearest, one_line
 from decoding.evals.engine.runner import on_progress
 from decoding.evals.engine.task import Shard
-from decoding.models.loading import quiet
+from decoding.models.quiet import quiet
 
 __all__ = ["ENGINES", "Engine", "GpusPerWorker", "Workers", "at_scale", "run_on_ray"]
 

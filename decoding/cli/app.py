@@ -15,7 +15,7 @@ from decoding.cli.export import export_command
 from decoding.cli.generate import generate_command
 from decoding.cli.induce import induce_command
 from decoding.errors import DecodingError, one_line
-from decoding.models.loading import quiet
+from decoding.models.quiet import quiet
 from decoding.versions import __version__
 
 __all__ = ["app", "run"]

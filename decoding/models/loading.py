@@ -5,28 +5,25 @@ from __future__ import annotations
 import atexit
 import importlib.util
 import json
-import logging
 import os
 import socket
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import torch
-import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING as MODEL_FOR_SEQ2SEQ_LM_MAPPING,
 )
 
-from decoding.errors import DecodingError, DecodingWarning, ModelError, OptionError, nearest, one_line
+from decoding.errors import DecodingError, ModelError, OptionError, nearest, one_line
 from decoding.models.builtin import BUILT_IN
+from decoding.models.quiet import quiet
 
-__all__ = ["DTYPES", "load", "pick_device", "placement", "quiet"]
+__all__ = ["DTYPES", "load", "pick_device", "placement"]
 
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -94,28 +91,6 @@ def pick_device(device: str | None) -> torch.device:
     if chosen is None or not (str(chosen) in here or any(each.startswith(f"{chosen}:") for each in here)):
         raise OptionError(f"device={device!r} is not available here; accepted: {', '.join(here)}")
     return chosen
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars, warnings or log lines of transformers below an error; ``TRANSFORMERS_VERBOSITY`` overrules."""
-    log = transformers.utils.logging
-    hub = logging.getLogger("huggingface_hub")
-    level, bars, hub_level = log.get_verbosity(), log.is_progress_bar_enabled(), hub.level
-    with warnings.catch_warnings():
-        if not os.environ.get("TRANSFORMERS_VERBOSITY"):
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("always", DecodingWarning)
-            log.set_verbosity_error()
-            log.disable_progress_bar()
-            hub.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            log.set_verbosity(level)
-            hub.setLevel(hub_level)
-            if bars:
-                log.enable_progress_bar()
 
 
 def placement(device: str | None, device_map: str | Mapping[str, Any] | None, tp_plan: str | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from decoding.evals.architectures.beside_text_search import beside_text, quantis
 from decoding.evals.architectures.columns import CHECKS
 from decoding.evals.architectures.results import Cell, Row
 from decoding.evals.architectures.tiny import tiny_model
-from decoding.models.loading import quiet
+from decoding.models.quiet import quiet
 
 __all__ = ["tried", "tried_apart", "tried_beside_text", "tried_cache"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from decoding.errors import InputError, one_line
-from decoding.models.loading import quiet
+from decoding.models.quiet import quiet
 
 __all__ = ["SUFFIXES", "Row", "documents", "read_lines", "read_rows", "rows_of"]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from decoding.errors import InputError, OptionError
 from decoding.evals.metrics.likelihood import TOKENS_AT_ONCE, padded_batches
 from decoding.models.devices import input_device
-from decoding.models.loading import quiet
+from decoding.models.quiet import quiet
 
 __all__ = ["Mauve", "features", "mauve", "require_mauve"]
 

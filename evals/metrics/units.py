@@ -10,7 +10,8 @@ from transformers import AutoTokenizer
 
 from decoding.errors import OptionError, one_line
 from decoding.models.builtin import BUILT_IN
-from decoding.models.loading import DTYPES, quiet
+from decoding.models.loading import DTYPES
+from decoding.models.quiet import quiet
 
 __all__ = ["UNITS", "Splitter", "Units", "splitter"]
 
