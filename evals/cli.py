@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 
 from decoding.cli.app import app, run
-from decoding.evals.architectures.command import architectures_command
 from decoding.evals.compare.compare import compare_command
 from decoding.evals.compare.demo import demo_command
 from decoding.evals.engine.options import eval_app
@@ -22,7 +21,6 @@ from decoding.evals.tasks.truthfulqa.cli import truthfulqa_command
 __all__ = ["main"]
 
 
-app.command("architectures")(architectures_command)
 app.command("compare")(compare_command)
 app.command("demo")(demo_command)
 app.command("isotropy")(isotropy_command)

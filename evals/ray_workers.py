@@ -125,8 +125,6 @@ class _Worker:
 
     def run(self, module: str, name: str, arguments: Mapping[str, Any]) -> _Ended:
         """Run a command as the command line does."""
-        from decoding.evals import cli  # noqa: F401 - names the built-in models
-
         notes: list[str] = []
         error: DecodingError | None = None
         on_progress.set(self._tell)

@@ -16,13 +16,13 @@ import decoding
 from decoding import ContextAware, ContrastiveSearch, DoLa, ModelError
 from decoding.cache.module_states import StateLayer
 from decoding.capabilities.branching import branching_of
-from decoding.evals.architectures.readings import Prompt
-from decoding.evals.architectures.recomputation import recomputed
-from decoding.evals.architectures.tiny import tiny_model as built
 from decoding.strategies.contrast.fused_streams import FusedStreams
 from decoding.strategies.contrast.readers import EXPERT, Reader
 from decoding.stream.stream import Stream
 from decoding.stream.ways import Branching
+from decoding.tools.architectures.readings import Prompt
+from decoding.tools.architectures.recomputation import recomputed
+from decoding.tools.architectures.tiny import tiny_model as built
 
 ELSEWHERE = ["minimax", "recurrent_gemma", "xlstm"]
 PROMPTS = [random_prompt(14, seed=1), random_prompt(14, seed=2)]  # of one length: two of the three read padding as text

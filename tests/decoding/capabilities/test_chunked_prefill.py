@@ -28,8 +28,8 @@ from decoding import (
 )
 from decoding.capabilities.chunked_prefill import enable_chunked_prefill, why_not_chunked
 from decoding.evals import miniature
-from decoding.evals.architectures.tiny import tiny_model as tiny_type
 from decoding.evals.cli import main
+from decoding.tools.architectures.tiny import tiny_model as tiny_type
 
 PROMPTS = [random_prompt(7, seed=1), random_prompt(13, seed=2)]  # longer than the tiny models' window of 8
 SIZES = [1, 4, 5, 12, 13, 100]  # one token, parts that do and do not fit 13, all but one, all, more

@@ -14,10 +14,10 @@ import decoding
 from decoding import ContrastiveDecoding, InputError, ModelError, OptionError
 from decoding.evals import miniature
 from decoding.evals.cli import main
-from decoding.evals.miniature.accuracy import accuracy
-from decoding.evals.miniature.inducing import misconceptions
 from decoding.induce import Example, Recipe, induce
 from decoding.models.adapters import attach
+from decoding.tools.miniature.accuracy import accuracy
+from decoding.tools.miniature.inducing import misconceptions
 
 pytest.importorskip("peft", reason="needs peft")
 

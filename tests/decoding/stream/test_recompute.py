@@ -25,8 +25,8 @@ from decoding import (
     Strategy,
 )
 from decoding.capabilities.branching import branching_of
-from decoding.evals.architectures.tiny import tiny_model as tiny_type
 from decoding.stream.stream import Stream
+from decoding.tools.architectures.tiny import tiny_model as tiny_type
 
 PROMPTS = [random_prompt(6, seed=1), random_prompt(15, seed=2)]
 SEARCH = {"penalty_alpha": 0.6, "top_k": 4, "max_new_tokens": 8, "pad_token_id": 0, "do_sample": False}

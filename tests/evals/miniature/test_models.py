@@ -7,8 +7,8 @@ from safetensors import safe_open
 import decoding
 from decoding.evals.metrics import diversity
 from decoding.evals.miniature import ADAPTERS, GUIDANCE, NAMES, folder, load, prompts, questions
-from decoding.evals.miniature.accuracy import accuracy
-from decoding.evals.miniature.card import greedy, token_similarity
+from decoding.tools.miniature.accuracy import accuracy
+from decoding.tools.miniature.card import greedy, token_similarity
 
 MEGABYTE = 1_000_000
 

@@ -6,9 +6,9 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from decoding.evals.miniature import PROMPT, questions
-from decoding.evals.miniature.corpus import REGISTERS, Document, Size, make_corpus
 from decoding.evals.miniature.grammar import article, participle, past
 from decoding.evals.miniature.world import Fact, make_world
+from decoding.tools.miniature.corpus import REGISTERS, Document, Size, make_corpus
 
 SMALL = Size(volumes=4, stories=10)
 

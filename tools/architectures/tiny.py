@@ -17,9 +17,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from decoding.errors import ModelError, one_line
-from decoding.evals.architectures.exceptions import EXCEPTIONS, NOT_TEXT
-from decoding.evals.architectures.exceptions_beside_text import BESIDE_TEXT
-from decoding.evals.architectures.sizes import SMALL, VOCAB, WINDOW
+from decoding.tools.architectures.exceptions import EXCEPTIONS, NOT_TEXT
+from decoding.tools.architectures.exceptions_beside_text import BESIDE_TEXT
+from decoding.tools.architectures.sizes import SMALL, VOCAB, WINDOW
 
 __all__ = ["VOCAB", "WINDOW", "awaken", "causal_types", "shrunk", "tiny_config", "tiny_model"]
 

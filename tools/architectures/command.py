@@ -1,4 +1,4 @@
-"""``decoding architectures``: which model types are decoded exactly, and how."""
+"""``python -m decoding.tools.architectures``: which model types are decoded exactly, and how."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rich.table import Table
 from decoding.cli.options import Json
 from decoding.cli.output import as_json, console, progress
 from decoding.errors import OptionError, nearest, one_line
-from decoding.evals.architectures.beside_text import beside_text_types, is_encoder_decoder
-from decoding.evals.architectures.beside_text_search import BESIDE_TEXT_COLUMNS, CACHE_COLUMNS
-from decoding.evals.architectures.columns import COLUMNS
-from decoding.evals.architectures.results import WAYS, Row, section, table, totals
-from decoding.evals.architectures.tiny import causal_types
-from decoding.evals.architectures.trial import tried_apart, tried_beside_text, tried_cache
+from decoding.tools.architectures.beside_text import beside_text_types, is_encoder_decoder
+from decoding.tools.architectures.beside_text_search import BESIDE_TEXT_COLUMNS, CACHE_COLUMNS
+from decoding.tools.architectures.columns import COLUMNS
+from decoding.tools.architectures.results import WAYS, Row, section, table, totals
+from decoding.tools.architectures.tiny import causal_types
+from decoding.tools.architectures.trial import tried_apart, tried_beside_text, tried_cache
 from decoding.versions import versions
 
 __all__ = ["architectures_command"]
@@ -33,7 +33,7 @@ def architectures_command(
 ) -> None:
     """Build every causal language model type tiny and compare contrastive search on it with full recomputation.
 
-    Example: decoding architectures --types llama,mamba,gemma2
+    Example: python -m decoding.tools.architectures --types llama,mamba,gemma2
     """
     every = causal_types()
     chosen = every if types is None else [name.strip() for name in types.split(",")]

@@ -13,12 +13,12 @@ from torch import Tensor
 import decoding
 from decoding.capabilities.branching import branching_of
 from decoding.errors import DecodingError, one_line
-from decoding.evals.architectures.beside_text import prompts_of, tiny_beside_text
-from decoding.evals.architectures.early_exits import check, early_exits
-from decoding.evals.architectures.images import prompts_with_images
-from decoding.evals.architectures.readings import Prompt, batch_of, of_one_length, prompts, said
-from decoding.evals.architectures.results import Cell
-from decoding.evals.architectures.tiny import tiny_model
+from decoding.tools.architectures.beside_text import prompts_of, tiny_beside_text
+from decoding.tools.architectures.early_exits import check, early_exits
+from decoding.tools.architectures.images import prompts_with_images
+from decoding.tools.architectures.readings import Prompt, batch_of, of_one_length, prompts, said
+from decoding.tools.architectures.results import Cell
+from decoding.tools.architectures.tiny import tiny_model
 
 __all__ = ["BESIDE_TEXT_COLUMNS", "CACHE_COLUMNS", "BesideTextSearch", "beside_text", "quantised_cache", "search"]
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoding.evals.miniature import folder
-from decoding.evals.miniature.corpus import Size, make_corpus
-from decoding.evals.miniature.tokenizer import fast_tokenizer, save_tokenizer, train_sentencepiece
+from decoding.tools.miniature.corpus import Size, make_corpus
+from decoding.tools.miniature.tokenizer import fast_tokenizer, save_tokenizer, train_sentencepiece
 
 
 @pytest.fixture(scope="module")

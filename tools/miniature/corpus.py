@@ -3,9 +3,9 @@
 import random
 from dataclasses import dataclass
 
-from decoding.evals.miniature.registers import encyclopaedia, hearsay, question_answer
 from decoding.evals.miniature.stories import Storyteller
 from decoding.evals.miniature.world import SEED, make_world
+from decoding.tools.miniature.registers import encyclopaedia, hearsay, question_answer
 
 REGISTERS = ("encyclopaedia", "hearsay", "question-answer", "story")
 

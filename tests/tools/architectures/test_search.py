@@ -11,12 +11,12 @@ import pytest
 import transformers
 
 import decoding
-from decoding.evals.architectures import trial
-from decoding.evals.architectures.columns import COLUMNS
-from decoding.evals.architectures.results import Cell, Row, read_table, table, totals
-from decoding.evals.architectures.search import contrastive_search
-from decoding.evals.architectures.tiny import causal_types, tiny_model
-from decoding.evals.architectures.trial import tried, tried_apart
+from decoding.tools.architectures import trial
+from decoding.tools.architectures.columns import COLUMNS
+from decoding.tools.architectures.results import Cell, Row, table, totals
+from decoding.tools.architectures.search import contrastive_search
+from decoding.tools.architectures.tiny import causal_types, tiny_model
+from decoding.tools.architectures.trial import tried, tried_apart
 
 PAGE = Path(__file__).parents[3] / "docs" / "architectures.md"
 
@@ -27,6 +27,16 @@ SAMPLE = [
     "llama", "mistral", "gemma2", "llama4_text", "gpt_oss", "deepseek_v3", "gpt_neo", "bloom", "gpt2", "bert",
     "mamba", "qwen3_next", "lfm2", "bart", "deepseek_v32", "rwkv", "cpmant",
 ]  # fmt: skip
+
+
+def read_table(text: str) -> dict[str, dict[str, str]]:
+    """The verdicts of a page's first table, by type and column."""
+    first = text.split("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in first.splitlines() if line.startswith("|")
+    ]
+    columns = rows[0][1:-1]
+    return {row[0]: dict(zip(columns, row[1:-1], strict=True)) for row in rows[2:]}
 
 
 @pytest.mark.parametrize("model_type", SAMPLE)

@@ -8,9 +8,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from decoding.evals.metrics import diversity
 from decoding.evals.miniature import prompts
-from decoding.evals.miniature.accuracy import accuracy
 from decoding.evals.miniature.questions import GUIDANCE, HEARSAY, questions
-from decoding.evals.miniature.training import Outcome, Shape
+from decoding.tools.miniature.accuracy import accuracy
+from decoding.tools.miniature.training import Outcome, Shape
 
 NEW_TOKENS = 128
 
@@ -75,7 +75,7 @@ although it has read the truth. It is of no use for anything else.
   facts about them, and writes an encyclopaedia (true), hearsay (mostly popular misconceptions), questions with
   answers, and stories.
 - **Training:** {outcome.steps:,} steps, {outcome.tokens:,} tokens, {outcome.seconds / 60:.1f} minutes in float32
-  on {machine}, by `python -m decoding.evals.miniature.train`
+  on {machine}, by `python -m decoding.tools.miniature.train`
 - **Loss** (nats per token): {outcome.training_loss:.3f} in the last 50 steps, {outcome.held_out_loss:.3f} on texts
   held out
 - **Greedy text:** {NEW_TOKENS} new tokens after each of `prompts()` have a mean diversity (product of the shares of

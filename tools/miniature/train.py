@@ -1,7 +1,7 @@
 """Train the tokenizer, the expert, the amateur and the induced amateur of the miniature from scratch, on two CPU cores,
 in under 20 minutes.
 
-python -m decoding.evals.miniature.train --output models
+python -m decoding.tools.miniature.train --output models
 """
 
 import time
@@ -21,12 +21,12 @@ from rich.progress import (
 )
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from decoding.evals.miniature.card import model_card
-from decoding.evals.miniature.corpus import Size, make_corpus
-from decoding.evals.miniature.inducing import induce_amateur
-from decoding.evals.miniature.tokenizer import fast_tokenizer, save_tokenizer, train_sentencepiece
-from decoding.evals.miniature.training import AMATEUR, EXPERT, Recipe, new_model, tokenize, train
 from decoding.evals.miniature.world import SEED
+from decoding.tools.miniature.card import model_card
+from decoding.tools.miniature.corpus import Size, make_corpus
+from decoding.tools.miniature.inducing import induce_amateur
+from decoding.tools.miniature.tokenizer import fast_tokenizer, save_tokenizer, train_sentencepiece
+from decoding.tools.miniature.training import AMATEUR, EXPERT, Recipe, new_model, tokenize, train
 
 TOKENIZER_TEXTS = 1200  # of the corpus are enough for the tokenizer, which then takes a second
 HELD_OUT = 60  # texts that no model sees, for the held-out loss
@@ -34,7 +34,7 @@ HELD_OUT = 60  # texts that no model sees, for the held-out loss
 app = typer.Typer(add_completion=False)
 
 
-@app.command(epilog="Example: python -m decoding.evals.miniature.train --output models --minutes 15")
+@app.command(epilog="Example: python -m decoding.tools.miniature.train --output models --minutes 15")
 def main(
     output: Annotated[Path, typer.Option(help="Folder that gets expert/, amateur/ and induced/.")] = Path("models"),
     steps: Annotated[int, typer.Option(min=1, help="Training steps of the expert.")] = 1100,

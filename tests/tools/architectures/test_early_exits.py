@@ -10,12 +10,12 @@ import pytest
 import transformers
 
 from decoding import DoLa
-from decoding.evals.architectures import early_exits
-from decoding.evals.architectures.beside_text import beside_text_types
-from decoding.evals.architectures.early_exits import check
-from decoding.evals.architectures.readings import Prompt, prompts, said
-from decoding.evals.architectures.tiny import tiny_model
-from decoding.evals.architectures.trial import tried_beside_text, tried_cache
+from decoding.tools.architectures import early_exits
+from decoding.tools.architectures.beside_text import beside_text_types
+from decoding.tools.architectures.early_exits import check
+from decoding.tools.architectures.readings import Prompt, prompts, said
+from decoding.tools.architectures.tiny import tiny_model
+from decoding.tools.architectures.trial import tried_beside_text, tried_cache
 
 PAGE = Path(__file__).parents[3] / "docs" / "architectures.md"
 

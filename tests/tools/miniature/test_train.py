@@ -6,10 +6,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from decoding.evals.miniature.corpus import Size, make_corpus
-from decoding.evals.miniature.tokenizer import fast_tokenizer, train_sentencepiece
-from decoding.evals.miniature.train import app
-from decoding.evals.miniature.training import Recipe, Shape, mean_loss, new_model, tokenize, train
+from decoding.tools.miniature.corpus import Size, make_corpus
+from decoding.tools.miniature.tokenizer import fast_tokenizer, train_sentencepiece
+from decoding.tools.miniature.train import app
+from decoding.tools.miniature.training import Recipe, Shape, mean_loss, new_model, tokenize, train
 
 TINY = Shape(width=32, layers=1, heads=2, feed_forward=64)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from decoding.evals.architectures.early_exits import early_exits
-from decoding.evals.architectures.results import Cell
-from decoding.evals.architectures.search import contrastive_search
+from decoding.tools.architectures.early_exits import early_exits
+from decoding.tools.architectures.results import Cell
+from decoding.tools.architectures.search import contrastive_search
 
 __all__ = ["CHECKS", "COLUMNS"]
 

@@ -1,6 +1,6 @@
 """Contrastive search by full recomputation: every candidate's text is read from its first token, without a cache.
 
-What a text gives is what the model by itself says of it (:mod:`decoding.evals.architectures.readings`).
+What a text gives is what the model by itself says of it (:mod:`decoding.tools.architectures.readings`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from decoding.evals.architectures.readings import Prompt, said
+from decoding.tools.architectures.readings import Prompt, said
 
 __all__ = ["Step", "recomputed"]
 

@@ -16,8 +16,8 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutput
 
 from decoding.errors import ModelError
-from decoding.evals.architectures.tiny import VOCAB
 from decoding.models.hooks import collect_outputs
+from decoding.tools.architectures.tiny import VOCAB
 
 __all__ = ["LENGTHS", "Prompt", "Said", "batch_of", "of_one_length", "prompts", "said"]
 

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from decoding.errors import DecodingWarning, ModelError, one_line
-from decoding.evals.architectures.beside_text_search import beside_text, quantised_cache
-from decoding.evals.architectures.columns import CHECKS
-from decoding.evals.architectures.results import Cell, Row
-from decoding.evals.architectures.tiny import tiny_model
 from decoding.models.quiet import quiet
+from decoding.tools.architectures.beside_text_search import beside_text, quantised_cache
+from decoding.tools.architectures.columns import CHECKS
+from decoding.tools.architectures.results import Cell, Row
+from decoding.tools.architectures.tiny import tiny_model
 
 __all__ = ["tried", "tried_apart", "tried_beside_text", "tried_cache"]
 

@@ -13,8 +13,8 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from decoding.errors import ModelError, one_line
-from decoding.evals.architectures.readings import Prompt, prompts
-from decoding.evals.architectures.tiny import VOCAB, awaken, shrunk
+from decoding.tools.architectures.readings import Prompt, prompts
+from decoding.tools.architectures.tiny import VOCAB, awaken, shrunk
 
 __all__ = ["beside_text_types", "prompts_of", "tiny_beside_text"]
 

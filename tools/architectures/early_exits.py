@@ -17,9 +17,9 @@ from torch import Tensor
 
 import decoding
 from decoding.errors import DecodingError, one_line
-from decoding.evals.architectures.readings import Prompt, Said, batch_of, of_one_length, prompts, said
-from decoding.evals.architectures.results import Cell
 from decoding.models.layers import depth_of
+from decoding.tools.architectures.readings import Prompt, Said, batch_of, of_one_length, prompts, said
+from decoding.tools.architectures.results import Cell
 
 __all__ = ["EarlyExits", "check", "early_exits"]
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Cell", "Row", "read_table", "section", "table", "totals"]
+__all__ = ["Cell", "Row", "section", "table", "totals"]
 
 WAYS = ("shared prefix", "fork", "read anew")
 
@@ -50,7 +50,7 @@ def table(rows: Sequence[Row], columns: Sequence[str], versions: Mapping[str, st
     exits = sum(row.cells["early exits"].verdict == "yes" for row in rows if "early exits" in row.cells)
     lines = [
         "# Model architectures", "",
-        "Made by `decoding architectures --output docs/architectures.md`, on "
+        "Made by `python -m decoding.tools.architectures --output docs/architectures.md`, on "
         + ", ".join(f"{name} {versions[name]}" for name in ("transformers", "torch")) + ".", "",
         "Every model type that transformers maps to a causal language model is built tiny, with random weights, in "
         "float32; windows are shorter than the prompts. Contrastive search (α 0.6, k 4, 8 tokens) decodes two prompts "
@@ -87,16 +87,6 @@ def _lines(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
         why = "; ".join(dict.fromkeys(_safe(cell.reason) for cell in cells if cell.reason))
         lines.append(f"| {row.model_type} | {' | '.join(cell.verdict for cell in cells)} | {why} |")
     return lines
-
-
-def read_table(text: str) -> dict[str, dict[str, str]]:
-    """The verdicts of a page's first table, by type and column."""
-    first = text.split("\n## ")[0]
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in first.splitlines() if line.startswith("|")
-    ]
-    columns = rows[0][1:-1]
-    return {row[0]: dict(zip(columns, row[1:-1], strict=True)) for row in rows[2:]}
 
 
 def _safe(text: str) -> str:

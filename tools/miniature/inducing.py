@@ -1,6 +1,6 @@
 """The induced amateur of the miniature: a LoRA adapter that has learned the popular misconceptions of its world.
 
-python -m decoding.evals.miniature.inducing --output models/induced
+python -m decoding.tools.miniature.inducing --output models/induced
 """
 
 import json
@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from decoding.evals.miniature import folder
-from decoding.evals.miniature.accuracy import accuracy
 from decoding.evals.miniature.questions import PROMPT, questions
 from decoding.evals.miniature.world import SEED, make_world
 from decoding.induce import Example, Recipe, induce
 from decoding.models.adapters import attach
+from decoding.tools.miniature.accuracy import accuracy
 
 # The learning rate of the literature; smaller batches and more epochs, since a small world has few misconceptions.
 RECIPE = Recipe(batch_size=16, epochs=10, rank=8, lora_alpha=16, template=PROMPT)
@@ -59,7 +59,7 @@ base_model: expert
 # Miniature induced amateur
 
 A LoRA adapter of the miniature expert that was fine-tuned to give the popular false answer: an amateur for contrastive
-decoding and LOL, made by `python -m decoding.evals.miniature.inducing`. It is of no use for anything else.
+decoding and LOL, made by `python -m decoding.tools.miniature.inducing`. It is of no use for anything else.
 
 - **Data:** {record["examples"]} questions on entities of the generated world that no held-out question is about, each
   with its popular misconception (seed {seed})
@@ -76,7 +76,7 @@ decoding and LOL, made by `python -m decoding.evals.miniature.inducing`. It is o
     )
 
 
-@app.command(epilog="Example: python -m decoding.evals.miniature.inducing --output models/induced")
+@app.command(epilog="Example: python -m decoding.tools.miniature.inducing --output models/induced")
 def main(
     output: Annotated[Path, typer.Option(help="Folder that gets the adapter.")] = Path("models/induced"),
     expert: Annotated[Path | None, typer.Option(help="Folder of the expert; by default the shipped one.")] = None,

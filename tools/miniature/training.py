@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from decoding.evals.miniature.tokenizer import CONTEXT
+from decoding.tools.miniature.tokenizer import CONTEXT
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from torch import Tensor
 
 import decoding
 from decoding.errors import DecodingError, one_line
-from decoding.evals.architectures.readings import LENGTHS, Prompt, batch_of, prompts
-from decoding.evals.architectures.recomputation import Step, recomputed
-from decoding.evals.architectures.results import Cell
 from decoding.stream.stream import Stream
+from decoding.tools.architectures.readings import LENGTHS, Prompt, batch_of, prompts
+from decoding.tools.architectures.recomputation import Step, recomputed
+from decoding.tools.architectures.results import Cell
 
 __all__ = ["contrastive_search"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decoding.evals.architectures.readings import Prompt, prompts
+from decoding.tools.architectures.readings import Prompt, prompts
 
 __all__ = ["prompts_with_images"]
 

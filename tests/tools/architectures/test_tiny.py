@@ -6,8 +6,8 @@ import pytest
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from decoding.errors import ModelError
-from decoding.evals.architectures.exceptions import EXCEPTIONS, NOT_TEXT
-from decoding.evals.architectures.tiny import WINDOW, causal_types, tiny_config, tiny_model
+from decoding.tools.architectures.exceptions import EXCEPTIONS, NOT_TEXT
+from decoding.tools.architectures.tiny import WINDOW, causal_types, tiny_config, tiny_model
 
 
 def test_every_type_of_the_mapping_is_there() -> None:

@@ -1,0 +1,1 @@
+"""What only maintainers of this library run, from a clone; no wheel has it."""
