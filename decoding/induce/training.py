@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 
 from decoding.errors import InputError, ModelError, OptionError, one_line
+from decoding.files import write_whole
 from decoding.induce.examples import Example
 from decoding.models.adapters import adapters_of, unwrapped
 from decoding.models.devices import input_device, is_offloaded, is_tensor_parallel
@@ -178,7 +179,7 @@ def induce(
         "versions": {"torch": torch.__version__, "peft": peft.__version__},
     }
     with _written(output):
-        (output / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_whole(output / RECORD, json.dumps(record, indent=2) + "\n")
     shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
     return record
 
@@ -282,6 +283,4 @@ def _check_resumable(output: Path, fingerprint: str) -> None:
         )
     with _written(output):
         begun.parent.mkdir(parents=True, exist_ok=True)
-        partial = begun.with_suffix(".partial")
-        partial.write_text(fingerprint)
-        partial.replace(begun)
+        write_whole(begun, fingerprint)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -28,6 +27,7 @@ from decoding.evals.engine.statistics import (
     bootstrap_means,
     paired_differences,
 )
+from decoding.files import write_whole
 from decoding.kernels.backend import choose
 from decoding.strategies.registry import STRATEGIES
 from decoding.versions import versions
@@ -131,13 +131,8 @@ def write_results(results: Results, output: Path | None, began: float) -> Result
     results = {**results, "times": {"utc": now.isoformat(), "seconds": round(time.time() - began, 3)}}
     if output is not None:
         path = output / f"results_{now:%Y%m%dT%H%M%S.%f}Z.json"
-        partial = path.with_suffix(".partial")
         try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(as_json(results, indent=2) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
+            write_whole(path, as_json(results, indent=2) + "\n")
         except OSError as error:
             raise OptionError(f"{path}: cannot be written ({one_line(error)}); the samples are safe") from error
     return results
