@@ -1,4 +1,4 @@
-"""The hot tensor operations: one folder an operation, each with its naive definition as oracle."""
+"""Tensor operations of the decoding steps: one folder an operation, each with its definition in float64 as oracle."""
 
-# What `decoding doctor` reports on.
+# Reported by `decoding doctor`.
 OPERATIONS = ("degeneration penalty", "selection", "contrast", "layer divergence", "few-query attention")

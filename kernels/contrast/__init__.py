@@ -1,12 +1,15 @@
-"""The contrastive family's scores: expert against amateur, in every form, with the plausibility mask.
+"""Scores of the contrastive family: expert against amateur, with the plausibility mask.
 
-Logits are (..., vocab), one step (batch, vocab) and teacher forcing (batch, time, vocab) alike, any float dtype, rows
-of any stride; scores are float32. With ``alpha`` the tokens with p < α·max p of the expert are -inf (adaptive
-plausibility, Li et al., 2210.15097, eq. 2); None lets every token pass.
+Logits are (..., vocab) in any float dtype, with rows of any stride: (batch, vocab) for one step, (batch, time, vocab)
+for teacher forcing. Scores are float32. With ``alpha``, tokens with p < α·max p of the expert score -inf (adaptive
+plausibility, Li et al., 2210.15097, eq. 2); None masks no token.
 
-A token that the expert excludes (-inf, in any of its layers that count) has score -inf, whatever the amateur says of
-it; where that leaves a row without a plausible token, plausibility is taken anew among the others. One that only the
-amateur excludes has score +inf, as the formula has it; without weight the amateur has no say.
+Infinite logits:
+
+- A token that the expert excludes (-inf, in any of its layers that are used) scores -inf, whatever the amateur's logit.
+  Where that leaves a row without a plausible token, plausibility is computed again among the other tokens.
+- A token that only the amateur excludes scores +inf, as the formula says.
+- With weight 0 the amateur's logits are ignored.
 """
 
 from __future__ import annotations
@@ -48,25 +51,27 @@ FUSIONS = ("static", "entropy")
 def contrast_logits(
     expert: Tensor, amateur: Tensor, beta: float, alpha: float | None = None, backend: Backend = "auto"
 ) -> Tensor:
-    """(1 + β)·s_e - β·s_a on raw logits (O'Brien and Lewis, 2309.09117, eq. 3).
+    """Compute (1 + β)·s_e - β·s_a on raw logits (O'Brien and Lewis, 2309.09117, eq. 3).
 
     Args:
         expert: (..., vocab), any float dtype.
-        amateur: (..., vocab), likewise.
+        amateur: (..., vocab), any float dtype.
         beta: β >= 0.
-        alpha: of plausibility, in [0, 1]; None lets every token pass.
-        backend: "auto", "triton" or "torch".
+        alpha: plausibility threshold in [0, 1]; None lets every token pass.
+        backend: "auto", "triton" or "torch"; see :func:`decoding.kernels.backend.choose`.
 
     Returns:
         (..., vocab) float32.
 
     Raises:
-        ValueError: shapes that do not fit, or a backend that cannot run (``BackendError``).
+        ValueError: shapes do not fit, or the backend cannot run (``BackendError``).
     """
     _check_shapes(expert, amateur=amateur)
     if choose(backend, expert.device) == "torch":
         return contrast_logits_eager(expert, amateur, beta, alpha)
-    return _triton(expert, amateur, normalized=False, expert_weight=1.0 + beta, amateur_weight=beta, alpha=alpha)
+    return _contrast_triton(
+        expert, amateur, normalized=False, expert_weight=1.0 + beta, amateur_weight=beta, alpha=alpha
+    )
 
 
 def contrast_log_probs(
@@ -78,33 +83,33 @@ def contrast_log_probs(
     layer: Tensor | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
-    """Log p_e - β·log p_a(τ), each a log-softmax of logits (Li et al., eq. 1; β is ours, 1 there).
+    """Compute log p_e - β·log p_a(τ), each a log-softmax of logits (Li et al., eq. 1, where β = 1; β is ours).
 
     Args:
         expert: (..., vocab), any float dtype.
-        amateur: (..., vocab), likewise; with ``layer`` (layers, ..., vocab).
+        amateur: (..., vocab), any float dtype; with ``layer`` (layers, ..., vocab).
         beta: β >= 0.
         amateur_temperature: τ > 0.
-        alpha: of plausibility, in [0, 1]; None lets every token pass.
-        layer: (...) int64, which of the amateur's layers each row is contrasted with, as with DoLa's premature layers;
-            they are read where they lie.
-        backend: "auto", "triton" or "torch".
+        alpha: plausibility threshold in [0, 1]; None lets every token pass.
+        layer: (...) int64, the amateur's layer that each row is contrasted with, such as DoLa's premature layer; the
+            layers are read where they are, without a copy.
+        backend: "auto", "triton" or "torch"; see :func:`decoding.kernels.backend.choose`.
 
     Returns:
         (..., vocab) float32.
 
     Raises:
-        ValueError: shapes that do not fit, or a backend that cannot run (``BackendError``).
+        ValueError: shapes do not fit, or the backend cannot run (``BackendError``).
     """
     if layer is None:
         _check_shapes(expert, amateur=amateur)
     else:
         _check_shapes(expert, amateur_layers=amateur)
         if layer.shape != expert.shape[:-1]:
-            raise ValueError(f"layer {tuple(layer.shape)}: accepted is one a row, {tuple(expert.shape[:-1])}")
+            raise ValueError(f"layer must hold one index a row, {tuple(expert.shape[:-1])}, got {tuple(layer.shape)}")
     if choose(backend, expert.device) == "torch":
         return contrast_log_probs_eager(expert, amateur, beta, amateur_temperature, alpha, layer)
-    return _triton(
+    return _contrast_triton(
         expert, amateur, layer=layer, amateur_weight=beta, amateur_temperature=amateur_temperature, alpha=alpha
     )
 
@@ -124,39 +129,40 @@ def multi_layer_contrast(
     alpha: float | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
-    """LOL's contrast at the final layer, refocused by guidance, fused with the contrasts at lower layers (2408.08769).
+    """Compute LOL's contrast at the final layer, refocused by guidance and fused with lower layers (2408.08769).
 
     With r = log-softmax((1 + γ)·guided - γ·expert), or log-softmax(expert) without guidance, the contrasts are
-    F = r - λ·log p_a and F'_L = log p_L - λ'·log p_a,L. Static fusion is F + ω·mean F'_L; entropy fusion is Σ w·F over
-    all, w the softmax over these of -entropy of r and of each p_L. Plausibility is that of r.
+    F = r - λ·log p_a and F'_L = log p_L - λ'·log p_a,L. Static fusion is F + ω·mean F'_L. Entropy fusion is Σ w·F over
+    all contrasts, where w is the softmax over them of -entropy of r and of each p_L. Plausibility is that of r.
 
     Args:
         expert: (..., vocab), any float dtype.
-        amateur: (..., vocab), likewise.
-        guided: (..., vocab) of the expert behind guidance; a token that it or the expert excludes is excluded.
-        lower: (layers, ..., vocab) of the expert's lower layers.
-        lower_amateur: (layers, ..., vocab) of the amateur's; given where ``lower`` is.
+        amateur: (..., vocab), any float dtype.
+        guided: (..., vocab), the expert with guidance in its context; a token that it or the expert excludes is
+            excluded.
+        lower: (layers, ..., vocab), lower layers of the expert.
+        lower_amateur: (layers, ..., vocab), lower layers of the amateur; given if ``lower`` is.
         amateur_weight: λ >= 0.
         lower_amateur_weight: λ' >= 0.
-        fusion_weight: ω >= 0, of static fusion; 0 leaves the lower layers out.
+        fusion_weight: ω >= 0 of static fusion; 0 leaves the lower layers out.
         fusion: "static" or "entropy".
         refocus_weight: γ >= 0.
-        alpha: of plausibility, in [0, 1]; None lets every token pass.
-        backend: "auto", "triton" or "torch".
+        alpha: plausibility threshold in [0, 1]; None lets every token pass.
+        backend: "auto", "triton" or "torch"; see :func:`decoding.kernels.backend.choose`.
 
     Returns:
         (..., vocab) float32.
 
     Raises:
-        ValueError: shapes that do not fit, an unknown fusion, or a backend that cannot run (``BackendError``).
+        ValueError: shapes do not fit, the fusion is unknown, or the backend cannot run (``BackendError``).
     """
     _check_shapes(expert, amateur=amateur, guided=guided, lower_layers=lower, lower_amateur_layers=lower_amateur)
     if (lower is None) != (lower_amateur is None) or (
         lower is not None and lower_amateur is not None and len(lower) != len(lower_amateur)
     ):
-        raise ValueError("lower and lower_amateur: accepted are both, with as many layers, or neither")
+        raise ValueError("lower and lower_amateur must be both given, with the same number of layers, or both None")
     if fusion not in FUSIONS:
-        raise ValueError(f"fusion={fusion!r}: accepted are {', '.join(FUSIONS)}")
+        raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")
     if lower is None or (fusion == "static" and fusion_weight == 0):
         lower, lower_amateur, fusion = None, None, "static"
     weights: dict[str, Any] = {
@@ -169,24 +175,24 @@ def multi_layer_contrast(
         )
     lower_weight = 0.0 if lower is None else fusion_weight / len(lower)
     by_entropy = fusion == "entropy"
-    return _triton(
+    return _contrast_triton(
         expert, amateur, guided=guided, lower=lower, lower_amateur=lower_amateur,
         lower_weight=lower_weight, by_entropy=by_entropy, **weights,
     )  # fmt: skip
 
 
-def _triton(*args: Any, **kwargs: Any) -> Tensor:
-    from decoding.kernels.contrast.triton import contrast_triton
+def _contrast_triton(*args: Any, **kwargs: Any) -> Tensor:
+    from decoding.kernels.contrast.fused import contrast_triton
 
     return contrast_triton(*args, **kwargs)
 
 
 def _check_shapes(expert: Tensor, **others: Tensor | None) -> None:
-    """Raise ValueError unless all have the expert's shape, those called layers behind a dimension of their own."""
-    for name, each in others.items():
-        if each is not None and each.shape[name.endswith("layers") :] != expert.shape:
+    """Raise ValueError unless all have the expert's shape, after a dimension of layers if the name ends in "layers"."""
+    for name, logits in others.items():
+        if logits is not None and logits.shape[name.endswith("layers") :] != expert.shape:
             layers = "layers, " if name.endswith("layers") else ""
             raise ValueError(
-                f"{name.removesuffix('_layers')} {tuple(each.shape)} and expert {tuple(expert.shape)}: accepted are "
-                f"({layers}..., vocab) and (..., vocab) with the same batch and vocab"
+                f"{name.removesuffix('_layers')} must be ({layers}..., vocab) with the batch and vocab of expert "
+                f"{tuple(expert.shape)}, got {tuple(logits.shape)}"
             )

@@ -1,4 +1,4 @@
-"""The degeneration penalty of contrastive search: the largest cosine of each candidate with what came before."""
+"""The degeneration penalty of contrastive search: the largest cosine of each candidate with the tokens before it."""
 
 from __future__ import annotations
 
@@ -47,36 +47,37 @@ def degeneration_penalty(
     backend: str = "auto",
     positions: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Degeneration penalty of Su et al. (NeurIPS 2022, eq. 2): max over j of cos(h_v, h_j).
+    """Compute the degeneration penalty of Su et al. (NeurIPS 2022, eq. 2): max over j of cos(h_v, h_j).
 
     Args:
         candidates: (batch, k, dim), hidden states of the candidate tokens, any float dtype.
         history: (batch, capacity, dim), hidden states of prompt and generated tokens, same dtype.
         history_inverse_norms: (batch, capacity) float32, 1 / norm of each, 0 for zero vectors (:func:`inverse_norms`).
         start: (batch,) first slot of each row that counts; None is 0 for all.
-        length: (batch,), or one number for all rows: slots from here on do not count, whatever they hold; None is all.
+        length: (batch,), or one number for all rows: slots from this one on do not count, whatever they hold; None
+            counts all.
         backend: "auto", "triton" or "torch"; see :func:`decoding.kernels.backend.choose`.
-        positions: whether to tell as well which slot each candidate is most like, the token that it would repeat.
+        positions: also return the slot that each candidate is most similar to, which is the token that it would repeat.
 
     Returns:
         (batch, k) float32 in [-1, 1]. A zero vector has cosine 0 with everything; a row without history has penalty 0.
-        With ``positions``, also (batch, k) int64 slots, the first of equals; -1 for a row without history.
+        With ``positions``, also (batch, k) int64 slots, the first of equal ones; -1 for a row without history.
 
     Raises:
-        ValueError: shapes that do not fit, or a backend that cannot run (``BackendError``).
+        ValueError: shapes do not fit, or the backend cannot run (``BackendError``).
     """
     check_shapes(candidates, history, history_inverse_norms)
     if choose(backend, history.device) == "triton":
-        from decoding.kernels.degeneration_penalty.triton import degeneration_penalty_triton
+        from decoding.kernels.degeneration_penalty.fused import degeneration_penalty_triton
 
-        penalty, repeated = degeneration_penalty_triton(
+        penalty, slots = degeneration_penalty_triton(
             candidates, history, history_inverse_norms, start, length, positions
         )
     else:
-        penalty, repeated = degeneration_penalty_eager(
+        penalty, slots = degeneration_penalty_eager(
             candidates, history, history_inverse_norms, start, length, positions
         )
-    return penalty if repeated is None else (penalty, repeated)
+    return penalty if slots is None else (penalty, slots)
 
 
 def append(history: Tensor, history_inverse_norms: Tensor, hidden: Tensor, at: int, backend: str = "auto") -> None:
@@ -85,36 +86,36 @@ def append(history: Tensor, history_inverse_norms: Tensor, hidden: Tensor, at: i
     Args:
         history: (batch, capacity, dim), any float dtype.
         history_inverse_norms: (batch, capacity) float32.
-        hidden: (batch, n, dim), of the tokens chosen; dtype as ``history``.
-        at: the slot of the first one; ``at`` + n is at most the capacity.
-        backend: as in :func:`degeneration_penalty`.
+        hidden: (batch, n, dim), hidden states of the chosen tokens, dtype of ``history``.
+        at: slot of the first state; ``at`` + n is at most the capacity.
+        backend: "auto", "triton" or "torch"; see :func:`decoding.kernels.backend.choose`.
 
     Raises:
-        ValueError: shapes that do not fit, or a backend that cannot run (``BackendError``).
+        ValueError: shapes do not fit, or the backend cannot run (``BackendError``).
     """
-    check_shapes(hidden, history, history_inverse_norms)
-    if not 0 <= at <= history.shape[1] - hidden.shape[1]:
+    check_shapes(hidden, history, history_inverse_norms, name="hidden")
+    n, capacity = hidden.shape[1], history.shape[1]
+    if not 0 <= at <= capacity - n:
         raise ValueError(
-            f"at={at}: {hidden.shape[1]} states fit into a history of {history.shape[1]} slots from 0 to "
-            f"{history.shape[1] - hidden.shape[1]}"
+            f"at must be from 0 to {capacity - n} for {n} states in a history of {capacity} slots, got {at}"
         )
     if choose(backend, history.device) == "triton":
-        from decoding.kernels.degeneration_penalty.triton import append_triton
+        from decoding.kernels.degeneration_penalty.fused import append_triton
 
         append_triton(history, history_inverse_norms, hidden, at)
     else:
         append_eager(history, history_inverse_norms, hidden, at)
 
 
-def check_shapes(states: Tensor, history: Tensor, history_inverse_norms: Tensor) -> None:
-    """Raise ValueError where (batch, k, dim) states, history and norms do not fit together."""
+def check_shapes(states: Tensor, history: Tensor, history_inverse_norms: Tensor, name: str = "candidates") -> None:
+    """Raise ValueError where (batch, k, dim) states, called ``name``, the history and its norms do not fit together."""
     if states.dim() != 3 or history.dim() != 3 or states.shape[::2] != history.shape[::2]:
         raise ValueError(
-            f"candidates {tuple(states.shape)} and history {tuple(history.shape)}: accepted are (batch, k, dim) "
-            "and (batch, capacity, dim) with the same batch and dim"
+            f"{name} and history must be (batch, k, dim) and (batch, capacity, dim) with the same batch and dim, got "
+            f"{tuple(states.shape)} and {tuple(history.shape)}"
         )
     if history_inverse_norms.shape != history.shape[:2]:
         raise ValueError(
-            f"history_inverse_norms {tuple(history_inverse_norms.shape)}: accepted is (batch, capacity) = "
-            f"{tuple(history.shape[:2])}"
+            f"history_inverse_norms must be (batch, capacity) = {tuple(history.shape[:2])}, got "
+            f"{tuple(history_inverse_norms.shape)}"
         )

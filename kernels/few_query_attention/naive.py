@@ -1,4 +1,4 @@
-"""Attention as the formula has it: the oracle of every other form."""
+"""Attention as the formula defines it: the oracle of the other forms."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ __all__ = ["few_query_attention_naive"]
 
 
 def few_query_attention_naive(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """softmax(q·K·scale + mask)·V in float64, one query of one head at a time; see :func:`few_query_attention`."""
+    """Compute softmax(q·Kᵀ·scale + mask)·V in float64, one query of one head at a time.
+
+    Arguments as in :func:`decoding.kernels.few_query_attention.few_query_attention`.
+
+    Returns:
+        (batch, heads, tokens, value dim) float64.
+    """
     batch, heads, tokens, _ = query.shape
     groups = heads // key.shape[1]
     output = torch.zeros(batch, heads, tokens, value.shape[3], dtype=torch.float64)

@@ -11,7 +11,7 @@ __all__ = ["layer_divergence_eager"]
 
 
 def layer_divergence_eager(final: Tensor, premature: Tensor, kind: str = "dola") -> Tensor:
-    """(layers, ...) divergences; see :func:`decoding.kernels.layer_divergence.layer_divergence`."""
+    """Compute the divergences of :func:`decoding.kernels.layer_divergence.layer_divergence`, (layers, ...) float32."""
     final_log = final.float().log_softmax(-1)
     premature_log = premature.float().log_softmax(-1)
     average_log = torch.logaddexp(final_log, premature_log) - math.log(2)
@@ -22,5 +22,5 @@ def layer_divergence_eager(final: Tensor, premature: Tensor, kind: str = "dola")
 
 
 def _kl(p: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p‖q) over the last dimension. A token that both exclude adds nothing."""
+    """Compute KL(p‖q) over the last dimension; a token with p = 0 adds nothing."""
     return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1)

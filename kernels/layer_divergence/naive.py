@@ -1,4 +1,4 @@
-"""The divergence of premature layers as the formula has it, in float64: the oracle of every other form."""
+"""The divergence of premature layers as the formula defines it, in float64: the oracle of the other forms."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["layer_divergence_naive"]
 
 
 def layer_divergence_naive(final: Tensor, premature: Tensor, kind: str = "dola") -> Tensor:
-    """(layers, ...) divergences; see :func:`decoding.kernels.layer_divergence.layer_divergence`."""
+    """Compute the divergences of :func:`decoding.kernels.layer_divergence.layer_divergence`, (layers, ...) float64."""
     p, q = final.double().softmax(-1), premature.double().softmax(-1)
     m = (p + q) / 2
     return (_kl(m, p) + _kl(m, q) if kind == "dola" else _kl(p, m) + _kl(q, m)) / 2

@@ -13,18 +13,18 @@ from decoding.kernels.selection.naive import select_naive
 
 __all__ = ["Selection", "contrastive_scores", "select", "select_naive"]
 
-MOST = 1024  # candidates that one program of the kernel holds
+MAX_CANDIDATES = 1024  # that one program of the kernel holds
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What was chosen for each row.
+    """The candidate chosen for each row.
 
     Attributes:
         token: (batch,) int64 token ids.
-        branch: (batch,) int64, which of the k candidates that is.
-        score: (batch,) float32, its contrastive score; -inf where no candidate may be chosen (the token is then the
-            one with the lowest id).
+        branch: (batch,) int64 index among the k candidates.
+        score: (batch,) float32 contrastive score; -inf where no candidate may be chosen (the token is then the one with
+            the lowest id).
     """
 
     token: Tensor
@@ -44,16 +44,16 @@ def select(
     length: int | Tensor | None = None,
     backend: str = "auto",
 ) -> Selection:
-    """The candidate with the largest (1 - α)·p(v) - α·max_j cos(h_v, h_j); of equals the one with the lowest token id.
+    """Choose the candidate with the largest (1 - α)·p(v) - α·max_j cos(h_v, h_j); of equal ones the lowest token id.
 
-    On a GPU these are two launches, the penalty's last reduction among them, and nothing waits for them.
+    On a GPU these are two launches, the last reduction of the penalty included, and the host does not wait for them.
 
     Args:
         logits: (batch, vocab), any float dtype; a candidate whose logit is -inf is never chosen.
         probabilities: (batch, k) float32, of the candidates.
         candidates: (batch, k) int64 token ids, different ones in each row.
         penalty_alpha: α in [0, 1].
-        hidden: (batch, k, dim), the candidates' hidden states.
+        hidden: (batch, k, dim), hidden states of the candidates.
         history: (batch, capacity, dim); it, ``history_inverse_norms``, ``start`` and ``length`` as in
             :func:`decoding.kernels.degeneration_penalty.degeneration_penalty`.
         history_inverse_norms: (batch, capacity) float32.
@@ -61,22 +61,27 @@ def select(
         length: (batch,), one number, or None.
         backend: "auto", "triton" or "torch"; see :func:`decoding.kernels.backend.choose`.
 
+    Returns:
+        Token, branch and score of each row.
+
     Raises:
-        ValueError: shapes that do not fit, or a backend that cannot run (``BackendError``).
+        ValueError: shapes do not fit, or the backend cannot run (``BackendError``).
     """
-    check_shapes(hidden, history, history_inverse_norms)
+    check_shapes(hidden, history, history_inverse_norms, name="hidden")
     if not candidates.shape == probabilities.shape == hidden.shape[:2]:
         raise ValueError(
-            f"candidates {tuple(candidates.shape)}, probabilities {tuple(probabilities.shape)}: accepted is (batch, k) "
-            f"= {tuple(hidden.shape[:2])}"
+            f"candidates and probabilities must be (batch, k) = {tuple(hidden.shape[:2])}, got "
+            f"{tuple(candidates.shape)} and {tuple(probabilities.shape)}"
         )
     k = candidates.shape[1]
-    chosen = choose(backend, history.device)
-    if backend == "triton" and k > MOST:
-        raise BackendError(f"backend='triton': {k} candidates; the kernel takes up to {MOST}, 'auto' any number")
+    chosen_backend = choose(backend, history.device)
+    if backend == "triton" and k > MAX_CANDIDATES:
+        raise BackendError(
+            f"backend='triton': candidates must be at most {MAX_CANDIDATES} a row, got {k}; 'auto' runs any number"
+        )
     arguments = logits, probabilities, candidates, penalty_alpha, hidden, history, history_inverse_norms, start, length
-    if chosen == "triton" and k <= MOST:
-        from decoding.kernels.selection.triton import select_triton
+    if chosen_backend == "triton" and k <= MAX_CANDIDATES:
+        from decoding.kernels.selection.fused import select_triton
 
         return Selection(*select_triton(*arguments))
-    return Selection(*select_eager(*arguments, backend=chosen))
+    return Selection(*select_eager(*arguments, backend=chosen_backend))

@@ -22,11 +22,14 @@ def select_eager(
     length: int | Tensor | None = None,
     backend: str = "torch",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Token, branch and score; see :func:`decoding.kernels.selection.select`."""
+    """Choose token, branch and score, (batch,) each: :func:`decoding.kernels.selection.select`.
+
+    ``backend`` is that of the degeneration penalty.
+    """
     penalty = degeneration_penalty(hidden, history, history_inverse_norms, start, length, backend)
     scores = contrastive_scores(logits, probabilities, candidates, penalty, penalty_alpha)
     best = scores.amax(1, keepdim=True)
-    token = torch.where(scores == best, candidates, logits.shape[1]).amin(1, keepdim=True)  # the first of equals
+    token = torch.where(scores == best, candidates, logits.shape[1]).amin(1, keepdim=True)  # lowest id of equal scores
     branch = (candidates == token).to(torch.uint8).argmax(1)
     return candidates.gather(1, branch[:, None])[:, 0], branch, best[:, 0]
 
@@ -34,6 +37,17 @@ def select_eager(
 def contrastive_scores(
     logits: Tensor, probabilities: Tensor, candidates: Tensor, penalty: Tensor, penalty_alpha: float
 ) -> Tensor:
-    """(batch, k) float32 scores (1 - α)·p - α·penalty (Su et al., eq. 2), -inf where the candidate's logit is -inf."""
+    """Compute scores (1 - α)·p - α·penalty (Su et al., eq. 2), -inf where the candidate's logit is -inf.
+
+    Args:
+        logits: (batch, vocab), any float dtype.
+        probabilities: (batch, k) float32, of the candidates.
+        candidates: (batch, k) int64 token ids.
+        penalty: (batch, k) float32 degeneration penalty.
+        penalty_alpha: α in [0, 1].
+
+    Returns:
+        (batch, k) float32.
+    """
     scores = (1 - penalty_alpha) * probabilities - penalty_alpha * penalty
     return scores.masked_fill_(logits.gather(1, candidates) == -torch.inf, -torch.inf)

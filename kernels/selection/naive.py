@@ -1,4 +1,4 @@
-"""The choice of contrastive search as the formula has it: the oracle of every other form."""
+"""The choice of contrastive search as the formula defines it: the oracle of the other forms."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ def select_naive(
     start: Tensor | None = None,
     length: int | Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Token, branch and score of each row; see :func:`decoding.kernels.selection.select` for the shapes."""
+    """Choose token, branch and score, (batch,) each, one row at a time: :func:`decoding.kernels.selection.select`."""
     penalty, _ = degeneration_penalty_naive(hidden, history, start, length)
     tokens, branches, scores = [], [], []
     for row, ids in enumerate(candidates.tolist()):
         ranked = []
         for branch, token in enumerate(ids):
-            score = (1 - penalty_alpha) * float(probabilities[row, branch]) - penalty_alpha * float(
-                penalty[row, branch]
-            )
+            p, cosine = float(probabilities[row, branch]), float(penalty[row, branch])
+            score = (1 - penalty_alpha) * p - penalty_alpha * cosine
             score = -math.inf if float(logits[row, token]) == -math.inf else score
             ranked.append((-score, token, branch))
-        score, token, branch = min(ranked)  # the largest score, of equals the lowest token id
+        score, token, branch = min(ranked)  # the largest score, and of equal ones the lowest token id
         tokens.append(token)
         branches.append(branch)
         scores.append(-score)

@@ -1,4 +1,4 @@
-"""The benchmark of the kernels, as far as a machine without a GPU can show it."""
+"""The benchmark of the kernels, as far as it can be tested without a GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch, kernel_device: torch.device) -> ModuleType:
-    """The script as a module; it believes that what runs here is no interpreter."""
+    """Import the script as a module that takes the interpreter for a GPU."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     module = importlib.import_module("kernel_forms")
     monkeypatch.setattr(module, "interpreted", lambda: False)

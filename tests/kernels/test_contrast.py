@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from kernel_checks import assert_equals_definition, draw_logits, logits_id
 from torch import Tensor
 
 from decoding.kernels.contrast import (
@@ -22,26 +23,21 @@ from decoding.kernels.contrast import (
 # The interpreter computes both sides of tl.where: inf - inf where the other is taken.
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning")
 
-# Both forms are given the same numbers, so float32's bound holds for half precision too: what is left is rounding of
-# sums over the vocabulary.
-TOLERANCE = 1e-5
-GAP = 13  # elements between two rows, so that their stride is odd
 SHAPES = [(2, 1003, 3), (1, 2048, 1), (5, 517, 2), (1, 5000, 2), (2, 3, 130, 2)]  # batch, (time,) vocab, layers
 
 
 class Inputs:
-    """Logits of everybody, in rows with NaN between them."""
+    """Logits of every reader, in rows with NaN between them."""
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, excluded: float = 0.0) -> None:
         *rows, vocab, layers = shape
         generator = torch.Generator().manual_seed(sum(shape))
 
         def logits(*lead: int) -> Tensor:
-            wide = torch.full((*lead, *rows, vocab + GAP), torch.nan)
-            wide[..., :vocab] = 3 * torch.randn(*lead, *rows, vocab, generator=generator) - 20
+            drawn = draw_logits(*lead, *rows, vocab, generator=generator)
             if excluded:
-                wide[torch.rand(wide.shape, generator=generator) < excluded] = -torch.inf
-            return wide.to(device, dtype)[..., :vocab]
+                drawn[torch.rand(drawn.shape, generator=generator) < excluded] = -torch.inf
+            return drawn.to(device, dtype)[..., :vocab]
 
         self.expert, self.amateur, self.guided = logits(), logits(), logits()
         self.lower, self.lower_amateur = logits(layers), logits(layers)
@@ -54,7 +50,7 @@ class Inputs:
 
 LOL = {"amateur_weight": 0.8, "lower_amateur_weight": 0.6, "fusion_weight": 0.7, "refocus_weight": 0.4}
 Form = Callable[..., Tensor]
-# name: what computes it, given inputs, alpha and a backend; its definition, given inputs and alpha
+# By name: the function, given inputs, alpha and a backend; and its definition, given inputs and alpha.
 FORMS: dict[str, tuple[Form, Form]] = {
     "logits": (
         lambda x, alpha, backend: contrast_logits(x.expert, x.amateur, 0.5, alpha, backend),
@@ -101,25 +97,11 @@ for fusion in ("static", "entropy"):
         FORMS[f"{fusion}{'-refocused' if guidance else ''}"] = (_computed, _defined)
 
 
-def _same(scores: Tensor, definition: Tensor) -> None:
-    """-inf and inf where the definition has them, elsewhere its numbers."""
-    assert scores.dtype == torch.float32
-    finite = definition.isfinite()
-    assert torch.equal(scores[~finite], definition[~finite].float())
-    error = (scores - definition)[finite].square().mean().sqrt()
-    assert float(error / definition[finite].square().mean().sqrt()) < TOLERANCE
-
-
-def _id(shape: tuple[int, ...]) -> str:
-    *rows, vocab, layers = shape
-    return f"B{'xT'.join(map(str, rows))}-V{vocab}-N{layers}"
-
-
 @pytest.mark.parametrize(
     ("shape", "dtype"),
-    [(each, torch.float32) for each in SHAPES]
-    + [(each, dtype) for each in SHAPES[::4] for dtype in (torch.float16, torch.bfloat16)],
-    ids=lambda each: _id(each) if isinstance(each, tuple) else str(each).removeprefix("torch."),
+    [(shape, torch.float32) for shape in SHAPES]
+    + [(shape, dtype) for shape in SHAPES[::4] for dtype in (torch.float16, torch.bfloat16)],
+    ids=logits_id,
 )
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_equals_its_definition(
@@ -127,12 +109,12 @@ def test_every_form_equals_its_definition(
 ) -> None:
     inputs = Inputs(shape, dtype, device)
     computed, defined = FORMS[form]
-    _same(computed(inputs, 0.05, backend), defined(inputs, 0.05))
+    assert_equals_definition(computed(inputs, 0.05, backend), defined(inputs, 0.05))
 
 
 @pytest.mark.parametrize("alpha", [None, 0.0, 1e-3])
 @pytest.mark.parametrize("form", FORMS)
-def test_what_the_expert_excludes_stays_excluded_whatever_the_amateur_says(
+def test_a_token_that_the_expert_excludes_stays_excluded(
     form: str, alpha: float | None, backend: str, device: torch.device
 ) -> None:
     inputs = Inputs((2, 1200, 2), torch.float32, device, excluded=0.1)
@@ -140,18 +122,18 @@ def test_what_the_expert_excludes_stays_excluded_whatever_the_amateur_says(
     scores = computed(inputs, alpha, backend)
     assert not scores.isnan().any()
     assert (scores[inputs.expert == -torch.inf] == -torch.inf).all()
-    _same(scores, defined(inputs, alpha))
+    assert_equals_definition(scores, defined(inputs, alpha))
 
 
 @pytest.mark.parametrize("alpha", [0.02, 1.0])
 @pytest.mark.parametrize("form", ["static", "entropy-refocused"])
-def test_plausibility_is_taken_anew_where_a_lower_layer_leaves_nothing_of_it(
+def test_plausibility_is_computed_again_where_a_lower_layer_excludes_every_plausible_token(
     form: str, alpha: float, backend: str, device: torch.device
 ) -> None:
-    """Of five rows: in the first, and in the fourth for its last block alone; of the last, nothing is left at all."""
+    """Five rows: the first falls back, the fourth with its last block only, and the last has no token left at all."""
     x = Inputs((5, 2600, 2), torch.float32, device)
-    evidence = torch.lerp(x.expert, x.guided, 1 + LOL["refocus_weight"]) if "refocused" in form else x.expert
-    plausible = evidence >= evidence.amax(-1, keepdim=True) + math.log(alpha)
+    refocused = torch.lerp(x.expert, x.guided, 1 + LOL["refocus_weight"]) if "refocused" in form else x.expert
+    plausible = refocused >= refocused.amax(-1, keepdim=True) + math.log(alpha)
     x.lower[1, 0, plausible[0]] = -torch.inf
     x.lower[0, 3, plausible[3]] = -torch.inf
     x.lower[0, 3, :2100] = -torch.inf
@@ -163,28 +145,28 @@ def test_plausibility_is_taken_anew_where_a_lower_layer_leaves_nothing_of_it(
     assert not (left & plausible)[[0, 3]].any()
     assert not left[3, :2100].any()
     assert torch.equal(left[1:3], plausible[1:3])
-    _same(scores, defined(x, alpha))
+    assert_equals_definition(scores, defined(x, alpha))
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_without_weight_the_amateur_has_no_say(form: str, backend: str, device: torch.device) -> None:
+def test_without_weight_the_amateur_is_ignored(form: str, backend: str, device: torch.device) -> None:
     x = Inputs((2, 700, 2), torch.float32, device)
-    for each in (x.amateur, x.lower_amateur):
-        each[..., ::7] = -torch.inf
+    for logits in (x.amateur, x.lower_amateur):
+        logits[..., ::7] = -torch.inf
     if form == "logits":
-        _same(
+        assert_equals_definition(
             contrast_logits(x.expert, x.amateur, 0.0, 0.1, backend), contrast_logits_naive(x.expert, x.expert, 0.0, 0.1)
         )
     elif form in ("log-probs", "dola"):
         expected = contrast_log_probs_naive(x.expert, x.expert, 0.0)
-        _same(contrast_log_probs(x.expert, x.amateur, 0.0, backend=backend), expected)
+        assert_equals_definition(contrast_log_probs(x.expert, x.amateur, 0.0, backend=backend), expected)
     else:
         settings = LOL | {"amateur_weight": 0.0, "lower_amateur_weight": 0.0}
         fusion = "entropy" if "entropy" in form else "static"
         scores = multi_layer_contrast(
             x.expert, x.amateur, x.guided, x.lower, x.lower_amateur, **settings, fusion=fusion, backend=backend
         )
-        _same(
+        assert_equals_definition(
             scores,
             multi_layer_contrast_naive(x.expert, x.expert, x.guided, x.lower, x.lower, **settings, fusion=fusion),
         )
@@ -192,7 +174,7 @@ def test_without_weight_the_amateur_has_no_say(form: str, backend: str, device: 
 
 @pytest.mark.parametrize("guidance", [False, True], ids=["plain", "guided"])
 def test_with_alpha_one_the_best_token_is_left(guidance: bool, backend: str, device: torch.device) -> None:
-    """The maximum and the comparison with it round alike, also of a sum of two readings."""
+    """Maximum and comparison with it must round alike, for guided experts too."""
     for seed in range(5):
         x = Inputs((3, 900 + seed, 2), torch.float32, device)
         x.expert[1, 4] = x.expert[1, 8] = 30.0  # two that are equally good
@@ -201,62 +183,77 @@ def test_with_alpha_one_the_best_token_is_left(guidance: bool, backend: str, dev
             x.expert, x.amateur, x.guided if guidance else None, refocus_weight=0.37, alpha=1.0, backend=backend
         )
         left = [row.isfinite().nonzero().flatten().tolist() for row in scores]
-        evidence = 1.37 * x.guided.double() - 0.37 * x.expert.double() if guidance else x.expert
-        best = evidence.argmax(-1).tolist()
+        refocused = 1.37 * x.guided.double() - 0.37 * x.expert.double() if guidance else x.expert
+        best = refocused.argmax(-1).tolist()
         assert left == [[best[0]], [4, 8], [best[2]]]
 
 
-def test_rows_far_apart_and_vocabularies_cut_short_are_read_in_place(backend: str, device: torch.device) -> None:
-    """An expert with a few more tokens than the amateur, layers that do not follow each other."""
+def test_rows_and_layers_of_any_stride_are_read_in_place(backend: str, device: torch.device) -> None:
+    """An expert's vocabulary cut to the amateur's, and layers that are not contiguous."""
     generator = torch.Generator().manual_seed(1)
     expert = torch.randn(4, 1030, generator=generator).to(device)[::2, :1024]
     layers = torch.randn(2, 5, 1024, generator=generator).to(device).transpose(0, 1)[::2]  # (3, 2, vocab)
     chosen = torch.tensor([2, 0], device=device)
     scores = contrast_log_probs(expert, layers, layer=chosen, backend=backend)
-    _same(scores, contrast_log_probs_naive(expert, torch.stack([layers[2, 0], layers[0, 1]])))
+    assert_equals_definition(scores, contrast_log_probs_naive(expert, torch.stack([layers[2, 0], layers[0, 1]])))
 
 
-def test_rows_and_layers_may_lie_beyond_what_32_bits_count(backend: str, device: torch.device) -> None:
-    stride, vocab = 2**30, 260  # 4 GiB of half precision, of which a CPU touches a few pages
+def test_offsets_of_rows_and_layers_may_need_64_bits(backend: str, device: torch.device) -> None:
+    stride, vocab = 2**30, 260  # 4 GiB in half precision, of which a CPU touches a few pages
     rows = torch.empty_strided((3, 2 * vocab), (stride, 1), dtype=torch.bfloat16, device=device)
     rows.copy_(torch.randn(3, 2 * vocab, generator=torch.Generator().manual_seed(2)))
     expert, amateur = rows[:, :vocab], rows[:, vocab:]
-    _same(contrast_logits(expert, amateur, 0.5, 0.1, backend), contrast_logits_naive(expert, amateur, 0.5, 0.1))
+    assert_equals_definition(
+        contrast_logits(expert, amateur, 0.5, 0.1, backend), contrast_logits_naive(expert, amateur, 0.5, 0.1)
+    )
     layer = torch.tensor([2], device=device)
     scores = contrast_log_probs(expert[:1], amateur[:, None], layer=layer, backend=backend)
-    _same(scores, contrast_log_probs_naive(expert[:1], amateur[2:]))
+    assert_equals_definition(scores, contrast_log_probs_naive(expert[:1], amateur[2:]))
     lower, lower_amateur = rows.view(3, 1, 2, vocab).unbind(2)
     scores = multi_layer_contrast(lower[0], lower_amateur[0], lower=lower, lower_amateur=lower_amateur, backend=backend)
-    _same(scores, multi_layer_contrast_naive(lower[0], lower_amateur[0], None, lower, lower_amateur))
+    assert_equals_definition(scores, multi_layer_contrast_naive(lower[0], lower_amateur[0], None, lower, lower_amateur))
 
 
 def test_readers_may_differ_in_dtype(backend: str, device: torch.device) -> None:
     x = Inputs((2, 1500, 2), torch.float32, device)
     x.amateur, x.guided, x.lower = x.amateur.half(), x.guided.bfloat16(), x.lower.double()
     computed, defined = FORMS["entropy-refocused"]
-    _same(computed(x, 0.05, backend), defined(x, 0.05))
+    assert_equals_definition(computed(x, 0.05, backend), defined(x, 0.05))
 
 
-def test_no_rows_give_no_scores(backend: str, device: torch.device) -> None:
+def test_without_rows_the_scores_are_empty(backend: str, device: torch.device) -> None:
     none = torch.zeros(0, 12, device=device)
     assert contrast_logits(none, none, 0.5, 0.1, backend).shape == (0, 12)
 
 
 E32 = torch.zeros(2, 3)
+LAYER = torch.zeros(3).long()
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: contrast_logits(E32, torch.zeros(2, 4), 0.5), "amateur (2, 4) and expert (2, 3): accepted are"),
-        (lambda: contrast_log_probs(E32, E32, layer=torch.zeros(2).long()), "accepted are (layers, ..., vocab)"),
-        (lambda: contrast_log_probs(E32, E32[None], layer=torch.zeros(3).long()), "layer (3,): accepted is one a row"),
-        (lambda: multi_layer_contrast(E32, E32, lower=E32[None]), "accepted are both, with as many layers, or neither"),
-        (lambda: multi_layer_contrast(E32, E32, fusion="mean"), "fusion='mean': accepted are static, entropy"),
-        (lambda: contrast_logits(E32, E32, 0.5, backend="cuda"), "backend='cuda': accepted are auto, triton, torch"),
+        (
+            lambda: contrast_logits(E32, torch.zeros(2, 4), 0.5),
+            "amateur must be (..., vocab) with the batch and vocab of expert (2, 3), got (2, 4)",
+        ),
+        (lambda: contrast_log_probs(E32, E32, layer=LAYER[:2]), "amateur must be (layers, ..., vocab)"),
+        (
+            lambda: contrast_log_probs(E32, E32[None], layer=LAYER),
+            "layer must hold one index a row, (2,), got (3,)",
+        ),
+        (
+            lambda: multi_layer_contrast(E32, E32, lower=E32[None]),
+            "lower and lower_amateur must be both given, with the same number of layers, or both None",
+        ),
+        (lambda: multi_layer_contrast(E32, E32, fusion="mean"), "fusion must be one of static, entropy, got 'mean'"),
+        (
+            lambda: contrast_logits(E32, E32, 0.5, backend="cuda"),
+            "backend must be one of auto, triton, torch, got 'cuda'",
+        ),
     ],
-)  # fmt: skip
-def test_what_does_not_fit_is_refused(call: Callable[[], Tensor], message: str) -> None:
+)
+def test_arguments_that_do_not_fit_are_refused(call: Callable[[], Tensor], message: str) -> None:
     with pytest.raises(ValueError) as raised:
         call()
     assert message in str(raised.value)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_checks import relative_rmse
+from kernel_checks import DTYPES, dtype_id, relative_rmse, shape_id
 
 from decoding.kernels.degeneration_penalty import (
     append,
@@ -15,8 +15,8 @@ from decoding.kernels.degeneration_penalty import (
     inverse_norms,
 )
 
-# float32 accumulates over the dimension; half-precision inputs are the same numbers for both forms, so the same
-# bound holds
+# Sums over the dimension are float32. Half-precision inputs are the same numbers for both forms, so the bound holds for
+# them too.
 TOLERANCE = 2e-6
 SHAPES = [(1, 1, 1, 32), (1, 4, 33, 48), (3, 5, 17, 7), (2, 64, 130, 64), (2, 3, 2500, 8)]
 
@@ -28,8 +28,8 @@ def _random(shape: tuple[int, int, int, int], dtype: torch.dtype, seed: int = 0)
     return candidates, torch.randn(batch, length, dim, generator=generator).to(dtype)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"B{s[0]}-K{s[1]}-S{s[2]}-D{s[3]}")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape_id("BKSD", shape))
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
 def test_equals_the_naive_definition(shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
     candidates, history = _random(shape, dtype)
     penalty = degeneration_penalty(candidates, history, inverse_norms(history))
@@ -40,20 +40,20 @@ def test_equals_the_naive_definition(shape: tuple[int, int, int, int], dtype: to
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_each_row_sees_its_own_slots_only(data: st.DataObject) -> None:
+def test_slots_outside_a_row_are_not_read(data: st.DataObject) -> None:
     batch, k, capacity, dim = (data.draw(st.integers(1, high)) for high in (4, 5, 40, 16))
     candidates, history = _random((batch, k, capacity, dim), torch.float32, seed=data.draw(st.integers(0, 999)))
     ends = data.draw(st.lists(st.integers(1, capacity), min_size=batch, max_size=batch))
     starts = [data.draw(st.integers(0, end - 1)) for end in ends]
     norms = inverse_norms(history)
     expected, slots = degeneration_penalty_naive(candidates, history, torch.tensor(starts), torch.tensor(ends))
-    for row, (start, end) in enumerate(zip(starts, ends, strict=True)):  # whatever stands there must not be looked at
+    for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
         history[row, :start] = history[row, end:] = float("nan")
         norms[row, :start] = norms[row, end:] = float("nan")
     bounds = torch.tensor(starts), torch.tensor(ends)
     penalty, repeated = degeneration_penalty(candidates, history, norms, *bounds, positions=True)
     torch.testing.assert_close(penalty, expected, atol=1e-5, rtol=1e-5)
-    if dim > 1:  # in one dimension every cosine is 1 or -1, and which of equals comes first is rounding
+    if dim > 1:  # in one dimension every cosine is 1 or -1, and rounding decides which equal one comes first
         assert repeated.equal(slots)
 
 
@@ -91,19 +91,22 @@ def test_append_writes_states_and_inverse_norms_in_place() -> None:
     assert history[:, 7:].equal(before[:, 7:])
     torch.testing.assert_close(norms, inverse_norms(history))
     assert norms[1, 6] == 0
-    with pytest.raises(ValueError, match=r"at=6: 3 states fit into a history of 8 slots from 0 to 5"):
+    with pytest.raises(ValueError, match=r"at must be from 0 to 5 for 3 states in a history of 8 slots, got 6"):
         append(history, norms, hidden, 6)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"history": torch.zeros(2, 4, 9)}, "with the same batch and dim"),
-        ({"history_inverse_norms": torch.zeros(2, 5)}, "history_inverse_norms (2, 5)"),
-        ({"backend": "cuda"}, "backend='cuda': accepted are auto, triton, torch"),
+        ({"history": torch.zeros(2, 4, 9)}, "with the same batch and dim, got (2, 3, 8) and (2, 4, 9)"),
+        (
+            {"history_inverse_norms": torch.zeros(2, 5)},
+            "history_inverse_norms must be (batch, capacity) = (2, 4), got (2, 5)",
+        ),
+        ({"backend": "cuda"}, "backend must be one of auto, triton, torch, got 'cuda'"),
     ],
 )
-def test_what_does_not_fit_is_refused(change: dict[str, object], message: str) -> None:
+def test_arguments_that_do_not_fit_are_refused(change: dict[str, object], message: str) -> None:
     arguments: dict[str, object] = {
         "candidates": torch.zeros(2, 3, 8),
         "history": torch.zeros(2, 4, 8),

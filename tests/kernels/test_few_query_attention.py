@@ -1,19 +1,17 @@
-"""Attention of a few query tokens, in its torch forms and its kernel, against the naive definition."""
+"""Attention of a few query tokens, in torch and as a kernel, against the naive definition."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
-from kernel_checks import relative_rmse
+from kernel_checks import DTYPES, dtype_id, poison_empty, relative_rmse, shape_id
 from torch import Tensor
 
 from decoding.kernels.few_query_attention import few_query_attention, few_query_attention_naive, seen_span
 
-# one query; contrastive search with and without grouped heads; odd everything, values narrower than keys; many rows
+# One query; contrastive search with and without grouped heads; odd sizes, values narrower than keys; many queries.
 SHAPES = [
     (1, 2, 2, 1, 33, 16, 16),
     (2, 4, 2, 4, 70, 32, 32),
@@ -23,26 +21,21 @@ SHAPES = [
     (1, 8, 1, 9, 130, 16, 16),
     (1, 2, 1, 2, 300, 128, 128),
 ]
-DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 MASKS = ["none", "one", "of heads", "bool"]
-# float32 sums in another order; a half-precision result is rounded (1.7e-3 of a bfloat16 one; the interpreter cuts off,
-# 3.4e-3), and so are a kernel's weights before their product with the values
+# float32 sums in another order. Half-precision results are rounded (1.7e-3 in bfloat16; the interpreter truncates,
+# 3.4e-3), and so are a kernel's weights before their product with the values.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 4e-3}
-SPARE = 7  # slots of the cache behind those that are read
+SPARE = 7  # slots of the cache after those that are read
 
 
-def shape_id(shape: tuple[int, ...]) -> str:
-    return "B{}-H{}-G{}-Q{}-S{}-D{}-V{}".format(*shape)
-
-
-def dtype_id(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def size_id(shape: tuple[int, ...]) -> str:
+    return shape_id("BHGQSDV", shape)
 
 
 def problem(
     shape: tuple[int, ...], dtype: torch.dtype, kind: str, device: torch.device, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Query, keys and values as a cache and a model hand them over, and a mask; what lies behind them is NaN."""
+    """Draw query, keys and values laid out as by a model and its cache, and a mask; spare slots are NaN."""
     batch, heads, key_heads, tokens, slots, dim, value_dim = shape
     generator = torch.Generator().manual_seed(seed)
 
@@ -66,13 +59,13 @@ def problem(
 
 
 def expected(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    tensors = (None if each is None else each.cpu() for each in (query, key, value, mask))
+    tensors = (None if x is None else x.cpu() for x in (query, key, value, mask))
     return few_query_attention_naive(*tensors, scale)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", MASKS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
-@pytest.mark.parametrize("shape", SHAPES[:4], ids=shape_id)
+@pytest.mark.parametrize("shape", SHAPES[:4], ids=size_id)
 def test_the_torch_form_equals_the_naive_definition(shape: tuple[int, ...], dtype: torch.dtype, kind: str) -> None:
     inputs = problem(shape, dtype, kind, torch.device("cpu"))
     output = few_query_attention(*inputs, scale=0.3, backend="torch")
@@ -82,47 +75,48 @@ def test_the_torch_form_equals_the_naive_definition(shape: tuple[int, ...], dtyp
 
 @pytest.mark.parametrize("kind", MASKS)
 @pytest.mark.parametrize("tokens", [1, 4])
-def test_long_caches_of_a_cpu_are_read_by_two_products(tokens: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_caches_on_a_cpu_are_read_by_two_products(tokens: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from decoding.kernels.few_query_attention import eager
 
     monkeypatch.setattr(eager, "LONG", 100)
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", None)  # it must not be what runs
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", None)  # must not run
     for heads in (3, 3 * 4 // tokens):
         inputs = problem((2, heads, 3, tokens, 120, 16, 24), torch.float32, kind, torch.device("cpu"))
         output = few_query_attention(*inputs)
         assert relative_rmse(output, expected(*inputs, scale=0.25)) < 2e-6
 
 
-def test_long_caches_whose_rows_lie_apart_and_gradients_go_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uneven_rows_and_gradients_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     from decoding.kernels.few_query_attention import eager
 
     monkeypatch.setattr(eager, "LONG", 100)
-    monkeypatch.setattr(eager, "_products", None)
+    monkeypatch.setattr(eager, "_attend_by_products", None)
     query, key, value, mask = problem((2, 3, 3, 4, 120, 16, 16), torch.float32, "one", torch.device("cpu"))
     reference = expected(query, key, value, mask, scale=0.25)
-    apart = [torch.cat([each, each], dim=1)[:, :3] for each in (key, value)]
+    apart = [torch.cat([x, x], dim=1)[:, :3] for x in (key, value)]
     assert relative_rmse(few_query_attention(query, *apart, mask), reference) < 2e-6
     query.requires_grad_()
     few_query_attention(query, key, value, mask).sum().backward()
     assert query.grad is not None
 
 
-@pytest.mark.parametrize("parts", ["as many as blocks", "few"])
+@pytest.mark.parametrize("splits", ["one a block", "few"])
 @pytest.mark.parametrize("kind", ["one", "of heads"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
-@pytest.mark.parametrize("shape", SHAPES, ids=shape_id)
+@pytest.mark.parametrize("shape", SHAPES, ids=size_id)
 def test_the_kernel_equals_the_naive_definition(
     shape: tuple[int, ...],
     dtype: torch.dtype,
     kind: str,
-    parts: str,
+    splits: str,
     kernel_device: torch.device,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if parts == "few":
-        filling(3, monkeypatch)
+    if splits == "few":
+        set_target_programs(3, monkeypatch)
     inputs = problem(shape, dtype, kind, kernel_device)
-    with poisoned_storage(monkeypatch):
+    with monkeypatch.context() as patch:
+        poison_empty(patch)
         output = few_query_attention(*inputs, scale=0.3, backend="triton")
     assert output.dtype == dtype
     assert relative_rmse(output, expected(*inputs, scale=0.3)) < TOLERANCE[dtype]
@@ -141,31 +135,31 @@ def test_the_kernel_takes_no_mask_and_bool_ones(dtype: torch.dtype, kind: str, k
 def test_the_kernel_reads_nothing_outside_the_span_of_a_row(
     of: str, dtype: torch.dtype, kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Left padding, a window, the unused end of a static cache, one slot, nothing at all."""
-    filling(12, monkeypatch)
+    """Rows with left padding, a sliding window, the unused end of a static cache, one slot, no slot."""
+    set_target_programs(12, monkeypatch)
     query, key, value, _ = problem((5, 4, 2, 3, 300, 32, 32), dtype, "none", kernel_device)
     seen = torch.zeros(5, 1, 3, 300, dtype=torch.bool)
     for row, (low, high) in enumerate([(0, 300), (137, 300), (5, 190), (64, 65), (9, 9)]):
         seen[row, :, :, low:high] = True
         if high - low > 1:
-            seen[row, 0, 1, low : high - 1] = torch.rand(high - low - 1) < 0.5  # the others see all of it
+            seen[row, 0, 1, low : high - 1] = torch.rand(high - low - 1) < 0.5  # the other tokens see all of it
     mask = seen if of == "bool" else torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
     reference = expected(query[:4], key[:4], value[:4], mask[:4], scale=0.2)
     mask = mask.to(kernel_device)
     for row in range(5):
-        nobody = ~seen[row].any(1)[0].to(kernel_device)
-        key[row, :, nobody] = value[row, :, nobody] = torch.nan
+        unseen = ~seen[row].any(1)[0].to(kernel_device)
+        key[row, :, unseen] = value[row, :, unseen] = torch.nan
     output = few_query_attention(query, key, value, mask, 0.2, seen_span(mask), backend="triton")
     assert relative_rmse(output[:4], reference) < TOLERANCE[dtype]
     assert output[4].eq(0).all()
-    one = mask[:1].expand(1, 4, -1, -1)  # bounds of one row serve all
+    one = mask[:1].expand(1, 4, -1, -1)  # the span of one row serves all
     output = few_query_attention(query[:2], key[:1].expand(2, -1, -1, -1), value[:1].expand(2, -1, -1, -1), one, 0.2,
                                  seen_span(one), backend="triton")  # fmt: skip
     assert relative_rmse(output[:1], reference[:1]) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("lowest", [torch.finfo(torch.float32).min, -torch.inf])
-def test_a_query_that_sees_nothing_leaves_the_others_alone(lowest: float, kernel_device: torch.device) -> None:
+def test_a_query_that_sees_nothing_does_not_change_the_others(lowest: float, kernel_device: torch.device) -> None:
     inputs = problem((1, 2, 1, 3, 100, 16, 16), torch.float32, "one", kernel_device)
     reference = expected(*inputs, scale=0.25)
     assert inputs[3] is not None
@@ -177,29 +171,20 @@ def test_a_query_that_sees_nothing_leaves_the_others_alone(lowest: float, kernel
 
 def test_any_strides_are_read(kernel_device: torch.device) -> None:
     inputs = problem((2, 4, 2, 3, 70, 24, 24), torch.float16, "of heads", kernel_device)
-    strided = [each if each is None else each.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0) for each in inputs]
+    strided = [x if x is None else x.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0) for x in inputs]
     output = few_query_attention(*strided, backend="triton")  # type: ignore[arg-type]
     assert output.equal(few_query_attention(*inputs, backend="triton"))
 
 
-def filling(programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel believes that so many programs fill the GPU."""
-    from decoding.kernels.few_query_attention import triton
+def set_target_programs(programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the launcher split as if this many programs filled the GPU."""
+    from decoding.kernels.few_query_attention import fused
 
-    monkeypatch.setattr(triton, "FILLING", programs)
-
-
-@contextmanager
-def poisoned_storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What the kernel allocates is full of NaN."""
-    empty = torch.empty
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "empty", lambda *size, **options: empty(*size, **options).fill_(torch.nan))
-        yield
+    monkeypatch.setattr(fused, "FILLING", programs)
 
 
 @pytest.mark.parametrize("of", ["bool", "float"])
-def test_the_span_of_a_mask_goes_from_the_first_seen_slot_to_behind_the_last(of: str) -> None:
+def test_the_span_of_a_mask_is_from_the_first_seen_slot_to_the_last(of: str) -> None:
     seen = torch.zeros(3, 2, 2, 9, dtype=torch.bool)
     seen[0, 0, 1, 3] = seen[0, 1, 0, 5] = seen[1] = True
     mask = seen if of == "bool" else torch.zeros(seen.shape).masked_fill_(~seen, torch.finfo(torch.float32).min) - 5
@@ -211,14 +196,18 @@ def test_the_span_of_a_mask_goes_from_the_first_seen_slot_to_behind_the_last(of:
     ("change", "message"),
     [
         ({"key": torch.zeros(2, 3, 6, 8)}, "heads a multiple of key heads"),
-        ({"value": torch.zeros(2, 2, 5, 8)}, "value (2, 2, 5, 8)"),
-        ({"query": torch.zeros(2, 4, 3, 9)}, "query (2, 4, 3, 9)"),
-        ({"mask": torch.zeros(2, 2, 3, 6)}, "mask (2, 2, 3, 6): accepted is"),
-        ({"mask": torch.zeros(3, 6)}, "mask (3, 6)"),
-        ({"backend": "cuda"}, "backend='cuda': accepted are auto, triton, torch"),
+        ({"value": torch.zeros(2, 2, 5, 8)}, "got query (2, 4, 3, 8), key (2, 2, 6, 8), value (2, 2, 5, 8)"),
+        ({"query": torch.zeros(2, 4, 3, 9)}, "got query (2, 4, 3, 9)"),
+        (
+            {"mask": torch.zeros(2, 2, 3, 6)},
+            "mask must be (batch or 1, heads or 1, tokens, slots) with batch, heads, tokens, slots = (2, 4, 3, 6), got "
+            "(2, 2, 3, 6)",
+        ),
+        ({"mask": torch.zeros(3, 6)}, "got (3, 6)"),
+        ({"backend": "cuda"}, "backend must be one of auto, triton, torch, got 'cuda'"),
     ],
 )
-def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
+def test_arguments_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
     arguments = {"query": torch.zeros(2, 4, 3, 8), "key": torch.zeros(2, 2, 6, 8), "value": torch.zeros(2, 2, 6, 8)}
     with pytest.raises(ValueError) as raised:
         few_query_attention(**{**arguments, **change})

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from kernel_checks import assert_equals_definition, draw_logits, logits_id
 from torch import Tensor
 
 from decoding.kernels.layer_divergence import KINDS, layer_divergence, layer_divergence_naive
@@ -13,43 +14,25 @@ from decoding.kernels.layer_divergence import KINDS, layer_divergence, layer_div
 # The interpreter computes both sides of tl.where: inf - inf where the other is taken.
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning")
 
-# Half-precision inputs are the same numbers for all forms, so float32's bound holds for them too.
-TOLERANCE = 1e-5
-GAP = 13  # elements between two rows, so that their stride is odd
 SHAPES = [(2, 1003, 3), (1, 2048, 1), (1, 2100, 9), (5, 515, 2), (2, 3, 700, 2)]  # batch, (time,) vocab, layers
 
 
 def _logits(
     shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, scale: float = 3.0
 ) -> tuple[Tensor, Tensor]:
-    """Of the final layer and of the premature ones, in rows with NaN between them."""
+    """Draw logits of the final layer and of the premature ones, in rows with NaN between them."""
     *rows, vocab, layers = shape
     generator = torch.Generator().manual_seed(sum(shape))
-    wide = torch.full((1 + layers, *rows, vocab + GAP), torch.nan)
-    wide[..., :vocab] = scale * torch.randn(1 + layers, *rows, vocab, generator=generator) - 20
-    logits = wide.to(device, dtype)[..., :vocab]
+    logits = draw_logits(1 + layers, *rows, vocab, generator=generator, scale=scale).to(device, dtype)[..., :vocab]
     return logits[0], logits[1:]
-
-
-def _same(divergences: Tensor, definition: Tensor) -> None:
-    assert divergences.dtype == torch.float32
-    finite = definition.isfinite()
-    assert torch.equal(divergences[~finite], definition[~finite].float())
-    error = (divergences - definition)[finite].square().mean().sqrt()
-    assert float(error / definition[finite].square().mean().sqrt()) < TOLERANCE
-
-
-def _id(shape: tuple[int, ...]) -> str:
-    *rows, vocab, layers = shape
-    return f"B{'xT'.join(map(str, rows))}-V{vocab}-N{layers}"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("shape", "dtype"),
-    [(each, torch.float32) for each in SHAPES]
-    + [(each, dtype) for each in SHAPES[::2] for dtype in (torch.float16, torch.bfloat16)],
-    ids=lambda each: _id(each) if isinstance(each, tuple) else str(each).removeprefix("torch."),
+    [(shape, torch.float32) for shape in SHAPES]
+    + [(shape, dtype) for shape in SHAPES[::2] for dtype in (torch.float16, torch.bfloat16)],
+    ids=logits_id,
 )
 def test_equals_the_definition(
     shape: tuple[int, ...], dtype: torch.dtype, kind: str, backend: str, device: torch.device
@@ -57,28 +40,30 @@ def test_equals_the_definition(
     final, premature = _logits(shape, dtype, device)
     divergences, chosen = layer_divergence(final, premature, kind, backend=backend)
     definition = layer_divergence_naive(final, premature, kind)
-    _same(divergences, definition)
+    assert_equals_definition(divergences, definition)
     assert chosen.tolist() == definition.argmax(0).tolist()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_probabilities_too_small_for_float32_are_told_apart_by_their_logarithms(
+def test_probabilities_too_small_for_float32_count_by_their_logarithms(
     kind: str, backend: str, device: torch.device
 ) -> None:
     final, premature = _logits((2, 600, 3), torch.float32, device, scale=60.0)
-    _same(layer_divergence(final, premature, kind, backend=backend)[0], layer_divergence_naive(final, premature, kind))
+    assert_equals_definition(
+        layer_divergence(final, premature, kind, backend=backend)[0], layer_divergence_naive(final, premature, kind)
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_excluded_tokens(kind: str, backend: str, device: torch.device) -> None:
-    """One that both exclude adds nothing, a whole block of them included; one that a single layer excludes may."""
+    """A token that both layers exclude adds nothing, even a whole block of them; one that one layer excludes may."""
     final, premature = _logits((2, 3100, 4), torch.float32, device)
     final[:, 1024:2048], premature[..., 1024:2048] = -torch.inf, -torch.inf
     final[1, 3] = -torch.inf
     premature[2, 0, 7] = -torch.inf
     divergences, chosen = layer_divergence(final, premature, kind, backend=backend)
     definition = layer_divergence_naive(final, premature, kind)
-    _same(divergences, definition)
+    assert_equals_definition(divergences, definition)
     assert chosen.tolist() == definition.argmax(0).tolist()
     assert chosen.tolist() == ([2, 0] if kind == "dola" else chosen.tolist())
 
@@ -89,7 +74,7 @@ def test_the_first_of_equal_layers_is_chosen(kind: str, backend: str, device: to
     premature = premature.clone()
     premature[0] = final
     premature[2:] = premature[2]
-    premature[1, 0] = final[0]  # rows differ: in the first the equal ones are farthest
+    premature[1, 0] = final[0]  # rows differ: in the first one the equal layers are farthest
     divergences, chosen = layer_divergence(final, premature, kind, backend=backend)
     assert torch.equal(divergences[2], divergences[4])
     assert chosen.tolist() == divergences.cpu().double().argmax(0).tolist()
@@ -109,11 +94,11 @@ def test_one_layer_for_the_batch_is_that_of_the_mean(backend: str, device: torch
     divergences, chosen = layer_divergence(final, premature, per_row=False, backend=backend)
     expected = layer_divergence_naive(final, premature).mean(1).argmax(0)  # of each time
     assert chosen.tolist() == [expected.tolist()] * 4
-    own = layer_divergence(final, premature, backend=backend)[1]
-    assert own.tolist() == divergences.argmax(0).tolist() != chosen.tolist()
+    chosen_per_row = layer_divergence(final, premature, backend=backend)[1]
+    assert chosen_per_row.tolist() == divergences.argmax(0).tolist() != chosen.tolist()
 
 
-def test_no_rows_have_no_divergence(backend: str, device: torch.device) -> None:
+def test_without_rows_the_divergences_are_empty(backend: str, device: torch.device) -> None:
     divergences, chosen = layer_divergence(
         torch.zeros(0, 9, device=device), torch.zeros(2, 0, 9, device=device), backend=backend
     )
@@ -126,13 +111,17 @@ F = torch.zeros(2, 3)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: layer_divergence(F, F), "final (2, 3) and premature (2, 3): accepted are (..., vocab) and (layers,"),
+        (lambda: layer_divergence(F, F), "final and premature must be (..., vocab) and (layers, ..., vocab)"),
+        (lambda: layer_divergence(F, F), "got (2, 3) and (2, 3)"),
         (lambda: layer_divergence(F, F[None][:0]), "at least one layer"),
-        (lambda: layer_divergence(F, F[None], "kl"), "kind='kl': accepted are dola, jensen-shannon"),
-        (lambda: layer_divergence(F, F[None], backend="cuda"), "backend='cuda': accepted are auto, triton, torch"),
+        (lambda: layer_divergence(F, F[None], "kl"), "kind must be one of dola, jensen-shannon, got 'kl'"),
+        (
+            lambda: layer_divergence(F, F[None], backend="cuda"),
+            "backend must be one of auto, triton, torch, got 'cuda'",
+        ),
     ],
 )
-def test_what_does_not_fit_is_refused(call: Callable[[], object], message: str) -> None:
+def test_arguments_that_do_not_fit_are_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError) as raised:
         call()
     assert message in str(raised.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from kernel_checks import dtype_id, shape_id
 from torch import Tensor
 
 from decoding.kernels.backend import BackendError
@@ -14,16 +15,10 @@ VOCAB = 300
 SHAPES = [(1, 1, 1, 32), (2, 5, 33, 48), (3, 4, 20, 33), (1, 70, 18, 40)]
 
 
-@pytest.fixture(params=["torch", "triton"])
-def backend(request: pytest.FixtureRequest, kernel_device: torch.device) -> str:
-    """Each form in turn."""
-    return request.param
-
-
 def problem(
     shape: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Arguments of ``select`` up to α, and from hidden states on; what stands past the length is NaN."""
+    """Draw the tensors that ``select`` takes but for bounds; slots past the length are NaN."""
     batch, k, slots, dim = shape
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(batch, VOCAB, generator=generator)
@@ -39,14 +34,14 @@ def problem(
 
 
 def expect(arguments: dict[str, Tensor], alpha: float, **bounds: object) -> tuple[Tensor, Tensor, Tensor]:
-    """What the naive definition chooses."""
-    known = {name: value.cpu() for name, value in arguments.items() if name != "history_inverse_norms"}
-    return select_naive(**known, penalty_alpha=alpha, **bounds)  # type: ignore[arg-type]
+    """Return the choice of the naive definition."""
+    tensors = {name: value.cpu() for name, value in arguments.items() if name != "history_inverse_norms"}
+    return select_naive(**tensors, penalty_alpha=alpha, **bounds)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=dtype_id)
 @pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0])
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "B{}-K{}-S{}-D{}".format(*s))
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape_id("BKSD", shape))
 def test_equals_the_naive_definition(
     shape: tuple[int, int, int, int], alpha: float, dtype: torch.dtype, backend: str, kernel_device: torch.device
 ) -> None:
@@ -55,11 +50,11 @@ def test_equals_the_naive_definition(
     token, branch, score = expect(arguments, alpha, length=shape[2])
     assert chosen.token.cpu().equal(token)
     assert chosen.branch.cpu().equal(branch)
-    # float32 as the tensor cores of a GPU add up half-precision products
+    # float32 sums in the order in which a GPU's tensor cores add up half-precision products
     torch.testing.assert_close(chosen.score.cpu(), score, rtol=1e-5, atol=1e-5)
 
 
-def test_rows_have_bounds_of_their_own(backend: str, kernel_device: torch.device) -> None:
+def test_each_row_has_its_own_bounds(backend: str, kernel_device: torch.device) -> None:
     arguments = problem((3, 4, 30, 32), kernel_device)
     start, length = torch.tensor([0, 17, 4]), torch.tensor([30, 18, 4])  # the last has no history: the most probable
     token, branch, _ = expect(arguments, 0.6, start=start, length=length)
@@ -73,8 +68,8 @@ def test_rows_have_bounds_of_their_own(backend: str, kernel_device: torch.device
     assert chosen.branch[2] == 0
 
 
-def test_of_equals_the_lowest_token_id_is_chosen(backend: str, kernel_device: torch.device) -> None:
-    """As the argmax over the whole vocabulary would."""
+def test_the_lowest_token_id_of_equal_scores_is_chosen(backend: str, kernel_device: torch.device) -> None:
+    """The argmax over the whole vocabulary would choose the same token."""
     arguments = problem((1, 4, 20, 32), kernel_device)
     arguments["candidates"] = torch.tensor([[9, 7, 8, 3]], device=kernel_device)
     arguments["probabilities"] = torch.tensor([[0.2, 0.2, 0.2, 0.1]], device=kernel_device)
@@ -88,14 +83,14 @@ def test_a_token_whose_logit_is_minus_infinity_is_never_chosen(backend: str, ker
     arguments = problem((2, 4, 20, 32), kernel_device)
     candidates = arguments["candidates"]
     arguments["logits"].scatter_(1, candidates[:, :3], -torch.inf)
-    arguments["logits"][1].fill_(-torch.inf)  # nothing may be chosen: some token of the vocabulary all the same
+    arguments["logits"][1].fill_(-torch.inf)  # no candidate may be chosen: still a token of the vocabulary
     chosen = select(**arguments, penalty_alpha=0.6, length=20, backend=backend)
     assert chosen.token[0] == candidates[0, 3]
     assert chosen.token[1] == candidates[1].min()
     assert chosen.score[1] == -torch.inf
 
 
-def test_a_broken_row_still_gets_one_of_its_candidates(backend: str, kernel_device: torch.device) -> None:
+def test_a_row_of_nan_still_gets_one_of_its_candidates(backend: str, kernel_device: torch.device) -> None:
     arguments = problem((2, 4, 20, 32), kernel_device)
     arguments["probabilities"][0] = torch.nan
     chosen = select(**arguments, penalty_alpha=0.6, length=20, backend=backend)
@@ -110,12 +105,12 @@ def test_more_candidates_than_the_kernel_holds(kernel_device: torch.device) -> N
     arguments["hidden"] = torch.randn(1, 1025, 32, device=kernel_device)
     token, _, _ = expect(arguments, 0.6, length=3)
     assert select(**arguments, penalty_alpha=0.6, length=3).token.cpu().equal(token)
-    with pytest.raises(BackendError, match="1025 candidates; the kernel takes up to 1024"):
+    with pytest.raises(BackendError, match="candidates must be at most 1024 a row, got 1025"):
         select(**arguments, penalty_alpha=0.6, length=3, backend="triton")
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_arguments_that_do_not_fit_are_refused() -> None:
     arguments = problem((2, 3, 4, 8), torch.device("cpu"))
     arguments["probabilities"] = arguments["probabilities"][:, :2]
-    with pytest.raises(ValueError, match=r"probabilities \(2, 2\): accepted is \(batch, k\) = \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"probabilities must be \(batch, k\) = \(2, 3\), got \(2, 3\) and \(2, 2\)"):
         select(**arguments, penalty_alpha=0.6)

@@ -82,7 +82,7 @@ def test_steps_of_one_token_are_attended_to_by_the_kernel_too(
 
 def _attending_by_kernel(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Caches of any length are attended to by the kernel; the spans that it is given."""
-    from decoding.kernels.few_query_attention import triton
+    from decoding.kernels.few_query_attention import fused as triton
 
     attend, spans = triton.few_query_attention_triton, []
 

@@ -1,10 +1,10 @@
-"""The degeneration penalty's kernels against its naive definition, past whose bounds everything is poisoned."""
+"""The degeneration penalty's kernels against its naive definition, with NaN in every slot outside the bounds."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from kernel_checks import TOLERANCE, relative_rmse
+from kernel_checks import DTYPES, TOLERANCE, dtype_id, relative_rmse, shape_id
 from torch import Tensor
 
 from decoding.kernels.degeneration_penalty import (
@@ -14,7 +14,7 @@ from decoding.kernels.degeneration_penalty import (
     inverse_norms,
 )
 
-# one slot; one tile and a little; odd everything; the last k that one program holds, and one more than that
+# One slot; one tile and a little; odd sizes; the largest k that one program holds, and one more than that.
 SHAPES = [
     (1, 1, 1, 32),
     (2, 5, 33, 48),
@@ -24,22 +24,13 @@ SHAPES = [
     (1, 64, 18, 32),
     (2, 65, 9, 40),
 ]
-DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SPARE = 7  # slots of capacity past the length
-
-
-def shape_id(shape: tuple[int, ...]) -> str:
-    return "B{}-K{}-S{}-D{}".format(*shape)
-
-
-def dtype_id(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def problem(
     shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Random candidates; history and inverse norms with spare slots, all of which are NaN."""
+    """Draw candidates, history and inverse norms; spare slots after the length are NaN."""
     batch, k, slots, dim = shape
     generator = torch.Generator().manual_seed(seed)
     candidates = torch.randn(batch, k, dim, generator=generator).to(device, dtype)
@@ -51,7 +42,7 @@ def problem(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
-@pytest.mark.parametrize("shape", SHAPES, ids=shape_id)
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape_id("BKSD", shape))
 def test_equals_the_naive_definition(
     shape: tuple[int, int, int, int], dtype: torch.dtype, kernel_device: torch.device
 ) -> None:
@@ -68,26 +59,24 @@ def test_equals_the_naive_definition(
 @pytest.mark.parametrize("slots", [16, 32, 64], ids=lambda slots: f"S{slots}")
 def test_tiles_of_every_size(slots: int, kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half-precision histories that are long enough for 16, 32 and 64 slots a tile."""
-    from decoding.kernels.degeneration_penalty import triton
+    from decoding.kernels.degeneration_penalty import fused
 
-    monkeypatch.setattr(triton, "FILLING", 3)
+    monkeypatch.setattr(fused, "TARGET_TILES", 3)
     length = 3 * slots + 1
     candidates, history, norms = problem((1, 3, length, 48), torch.bfloat16, kernel_device)
-    best, _ = triton.tile_cosines(candidates, history, norms, None, length)
-    assert best.shape == (1, 3, 4)  # three whole tiles and the rest
+    tile_max, _ = fused.tile_cosines(candidates, history, norms, None, length)
+    assert tile_max.shape == (1, 3, 4)  # three whole tiles and the rest
     arguments = candidates, history, norms, torch.tensor([slots + 1], device=kernel_device), length
     penalty, repeated = degeneration_penalty(*arguments, backend="triton", positions=True)
-    expected, where = degeneration_penalty_naive(
+    expected, slots_of_definition = degeneration_penalty_naive(
         candidates.cpu(), history.cpu(), torch.tensor([slots + 1]), length=length
     )
     assert relative_rmse(penalty, expected) < TOLERANCE[torch.bfloat16]
-    assert repeated.cpu().equal(where)
+    assert repeated.cpu().equal(slots_of_definition)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
-def test_never_looks_before_the_start_or_past_the_length_of_a_row(
-    dtype: torch.dtype, kernel_device: torch.device
-) -> None:
+def test_slots_outside_a_row_are_not_read(dtype: torch.dtype, kernel_device: torch.device) -> None:
     candidates, history, norms = problem((5, 3, 37, 40), dtype, kernel_device)
     starts, ends = [0, 15, 16, 36, 5], [37, 16, 33, 37, 5]  # within a tile, across tiles, one slot, nothing
     expected, slots = degeneration_penalty_naive(
@@ -113,11 +102,11 @@ def test_zero_vectors_have_similarity_zero(kernel_device: torch.device) -> None:
     assert repeated[0].eq(0).all()
     assert penalty[1, 1] == 0
     assert penalty.isfinite().all()
-    empty = torch.tensor([0, 20], device=kernel_device)  # a zero candidate of a row that begins where it ends
+    empty = torch.tensor([0, 20], device=kernel_device)  # a zero candidate of a row that starts where it ends
     assert degeneration_penalty(candidates, history, norms, empty, empty, backend="triton").eq(0).all()
 
 
-def test_of_equal_slots_the_first_is_told(kernel_device: torch.device) -> None:
+def test_the_first_of_equal_slots_is_returned(kernel_device: torch.device) -> None:
     candidates, history, norms = problem((1, 2, 50, 32), torch.float32, kernel_device)
     history[0, [19, 20, 40]] = 2 * candidates[0, 0]  # in two tiles of 16, twice in one of them
     norms = inverse_norms(history)
@@ -140,7 +129,7 @@ def test_any_strides_are_read(kernel_device: torch.device) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
 @pytest.mark.parametrize("dim", [33, 64])
-def test_append_writes_one_place_only(dim: int, dtype: torch.dtype, kernel_device: torch.device) -> None:
+def test_append_writes_its_slots_only(dim: int, dtype: torch.dtype, kernel_device: torch.device) -> None:
     hidden, history, norms = problem((2, 3, 6, dim), dtype, kernel_device)
     hidden[1, 1] = 0
     states = history.clone()
