@@ -25,6 +25,7 @@ from decoding.models.probe import probe_inputs
 from decoding.strategies.contrast.amateurs import Prompt, amateur_reader
 from decoding.strategies.registry import STRATEGIES, StrategySpec, exportable_strategies, parse_strategy
 from decoding.strategies.stored import AMATEUR, SETTINGS, home_of
+from decoding.transformers_private import with_no_model_defaults
 from decoding.versions import __version__
 
 __all__ = ["LINKS", "export"]
@@ -166,8 +167,7 @@ def _config(model: Any) -> GenerationConfig:
         if hasattr(config, name):
             setattr(config, name, None)
     config.do_sample = False  # said and not left out: pipelines would sample
-    config._from_model_config = None  # with this mark transformers reads nothing that it does not know
-    return config
+    return with_no_model_defaults(config)
 
 
 def _amateur_folder(choice: StrategySpec, model: Any, tokenizer: Any) -> Path | None:

@@ -21,6 +21,8 @@ from transformers.cache_utils import (
     StaticCache,
 )
 
+from decoding.transformers_private import is_callers_cache
+
 __all__ = [
     "GrowingLayer",
     "grow_in_place",
@@ -207,7 +209,7 @@ def grow_in_place(cache: Any, expected: int | None = None) -> None:
 def reserve_lookahead_slot(cache: Any, model: Any) -> None:
     """Give an empty static cache one more slot: greedy search, for which it is sized, never reads the last token."""
     inner = self_attention_cache(cache)
-    if isinstance(inner, StaticCache) and not getattr(cache, "_is_user_defined", False):
+    if isinstance(inner, StaticCache) and not is_callers_cache(cache):
         inner.layers = StaticCache(config=model.config, max_cache_len=inner.get_max_length() + 1).layers
 
 

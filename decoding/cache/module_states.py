@@ -16,9 +16,9 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, LinearAttentionCacheLayerMixin, LinearAttentionLayer
-from transformers.generation.utils import ALL_CACHE_NAMES
 
 from decoding.cache.growing import layers_of, tokens_in
+from decoding.transformers_private import CACHE_ARGUMENTS
 
 __all__ = ["OwnStates", "StateLayer", "handed_back", "module_states_installed", "with_states"]
 
@@ -116,7 +116,7 @@ def module_states_installed(inputs: dict[str, Any]) -> Iterator[None]:
     them, in ``inputs`` included; afterwards the cache has the new ones, and what stood at their places is back there
     (a plain ``generate`` may be under way on the same model).
     """
-    name = next((each for each in ALL_CACHE_NAMES if inputs.get(each) is not None), "")
+    name = next((each for each in CACHE_ARGUMENTS if inputs.get(each) is not None), "")
     cache = inputs.get(name)
     layer = _state_layer(cache)
     if layer is None:

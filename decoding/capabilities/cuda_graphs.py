@@ -20,13 +20,21 @@ from decoding.capabilities.probes import probe_batch, run_probe
 from decoding.errors import OptionError
 from decoding.models.adapters import MixedRows
 from decoding.models.devices import input_device, is_tensor_parallel
+from decoding.models.memo import model_cache_key
 from decoding.models.probe import relative_error, tolerance
 from decoding.models.structure import inspect_model
 from decoding.stream.static_layout import LayerShape
+from decoding.transformers_private import (
+    CACHE_ARGUMENT,
+    OUTPUT_RECORDING_MODULE,
+    cache_in,
+    is_callers_cache,
+    optimized_for_decode,
+)
 
 __all__ = ["cuda_graphs_requested", "check_cuda_graphs", "request_cuda_graphs"]
 
-PLAIN = {"attention_mask", "past_key_values", "position_ids", "use_cache", "logits_to_keep"}
+PLAIN = {"attention_mask", CACHE_ARGUMENT, "position_ids", "use_cache", "logits_to_keep"}
 
 
 def request_cuda_graphs(config: Any, wanted: bool) -> None:
@@ -62,13 +70,13 @@ def _call_reason(
     """Why this call cannot be captured, whatever the model; None where it can."""
     if model.config.is_encoder_decoder:
         return "it is an encoder-decoder, whose decoder takes positions from the length of its cache"
-    cache = model_kwargs.get("past_key_values")
+    cache = cache_in(model_kwargs)
     if model_kwargs.get("use_cache") is False:
         return "use_cache=False has it read the whole text at each step"
     if cache is None or (hasattr(cache, "layers") and is_recurrent(cache)):
         return "it keeps a state of another kind than keys and values"
-    if getattr(cache, "_is_user_defined", False) or (isinstance(cache, DynamicCache) and cache.get_seq_length() > 0):
-        return "past_key_values is a cache of the caller's own, and a captured step needs one at a fixed place"
+    if is_callers_cache(cache) or (isinstance(cache, DynamicCache) and cache.get_seq_length() > 0):
+        return f"{CACHE_ARGUMENT} is a cache of the caller's own, and a captured step needs one at a fixed place"
     if type(cache) is not DynamicCache or cache.offloading:
         kind = config.cache_implementation or type(cache).__name__
         return f"its cache is {kind}; accepted is the default cache"
@@ -99,7 +107,7 @@ def _foreign_hook(model: Any) -> str | None:
     for module in model.modules():
         for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
             home = getattr(hook, "__module__", None) or ""
-            if not home.startswith("decoding.") and home != "transformers.utils.output_capturing":
+            if not home.startswith("decoding.") and home != OUTPUT_RECORDING_MODULE:
                 return str(getattr(hook, "__qualname__", type(hook).__name__))
     return None
 
@@ -122,7 +130,7 @@ _checked: weakref.WeakKeyDictionary[Any, dict[tuple[object, ...], _Capturable]] 
 @torch.no_grad()
 def _cuda_graphs(model: Any) -> _Capturable:
     """Checked once per model, attention implementation, dtype and device; a few passes over a dozen tokens."""
-    key = (model.config.get_text_config(decoder=True)._attn_implementation, model.dtype, str(input_device(model)))
+    key = model_cache_key(model)
     with _checking:
         per_model = _checked.setdefault(model, {})
         if key not in per_model:
@@ -175,7 +183,7 @@ def _found_wrong(model: Any) -> str | None:
 
     inputs, ids = probe_batch(model)
     usual = run_probe(Stream.open(model, **inputs), ids)
-    with model._optimize_model_for_decode(), probing():
+    with optimized_for_decode(model), probing():
         stream = Stream.open(model, compile=True, **inputs)
         with _Watch() as watch:
             static = run_probe(stream, ids)

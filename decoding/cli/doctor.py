@@ -21,6 +21,7 @@ from decoding.models.loading import load
 from decoding.models.probe import probe_inputs
 from decoding.models.structure import inspect_model
 from decoding.stream.stream import Stream
+from decoding.transformers_private import attention_implementation
 from decoding.versions import versions
 
 __all__ = ["doctor_command"]
@@ -63,7 +64,7 @@ def _facts(name: str, model: Any, tokenizer: Any) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "device": ", ".join(map(_named, device_names(model))),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "attention": getattr(config, "_attn_implementation", None),
+        "attention": attention_implementation(model),
         "context": getattr(config, "max_position_embeddings", None),
         "vocabulary": config.vocab_size,
         "tokenizer vocabulary": len(tokenizer),

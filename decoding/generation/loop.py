@@ -14,6 +14,14 @@ from decoding.errors import DecodingError, OptionError
 from decoding.generation.session import Session, most_probable
 from decoding.models.devices import broadcast_from_rank0
 from decoding.models.forward_errors import not_a_number, within_memory
+from decoding.transformers_private import (
+    CACHE_ARGUMENT,
+    cache_in,
+    has_unfinished_sequences,
+    is_callers_cache,
+    optimized_for_decode,
+    pad_token,
+)
 
 __all__ = ["decode"]
 
@@ -49,11 +57,11 @@ def decode(
         (batch, length) token ids, or a ``Generate...Output`` where ``return_dict_in_generate`` asks for it.
     """
     as_dict = generation_config.return_dict_in_generate
-    cache = model_kwargs.get("past_key_values")
-    cache_outlives = as_dict or getattr(cache, "_is_user_defined", False)
+    cache = cache_in(model_kwargs)
+    cache_outlives = as_dict or is_callers_cache(cache)
     encoder_outputs = model_kwargs.get("encoder_outputs")
     record = _Record(generation_config, model.config.is_encoder_decoder)
-    pad: Any = generation_config._pad_token_tensor  # transformers sets it wherever there is an eos token
+    pad: Any = pad_token(generation_config)
     if pad is not None:
         pad = pad.to(input_ids.device)
     has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
@@ -64,7 +72,7 @@ def decode(
     unfinished = torch.ones(rows, dtype=torch.long, device=input_ids.device)
     finished_here = False
     try:
-        with within_memory(model, what), model._optimize_model_for_decode():
+        with within_memory(model, what), optimized_for_decode(model):
             while True:
                 scores = None
                 if generation_config.do_sample or record.scores is not None:
@@ -90,7 +98,7 @@ def decode(
                     if streamer is not None:
                         streamer.put(tokens.cpu())
                 # Under synced_gpus a rank that is done goes on with forward passes until all are, on the tokens it has.
-                if not model._has_unfinished_sequences(finished_here, synced_gpus, device=input_ids.device):
+                if not has_unfinished_sequences(model, finished_here, synced_gpus, input_ids.device):
                     break
                 session.advance(tokens)
         cache = session.close() if cache_outlives else None
@@ -154,7 +162,7 @@ class _Record:
             "sequences": sequences,
             "scores": self.scores,
             "logits": self.logits,
-            "past_key_values": cache,
+            CACHE_ARGUMENT: cache,
         }
         if not self.encoder_decoder:
             return GenerateDecoderOnlyOutput(**common, attentions=self.attentions, hidden_states=self.hidden_states)

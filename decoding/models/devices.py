@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from decoding.transformers_private import tensor_parallel_mesh
+
 __all__ = [
     "broadcast_from_rank0",
     "device_names",
@@ -50,9 +52,7 @@ def broadcast_from_rank0(model: Any, drawn: Tensor) -> Tensor:
     and they must go on with the same tokens.
     """
     if is_tensor_parallel(model):
-        mesh = model._device_mesh
-        mesh = mesh["tp"] if mesh.ndim > 1 else mesh
-        torch.distributed.broadcast(drawn, group=mesh.get_group(), group_src=0)
+        torch.distributed.broadcast(drawn, group=tensor_parallel_mesh(model).get_group(), group_src=0)
     return drawn
 
 

@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from decoding.cache.growing import tokens_in
 from decoding.errors import InputError, ModelError
 from decoding.models.devices import input_device
+from decoding.transformers_private import CACHE_ARGUMENT, cache_in
 
 __all__ = ["check_cache", "check_inputs", "check_mask", "check_tokens", "context_of"]
 
@@ -54,13 +55,13 @@ def check_mask(model: Any, input_ids: Tensor, model_kwargs: Mapping[str, Any]) -
     Args:
         model: that reads.
         input_ids: (batch, length); of an encoder-decoder those of its decoder, and the mask is its encoder's.
-        model_kwargs: holds the mask, or none, and perhaps ``past_key_values``.
+        model_kwargs: holds the mask, or none, and perhaps a cache.
 
     Raises:
         InputError: another shape, other values than 0 and 1, or a row of padding alone.
     """
     mask, positions = model_kwargs.get("attention_mask"), model_kwargs.get("position_ids")
-    past = tokens_in(model_kwargs.get("past_key_values")) > 0
+    past = tokens_in(cache_in(model_kwargs)) > 0
     if isinstance(positions, Tensor) and not past and positions.shape[-1] != input_ids.shape[1]:
         # transformers makes them from the mask, and then drops a mask that is all ones, whatever its width.
         raise InputError(
@@ -87,7 +88,7 @@ def check_mask(model: Any, input_ids: Tensor, model_kwargs: Mapping[str, Any]) -
 
 
 def check_cache(model: Any, cache: Any) -> None:
-    """Refuse ``past_key_values`` of another kind than the model's.
+    """Refuse a cache of another kind than the model's.
 
     Raises:
         InputError: says which kind it takes.
@@ -96,7 +97,7 @@ def check_cache(model: Any, cache: Any) -> None:
         return
     if not isinstance(cache, Cache) or (isinstance(cache, EncoderDecoderCache) and not model.config.is_encoder_decoder):
         raise InputError(
-            f"past_key_values: is a {type(cache).__name__}; accepted by {type(model).__name__} is a Cache of "
+            f"{CACHE_ARGUMENT}: is a {type(cache).__name__}; accepted by {type(model).__name__} is a Cache of "
             "transformers such as DynamicCache"
         )
 
@@ -134,6 +135,6 @@ def check_inputs(model: Any, input_ids: Tensor, model_kwargs: dict[str, Any]) ->
         raise InputError(
             f"the prompt has {length} tokens and the model's context {context}: no room for a new one; shorten it"
         )
-    check_cache(model, model_kwargs.get("past_key_values"))
+    check_cache(model, cache_in(model_kwargs))
     if embeds is None or model.config.is_encoder_decoder:
         check_mask(model, input_ids, model_kwargs)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
 from decoding.models.devices import input_device
+from decoding.transformers_private import attention_implementation
 
 __all__ = ["PerModelMemo", "model_cache_key"]
 
@@ -20,8 +21,7 @@ def model_cache_key(model: Any) -> tuple[Hashable, ...]:
     Returns:
         Attention implementation, dtype, input device and training mode.
     """
-    attention = getattr(model.config.get_text_config(decoder=True), "_attn_implementation", None)
-    return attention, model.dtype, str(input_device(model)), model.training
+    return attention_implementation(model), model.dtype, str(input_device(model)), model.training
 
 
 class PerModelMemo(Generic[Value]):

@@ -16,6 +16,7 @@ from decoding.generation.strategy import Strategy
 from decoding.models.memo import PerModelMemo
 from decoding.strategies.contrast.amateurs import Prompt
 from decoding.strategies.registry import STRATEGIES, exportable_strategies
+from decoding.transformers_private import commit_hash
 
 __all__ = ["AMATEUR", "SETTINGS", "home_of", "stored_strategy"]
 
@@ -110,12 +111,8 @@ def home_of(model: Any, **download: Any) -> Path:
     """
     if Path(model.name_or_path).is_dir():
         return Path(model.name_or_path).resolve()
-    return Path(snapshot_download(model.name_or_path, revision=_revision(model), **download))
+    return Path(snapshot_download(model.name_or_path, revision=commit_hash(model), **download))
 
 
 def _tokenizer(model: Any) -> Any:
-    return AutoTokenizer.from_pretrained(model.name_or_path, revision=_revision(model))
-
-
-def _revision(model: Any) -> str | None:
-    return getattr(model.config, "_commit_hash", None)
+    return AutoTokenizer.from_pretrained(model.name_or_path, revision=commit_hash(model))

@@ -29,6 +29,7 @@ from decoding.models.hooks import collect_inputs
 from decoding.models.small_batch_linear import small_batch_linear
 from decoding.stream.output import ForwardOutput
 from decoding.stream.static_layout import LayerShape, StaticLayout, StaticStep, bucket_of
+from decoding.transformers_private import attention_implementation
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -271,4 +272,4 @@ def _state(model: Any) -> tuple[Any, ...]:
     Weights that are changed in place are read anew at each replay.
     """
     addresses = tuple(each.data_ptr() for tensors in (model.parameters(), model.buffers()) for each in tensors)
-    return addresses, adapter_state(model), model.config.get_text_config(decoder=True)._attn_implementation
+    return addresses, adapter_state(model), attention_implementation(model)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from decoding.cache.growing import GrowingLayer, is_recurrent, layers_of
 from decoding.stream.output import ForwardOutput, branched, joined, picked, reordered
+from decoding.transformers_private import expand_inputs
 
 if TYPE_CHECKING:
     from decoding.stream.stream import Stream
@@ -97,13 +98,7 @@ def repeated(stream: Stream, kwargs: dict[str, Any], branches: int) -> tuple[Ten
     """A stream's tokens and keyword arguments with each row repeated once per branch; the cache is left as it is."""
     if kwargs.get("encoder_outputs") is not None:
         kwargs = kwargs | {"encoder_outputs": copy.copy(kwargs["encoder_outputs"])}  # transformers expands it in place
-    ids, kwargs = stream.model._expand_inputs_for_generation(
-        expand_size=branches,
-        is_encoder_decoder=bool(stream.model.config.is_encoder_decoder),
-        input_ids=stream.input_ids,
-        **kwargs,
-    )
-    return ids, kwargs
+    return expand_inputs(stream.model, stream.input_ids, kwargs, branches)
 
 
 def of_branches(rows: Tensor, branches: int) -> Tensor:

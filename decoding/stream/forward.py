@@ -19,6 +19,7 @@ from decoding.models.hooks import collect_inputs, collect_outputs
 from decoding.models.small_batch_linear import small_batch_linear
 from decoding.models.structure import ModelStructure, inspect_model
 from decoding.stream.output import ForwardOutput, recorded
+from decoding.transformers_private import prefill
 
 __all__ = ["Passes"]
 
@@ -124,7 +125,7 @@ class Passes:
             collect_outputs(self.structure.backbone, states) as seen,
             collect_inputs(self.exit_layers, last=True) as exits,
         ):
-            output = self.model._prefill(input_ids, generation_config, model_kwargs)
+            output = prefill(self.model, input_ids, generation_config, model_kwargs)
         hidden = torch.cat([states for states, _ in seen], dim=1) if whole else seen[-1][0]
         reading = ForwardOutput(
             hidden, output.logits[:, -1:], tuple(exits[-len(self.exit_layers) :]), *recorded(output)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
-from transformers.generation.utils import ALL_CACHE_NAMES
 
 from decoding.cache.growing import layers_of
 from decoding.errors import DecodingWarning, InputError, ModelError, OptionError
 from decoding.stream.forked_rows import of_branches, repeated
 from decoding.stream.output import ForwardOutput, branched, picked, reordered
+from decoding.transformers_private import CACHE_ARGUMENT, CACHE_ARGUMENTS, is_callers_cache
 
 if TYPE_CHECKING:
     from decoding.stream.stream import Stream
@@ -60,8 +60,8 @@ def disable_cache(stream: Stream, reason: str) -> None:
     """
     model = stream.model
     name = type(model).__name__
-    if getattr(stream.cache, "_is_user_defined", False):
-        raise InputError(f"past_key_values: {name} is read without a cache ({reason}): leave it out")
+    if is_callers_cache(stream.cache):
+        raise InputError(f"{CACHE_ARGUMENT}: {name} is read without a cache ({reason}): leave it out")
     if stream.kwargs.get("inputs_embeds") is not None:
         raise InputError(f"inputs_embeds: {name} is read without a cache ({reason}): pass the prompt as input_ids")
     if stream.length != stream.input_ids.shape[1]:
@@ -70,7 +70,7 @@ def disable_cache(stream: Stream, reason: str) -> None:
         raise OptionError(f"prefill_chunk_size: {name} is read without a cache ({reason}): leave it out")
     warn_recompute_cost(model, reason)
     stream.cacheless = reason
-    stream.kwargs = {key: value for key, value in stream.kwargs.items() if key not in ALL_CACHE_NAMES}
+    stream.kwargs = {key: value for key, value in stream.kwargs.items() if key not in CACHE_ARGUMENTS}
     stream.kwargs["use_cache"] = False
 
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DummyLayer
 
 from decoding.cache.growing import GrowingLayer, is_sliding, layers_of, self_attention_cache
 from decoding.cache.quantised import untouched
 from decoding.stream.output import ForwardOutput, branched, picked, reordered
 from decoding.stream.tree_mask import branch_mask
+from decoding.transformers_private import DummyLayer
 
 if TYPE_CHECKING:
     from decoding.stream.stream import Stream

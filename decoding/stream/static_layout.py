@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from decoding.stream.tree_mask import own_mask
+from decoding.transformers_private import CACHE_ARGUMENT
 
 __all__ = ["LayerShape", "StaticLayout", "StaticStep", "bucket_of"]
 
@@ -154,7 +155,7 @@ class StaticStep:
             "input_ids": self.tokens,
             "position_ids": self.positions,
             "attention_mask": whole if len(masks) == 1 else {t: masks[w] for t, w in self.window_of.items()},
-            "past_key_values": layout.cache_at(slots, self.bucket),
+            CACHE_ARGUMENT: layout.cache_at(slots, self.bucket),
             "use_cache": True,
         }
 

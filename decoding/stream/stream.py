@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 from transformers.cache_utils import Cache
-from transformers.generation.utils import ALL_CACHE_NAMES
 
 from decoding.cache.growing import (
     grow_in_place,
@@ -41,6 +40,7 @@ from decoding.stream.recompute import RecomputedBranches, disable_cache, recompu
 from decoding.stream.shared_prefix import SharedPrefixBranches, side_by_side
 from decoding.stream.token_tree import TokenTree
 from decoding.stream.ways import Branching, may_share
+from decoding.transformers_private import CACHE_ARGUMENTS, cache_in, update_model_kwargs
 
 if TYPE_CHECKING:
     from decoding.stream.stream import Stream
@@ -108,13 +108,13 @@ class Stream:
         self._fork: ForkedBranches | None = None
         self.constant_inputs: dict[str, Any] | None = None  # of branches; set by Shared
         self.graph_steps: CudaGraphSteps | None = None
-        reserve_lookahead_slot(model_kwargs.get("past_key_values"), model)
+        reserve_lookahead_slot(cache_in(model_kwargs), model)
         positions = model_kwargs.get("position_ids")
         if positions is not None and positions.dim() == 2 and positions.shape[0] == 1:
             model_kwargs["position_ids"] = positions.expand(self.batch, -1)
         if generation_config is not None and cuda_graphs_requested(generation_config):
             self.graph_steps = CudaGraphSteps(self, generation_config)
-        cache = model_kwargs.get("past_key_values")
+        cache = cache_in(model_kwargs)
         expected = None if generation_config is None else generation_config.max_length
         if isinstance(cache, Cache):
             grow_in_place(cache, expected)
@@ -157,7 +157,7 @@ class Stream:
         config = GenerationConfig(
             max_new_tokens=1, do_sample=False, num_beams=1, penalty_alpha=None, use_cache=use_cache
         )
-        if model.generation_config.cache_implementation and inputs.get("past_key_values") is None:
+        if model.generation_config.cache_implementation and cache_in(inputs) is None:
             config.cache_implementation = "dynamic"  # what a model is configured with is for the text of generate()
         model.generate(**inputs, generation_config=config, custom_generate=keep)
         for name in ("logits_processor", "stopping_criteria"):
@@ -312,7 +312,7 @@ class Stream:
     @property
     def cache(self) -> Any:
         """The cache, or None before the model has made one."""
-        return next((self.kwargs[name] for name in ALL_CACHE_NAMES if self.kwargs.get(name) is not None), None)
+        return cache_in(self.kwargs)
 
     @property
     def padding_mask(self) -> Tensor | None:
@@ -361,9 +361,7 @@ class Stream:
 
     def grown_kwargs(self, n: int) -> dict[str, Any]:
         """The model's keyword arguments once n more tokens are read: masks and positions are longer."""
-        return self.model._update_model_kwargs_for_generation(
-            {}, dict(self.kwargs), is_encoder_decoder=self._encoder_decoder, num_new_tokens=n
-        )
+        return update_model_kwargs(self.model, {}, dict(self.kwargs), n)
 
     def run(self, inputs: dict[str, Any], every_logit: bool = False) -> ForwardOutput:
         """One forward pass; through the backbone alone where the head can be applied apart."""
@@ -378,7 +376,7 @@ class Stream:
     def _take_cache(self, output: Any) -> None:
         if self.cacheless:
             return
-        for name in ALL_CACHE_NAMES:
+        for name in CACHE_ARGUMENTS:
             if name in output and output[name] is not None:
                 held = self.kwargs.get(name)
                 if output[name] is not held and not isinstance(held, OwnStates):

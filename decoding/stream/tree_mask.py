@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DummyLayer
 
 from decoding.cache.growing import is_sliding, layers_of
+from decoding.transformers_private import DummyLayer
 
 if TYPE_CHECKING:
     from decoding.stream.stream import Stream

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from transformers.cache_utils import DummyLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from decoding.cache.growing import GrowingLayer, layers_of
 from decoding.cache.quantised import is_quantised
+from decoding.transformers_private import DummyLayer
 
 if TYPE_CHECKING:
     from decoding.stream.stream import Stream

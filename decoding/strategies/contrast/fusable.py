@@ -13,6 +13,7 @@ from decoding.capabilities.branching import branching_of
 from decoding.errors import ModelError
 from decoding.models.forward_errors import is_environment_error
 from decoding.strategies.contrast.readers import Reader
+from decoding.transformers_private import CACHE_ARGUMENT, cache_in, is_callers_cache
 
 __all__ = ["by_weights", "may_fuse_expert", "may_fuse_rows"]
 
@@ -47,16 +48,16 @@ def may_fuse_expert(
     model: Any, model_kwargs: Mapping[str, Any], config: GenerationConfig | None, restorable: bool
 ) -> bool:
     """Whether the expert's row is no more than its tokens: nothing handed in or asked for is bound to its own batch."""
-    cache = model_kwargs.get("past_key_values")
-    if model.config.is_encoder_decoder or type(cache) is not DynamicCache or getattr(cache, "_is_user_defined", False):
+    cache = cache_in(model_kwargs)
+    if model.config.is_encoder_decoder or type(cache) is not DynamicCache or is_callers_cache(cache):
         return False
-    if cache.get_seq_length() > 0 or getattr(cache, "offloading", False):
+    if is_recurrent(cache) or cache.get_seq_length() > 0 or getattr(cache, "offloading", False):
         return False
     if restorable and any(is_sliding(layer) for layer in cache.layers):
         return False
     if config is not None and (config.output_attentions or config.output_hidden_states):
         return False
-    plain = {"attention_mask", "past_key_values", "position_ids", "use_cache", "logits_to_keep", "cache_position"}
+    plain = {"attention_mask", CACHE_ARGUMENT, "position_ids", "use_cache", "logits_to_keep", "cache_position"}
     given = {name for name, value in model_kwargs.items() if value is not None and value is not False}
     return given - plain - {"output_attentions", "output_hidden_states"} == set() and _usual_positions(model_kwargs)
 

@@ -27,6 +27,7 @@ from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits, p
 from decoding.stream.output import ForwardOutput, picked
 from decoding.stream.stream import Stream
 from decoding.stream.token_tree import TokenTree
+from decoding.transformers_private import cache_in
 
 __all__ = ["FusedStreams"]
 
@@ -77,7 +78,7 @@ class FusedStreams:
         prompts = prompts_of(input_ids, model_kwargs, model) if others else []
         new = _new_tokens(generation_config, input_ids)
         compile = cuda_graphs_requested(generation_config)
-        fuse_same = fuse and may_fuse_rows(model, model_kwargs.get("past_key_values"), readers)
+        fuse_same = fuse and may_fuse_rows(model, cache_in(model_kwargs), readers)
         together = fuse_same and may_fuse_expert(model, model_kwargs, generation_config, restorable)
         try:
             if expert is not None and not (together and any(each.model is None for each in others)):
@@ -127,7 +128,7 @@ class FusedStreams:
         inputs, kwargs, config = Stream.prepare(model, input_ids=ids, attention_mask=mask, use_cache=self.use_cache)
         if self.piece is not None:
             config.prefill_chunk_size = self.piece
-        elif len(group) > 1 and kwargs.get("past_key_values") is not None:
+        elif len(group) > 1 and cache_in(kwargs) is not None:
             # Read in pieces, so that the activations of all rows together need less room than those of one would.
             piece = max(CHUNK, width // (4 * len(rows)))
             if piece < width and not why_not_chunked(model, piece, padded=not bool(mask.all())):

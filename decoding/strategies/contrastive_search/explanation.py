@@ -12,6 +12,7 @@ from decoding.generation.strategy import check_generation_config
 from decoding.kernels.selection import contrastive_scores
 from decoding.models.inputs import check_inputs
 from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
+from decoding.transformers_private import CALLERS_CACHE_ARGUMENTS, optimized_for_decode
 
 __all__ = ["Candidate", "Step", "explain_contrastive_search"]
 
@@ -96,7 +97,7 @@ def explain_contrastive_search(
     """
     if not isinstance(strategy, ContrastiveSearch):
         raise OptionError(f"strategy={strategy!r}: accepted is ContrastiveSearch, whose penalty is explained")
-    for name in ("past_key_values", "inputs_embeds"):
+    for name in (*CALLERS_CACHE_ARGUMENTS, "inputs_embeds"):
         if inputs.get(name) is not None and not (name == "inputs_embeds" and model.config.is_encoder_decoder):
             raise InputError(f"{name}: tokens of the whole text are named, so give it as input_ids from the first on")
     steps: list[list[Step]] = []
@@ -114,7 +115,7 @@ def explain_contrastive_search(
         processors, _ = strategy.split_temperature(logits_processor)
         session = strategy.session(model, input_ids, model_kwargs, generation_config)
         try:
-            with model._optimize_model_for_decode():
+            with optimized_for_decode(model):
                 steps.extend(_steps(session, text, input_ids.shape[1], processors, _ends(generation_config)))
         finally:
             session.release()

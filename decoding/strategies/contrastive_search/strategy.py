@@ -19,6 +19,7 @@ from decoding.kernels.selection import contrastive_scores
 from decoding.models.structure import call_backbone, inspect_model
 from decoding.strategies.contrastive_search.history import HiddenHistory
 from decoding.stream.stream import Stream
+from decoding.transformers_private import CACHE_ARGUMENT, cache_in
 
 __all__ = ["ContrastiveSearch"]
 
@@ -202,7 +203,7 @@ def _history_before(
 ) -> HiddenHistory:
     """The hidden states of everything in a cache that was handed in, ready to be given those of the prompt's rest."""
     expected = None if config is None else config.max_length
-    cache = model_kwargs.get("past_key_values")
+    cache = cache_in(model_kwargs)
     past = tokens_in(cache)
     encoder_decoder = bool(model.config.is_encoder_decoder)
     mask = model_kwargs.get("decoder_attention_mask" if encoder_decoder else "attention_mask")
@@ -219,7 +220,7 @@ def _history_before(
     found = inspect_model(model)
     if not whole or past >= input_ids.shape[1] or not found.separable or encoder_decoder:
         raise InputError(
-            f"past_key_values holds {past} tokens whose hidden states contrastive search needs: pass input_ids from "
+            f"{CACHE_ARGUMENT} holds {past} tokens whose hidden states contrastive search needs: pass input_ids from "
             "the first token on, or a cache that contrastive search returned"
         )
     inputs: dict[str, Any] = {"input_ids": input_ids[:, :past], "use_cache": False}

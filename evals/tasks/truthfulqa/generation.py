@@ -20,6 +20,7 @@ from decoding.evals.tasks.truthfulqa.similarity import references, similarities
 from decoding.models.devices import input_device
 from decoding.models.inputs import context_of
 from decoding.text import until_end
+from decoding.transformers_private import CACHE_ARGUMENT
 
 __all__ = ["STOPS", "Generation", "generated"]
 
@@ -199,7 +200,7 @@ def generated(
         max_new_tokens=max_new_tokens,
         pad_token_id=pad,
         **({"stop_strings": list(stops), "tokenizer": tokenizer} if stops else {}),
-        **({"past_key_values": shared.cache(pads)} if shared is not None else {}),
+        **({CACHE_ARGUMENT: shared.cache(pads)} if shared is not None else {}),
     ).cpu()
     start = 1 if model.config.is_encoder_decoder else longest
     texts = []

@@ -14,6 +14,7 @@ from decoding.models.devices import input_device
 from decoding.strategies.baselines import Greedy, Sampling
 from decoding.strategies.contrast.base import ContrastStrategy
 from decoding.strategies.registry import StrategySpec
+from decoding.transformers_private import CACHE_ARGUMENT, cache_in, supports_logits_to_keep
 
 __all__ = ["SharedPrompt"]
 
@@ -34,12 +35,12 @@ class SharedPrompt:
         self.layers: list[tuple[Tensor, Tensor]] = []  # keys and values, (1, heads, length, dim)
         if not tokens or model.config.is_encoder_decoder:
             return
-        last = {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
+        last = {"logits_to_keep": 1} if supports_logits_to_keep(model) else {}
         ids, cache = torch.tensor([list(tokens)], device=input_device(model)), None
         with torch.no_grad():
             for piece in ids.split(model.generation_config.prefill_chunk_size or len(tokens), dim=1):
-                read = model(piece, past_key_values=cache, use_cache=True, **last)
-                cache = getattr(read, "past_key_values", None)
+                read = model(piece, **{CACHE_ARGUMENT: cache}, use_cache=True, **last)
+                cache = cache_in(read)
         # Windows and recurrent states cannot be shifted.
         if type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers):
             self.layers = [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr, misc]

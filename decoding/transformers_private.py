@@ -1,0 +1,164 @@
+"""All that this library uses of transformers which is private there, or which changed within the supported versions.
+
+Everything here was read in 5.17 and 5.24, the ends of the supported range, and is run in the versions between them by
+``make compat``. It is the first module of this library that needs transformers, and says so where the installed version
+is not supported. It stands below every floor that uses it; the cache's is the lowest of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import GenerationConfig, cache_utils
+from transformers.generation import utils
+
+from decoding.versions import check_transformers
+
+__all__ = [
+    "CACHE_ARGUMENT",
+    "CACHE_ARGUMENTS",
+    "CALLERS_CACHE_ARGUMENTS",
+    "OUTPUT_RECORDING_MODULE",
+    "DummyLayer",
+    "attention_implementation",
+    "cache_in",
+    "commit_hash",
+    "expand_inputs",
+    "has_unfinished_sequences",
+    "is_callers_cache",
+    "optimized_for_decode",
+    "pad_token",
+    "prefill",
+    "supports_logits_to_keep",
+    "tensor_parallel_mesh",
+    "update_model_kwargs",
+    "with_no_model_defaults",
+]
+
+check_transformers(transformers.__version__)
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+# The names of the arguments of forward() and of the fields of its output that may hold a cache; the usual one is first.
+# Up to 5.23 "past_key_values", "cache_params" (Mamba), "state" (RWKV), "mems" (XLNet) and "past_buckets_states"
+# (Reformer); from 5.24 on "cache" in place of the first two.
+CACHE_ARGUMENTS: tuple[str, ...] = tuple(utils.ALL_CACHE_NAMES)
+CACHE_ARGUMENT = CACHE_ARGUMENTS[0]
+
+# Those that a caller may use: generate() takes the old name in every version.
+CALLERS_CACHE_ARGUMENTS = tuple(dict.fromkeys((*CACHE_ARGUMENTS, "past_key_values")))
+
+# The module whose forward hooks record hidden states and attentions for transformers itself.
+OUTPUT_RECORDING_MODULE = "transformers.utils.output_capturing"
+
+
+class _NoDummyLayer:
+    """A kind of layer that no cache has."""
+
+
+# The cache layer of a decoder layer that keeps nothing of its own: no attention in it, or another layer's keys and
+# values. Since 5.23; before, a cache has an empty recurrent layer in its place, or ends before it.
+DummyLayer: Any = getattr(cache_utils, "DummyLayer", _NoDummyLayer)
+
+
+# --- attributes ------------------------------------------------------------------------------------------------------
+
+
+def attention_implementation(model: Any) -> str | None:
+    """The name of the attention that a model's decoder runs: "sdpa", "eager", ...; None where its config has none."""
+    return getattr(model.config.get_text_config(decoder=True), "_attn_implementation", None)
+
+
+def commit_hash(model: Any) -> str | None:
+    """The commit of the hub's repository that a model was loaded from; None where it came from elsewhere."""
+    return getattr(model.config, "_commit_hash", None)
+
+
+def is_callers_cache(cache: Any) -> bool:
+    """Whether a cache was handed to ``generate`` by its caller, who may go on with it afterwards."""
+    return bool(getattr(cache, "_is_user_defined", False))
+
+
+def pad_token(config: GenerationConfig) -> Tensor | None:
+    """The pad token of a running ``generate`` as a tensor; there is one wherever there is an end token."""
+    return config._pad_token_tensor  # type: ignore[attr-defined]
+
+
+def with_no_model_defaults(config: GenerationConfig) -> GenerationConfig:
+    """Unset the mark of a generation config that was made from a model's config, and return it.
+
+    With the mark, ``save_pretrained`` and ``from_pretrained`` leave out what transformers does not know.
+    """
+    config._from_model_config = None  # type: ignore[attr-defined]
+    return config
+
+
+def tensor_parallel_mesh(model: Any) -> Any:
+    """The one-dimensional ``DeviceMesh`` of the processes that share a model's weights under tensor parallelism."""
+    mesh = model._device_mesh
+    return mesh["tp"] if mesh.ndim > 1 else mesh
+
+
+# --- functions -------------------------------------------------------------------------------------------------------
+
+
+def cache_in(values: Mapping[str, Any]) -> Any:
+    """The cache among keyword arguments of a model or fields of its output; None where there is none."""
+    return next((values[name] for name in CALLERS_CACHE_ARGUMENTS if name in values and values[name] is not None), None)
+
+
+def prefill(model: Any, input_ids: Tensor, config: GenerationConfig, model_kwargs: dict[str, Any]) -> Any:
+    """Run a model over a prompt as every decoding method of transformers does, and return its output.
+
+    Takes care of chunks (``prefill_chunk_size``), of a cache that already holds a part of the prompt, and of inputs
+    beside text. (``GenerationMixin._prefill``)
+    """
+    return model._prefill(input_ids, config, model_kwargs)
+
+
+def update_model_kwargs(model: Any, outputs: Mapping[str, Any], model_kwargs: dict[str, Any], n: int) -> dict[str, Any]:
+    """Keyword arguments once n more tokens were read: longer masks and positions, and the output's cache.
+
+    (``GenerationMixin._update_model_kwargs_for_generation``, which changes and returns ``model_kwargs``.)
+    """
+    return model._update_model_kwargs_for_generation(
+        outputs, model_kwargs, is_encoder_decoder=bool(model.config.is_encoder_decoder), num_new_tokens=n
+    )
+
+
+def expand_inputs(
+    model: Any, input_ids: Tensor, model_kwargs: dict[str, Any], times: int
+) -> tuple[Tensor, dict[str, Any]]:
+    """Token ids and keyword arguments with each row repeated; the cache is left as it is.
+
+    (``GenerationMixin._expand_inputs_for_generation``, which is given encoder outputs in place.)
+    """
+    return model._expand_inputs_for_generation(
+        expand_size=times, is_encoder_decoder=bool(model.config.is_encoder_decoder), input_ids=input_ids, **model_kwargs
+    )
+
+
+def optimized_for_decode(model: Any) -> AbstractContextManager[None]:
+    """Within this context experts of a mixture run in the form that is quick for few tokens, off the CPU.
+
+    (``GenerationMixin._optimize_model_for_decode``)
+    """
+    return model._optimize_model_for_decode()
+
+
+def has_unfinished_sequences(model: Any, finished: bool, synced_gpus: bool, device: torch.device) -> bool:
+    """Whether another forward pass is due: not all rows are finished, or under ``synced_gpus`` not all of all ranks.
+
+    (``GenerationMixin._has_unfinished_sequences``)
+    """
+    return model._has_unfinished_sequences(finished, synced_gpus, device=device)
+
+
+def supports_logits_to_keep(model: Any) -> bool:
+    """Whether a model's forward takes ``logits_to_keep``. (``GenerationMixin._supports_logits_to_keep``)"""
+    return model._supports_logits_to_keep()
