@@ -12,6 +12,7 @@ from decoding.versions import __version__
 
 if TYPE_CHECKING:
     from decoding.api import generate
+    from decoding.capabilities.capabilities import open_stream
     from decoding.errors import DecodingError, DecodingWarning, InputError, ModelError, OptionError
     from decoding.exporting import export
     from decoding.generation.logits_processor import StrategyLogitsProcessor
@@ -65,6 +66,7 @@ _HOMES = {
     "export": "decoding.exporting",
     "generate": "decoding.api",
     "load": "decoding.models.loading",
+    "open_stream": "decoding.capabilities.capabilities",
     "score": "decoding.scoring.score",
 }
 
@@ -79,13 +81,13 @@ __all__ = [
     "DecodingWarning",
     "DoLa",
     "DoLaLogitsProcessor",
+    "ForwardOutput",
     "InputError",
     "LOLLogitsProcessor",
     "ModelError",
     "OptionError",
     "OutOfMemoryError",
     "Prompt",
-    "ForwardOutput",
     "Scorer",
     "Scores",
     "Session",
@@ -97,6 +99,7 @@ __all__ = [
     "export",
     "generate",
     "load",
+    "open_stream",
     "score",
 ]
 

@@ -20,8 +20,8 @@ from decoding.generation.strategy import Strategy
 from decoding.models.adapters import adapters_of
 from decoding.models.builtin import BUILT_IN_ADAPTERS
 from decoding.models.loading import load
-from decoding.models.quiet import quiet
 from decoding.models.probe import probe_inputs
+from decoding.models.quiet import quiet
 from decoding.strategies.contrast.amateurs import Prompt, amateur_reader
 from decoding.strategies.registry import STRATEGIES, StrategySpec, exportable_strategies, parse_strategy
 from decoding.strategies.stored import AMATEUR, SETTINGS, home_of

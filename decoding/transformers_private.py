@@ -25,6 +25,7 @@ __all__ = [
     "CALLERS_CACHE_ARGUMENTS",
     "OUTPUT_RECORDING_MODULE",
     "DummyLayer",
+    "QuantisedLayer",
     "attention_implementation",
     "cache_in",
     "commit_hash",
@@ -64,6 +65,9 @@ class _NoDummyLayer:
 # The cache layer of a decoder layer that keeps nothing of its own: no attention in it, or another layer's keys and
 # values. Since 5.23; before, a cache has an empty recurrent layer in its place, or ends before it.
 DummyLayer: Any = getattr(cache_utils, "DummyLayer", _NoDummyLayer)
+
+# The base of the layers that hold keys and values in few bits: since 5.23, with a form that is no QuantizedLayer.
+QuantisedLayer: Any = getattr(cache_utils, "BaseQuantizedLayer", cache_utils.QuantizedLayer)
 
 
 # --- attributes ------------------------------------------------------------------------------------------------------

@@ -15,9 +15,7 @@ from transformers.cache_utils import (
     Cache,
     CacheLayerMixin,
     DynamicLayer,
-    DynamicSlidingWindowLayer,
     EncoderDecoderCache,
-    LinearAttentionCacheLayerMixin,
     StaticCache,
 )
 
@@ -26,8 +24,6 @@ from decoding.transformers_private import is_callers_cache
 __all__ = [
     "GrowingLayer",
     "grow_in_place",
-    "is_recurrent",
-    "is_sliding",
     "layers_of",
     "reserve_lookahead_slot",
     "self_attention_cache",
@@ -213,13 +209,6 @@ def reserve_lookahead_slot(cache: Any, model: Any) -> None:
         inner.layers = StaticCache(config=model.config, max_cache_len=inner.get_max_length() + 1).layers
 
 
-def is_recurrent(cache: Any) -> bool:
-    """Whether some layer keeps a recurrent state. Such models read a prompt at once, but after it one token at a time:
-    given several, they answer wrongly (Mamba in transformers 5.23).
-    """
-    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers_of(cache))
-
-
 def tokens_in(cache: Any) -> int:
     """How many tokens a cache that is handed in holds; 0 where there is none.
 
@@ -228,8 +217,3 @@ def tokens_in(cache: Any) -> int:
     if not isinstance(cache, Cache) or not any(isinstance(layer, CacheLayerMixin) for layer in layers_of(cache)):
         return 0
     return int(self_attention_cache(cache).get_seq_length())
-
-
-def is_sliding(layer: object) -> bool:
-    """Whether a cache layer keeps only a window of the last tokens."""
-    return type(layer) is DynamicSlidingWindowLayer

@@ -1,10 +1,8 @@
-"""Which way a model branches, decided by a numeric check of the fast way against the one that works everywhere."""
+"""The way in which a model branches, decided by a numeric check of the fast way against the one that works everywhere."""
 
 from __future__ import annotations
 
-import threading
-import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,59 +16,44 @@ from decoding.capabilities.probes import (
 )
 from decoding.errors import DecodingError, ModelError, one_line
 from decoding.models.forward_errors import is_environment_error
-from decoding.models.memo import model_cache_key
+from decoding.models.memo import PerModelMemo, model_cache_key
 from decoding.models.probe import NO_NUMBERS, relative_error, tolerance
-from decoding.stream.ways import Branching, Way, may_share
-
-if TYPE_CHECKING:
-    from decoding.stream.stream import Stream
+from decoding.stream.ways import Branching, Way, may_share_prefix
 
 __all__ = ["branching_of"]
 
 
 FORKED_BY_CONSTRUCTION = "encoder-decoder models take positions from the cache length"
 
-_checking = threading.RLock()
-_checked: weakref.WeakKeyDictionary[Any, dict[tuple[object, ...], Branching]] = weakref.WeakKeyDictionary()
+_memo = PerModelMemo[Branching]()
 
 
 @torch.no_grad()
 def branching_of(model: Any, use_cache: bool = True, padded: bool = True) -> Branching:
     """The cheapest way of branching on which a model answers rightly, found on a small batch of two rows.
 
-    A shared prefix is compared with forked rows, and these with the same texts read anew, from their first token. Done
-    once per model, attention implementation, dtype and device; a few forward passes over a dozen tokens.
+    A shared prefix is compared with forked rows, and these with the recomputed texts. Done once per model, attention
+    implementation, dtype and device; a few forward passes over a dozen tokens.
 
     Args:
         model: a generating transformers model.
-        use_cache: as of the call; without a cache every branch is read anew.
-        padded: whether rows may have padding before them. What is right with it is right without; some models (Git)
-            misread their cache behind padding only.
+        use_cache: of the call; without a cache every branch is recomputed.
+        padded: True where rows may have left padding. A way that is right with padding is right without; some models
+            (Git) misread their cache after padding only.
 
     Raises:
-        ModelError: no way is right: what the model makes of a token changes with those after it.
+        ModelError: no way is right: the model's output for a token changes with the tokens after it.
     """
-    key = (*model_cache_key(model), use_cache, padded)
-    per_model = _checked.setdefault(model, {})
-    with _checking:
-        if key not in per_model:
-            # The check itself opens streams on this model; they must not check again.
-            per_model[key] = Branching("fork", "being checked")
-            try:
-                found = per_model[key] = _right_behind_padding(model, use_cache, padded) or _check(
-                    model, use_cache, padded
-                )
-                if found.reason == NO_NUMBERS:
-                    del per_model[key]  # it says nothing of the model once it is mended
-                return found
-            except BaseException:
-                del per_model[key]
-                raise
-        return per_model[key]
+    return _memo.get(
+        model,
+        (*model_cache_key(model), use_cache, padded),
+        lambda: _right_with_padding(model, use_cache, padded) or _check(model, use_cache, padded),
+        is_final=lambda branching: branching.reason != NO_NUMBERS,  # it tells nothing of the model once it is mended
+    )
 
 
-def _right_behind_padding(model: Any, use_cache: bool, padded: bool) -> Branching | None:
-    """For rows without padding the way that is right with it, unless that is none or a dear one."""
+def _right_with_padding(model: Any, use_cache: bool, padded: bool) -> Branching | None:
+    """The way that is right with padding, for rows without it; None where there is none or an expensive one."""
     if padded:
         return None
     try:
@@ -79,69 +62,68 @@ def _right_behind_padding(model: Any, use_cache: bool, padded: bool) -> Branchin
         if is_environment_error(refusal):
             raise
         return None
-    return None if found.way == "read anew" and use_cache and found.reason != NO_NUMBERS else found
+    return None if found.way == "recompute" and use_cache and found.reason != NO_NUMBERS else found
 
 
 def _check(model: Any, use_cache: bool, padded: bool) -> Branching:
     if model.config.is_encoder_decoder:
-        return Branching("fork", FORKED_BY_CONSTRUCTION) if use_cache else Branching("read anew", "use_cache=False")
+        return Branching("fork", FORKED_BY_CONSTRUCTION) if use_cache else Branching("recompute", "use_cache=False")
     inputs, ids = probe_batch(model, padded)
-    stream = open_probe_stream(model, inputs | {"use_cache": use_cache})
-    if stream.cacheless:
-        return _recompute(model, inputs, ids, stream.cacheless)
-    forked = _walked_or_why_not(stream, "fork", ids)
+    reason = open_probe_stream(model, inputs | {"use_cache": use_cache}).recompute_reason
+    if reason:
+        return _recompute(model, inputs, ids, reason)
+    forked = _probe_or_failure(model, inputs, "fork", ids)
     if isinstance(forked, str):
         return _recompute(model, inputs, ids, f"its rows cannot be forked ({forked})")
-    if any(bool(each.isnan().any()) for each in forked):
+    if any(bool(states.isnan().any()) for states in forked):
         return Branching("fork", NO_NUMBERS)
-    error = _error_of_reading_on(model, inputs, ids, forked)
+    error = _error_of_continuing(model, inputs, ids, forked)
     if not error < _allowed(model):
-        reason = f"reading on from its cache differs from reading the text anew (relative error {error:.1e})"
+        reason = f"continuing from its cache differs from recomputing the text (relative error {error:.1e})"
         return _recompute(model, inputs, ids, reason)
-    stream = open_probe_stream(model, inputs)
-    if not may_share(stream):
-        return Branching("fork", "its cache or its forward() cannot place branches side by side")
-    shared = _walked_or_why_not(stream, "shared prefix", ids)
+    if not may_share_prefix(open_probe_stream(model, inputs)):
+        return Branching("fork", "its cache or its forward() does not allow tree attention")
+    shared = _probe_or_failure(model, inputs, "shared prefix", ids)
     if isinstance(shared, str):
         # Whatever a model's forward raises on a 4-D mask means the same: it does not take one.
-        return Branching("fork", f"its forward() refuses branches side by side ({shared})")
+        return Branching("fork", f"its forward() refuses tree attention ({shared})")
     error = max(relative_error(one, other) for one, other in zip(shared, forked, strict=True))
     if error < tolerance(model.dtype):
         return Branching("shared prefix", f"shared prefix equals forked rows (relative error {error:.1e})")
     return Branching("fork", f"shared prefix differs from forked rows (relative error {error:.1e})")
 
 
-def _walked_or_why_not(stream: Stream, way: Way, ids: Tensor) -> list[Tensor] | str:
-    """What :func:`walked` gives with branches of this kind, or what went wrong."""
-    stream.branching = Branching(way, "")
+def _probe_or_failure(model: Any, inputs: dict[str, Any], way: Way, ids: Tensor) -> list[Tensor] | str:
+    """The hidden states of :func:`run_probe` with branches of this kind, or the failure in one line."""
+    stream = open_probe_stream(model, inputs, way)
     try:
         return run_probe(stream, ids)
     except Exception as failure:
         refusal = failure.__cause__ or failure
-        meant = isinstance(failure, DecodingError) and failure.__cause__ is None
-        if is_environment_error(refusal) or (meant and way == "fork"):
+        deliberate = isinstance(failure, DecodingError) and failure.__cause__ is None
+        if is_environment_error(refusal) or (deliberate and way == "fork"):
             raise
         return f"{type(refusal).__name__}: {one_line(refusal, 80)}"
     finally:
         stream.release()
 
 
-def _error_of_reading_on(model: Any, inputs: dict[str, Any], ids: Tensor, forked: list[Tensor]) -> float:
-    """How far forked rows are from the same texts read anew.
+def _error_of_continuing(model: Any, inputs: dict[str, Any], ids: Tensor, forked: list[Tensor]) -> float:
+    """Relative error of forked rows against the same texts recomputed.
 
-    Some models answer otherwise with a cache than without one (in transformers 5.23 ProphetNet, and behind padding Git
-    and DeepSeek-V4): contrastive search on their cache would be wrong without a word.
+    Some models answer differently with a cache than without one (in transformers 5.23 ProphetNet, and after padding Git
+    and DeepSeek-V4): contrastive search on their cache would be silently wrong.
     """
     rows, chosen = torch.arange(2, device=ids.device), torch.tensor(PROBE_CHOICES, device=ids.device)
     kept = torch.stack([ids[rows, chosen], ids[rows, 3 + chosen], ids[:, 0]], dim=1)
-    anew = open_probe_stream(model, _continued(inputs, kept))
+    recomputed = open_probe_stream(model, _continued(inputs, kept))
     stepwise = torch.stack([forked[0][rows, chosen, 0], forked[1][rows, chosen, 0], forked[2][:, 0]], dim=1)
-    error = relative_error(stepwise, anew.prompt.hidden[:, -PROBE_CONTINUATION:])
-    return max([error, *(relative_error(logits, anew.logits(anew.prompt)) for logits in forked[3:])])
+    error = relative_error(stepwise, recomputed.prompt.hidden[:, -PROBE_CONTINUATION:])
+    return max([error, *(relative_error(logits, recomputed.logits(recomputed.prompt)) for logits in forked[3:])])
 
 
 def _recompute(model: Any, inputs: dict[str, Any], ids: Tensor, reason: str) -> Branching:
-    """The way without a cache, which is right where the states of a text's beginning stay what they are as it grows."""
+    """The way without a cache, which is right where the states of a text's beginning do not change as it grows."""
     before = open_probe_stream(model, inputs | {"use_cache": False}).prompt.hidden
     after = open_probe_stream(
         model, _continued(inputs, ids[:, :PROBE_CONTINUATION]) | {"use_cache": False}
@@ -149,18 +131,18 @@ def _recompute(model: Any, inputs: dict[str, Any], ids: Tensor, reason: str) -> 
     read = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
     before, after = before[:, : read.shape[1]][read], after[:, : read.shape[1]][read]
     if bool(before.isnan().any()):
-        return Branching("read anew", NO_NUMBERS)
+        return Branching("recompute", NO_NUMBERS)
     error = relative_error(after, before)
     if not error < _allowed(model):
         raise ModelError(
-            f"{type(model).__name__}: {reason}, and what it makes of a token changes with those after it (relative "
+            f"{type(model).__name__}: {reason}, and its output for a token changes with the tokens after it (relative "
             f"error {error:.1e}), so it cannot be branched{_unless_unpadded(model, inputs)}"
         )
-    return Branching("read anew", reason)
+    return Branching("recompute", reason)
 
 
 def _unless_unpadded(model: Any, inputs: dict[str, Any]) -> str:
-    """The end of a refusal of padded rows: what serves, where rows without padding do."""
+    """The end of a refusal of padded rows that says what works, where rows without padding do."""
     mask = inputs.get("attention_mask")
     if mask is None or bool(mask.all()):
         return ""
@@ -168,11 +150,11 @@ def _unless_unpadded(model: Any, inputs: dict[str, Any]) -> str:
         branching_of(model, padded=False)
     except ModelError:
         return ""
-    return " behind padding: give it rows of one length, or one at a time"
+    return " after padding: give it rows of one length, or one at a time"
 
 
 def _continued(inputs: dict[str, Any], tokens: Tensor) -> dict[str, Any]:
-    """The same prompts with (batch, n) tokens more."""
+    """The same prompts with (batch, n) more tokens."""
     whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], tokens], dim=1)}
     if "attention_mask" in inputs:
         whole["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(tokens)], dim=1)
@@ -180,5 +162,5 @@ def _continued(inputs: dict[str, Any], tokens: Tensor) -> dict[str, Any]:
 
 
 def _allowed(model: Any) -> float:
-    """Relative error of a reading that counts as right: half precision may send a token to another expert."""
+    """Relative error under which an output counts as right: half precision may send a token to another expert."""
     return 1e-2 if model.dtype in (torch.float32, torch.float64) else 0.3

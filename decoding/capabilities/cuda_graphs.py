@@ -1,9 +1,7 @@
-"""Which models and calls can run as captured steps, and why others cannot."""
+"""The models and calls whose steps can be captured as CUDA graphs, and why others cannot."""
 
 from __future__ import annotations
 
-import threading
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +12,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig
 from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 
-from decoding.cache.growing import GrowingLayer, is_recurrent, layers_of
+from decoding.cache.growing import GrowingLayer, layers_of
+from decoding.cache.layer_kinds import is_recurrent
 from decoding.capabilities.branching import branching_of
-from decoding.capabilities.probes import probe_batch, run_probe
+from decoding.capabilities.probes import open_probe_stream, probe_batch, run_probe
 from decoding.errors import OptionError
 from decoding.models.adapters import MixedRows
 from decoding.models.devices import input_device, is_tensor_parallel
-from decoding.models.memo import model_cache_key
+from decoding.models.memo import PerModelMemo, model_cache_key
 from decoding.models.probe import relative_error, tolerance
 from decoding.models.structure import inspect_model
+from decoding.stream.cuda_graph_steps import GraphPlan
 from decoding.stream.static_layout import LayerShape
 from decoding.transformers_private import (
     CACHE_ARGUMENT,
@@ -32,25 +32,25 @@ from decoding.transformers_private import (
     optimized_for_decode,
 )
 
-__all__ = ["cuda_graphs_requested", "check_cuda_graphs", "request_cuda_graphs"]
+__all__ = ["check_cuda_graphs", "cuda_graphs_requested", "request_cuda_graphs"]
 
 PLAIN = {"attention_mask", CACHE_ARGUMENT, "position_ids", "use_cache", "logits_to_keep"}
 
 
 def request_cuda_graphs(config: Any, wanted: bool) -> None:
-    """Note on the generation config of a call, which every stream of it is given, whether its steps are captured."""
+    """Note on the generation config of a call, which reaches every stream of it, whether its steps are captured."""
     config.compile = wanted
 
 
 def cuda_graphs_requested(config: GenerationConfig | None) -> bool:
-    """What :func:`request_cuda_graphs` noted, or a user on a config of his own."""
+    """True where :func:`request_cuda_graphs`, or a user's own config, asks for captured steps."""
     return bool(getattr(config, "compile", False))
 
 
 def check_cuda_graphs(
     model: Any, model_kwargs: Mapping[str, Any], config: GenerationConfig, mixed: MixedRows | None
-) -> tuple[LayerShape, ...]:
-    """The layers of the model's cache, where its steps behind this prompt can be captured.
+) -> GraphPlan:
+    """The plan by which the steps after this prompt are captured.
 
     Raises:
         OptionError: they cannot; says why.
@@ -59,7 +59,7 @@ def check_cuda_graphs(
     if reason is None:
         found = _cuda_graphs(model)
         if found.reason is None:
-            return found.layers
+            return GraphPlan(found.layers)
         reason = found.reason
     raise OptionError(f"compile=True: {type(model).__name__}'s steps cannot be captured: {reason}; leave compile out")
 
@@ -72,14 +72,14 @@ def _call_reason(
         return "it is an encoder-decoder, whose decoder takes positions from the length of its cache"
     cache = cache_in(model_kwargs)
     if model_kwargs.get("use_cache") is False:
-        return "use_cache=False has it read the whole text at each step"
+        return "use_cache=False recomputes the whole text at each step"
     if cache is None or (hasattr(cache, "layers") and is_recurrent(cache)):
         return "it keeps a state of another kind than keys and values"
     if is_callers_cache(cache) or (isinstance(cache, DynamicCache) and cache.get_seq_length() > 0):
         return f"{CACHE_ARGUMENT} is a cache of the caller's own, and a captured step needs one at a fixed place"
     if type(cache) is not DynamicCache or cache.offloading:
         kind = config.cache_implementation or type(cache).__name__
-        return f"its cache is {kind}; accepted is the default cache"
+        return f"its cache is {kind}; it must be the default cache"
     for name in ("output_attentions", "output_hidden_states"):
         if getattr(config, name, None) or model_kwargs.get(name):
             return f"{name}=True asks for what a captured step does not keep"
@@ -91,7 +91,7 @@ def _call_reason(
     if positions is None:
         return "its forward() takes no position ids"
     if positions.dim() != 2 or (mask is not None and mask.dim() != 2):
-        return "accepted are masks and positions of (batch, length)"
+        return "masks and positions must be (batch, length)"
     if torch.is_autocast_enabled(input_device(model).type):
         return "under torch.autocast weights are cast anew in each call; load the model in that dtype instead"
     if mixed is not None and not mixed.by_slices:
@@ -123,39 +123,36 @@ class _Capturable:
     reason: str | None = None
 
 
-_checking = threading.RLock()
-_checked: weakref.WeakKeyDictionary[Any, dict[tuple[object, ...], _Capturable]] = weakref.WeakKeyDictionary()
+_memo = PerModelMemo[_Capturable]()
 
 
 @torch.no_grad()
 def _cuda_graphs(model: Any) -> _Capturable:
     """Checked once per model, attention implementation, dtype and device; a few passes over a dozen tokens."""
-    key = model_cache_key(model)
-    with _checking:
-        per_model = _checked.setdefault(model, {})
-        if key not in per_model:
-            reason = _reason(model)
-            layers = () if reason else _layers(model)
-            per_model[key] = _Capturable(reason=reason or ("its cache is of another kind" if not layers else None))
-            if layers:
-                per_model[key] = _Capturable(layers)  # which the check's own stream finds here
-                try:
-                    per_model[key] = _Capturable(layers, _found_wrong(model))
-                except BaseException:
-                    del per_model[key]
-                    raise
-        return per_model[key]
+    return _memo.get(model, model_cache_key(model), lambda: _check(model))
+
+
+def _check(model: Any) -> _Capturable:
+    reason = _reason(model)
+    if reason is not None:
+        return _Capturable(reason=reason)
+    layers = _layers(model)
+    return (
+        _Capturable(layers, _difference(model, layers))
+        if layers
+        else _Capturable(reason="its cache is of another kind")
+    )
 
 
 def _reason(model: Any) -> str | None:
     branching = branching_of(model)
     if branching.way != "shared prefix":
-        return f"its branches are not side by side ({branching.way}: {branching.reason})"
+        return f"it does not branch by tree attention ({branching.way}: {branching.reason})"
     if not inspect_model(model).separable:
-        return "its head cannot be applied apart from its layers"
+        return "its head cannot be applied separately from its layers"
     if is_tensor_parallel(model):
-        return "its weights are shared out over several ranks"
-    devices = {str(each.device) for each in model.parameters()}
+        return "its weights are split over several ranks"
+    devices = {str(parameter.device) for parameter in model.parameters()}
     if len(devices) > 1:
         return f"its weights lie on several devices ({', '.join(sorted(devices))})"
     return None
@@ -163,35 +160,30 @@ def _reason(model: Any) -> str | None:
 
 def _layers(model: Any) -> tuple[LayerShape, ...]:
     """The layers of the cache that ``generate`` gives the model; empty where some are no plain attention layers."""
-    from decoding.stream.stream import Stream
-
     inputs, _ = probe_batch(model)
     shapes = []
-    for layer in layers_of(Stream.open(model, **inputs).cache):
+    for layer in layers_of(open_probe_stream(model, inputs).cache):
         sliding = type(layer) is DynamicSlidingWindowLayer
         if not (sliding or type(layer) is GrowingLayer) or not layer.is_initialized or layer.keys.dim() != 4:
             return ()
-        keys, values = ((each.shape[1], each.shape[3], each.dtype) for each in (layer.keys, layer.values))
+        keys, values = ((entries.shape[1], entries.shape[3], entries.dtype) for entries in (layer.keys, layer.values))
         shapes.append(LayerShape(keys, values, layer.sliding_window if sliding else None))
     return tuple(shapes)
 
 
-def _found_wrong(model: Any) -> str | None:
-    """Compare static steps with the usual ones, and watch for what a CUDA graph cannot hold."""
-    from decoding.stream.cuda_graph_steps import probing
-    from decoding.stream.stream import Stream
-
+def _difference(model: Any, layers: tuple[LayerShape, ...]) -> str | None:
+    """The reason why static steps cannot replace the usual ones: they differ, or do what a CUDA graph cannot hold."""
     inputs, ids = probe_batch(model)
-    usual = run_probe(Stream.open(model, **inputs), ids)
-    with optimized_for_decode(model), probing():
-        stream = Stream.open(model, compile=True, **inputs)
+    usual = run_probe(open_probe_stream(model, inputs, "shared prefix"), ids)
+    with optimized_for_decode(model):
+        stream = open_probe_stream(model, inputs, "shared prefix", plan=GraphPlan(layers, probing=True))
         with _Watch() as watch:
             static = run_probe(stream, ids)
     if watch.seen is not None:
         return f"its forward() asks for values on the host ({watch.seen})"
-    error = max(relative_error(one, other) for one, other in zip(static, usual, strict=True))
+    error = max(relative_error(states, expected) for states, expected in zip(static, usual, strict=True))
     if error >= tolerance(model.dtype):
-        return f"with storage of a fixed size it answers otherwise (relative error {error:.1e})"
+        return f"with storage of a fixed size its outputs differ (relative error {error:.1e})"
     return None
 
 

@@ -3,48 +3,53 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from decoding.models.inputs import context_of
 from decoding.models.probe import probe_inputs
-
-if TYPE_CHECKING:
-    from decoding.stream.stream import Stream
+from decoding.stream.cuda_graph_steps import GraphPlan
+from decoding.stream.prepare import prepare_inputs
+from decoding.stream.stream import Stream
+from decoding.stream.ways import Branching, Way
 
 __all__ = ["open_probe_stream", "probe_batch", "run_probe"]
 
-# What configurations call the number of tokens that a layer looks back.
+# The names that configurations have for the number of tokens that a layer attends back.
 WINDOWS = (
     "sliding_window", "sliding_window_size", "window_size", "attention_window_size", "attention_chunk_size",
     "local_attention",
 )  # fmt: skip
 
-
 PROBE_WINDOW = 256  # tokens (GPT-Neo's window): the check of a model of 134M took 1.7 s on two cores, and 3.2 s at 512
-
-
-PROBE_CONTINUATION = 3  # tokens that the check reads on from its prompts
-
-
+PROBE_CONTINUATION = 3  # tokens that the check reads after its prompts
 PROBE_CHOICES = (1, 2)  # of each of the probe's branches, by row
 
 
-def open_probe_stream(model: Any, inputs: dict[str, Any], piece: int | None = None) -> Stream:
-    """A stream of a check, which reads its prompt at once or in pieces of ``piece`` tokens, whatever the model's own
-    generation config has.
-    """
-    from decoding.stream.stream import Stream
+def open_probe_stream(
+    model: Any, inputs: dict[str, Any], way: Way = "fork", chunk: int | None = None, plan: GraphPlan | None = None
+) -> Stream:
+    """Open a stream whose capabilities are given, and read its prompt.
 
-    ids, kwargs, config = Stream.prepare(model, **inputs)
-    config.prefill_chunk_size = piece
-    return Stream(model, ids, kwargs, config)
+    Args:
+        model: that is checked.
+        inputs: as ``generate`` takes them.
+        way: how the stream branches.
+        chunk: number of tokens a forward pass reads of the prompt, whatever the model's own generation config has; None
+            reads it in one pass.
+        plan: how its steps are captured; None for steps as they are.
+    """
+    ids, kwargs, config = prepare_inputs(model, **inputs)
+    config.prefill_chunk_size = chunk
+    stream = Stream(model, ids, kwargs, config, branching=Branching(way, "of a check"), graph_plan=plan)
+    stream.prefill()
+    return stream
 
 
 def probe_batch(model: Any, padded: bool = True) -> tuple[dict[str, Any], Tensor]:
-    """A small batch of prompts as ``generate`` takes it, one left-padded, and (2, 6) tokens to go on with."""
+    """A small batch of prompts as ``generate`` takes it, one left-padded, and (2, 6) tokens to continue with."""
     config = model.config.get_text_config(decoder=True)
     windows = [
         value for name in WINDOWS if isinstance(value := getattr(config, name, None), int) and value <= PROBE_WINDOW
@@ -68,7 +73,7 @@ def probe_batch(model: Any, padded: bool = True) -> tuple[dict[str, Any], Tensor
 def run_probe(stream: Stream, ids: Tensor) -> list[Tensor]:
     """Hidden states of three steps of a stream over (2, 6) tokens: two branches, each committed, and one token.
 
-    Where logits cannot be told from them, those after the last token too: ProphetNet's come from other states.
+    Where logits do not follow from them, those after the last token too: ProphetNet's come from other states.
     """
     chosen = torch.tensor(PROBE_CHOICES, device=ids.device)
     first = stream.branch(ids[:, :3]).hidden

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from decoding.cache.growing import layers_of
 from decoding.capabilities.branching import branching_of
+from decoding.capabilities.capabilities import open_stream
 from decoding.capabilities.chunked_prefill import why_not_chunked
 from decoding.cli.options import Device, DeviceMap, Dtype, Json, Model, TpPlan
 from decoding.cli.output import as_json, console
@@ -20,7 +21,6 @@ from decoding.models.devices import device_names, input_device, is_main_process
 from decoding.models.loading import load
 from decoding.models.probe import probe_inputs
 from decoding.models.structure import inspect_model
-from decoding.stream.stream import Stream
 from decoding.transformers_private import attention_implementation
 from decoding.versions import versions
 
@@ -88,13 +88,13 @@ def _service(model: Any) -> dict[str, Any]:
         }
         if parts.no_early_exit is not None:
             report["no early exits because"] = parts.no_early_exit
-        stream = Stream.open(model, input_ids=probe_inputs(model)["input_ids"])
+        stream = open_stream(model, input_ids=probe_inputs(model)["input_ids"])
         misread = why_not_chunked(model, PIECES)
         report["prompts in pieces"] = not misread
         if misread:
             report["not in pieces because"] = misread
-        kinds = Counter(type(layer).__name__ for layer in ([] if stream.cacheless else layers_of(stream.cache)))
-        report["cache"] = ", ".join(f"{count} x {kind}" for kind, count in kinds.items()) or stream.cacheless
+        kinds = Counter(type(layer).__name__ for layer in ([] if stream.recompute_reason else layers_of(stream.cache)))
+        report["cache"] = ", ".join(f"{count} x {kind}" for kind, count in kinds.items()) or stream.recompute_reason
         report["branching"] = stream.branching.way
         report["branching because"] = stream.branching.reason
         report |= _behind_padding(model, stream.branching.way)

@@ -14,7 +14,7 @@ from decoding.generation.session import Session, argmax_first
 from decoding.models.adapters import unwrapped
 from decoding.models.forward_errors import not_a_number, within_memory
 from decoding.models.inputs import check_inputs
-from decoding.stream.stream import Stream
+from decoding.stream.prepare import prepare_inputs
 
 __all__ = ["StrategyLogitsProcessor"]
 
@@ -119,7 +119,7 @@ class StrategyLogitsProcessor(LogitsProcessor):
             inputs["attention_mask"] = self._mask(input_ids, inputs.get("attention_mask"))
             inputs["input_ids"] = input_ids
             check_inputs(self.model, input_ids, inputs)
-        prepared, model_kwargs, config = Stream.prepare(self.model, **inputs)
+        prepared, model_kwargs, config = prepare_inputs(self.model, **inputs)
         request_cuda_graphs(config, self.compile)
         return self.strategy.rescoring_session(self.model, prepared, model_kwargs, config)
 

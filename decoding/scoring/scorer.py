@@ -17,10 +17,10 @@ from decoding.models.inputs import check_inputs
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.fused_streams import FusedStreams
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
-from decoding.stream.stream import Stream
+from decoding.stream.prepare import prepare_inputs
 from decoding.stream.token_tree import TokenTree
 
-__all__ = ["ScoringRequest", "Scorer", "Scores"]
+__all__ = ["Scorer", "Scores", "ScoringRequest"]
 
 # Logits held at once are kept below this many numbers, so that long continuations of large vocabularies fit.
 NUMBERS_AT_ONCE = 2**24
@@ -163,7 +163,7 @@ class SharedReaders:
         model = scorer.model
         ids = torch.tensor([self.prefix], device=input_device(model))
         check_inputs(model, ids, {})
-        inputs, kwargs, config = Stream.prepare(model, input_ids=ids, attention_mask=torch.ones_like(ids))
+        inputs, kwargs, config = prepare_inputs(model, input_ids=ids, attention_mask=torch.ones_like(ids))
         self.streams = FusedStreams(
             model, readers, inputs, kwargs, config, restorable=True, fuse=all(each.fuse for each in strategies)
         )
@@ -196,7 +196,7 @@ class SharedReaders:
 
     def _passes(self, requests: Sequence[ScoringRequest]) -> Iterator[list[tuple[int, int]]]:
         """Which (prompt, continuation)s go through one forward pass: whole prompts as long as they fit."""
-        limit, shared = self.scorer.max_branch_tokens, self.streams.side_by_side
+        limit, shared = self.scorer.max_branch_tokens, self.streams.uses_tree_attention
         members: list[tuple[int, int]] = []
         filled = 0
         for i, (prompt, continuations) in enumerate(requests):
@@ -216,7 +216,7 @@ class SharedReaders:
     def _one_pass(self, texts: Sequence[tuple[list[int], list[int]]]) -> list[list[Scores]]:
         """For each strategy the scores of the continuation of each (prompt, continuation)."""
         tree = TokenTree([[*prompt, *each[:-1]] for prompt, each in texts])
-        readings = self.streams.look(tree)
+        readings = self.streams.forward_tree(tree)
         # A token is foretold where its text stands before it: after the prefix (place 0) or after a node.
         predicted_positions = [
             place

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from decoding.cache.growing import LOOKAHEAD_SLOTS, GrowingLayer, layers_of
-from decoding.capabilities.cuda_graphs import check_cuda_graphs
 from decoding.errors import ModelError
 from decoding.models.adapters import adapter_state
 from decoding.models.attention import grouped_heads
@@ -28,61 +26,54 @@ from decoding.models.forward_errors import forward_pass
 from decoding.models.hooks import collect_inputs
 from decoding.models.small_batch_linear import small_batch_linear
 from decoding.stream.output import ForwardOutput
+from decoding.stream.state import BatchState
 from decoding.stream.static_layout import LayerShape, StaticLayout, StaticStep, bucket_of
 from decoding.transformers_private import attention_implementation
 
-if TYPE_CHECKING:
-    from transformers import GenerationConfig
-
-    from decoding.stream.stream import Stream
-
-__all__ = ["CudaGraphSteps", "probing"]
+__all__ = ["CudaGraphSteps", "GraphPlan"]
 
 WARM_UP = 3  # passes before a capture, as torch asks for: libraries set themselves up in the first ones
 
-_probing: ContextVar[bool] = ContextVar("decoding_probing", default=False)
 
+@dataclass(frozen=True)
+class GraphPlan:
+    """How the steps of a stream are captured.
 
-@contextmanager
-def probing() -> Iterator[None]:
-    """Within this context static steps run uncaptured on a GPU too, and look at two buckets where one would do.
-
-    So far behind the text's end, a model whose own masks count from the end of its keys (GPT-Neo's local attention, 256
-    tokens wide) sees nothing and is found out.
+    Attributes:
+        layers: of the model's cache.
+        probing: True in the check of a model: static steps run uncaptured on a GPU too, and attend to two buckets where
+            one would do. So far beyond the text's end, a model whose own masks count from the end of its keys (GPT-Neo's
+            local attention, 256 tokens wide) attends to nothing and is found out.
     """
-    token = _probing.set(True)
-    try:
-        yield
-    finally:
-        _probing.reset(token)
+
+    layers: tuple[LayerShape, ...]
+    probing: bool = False
 
 
 class CudaGraphSteps:
-    """The static steps of one stream, which lends its cache layers their storage.
+    """The static steps of one stream; its cache layers get their storage from here.
 
     Args:
-        stream: whose model, adapters and exits are known; its prompt is not read yet.
-        generation_config: of the call.
-
-    Raises:
-        OptionError: the call or the model cannot be captured; says why.
+        state: of the stream, whose prompt is not read yet.
+        plan: how its steps are captured.
+        max_length: number of tokens that the text may have; None where that is not known.
     """
 
-    def __init__(self, stream: Stream, generation_config: GenerationConfig) -> None:
-        kinds = check_cuda_graphs(stream.model, stream.kwargs, generation_config, stream.passes.mixed)
-        self._expected = generation_config.max_length
-        self._kinds = kinds
-        self._stale = True  # whether the layout does not know yet which slots hold padding
-        self._layout: StaticLayout | None = self._take(stream, stream.input_ids.shape[1])
-        cache = stream.cache
-        cache.layers = [GrowingLayer() for _ in kinds]
-        self._sync_storage(stream)
+    def __init__(self, state: BatchState, plan: GraphPlan, max_length: int | None) -> None:
+        self._expected = max_length
+        self._kinds = plan.layers
+        self._probing = plan.probing
+        self._stale = True  # the layout does not know yet which slots hold padding
+        self._layout: StaticLayout | None = self._take(state, state.input_ids.shape[1])
+        cache = state.cache
+        cache.layers = [GrowingLayer() for _ in plan.layers]
+        self._sync_storage(state)
 
-    def read(self, stream: Stream, tokens: Tensor, positions: Tensor) -> ForwardOutput:
-        """Read tokens behind what the stream has kept, and count them in its cache.
+    def read(self, state: BatchState, tokens: Tensor, positions: Tensor) -> ForwardOutput:
+        """Read tokens after those that the stream has kept, and count them in its cache.
 
         Args:
-            stream: the stream.
+            stream: the state.
             tokens: (batch, branches, n).
             positions: (batch, n) of the tokens of every branch.
 
@@ -90,35 +81,35 @@ class CudaGraphSteps:
             ``hidden`` and exits are (batch, branches·n, dim).
         """
         branches, n = tokens.shape[1:]
-        start, end = stream.length, stream.length + branches * n
+        start, end = state.length, state.length + branches * n
         assert self._layout is not None
         if end > self._layout.capacity:
-            self._layout = self._take(stream, end)
-        self._sync_storage(stream)
-        self._mark_padding(stream, start)
-        step = self._step(stream, branches, n, self._layout.capacity if _probing.get() else bucket_of(end))
+            self._layout = self._take(state, end)
+        self._sync_storage(state)
+        self._mark_padding(state, start)
+        step = self._step(state, branches, n, self._layout.capacity if self._probing else bucket_of(end))
         step.tokens.copy_(tokens.flatten(1))
         step.positions.unflatten(1, (branches, n)).copy_(positions[:, None])
         self._layout.length.fill_(start)
-        hidden, *exits = self._run(stream, self._layout, step)
-        for layer in layers_of(stream.cache):
+        hidden, *exits = self._run(state, self._layout, step)
+        for layer in layers_of(state.cache):
             layer.mark_written(branches * n)
         return ForwardOutput(hidden, exits=tuple(exits))
 
-    def keep(self, stream: Stream, num_branch_tokens: int, slots: Tensor) -> None:
-        """Of the ``looked_at`` tokens read last, keep those of (batch, n) each row, in place."""
+    def keep(self, state: BatchState, num_branch_tokens: int, slots: Tensor) -> None:
+        """Of the ``num_branch_tokens`` tokens read last, keep the slots (batch, n) of each row, in place."""
         assert self._layout is not None
-        self._sync_storage(stream)  # rows may have been reordered between the branch and its commit
-        self._layout.keep(stream.length, num_branch_tokens, slots)
-        for layer in layers_of(stream.cache):
+        self._sync_storage(state)  # rows may have been reordered between the branch and its commit
+        self._layout.keep(state.length, num_branch_tokens, slots)
+        for layer in layers_of(state.cache):
             layer.crop(slots.shape[1] - num_branch_tokens)
 
     def forget(self) -> None:
-        """The stream's slots changed otherwise than by a step: look anew which of them hold padding."""
+        """Note that the stream's slots changed otherwise than by a step: which of them hold padding is read again."""
         self._stale = True
 
     def hand_over(self, cache: Any) -> None:
-        """Give the cache storage of its own, and layers with a window the kind of layer that they have elsewhere."""
+        """Copy the cache out of the layout; layers with a window become the kind of layer that they are elsewhere."""
         for index, (layer, kind) in enumerate(zip(layers_of(cache), self._kinds, strict=True)):
             if kind.window is None:
                 layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
@@ -136,54 +127,54 @@ class CudaGraphSteps:
         if layout is not None:
             _give_back(model, layout)
 
-    def _take(self, stream: Stream, needed: int) -> StaticLayout:
-        """A layout with room for what the call may make; where that is not known, for as much again."""
-        room = max(needed, self._expected or 2 * needed, bucket_of(1) if _probing.get() else 0) + LOOKAHEAD_SLOTS
-        return _take(stream.model, self._kinds, stream.batch, bucket_of(room), stream.input_ids.device)
+    def _take(self, state: BatchState, needed: int) -> StaticLayout:
+        """A layout with capacity for the call's tokens; where their number is not known, for as many again."""
+        capacity = max(needed, self._expected or 2 * needed, bucket_of(1) if self._probing else 0) + LOOKAHEAD_SLOTS
+        return _take(state.model, self._kinds, state.batch, bucket_of(capacity), state.input_ids.device)
 
-    def _sync_storage(self, stream: Stream) -> None:
-        """Bring the cache's content to the layout's storage, where something (a reordering) took it elsewhere."""
+    def _sync_storage(self, state: BatchState) -> None:
+        """Move the cache's content back to the layout's storage, where something (a reordering) replaced it."""
         assert self._layout is not None
-        layers = layers_of(stream.cache)
-        moved = [layer.rebind_storage(*own) for layer, own in zip(layers, self._layout.storage, strict=True)]
+        layers = layers_of(state.cache)
+        moved = [layer.rebind_storage(*storage) for layer, storage in zip(layers, self._layout.storage, strict=True)]
         self._stale |= any(moved)
 
-    def _mark_padding(self, stream: Stream, length: int) -> None:
+    def _mark_padding(self, state: BatchState, length: int) -> None:
         if self._stale:
             assert self._layout is not None
-            present, mask = self._layout.present, stream.padding_mask
+            present, mask = self._layout.present, state.padding_mask
             present.fill_(True)
-            if stream.padded and mask is not None:
+            if state.padded and mask is not None:
                 present[:, :length].copy_(mask[:, :length] != 0)
             self._stale = False
 
-    def _step(self, stream: Stream, branches: int, n: int, bucket: int) -> StaticStep:
+    def _step(self, state: BatchState, branches: int, n: int, bucket: int) -> StaticStep:
         assert self._layout is not None
-        mixed = stream.passes.mixed
+        mixed = state.passes.mixed
         names = None if mixed is None else tuple(mixed.names)
-        dtype = stream.prompt.hidden.dtype
-        key = (branches, n, bucket, stream.passes.exits, names, dtype)
+        dtype = state.dtype
+        key = (branches, n, bucket, state.passes.exits, names, dtype)
         steps = self._layout.steps
         if key not in steps:
-            types = getattr(stream.model.config.get_text_config(decoder=True), "layer_types", None)
+            types = getattr(state.model.config.get_text_config(decoder=True), "layer_types", None)
             steps[key] = StaticStep(self._layout, branches, n, bucket, dtype, types)
         return steps[key]
 
-    def _run(self, stream: Stream, layout: StaticLayout, step: StaticStep) -> list[Tensor]:
+    def _run(self, state: BatchState, layout: StaticLayout, step: StaticStep) -> list[Tensor]:
         """Hidden states (batch, flat, dim), and those of each exit."""
 
         def forward() -> list[Tensor]:
             few = small_batch_linear(step.tokens.numel(), layout.device)
-            with grouped_heads(), few, collect_inputs(stream.passes.exit_layers) as exits:
-                output = stream.structure.forward_backbone(stream.model, step.inputs(layout))
+            with grouped_heads(), few, collect_inputs(state.passes.exit_layers) as exits:
+                output = state.structure.forward_backbone(state.model, step.inputs(layout))
             return [output.last_hidden_state, *exits]
 
         rows, tokens = step.tokens.shape
-        with forward_pass(stream.model, rows, tokens, stream.length), stream.passes.adapters():
-            if not GRAPHS.get(layout.device.type) or _probing.get():
+        with forward_pass(state.model, rows, tokens, state.length), state.passes.adapters():
+            if not GRAPHS.get(layout.device.type) or self._probing:
                 return forward()
             if step.graph is None:
-                step.graph = GRAPHS[layout.device.type](forward, layout, type(stream.model).__name__)
+                step.graph = GRAPHS[layout.device.type](forward, layout, type(state.model).__name__)
         return [each.clone() for each in step.graph.replay()]  # the next replay writes over them
 
 

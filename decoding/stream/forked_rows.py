@@ -6,101 +6,97 @@ Works wherever a cache can be reordered, recurrent states included.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from decoding.cache.growing import GrowingLayer, is_recurrent, layers_of
-from decoding.stream.output import ForwardOutput, branched, joined, picked, reordered
+from decoding.cache.growing import layers_of
+from decoding.cache.layer_kinds import is_recurrent, kind_of
+from decoding.stream.output import ForwardOutput, joined, picked, reordered, split_branches
+from decoding.stream.state import BatchState
 from decoding.transformers_private import expand_inputs
 
-if TYPE_CHECKING:
-    from decoding.stream.stream import Stream
-
-__all__ = ["ForkedBranches", "of_branches", "repeated"]
+__all__ = ["ForkedBranches", "rows_of_branches", "with_forked_rows"]
 
 
 class ForkedBranches:
-    """Rows repeated once per branch, also between steps: only what the winner added is copied to its siblings."""
+    """Rows repeated once per branch, also between steps: only what the kept branch added is copied to its siblings.
 
-    def __init__(self, stream: Stream, branches: int) -> None:
-        self.stream = stream
+    Attributes:
+        tokens: (batch, branches, n) token ids that were read last.
+        kwargs: the model's keyword arguments once one branch is kept.
+        output: of the branches; ``hidden`` is (batch, branches, n, dim).
+    """
+
+    tokens: Tensor
+    kwargs: dict[str, Any]
+    output: ForwardOutput
+
+    def __init__(self, state: BatchState, branches: int) -> None:
+        self.state = state
         self.branches = branches
-        self.stream.cache.reorder_cache(self._rows().repeat_interleave(branches))
-        self.saved: dict[int, Any] = {}
+        self.state.cache.reorder_cache(self._rows().repeat_interleave(branches))
+        self.snapshots: dict[int, Any] = {}  # by layer, where the stream is restorable
 
     def read(self, tokens: Tensor) -> None:
         """Read (batch, branches, n) tokens."""
-        stream, n = self.stream, tokens.shape[2]
+        state, n = self.state, tokens.shape[2]
         self.tokens = tokens
-        layers = layers_of(stream.cache)
-        if stream.restorable:
-            self.saved = {i: copy.deepcopy(each) for i, each in enumerate(layers) if not isinstance(each, GrowingLayer)}
-        self.kwargs = stream.grown_kwargs(n)
+        if state.restorable:
+            self.snapshots = {i: kind_of(layer).snapshot(layer) for i, layer in enumerate(layers_of(state.cache))}
+        self.kwargs = state.grown_kwargs(n)
         flat = tokens.flatten(0, 1)  # (batch·branches, n)
-        ends = range(1, n + 1) if is_recurrent(stream.cache) else [n]
+        ends = range(1, n + 1) if is_recurrent(state.cache) else [n]
         starts = [0, *ends][:-1]
-        self.flat = joined([self._read(flat, start, end) for start, end in zip(starts, ends, strict=True)])
-        self.reading = branched(self.flat, 0, (-1, self.branches))
+        self.flat = joined([self._forward(flat, start, end) for start, end in zip(starts, ends, strict=True)])
+        self.output = split_branches(self.flat, 0, (-1, self.branches))
 
-    def _read(self, flat: Tensor, start: int, end: int) -> ForwardOutput:
+    def _forward(self, flat: Tensor, start: int, end: int) -> ForwardOutput:
         """One forward pass over tokens ``start`` to ``end`` of every branch; ``hidden`` is (batch·branches, n, dim)."""
-        stream = self.stream
-        ids, kwargs = repeated(stream, stream.grown_kwargs(end), self.branches)
+        state = self.state
+        ids, kwargs = with_forked_rows(state, state.grown_kwargs(end), self.branches)
         ids = torch.cat([ids, flat[:, :end]], dim=1)
-        inputs = stream.model.prepare_inputs_for_generation(ids, next_sequence_length=end - start, **kwargs)
-        return stream.run(inputs, every_logit=True)
+        inputs = state.model.prepare_inputs_for_generation(ids, next_sequence_length=end - start, **kwargs)
+        return state.run(inputs, every_logit=True)
 
     def keep(self, branch: Tensor) -> ForwardOutput:
         """Give every sibling what the kept branch added."""
         winners = self._rows() * self.branches + branch  # (batch,)
-        for layer in layers_of(self.stream.cache):
-            if isinstance(layer, GrowingLayer):
-                if not layer.is_initialized:  # a cross-attention layer of a text model that was given no image
-                    continue
-                n = self.tokens.shape[2]
-                for entries in (layer.keys, layer.values):
-                    siblings = entries.unflatten(0, (-1, self.branches))  # (batch, branches, heads, slots, dim)
-                    siblings[..., -n:, :] = entries[winners.to(entries.device), None, :, -n:]
-            else:
-                layer.reorder_cache(winners.repeat_interleave(self.branches))
+        for layer in layers_of(self.state.cache):
+            kind_of(layer).keep_fork(layer, winners, self.branches, self.tokens.shape[2])
         return picked(self.flat, winners)
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was, branches included."""
-        every = of_branches(rows, self.branches)
-        self.stream.cache.reorder_cache(every)
-        self.saved = {}
+        forked = rows_of_branches(rows, self.branches)
+        self.state.cache.reorder_cache(forked)
+        self.snapshots = {}
         self.tokens = self.tokens[rows]
         self.kwargs = reordered(self.kwargs, rows)
-        self.flat = picked(self.flat, every)
+        self.flat = picked(self.flat, forked)
 
     def drop(self) -> None:
         """Forget all branches. States that no index can move back are restored where the stream is restorable."""
-        layers = layers_of(self.stream.cache)
+        layers = layers_of(self.state.cache)
         for i, layer in enumerate(layers):
-            if isinstance(layer, GrowingLayer):
-                layer.crop(-self.tokens.shape[2])
-            elif i in self.saved:
-                layers[i] = self.saved[i]
-            # else: the call ends here and its cache with it
+            layers[i] = kind_of(layer).drop_fork(layer, self.tokens.shape[2], self.snapshots.get(i))
 
     def collapse(self) -> None:
-        """One row per row again; all siblings are alike, so the first is kept."""
-        self.stream.cache.reorder_cache(self._rows() * self.branches)
+        """Bring the cache back to one row per row; all siblings are alike, so the first is kept."""
+        self.state.cache.reorder_cache(self._rows() * self.branches)
 
     def _rows(self) -> Tensor:
-        return torch.arange(self.stream.batch, device=self.stream.input_ids.device)
+        return torch.arange(self.state.batch, device=self.state.input_ids.device)
 
 
-def repeated(stream: Stream, kwargs: dict[str, Any], branches: int) -> tuple[Tensor, dict[str, Any]]:
+def with_forked_rows(state: BatchState, kwargs: dict[str, Any], branches: int) -> tuple[Tensor, dict[str, Any]]:
     """A stream's tokens and keyword arguments with each row repeated once per branch; the cache is left as it is."""
     if kwargs.get("encoder_outputs") is not None:
         kwargs = kwargs | {"encoder_outputs": copy.copy(kwargs["encoder_outputs"])}  # transformers expands it in place
-    return expand_inputs(stream.model, stream.input_ids, kwargs, branches)
+    return expand_inputs(state.model, state.input_ids, kwargs, branches)
 
 
-def of_branches(rows: Tensor, branches: int) -> Tensor:
-    """(batch·branches,) where all branches of (batch,) rows stand, each row repeated once per branch."""
+def rows_of_branches(rows: Tensor, branches: int) -> Tensor:
+    """(batch·branches,) the rows of all branches of (batch,) rows, each row repeated once per branch."""
     return (rows[:, None] * branches + torch.arange(branches, device=rows.device)).flatten()

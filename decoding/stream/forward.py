@@ -1,4 +1,4 @@
-"""A stream's forward passes: the contexts in which a model is run, and what is kept of its output."""
+"""The forward passes of a stream: the contexts in which a model is run, and what is kept of its output."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from decoding.models.structure import ModelStructure, inspect_model
 from decoding.stream.output import ForwardOutput, recorded
 from decoding.transformers_private import prefill
 
-__all__ = ["Passes"]
+__all__ = ["ForwardPasses"]
 
 
-class Passes:
+class ForwardPasses:
     """One model's forward passes for one batch of rows.
 
     Args:
         model: a generating transformers model.
-        exits: after how many layers (0 for the embeddings) readings also give hidden states; ascending.
-        mixed: which LoRA adapter each row reads with; None for the model as it is.
+        exits: numbers of layers after which outputs also have hidden states (0 for the embeddings); ascending.
+        mixed: the LoRA adapter that each row is read with; None for the model as it is.
 
     Attributes:
-        anatomy: of the model.
-        exit_layers: the layers that are given what readings have as exits.
+        structure: of the model.
+        exit_layers: the layers whose inputs are the outputs' exits.
     """
 
     def __init__(self, model: Any, exits: Sequence[int] = (), mixed: MixedRows | None = None) -> None:
@@ -45,28 +45,26 @@ class Passes:
         self.exit_layers = self.structure.layers_before(model, exits)
 
     def adapters(self) -> AbstractContextManager[None]:
-        """Forward passes in this context are read with the adapters of these rows."""
+        """A context in which forward passes use the adapters of these rows."""
         return nullcontext() if self.mixed is None else self.mixed.reading()
 
-    def run(
-        self, inputs: dict[str, Any], rows: int, behind: int, every_logit: bool = False
-    ) -> tuple[ForwardOutput, Any]:
-        """One pass; through the backbone alone where the head can be applied apart.
+    def run(self, inputs: dict[str, Any], rows: int, past: int, every_logit: bool = False) -> tuple[ForwardOutput, Any]:
+        """Run one pass; through the backbone alone where the head can be applied separately.
 
         Args:
             inputs: of the model's forward.
             rows: of the batch, where the inputs have no token ids.
-            behind: how many tokens of a row have been read before.
-            every_logit: whether logits that the pass computes are wanted of every token, or of the last alone.
+            past: number of tokens of a row that have been read before.
+            every_logit: True to return computed logits of every token, False for the last alone.
 
         Returns:
-            The reading, and the model's output, which has the cache.
+            The output, and the model's own output, which has the cache.
         """
         ids = inputs.get("decoder_input_ids", inputs.get("input_ids"))
         rows, tokens = (rows, 0) if ids is None else ids.shape
         device = input_device(self.model) if ids is None else ids.device
         with (
-            forward_pass(self.model, rows, tokens, behind),
+            forward_pass(self.model, rows, tokens, past),
             self.adapters(),
             small_batch_linear(rows * tokens, device),
             grouped_heads(),
@@ -83,9 +81,9 @@ class Passes:
         else:
             if every_logit:
                 inputs.pop("logits_to_keep", None)
-            with collect_outputs(self.structure.backbone) as seen, collect_inputs(self.exit_layers) as exits:
+            with collect_outputs(self.structure.backbone) as outputs, collect_inputs(self.exit_layers) as exits:
                 output = self.model(**inputs, return_dict=True)
-            hidden = seen[-1].last_hidden_state
+            hidden = outputs[-1].last_hidden_state
             logits = output.logits if every_logit else output.logits[:, -1:]
         return ForwardOutput(hidden, logits, tuple(exits), *recorded(output)), output
 
@@ -96,7 +94,7 @@ class Passes:
         model_kwargs: dict[str, Any],
         generation_config: GenerationConfig,
         whole: bool,
-        each: Callable[[Tensor], None] | None,
+        prompt_states: Callable[[Tensor], None] | None,
     ) -> tuple[ForwardOutput, int, Any]:
         """Read a prompt as ``generate`` does.
 
@@ -104,17 +102,17 @@ class Passes:
             input_ids: (batch, length).
             model_kwargs: what ``generate`` passes to a decoding method beside them.
             generation_config: of the call.
-            whole: whether the hidden states of all tokens are wanted, or those of the last.
-            each: is given the hidden states (batch, n, dim), piece by piece as they are read.
+            whole: True returns the hidden states of all tokens, False those of the last.
+            prompt_states: is called with the hidden states (batch, n, dim) of each forward pass.
 
         Returns:
-            The reading, how many tokens were read, and the model's output.
+            The output, the number of tokens read, and the model's own output.
         """
 
         def states(output: Any) -> tuple[Tensor, int]:
             hidden = output.last_hidden_state
-            if each is not None:
-                each(hidden)
+            if prompt_states is not None:
+                prompt_states(hidden)
             return hidden if whole else hidden[:, -1:].clone(), hidden.shape[1]
 
         # transformers' own prefill: chunks, continued caches and multimodal inputs behave as in every other decoding.
@@ -122,12 +120,10 @@ class Passes:
             forward_pass(self.model, len(input_ids), input_ids.shape[1], 0),
             self.adapters(),
             module_states_installed(model_kwargs),
-            collect_outputs(self.structure.backbone, states) as seen,
+            collect_outputs(self.structure.backbone, states) as chunks,
             collect_inputs(self.exit_layers, last=True) as exits,
         ):
             output = prefill(self.model, input_ids, generation_config, model_kwargs)
-        hidden = torch.cat([states for states, _ in seen], dim=1) if whole else seen[-1][0]
-        reading = ForwardOutput(
-            hidden, output.logits[:, -1:], tuple(exits[-len(self.exit_layers) :]), *recorded(output)
-        )
-        return reading, sum(read for _, read in seen), output
+        hidden = torch.cat([states for states, _ in chunks], dim=1) if whole else chunks[-1][0]
+        result = ForwardOutput(hidden, output.logits[:, -1:], tuple(exits[-len(self.exit_layers) :]), *recorded(output))
+        return result, sum(read for _, read in chunks), output

@@ -1,4 +1,4 @@
-"""What a forward pass gave, and how readings are cut and joined."""
+"""The output of a forward pass, and how outputs are cut, joined and reordered."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["ForwardOutput", "branched", "joined", "picked", "recorded", "reordered"]
+__all__ = ["ForwardOutput", "joined", "picked", "recorded", "reordered", "split_branches"]
 
 
 @dataclass
 class ForwardOutput:
-    """What a forward pass over n tokens gave.
+    """Output of a forward pass over n tokens.
 
     Attributes:
         hidden: (batch, n, dim) hidden states after the final norm, or (batch, branches, n, dim) of a branch.
         logits: where the pass computed them, (batch, n, vocab) or (batch, branches, n, vocab) as ``hidden``, or
             those of the last token alone (n = 1); None where the head was left out.
-        exits: the states that the lower layers asked for were given, one (batch, n, dim) a layer, before any final
-            norm; of a prompt, those of its last token (n = 1).
+        exits: inputs of the lower layers that were asked for, one (batch, n, dim) a layer, before any final norm; of a
+            prompt, those of its last token (n = 1).
         hidden_states: per layer, as transformers returns them, where asked for; None otherwise.
         attentions: likewise.
         cross_attentions: likewise, encoder-decoder models only.
@@ -35,41 +35,39 @@ class ForwardOutput:
     cross_attentions: tuple[Tensor, ...] | None = None
 
 
-def joined(readings: list[ForwardOutput]) -> ForwardOutput:
-    """One reading of tokens that were read one after the other."""
-    if len(readings) == 1:
-        return readings[0]
-    last = copy.copy(readings[-1])  # layers' states and attentions, where asked for, are those of the last token
-    last.hidden = torch.cat([each.hidden for each in readings], dim=1)
-    last.exits = tuple(torch.cat(layer, dim=1) for layer in zip(*(each.exits for each in readings), strict=True))
+def joined(outputs: list[ForwardOutput]) -> ForwardOutput:
+    """One output for tokens that were read in several passes, one after the other."""
+    if len(outputs) == 1:
+        return outputs[0]
+    last = copy.copy(outputs[-1])  # layers' states and attentions, where asked for, are those of the last token
+    last.hidden = torch.cat([output.hidden for output in outputs], dim=1)
+    last.exits = tuple(torch.cat(layer, dim=1) for layer in zip(*(output.exits for output in outputs), strict=True))
     if last.logits is not None:
-        last.logits = torch.cat([each.logits for each in readings if each.logits is not None], dim=1)
+        last.logits = torch.cat([output.logits for output in outputs if output.logits is not None], dim=1)
     return last
 
 
-def branched(reading: ForwardOutput, dim: int, sizes: tuple[int, int]) -> ForwardOutput:
-    """The reading of a pass over branches laid out along one dimension, with that dimension cut into two."""
-    chosen = copy.copy(reading)
-    chosen.hidden = reading.hidden.unflatten(dim, sizes)
-    chosen.exits = tuple(each.unflatten(dim, sizes) for each in reading.exits)
-    chosen.logits = None if reading.logits is None else reading.logits.unflatten(dim, sizes)
-    return chosen
+def split_branches(output: ForwardOutput, dim: int, sizes: tuple[int, int]) -> ForwardOutput:
+    """The output of a pass over branches that lie along one dimension, with that dimension split into two."""
+    result = copy.copy(output)
+    result.hidden = output.hidden.unflatten(dim, sizes)
+    result.exits = tuple(states.unflatten(dim, sizes) for states in output.exits)
+    result.logits = None if output.logits is None else output.logits.unflatten(dim, sizes)
+    return result
 
 
-def picked(reading: ForwardOutput, rows: Tensor) -> ForwardOutput:
-    """The reading of some rows."""
-    chosen = copy.copy(reading)
-    for name, value in vars(reading).items():
-        if value is not None:
-            setattr(
-                chosen,
-                name,
-                _of(value, rows) if isinstance(value, Tensor) else tuple(_of(each, rows) for each in value),
-            )
-    return chosen
+def picked(output: ForwardOutput, rows: Tensor) -> ForwardOutput:
+    """The output of some rows."""
+    result = copy.copy(output)
+    for name, value in vars(output).items():
+        if isinstance(value, Tensor):
+            setattr(result, name, _rows_of(value, rows))
+        elif value is not None:
+            setattr(result, name, tuple(_rows_of(states, rows) for states in value))
+    return result
 
 
-def _of(states: Tensor, rows: Tensor) -> Tensor:
+def _rows_of(states: Tensor, rows: Tensor) -> Tensor:
     return states[rows.to(states.device)]  # a model's layers may be on several devices
 
 

@@ -1,104 +1,82 @@
-"""Branching by a shared prefix: the branches stand side by side as query tokens of one row.
+"""Branching by a shared prefix: the branches stand side by side as query tokens of one row (tree attention).
 
-A 4-D additive float mask lets each branch see the prefix and itself; positions restart at the row's true length. The
-prefix's keys and values are never copied.
+A 4-D additive float mask lets each branch attend to the prefix and itself; positions restart at the row's true length.
+The prefix's keys and values are never copied.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from decoding.cache.growing import GrowingLayer, is_sliding, layers_of, self_attention_cache
+from decoding.cache.growing import layers_of, self_attention_cache
+from decoding.cache.layer_kinds import gather_index, kind_of
 from decoding.cache.quantised import untouched
-from decoding.stream.output import ForwardOutput, branched, picked, reordered
-from decoding.stream.tree_mask import branch_mask
-from decoding.transformers_private import DummyLayer
-
-if TYPE_CHECKING:
-    from decoding.stream.stream import Stream
+from decoding.stream.output import ForwardOutput, picked, reordered, split_branches
+from decoding.stream.state import BatchState
 from decoding.stream.token_tree import TokenTree
-from decoding.stream.tree_mask import _masks
+from decoding.stream.tree_mask import branch_mask, masks_by_layer, tree_mask, tree_relations
 
-if TYPE_CHECKING:
-    from decoding.stream.stream import Stream
-
-__all__ = ["SharedPrefixBranches", "side_by_side"]
+__all__ = ["SharedPrefixBranches", "forward_tree"]
 
 
 class SharedPrefixBranches:
-    """Branches side by side behind one prefix."""
+    """Branches side by side after one prefix.
 
-    def __init__(self, stream: Stream, tokens: Tensor) -> None:
-        self.stream = stream
-        self.tokens = tokens  # (batch, branches, n)
-        self.aside: dict[int, tuple[Tensor, Tensor]] = {}  # by layer, keys and values that its cache has not taken
+    Attributes:
+        tokens: (batch, branches, n) token ids.
+        kwargs: the model's keyword arguments once one branch is kept.
+        output: of the branches; ``hidden`` is (batch, branches, n, dim).
+    """
+
+    def __init__(self, state: BatchState, tokens: Tensor) -> None:
+        self.state = state
+        self.tokens = tokens
+        self.pending_entries: dict[int, tuple[Tensor, Tensor]] = {}  # by layer, keys and values that its cache lacks
         _, branches, n = tokens.shape
-        self.kwargs = stream.grown_kwargs(n)
+        self.kwargs = state.grown_kwargs(n)
         positions = self.kwargs["position_ids"][..., -n:]  # (batch, n), or (axes, batch, n)
-        if stream.graph_steps is not None:
-            self.flat = stream.graph_steps.read(stream, tokens, positions)
+        if state.graph_steps is not None:
+            self.flat = state.graph_steps.read(state, tokens, positions)
         else:
-            self.flat = self._read(positions)
-        self.reading = branched(self.flat, 1, (branches, n))
+            self.flat = self._forward(positions)
+        self.output = split_branches(self.flat, 1, (branches, n))
 
-    def _read(self, positions: Tensor) -> ForwardOutput:
-        """One forward pass; ``hidden`` is (batch, branches·n, dim), ``logits`` likewise where the head is in it."""
-        stream = self.stream
+    def _forward(self, positions: Tensor) -> ForwardOutput:
+        """One forward pass; ``hidden`` is (batch, branches·n, dim), ``logits`` likewise where the pass computes them."""
+        state = self.state
         batch, branches, n = self.tokens.shape
-        layers = layers_of(stream.cache)
-        for layer in layers:
-            if is_sliding(layer):
-                layer.record_past = True  # else the window would drop prefix entries for the sake of losing branches
+        _begin_branches(state)
         inputs = self._inputs(n)
         inputs["input_ids"] = self.tokens.reshape(batch, branches * n)
         inputs["position_ids"] = positions.repeat(*[1] * (positions.dim() - 1), branches)
-        inputs["attention_mask"] = self._masks(layers, branches, n)
-        with untouched(stream.cache) as self.aside:
-            return stream.run(inputs, every_logit=True)
+        prefix = state.padding_mask if state.padded else None
+        device = self.tokens.device  # from where a model spread over devices takes the mask along
+        inputs["attention_mask"] = masks_by_layer(
+            state,
+            branches * n,
+            lambda offset, window: branch_mask(
+                batch, state.length, branches, n, prefix, offset, window, state.dtype, device
+            ),
+        )
+        with untouched(state.cache) as self.pending_entries:
+            return state.run(inputs, every_logit=True)
 
     def _inputs(self, n: int) -> dict[str, Any]:
-        """What the model's forward is given beside tokens, positions and mask."""
-        stream = self.stream
-        if stream.constant_inputs is not None:
-            return dict(stream.constant_inputs)
-        ids = torch.cat([stream.input_ids, self.tokens[:, 0]], dim=1)
-        inputs = stream.model.prepare_inputs_for_generation(ids, next_sequence_length=n, **self.kwargs)
+        """Inputs of the model's forward other than tokens, positions and mask."""
+        state = self.state
+        if state.constant_inputs is not None:
+            return dict(state.constant_inputs)
+        ids = torch.cat([state.input_ids, self.tokens[:, 0]], dim=1)
+        inputs = state.model.prepare_inputs_for_generation(ids, next_sequence_length=n, **self.kwargs)
         rest = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
         rest.pop("position_ids")
         if not any(isinstance(value, Tensor) for value in rest.values()):
-            stream.constant_inputs = rest  # the same at each step; preparing them anew costs a percent of one
+            state.constant_inputs = rest  # the same at each step; preparing them again costs a percent of one
         return dict(rest)
-
-    def _masks(self, layers: list[Any], branches: int, n: int) -> Tensor | dict[str, Tensor]:
-        prefix = self.stream.padding_mask if self.stream.padded else None
-        like = self.stream.prompt.hidden
-        by_layer: dict[int | None, Tensor] = {}
-        for layer in layers:
-            window = layer.sliding_window if is_sliding(layer) else None
-            if window not in by_layer and not isinstance(layer, DummyLayer):
-                offset = layer.get_mask_sizes(branches * n)[1]
-                by_layer[window] = branch_mask(
-                    self.stream.batch,
-                    self.stream.length,
-                    branches,
-                    n,
-                    prefix,
-                    offset,
-                    window,
-                    like.dtype,
-                    self.tokens.device,  # from where a model spread over devices takes it along
-                )
-        if len(by_layer) == 1:
-            return next(iter(by_layer.values()))
-        types = self.stream.model.config.get_text_config(decoder=True).layer_types
-        return {
-            name: by_layer[layer.sliding_window if is_sliding(layer) else None]
-            for name, layer in zip(types, layers, strict=False)
-        }
 
     def keep(self, branch: Tensor) -> ForwardOutput:
         """Move the kept branch's keys and values to the end of the prefix; drop the rest."""
@@ -106,37 +84,33 @@ class SharedPrefixBranches:
         slots = branch[:, None] * n + torch.arange(n, device=branch.device)  # (batch, n) among the branches' slots
         # Asking for the winners would wait for a GPU; on a CPU it makes the move several times faster.
         winners = branch.tolist() if branch.device.type == "cpu" else None
-        if self.stream.graph_steps is not None:
-            self.stream.graph_steps.keep(self.stream, branches * n, slots)
-            return self._selected(slots, winners)
-        layers = layers_of(self.stream.cache)
-        for index, read in self.aside.items():
-            layers[index].update(*(entries.gather(2, _among(slots, entries)) for entries in read))
-        for layer in layers if branches > 1 and not self.aside else ():
-            if isinstance(layer, DummyLayer) or not layer.is_initialized:
-                continue  # of a model that was cut to fewer layers than its config counts
-            if winners is not None and isinstance(layer, GrowingLayer):
-                layer.keep_branches(branches * n, winners, n)
-            else:
-                for entries in (layer.keys, layer.values):
-                    _gather_to_front(entries, branches * n, slots)
-                layer.crop(-(branches - 1) * n)
-        return self._selected(slots, winners)
+        if self.state.graph_steps is not None:
+            self.state.graph_steps.keep(self.state, branches * n, slots)
+            return self._kept_output(slots, winners)
+        layers = layers_of(self.state.cache)
+        for index, entries in self.pending_entries.items():
+            layers[index].update(*(tensor.gather(2, gather_index(slots, tensor)) for tensor in entries))
+        if branches > 1:
+            for layer in layers:
+                kind_of(layer).keep(layer, branches * n, slots, winners)
+        return self._kept_output(slots, winners)
 
     def drop(self) -> None:
         """Forget all branches."""
-        if not self.aside:
-            self_attention_cache(self.stream.cache).crop(-self.tokens[0].numel())
+        if not self.pending_entries:
+            self_attention_cache(self.state.cache).crop(-self.tokens[0].numel())
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was, branches included."""
-        self.stream.cache.reorder_cache(rows)
-        self.aside = {index: (keys[rows], values[rows]) for index, (keys, values) in self.aside.items()}
+        self.state.cache.reorder_cache(rows)
+        self.pending_entries = {
+            index: (keys[rows], values[rows]) for index, (keys, values) in self.pending_entries.items()
+        }
         self.tokens = self.tokens[rows]
         self.kwargs = reordered(self.kwargs, rows)
         self.flat = picked(self.flat, rows)
 
-    def _selected(self, slots: Tensor, winners: list[int] | None) -> ForwardOutput:
+    def _kept_output(self, slots: Tensor, winners: list[int] | None) -> ForwardOutput:
         rows = torch.arange(len(slots), device=slots.device)[:, None]
         n = slots.shape[1]
 
@@ -159,46 +133,44 @@ class SharedPrefixBranches:
         return kept
 
 
-def _gather_to_front(entries: Tensor, num_branch_tokens: int, slots: Tensor) -> None:
-    """Of the last slots of (batch, heads, slots, dim), write those of (batch, n) each row's winner over the first n, in
-    one gather for all rows.
-    """
-    last = entries.narrow(2, entries.shape[2] - num_branch_tokens, num_branch_tokens)
-    last[:, :, : slots.shape[1]] = last.gather(2, _among(slots, entries))
-
-
-def _among(slots: Tensor, entries: Tensor) -> Tensor:
-    """The index that gathers slots (batch, n) of (batch, heads, slots, dim)."""
-    return slots.to(entries.device)[:, None, :, None].expand(-1, entries.shape[1], -1, entries.shape[3])
-
-
 def _attention_of(weights: Tensor, rows: Tensor, slots: Tensor, tokens: Tensor) -> Tensor:
     """Attention (batch, heads, n, prefix + n) of the kept branch, from (batch, heads, b·n, prefix + b·n)."""
     prefix = weights.shape[-1] - tokens[0].numel()
     kept = weights[rows, :, slots].transpose(1, 2)  # (batch, heads, n, prefix + branches·n)
-    own = (prefix + slots)[:, None, None].expand(*kept.shape[:3], -1)
-    return torch.cat([kept[..., :prefix], kept.gather(3, own)], dim=-1)
+    in_branch = (prefix + slots)[:, None, None].expand(*kept.shape[:3], -1)
+    return torch.cat([kept[..., :prefix], kept.gather(3, in_branch)], dim=-1)
 
 
-def side_by_side(stream: Stream, tree: TokenTree) -> ForwardOutput:
-    """One forward pass over the nodes; see :meth:`decoding.stream.stream.Stream.look`."""
-    layers, nodes = layers_of(stream.cache), len(tree)
-    for layer in layers:
-        if is_sliding(layer):
-            layer.record_past = True  # else the window would drop prefix entries for the sake of the forest
-    tokens = _readable(stream, tree.tokens).expand(stream.batch, -1)
+def forward_tree(state: BatchState, tree: TokenTree) -> ForwardOutput:
+    """Read a token tree in one forward pass, by tree attention, and keep none of it.
+
+    See :meth:`decoding.stream.stream.Stream.forward_tree`.
+    """
+    nodes = len(tree)
+    _begin_branches(state)
+    tokens = state.readable(tree.tokens).expand(state.batch, -1)
     depths = torch.tensor(tree.depths, device=tokens.device)
-    kwargs = stream.grown_kwargs(nodes)
-    ids = torch.cat([stream.input_ids, tokens], dim=1)
-    inputs = stream.model.prepare_inputs_for_generation(ids, next_sequence_length=nodes, **kwargs)
+    visible = tree.visible().to(tokens.device)
+    kwargs = state.grown_kwargs(nodes)
+    ids = torch.cat([state.input_ids, tokens], dim=1)
+    inputs = state.model.prepare_inputs_for_generation(ids, next_sequence_length=nodes, **kwargs)
     first = kwargs["position_ids"][..., -nodes:][..., :1]  # (batch, 1), or (axes, batch, 1)
-    inputs |= {"input_ids": tokens, "position_ids": first + depths, "attention_mask": _masks(stream, tree, depths)}
-    reading = stream.run(inputs, every_logit=True)
-    self_attention_cache(stream.cache).crop(-nodes)
-    return reading
+    prefix = state.padding_mask if state.padded else None
+
+    def mask_of(offset: int, window: int | None) -> Tensor:
+        relations = tree_relations(visible, depths, window, state.dtype)
+        return tree_mask(relations, depths, state.batch, state.length, prefix, offset, window)
+
+    inputs |= {
+        "input_ids": tokens,
+        "position_ids": first + depths,
+        "attention_mask": masks_by_layer(state, nodes, mask_of),
+    }
+    output = state.run(inputs, every_logit=True)
+    self_attention_cache(state.cache).crop(-nodes)
+    return output
 
 
-def _readable(stream: Stream, tokens: Any) -> Tensor:
-    """Token ids as a tensor; what an amateur's shorter vocabulary lacks is of no matter, but must be one of its own."""
-    vocab = stream.model.config.get_text_config(decoder=True).vocab_size
-    return torch.tensor(tokens, device=stream.input_ids.device).clamp(max=vocab - 1)
+def _begin_branches(state: BatchState) -> None:
+    for layer in layers_of(state.cache):
+        kind_of(layer).begin_branches(layer)

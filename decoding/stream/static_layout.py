@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from decoding.stream.tree_mask import own_mask
+from decoding.stream.tree_mask import branch_relations
 from decoding.transformers_private import CACHE_ARGUMENT
 
 __all__ = ["LayerShape", "StaticLayout", "StaticStep", "bucket_of"]
@@ -142,8 +142,12 @@ class StaticStep:
             self.slots = torch.arange(flat, device=device)  # behind the prefix
             self.every_slot = torch.arange(bucket, device=device)
             # Copies, since a graph goes on reading them where a table that others share may be dropped.
-            self.own = {window: own_mask(branches, n, window, dtype, device)[0].clone() for window in self.windows}
-            self.place = own_mask(branches, n, None, dtype, device)[1].clone()  # (flat,) of each token in its branch
+            self.relations = {
+                window: branch_relations(branches, n, window, dtype, device)[0].clone() for window in self.windows
+            }
+            self.depths = branch_relations(branches, n, None, dtype, device)[
+                1
+            ].clone()  # (flat,) of each token in its branch
 
     def inputs(self, layout: StaticLayout) -> dict[str, Any]:
         """What the model's forward takes, made on the device alone."""
@@ -163,11 +167,11 @@ class StaticStep:
         """Additive (batch, 1, flat, bucket): 0 where a token may look, the dtype's minimum elsewhere."""
         visible = prefix[:, None, None]
         if window is not None:
-            age = (layout.length + self.place)[:, None] - self.every_slot  # (flat, bucket)
+            age = (layout.length + self.depths)[:, None] - self.every_slot  # (flat, bucket)
             visible = visible & (age < window)
         mask = torch.zeros((layout.batch, 1, len(slots), self.bucket), dtype=self.dtype, device=layout.device)
         mask.masked_fill_(~visible, torch.finfo(self.dtype).min)
-        return mask.index_copy_(3, slots, self.own[window].expand(layout.batch, 1, -1, -1))
+        return mask.index_copy_(3, slots, self.relations[window].expand(layout.batch, 1, -1, -1))
 
 
 @dataclass

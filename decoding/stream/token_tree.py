@@ -1,20 +1,16 @@
-"""Many texts behind one prefix in one forward pass, each shared beginning read once.
+"""A tree of tokens: many texts after one prefix, each beginning that several share held once.
 
-The texts form a forest: a token that several of them have in the same place, after the same tokens, is one node. Nodes
-stand side by side as query tokens; a 4-D additive mask lets each see the prefix, its ancestors and itself, and its
-position is its depth. It is the shared prefix of :mod:`decoding.stream.shared_prefix`, grown branches of its own.
+A token that several texts have in the same place, after the same tokens, is one node. A forward pass reads the nodes
+side by side as query tokens (tree attention): each attends to the prefix, its ancestors and itself, and its position is
+its depth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["TokenTree"]
 
@@ -27,7 +23,7 @@ class TokenTree:
 
     Attributes:
         tokens: (nodes,) token ids; a node stands after its parent.
-        depths: (nodes,) how many tokens of its text come before it.
+        depths: (nodes,) number of tokens of its text before it.
         paths: for each text the nodes of its tokens.
     """
 
@@ -52,9 +48,9 @@ class TokenTree:
         return len(self.tokens)
 
     def visible(self) -> Tensor:
-        """(nodes, nodes) bool: which others each node looks at, itself included."""
-        seen = torch.eye(len(self), dtype=torch.bool).numpy()
+        """(nodes, nodes) bool, True for each node's ancestors and itself."""
+        visible = torch.eye(len(self), dtype=torch.bool).numpy()
         for node, parent in enumerate(self._parents):
             if parent >= 0:
-                seen[node] |= seen[parent]
-        return torch.from_numpy(seen)
+                visible[node] |= visible[parent]
+        return torch.from_numpy(visible)

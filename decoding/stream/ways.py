@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from transformers.cache_utils import DynamicSlidingWindowLayer
-
-from decoding.cache.growing import GrowingLayer, layers_of
+from decoding.cache.layer_kinds import can_share_prefix
 from decoding.cache.quantised import is_quantised
-from decoding.transformers_private import DummyLayer
+from decoding.stream.state import BatchState
 
-if TYPE_CHECKING:
-    from decoding.stream.stream import Stream
+__all__ = ["Branching", "Way", "may_share_prefix"]
 
-__all__ = ["Branching", "Way", "may_share"]
-
-Way = Literal["shared prefix", "fork", "read anew"]
+Way = Literal["shared prefix", "fork", "recompute"]
 
 
 @dataclass(frozen=True)
 class Branching:
-    """Which way a model branches, and why no cheaper one or how close the check came.
+    """The way in which a model branches, and the reason: why no cheaper one, or how close the check came.
 
-    ``way`` is "shared prefix" (:mod:`decoding.stream.shared_prefix`), "fork" (:mod:`decoding.stream.forked_rows`) or "read anew"
-    (:mod:`decoding.stream.recompute`), the cheapest that is right.
+    ``way`` is "shared prefix" (:mod:`decoding.stream.shared_prefix`), "fork" (:mod:`decoding.stream.forked_rows`) or
+    "recompute" (:mod:`decoding.stream.recompute`), the cheapest that is right.
     """
 
     way: Way
     reason: str
 
 
-def may_share(stream: Stream) -> bool:
-    """Whether this stream's cache and arguments allow the shared prefix (the model may, a static cache does not)."""
-    if stream.kwargs.get("position_ids") is None:
+def may_share_prefix(state: BatchState) -> bool:
+    """True where a stream's cache and arguments allow the shared prefix (the model may, a static cache does not)."""
+    if state.kwargs.get("position_ids") is None:
         return False
-    if is_quantised(stream.cache):
-        return True
-    layers = layers_of(stream.cache)
-    return all(
-        isinstance(each, (GrowingLayer, DummyLayer)) or type(each) is DynamicSlidingWindowLayer for each in layers
-    )
+    return is_quantised(state.cache) or can_share_prefix(state.cache)

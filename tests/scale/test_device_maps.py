@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from pretended_device import ELSEWHERE, Elsewhere, pretended_device, spread
+from streams import stream_with_way
 from tiny_models import tiny_model
 from torch import nn
 
@@ -24,8 +25,6 @@ from decoding.induce import Example, induce
 from decoding.models.adapters import attach
 from decoding.models.devices import device_names, input_device
 from decoding.scoring.teacher_forcing import teacher_forced
-from decoding.stream.stream import Stream
-from decoding.stream.ways import Branching
 
 PADDED = {
     "input_ids": torch.tensor([[0, 0, 11, 12, 13, 14, 15], [21, 22, 23, 24, 25, 26, 27]]),
@@ -122,8 +121,7 @@ def test_beams_and_draws_are_those_of_one_device(strategy: str) -> None:
 def test_forked_branches_are_those_of_one_device() -> None:
     texts = []
     for model in split("head elsewhere"):
-        stream = Stream.open(model, **PADDED, exits=(1, 2))
-        stream.branching = Branching("fork", "forked, to see that way too")
+        stream = stream_with_way(model, "fork", **PADDED, exits=(1, 2))
         looked_at = stream.branch(torch.tensor([[31, 32], [33, 34]])).hidden
         kept = stream.commit(torch.tensor([1, 0]))
         stream.reorder(torch.tensor([1, 0]))

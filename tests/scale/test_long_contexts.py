@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessorList
 
 import decoding
 from decoding import ContextAware, ContrastiveSearch
-from decoding.stream.stream import Stream
+from decoding.stream.prepare import prepare_inputs
 
 LONG = 32768
 WIDTH, VOCAB = 32, 96
@@ -77,7 +77,7 @@ def alive() -> int:
 def held(model: Any, strategy: decoding.Strategy, length: int) -> int:
     """Bytes that a call holds between its steps on a prompt of this length."""
     before = alive()
-    ids, kwargs, config = Stream.prepare(model, input_ids=prompt(length))
+    ids, kwargs, config = prepare_inputs(model, input_ids=prompt(length))
     config.max_length = length + 8
     with torch.no_grad():
         session = strategy.session(model, ids, kwargs, config)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 __all__ = ["Cell", "Row", "section", "table", "totals"]
 
-WAYS = ("shared prefix", "fork", "read anew")
+WAYS = ("shared prefix", "fork", "recompute")
 
 
 @dataclass(frozen=True)

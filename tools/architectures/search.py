@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 import decoding
+from decoding.capabilities.capabilities import open_stream
 from decoding.errors import DecodingError, one_line
-from decoding.stream.stream import Stream
 from decoding.tools.architectures.readings import LENGTHS, Prompt, batch_of, prompts
 from decoding.tools.architectures.recomputation import Step, recomputed
 from decoding.tools.architectures.results import Cell
@@ -32,7 +32,7 @@ def contrastive_search(model: Any) -> dict[str, Cell]:
     rows, alone = _separated(model)
     batch = batch_of(model, rows)
     try:
-        way = Stream.open(model, **batch).branching
+        way = open_stream(model, **batch).branching
         output = decoding.generate(
             model, **batch, penalty_alpha=ALPHA, top_k=TOP_K, max_new_tokens=STEPS, pad_token_id=0,
             output_scores=True, return_dict_in_generate=True,

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import GenerationConfig
 from transformers.cache_utils import Cache, DynamicCache
 
-from decoding.cache.growing import is_recurrent, is_sliding
+from decoding.cache.layer_kinds import has_window, is_recurrent
 from decoding.capabilities.branching import branching_of
 from decoding.errors import ModelError
 from decoding.models.forward_errors import is_environment_error
@@ -37,7 +37,7 @@ def may_fuse_rows(model: Any, cache: Any, readers: Sequence[Reader]) -> bool:
     if sum(reader.model is None for reader in readers) < 2:
         return True
     try:
-        return branching_of(model).way != "read anew"
+        return branching_of(model).way != "recompute"
     except ModelError as refusal:
         if is_environment_error(refusal):
             raise
@@ -53,7 +53,7 @@ def may_fuse_expert(
         return False
     if is_recurrent(cache) or cache.get_seq_length() > 0 or getattr(cache, "offloading", False):
         return False
-    if restorable and any(is_sliding(layer) for layer in cache.layers):
+    if restorable and has_window(cache):
         return False
     if config is not None and (config.output_attentions or config.output_hidden_states):
         return False

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from decoding.cache.growing import layers_of
+from decoding.capabilities.capabilities import open_prepared_stream
 from decoding.capabilities.chunked_prefill import why_not_chunked
 from decoding.capabilities.cuda_graphs import cuda_graphs_requested, request_cuda_graphs
 from decoding.errors import InputError
@@ -25,7 +26,7 @@ from decoding.strategies.contrast.fusable import by_weights, may_fuse_expert, ma
 from decoding.strategies.contrast.reader_group import ReaderGroup
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits, prompts_of, with_prefix
 from decoding.stream.output import ForwardOutput, picked
-from decoding.stream.stream import Stream
+from decoding.stream.prepare import prepare_inputs
 from decoding.stream.token_tree import TokenTree
 from decoding.transformers_private import cache_in
 
@@ -102,8 +103,8 @@ class FusedStreams:
         restorable: bool,
     ) -> None:
         mixed = self._mixed([expert], others)
-        stream = Stream(
-            self.model, input_ids, model_kwargs, generation_config, restorable,
+        stream = open_prepared_stream(
+            self.model, input_ids, model_kwargs, generation_config, restorable=restorable,
             exits=expert.exits, mixed=mixed, whole_prompt=False,
         )  # fmt: skip
         self.parts.append(ReaderGroup(stream, [expert], self.batch, [0]))
@@ -125,7 +126,7 @@ class FusedStreams:
         check_inputs(model, ids, {"attention_mask": mask})
         mixed = self._mixed(group, group) if group[0].model is None else None
         exits = tuple(sorted({exit_ for reader in group for exit_ in reader.exits}))
-        inputs, kwargs, config = Stream.prepare(model, input_ids=ids, attention_mask=mask, use_cache=self.use_cache)
+        inputs, kwargs, config = prepare_inputs(model, input_ids=ids, attention_mask=mask, use_cache=self.use_cache)
         if self.piece is not None:
             config.prefill_chunk_size = self.piece
         elif len(group) > 1 and cache_in(kwargs) is not None:
@@ -135,7 +136,9 @@ class FusedStreams:
                 config.prefill_chunk_size = piece
         config.max_length = width + new
         request_cuda_graphs(config, compile)
-        stream = Stream(model, inputs, kwargs, config, restorable, exits=exits, mixed=mixed, whole_prompt=False)
+        stream = open_prepared_stream(
+            model, inputs, kwargs, config, restorable=restorable, exits=exits, mixed=mixed, whole_prompt=False
+        )
         longest = [max(map(len, rows[i : i + self.batch])) for i in range(0, len(rows), self.batch)]
         self.parts.append(ReaderGroup(stream, group, self.batch, [width - each for each in longest], limit))
 
@@ -183,9 +186,9 @@ class FusedStreams:
         return heard
 
     @property
-    def side_by_side(self) -> bool:
+    def uses_tree_attention(self) -> bool:
         """Whether every part reads a forest in one pass of as many tokens as it has nodes."""
-        return all(part.stream.side_by_side for part in self.parts)
+        return all(part.stream.uses_tree_attention for part in self.parts)
 
     def lengths(self) -> Iterator[tuple[str, int, int | None]]:
         """Of each part its last reader's role, the tokens of its longest row so far, and its context."""
@@ -193,23 +196,23 @@ class FusedStreams:
             yield part.readers[-1].role, part.stream.length - min(part.padding), context_of(part.stream.model)
 
     @torch.no_grad()
-    def look(self, tree: TokenTree) -> list[ForwardOutput]:
+    def forward_tree(self, tree: TokenTree) -> list[ForwardOutput]:
         """Read texts that go on from here in every part, and keep none of them; needs ``restorable``.
 
         Returns:
             Of each part ``hidden``, ``exits`` and, where the head cannot be applied apart, ``logits`` (rows, 1 + nodes,
             ...): those after the prompt come first, then those of the forest's nodes.
         """
-        return [part.look(tree) for part in self.parts]
+        return [part.forward_tree(tree) for part in self.parts]
 
     @torch.no_grad()
     def logits_at(
         self, readings: list[ForwardOutput], places: Tensor, wanted: Mapping[tuple[str, bool], Sequence[int]]
     ) -> tuple[dict[str, Tensor], dict[tuple[str, bool], Tensor]]:
-        """Logits at some places of readings of :meth:`look`, from one matrix product a part.
+        """Logits at some places of readings of :meth:`forward_tree`, from one matrix product a part.
 
         Args:
-            readings: of :meth:`look`.
+            readings: of :meth:`forward_tree`.
             places: (n,) indices among their tokens.
             wanted: by role and whether lower layers pass the final norm, which of its reader's exits.
 

@@ -54,12 +54,12 @@ class ReaderGroup:
         """Read (batch, branches, n) alternative continuations."""
         return self.stream.branch(self._for_rows(tokens))
 
-    def look(self, tree: TokenTree) -> ForwardOutput:
-        """See :meth:`decoding.strategies.contrast.fused_streams.FusedStreams.look`."""
+    def forward_tree(self, tree: TokenTree) -> ForwardOutput:
+        """See :meth:`decoding.strategies.contrast.fused_streams.FusedStreams.forward_tree`."""
         prompt = self.stream.prompt
         given = None if self.stream.structure.separable or prompt.logits is None else prompt.logits[:, -1:]
         start = ForwardOutput(prompt.hidden[:, -1:], given, prompt.exits)
-        return joined([start, self.stream.look(tree)]) if len(tree) else start
+        return joined([start, self.stream.forward_tree(tree)]) if len(tree) else start
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i of each reader what its row ``rows[i]`` was."""

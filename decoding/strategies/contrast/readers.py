@@ -10,7 +10,7 @@ from torch import Tensor
 
 from decoding.errors import InputError, ModelError
 
-__all__ = ["EXPERT", "ReaderLogits", "Reader", "with_prefix", "prompts_of"]
+__all__ = ["EXPERT", "Reader", "ReaderLogits", "prompts_of", "with_prefix"]
 
 EXPERT = "expert"
 

@@ -11,6 +11,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper
 
 from decoding.cache.growing import tokens_in
+from decoding.capabilities.capabilities import open_prepared_stream
 from decoding.errors import InputError, OptionError
 from decoding.generation.parameters import require_count, require_range
 from decoding.generation.session import Session, argmax_first
@@ -18,6 +19,7 @@ from decoding.generation.strategy import Strategy
 from decoding.kernels.selection import contrastive_scores
 from decoding.models.structure import call_backbone, inspect_model
 from decoding.strategies.contrastive_search.history import HiddenHistory
+from decoding.stream.prepare import prepare_inputs
 from decoding.stream.stream import Stream
 from decoding.transformers_private import CACHE_ARGUMENT, cache_in
 
@@ -93,8 +95,8 @@ class ContrastiveSearch(Strategy):
     ) -> ContrastiveSearchSession:
         """Open a session; see :meth:`Strategy.session`."""
         history = _history_before(model, input_ids, model_kwargs, self.max_history, generation_config)
-        stream = Stream(
-            model, input_ids, model_kwargs, generation_config, restorable,
+        stream = open_prepared_stream(
+            model, input_ids, model_kwargs, generation_config, restorable=restorable,
             whole_prompt=False, prompt_states=history.append,
         )  # fmt: skip
         return ContrastiveSearchSession(self, stream, history)
@@ -231,9 +233,9 @@ def _history_before(
     history = HiddenHistory(mask, length, expected, window)
     piece = None if config is None else config.prefill_chunk_size
     if piece is not None:
-        ids, kwargs, apart = Stream.prepare(model, **{**inputs, "use_cache": True})
+        ids, kwargs, apart = prepare_inputs(model, **{**inputs, "use_cache": True})
         apart.prefill_chunk_size = piece
-        Stream(model, ids, kwargs, apart, whole_prompt=False, prompt_states=history.append).release()
+        open_prepared_stream(model, ids, kwargs, apart, whole_prompt=False, prompt_states=history.append).release()
         return history
     with torch.no_grad():
         history.append(call_backbone(model, found.backbone, inputs).last_hidden_state)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from streams import stream_with_way
 from tiny_models import random_prompt
 from torch import Tensor
 from transformers.cache_utils import Cache
@@ -16,10 +17,11 @@ import decoding
 from decoding import ContextAware, ContrastiveSearch, DoLa, ModelError
 from decoding.cache.module_states import StateLayer
 from decoding.capabilities.branching import branching_of
+from decoding.capabilities.capabilities import open_stream
 from decoding.strategies.contrast.fused_streams import FusedStreams
 from decoding.strategies.contrast.readers import EXPERT, Reader
+from decoding.stream.prepare import prepare_inputs
 from decoding.stream.stream import Stream
-from decoding.stream.ways import Branching
 from decoding.tools.architectures.readings import Prompt
 from decoding.tools.architectures.recomputation import recomputed
 from decoding.tools.architectures.tiny import tiny_model as built
@@ -36,7 +38,7 @@ def _ids(*shape: int, seed: int) -> Tensor:
 
 def _opened(name: str, prompts: list[list[int]] = PROMPTS, **options: Any) -> Stream:
     ids = torch.tensor(prompts)
-    return Stream.open(tiny_model(name), input_ids=ids, attention_mask=torch.ones_like(ids), **options)
+    return open_stream(tiny_model(name), input_ids=ids, attention_mask=torch.ones_like(ids), **options)
 
 
 @torch.no_grad()
@@ -114,9 +116,12 @@ def test_what_cannot_go_back_says_so(name: str) -> None:
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_two_texts_on_one_model_read_in_turn_keep_their_own_states(name: str) -> None:
     texts = [[PROMPTS[0]], [PROMPTS[1]]]
-    streams = [_opened(name, text) for text in texts]
-    for stream in streams:
-        stream.branching = Branching("fork", "asked for by the test")
+    streams = [
+        stream_with_way(
+            tiny_model(name), "fork", input_ids=torch.tensor(text), attention_mask=torch.ones_like(torch.tensor(text))
+        )
+        for text in texts
+    ]
     for step in range(3):
         candidates, winner = _ids(1, 3, seed=10 + step), torch.tensor([step])
         for i, stream in enumerate(streams):
@@ -208,7 +213,7 @@ def test_the_model_goes_on_from_the_cache_that_a_call_returns(name: str) -> None
 def test_readers_of_a_model_that_reads_padding_as_text_share_no_rows(name: str, use_cache: bool) -> None:
     model = tiny_model(name)
     readers = [Reader(EXPERT), Reader("short", prefix=[[5]]), Reader("long", prefix=[[6, 7, 8, 9]])]
-    ids, kwargs, config = Stream.prepare(model, input_ids=torch.tensor(PROMPTS[:1]), use_cache=use_cache)
+    ids, kwargs, config = prepare_inputs(model, input_ids=torch.tensor(PROMPTS[:1]), use_cache=use_cache)
     streams = FusedStreams(model, readers, ids, kwargs, config)
     heard = streams.heard(streams.prompt)
     for reader in readers:

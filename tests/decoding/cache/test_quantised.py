@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import QuantizedCache, cache_utils
 
 import decoding
-from decoding import ContrastiveSearch, DoLa, ModelError, Stream
+from decoding import ContrastiveSearch, DoLa, ModelError
+from decoding.capabilities.capabilities import open_stream
 
 ALPHA, K, STEPS, PROMPT = 0.6, 4, 12, 40
 # Packed anew every 10 tokens, so that it happens within these few.
@@ -119,7 +120,9 @@ def test_early_exits_need_no_branches() -> None:
 
 def test_a_model_that_needs_forked_rows_is_refused() -> None:
     settings, (ids, mask) = _settings("quanto"), _batch()
-    with pytest.raises(ModelError, match=r"side by side only, and BloomForCausalLM does not .* leave out cache_impl"):
+    with pytest.raises(
+        ModelError, match=r"needs tree attention, which BloomForCausalLM does not allow .* leave out cache_impl"
+    ):
         decoding.generate(
             tiny_model("bloom"), input_ids=ids, attention_mask=mask, strategy=ContrastiveSearch(ALPHA, K),
             max_new_tokens=2, cache_implementation="quantized", cache_config=settings,
@@ -130,12 +133,12 @@ def test_readings_of_its_own_do_not_take_the_cache_that_a_model_is_configured_wi
     model = tiny_model("qwen2")
     model.generation_config.cache_implementation = "quantized"
     model.generation_config.cache_config = _settings("quanto")
-    assert not isinstance(Stream.open(model, input_ids=_batch()[0]).cache, QuantizedCache)
+    assert not isinstance(open_stream(model, input_ids=_batch()[0]).cache, QuantizedCache)
 
 
 def test_a_quantised_cache_is_not_rewound() -> None:
     model = tiny_model("qwen2")
     cache = QuantizedCache(config=model.config, **_settings("quanto"))
-    stream = Stream.open(model, input_ids=_batch()[0], past_key_values=cache)
+    stream = open_stream(model, input_ids=_batch()[0], past_key_values=cache)
     with pytest.raises(ModelError, match=r"rewind\(30\): a quantised cache has packed"):
         stream.rewind(30)

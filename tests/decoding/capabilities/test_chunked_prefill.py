@@ -142,15 +142,15 @@ def test_what_is_right_without_padding_needs_none_of_the_checks_with_it(name: st
     model = tiny_type(name)
     enable_chunked_prefill(model, size, padded=False)
     same(made(model, ContrastiveSearch(0.6, 4), None, alone), whole)
-    with pytest.raises(OptionError, match="otherwise in pieces than at once"):
+    with pytest.raises(OptionError, match="differently in chunks than in one pass"):
         enable_chunked_prefill(model, size, padded=True)
 
 
 MISREAD = {
-    "recurrent layers that begin anew": ("jamba", 4, False, "otherwise in pieces than at once"),
-    "padding of one token": ("qwen3_next", 1, True, "otherwise in pieces than at once"),
-    "padding in the cache": ("git", 4, True, "otherwise in pieces than at once"),
-    "a cache of its own": ("mamba", 4, False, "cannot read a prompt in pieces"),
+    "recurrent layers that begin anew": ("jamba", 4, False, "differently in chunks than in one pass"),
+    "padding of one token": ("qwen3_next", 1, True, "differently in chunks than in one pass"),
+    "padding in the cache": ("git", 4, True, "differently in chunks than in one pass"),
+    "a cache of its own": ("mamba", 4, False, "cannot read a prompt in chunks"),
     "no cache": ("openai-gpt", 4, False, "is read without a cache"),
 }
 
@@ -177,7 +177,7 @@ def test_a_model_that_misreads_its_pieces_is_refused(case: str) -> None:
 def test_half_precision_is_no_reason_to_refuse() -> None:
     for name in ("llama", "mixtral", "qwen3_next"):
         assert why_not_chunked(tiny_type(name).to(torch.bfloat16), 4) == ""
-    assert "otherwise in pieces" in why_not_chunked(tiny_type("jamba").to(torch.bfloat16), 4)
+    assert "differently in chunks" in why_not_chunked(tiny_type("jamba").to(torch.bfloat16), 4)
 
 
 def test_a_model_that_gives_no_numbers_is_looked_at_again() -> None:
@@ -196,20 +196,20 @@ def test_a_model_that_gives_no_numbers_is_looked_at_again() -> None:
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, True, "4"])
 def test_a_size_that_is_none_is_one_line(size: Any) -> None:
-    with pytest.raises(OptionError, match=f"prefill_chunk_size={size!r}: accepted are whole numbers from 1"):
+    with pytest.raises(OptionError, match=f"prefill_chunk_size={size!r}: must be a whole number from 1"):
         made(tiny_model("llama"), ContrastiveSearch(0.6, 4), size, left_padded(PROMPTS))
 
 
 def test_prompts_of_other_kinds_are_refused() -> None:
     model = tiny_model("llama")
     embeds = model.get_input_embeddings()(torch.tensor(PROMPTS[:1])).detach()
-    with pytest.raises(OptionError, match="only prompts of input_ids are read in pieces"):
+    with pytest.raises(OptionError, match="chunked prefill needs a prompt of input_ids"):
         decoding.generate(
             model, inputs_embeds=embeds, strategy=ContrastiveSearch(0.6, 4), prefill_chunk_size=4, max_new_tokens=2
         )
     # In transformers their encoder's mask is cut with the decoder's prompt: rows with padding change.
     for name in ("t5", "bart"):
-        with pytest.raises(OptionError, match="is an encoder-decoder, whose encoder reads the prompt at once"):
+        with pytest.raises(OptionError, match="is an encoder-decoder, whose encoder reads the prompt in one pass"):
             made(tiny_model(name), ContrastiveSearch(0.6, 4), 100, left_padded(PROMPTS))
 
 
@@ -361,4 +361,4 @@ def test_a_model_that_misreads_is_one_line_on_the_command_line(
     command = ["generate", "--model", str(tmp_path), "--prompt", TEXT, "--strategy", "greedy", "--device", "cpu"]
     assert main([*command, "--prefill-chunk", "4"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("decoding: prefill_chunk_size=4: JambaForCausalLM reads a prompt otherwise in pieces")
+    assert error.startswith("decoding: prefill_chunk_size=4: JambaForCausalLM reads a prompt differently in chunks")

@@ -59,7 +59,7 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     "no position ids": (lambda: tiny_model("bloom"), "its forward() takes no position ids"),
     "experts called one by one": (lambda: _mixtral("eager"), "asks for values on the host (aten._local_scalar_dense"),
     "frequencies by the text's length": (_dynamic_rope, "asks for values on the host (aten._local_scalar_dense"),
-    "a mask that counts from the end of the keys": (_gpt_neo, "with storage of a fixed size it answers otherwise"),
+    "a mask that counts from the end of the keys": (_gpt_neo, "with storage of a fixed size its outputs differ"),
 }
 
 
@@ -76,7 +76,7 @@ def test_models_whose_steps_cannot_be_captured(kind: str) -> None:
     ("options", "reason"),
     [
         ({"past_key_values": DynamicCache()}, "past_key_values is a cache of the caller's own"),
-        ({"cache_implementation": "static"}, "its cache is static; accepted is the default cache"),
+        ({"cache_implementation": "static"}, "its cache is static; it must be the default cache"),
         ({"output_hidden_states": True, "return_dict_in_generate": True}, "output_hidden_states=True asks for what"),
         ({"output_attentions": True, "return_dict_in_generate": True}, "output_attentions=True asks for what"),
         ({"inputs_embeds": torch.zeros(1, 6, 32)}, "its steps are given inputs_embeds beside tokens"),

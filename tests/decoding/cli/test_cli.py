@@ -257,7 +257,7 @@ def test_doctor_says_why_a_model_is_refused(tiny, capfd, monkeypatch):
     def refuse(*arguments, **options):
         raise RuntimeError("its state cannot\nbe branched")
 
-    monkeypatch.setattr("decoding.cli.doctor.Stream.open", refuse)
+    monkeypatch.setattr("decoding.cli.doctor.open_stream", refuse)
     assert run(["doctor", "--model", tiny, "--json"]) == 0
     report = json.loads(capfd.readouterr().out)
     assert (report["branching"], report["branching because"]) == ("refused", "RuntimeError: its state cannot")

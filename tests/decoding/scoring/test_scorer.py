@@ -14,7 +14,8 @@ import torch
 from tiny_models import VOCAB, tiny_model
 from torch import Tensor
 
-from decoding import LOL, ContextAware, ContrastiveDecoding, DoLa, InputError, ModelError, OptionError, Scorer, Stream
+from decoding import LOL, ContextAware, ContrastiveDecoding, DoLa, InputError, ModelError, OptionError, Scorer
+from decoding.capabilities.capabilities import open_stream
 from decoding.models.adapters import unwrapped
 from decoding.strategies.registry import parse_strategy
 from decoding.stream.token_tree import TokenTree
@@ -184,13 +185,13 @@ def test_a_look_leaves_the_stream_as_it_was(name: str) -> None:
     model = tiny_model(name)
     ids = torch.tensor([[0, 0, *drawn(1, 7)], drawn(2, 9)])
     mask = (ids != 0).long()
-    stream = Stream.open(model, restorable=True, input_ids=ids, attention_mask=mask)
-    looked = stream.look(TokenTree([drawn(3, 4), drawn(4, 3)]))
+    stream = open_stream(model, restorable=True, input_ids=ids, attention_mask=mask)
+    looked = stream.forward_tree(TokenTree([drawn(3, 4), drawn(4, 3)]))
     assert stream.length == 9
     after = stream.logits(stream.extend(torch.tensor([[5], [6]])))
-    fresh = Stream.open(model, input_ids=ids, attention_mask=mask)
+    fresh = open_stream(model, input_ids=ids, attention_mask=mask)
     torch.testing.assert_close(after, fresh.logits(fresh.extend(torch.tensor([[5], [6]]))), atol=1e-4, rtol=1e-4)
-    fresh = Stream.open(model, input_ids=ids, attention_mask=mask)
+    fresh = open_stream(model, input_ids=ids, attention_mask=mask)
     alone = fresh.extend(torch.tensor([drawn(4, 3)] * 2)).hidden
     torch.testing.assert_close(looked.hidden[:, 4:], alone, atol=1e-4, rtol=1e-4)  # rows with padding too
 

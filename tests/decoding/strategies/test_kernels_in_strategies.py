@@ -16,7 +16,7 @@ from transformers import LogitsProcessorList
 import decoding
 from decoding.models import attention
 from decoding.stream import static_layout
-from decoding.stream.stream import Stream
+from decoding.stream.prepare import prepare_inputs
 
 NEW_TOKENS = 6
 
@@ -129,7 +129,7 @@ def _steps(device: torch.device, within: Callable[[], AbstractContextManager[Any
     """A few steps of greedy contrastive search; after the first, which checks the model and compiles, ``within``."""
     model = tiny_model("llama").to(device)
     strategy = decoding.ContrastiveSearch(penalty_alpha=0.6, top_k=4)
-    ids, kwargs, config = Stream.prepare(model, **_padded(device))
+    ids, kwargs, config = prepare_inputs(model, **_padded(device))
     with torch.no_grad():
         session = strategy.session(model, ids, kwargs, config)
         for step in range(4):

@@ -17,6 +17,7 @@ from decoding.kernels import contrast as contrast_kernels
 from decoding.kernels import layer_divergence as divergence_kernels
 from decoding.scoring.teacher_forcing import teacher_forced
 from decoding.strategies.contrast.readers import ReaderLogits
+from decoding.stream.prepare import prepare_inputs
 
 STRATEGIES = {
     "logits": lambda amateur: ContrastiveDecoding(amateur),
@@ -70,7 +71,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
 def test_no_logits_are_widened_before_a_kernel(name: str, given: list[torch.dtype]) -> None:
     """Nor does it matter to the scores: to widen and then to cut or choose is to cut or choose and then to widen."""
     model, strategy = _in_bfloat16(0), STRATEGIES[name](_in_bfloat16(7))
-    ids, kwargs, config = decoding.Stream.prepare(model, **left_padded(PROMPTS))
+    ids, kwargs, config = prepare_inputs(model, **left_padded(PROMPTS))
     processors = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.3)])
     with torch.no_grad():
         session = strategy.session(model, ids, kwargs, config)

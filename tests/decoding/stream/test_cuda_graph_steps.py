@@ -16,7 +16,8 @@ from tiny_models import VOCAB, tiny_model
 from torch import Tensor
 
 import decoding
-from decoding import LOL, ContrastiveDecoding, ContrastiveSearch, DoLa, Strategy, Stream
+from decoding import LOL, ContrastiveDecoding, ContrastiveSearch, DoLa, Strategy
+from decoding.capabilities.capabilities import open_stream
 from decoding.stream import cuda_graph_steps, static_layout
 
 NAMES = ["llama", "qwen2", "gpt2", "gemma2", "mistral-sliding"]
@@ -206,7 +207,7 @@ def test_a_stream_branches_rewinds_reorders_and_extends_as_without_compile(name:
         return torch.randint(3, VOCAB, shape, generator=generator)
 
     inputs = _prompts(4, 11, 7)
-    pair = [Stream.open(_model(name), compile=compile, restorable=True, **inputs) for compile in (False, True)]
+    pair = [open_stream(_model(name), compile=compile, restorable=True, **inputs) for compile in (False, True)]
     rows, several, single = torch.tensor([2, 0, 0]), tokens(3, 4, 3), tokens(3, 3)
 
     def same(*readings: Any) -> None:
@@ -284,7 +285,7 @@ def test_a_cache_that_is_returned_is_the_callers_own(name: str) -> None:
 
 
 def test_what_a_reading_holds_outlives_the_next_step(way: str) -> None:
-    stream = Stream.open(_model("llama"), compile=True, exits=(1,), **_prompts(9))
+    stream = open_stream(_model("llama"), compile=True, exits=(1,), **_prompts(9))
     first = stream.extend(torch.tensor([[5]]))
     hidden, early = first.hidden.clone(), first.exits[0].clone()
     assert not stream.extend(torch.tensor([[6]])).hidden.equal(hidden)

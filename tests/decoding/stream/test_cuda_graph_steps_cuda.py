@@ -12,7 +12,8 @@ from tiny_models import VOCAB, tiny_model
 from torch import Tensor
 
 import decoding
-from decoding import LOL, ContrastiveDecoding, ContrastiveSearch, DoLa, Stream
+from decoding import LOL, ContrastiveDecoding, ContrastiveSearch, DoLa
+from decoding.capabilities.capabilities import open_stream
 from decoding.models import attention
 from decoding.stream import cuda_graph_steps, static_layout
 
@@ -96,7 +97,7 @@ def test_experts_are_captured_as_decoding_runs_them() -> None:
 
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_nothing_in_a_step_waits_for_the_device(name: str) -> None:
-    stream = Stream.open(_model(name), compile=True, **_prompts(5, 13, 1))
+    stream = open_stream(_model(name), compile=True, **_prompts(5, 13, 1))
     tokens = torch.randint(3, VOCAB, (3, 4)).cuda()
     branch = torch.tensor([0, 2, 3]).cuda()
 
@@ -118,7 +119,7 @@ def test_nothing_in_a_step_waits_for_the_device(name: str) -> None:
 
 
 def test_a_step_is_one_launch() -> None:
-    stream = Stream.open(_model("llama"), compile=True, **_prompts(9))
+    stream = open_stream(_model("llama"), compile=True, **_prompts(9))
     token = torch.tensor([[5]]).cuda()
     stream.extend(token)
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
@@ -132,7 +133,7 @@ def test_a_step_is_one_launch() -> None:
 
 
 def test_what_a_reading_holds_outlives_the_next_replay() -> None:
-    stream = Stream.open(_model("llama"), compile=True, exits=(1,), **_prompts(9))
+    stream = open_stream(_model("llama"), compile=True, exits=(1,), **_prompts(9))
     stream.extend(torch.tensor([[4]]).cuda())
     first = stream.extend(torch.tensor([[5]]).cuda())
     hidden, early = first.hidden.clone(), first.exits[0].clone()

@@ -39,7 +39,7 @@ def test_a_call_without_a_cache_gives_the_same_tokens(name: str, strategy: Strat
     batch = left_padded(PROMPTS)
     options = {"strategy": strategy, "max_new_tokens": 8, "return_dict_in_generate": True, "output_scores": True}
     cached = decoding.generate(model, **batch, **options)
-    with pytest.warns(DecodingWarning, match="use_cache=False; its whole text is read anew"):
+    with pytest.warns(DecodingWarning, match="use_cache=False; the whole text is recomputed"):
         without = decoding.generate(model, **batch, **options, use_cache=False)
     assert without.sequences.tolist() == cached.sequences.tolist()
     for mine, theirs in zip(without.scores, cached.scores, strict=True):
@@ -61,13 +61,13 @@ def test_no_reader_of_a_call_without_a_cache_keeps_one(monkeypatch: pytest.Monke
         tokens = decoding.generate(model, **left_padded(PROMPTS), **options, use_cache=False)
         assert tokens.tolist() == expected.tolist()
         assert len(opened) > 1
-        assert {stream.cacheless for stream in opened} == {"use_cache=False"}
+        assert {stream.recompute_reason for stream in opened} == {"use_cache=False"}
 
 
 @pytest.mark.parametrize("model_type", ["openai-gpt", "prophetnet", "rwkv"])
 def test_a_model_whose_cache_is_of_no_use_is_served_and_its_cost_told_once(model_type: str) -> None:
     model, prompt = tiny_type(model_type), random_prompt(12, seed=3)
-    with pytest.warns(DecodingWarning, match="its whole text is read anew at every step"):
+    with pytest.warns(DecodingWarning, match="the whole text is recomputed at every step"):
         tokens = decoding.generate(model, torch.tensor([prompt]), **SEARCH)
     with warnings.catch_warnings():
         warnings.simplefilter("error", DecodingWarning)
@@ -78,11 +78,11 @@ def test_a_model_whose_cache_is_of_no_use_is_served_and_its_cost_told_once(model
 def test_a_model_that_misreads_its_cache_behind_padding_only_shares_its_prefix_without() -> None:
     model = tiny_type("git")
     assert branching_of(model, padded=False).way == "shared prefix"
-    assert branching_of(model, padded=True).way == "read anew"
+    assert branching_of(model, padded=True).way == "recompute"
     with warnings.catch_warnings():
         warnings.simplefilter("error", DecodingWarning)
         tokens = decoding.generate(model, torch.tensor([PROMPTS[1]]), **SEARCH)
-    with pytest.warns(DecodingWarning, match="GitForCausalLM: reading on from its cache differs"):
+    with pytest.warns(DecodingWarning, match="GitForCausalLM: continuing from its cache differs"):
         both = decoding.generate(model, **left_padded(PROMPTS), **SEARCH)
     assert both[1].tolist() == tokens[0].tolist()
     assert both[0, 15:].tolist() == contrastive_search_tokens(model, PROMPTS[0], 0.6, 4, 8)
@@ -91,7 +91,7 @@ def test_a_model_that_misreads_its_cache_behind_padding_only_shares_its_prefix_w
 @pytest.mark.parametrize(
     ("model_type", "reason"),
     [
-        ("cpmant", "what it makes of a token changes with those after it"),
+        ("cpmant", "its output for a token changes with the tokens after it"),
         ("xlnet", "it reads tokens beside its text's"),
     ],
 )
@@ -105,7 +105,7 @@ def test_what_needs_a_cache_is_refused_by_name() -> None:
     model, batch = tiny_type("git"), left_padded(PROMPTS)
     refused: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"past_key_values": DynamicCache()}, InputError, "past_key_values: GitForCausalLM is read without a cache"),
-        ({"prefill_chunk_size": 4}, OptionError, "prefill_chunk_size=4: GitForCausalLM reads a prompt otherwise"),
+        ({"prefill_chunk_size": 4}, OptionError, "prefill_chunk_size=4: GitForCausalLM reads a prompt differently"),
         ({"prefill_chunk_size": 4, "use_cache": False}, OptionError, "prefill_chunk_size=4: without a cache"),
         ({"use_cache": False, "compile": True}, OptionError, "compile=True.*use_cache=False"),
     ]

@@ -6,16 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from streams import stream_with_way
 from tiny_models import random_ids, tiny_model
 from torch import Tensor
 
 import decoding
 from decoding import InputError, ModelError, Stream
 from decoding.cache.growing import GrowingLayer
+from decoding.cache.layer_kinds import kind_of
 from decoding.capabilities.branching import branching_of
 from decoding.models.structure import _structures, inspect_model
-from decoding.stream.shared_prefix import _gather_to_front
-from decoding.stream.ways import Branching, Way
+from decoding.stream.ways import Way
 
 pytestmark = pytest.mark.filterwarnings("ignore::decoding.DecodingWarning")  # of what is read anew
 
@@ -23,7 +24,7 @@ SHARING = ["llama", "mistral-sliding", "gemma2", "gpt2", "opt", "cohere"]
 WAYS: list[tuple[str, Way]] = [
     *((name, "shared prefix") for name in SHARING),
     *((name, "fork") for name in [*SHARING, "bloom", "mamba"]),
-    *((name, "read anew") for name in ("llama", "gemma2", "bloom", "mamba")),
+    *((name, "recompute") for name in ("llama", "gemma2", "bloom", "mamba")),
 ]
 OF_ATTENTION = [way for way in WAYS if way[0] != "mamba"]
 
@@ -43,9 +44,7 @@ def _open(model: Any, way: Way, **options: Any) -> tuple[Stream, list[Tensor]]:
     if "mamba" in type(model).__name__.lower():  # its convolution reads padding as text: rows of one length
         rows = list(random_ids(2, 13, seed=3))
         padded, mask = torch.stack(rows), torch.ones(2, 13, dtype=torch.long)
-    stream = Stream.open(model, input_ids=padded, attention_mask=mask, **options)
-    stream.branching = Branching(way, "asked for by the test")
-    return stream, rows
+    return stream_with_way(model, way, input_ids=padded, attention_mask=mask, **options), rows
 
 
 def _close(value: Tensor, reference: Tensor) -> None:
@@ -163,16 +162,15 @@ def test_both_ways_of_moving_the_winners_are_the_same(n: int) -> None:
     """Streams on a GPU gather, for they may not ask which branch won; those on a CPU move row by row."""
     before, entries = torch.randn(4, 2, 7, 3), torch.randn(4, 2, 5 * n, 3)
     branch = torch.tensor([3, 0, 1, 4])
-    layer = GrowingLayer()
-    for each in (before, entries):
-        layer.update(each, each)
-    layer.keep_branches(5 * n, branch.tolist(), n)
-    gathered = entries.clone()
-    _gather_to_front(gathered, 5 * n, branch[:, None] * n + torch.arange(n))
-    for kept in (layer.keys, layer.values):
-        assert torch.equal(kept, torch.cat([before, gathered[:, :, :n]], dim=2))
-    for row, winner in enumerate(branch.tolist()):
-        assert torch.equal(gathered[row, :, :n], entries[row, :, winner * n : (winner + 1) * n])
+    layers = [GrowingLayer(), GrowingLayer()]
+    for layer, winners in zip(layers, (branch.tolist(), None), strict=True):
+        for states in (before, entries):
+            layer.update(states, states)
+        kind_of(layer).keep(layer, 5 * n, branch[:, None] * n + torch.arange(n), winners)
+    expected = torch.stack([entries[row, :, i * n : (i + 1) * n] for row, i in enumerate(branch.tolist())])
+    for layer in layers:
+        for kept in (layer.keys, layer.values):
+            assert torch.equal(kept, torch.cat([before, expected], dim=2))
 
 
 def test_only_the_kept_hidden_state_goes_through_the_head() -> None:

@@ -55,7 +55,7 @@ def test_the_page_has_every_type_and_nothing_wrong_in_it() -> None:
     if f"transformers {transformers.__version__}," in PAGE.read_text(encoding="utf-8"):
         assert list(page) == causal_types()
     verdicts = {cells["contrastive search"] for cells in page.values()}
-    assert verdicts <= {"shared prefix", "fork", "read anew", "refused", "-"}
+    assert verdicts <= {"shared prefix", "fork", "recompute", "refused", "-"}
 
 
 def test_a_search_that_is_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from tiny_models import left_padded, random_prompt, tiny_model
 import decoding
 from decoding.kernels.degeneration_penalty import degeneration_penalty_naive
 from decoding.strategies.contrastive_search.history import BLOCK, HiddenHistory
+from decoding.stream.prepare import prepare_inputs
 
 STEPS = 14
 
@@ -81,7 +82,7 @@ def test_the_states_of_a_prompt_are_held_once() -> None:
     """In storage that ends where the text will; nothing of them hangs on the stream."""
     model = tiny_model("llama")
     strategy = decoding.ContrastiveSearch(0.6, 4)
-    ids, kwargs, config = decoding.Stream.prepare(model, input_ids=torch.tensor([random_prompt(90, seed=3)]))
+    ids, kwargs, config = prepare_inputs(model, input_ids=torch.tensor([random_prompt(90, seed=3)]))
     config.max_length, config.prefill_chunk_size = 100, 16
     with torch.no_grad():
         session = strategy.session(model, ids, kwargs, config)

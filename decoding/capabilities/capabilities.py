@@ -1,0 +1,93 @@
+"""Streams opened with the capabilities that their model was found to have.
+
+A :class:`decoding.stream.stream.Stream` is told how it branches, whether its steps are captured and how its prompt is
+read. The functions here find that out (once per model) and open it.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers import GenerationConfig
+
+from decoding.capabilities.branching import branching_of
+from decoding.capabilities.chunked_prefill import checked_chunking
+from decoding.capabilities.cuda_graphs import check_cuda_graphs, cuda_graphs_requested, request_cuda_graphs
+from decoding.models.adapters import MixedRows
+from decoding.stream.prepare import prepare_inputs
+from decoding.stream.stream import Stream
+
+__all__ = ["open_prepared_stream", "open_stream"]
+
+
+def open_stream(
+    model: Any, restorable: bool = False, exits: Sequence[int] = (), compile: bool = False, **inputs: Any
+) -> Stream:
+    """Open a stream and read its prompt.
+
+    Args:
+        model: a generating transformers model.
+        restorable: see :class:`decoding.Stream`.
+        exits: numbers of layers after which outputs also have hidden states (0 for the embeddings); ascending.
+        compile: capture the one-token steps and the branches; see :func:`decoding.generate`.
+        inputs: what ``generate`` takes: ``input_ids`` (batch, length), ``attention_mask``, ...
+
+    Raises:
+        OptionError: ``compile`` with a model or a call that cannot be captured.
+
+    Example:
+        >>> stream = decoding.open_stream(model, **tokenizer("The town lies", return_tensors="pt"))
+        >>> logits = stream.logits(stream.prompt)  # (1, vocab)
+        >>> branches = stream.branch(logits.topk(4).indices)  # four candidates in one forward pass
+        >>> stream.commit(torch.tensor([2]))  # keep the third
+    """
+    input_ids, model_kwargs, config = prepare_inputs(model, **inputs)
+    request_cuda_graphs(config, compile)
+    return open_prepared_stream(model, input_ids, model_kwargs, config, restorable=restorable, exits=exits)
+
+
+def open_prepared_stream(
+    model: Any,
+    input_ids: Tensor,
+    model_kwargs: dict[str, Any],
+    generation_config: GenerationConfig | None = None,
+    *,
+    restorable: bool = False,
+    exits: Sequence[int] = (),
+    mixed: MixedRows | None = None,
+    whole_prompt: bool = True,
+    prompt_states: Callable[[Tensor], None] | None = None,
+) -> Stream:
+    """Open a stream on inputs as ``generate`` prepares them, and read its prompt.
+
+    Args:
+        model: a generating transformers model.
+        input_ids: (batch, length).
+        model_kwargs: masks, positions, cache, encoder outputs; the stream owns the dictionary from here on.
+        generation_config: of the call; None is the model's own, without captured steps.
+        restorable: see :class:`decoding.Stream`.
+        exits: see :class:`decoding.Stream`.
+        mixed: see :class:`decoding.Stream`.
+        whole_prompt: see :meth:`decoding.Stream.prefill`.
+        prompt_states: see :meth:`decoding.Stream.prefill`.
+
+    Raises:
+        OptionError: captured steps or chunked prefill with a model or a call that does not allow them.
+    """
+    plan = None
+    if generation_config is not None and cuda_graphs_requested(generation_config):
+        plan = check_cuda_graphs(model, model_kwargs, generation_config, mixed)
+    if generation_config is None:
+        generation_config = copy.copy(model.generation_config)
+        generation_config.max_length = None  # the length of the text is not known
+    config = checked_chunking(model, input_ids, model_kwargs, generation_config)
+    stream = Stream(
+        model, input_ids, model_kwargs, config,
+        branching=functools.partial(branching_of, model), graph_plan=plan, restorable=restorable, exits=exits, mixed=mixed,
+    )  # fmt: skip
+    stream.prefill(whole_prompt, prompt_states)
+    return stream

@@ -1,0 +1,40 @@
+"""Inputs of a decoding method, prepared as ``generate`` prepares them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers import GenerationConfig
+
+from decoding.transformers_private import cache_in
+
+__all__ = ["prepare_inputs"]
+
+
+def prepare_inputs(model: Any, **inputs: Any) -> tuple[Tensor, dict[str, Any], GenerationConfig]:
+    """Token ids, keyword arguments and generation config, as ``generate`` would pass them to a decoding method.
+
+    Args:
+        model: a generating transformers model.
+        inputs: what ``generate`` takes: ``input_ids`` (batch, length), ``attention_mask``, ...
+
+    Returns:
+        (batch, length) token ids, the model's keyword arguments, and a greedy config without a maximum length.
+    """
+    prepared: dict[str, Any] = {}
+
+    def keep(model: Any, input_ids: Tensor, **kwargs: Any) -> Tensor:
+        prepared.update(kwargs, input_ids=input_ids)
+        return input_ids
+
+    use_cache = inputs.pop("use_cache", True)
+    config = GenerationConfig(max_new_tokens=1, do_sample=False, num_beams=1, penalty_alpha=None, use_cache=use_cache)
+    if model.generation_config.cache_implementation and cache_in(inputs) is None:
+        config.cache_implementation = "dynamic"  # the model's own setting is for the text of generate()
+    model.generate(**inputs, generation_config=config, custom_generate=keep)
+    for name in ("logits_processor", "stopping_criteria"):
+        prepared.pop(name)
+    config = prepared.pop("generation_config")
+    config.max_length = None  # the length of the text is not known here
+    return prepared.pop("input_ids"), prepared, config
