@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+LINKS = ("evals", "kernels", "tools")  # top-level folders that are subpackages of decoding by links
 
 # From the top to the bottom. A module may import modules of its own floor and of floors below it. A name stands for a
 # module or a package with all that is in it; the longest name that fits a module is its floor.
 FLOORS = [
+    "decoding.tools",
     "decoding.evals.cli",
-    "decoding.evals.architectures",
     "decoding.evals.harness",
     "decoding.evals.compare",
     "decoding.evals.isotropy",
@@ -42,19 +43,21 @@ FLOORS = [
     "decoding.induce",
     "decoding.models",
     "decoding.cache",
+    "decoding.transformers_private",
     "decoding.versions",
+    "decoding.files",
     "decoding.errors",
     "decoding.kernels",
 ]
 
 
 def modules() -> dict[str, Path]:
-    """Every module of the package by its dotted name; ``kernels`` and ``evals`` are subpackages by links."""
+    """Every module of the package by its dotted name, those behind links included."""
     found = {}
-    for folder in ("decoding", "evals", "kernels"):
+    for folder in ("decoding", *LINKS):
         for file in sorted((ROOT / folder).rglob("*.py")):
             parts = file.relative_to(ROOT).with_suffix("").parts
-            if parts[:2] in (("decoding", "evals"), ("decoding", "kernels")):
+            if parts[0] == "decoding" and parts[1] in LINKS:
                 continue  # the links, whose targets are read under their own path
             parts = parts if parts[0] == "decoding" else ("decoding", *parts)
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
