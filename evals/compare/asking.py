@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from decoding.api import generate_with
+from decoding.evals.engine.text_generation import TextGenerator
 from decoding.evals.miniature import Question
-from decoding.models.devices import input_device
 from decoding.strategies.registry import StrategySpec
 
 __all__ = ["Answers", "ask", "show_answers"]
@@ -49,20 +47,13 @@ class Answers:
 
 
 def ask(model: Any, tokenizer: Any, choices: Sequence[StrategySpec], questions: Sequence[Question]) -> list[Answers]:
-    """Ask every question with every strategy, all questions in one left-padded batch."""
-    inputs = tokenizer([each.prompt for each in questions], return_tensors="pt", padding=True, padding_side="left")
+    """Ask every question with every strategy, all questions in one batch where nothing is drawn."""
+    generator = TextGenerator(model, tokenizer, ANSWER_TOKENS)
+    prompts = [question.prompt for question in questions]
     made = []
     for choice in choices:
-        torch.manual_seed(0)
-        tokens = generate_with(
-            choice.with_tokenizer(tokenizer),
-            model,
-            input_ids=inputs["input_ids"].to(input_device(model)),
-            attention_mask=inputs["attention_mask"].to(input_device(model)),
-            max_new_tokens=ANSWER_TOKENS,
-        )
-        new = tokens[:, inputs["input_ids"].shape[1] :]
-        texts = [_first_line(text) for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+        answers = generator.generate(choice.with_tokenizer(tokenizer), prompts, [0] * len(prompts))
+        texts = [_first_line(answer.text) for answer in answers]
         pairs = list(zip(texts, questions, strict=True))
         made.append(
             Answers(

@@ -9,12 +9,12 @@ from typing import Any
 
 from decoding.errors import OptionError
 from decoding.evals.engine.configurations import fingerprint
+from decoding.evals.engine.text_generation import TextGenerator
 from decoding.evals.sandbox import Limits
 from decoding.evals.tasks.multilingual import data as data_
 from decoding.evals.tasks.multilingual.languages import Language, language
 from decoding.evals.tasks.multilingual.programs import Code
 from decoding.evals.tasks.multilingual.tasks import GenerationTask, OpenEnded, Summarization, Translation
-from decoding.evals.tasks.multilingual.writing import Writer
 
 __all__ = ["DEFAULTS", "PYTHON", "Given", "Options", "read", "task_of", "with_defaults"]
 
@@ -104,12 +104,12 @@ def read(options: Options, source: data_.Source, spoken: Language) -> Given:
 def task_of(options: Options, given: Given, spoken: Language, model: Any, tokenizer: Any) -> GenerationTask:
     """The task of one language."""
     name = options.task if spoken is PYTHON else f"{options.task}-{spoken.code}"
-    writer = Writer(model, tokenizer, options.max_new_tokens, DEFAULTS[options.task].stop)
+    generator = TextGenerator(model, tokenizer, options.max_new_tokens, DEFAULTS[options.task].stop)
     common: dict[str, Any] = {"skipped": given.skipped, "batch_size": options.batch_size}
     settings: dict[str, Any] = {}
     if options.task == "code":
         return Code(
-            name, writer, given.documents, settings, samples=options.samples, k=options.k, limits=options.limits,
+            name, generator, given.documents, settings, samples=options.samples, k=options.k, limits=options.limits,
             weak=options.weak, **common,
         )  # fmt: skip
     if options.task == "open-ended":
@@ -120,16 +120,16 @@ def task_of(options: Options, given: Given, spoken: Language, model: Any, tokeni
             settings["judge"] = {"name": options.judge[0], "fingerprint": fingerprint(options.judge[1])}
         judge, featurizer = (each and each[1:] for each in (options.judge, options.featurizer))
         return OpenEnded(
-            name, writer, given.documents, settings, prefix_length=length, units=units, judge=judge,
+            name, generator, given.documents, settings, prefix_length=length, units=units, judge=judge,
             featurizer=featurizer, **common,
         )  # fmt: skip
     common["examples"] = given.examples
     if options.task == "translation":
         wanted = language(options.target)
         settings = {"from": spoken.code, "to": wanted.code, "tokenize": wanted.bleu}
-        return Translation(name, writer, given.documents, settings, languages=(spoken, wanted), **common)
+        return Translation(name, generator, given.documents, settings, languages=(spoken, wanted), **common)
     rouge_units = options.units or (None if spoken.code == "en" else spoken.units)
-    return Summarization(name, writer, given.documents, {"units": rouge_units}, units=rouge_units, **common)
+    return Summarization(name, generator, given.documents, {"units": rouge_units}, units=rouge_units, **common)
 
 
 def with_defaults(spec: str, task: str, spoken: Language) -> str:

@@ -8,11 +8,11 @@ from typing import Any
 from decoding.errors import OptionError
 from decoding.evals.engine.configurations import Configuration
 from decoding.evals.engine.task import Document, Record
+from decoding.evals.engine.text_generation import GeneratedText
 from decoding.evals.metrics.passing import pass_at_k
 from decoding.evals.sandbox import Limits, run_program
 from decoding.evals.tasks.multilingual.data import Problem
 from decoding.evals.tasks.multilingual.tasks import GenerationTask
-from decoding.evals.tasks.multilingual.writing import Written
 
 __all__ = ["Code"]
 
@@ -50,29 +50,29 @@ class Code(GenerationTask):
             count = self.samples if configuration.choice.is_stochastic else 1
             prompts = [self.prompt(each.content) for each in documents for _ in range(count)]
             seeds = [configuration.seed(f"{each.id} {index}") for each in documents for index in range(count)]
-            made = self.writer.write(configuration.choice, prompts, seeds)
+            made = self.generator.generate(configuration.choice, prompts, seeds)
             for index, (document, row) in enumerate(zip(documents, records, strict=True)):
-                written = made[index * count : (index + 1) * count]
-                row.append({"strategy": configuration.label, **self._record(document.content, written)})
+                generated = made[index * count : (index + 1) * count]
+                row.append({"strategy": configuration.label, **self._record(document.content, generated)})
         return records
 
-    def record(self, content: Problem, written: Written) -> Record:
+    def record(self, content: Problem, generated: GeneratedText) -> Record:
         """Of a single program."""
-        return self._record(content, [written])
+        return self._record(content, [generated])
 
-    def _record(self, problem: Problem, written: Sequence[Written]) -> Record:
-        outcomes = [run_program(problem.program(each.text), self.limits, weak=self.weak) for each in written]
+    def _record(self, problem: Problem, generated: Sequence[GeneratedText]) -> Record:
+        outcomes = [run_program(problem.program(each.text), self.limits, weak=self.weak) for each in generated]
         passed = sum(each.passed for each in outcomes)
         # One program that is always the same stands for as many as are asked of.
         shares = {
-            f"pass@{k}": pass_at_k(len(written), passed, k) if len(written) > 1 else float(passed) for k in self.k
+            f"pass@{k}": pass_at_k(len(generated), passed, k) if len(generated) > 1 else float(passed) for k in self.k
         }
         return {
             "problem": problem.id,
             "prefix": problem.prompt,
-            "text": written[0].text,
+            "text": generated[0].text,
             "reference": "",
-            "texts": [each.text for each in written],
+            "texts": [each.text for each in generated],
             "outcomes": [each.reason for each in outcomes],
-            "metrics": {**shares, "tokens": sum(each.tokens for each in written) / len(written)},
+            "metrics": {**shares, "tokens": sum(each.tokens for each in generated) / len(generated)},
         }

@@ -9,6 +9,7 @@ from typing import Any
 from decoding.errors import InputError
 from decoding.evals.engine.configurations import Configuration, digest
 from decoding.evals.engine.task import Document, Record, Task
+from decoding.evals.engine.text_generation import GeneratedText, TextGenerator
 from decoding.evals.metrics.distribution import mauve
 from decoding.evals.metrics.likelihood import coherence
 from decoding.evals.metrics.overlap import character_counts, chrf_of_counts, rouge
@@ -16,7 +17,6 @@ from decoding.evals.metrics.repetition import counted, pooled
 from decoding.evals.metrics.units import Units, splitter
 from decoding.evals.tasks.multilingual.data import Passage
 from decoding.evals.tasks.multilingual.languages import Language
-from decoding.evals.tasks.multilingual.writing import Writer, Written
 
 __all__ = ["TASKS", "GenerationTask", "OpenEnded", "Summarization", "Translation"]
 
@@ -34,8 +34,8 @@ class GenerationTask(Task):
 
     Args:
         name: as files have it.
-        writer: the model, how long its texts may be and where they stop.
-        settings: JSON-able; the documents' digest and the writer's settings are added.
+        generator: the model, how long its texts may be and where they stop.
+        settings: JSON-able; the documents' digest and the generator's settings are added.
         skipped: why rows were left out.
         batch_size: prompts read together where nothing is drawn.
     """
@@ -45,19 +45,19 @@ class GenerationTask(Task):
     def __init__(
         self,
         name: str,
-        writer: Writer,
+        generator: TextGenerator,
         contents: Sequence[Any],
         settings: Mapping[str, Any],
         skipped: Sequence[str] = (),
         batch_size: int = 8,
     ) -> None:
-        self.name, self.writer, self.contents, self.model = name, writer, contents, writer.model
+        self.name, self.generator, self.contents, self.model = name, generator, contents, generator.model
         self.skipped, self.group_size = skipped, batch_size
         self.settings = {
             "task": name,
             "documents": digest([vars(each) for each in contents]),
-            "max_new_tokens": writer.max_new_tokens,
-            "stop": list(writer.stop),
+            "max_new_tokens": generator.max_new_tokens,
+            "stop": list(generator.stop),
             **settings,
         }
 
@@ -66,7 +66,7 @@ class GenerationTask(Task):
         """What the model continues."""
 
     @abstractmethod
-    def record(self, content: Any, written: Written) -> Record:
+    def record(self, content: Any, generated: GeneratedText) -> Record:
         """``metrics`` of a text, and what else is kept of it."""
 
     def documents(self) -> Sequence[Document]:
@@ -85,9 +85,9 @@ class GenerationTask(Task):
         records: list[list[Record]] = [[] for _ in documents]
         for configuration in configurations:
             seeds = [configuration.seed(each.id) for each in documents]
-            made = self.writer.write(configuration.choice, prompts, seeds)
-            for document, written, row in zip(documents, made, records, strict=True):
-                row.append({"strategy": configuration.label, **self.record(document.content, written)})
+            made = self.generator.generate(configuration.choice, prompts, seeds)
+            for document, generated, row in zip(documents, made, records, strict=True):
+                row.append({"strategy": configuration.label, **self.record(document.content, generated)})
         return records
 
 
@@ -122,7 +122,7 @@ class OpenEnded(GenerationTask):
         if self.prefix_length is None:
             return passage.text, passage.reference
         whole = passage.text + passage.reference
-        read = self.writer.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+        read = self.generator.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
         # Where a character is several tokens, the last one is read whole.
         end = read["offset_mapping"][: self.prefix_length][-1][1]
         return whole[:end], whole[end:]
@@ -143,16 +143,16 @@ class OpenEnded(GenerationTask):
                 record["coherence"] = value
         return records
 
-    def record(self, content: Passage, written: Written) -> Record:
+    def record(self, content: Passage, generated: GeneratedText) -> Record:
         """Counts of n-grams, which are pooled over the documents."""
         prefix, reference = self._parts(content)
-        words = self.split(written.text)
+        words = self.split(generated.text)
         return {
             "prefix": prefix,
-            "text": written.text,
+            "text": generated.text,
             "reference": reference,
             "ngrams": [counted(words, n) for n in (2, 3, 4)],
-            "metrics": {"tokens": written.tokens},
+            "metrics": {"tokens": generated.tokens},
         }
 
     def corpus_metrics(self, records: Sequence[Record]) -> Mapping[str, float]:
@@ -204,9 +204,9 @@ class Translation(_Shown):
         shown = [f"{given}: {each.text}\n{wanted}: {each.reference}\n\n" for each in self.examples]
         return f"{''.join(shown)}{given}: {content.text}\n{wanted}:"
 
-    def record(self, content: Passage, written: Written) -> Record:
+    def record(self, content: Passage, generated: GeneratedText) -> Record:
         """ChrF of the sentence, and the counts that BLEU and chrF add up."""
-        text = written.text.strip()
+        text = generated.text.strip()
         score = self.bleu.sentence_score(text, [content.reference])
         characters = character_counts(text, content.reference)
         return {
@@ -215,7 +215,7 @@ class Translation(_Shown):
             "reference": content.reference,
             "bleu": [*score.counts, *score.totals, score.sys_len, score.ref_len],
             "characters": characters,
-            "metrics": {"sentence chrF": chrf_of_counts(characters), "tokens": written.tokens},
+            "metrics": {"sentence chrF": chrf_of_counts(characters), "tokens": generated.tokens},
         }
 
     def corpus_metrics(self, records: Sequence[Record]) -> Mapping[str, float]:
@@ -245,14 +245,14 @@ class Summarization(_Shown):
         shown = [f"{each.text.rstrip(' ')} {each.reference.strip()}" for each in self.examples]
         return "".join(shown) + content.text.rstrip(" ")
 
-    def record(self, content: Passage, written: Written) -> Record:
+    def record(self, content: Passage, generated: GeneratedText) -> Record:
         """ROUGE of the summary."""
-        text, reference = written.text.strip(), content.reference.strip()
+        text, reference = generated.text.strip(), content.reference.strip()
         scores = rouge([text], [reference], self.units)
         metrics = {name: scores[name] for name in ("rouge1", "rouge2", "rougeL")}
         return {
             "prefix": content.text.strip(),
             "text": text,
             "reference": reference,
-            "metrics": {**metrics, "tokens": written.tokens},
+            "metrics": {**metrics, "tokens": generated.tokens},
         }

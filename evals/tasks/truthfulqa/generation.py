@@ -6,23 +6,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
-from decoding.api import generate_with
 from decoding.errors import InputError
 from decoding.evals.engine.configurations import Configuration, digest, fingerprint
 from decoding.evals.engine.task import Document, Record, Task
+from decoding.evals.engine.text_generation import generate_texts
 from decoding.evals.tasks.truthfulqa.data import Question
 from decoding.evals.tasks.truthfulqa.judge import Judge
 from decoding.evals.tasks.truthfulqa.prompts import Prompt, common_beginning
 from decoding.evals.tasks.truthfulqa.shared_prompt import SharedPrompt
 from decoding.evals.tasks.truthfulqa.similarity import references, similarities
-from decoding.models.devices import input_device
 from decoding.models.inputs import context_of
-from decoding.text import until_end
-from decoding.transformers_private import CACHE_ARGUMENT
 
-__all__ = ["STOPS", "Generation", "generated"]
+__all__ = ["STOPS", "Generation"]
 
 SHOWN = ("bleu_max", "bleu_diff", "bleu_acc", "rougeL_diff", "rougeL_acc")
 
@@ -33,8 +28,8 @@ STOPS = ("Q:", "\n\n")
 class Generation(Task):
     """Answers written by each strategy, compared with true and false references and, where there are any, judged.
 
-    Metrics: those of :func:`decoding.evals.tasks.truthfulqa.similarity.similarities`; ``truth`` and ``info``, 1 where that
-    judge finds " yes" at least as probable as not; ``truth_info``, their product, with both.
+    Metrics: those of :func:`decoding.evals.tasks.truthfulqa.similarity.similarities`; ``truth`` and ``info``, 1 where
+    that judge finds " yes" at least as probable as not; ``truth_info``, their product, with both.
 
     Args:
         model: a generating transformers model.
@@ -105,13 +100,7 @@ class Generation(Task):
         prompts = [self._encoded(document.content) for document in documents]
         columns = []
         for configuration in configurations:
-            if configuration.choice.is_stochastic:
-                answers = []
-                for document, tokens in zip(documents, prompts, strict=True):
-                    torch.manual_seed(configuration.seed(document.id))
-                    answers += self._answers(configuration, [tokens])
-            else:
-                answers = self._answers(configuration, prompts)
+            answers = self._answers(configuration, documents, prompts)
             columns.append([self._record(*pair) for pair in zip(documents, answers, strict=True)])
         return list(zip(*columns, strict=True))
 
@@ -137,13 +126,22 @@ class Generation(Task):
             self._shared = SharedPrompt(self.model, common_beginning(prompts)[:room])
         return self._shared
 
-    def _answers(self, configuration: Configuration, prompts: Sequence[Sequence[int]]) -> list[str]:
-        stops = () if self.prompt.style == "chat" else STOPS
+    def _answers(
+        self, configuration: Configuration, documents: Sequence[Document], prompts: Sequence[Sequence[int]]
+    ) -> list[str]:
+        """The answers, without space around them."""
         shared = self._shared_prompt()
-        return generated(
-            configuration, self.model, self.tokenizer, prompts, max_new_tokens=self.max_new_tokens, stops=stops,
-            shared=shared if shared.serves(configuration.choice, self.model) else None,
-        )  # fmt: skip
+        answers = generate_texts(
+            configuration.choice,
+            self.model,
+            self.tokenizer,
+            prompts,
+            [configuration.seed(document.id) for document in documents],
+            max_new_tokens=self.max_new_tokens,
+            stop=() if self.prompt.style == "chat" else STOPS,
+            prefix_cache=shared.cache if shared.serves(configuration.choice, self.model) else None,
+        )
+        return [answer.text.strip() for answer in answers]
 
     def _record(self, document: Document, answer: str) -> Record:
         question: Question = document.content
@@ -160,52 +158,3 @@ class Generation(Task):
             "answer": answer,
             **({"judged": probabilities} if probabilities else {}),
         }
-
-
-def generated(
-    configuration: Configuration,
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[Sequence[int]],
-    *,
-    max_new_tokens: int,
-    stops: Sequence[str] = (),
-    shared: SharedPrompt | None = None,
-) -> list[str]:
-    """What a strategy writes behind each of several prompts, in one ``generate()`` call.
-
-    Args:
-        configuration: whose strategy.
-        model: a generating transformers model.
-        tokenizer: its tokenizer.
-        prompts: token ids, of any lengths; shorter ones are padded on the left.
-        max_new_tokens: the longest text.
-        stops: a text ends before the first of these.
-        shared: what all prompts begin with; None reads it anew.
-
-    Returns:
-        The texts, without space around them.
-    """
-    longest = max(map(len, prompts))
-    pads = [longest - len(each) for each in prompts]
-    pad = next((each for each in (tokenizer.pad_token_id, tokenizer.eos_token_id) if each is not None), 0)
-    rows = list(zip(pads, prompts, strict=True))
-    padded = torch.tensor([[pad] * count + list(each) for count, each in rows], device=input_device(model))
-    mask = torch.tensor([[0] * count + [1] * len(each) for count, each in rows], device=input_device(model))
-    sequences = generate_with(
-        configuration.choice,
-        model,
-        input_ids=padded,
-        attention_mask=mask,
-        max_new_tokens=max_new_tokens,
-        pad_token_id=pad,
-        **({"stop_strings": list(stops), "tokenizer": tokenizer} if stops else {}),
-        **({CACHE_ARGUMENT: shared.cache(pads)} if shared is not None else {}),
-    ).cpu()
-    start = 1 if model.config.is_encoder_decoder else longest
-    texts = []
-    for sequence in sequences:
-        new = until_end(sequence[start:], model)
-        text = str(tokenizer.decode(new, skip_special_tokens=True))
-        texts.append(text[: min((text.index(stop) for stop in stops if stop in text), default=len(text))].strip())
-    return texts

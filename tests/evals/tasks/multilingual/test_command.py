@@ -11,7 +11,7 @@ import pytest
 
 from decoding.evals import miniature
 from decoding.evals.cli import main
-from decoding.evals.tasks.multilingual import writing
+from decoding.evals.engine import text_generation
 from decoding.evals.tasks.multilingual.languages import LANGUAGES
 from decoding.models import loading
 
@@ -81,10 +81,10 @@ def test_every_language_runs_with_its_own_k_and_units(ran):
 def test_a_second_run_writes_nothing_anew_and_ends_with_the_same(ran, command, monkeypatch, capfd):
     before = json.loads((ran / "multilingual_open-ended.json").read_text(encoding="utf-8"))
 
-    def write(*_):
-        raise AssertionError("it was written before")
+    def generate(*_):
+        raise AssertionError("it was generated before")
 
-    monkeypatch.setattr(writing.Writer, "write", write)
+    monkeypatch.setattr(text_generation.TextGenerator, "generate", generate)
     assert main(command[1]) == 0
     out, err = capfd.readouterr()
     assert err == ""

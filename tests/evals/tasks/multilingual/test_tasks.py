@@ -11,6 +11,7 @@ from decoding.evals import miniature
 from decoding.evals.engine.configurations import Configuration
 from decoding.evals.engine.rows import read_rows
 from decoding.evals.engine.runner import run
+from decoding.evals.engine.text_generation import GeneratedText
 from decoding.evals.metrics.distribution import mauve
 from decoding.evals.metrics.likelihood import coherence
 from decoding.evals.metrics.overlap import bleu, chrf, rouge
@@ -20,7 +21,6 @@ from decoding.evals.tasks.multilingual.data import Passage, Problem, problems
 from decoding.evals.tasks.multilingual.languages import LANGUAGES
 from decoding.evals.tasks.multilingual.programs import Code
 from decoding.evals.tasks.multilingual.tasks import OpenEnded, Summarization, Translation
-from decoding.evals.tasks.multilingual.writing import Written
 from decoding.strategies.registry import parse_strategy
 
 EXPERT = pytest.mark.skipif(
@@ -36,17 +36,17 @@ def configuration(spec):
 
 
 class Reciting:
-    """In a writer's place: gives texts, one after the other."""
+    """In place of a text generator: returns given texts, one after the other."""
 
     max_new_tokens, stop, model = 8, (), None
 
     def __init__(self, texts, tokenizer=None):
         self.texts, self.tokenizer, self.prompts, self.seeds = iter(texts), tokenizer, [], []
 
-    def write(self, choice, prompts, seeds):
+    def generate(self, choice, prompts, seeds):
         self.prompts += prompts
         self.seeds += seeds
-        return [Written(next(self.texts), 3) for _ in prompts]
+        return [GeneratedText(next(self.texts), 3) for _ in prompts]
 
 
 def figures(task, spec="greedy", **more):
@@ -90,10 +90,10 @@ def test_mauve_compares_with_what_people_wrote_and_has_no_interval():
 def test_a_prefix_of_tokens_ends_with_a_whole_character():
     _, tokenizer = miniature.load("expert", dtype=torch.float32)
     passages = [Passage("ไทย", " ไทย"), Passage("the town lies by", " the sea"), Passage("", "ab")]
-    writer = Reciting(TEXTS, tokenizer)
-    task = OpenEnded("t", writer, passages, {}, prefix_length=4)
+    generator = Reciting(TEXTS, tokenizer)
+    task = OpenEnded("t", generator, passages, {}, prefix_length=4)
     figures(task)
-    thai, english, short = writer.prompts
+    thai, english, short = generator.prompts
     assert thai == "ไท"  # three bytes a character, perhaps with one token in front
     assert english in "the town lies by the sea"
     assert len(tokenizer(english, add_special_tokens=False)["input_ids"]) == 4
@@ -107,27 +107,27 @@ def test_bleu_and_chrf_of_translations_are_sacrebleus_of_all_sentences():
         for i, each in enumerate(["the cat sat on a mat", "the dog ran fast over the hill", "x", "so it goes on"])
     ]
     pair = (LANGUAGES["de"], LANGUAGES["en"])
-    writer = Reciting(texts)
-    task = Translation("t", writer, rows, {}, examples=[Passage("Haus", "house")], languages=pair)
+    generator = Reciting(texts)
+    task = Translation("t", generator, rows, {}, examples=[Passage("Haus", "house")], languages=pair)
     found = figures(task)
     written, references = [each.strip() for each in texts], [each.reference for each in rows]
     assert found["BLEU"] == pytest.approx(bleu(written, references).score)
     assert found["chrF"] == pytest.approx(chrf(written, references).score)
     sentences = [chrf([text], [reference]).score for text, reference in zip(written, references, strict=True)]
     assert found["sentence chrF"] == pytest.approx(sum(sentences) / 4)
-    assert writer.prompts[1] == "German: Haus\nEnglish: house\n\nGerman: 1\nEnglish:"
+    assert generator.prompts[1] == "German: Haus\nEnglish: house\n\nGerman: 1\nEnglish:"
 
 
 def test_a_summary_has_the_rouge_of_rouge_score():
     texts = [" A cat sat.", " Nothing", " Dogs ran fast", ""]
     rows = [Passage(f"\n\nArticle:\n{i}\n\nSummarization: ", "A cat sat down. Dogs ran") for i in range(4)]
-    writer = Reciting(texts)
-    found = figures(Summarization("t", writer, rows, {}, examples=[Passage("Long: ", " Short.")], units=None))
+    generator = Reciting(texts)
+    found = figures(Summarization("t", generator, rows, {}, examples=[Passage("Long: ", " Short.")], units=None))
     direct = rouge([each.strip() for each in texts], [each.reference for each in rows])
     assert {name: found[name] for name in ("rouge1", "rouge2", "rougeL")} == {
         name: pytest.approx(direct[name]) for name in ("rouge1", "rouge2", "rougeL")
     }
-    assert writer.prompts[0] == "Long: Short.\n\nArticle:\n0\n\nSummarization:"
+    assert generator.prompts[0] == "Long: Short.\n\nArticle:\n0\n\nSummarization:"
 
 
 PROBLEMS = [
@@ -167,7 +167,7 @@ def test_pass_at_k_of_several_samples(code, tmp_path):
     found = figures(task, "nucleus", output=tmp_path)
     assert found["pass@1"] == pytest.approx((1 / 3 + 0) / 2)
     assert found["pass@2"] == pytest.approx((2 / 3 + 0) / 2)  # of three pairs, two have the right one
-    assert len(set(task.writer.seeds)) == 6
+    assert len(set(task.generator.seeds)) == 6
     (first, _) = [json.loads(line) for line in (tmp_path / "samples_t.jsonl").read_text().splitlines()]
     assert first["outcomes"] == ["passed", "AssertionError", "timed out after 1 s"]
     assert first["texts"] == [RIGHT, WRONG, LOOPING]
@@ -177,7 +177,7 @@ def test_one_program_stands_for_all_where_nothing_is_drawn(code):
     task = code([RIGHT, WRONG], samples=5, k=(1, 5))
     found = figures(task)
     assert (found["pass@1"], found["pass@5"]) == (0.5, 0.5)
-    assert len(task.writer.prompts) == 2
+    assert len(task.generator.prompts) == 2
 
 
 def test_k_above_the_samples_is_refused():
@@ -186,8 +186,8 @@ def test_k_above_the_samples_is_refused():
 
 
 def test_other_documents_or_lengths_are_other_settings():
-    def settings(passages, writer=None):
-        return OpenEnded("t", writer or Reciting([]), passages, {}).settings
+    def settings(passages, generator=None):
+        return OpenEnded("t", generator or Reciting([]), passages, {}).settings
 
     longer = Reciting([])
     longer.max_new_tokens = 9

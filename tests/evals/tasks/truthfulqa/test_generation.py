@@ -1,6 +1,5 @@
 """TruthfulQA with generated answers: rows on their own, where answers end, draws, judges, and runs that go on."""
 
-import dataclasses
 import functools
 import json
 
@@ -13,8 +12,9 @@ from decoding.evals import miniature
 from decoding.evals.cli import main
 from decoding.evals.engine.configurations import configured
 from decoding.evals.engine.runner import run
+from decoding.evals.engine.text_generation import generate_texts
 from decoding.evals.tasks.truthfulqa.data import Question, Targets
-from decoding.evals.tasks.truthfulqa.generation import Generation, generated
+from decoding.evals.tasks.truthfulqa.generation import Generation
 from decoding.evals.tasks.truthfulqa.judge import Judge
 from decoding.evals.tasks.truthfulqa.prompts import prompt_of
 from decoding.evals.tasks.truthfulqa.shared_prompt import SharedPrompt
@@ -47,6 +47,10 @@ def made(*specs, seed=0, **options):
     task = Generation(model, tokenizer, questions(), prompt_of("none"), max_new_tokens=16, **options)
     choices = [parse_strategy(spec) for spec in specs]
     return task, configured(choices, model, tokenizer, "expert", task={"prompt": "none"}, seed=seed)
+
+
+def stripped(texts):
+    return [each.text.strip() for each in texts]
 
 
 def answers(task, configurations, documents=None):
@@ -86,11 +90,12 @@ def test_draws_follow_the_seed_and_the_question():
 
 def test_an_answer_ends_before_the_first_stop():
     model, tokenizer = expert()
-    _, (greedy,) = made("greedy")
+    greedy = parse_strategy("greedy")
     prompt = tokenizer(f"Q: {questions()[0].question}\nA:")["input_ids"]
-    (whole,) = generated(greedy, model, tokenizer, [prompt], max_new_tokens=12)
+    whole = stripped(generate_texts(greedy, model, tokenizer, [prompt], [0], max_new_tokens=12))[0]
     word = whole.split()[2]
-    (cut,) = generated(greedy, model, tokenizer, [prompt], max_new_tokens=12, stops=("never there", word))
+    stop = ("never there", word)
+    cut = stripped(generate_texts(greedy, model, tokenizer, [prompt], [0], max_new_tokens=12, stop=stop))[0]
     assert cut == whole[: whole.index(word)].strip()
     assert cut
 
@@ -103,8 +108,8 @@ def test_an_encoder_decoder_writes_behind_its_start_token():
             return " ".join(str(int(each)) for each in tokens if each > 2)
 
     model = tiny_model("t5")
-    _, (greedy,) = made("greedy")
-    texts = generated(greedy, model, Numbers(), [[5, 6, 7], [8, 9]], max_new_tokens=6)
+    greedy = parse_strategy("greedy")
+    texts = stripped(generate_texts(greedy, model, Numbers(), [[5, 6, 7], [8, 9]], [0, 0], max_new_tokens=6))
     for prompt, text in zip([[5, 6, 7], [8, 9]], texts, strict=True):
         alone = model.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False)[0, 1:]
         assert text == Numbers().decode(alone, True)
@@ -123,20 +128,19 @@ def test_going_on_from_a_shared_prompt_changes_no_answer(kind, spec):
             return " ".join(str(int(each)) for each in tokens)
 
     model = tiny_model(kind)
-    _, (configuration,) = made("greedy")
-    configuration = dataclasses.replace(configuration, choice=parse_strategy(spec))
+    choice = parse_strategy(spec)
     shared = SharedPrompt(model, PROMPTS[0][:-1])
     if spec == "contrastive-search" or kind in ("mistral-sliding", "mamba"):
-        assert not shared.serves(configuration.choice, model)
+        assert not shared.serves(choice, model)
         return
-    assert shared.serves(configuration.choice, model)
+    assert shared.serves(choice, model)
     lengths = []
     model.get_input_embeddings().register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
 
     def written(shared):
-        torch.manual_seed(0)
         lengths.clear()
-        return generated(configuration, model, Numbers(), PROMPTS, max_new_tokens=8, shared=shared)
+        cache = None if shared is None else shared.cache
+        return generate_texts(choice, model, Numbers(), PROMPTS, [0, 1, 2], max_new_tokens=8, prefix_cache=cache)
 
     found = written(shared)
     assert max(lengths) < 10  # the longest question's own 5 tokens, and what DoLa tries a model with

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from decoding.errors import InputError
 from decoding.evals import miniature
-from decoding.evals.tasks.multilingual.writing import Writer
+from decoding.evals.engine.text_generation import TextGenerator
 from decoding.strategies.registry import parse_strategy
 
 PROMPTS = ["The old clockmaker", "Once upon a time there was a", "Tom"]
@@ -20,34 +20,34 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def writer():
+def generator():
     model, tokenizer = miniature.load("expert", dtype=torch.float32)
-    return Writer(model.eval(), tokenizer, 12)
+    return TextGenerator(model.eval(), tokenizer, 12)
 
 
 @pytest.mark.parametrize("spec", ["greedy", "beam:num_beams=2", "contrastive-search", "nucleus", "typical", "top-k"])
-def test_a_text_does_not_depend_on_its_neighbours(writer, spec):
+def test_a_text_does_not_depend_on_its_neighbours(generator, spec):
     choice = parse_strategy(spec)
-    together = writer.write(choice, PROMPTS, [1, 2, 3])
-    assert together == [writer.write(choice, [prompt], [i])[0] for i, prompt in enumerate(PROMPTS, 1)]
+    together = generator.generate(choice, PROMPTS, [1, 2, 3])
+    assert together == [generator.generate(choice, [prompt], [i])[0] for i, prompt in enumerate(PROMPTS, 1)]
     assert all(each.text for each in together)
     assert all(1 <= each.tokens <= 12 for each in together)
 
 
-def test_draws_come_from_the_seed_alone(writer):
+def test_draws_come_from_the_seed_alone(generator):
     sampling = parse_strategy("sampling:top_p=1")
-    first = writer.write(sampling, PROMPTS[:1] * 3, [7, 8, 7])
+    first = generator.generate(sampling, PROMPTS[:1] * 3, [7, 8, 7])
     torch.manual_seed(99)
-    assert writer.write(sampling, PROMPTS[:1] * 3, [7, 8, 7]) == first
+    assert generator.generate(sampling, PROMPTS[:1] * 3, [7, 8, 7]) == first
     assert first[0] == first[2] != first[1]
 
 
 @pytest.mark.parametrize("spec", ["greedy", "beam:num_beams=2", "contrastive-search", "nucleus"])
-def test_texts_end_before_the_first_stop(writer, spec):
-    (free,) = writer.write(parse_strategy(spec), PROMPTS[:1], [3])
+def test_texts_end_before_the_first_stop(generator, spec):
+    (free,) = generator.generate(parse_strategy(spec), PROMPTS[:1], [3])
     stop = free.text.split()[2]
-    stopped = Writer(writer.model, writer.tokenizer, 12, ("no such text", stop))
-    (cut,) = stopped.write(parse_strategy(spec), PROMPTS[:1], [3])
+    stopped = TextGenerator(generator.model, generator.tokenizer, 12, ("no such text", stop))
+    (cut,) = stopped.generate(parse_strategy(spec), PROMPTS[:1], [3])
     assert stop not in cut.text
     assert cut.tokens <= free.tokens
     if not spec.startswith("beam"):  # whose other beams go on
@@ -55,11 +55,23 @@ def test_texts_end_before_the_first_stop(writer, spec):
         assert cut.tokens < free.tokens
 
 
-def test_a_prompt_without_room_is_refused(writer):
+@pytest.mark.parametrize("spec", ["greedy", "beam:num_beams=2", "contrastive-search"])
+def test_tokens_after_a_stop_do_not_count_whatever_the_neighbours_do(generator, spec):
+    choice = parse_strategy(spec)
+    free = generator.generate(choice, PROMPTS, [0, 0, 0])
+    stop = free[0].text.split()[1]
+    stopped = TextGenerator(generator.model, generator.tokenizer, 12, (stop,))
+    together = stopped.generate(choice, PROMPTS, [0, 0, 0])
+    assert together == [stopped.generate(choice, [prompt], [0])[0] for prompt in PROMPTS]
+    if not spec.startswith("beam"):  # whose other beams go on
+        assert together[0].tokens < max(text.tokens for text in together)
+
+
+def test_a_prompt_without_room_is_refused(generator):
     for prompt in ("the town " * 3000, ""):
-        if prompt or not writer.tokenizer("")["input_ids"]:
+        if prompt or not generator.tokenizer("")["input_ids"]:
             with pytest.raises(InputError, match=r"the prompt has \d+ tokens"):
-                writer.write(parse_strategy("greedy"), [prompt], [0])
+                generator.generate(parse_strategy("greedy"), [prompt], [0])
 
 
 def test_encoder_decoders_write_too():
@@ -67,8 +79,8 @@ def test_encoder_decoders_write_too():
     words = Tokenizer(WordLevel(vocabulary, unk_token="<pad>"))
     words.pre_tokenizer = WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
-    writer = Writer(tiny_model("t5"), tokenizer, 5)
-    together = writer.write(parse_strategy("greedy"), ["w5 w6 w7", "w9"], [0, 0])
-    assert together == [writer.write(parse_strategy("greedy"), [each], [0])[0] for each in ("w5 w6 w7", "w9")]
+    generator = TextGenerator(tiny_model("t5"), tokenizer, 5)
+    together = generator.generate(parse_strategy("greedy"), ["w5 w6 w7", "w9"], [0, 0])
+    assert together == [generator.generate(parse_strategy("greedy"), [each], [0])[0] for each in ("w5 w6 w7", "w9")]
     assert together[0].tokens == 5
     assert together[0].text.startswith("w")

@@ -1,0 +1,152 @@
+"""Continuations of many prompts: in one batch where nothing is drawn, else one by one, each from its own seed."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from decoding.api import generate_with
+from decoding.errors import InputError
+from decoding.models.devices import input_device
+from decoding.models.inputs import context_of
+from decoding.strategies.registry import StrategySpec
+from decoding.text import new_text
+
+__all__ = ["GeneratedText", "TextGenerator", "generate_texts"]
+
+
+@dataclass(frozen=True)
+class GeneratedText:
+    """The text that a strategy generated after a prompt, up to the first stop string, and its number of tokens."""
+
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class TextGenerator:
+    """A model that continues prompts.
+
+    Attributes:
+        model: a generating transformers model.
+        tokenizer: its tokenizer.
+        max_new_tokens: at most.
+        stop: texts end before the first of these strings.
+    """
+
+    model: Any
+    tokenizer: Any
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+
+    def generate(self, spec: StrategySpec, prompts: Sequence[str], seeds: Sequence[int]) -> list[GeneratedText]:
+        """A continuation of each prompt.
+
+        Args:
+            spec: how to choose tokens.
+            prompts: texts to continue.
+            seeds: of the random draws, one for each prompt.
+
+        Raises:
+            InputError: a prompt that is empty, or too long for the model's context with the new tokens.
+        """
+        rows = [self._encode(prompt) for prompt in prompts]
+        return generate_texts(
+            spec, self.model, self.tokenizer, rows, seeds, max_new_tokens=self.max_new_tokens, stop=self.stop
+        )
+
+    def _encode(self, prompt: str) -> list[int]:
+        ids = list(self.tokenizer(prompt)["input_ids"])
+        context = context_of(self.model)
+        new = 0 if self.model.config.is_encoder_decoder else self.max_new_tokens
+        if not ids or (context is not None and len(ids) + new > context):
+            raise InputError(
+                f"the prompt has {len(ids)} tokens; with {new} new ones it must fit the model's context of {context}, "
+                "and not be empty"
+            )
+        return ids
+
+
+def generate_texts(
+    spec: StrategySpec,
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    *,
+    max_new_tokens: int,
+    stop: Sequence[str] = (),
+    prefix_cache: Callable[[Sequence[int]], Any] | None = None,
+) -> list[GeneratedText]:
+    """Continue prompts of token ids. A continuation depends on its prompt and its seed, not on its neighbours.
+
+    Args:
+        spec: how to choose tokens.
+        model: a generating transformers model.
+        tokenizer: its tokenizer.
+        prompts: token ids, of any lengths; shorter ones are padded on the left.
+        seeds: of the random draws, one for each prompt.
+        max_new_tokens: at most.
+        stop: texts end before the first of these strings.
+        prefix_cache: returns a cache of the tokens that all prompts begin with, from each row's number of pad tokens;
+            None computes them again.
+    """
+    if not spec.is_stochastic:
+        return _generate_batch(spec, model, tokenizer, prompts, max_new_tokens, stop, prefix_cache)
+    texts = []
+    for prompt, seed in zip(prompts, seeds, strict=True):
+        torch.manual_seed(seed)
+        texts += _generate_batch(spec, model, tokenizer, [prompt], max_new_tokens, stop, prefix_cache)
+    return texts
+
+
+def _generate_batch(
+    spec: StrategySpec,
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    stop: Sequence[str],
+    prefix_cache: Callable[[Sequence[int]], Any] | None,
+) -> list[GeneratedText]:
+    width = max(map(len, prompts))
+    pads = [width - len(prompt) for prompt in prompts]
+    pad = next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
+    rows = list(zip(pads, prompts, strict=True))
+    sequences = generate_with(
+        spec,
+        model,
+        input_ids=torch.tensor([[pad] * count + list(prompt) for count, prompt in rows], device=input_device(model)),
+        attention_mask=torch.tensor(
+            [[0] * count + [1] * len(prompt) for count, prompt in rows], device=input_device(model)
+        ),
+        max_new_tokens=max_new_tokens,
+        pad_token_id=pad,
+        **({"stop_strings": list(stop), "tokenizer": tokenizer} if stop else {}),
+        **({"past_key_values": prefix_cache(pads)} if prefix_cache is not None else {}),
+    ).cpu()
+    if not model.config.is_encoder_decoder:
+        sequences = [sequence[count:] for count, sequence in zip(pads, sequences, strict=True)]
+    return [
+        _before_stop(model, tokenizer, sequence, len(prompt), stop)
+        for sequence, prompt in zip(sequences, prompts, strict=True)
+    ]
+
+
+def _before_stop(model: Any, tokenizer: Any, sequence: torch.Tensor, length: int, stop: Sequence[str]) -> GeneratedText:
+    """The text before the first stop string. A row that ended there was padded while its neighbours went on."""
+    text, tokens = new_text(model, tokenizer, sequence, length)
+    ends = [text.find(string) for string in stop if string in text]
+    if not ends:
+        return GeneratedText(text, tokens)
+    start = 1 if model.config.is_encoder_decoder else length
+
+    def has_stopped(count: int) -> bool:
+        shorter, _ = new_text(model, tokenizer, sequence[: start + count], length)
+        return any(string in shorter for string in stop)
+
+    return GeneratedText(text[: min(ends)], 1 + bisect.bisect_left(range(1, tokens), True, key=has_stopped))
