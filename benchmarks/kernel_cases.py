@@ -1,7 +1,7 @@
 """The operations that ``kernel_forms.py`` measures, each at sizes of real models.
 
-``before`` is what transformers 4.55.4, the last release with these strategies in its core, did for the same step: the
-same operations in the same order, written anew.
+``before`` repeats what transformers 4.55.4, the last release with these strategies in its core, did for the same step:
+the same operations in the same order.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Size = dict[str, int]
 
 @dataclass(frozen=True)
 class Forms:
-    """One operation at one size.
+    """The forms of one operation at one size.
 
     Attributes:
-        triton: the kernel; gives what is compared with that of ``torch``.
-        torch: its torch form.
-        before: as transformers 4.55.4 had it, where it had it.
+        triton: the kernel; its result is compared with that of ``torch``.
+        torch: the torch form.
         moved: bytes that have to be read and written at least.
+        before: the form of transformers 4.55.4, None where it had none.
     """
 
     triton: Callable[[], Tensor]
@@ -40,10 +40,15 @@ class Forms:
     moved: int
     before: Callable[[], Tensor] | None = None
 
+    @classmethod
+    def by_backend(cls, run: Callable[[str], Tensor], moved: int, before: Callable[[], Tensor] | None = None) -> Forms:
+        """Return the forms of an operation that takes its backend by name."""
+        return cls(lambda: run("triton"), lambda: run("torch"), moved, before)
+
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation: ``build(device, dtype, **size)`` makes its inputs; ``small`` is a size for a CPU."""
+    """An operation: ``build(device, dtype, **size)`` draws its inputs; ``small`` is a size for a CPU."""
 
     name: str
     build: Callable[..., Forms]
@@ -55,7 +60,7 @@ OPERATIONS: list[Operation] = []
 
 
 def operation(name: str, sizes: Sequence[Size], small: Size) -> Callable[[Callable[..., Forms]], Callable[..., Forms]]:
-    """Register the function under it."""
+    """Register the decorated function as the operation's ``build``."""
 
     def register(build: Callable[..., Forms]) -> Callable[..., Forms]:
         OPERATIONS.append(Operation(name, build, sizes, small))
@@ -78,65 +83,64 @@ SMALL_HISTORY = {"B": 2, "K": 5, "S": 100, "D": 96}
 
 @operation("degeneration penalty", HISTORIES, SMALL_HISTORY)
 def penalty(device: str, dtype: torch.dtype, B: int, K: int, S: int, D: int) -> Forms:
-    """Candidates against the history; 4.55.4 repeats the history K times and normalises it anew."""
+    """Candidates against the history; 4.55.4 repeats the history K times and normalises it each time."""
     candidates, history, norms = _history(device, dtype, B, K, S, D)
 
-    def form(backend: str) -> Tensor:
+    def run(backend: str) -> Tensor:
         return degeneration_penalty(candidates, history, norms, length=S, backend=backend)
 
     def before() -> Tensor:
         context = history[:, :S].repeat_interleave(K, dim=0)
         context = context / context.norm(dim=2, keepdim=True)
-        looked_at = candidates.flatten(0, 1)[:, None]
-        looked_at = looked_at / looked_at.norm(dim=2, keepdim=True)
-        return torch.matmul(context, looked_at.transpose(1, 2))[:, :, 0].amax(-1)
+        directions = candidates.flatten(0, 1)[:, None]
+        directions = directions / directions.norm(dim=2, keepdim=True)
+        return torch.matmul(context, directions.transpose(1, 2))[:, :, 0].amax(-1)
 
     moved = B * S * (D * dtype.itemsize + 4) + candidates.numel() * dtype.itemsize
-    return Forms(lambda: form("triton"), lambda: form("torch"), moved, before)
+    return Forms.by_backend(run, moved, before)
 
 
 @operation("selection", HISTORIES[:4], SMALL_HISTORY)
 def selection(device: str, dtype: torch.dtype, B: int, K: int, S: int, D: int) -> Forms:
-    """From the candidates' hidden states to their tokens, the penalty included; gives the tokens' scores."""
+    """Choice among the candidates, the penalty included; the result is the chosen tokens' scores."""
     candidates, history, norms = _history(device, dtype, B, K, S, D)
     logits = torch.randn(B, 32000, device=device)
     probabilities, ids = logits.softmax(-1).topk(K)
 
-    def form(backend: str) -> Tensor:
+    def run(backend: str) -> Tensor:
         return select(logits, probabilities, ids, 0.6, candidates, history, norms, None, S, backend).score
 
     moved = B * S * (D * dtype.itemsize + 4) + candidates.numel() * dtype.itemsize
-    return Forms(lambda: form("triton"), lambda: form("torch"), moved)
+    return Forms.by_backend(run, moved)
 
 
 @operation(
     "history append", [{"B": 1, "S": 8192, "D": 4096}, {"B": 8, "S": 8192, "D": 4096}], {"B": 2, "S": 9, "D": 33}
 )
 def appended(device: str, dtype: torch.dtype, B: int, S: int, D: int) -> Forms:
-    """One state a row behind S others; 4.55.4 copies all of them."""
+    """One state a row after S others; 4.55.4 copies all of them."""
     hidden, history, norms = _history(device, dtype, B, 1, S, D)
 
-    def form(backend: str) -> Tensor:
+    def run(backend: str) -> Tensor:
         append(history, norms, hidden, S, backend)
         return norms[:, S]
 
-    return Forms(
-        lambda: form("triton"),
-        lambda: form("torch"),
+    return Forms.by_backend(
+        run,
         2 * hidden.numel() * dtype.itemsize + 4 * B,
         lambda: torch.cat([history[:, :S], hidden], dim=1),
     )
 
 
 def _history(device: str, dtype: torch.dtype, B: int, K: int, S: int, D: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Candidates, history with room for one more slot, and its inverse norms."""
+    """Draw candidates, a history with one spare slot, and its inverse norms."""
     candidates = torch.randn(B, K, D, device=device, dtype=dtype)
     history = torch.randn(B, S + 1, D, device=device, dtype=dtype)
     return candidates, history, inverse_norms(history)
 
 
-# One row at the usual vocabularies, batches, and teacher forcing. What must be known of a whole row before its first
-# score takes a second read of it, which counts as moved; of one row it comes from L2, whatever was cleared before.
+# One row at the usual vocabularies, batches, and teacher forcing. The first score of a row needs statistics of the
+# whole row, so each row is read twice, and both reads count as moved; the second read of a single row comes from L2.
 VOCABULARIES = (
     {"B": 1, "V": 32000},
     {"B": 1, "V": 128256},
@@ -154,10 +158,10 @@ def logits_contrast(device: str, dtype: torch.dtype, B: int, V: int) -> Forms:
     """Expert against amateur with the plausibility mask; the amateur is read once."""
     expert, amateur = (_logits(device, dtype, B, V) for _ in range(2))
 
-    def form(backend: str) -> Tensor:
+    def run(backend: str) -> Tensor:
         return contrast_logits(expert, amateur, 0.5, 0.1, backend)
 
-    return Forms(lambda: form("triton"), lambda: form("torch"), B * V * (3 * dtype.itemsize + 4))
+    return Forms.by_backend(run, B * V * (3 * dtype.itemsize + 4))
 
 
 @operation("contrast with a layer", VOCABULARIES, SMALL_VOCABULARY)
@@ -166,7 +170,7 @@ def layer_contrast(device: str, dtype: torch.dtype, B: int, V: int) -> Forms:
     final, premature = _logits(device, dtype, B, V), _logits(device, dtype, LAYERS, B, V)
     layer = torch.randint(LAYERS, (B,), device=device)
 
-    def form(backend: str) -> Tensor:
+    def run(backend: str) -> Tensor:
         return contrast_log_probs(final, premature, alpha=0.1, layer=layer, backend=backend)
 
     def before() -> Tensor:
@@ -176,7 +180,7 @@ def layer_contrast(device: str, dtype: torch.dtype, B: int, V: int) -> Forms:
         base = base.masked_fill(scores < least, -1e3)
         return scores.masked_fill(scores < least, -torch.inf) - base
 
-    return Forms(lambda: form("triton"), lambda: form("torch"), B * V * (4 * dtype.itemsize + 4), before)
+    return Forms.by_backend(run, B * V * (4 * dtype.itemsize + 4), before)
 
 
 @operation("multi-layer contrast", VOCABULARIES, SMALL_VOCABULARY)
@@ -185,20 +189,20 @@ def multi_layer(device: str, dtype: torch.dtype, B: int, V: int) -> Forms:
     expert, amateur, guided = (_logits(device, dtype, B, V) for _ in range(3))
     lower, lower_amateur = (_logits(device, dtype, 2, B, V) for _ in range(2))
 
-    def form(backend: str) -> Tensor:
+    def run(backend: str) -> Tensor:
         return multi_layer_contrast(
             expert, amateur, guided, lower, lower_amateur, fusion="entropy", alpha=0.1, backend=backend
         )
 
-    return Forms(lambda: form("triton"), lambda: form("torch"), B * V * (2 * 7 * dtype.itemsize + 4))
+    return Forms.by_backend(run, B * V * (2 * 7 * dtype.itemsize + 4))
 
 
 @operation("layer divergence", VOCABULARIES[:-1], SMALL_VOCABULARY)
 def divergence(device: str, dtype: torch.dtype, B: int, V: int) -> Forms:
-    """Of 8 layers; 4.55.4 waits for the choice on the host."""
+    """Divergences of 8 layers; 4.55.4 waits for the choice on the host."""
     final, premature = _logits(device, dtype, B, V), _logits(device, dtype, LAYERS, B, V)
 
-    def form(backend: str) -> Tensor:
+    def run(backend: str) -> Tensor:
         return layer_divergence(final, premature, backend=backend)[0]
 
     def before() -> Tensor:
@@ -206,11 +210,11 @@ def divergence(device: str, dtype: torch.dtype, B: int, V: int) -> Forms:
         average = 0.5 * (p[None] + q)
         log_p, log_q = final.float().log_softmax(-1), premature.float().log_softmax(-1)
         divergences = sum(
-            torch.nn.functional.kl_div(each, average, reduction="none").mean(-1) for each in (log_p[None], log_q)
+            torch.nn.functional.kl_div(logs, average, reduction="none").mean(-1) for logs in (log_p[None], log_q)
         )
         return premature[int((0.5 * divergences).mean(-1).argmax())]
 
-    return Forms(lambda: form("triton"), lambda: form("torch"), 2 * (1 + LAYERS) * B * V * dtype.itemsize, before)
+    return Forms.by_backend(run, 2 * (1 + LAYERS) * B * V * dtype.itemsize, before)
 
 
 # One layer of a Llama 8B (groups of 4 heads) at 4, 34, 134 and 537 MB of keys and values, and batches; without grouped
@@ -230,19 +234,19 @@ def attention(device: str, dtype: torch.dtype, B: int, H: int, G: int, Q: int, S
     key, value = (torch.randn(B, G, S + 256, D, device=device, dtype=dtype)[:, :, :S] for _ in range(2))
     mask = torch.zeros(B, 1, Q, S, device=device, dtype=dtype)
     mask[..., S - Q :] = torch.finfo(dtype).min
-    mask.diagonal(S - Q, 2, 3).zero_()  # each sees the prefix and itself
+    mask.diagonal(S - Q, 2, 3).zero_()  # each branch sees the prefix and itself
     span = seen_span(mask)
 
-    def form(backend: str) -> Tensor:
+    def run(backend: str) -> Tensor:
         return few_query_attention(query, key, value, mask, span=span, backend=backend)
 
     def before() -> Tensor:
-        keys, values = (each.repeat_interleave(Q, dim=0) for each in (key, value))
-        one = query.transpose(1, 2).reshape(B * Q, H, 1, D)
-        return torch.nn.functional.scaled_dot_product_attention(one, keys, values, enable_gqa=True)
+        keys, values = (x.repeat_interleave(Q, dim=0) for x in (key, value))
+        single_queries = query.transpose(1, 2).reshape(B * Q, H, 1, D)
+        return torch.nn.functional.scaled_dot_product_attention(single_queries, keys, values, enable_gqa=True)
 
     moved = 2 * (B * G * S * D + query.numel()) * dtype.itemsize
-    return Forms(lambda: form("triton"), lambda: form("torch"), moved, before)
+    return Forms.by_backend(run, moved, before)
 
 
 def _logits(device: str, dtype: torch.dtype, *shape: int) -> Tensor:

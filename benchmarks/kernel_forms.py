@@ -2,12 +2,13 @@
 
     python benchmarks/kernel_forms.py [--operations NAME,...] [--dtype bfloat16]
 
-The forms of an operation take turns, with the L2 cache cleared between them; times are the GPU's own, so that launches
-queued ahead cost nothing. Bandwidth is the bytes that must be moved over the median time, and stands beside that of a
-device copy in the same run. A kernel whose result differs from the torch form's gets no figure, and the exit code is 1.
+The forms of an operation take turns, with the L2 cache cleared between them. Times are measured on the GPU, so
+launches queued ahead cost nothing. Bandwidth is the bytes that must be moved over the median time; it is printed beside
+that of a device copy in the same run. A kernel whose result differs from the torch form's gets no figure, and the exit
+code is 1.
 
-Without a GPU, ``--device cpu`` runs the torch forms at small sizes, and with TRITON_INTERPRET=1 checks the kernels,
-which it does not time.
+Without a GPU, ``--device cpu`` times the torch forms at small sizes. With TRITON_INTERPRET=1 it also checks the
+kernels, but does not time them.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from turns import quantile
 from decoding.kernels.backend import BackendError, choose, interpreted
 
 KERNEL, TORCH, BEFORE = "kernel", "torch", "transformers 4.55.4"
-# Of float32 sums in another order; of half-precision products as tensor cores add them up, and of attention's results,
-# which each form rounds (1.7e-3 in bfloat16; the interpreter cuts off, 3.4e-3).
+# float32: sums in another order. Half precision: products as tensor cores add them up, and attention's results, which
+# each form rounds (1.7e-3 in bfloat16; the interpreter truncates, 3.4e-3).
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 5e-3}
 COLUMNS = [
     "operation", "form", "size", "dtype", "us_p20", "us_p50", "us_p80", "gb_per_s", "copy_gb_per_s", "share_of_copy",
@@ -41,7 +42,7 @@ COLUMNS = [
 
 
 def main() -> int:
-    """Measure, print and write; 2 without the GPU that was asked for, 1 where a kernel was wrong."""
+    """Measure, print and write the figures; return 2 without the requested GPU, 1 where a kernel is wrong."""
     options = parse()
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         print("benchmarks/kernel_forms.py needs a CUDA GPU; --device cpu runs the torch forms alone", file=sys.stderr)
@@ -77,7 +78,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     names = [operation.name for operation in OPERATIONS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--operations", type=lambda text: text.split(","), help=f"some of: {', '.join(names)}")
@@ -88,7 +89,7 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     unknown = set(options.operations or ()) - set(names)
     if unknown:
-        parser.error(f"--operations {', '.join(sorted(unknown))}: accepted are {', '.join(names)}")
+        parser.error(f"--operations must be of {', '.join(names)}; got {', '.join(sorted(unknown))}")
     if options.output is None and options.device != "cpu":
         options.output = Path(__file__).parent / "results" / f"kernels_{options.dtype}.csv"
     return options
@@ -97,7 +98,7 @@ def parse() -> argparse.Namespace:
 def compare(
     operation: Operation, size: Size, dtype: torch.dtype, clock: Clock, copy_rate: float
 ) -> tuple[list[dict[str, Any]], bool]:
-    """The rows of one operation at one size, and whether its kernel is right there."""
+    """Measure one operation at one size; return its rows of figures, and True if its kernel is right."""
     forms = operation.build(clock.device, dtype, **size)
     label = "-".join(f"{name}{value}" for name, value in size.items())
     error, note = check(forms, clock.device, TOLERANCE[dtype])
@@ -128,7 +129,7 @@ def compare(
 
 
 def check(forms: Forms, device: str, tolerance: float) -> tuple[float, str]:
-    """How far the kernel is from the torch form (relative RMSE), and why it gets no figure, empty where it does."""
+    """Return the kernel's relative RMSE against the torch form, and why it gets no figure, empty where it gets one."""
     try:
         choose("triton", device)
     except BackendError:
@@ -139,16 +140,16 @@ def check(forms: Forms, device: str, tolerance: float) -> tuple[float, str]:
     if not value[~finite].equal(reference[~finite]):
         error = torch.inf
     if not error <= tolerance:
-        return torch.inf, f"WRONG, no figure (relative RMSE {error:.1e}, accepted is {tolerance:.0e})"
+        return torch.inf, f"WRONG, no figure (relative RMSE must be at most {tolerance:.0e}, got {error:.1e})"
     return error, f"right (relative RMSE {error:.1e}), not timed in the interpreter" if interpreted() else ""
 
 
 class Clock:
-    """Times of a device's work.
+    """Clock of a device's work.
 
     Args:
         device: "cpu", "cuda", "cuda:1", ...
-        repeats: how often everything is run, after a few times that warm up.
+        repeats: how often every form is run, after a few runs that warm up.
     """
 
     WARM_UP = 5
@@ -160,7 +161,7 @@ class Clock:
         self._cleared = torch.empty(self.CLEARED if device != "cpu" else 1, dtype=torch.int8, device=device)
 
     def times(self, runs: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
-        """Seconds of each, which take turns."""
+        """Time runs that take turns; return the seconds of each by name."""
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         for repeat in range(-self.WARM_UP, self.repeats):
             pending = [(name, self._start(run)) for name, run in runs.items()]
@@ -170,7 +171,7 @@ class Clock:
         return seconds
 
     def copy_rate(self) -> float:
-        """GB/s, read and written, of a copy of 1 GiB (16 MiB on a CPU)."""
+        """Measure the GB/s, read and written, of a copy of 1 GiB (16 MiB on a CPU)."""
         source = torch.empty(2**30 if self.device != "cpu" else 2**24, dtype=torch.int8, device=self.device)
         target = torch.empty_like(source)
         return 2 * source.numel() / statistics.median(self.times({"": lambda: target.copy_(source)})[""]) / 1e9
@@ -196,16 +197,16 @@ class Clock:
 
 
 def device_name(device: str) -> str:
-    """What the figures were measured on."""
+    """Name the device that the figures are measured on."""
     return platform.machine() + " cpu" if device == "cpu" else torch.cuda.get_device_name(device)
 
 
-def _ratio(seconds: list[float], kernel: list[float]) -> float:
-    return statistics.median(one / other for one, other in zip(seconds, kernel, strict=True))
+def _ratio(form_seconds: list[float], kernel_seconds: list[float]) -> float:
+    return statistics.median(form / kernel for form, kernel in zip(form_seconds, kernel_seconds, strict=True))
 
 
 def _fits(form: Callable[[], Tensor]) -> bool:
-    """Whether there is memory for it: copies of a long history for 64 candidates take more than any GPU has."""
+    """Tell whether there is memory for it: copies of a long history for 64 candidates take more than any GPU has."""
     try:
         form()
     except torch.OutOfMemoryError:

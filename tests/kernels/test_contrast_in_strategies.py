@@ -1,4 +1,4 @@
-"""The strategies on the kernels: what each makes of its readers' logits, and the tokens of whole calls."""
+"""The contrastive strategies on the kernels: their scores of random logits, and the tokens of whole calls."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ STRATEGIES: dict[str, Any] = {
 }
 
 
-def _heard(rows: tuple[int, ...], device: torch.device) -> dict[str, ReaderLogits]:
-    """Random logits of every reader that any of them has; exits of three layers."""
+def _reader_logits(rows: tuple[int, ...], device: torch.device) -> dict[str, ReaderLogits]:
+    """Draw logits of every reader that a strategy has, with exits of three layers."""
     generator = torch.Generator().manual_seed(len(rows))
 
     def logits(*shape: int) -> Tensor:
         return (3 * torch.randn(*shape, generator=generator)).to(device)
 
     expert, exits = logits(*rows, VOCAB), logits(3, *rows, VOCAB)
-    expert[..., 5] = exits[..., 5] = -torch.inf  # a token that the model keeps for padding
+    expert[..., 5] = exits[..., 5] = -torch.inf  # a padding token of the model
     return {
         "expert": ReaderLogits(expert, exits),
         "amateur": ReaderLogits(logits(*rows, AMATEUR_VOCAB), logits(3, *rows, AMATEUR_VOCAB)),
@@ -48,35 +48,35 @@ def _heard(rows: tuple[int, ...], device: torch.device) -> dict[str, ReaderLogit
 
 @pytest.mark.parametrize("rows", [(2,), (1, 3)], ids=["step", "teacher-forced"])
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_the_kernels_make_of_the_logits_what_torch_makes(
+def test_the_kernels_compute_the_scores_that_torch_computes(
     name: str, rows: tuple[int, ...], kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard = _heard(rows, kernel_device)
+    reader_logits = _reader_logits(rows, kernel_device)
     if "guided" not in name:
-        del heard["guided expert"]
+        del reader_logits["guided expert"]
     contrasts = []
     for backend in ("torch", "triton"):
         monkeypatch.setenv("DECODING_KERNELS", backend)
-        contrast = STRATEGIES[name].contrast(heard)
+        contrast = STRATEGIES[name].contrast(reader_logits)
         contrasts.append((contrast.scores, contrast.masked, contrast.mask(contrast.scores)))
     for in_torch, in_triton in zip(*contrasts, strict=True):
-        # Rounding of scores of about 10: torch takes log-softmaxes apart that the kernel sums as it reads.
+        # Rounding of scores of about 10: torch computes each log-softmax first, the kernel sums as it reads.
         torch.testing.assert_close(in_triton, in_torch, atol=2e-5, rtol=1e-5)
     scores, masked, mask_after = contrasts[1]
-    assert torch.equal(masked, mask_after)  # the fused mask is the one that processors may stand before
+    assert torch.equal(masked, mask_after)  # the fused mask equals the one that is applied after processors
     assert not torch.equal(scores, masked) or name == "context-aware"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_contrast_never_waits_for_the_gpu(name: str) -> None:
-    heard = _heard((2,), torch.device("cuda"))
+    reader_logits = _reader_logits((2,), torch.device("cuda"))
     if "guided" not in name:
-        del heard["guided expert"]
-    expected = STRATEGIES[name].contrast(heard).masked  # compiles
+        del reader_logits["guided expert"]
+    expected = STRATEGIES[name].contrast(reader_logits).masked  # compiles
     torch.cuda.set_sync_debug_mode("error")
     try:
-        scores = STRATEGIES[name].contrast(heard).masked
+        scores = STRATEGIES[name].contrast(reader_logits).masked
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(scores, expected)
@@ -84,7 +84,7 @@ def test_a_contrast_never_waits_for_the_gpu(name: str) -> None:
 
 @pytest.mark.parametrize("processors", [{}, {"repetition_penalty": 1.3}], ids=["fused-mask", "processors"])
 @pytest.mark.parametrize("name", ["contrastive-decoding", "dola", "context-aware", "lol-guided"])
-def test_a_call_gives_the_same_tokens_on_either_backend(
+def test_both_backends_generate_the_same_tokens(
     name: str, processors: dict[str, float], kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_model("llama").to(kernel_device)

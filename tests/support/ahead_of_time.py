@@ -2,8 +2,8 @@
 
     python tests/support/ahead_of_time.py
 
-A process of its own, since Triton decides as it is imported whether kernels are interpreted. The launchers run as they
-are, so that it is their sizes, alignments and options that are compiled; only the launch itself is left out.
+It needs a process without TRITON_INTERPRET, which Triton reads as it is imported. The launchers run unchanged, so their
+sizes, alignments and options are what is compiled; only the launch itself is left out.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from triton.runtime.jit import JITFunction
 
 
 class NoDevice:
-    """What a launcher asks of a driver before it compiles."""
+    """Answers to what a launcher asks its driver before it compiles."""
 
     def get_current_device(self) -> int:
-        """The only one."""
+        """Return the only device."""
         return 0
 
     def get_current_stream(self, device: int) -> int:
-        """The default one."""
+        """Return the default stream."""
         return 0
 
     def get_current_target(self) -> GPUTarget:
-        """H100 and H200."""
+        """Return the target of H100 and H200."""
         return GPUTarget("cuda", 90, 32)
 
 
 def main() -> None:
-    """Compile every launch."""
+    """Compile every launch, and print the facts of its kernels."""
     driver.set_active(NoDevice())
     launch: Any = JITFunction.run
     compiled: list[tuple[str, Any]] = []
@@ -50,18 +50,19 @@ def main() -> None:
         return kernel
 
     JITFunction.run = compile_only
-    for name, each in LAUNCHES.items():
+    for name, case in LAUNCHES.items():
         compiled.clear()
-        each.call()
+        case.call()
         for kernel, binary in compiled:
             print(json.dumps({"launch": name, "kernel": kernel, **facts(binary)}), flush=True)
 
 
 def facts(kernel: Any) -> dict[str, int]:
-    """What decides how a compiled kernel runs.
+    """Collect the facts that decide how a compiled kernel runs.
 
-    Registers a thread; bytes of stack a thread (spilled registers) and of shared memory a program; loads of 16 bytes
-    and of single half-precision numbers from global memory.
+    Returns:
+        Registers a thread; bytes of stack a thread (spilled registers) and of shared memory a program; loads of 16
+        bytes and of single half-precision numbers from global memory.
     """
     ptx = kernel.asm["ptx"]
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:

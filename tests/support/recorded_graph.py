@@ -1,7 +1,7 @@
-"""A CUDA graph for machines without CUDA: records the operations of a pass and runs these again, Python left out.
+"""A CUDA graph for machines without CUDA: records the operations of a pass, and replays them without its Python code.
 
-As in a CUDA graph, whatever was a number on the host when the pass was recorded stays that number, and whatever was a
-tensor is read from and written to where it was then.
+As in a CUDA graph, a number on the host keeps the value that it had at the recording, and a tensor is read and written
+at the address that it had then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class RecordedGraph:
-    """Stands in for ``decoding.stream.cuda_graph_steps.CudaGraph``."""
+    """Stand-in for ``decoding.stream.cuda_graph_steps.CudaGraph``; ``made`` counts the recordings."""
 
     made = 0
 
@@ -28,12 +28,13 @@ class RecordedGraph:
         self._tape = recorder.tape
 
     def replay(self) -> list[Tensor]:
+        """Run the recorded operations again, and return the recorded outputs with the new results in them."""
         with torch.inference_mode():  # which may write to every tensor
             for operation, args, kwargs, results in self._tape:
-                again = tree_leaves(operation(*args, **kwargs))
-                for then, now in zip(results, again, strict=True):
-                    if isinstance(then, Tensor) and then.numel() and then.data_ptr() != now.data_ptr():
-                        then.copy_(now)
+                replayed = tree_leaves(operation(*args, **kwargs))
+                for recorded, result in zip(results, replayed, strict=True):
+                    if isinstance(recorded, Tensor) and recorded.numel() and recorded.data_ptr() != result.data_ptr():
+                        recorded.copy_(result)
         return self._outputs
 
 
