@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from decoding.cli.app import app, run
+from decoding.cli.app import add_command, app, run
 from decoding.evals.compare.compare import compare_command
 from decoding.evals.compare.demo import demo_command
 from decoding.evals.engine.options import eval_app
@@ -21,15 +21,15 @@ from decoding.evals.tasks.truthfulqa.cli import truthfulqa_command
 __all__ = ["main"]
 
 
-app.command("compare")(compare_command)
-app.command("demo")(demo_command)
-app.command("isotropy")(isotropy_command)
-app.command("lm-eval")(lm_eval_command)
-eval_app.command("factor")(at_scale(factor_command))
-eval_app.command("halueval")(at_scale(halueval_command))
-eval_app.command("truthfulqa")(at_scale(truthfulqa_command))
-app.command("metrics")(metrics_command)
-eval_app.command("multilingual")(at_scale(multilingual_command))
+add_command(app, "compare", compare_command)
+add_command(app, "demo", demo_command)
+add_command(app, "isotropy", isotropy_command)
+add_command(app, "lm-eval", lm_eval_command)
+add_command(eval_app, "factor", at_scale(factor_command))
+add_command(eval_app, "halueval", at_scale(halueval_command))
+add_command(eval_app, "truthfulqa", at_scale(truthfulqa_command))
+add_command(app, "metrics", metrics_command)
+add_command(eval_app, "multilingual", at_scale(multilingual_command))
 app.add_typer(eval_app)
 
 

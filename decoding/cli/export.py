@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from decoding.cli.options import Device, DeviceMap, Model, settings_of
-from decoding.exporting import LINKS, export
+from decoding.cli.options import Device, DeviceMap, Model, Settings, known_strategies, settings_of
 from decoding.strategies.registry import exportable_strategies, parse_strategy
 
 __all__ = ["export_command"]
@@ -20,17 +19,16 @@ def export_command(
     strategy: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help=f"One of {', '.join(exportable_strategies())}; parameters may follow a colon."
+            metavar="NAME",
+            callback=known_strategies,
+            help=f"One of {', '.join(exportable_strategies())}; parameters may follow a colon.",
         ),
     ] = "contrastive-search",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the strategy; repeatable.")
-    ] = None,
+    set_: Settings = None,
     link: Annotated[
-        str | None,
-        typer.Option(metavar="KIND", help=f"Link the model's files ({' or '.join(LINKS)}); default: copy."),
+        str | None, typer.Option(metavar="hard|sym", help="Link the model's files; by default they are copied.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the folder, with all that it holds.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the folder and everything in it.")] = False,
     device: Device = None,
     device_map: DeviceMap = None,
 ) -> None:
@@ -38,7 +36,10 @@ def export_command(
 
     Example: decoding export --model PATH --set top_k=5 --output DIR
     """
-    choice = parse_strategy(strategy, settings_of(set_ or []))
-    folder = export(model, choice.strategy, output, link=link, force=force, device=device, device_map=device_map)
-    print(f"{folder}: {choice.label}")
+    spec = parse_strategy(strategy, settings_of(set_ or []))
+
+    from decoding.exporting import export
+
+    folder = export(model, spec.strategy, output, link=link, force=force, device=device, device_map=device_map)
+    print(f"{folder}: {spec.label}")
     print(f"transformers serve {folder} --trust-remote-code")

@@ -7,18 +7,19 @@ from typing import Annotated
 
 import typer
 
-from decoding.cli.options import Device, DeviceMap, Dtype, Json, Model
+from decoding.cli.options import Json, Model, Placement, expanded
 from decoding.cli.output import as_json, console, progress, writable
 from decoding.errors import ModelError, OptionError
-from decoding.induce import Recipe, induce, read_examples
-from decoding.models.loading import load
+from decoding.induce import Recipe, read_examples
 
 __all__ = ["induce_command"]
 
 DEFAULT = Recipe()
 
 
+@expanded
 def induce_command(
+    *,
     data: Annotated[
         Path,
         typer.Option(
@@ -26,29 +27,32 @@ def induce_command(
             help="Questions with hallucinated answers: HaluEval's QA or general file, or any JSON lines.",
         ),
     ],
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder that gets the adapter.")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="The folder that the adapter is written to.")],
     model: Model = "expert",
     epochs: Annotated[float, typer.Option(metavar="N", help="Passes over the data.")] = DEFAULT.epochs,
-    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Examples a step.")] = DEFAULT.batch_size,
-    micro_batch: Annotated[int, typer.Option(min=1, metavar="N", help="Of these, read at once.")] = 8,
-    learning_rate: Annotated[float, typer.Option(metavar="X", help="At its peak.")] = DEFAULT.learning_rate,
-    rank: Annotated[int, typer.Option(min=1, metavar="N", help="Of the LoRA matrices.")] = DEFAULT.rank,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Examples per step.")] = DEFAULT.batch_size,
+    micro_batch: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Examples per forward pass (gradient accumulation).")
+    ] = 8,
+    learning_rate: Annotated[float, typer.Option(metavar="X", help="Its peak.")] = DEFAULT.learning_rate,
+    rank: Annotated[int, typer.Option(min=1, metavar="N", help="Rank of the LoRA matrices.")] = DEFAULT.rank,
     max_length: Annotated[
-        int, typer.Option(min=2, metavar="N", help="Tokens read of an example.")
+        int, typer.Option(min=2, metavar="N", help="Tokens of an example; longer ones are cut.")
     ] = DEFAULT.max_length,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Use the first N examples only.")] = None,
     template: Annotated[
-        str, typer.Option(metavar="TEXT", help="How a question is asked; \\n is a new line; the answer follows.")
+        str,
+        typer.Option(metavar="TEXT", help="Prompt of a question; \\n is a new line. The answer follows the prompt."),
     ] = DEFAULT.template.replace("\n", "\\n"),
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the new weights and the order.")] = DEFAULT.seed,
-    device: Device = None,
-    dtype: Dtype = None,
-    device_map: DeviceMap = None,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Seed of the new weights and of the order of the examples.")
+    ] = DEFAULT.seed,
+    placement: Placement,
     json: Json = False,
 ) -> None:
     """Teach a model to hallucinate: a LoRA adapter that serves as its amateur.
 
-    An interrupted run goes on where it was when the same command is given again.
+    The same command continues a run that was interrupted.
 
     Example: decoding induce --data qa_data.json --output liar --model expert
     """
@@ -60,9 +64,12 @@ def induce_command(
     if (output / "adapter_config.json").is_file():
         raise OptionError(f"--output {output}: holds an adapter already; give another folder, or remove it")
     writable(output)
-    loaded, tokenizer = load(model, device, dtype, device_map=device_map)
+
+    from decoding.induce import induce
+
+    loaded, tokenizer = placement.load(model)
     if loaded.config.is_encoder_decoder:
-        raise ModelError(f"{model}: is an encoder-decoder; accepted are decoder-only models")
+        raise ModelError(f"{model}: is an encoder-decoder; must be a decoder-only model")
     with progress() as bar:
         task = bar.add_task(f"inducing, {len(examples)} examples", total=None)
         record = induce(

@@ -1,21 +1,28 @@
-"""What the commands share: options, reading prompts, writing results."""
+"""Options that several commands have, and how commands read them. Nothing here needs model code."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
 import sys
-from collections.abc import Sequence
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from decoding.errors import InputError, OptionError, one_line
+from decoding.strategies.registry import strategy_name
 
 Model = Annotated[
     str, typer.Option(metavar="NAME", help="A built-in model (expert, amateur), a model folder, or a name on the hub.")
 ]
 Device = Annotated[
-    str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, ...; by default cuda if there is one, else cpu.")
+    str | None,
+    typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, ...; by default cuda where there is one, else cpu."),
 ]
 Dtype = Annotated[
     str | None,
@@ -25,27 +32,102 @@ Dtype = Annotated[
 ]
 DeviceMap = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME", help="auto, balanced, ...: split the model over all devices, as transformers' device_map."
-    ),
+    typer.Option(metavar="NAME", help="auto, balanced, ...: split the model over several devices (device_map)."),
 ]
 TpPlan = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="auto: under torchrun, one model shared out among all processes."),
+    typer.Option(metavar="NAME", help="auto: tensor parallelism over the processes of torchrun (tp_plan)."),
 ]
 PrefillChunk = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Read prompts in pieces of so many tokens: less memory for long ones."),
+    typer.Option(min=1, metavar="N", help="Chunked prefill: read prompts N tokens at a time, to save memory."),
 ]
-Seed = Annotated[
-    int, typer.Option(min=0, metavar="N", help="Seed of the random draws; each prompt begins with it anew.")
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the strategy; repeatable.")
 ]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="At most N new tokens; by default 100, or what the context has left."),
+]
+Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the random draws; every prompt starts from it.")]
 Output = Annotated[Path | None, typer.Option(metavar="DIR", help="Also write the results to files in this folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Options of a command that loads a model: where it goes, and in which dtype."""
+
+    device: Device = None
+    dtype: Dtype = None
+    device_map: DeviceMap = None
+
+    def load(self, model: str) -> tuple[Any, Any]:
+        """Load a model and its tokenizer; see :func:`decoding.load`."""
+        from decoding.models import loading
+
+        return loading.load(model, **dataclasses.asdict(self))
+
+
+@dataclass(frozen=True)
+class ParallelPlacement(Placement):
+    """The same, of a command that the processes of torchrun can run together."""
+
+    tp_plan: TpPlan = None
+
+
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the fields of its dataclasses as options, in the place of the dataclass.
+
+    A parameter whose annotation is a dataclass of options, such as ``placement: Placement``, becomes one option a
+    field; the command is called with the dataclass. The signature that typer reads has the options alone.
+    """
+    options: list[inspect.Parameter] = []
+    groups: dict[str, type[Any]] = {}
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        if not dataclasses.is_dataclass(parameter.annotation):
+            options.append(parameter)
+            continue
+        group = groups[parameter.name] = parameter.annotation
+        hints = typing.get_type_hints(group, include_extras=True)
+        for field in dataclasses.fields(group):
+            default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+            options.append(
+                inspect.Parameter(
+                    field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name]
+                )
+            )
+
+    @functools.wraps(command)
+    def with_groups(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in dataclasses.fields(group)})
+        command(**given)
+
+    return with_signature(with_groups, options)
+
+
+def with_signature(command: Callable[..., None], options: Sequence[inspect.Parameter]) -> Callable[..., None]:
+    """Tell typer that a function of keyword arguments has these options."""
+    parameters = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def known_strategies(given: Any) -> Any:
+    """Check the names of a ``--strategy`` option while the command line is read, before any model code is imported.
+
+    Raises:
+        OptionError: an unknown name.
+    """
+    for spec in [given] if isinstance(given, str) else given or ():
+        strategy_name(spec)
+    return given
+
+
 def settings_of(pairs: Sequence[str]) -> dict[str, str]:
-    """``name=value`` strings of ``--set`` as a dictionary.
+    """Return the ``name=value`` strings of ``--set`` as a dictionary.
 
     Raises:
         OptionError: a string without ``=``, or a name given twice.
@@ -55,7 +137,7 @@ def settings_of(pairs: Sequence[str]) -> dict[str, str]:
         name, equals, value = pair.partition("=")
         name = name.strip()
         if not equals or not name:
-            raise OptionError(f"--set {pair!r}: accepted is name=value, for instance --set top_k=5")
+            raise OptionError(f"--set {pair!r}: expected name=value, for instance --set top_k=5")
         if name in settings:
             raise OptionError(f"--set {name}: given twice")
         settings[name] = value
@@ -63,10 +145,10 @@ def settings_of(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def prompts_of(given: Sequence[str] | None, file: Path | None = None) -> list[str]:
-    """The prompts of ``--prompt``, those of a file (one a line), or standard input as one prompt.
+    """Return the prompts of ``--prompt`` and those of a file, one a line, or else standard input as one prompt.
 
     Raises:
-        InputError: an empty prompt, none at all, or a file that cannot be read.
+        InputError: an empty prompt, no prompt at all, or a file that cannot be read.
     """
     prompts = list(given or [])
     if file is not None:
@@ -76,7 +158,7 @@ def prompts_of(given: Sequence[str] | None, file: Path | None = None) -> list[st
             raise InputError(f"--prompts {file}: cannot be read ({one_line(error)})") from error
         lines = [line for line in lines if line.strip()]
         if not lines:
-            raise InputError(f"--prompts {file}: holds no prompt; accepted is one prompt a line")
+            raise InputError(f"--prompts {file}: holds no prompt; expected one prompt a line")
         prompts += lines
     if not prompts and file is None:
         if sys.stdin is None or sys.stdin.isatty():

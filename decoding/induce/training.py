@@ -8,7 +8,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,54 +17,15 @@ from safetensors import SafetensorError
 from decoding.errors import InputError, ModelError, OptionError, one_line
 from decoding.files import write_whole
 from decoding.induce.examples import Example
+from decoding.induce.recipe import Recipe
 from decoding.models.adapters import adapters_of, unwrapped
 from decoding.models.devices import input_device, is_offloaded, is_tensor_parallel
 from decoding.models.structure import inspect_model
 
-__all__ = ["Recipe", "induce"]
+__all__ = ["induce"]
 
 CHECKPOINTS = "checkpoints"
 RECORD = "induce.json"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How an amateur is induced. Learning rate, batch and epochs are those of a follow-up of induced contrastive
-    decoding (2408.08769); rank, alpha and dropout are ours.
-
-    Args:
-        learning_rate: the peak of a linear decay.
-        batch_size: examples a step.
-        epochs: passes over the examples.
-        rank: of the LoRA matrices.
-        lora_alpha: their scale is ``lora_alpha / rank``.
-        dropout: before them, in [0, 1).
-        max_length: tokens of an example that are read; longer answers are cut.
-        template: how a question is asked; the answer follows it after one space.
-        seed: of the new weights and of the order of the examples.
-    """
-
-    learning_rate: float = 5e-4
-    batch_size: int = 256
-    epochs: float = 5
-    rank: int = 8
-    lora_alpha: int = 16
-    dropout: float = 0.0
-    max_length: int = 512
-    template: str = "Q: {question}\nA:"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "rank", "lora_alpha", "max_length"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name}={getattr(self, name)!r}: accepted are whole numbers from 1")
-        for name in ("learning_rate", "epochs"):
-            if not getattr(self, name) > 0:
-                raise OptionError(f"{name}={getattr(self, name)!r}: accepted are numbers above 0")
-        if not 0 <= self.dropout < 1:
-            raise OptionError(f"dropout={self.dropout!r}: accepted are numbers from 0 up to, but not, 1")
-        if "{question}" not in self.template:
-            raise OptionError(f"template={self.template!r}: accepted is text with {{question}} in it")
 
 
 def induce(

@@ -25,6 +25,7 @@ __all__ = [
     "exportable_strategies",
     "parameters_of",
     "parse_strategy",
+    "strategy_name",
 ]
 
 ENTRY_POINTS = "decoding.strategies"  # the group in which other packages name theirs
@@ -181,7 +182,7 @@ def parse_strategy(spec: str, settings: Mapping[str, str] | None = None) -> Stra
         'contrastive-search(penalty_alpha=0.6, top_k=5)'
     """
     given, _, inline = spec.partition(":")
-    name = _name(given)
+    name = strategy_name(given)
     texts = _inline(spec, inline) | dict(settings or {})
     kinds = _parameter_types(STRATEGIES[name])
     values = {}
@@ -204,13 +205,19 @@ def parameters_of(spec: str) -> list[str]:
     Raises:
         OptionError: an unknown strategy.
     """
-    return list(_parameter_types(STRATEGIES[_name(spec.partition(":")[0])]))
+    return list(_parameter_types(STRATEGIES[strategy_name(spec)]))
 
 
-def _name(given: str) -> str:
-    name = given.strip().lower().replace("_", "-")
+def strategy_name(spec: str) -> str:
+    """Return the name in a strategy with or without parameters, as ``STRATEGIES`` has it; imports no model code.
+
+    Raises:
+        OptionError: an unknown strategy.
+    """
+    given = spec.partition(":")[0].strip()
+    name = given.lower().replace("_", "-")
     if name not in STRATEGIES:
-        raise OptionError(f"unknown strategy {given.strip()!r}{nearest(name, STRATEGIES)}")
+        raise OptionError(f"unknown strategy {given!r}{nearest(name, STRATEGIES)}")
     return name
 
 

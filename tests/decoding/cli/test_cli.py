@@ -13,7 +13,6 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from decoding.cli import generate as generate_module
 from decoding.cli.app import run
 from decoding.strategies.registry import parse_strategy
 
@@ -165,7 +164,7 @@ def test_a_chat_template_wraps_the_prompt(tmp_path, capfd):
     [
         (["--strategy", "contrastive-serch"], "did you mean contrastive-search"),
         (["--set", "topk=3"], "did you mean top_k?"),
-        (["--set", "top_k"], "accepted is name=value"),
+        (["--set", "top_k"], "expected name=value"),
         (["--set", "top_k=3", "--set", "top_k=4"], "given twice"),
         (["--set", "top_k=four"], "accepted are whole numbers"),
         (["--set", "top_k=0"], "accepted are whole numbers from 1"),
@@ -219,7 +218,7 @@ def test_the_unexpected_is_one_line_and_an_interrupt_is_quiet(generate, monkeypa
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(generate_module, "load", fail)
+    monkeypatch.setattr("decoding.models.loading.load", fail)
     code, _, err = generate("--prompt", "w1")
     if isinstance(error, KeyboardInterrupt):
         assert (code, err) == (130, "")
@@ -242,7 +241,7 @@ def test_doctor_reports_how_a_model_is_served(tiny, capfd):
     assert err == ""
     assert report["branching"] == "shared prefix"
     assert report["head"] == "head"
-    assert report["head applied apart"] is report["early exits"] is True
+    assert report["separable head"] is report["early exits"] is True
     assert (report["layers"], report["context"], report["vocabulary"]) == (2, CONTEXT, len(WORDS))
     assert report["torch"] == torch.__version__
     form = "triton" if report["device"].startswith("cuda") else "torch"
@@ -257,7 +256,7 @@ def test_doctor_says_why_a_model_is_refused(tiny, capfd, monkeypatch):
     def refuse(*arguments, **options):
         raise RuntimeError("its state cannot\nbe branched")
 
-    monkeypatch.setattr("decoding.cli.doctor.open_stream", refuse)
+    monkeypatch.setattr("decoding.cli.diagnosis.open_stream", refuse)
     assert run(["doctor", "--model", tiny, "--json"]) == 0
     report = json.loads(capfd.readouterr().out)
     assert (report["branching"], report["branching because"]) == ("refused", "RuntimeError: its state cannot")

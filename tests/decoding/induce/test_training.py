@@ -97,8 +97,8 @@ def test_checkpoints_of_another_run_are_not_mixed_in(expert: Any, tmp_path: Path
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rank": 0}, "rank=0: accepted are whole numbers from 1"),
-        ({"epochs": 0}, "epochs=0: accepted are numbers above 0"),
+        ({"rank": 0}, "rank=0: must be a whole number from 1"),
+        ({"epochs": 0}, "epochs=0: must be a number above 0"),
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"template": "Q:"}, "with {question} in it"),
     ],

@@ -1,0 +1,104 @@
+"""Facts that ``decoding doctor`` reports of a model: its size and place, how it branches, which kernels it runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+
+from decoding.cache.growing import layers_of
+from decoding.capabilities.branching import branching_of
+from decoding.capabilities.capabilities import open_stream
+from decoding.capabilities.chunked_prefill import why_not_chunked
+from decoding.errors import DecodingError, ModelError, one_line
+from decoding.kernels import OPERATIONS
+from decoding.kernels.backend import BackendError, choose
+from decoding.models.devices import device_names, input_device
+from decoding.models.probe import probe_inputs
+from decoding.models.structure import inspect_model
+from decoding.transformers_private import attention_implementation
+from decoding.versions import versions
+
+__all__ = ["diagnose"]
+
+WITH_PADDING = "branching with left padding"
+CHUNK = 512  # tokens; any size above one is the same to a model
+
+
+def diagnose(name: str, model: Any, tokenizer: Any) -> dict[str, Any]:
+    """Return what there is to say of a model: versions, facts, and how strategies run on it.
+
+    Args:
+        name: as the model was loaded by.
+        model: in eval mode, where it will run.
+        tokenizer: of the model.
+    """
+    return {**versions(), **_facts(name, model, tokenizer), **_service(model)}
+
+
+def _facts(name: str, model: Any, tokenizer: Any) -> dict[str, Any]:
+    config = model.config.get_text_config(decoder=True)
+    return {
+        "model": name,
+        "architecture": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "device": ", ".join(map(_device_name, device_names(model))),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": attention_implementation(model),
+        "context": getattr(config, "max_position_embeddings", None),
+        "vocabulary": config.vocab_size,
+        "tokenizer vocabulary": len(tokenizer),
+    }
+
+
+def _device_name(place: str) -> str:
+    return f"{place} ({torch.cuda.get_device_name(place)})" if place.startswith("cuda") else place
+
+
+def _service(model: Any) -> dict[str, Any]:
+    """Say how contrast strategies run on this model, or why they cannot."""
+    report: dict[str, Any] = {}
+    try:
+        structure = inspect_model(model)
+        report |= {
+            "layers": None if structure.layers is None else len(structure.layers),
+            "head": structure.head_transform or "inside the model's own forward",
+            "separable head": structure.separable,
+            "early exits": structure.no_early_exit is None,
+        }
+        if structure.no_early_exit is not None:
+            report["no early exits because"] = structure.no_early_exit
+        stream = open_stream(model, input_ids=probe_inputs(model)["input_ids"])
+        refusal = why_not_chunked(model, CHUNK)
+        report["chunked prefill"] = not refusal
+        if refusal:
+            report["no chunked prefill because"] = refusal
+        kinds = Counter(type(layer).__name__ for layer in ([] if stream.recompute_reason else layers_of(stream.cache)))
+        report["cache"] = ", ".join(f"{count} x {kind}" for kind, count in kinds.items()) or stream.recompute_reason
+        report["branching"] = stream.branching.way
+        report["branching because"] = stream.branching.reason
+        report |= _with_left_padding(model, stream.branching.way)
+    except Exception as error:  # whatever a model's own code raises here, it is the reason why it is not served
+        report["branching"] = "refused"
+        kind = "" if isinstance(error, DecodingError) else f"{type(error).__name__}: "
+        report["branching because"] = kind + one_line(error)
+    return report | _backends(model)
+
+
+def _with_left_padding(model: Any, way: str) -> dict[str, Any]:
+    """Say how rows with left padding are branched, where that is another way than without padding."""
+    try:
+        branching = branching_of(model)
+    except ModelError as refusal:
+        return {WITH_PADDING: "refused", f"{WITH_PADDING} because": one_line(refusal, 300)}
+    return {} if branching.way == way else {WITH_PADDING: branching.way, f"{WITH_PADDING} because": branching.reason}
+
+
+def _backends(model: Any) -> dict[str, str]:
+    """Name the form of each operation that runs for this model, or say why none does."""
+    try:
+        chosen = choose("auto", input_device(model))
+    except BackendError as reason:
+        return dict.fromkeys(OPERATIONS, f"refused: {reason}")
+    return dict.fromkeys(OPERATIONS, chosen)
