@@ -1,7 +1,7 @@
 """A key-value cache that is written in place.
 
 ``transformers.DynamicCache`` appends by concatenation: each new token copies every key and value that came before it.
-:class:`GrowingLayer` keeps the same interface over storage with spare room, so that appending, committing a branch
+:class:`GrowingLayer` keeps the same interface over storage with spare capacity, so that appending, committing a branch
 and rewinding move an index.
 """
 
@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 # Storage grows by at least this many tokens, and by a sixteenth of the length where that is more: at most 6% of the
-# cache is spare room, and growing copies each entry 16 times in all rather than once a token. It does not grow further
-# than the tokens that a call may make and a few to look ahead with.
+# cache is spare capacity, and growing copies each entry 16 times in all rather than once a token. It does not grow
+# beyond the tokens that a call may make and some slots for branches.
 BLOCK = 128
 LOOKAHEAD_SLOTS = 16
 
@@ -40,9 +40,9 @@ LOOKAHEAD_SLOTS = 16
 class GrowingLayer(DynamicLayer):
     """One full-attention layer of a cache, (batch, heads, length, head dim), appended to in place.
 
-    ``keys`` and ``values`` are views of the used part of a storage with spare room. Appending, cropping and settling a
-    branch write what is new and move ``length``. Whatever is assigned to ``keys`` and ``values`` (``reorder_cache`` and
-    others of the base class do) is taken as the new content.
+    ``keys`` and ``values`` are views of the used part of a storage with spare capacity. Appending, cropping and keeping
+    a branch write what is new and move ``length``. Whatever is assigned to ``keys`` and ``values`` (``reorder_cache``
+    and others of the base class do) is taken as the new content.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class GrowingLayer(DynamicLayer):
 
     @property
     def values(self) -> Any:
-        """As ``keys``."""
+        """(batch, heads, length, head dim), like ``keys``."""
         return None if self._values is None else self._values.narrow(2, 0, self._values_length)
 
     @values.setter
@@ -81,7 +81,7 @@ class GrowingLayer(DynamicLayer):
         self.is_initialized = True
 
     def get_seq_length(self) -> int:
-        """How many tokens are kept."""
+        """The number of tokens that are kept."""
         return self.length
 
     def update(
@@ -112,21 +112,21 @@ class GrowingLayer(DynamicLayer):
             self.length = self._values_length = max(self.length + tokens_to_remove, 0)
 
     def keep_branches(self, num_branch_tokens: int, winners: list[int], n: int) -> None:
-        """Of the last ``looked_at`` slots, keep the n of each row's winner (its number among runs of n), in place."""
+        """Keep, of the last ``num_branch_tokens`` slots, the n of each row's kept branch (``winners``), in place."""
         start = self.length - num_branch_tokens
         for storage in (self._keys, self._values):
             assert storage is not None
             for row, winner in enumerate(winners):
                 if winner > 0:
-                    own = storage if len(winners) == 1 else storage.narrow(0, row, 1)
-                    own.narrow(2, start, n).copy_(own.narrow(2, start + winner * n, n))
+                    rows = storage if len(winners) == 1 else storage.narrow(0, row, 1)
+                    rows.narrow(2, start, n).copy_(rows.narrow(2, start + winner * n, n))
         self.length = self._values_length = start + n
 
     def rebind_storage(self, keys: Tensor, values: Tensor) -> bool:
-        """Keep the content in storage that is given, (batch, heads, capacity, head dim) each, from now on.
+        """Move the content to other storage, (batch, heads, capacity, head dim) each.
 
         Returns:
-            Whether it stood elsewhere and had to be copied.
+            True where the content was elsewhere and was copied.
         """
         if self._keys is keys and self._values is values:
             return False
@@ -138,7 +138,7 @@ class GrowingLayer(DynamicLayer):
         return True
 
     def mark_written(self, n: int) -> None:
-        """Count n tokens that were written into the storage behind the last one."""
+        """Count n tokens that were written into the storage after the last one."""
         self.length += n
         self._values_length += n
 
@@ -164,9 +164,9 @@ class GrowingLayer(DynamicLayer):
 
 def _grown(entries: Tensor, length: int, capacity: int) -> Tensor:
     batch, heads, _, dim = entries.shape
-    room = entries.new_empty((batch, heads, capacity, dim))
-    room.narrow(2, 0, length).copy_(entries.narrow(2, 0, length))
-    return room
+    grown = entries.new_empty((batch, heads, capacity, dim))
+    grown.narrow(2, 0, length).copy_(entries.narrow(2, 0, length))
+    return grown
 
 
 def self_attention_cache(cache: Any) -> Any:
@@ -182,7 +182,7 @@ def layers_of(cache: Any) -> list[Any]:
 def grow_in_place(cache: Any, expected: int | None = None) -> None:
     """Turn the plain full-attention layers of ``cache`` into :class:`GrowingLayer`, content kept, object kept.
 
-    ``expected`` is how many tokens the text may come to have, where that is known. Layers of other kinds (static,
+    ``expected`` is the number of tokens that the text may have, where that is known. Layers of other kinds (static,
     quantised, recurrent, sliding) and offloaded caches stay as they are.
     """
     cache = self_attention_cache(cache)
@@ -210,9 +210,9 @@ def reserve_lookahead_slot(cache: Any, model: Any) -> None:
 
 
 def tokens_in(cache: Any) -> int:
-    """How many tokens a cache that is handed in holds; 0 where there is none.
+    """The number of tokens in a cache that was passed in; 0 where there is none.
 
-    One of recurrent layers alone does not count tokens, and is always read from the start.
+    A cache of recurrent layers alone does not count tokens: its text is always read from the start.
     """
     if not isinstance(cache, Cache) or not any(isinstance(layer, CacheLayerMixin) for layer in layers_of(cache)):
         return 0

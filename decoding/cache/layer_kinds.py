@@ -4,11 +4,11 @@ Code that branches asks :func:`kind_of` for a layer's adapter and never for the 
 
 | kind | layers | branches |
 |---|---|---|
-| ``InPlace`` | :class:`decoding.cache.growing.GrowingLayer` | behind a shared prefix, or forked; moved by an index |
-| ``Sliding`` | transformers' ``DynamicSlidingWindowLayer`` | behind a shared prefix while it records its past, or forked |
+| ``InPlace`` | ``GrowingLayer`` | after a shared prefix, or forked; moved by an index |
+| ``Sliding`` | transformers' ``DynamicSlidingWindowLayer`` | after a shared prefix, its past recorded; or forked |
 | ``Empty`` | transformers' ``DummyLayer``: layers without a cache of their own | nothing to do |
-| ``Quantised`` | layers of a ``QuantizedCache`` | behind a shared prefix, read by copies; see :mod:`decoding.cache.quantised` |
-| ``Recurrent`` | linear attention, state-space layers, :class:`decoding.cache.module_states.StateLayer` | forked; one token a pass |
+| ``Quantised`` | of a ``QuantizedCache`` | after a shared prefix, read by copies |
+| ``Recurrent`` | linear attention, state-space layers, ``StateLayer`` | forked; one token a pass |
 | ``Reordered`` | everything else (static, offloaded, ...) | forked |
 """
 
@@ -30,7 +30,7 @@ __all__ = ["LayerKind", "can_share_prefix", "gather_index", "has_window", "is_re
 
 
 class LayerKind:
-    """How one kind of cache layer is branched; the base is a layer that can only be reordered.
+    """Branching of one kind of cache layer; the base is a layer that can only be reordered.
 
     ``slots`` counts tokens. Rows of branches stand together: row ``i·branches + j`` is branch j of row i.
 
@@ -47,10 +47,10 @@ class LayerKind:
         return True
 
     def mask_window(self, layer: Any) -> int | None:
-        """How many slots back a token of the layer attends, itself included; None for all."""
+        """The number of slots that a token of the layer attends back, itself included; None for all."""
         return None
 
-    # --- branches behind a shared prefix ------------------------------------------------------------------------------
+    # --- branches after a shared prefix -------------------------------------------------------------------------------
 
     def begin_branches(self, layer: Any) -> None:
         """Prepare for a pass over several branches or a tree of tokens."""

@@ -1,9 +1,9 @@
 """States that a model keeps elsewhere than in the layers of a transformers Cache.
 
-xLSTM has an object of its own, MiniMax a list beside its cache's layers, and RecurrentGemma writes on its modules,
-where two texts would overwrite each other. A stream keeps what each of them remembers as one more layer of its cache, a
-:class:`StateLayer`, which is reordered, copied and restored like any other, and which :func:`lent` puts where the model
-looks for it while a forward pass lasts.
+xLSTM keeps them in its own cache object, MiniMax in a list beside its cache's layers, and RecurrentGemma in attributes
+of its modules, where two texts would overwrite each other. A stream keeps these states as one more layer of its cache,
+a :class:`StateLayer`, which is reordered, copied and restored like any other layer. :func:`module_states_installed`
+writes it to where the model reads it for the time of a forward pass.
 """
 
 from __future__ import annotations
@@ -20,33 +20,37 @@ from transformers.cache_utils import Cache, LinearAttentionCacheLayerMixin, Line
 from decoding.cache.growing import layers_of, tokens_in
 from decoding.transformers_private import CACHE_ARGUMENTS
 
-__all__ = ["OwnStates", "StateLayer", "handed_back", "module_states_installed", "with_states"]
+__all__ = ["StateLayer", "WrappedCache", "as_model_cache", "module_states_installed", "with_states"]
 
 # Attributes of modules that are states: RecurrentGemma's, which are the only ones in transformers 5.23.
 ON_MODULES = ("conv1d_state", "recurrent_states")
-_on_modules = threading.RLock()  # held while a text's states stand on modules, which all threads share
+_on_modules = threading.RLock()  # held while a text's states are on modules, which all threads share
 
 
 class StateLayer(LinearAttentionLayer):
-    """What stands at some places, each an object and the name of its attribute: trees of tensors, rows first."""
+    """The values of some attributes of other objects: trees of tensors, rows first.
 
-    def __init__(self, places: list[tuple[Any, str]]) -> None:
+    Args:
+        attributes: each an object and the name of its attribute.
+    """
+
+    def __init__(self, attributes: list[tuple[Any, str]]) -> None:
         super().__init__()
-        self.places = places
+        self.attributes = attributes
         self.trees: list[Any] = self.read()
 
     def read(self) -> list[Any]:
-        """What stands there now."""
-        return [getattr(holder, name) for holder, name in self.places]
+        """The attributes' values now."""
+        return [getattr(holder, name) for holder, name in self.attributes]
 
     def install(self, trees: list[Any]) -> None:
-        """Write these states to their places."""
-        for (holder, name), tree in zip(self.places, trees, strict=True):
+        """Write states to the attributes."""
+        for (holder, name), tree in zip(self.attributes, trees, strict=True):
             setattr(holder, name, tree)
 
     def lock(self) -> AbstractContextManager[Any]:
-        """No other thread reads or writes these places in this context."""
-        shared = any(isinstance(holder, nn.Module) for holder, _ in self.places)
+        """A context in which no other thread reads or writes these attributes."""
+        shared = any(isinstance(holder, nn.Module) for holder, _ in self.attributes)
         return _on_modules if shared else nullcontext()
 
     def reorder_cache(self, rows: Tensor) -> None:
@@ -69,37 +73,37 @@ def _changed(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return tree
 
 
-class OwnStates(Cache):
-    """A cache of nothing but states of a model's own kind, of which its forward passes are given ``own``."""
+class WrappedCache(Cache):
+    """A cache around a cache object of the model's own kind, which forward passes are given instead."""
 
-    def __init__(self, own: Any) -> None:
-        self.own = own
-        super().__init__(layers=[StateLayer([(own, "rnn_state")])])
+    def __init__(self, wrapped: Any) -> None:
+        self.wrapped = wrapped
+        super().__init__(layers=[StateLayer([(wrapped, "rnn_state")])])
 
 
 def with_states(model: Any, cache: Any) -> Any:
-    """A cache that holds all that a model remembers: the same one with a layer more, or one made of the model's own.
+    """A cache that holds all states of a model: the same one with one more layer, or a :class:`WrappedCache`.
 
     Args:
-        model: whose it is.
+        model: a generating transformers model.
         cache: as the model takes or returns it; None before it has made one.
     """
     if hasattr(cache, "rnn_state"):  # xLSTM's
-        return OwnStates(cache)
+        return WrappedCache(cache)
     if not isinstance(cache, Cache) or _state_layer(cache) is not None:
         return cache
     if hasattr(cache, "linear_cache"):  # MiniMax's
         cache.layers.append(StateLayer([(cache, "linear_cache")]))
-    elif places := _places_on_modules(model, cache):
-        layer = StateLayer(places)
+    elif attributes := _module_attributes(model, cache):
+        layer = StateLayer(attributes)
         if tokens_in(cache) == 0:
-            layer.trees = [None] * len(places)  # what stands there is another text's
+            layer.trees = [None] * len(attributes)  # the values there are another text's
         cache.layers.append(layer)
     return cache
 
 
-def _places_on_modules(model: nn.Module, cache: Cache) -> list[tuple[Any, str]]:
-    """Where a model that has recurrent layers writes on its modules."""
+def _module_attributes(model: nn.Module, cache: Cache) -> list[tuple[Any, str]]:
+    """The modules and names of their attributes in which a model with recurrent layers keeps states."""
     if not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers_of(cache)):
         return []
     return [(module, name) for module in model.modules() for name in ON_MODULES if name in vars(module)]
@@ -112,11 +116,12 @@ def _state_layer(cache: Any) -> StateLayer | None:
 
 @contextmanager
 def module_states_installed(inputs: dict[str, Any]) -> Iterator[None]:
-    """While the context is open, a forward pass over ``inputs`` finds the states of their cache where it looks for
-    them, in ``inputs`` included; afterwards the cache has the new ones, and what stood at their places is back there
-    (a plain ``generate`` may be under way on the same model).
+    """A context for one forward pass over ``inputs``: the states of their cache are where the model reads them.
+
+    ``inputs`` get the wrapped cache where there is one. Afterwards the cache has the new states, and the attributes
+    have the values from before (a plain ``generate`` may be running on the same model).
     """
-    name = next((each for each in CACHE_ARGUMENTS if inputs.get(each) is not None), "")
+    name = next((argument for argument in CACHE_ARGUMENTS if inputs.get(argument) is not None), "")
     cache = inputs.get(name)
     layer = _state_layer(cache)
     if layer is None:
@@ -125,8 +130,8 @@ def module_states_installed(inputs: dict[str, Any]) -> Iterator[None]:
     with layer.lock():
         before = layer.read()
         layer.install(layer.trees)
-        if isinstance(cache, OwnStates):
-            inputs[name] = cache.own
+        if isinstance(cache, WrappedCache):
+            inputs[name] = cache.wrapped
         try:
             yield
             layer.trees = layer.read()
@@ -135,12 +140,12 @@ def module_states_installed(inputs: dict[str, Any]) -> Iterator[None]:
             layer.install(before)
 
 
-def handed_back(cache: Any) -> Any:
-    """The cache as its model knows it, the states at their places for good."""
+def as_model_cache(cache: Any) -> Any:
+    """The cache as its model expects it, with the states written to their attributes."""
     layer = _state_layer(cache)
     if layer is None:
         return cache
     with layer.lock():
         layer.install(layer.trees)
     layers_of(cache).pop()
-    return cache.own if isinstance(cache, OwnStates) else cache
+    return cache.wrapped if isinstance(cache, WrappedCache) else cache

@@ -1,8 +1,8 @@
-"""Branches behind a quantised cache, which is not packed anew for their sake.
+"""Branches after a quantised cache, which is not packed again for them.
 
-Such a cache cannot forget its last tokens: it packs them together with those before, now and then all of them at once,
-and what came before loses precision each time. Branches are therefore read by copies of its layers; the winner's keys
-and values are then given to the layers themselves, which so pack what they would have packed without branches.
+Such a cache cannot forget its last tokens: from time to time it packs all its tokens together, and older ones lose
+precision each time. So branches are read by copies of its layers; the kept branch's keys and values are then appended
+to the layers themselves, which pack what they would have packed without branches.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ Read = tuple[Tensor, Tensor]  # keys and values (batch, heads, n, head dim) of n
 
 
 def is_quantised(cache: object) -> bool:
-    """Whether a cache holds its keys and values in few bits."""
+    """True where a cache holds its keys and values in few bits."""
     return isinstance(cache, QuantizedCache)
 
 
 @contextmanager
 def untouched(cache: Cache) -> Iterator[dict[int, Read]]:
-    """Forward passes within this context leave a quantised cache as it is; others are not affected.
+    """A context in which forward passes do not change a quantised cache; other caches are not affected.
 
     Yields:
-        By layer number, what a pass would have added; filled in as it runs.
+        By layer number, the keys and values that a pass would have added; filled in as it runs.
     """
     layers, added = cache.layers, dict[int, Read]()
     if is_quantised(cache):
@@ -43,7 +43,7 @@ def untouched(cache: Cache) -> Iterator[dict[int, Read]]:
 
 
 def _aside(index: int, layer: Any, added: dict[int, Read]) -> Any:
-    """What answers in a layer's place."""
+    """A layer that stands in for another one."""
 
     def update(keys: Tensor, values: Tensor, *args: object, **kwargs: object) -> Read:
         added[index] = keys, values

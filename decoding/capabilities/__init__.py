@@ -1,1 +1,1 @@
-"""What a model was found to do: branching, chunked prefill, CUDA graphs."""
+"""Capabilities that a model was found to have: branching, chunked prefill, CUDA graphs."""

@@ -1,4 +1,4 @@
-"""The way in which a model branches, decided by a numeric check of the fast way against the one that works everywhere."""
+"""The way in which a model branches, decided by a numeric check of the fast way against the general one."""
 
 from __future__ import annotations
 

@@ -86,8 +86,8 @@ def open_prepared_stream(
         generation_config.max_length = None  # the length of the text is not known
     config = checked_chunking(model, input_ids, model_kwargs, generation_config)
     stream = Stream(
-        model, input_ids, model_kwargs, config,
-        branching=functools.partial(branching_of, model), graph_plan=plan, restorable=restorable, exits=exits, mixed=mixed,
+        model, input_ids, model_kwargs, config, branching=functools.partial(branching_of, model), graph_plan=plan,
+        restorable=restorable, exits=exits, mixed=mixed,
     )  # fmt: skip
     stream.prefill(whole_prompt, prompt_states)
     return stream

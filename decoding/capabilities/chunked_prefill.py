@@ -1,9 +1,9 @@
 """Chunked prefill (``prefill_chunk_size``), and the models that misread a prompt in chunks.
 
 The chunks themselves are transformers' own. Some models silently answer differently from chunks than from the whole
-prompt: in transformers 5.23 those whose recurrent layers start again at each chunk (Jamba, Zamba), those that do not mask
-the padding of a chunk of one token (most hybrids), and encoder-decoders, whose encoder's mask is cut into chunks too. So a
-model's chunks are compared with the whole prompt before they are used.
+prompt: in transformers 5.23 those whose recurrent layers start again at each chunk (Jamba, Zamba), those that do not
+mask the padding of a chunk of one token (most hybrids), and encoder-decoders, whose encoder's mask is cut into chunks
+too. So a model's chunks are compared with the whole prompt before they are used.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def enable_chunked_prefill(model: Any, size: int | None, padded: bool) -> None:
 def checked_chunking(
     model: Any, input_ids: Tensor, model_kwargs: dict[str, Any], config: GenerationConfig
 ) -> GenerationConfig:
-    """The generation config of a call with its ``prefill_chunk_size`` checked, and removed where the prompt is one chunk.
+    """The generation config of a call with its ``prefill_chunk_size`` checked, and removed where the prompt is one
+    chunk.
 
     Raises:
         OptionError: a size out of range, a prompt of embeddings, or a model that misreads a prompt in chunks.

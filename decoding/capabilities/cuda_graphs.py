@@ -67,7 +67,7 @@ def check_cuda_graphs(
 def _call_reason(
     model: Any, model_kwargs: Mapping[str, Any], config: GenerationConfig, mixed: MixedRows | None
 ) -> str | None:
-    """Why this call cannot be captured, whatever the model; None where it can."""
+    """The reason why this call cannot be captured, whatever the model; None where it can."""
     if model.config.is_encoder_decoder:
         return "it is an encoder-decoder, whose decoder takes positions from the length of its cache"
     cache = cache_in(model_kwargs)

@@ -37,13 +37,13 @@ WARM_UP = 3  # passes before a capture, as torch asks for: libraries set themsel
 
 @dataclass(frozen=True)
 class GraphPlan:
-    """How the steps of a stream are captured.
+    """The way in which the steps of a stream are captured.
 
     Attributes:
         layers: of the model's cache.
         probing: True in the check of a model: static steps run uncaptured on a GPU too, and attend to two buckets where
-            one would do. So far beyond the text's end, a model whose own masks count from the end of its keys (GPT-Neo's
-            local attention, 256 tokens wide) attends to nothing and is found out.
+            one would do. So far beyond the text's end, a model whose own masks count from the end of its keys
+            (GPT-Neo's local attention, 256 tokens wide) attends to nothing and is found out.
     """
 
     layers: tuple[LayerShape, ...]
@@ -73,7 +73,7 @@ class CudaGraphSteps:
         """Read tokens after those that the stream has kept, and count them in its cache.
 
         Args:
-            stream: the state.
+            state: of the stream.
             tokens: (batch, branches, n).
             positions: (batch, n) of the tokens of every branch.
 
@@ -97,7 +97,7 @@ class CudaGraphSteps:
         return ForwardOutput(hidden, exits=tuple(exits))
 
     def keep(self, state: BatchState, num_branch_tokens: int, slots: Tensor) -> None:
-        """Of the ``num_branch_tokens`` tokens read last, keep the slots (batch, n) of each row, in place."""
+        """Keep the slots (batch, n) of each row, of the ``num_branch_tokens`` tokens read last, in place."""
         assert self._layout is not None
         self._sync_storage(state)  # rows may have been reordered between the branch and its commit
         self._layout.keep(state.length, num_branch_tokens, slots)
@@ -219,7 +219,7 @@ class CudaGraph:
 
 
 GRAPHS: dict[str, Callable[..., Any]] = {"cuda": CudaGraph}
-"""What captures a step, by type of device; on others static steps run as they are."""
+"""The class that captures a step, by type of device; on others static steps run as they are."""
 
 
 # --- layouts between calls -------------------------------------------------------------------------------------------
@@ -258,9 +258,9 @@ def _give_back(model: Any, layout: StaticLayout) -> None:
 
 
 def _state(model: Any) -> tuple[Any, ...]:
-    """What a graph of a model is captured with: where its weights lie, its adapters, its attention.
+    """Everything that a model's graph is captured with: the addresses of its weights, its adapters, its attention.
 
-    Weights that are changed in place are read anew at each replay.
+    Weights that are changed in place are read again at each replay.
     """
     addresses = tuple(each.data_ptr() for tensors in (model.parameters(), model.buffers()) for each in tensors)
     return addresses, adapter_state(model), attention_implementation(model)

@@ -1,7 +1,7 @@
 """Branching by recomputation: without a cache, every branch is read from its first token.
 
-It is right for every causal model and expensive: a step costs as much as reading the whole text once a branch. It serves
-models that keep no cache or answer differently from it, and ``use_cache=False``.
+It is right for every causal model and expensive: a step costs as much as reading the whole text once a branch. It
+serves models that keep no cache or answer differently from it, and ``use_cache=False``.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def warn_recompute_cost(model: Any, reason: str) -> None:
     if model not in _warned:
         _warned.add(model)
         warnings.warn(
-            f"{type(model).__name__}: {reason}; the whole text is recomputed at every step, which costs more the longer "
-            "it is",
+            f"{type(model).__name__}: {reason}; the whole text is recomputed at every step, which costs "
+            "more the longer it is",
             DecodingWarning,
             stacklevel=2,
         )

@@ -46,7 +46,7 @@ class SharedPrefixBranches:
         self.output = split_branches(self.flat, 1, (branches, n))
 
     def _forward(self, positions: Tensor) -> ForwardOutput:
-        """One forward pass; ``hidden`` is (batch, branches·n, dim), ``logits`` likewise where the pass computes them."""
+        """Run one forward pass; ``hidden`` is (batch, branches·n, dim), ``logits`` likewise where they are computed."""
         state = self.state
         batch, branches, n = self.tokens.shape
         _begin_branches(state)

@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 from transformers.cache_utils import Cache
 
 from decoding.cache.growing import grow_in_place, reserve_lookahead_slot, tokens_in
-from decoding.cache.module_states import OwnStates, with_states
+from decoding.cache.module_states import WrappedCache, with_states
 from decoding.models.adapters import MixedRows
 from decoding.models.structure import ModelStructure
 from decoding.stream.forward import ForwardPasses
@@ -143,6 +143,6 @@ class BatchState:
         for name in CACHE_ARGUMENTS:
             if name in output and output[name] is not None:
                 held = self.kwargs.get(name)
-                if output[name] is not held and not isinstance(held, OwnStates):
+                if output[name] is not held and not isinstance(held, WrappedCache):
                     self.kwargs[name] = with_states(self.model, output[name])
                 return

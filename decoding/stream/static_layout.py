@@ -1,8 +1,8 @@
 """Keys, values, masks and inputs at addresses and in shapes that do not change from one token to the next.
 
 A CUDA graph replays kernels on the addresses that they were captured with, so everything that a step reads or writes
-stands here: storage for all the tokens of a call, and where to write as a number on the device. A step looks at the
-first ``bucket`` slots of it, those not yet written hidden by the mask.
+is here: storage for all the tokens of a call, and the next slot as a number on the device. A step attends to the first
+``bucket`` slots, and the mask hides those that are not written yet.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def bucket_of(length: int) -> int:
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What one cache layer holds a token.
+    """The shape of one token in a cache layer.
 
     Attributes:
         keys: (heads, head dim, dtype).
         values: likewise.
-        window: how many tokens back it looks, itself included; None for all.
+        window: number of slots that a token attends back, itself included; None for all.
     """
 
     keys: tuple[int, int, torch.dtype]
@@ -58,12 +58,12 @@ class StaticLayout:
         batch: rows.
         capacity: slots a row.
         device: of the model.
-        state: what its steps take for granted of the model.
+        state: of the model, as its graphs are captured with it.
 
     Attributes:
         storage: of each layer, keys and values (batch, heads, capacity, head dim).
         present: (batch, capacity) False where a slot holds padding.
-        length: (1,) how many slots are read and kept, on the device.
+        length: (1,) number of slots that are read and kept, on the device.
         steps: those made so far, by what sets them apart.
         capture: the CUDA stream and memory pool that its graphs share; None before the first.
     """
@@ -88,12 +88,12 @@ class StaticLayout:
         self.capture: Any = None  # CUDA stream and memory pool of its graphs
 
     def cache_at(self, slots: Tensor, bucket: int) -> Cache:
-        """The cache for a forward pass that writes to ``slots`` (n,) and looks at the first ``bucket`` slots."""
+        """The cache for a forward pass that writes to ``slots`` (n,) and attends to the first ``bucket`` slots."""
         self._place.slots, self._place.bucket = slots, bucket
         return self._cache
 
     def keep(self, start: int, num_branch_tokens: int, slots: Tensor) -> None:
-        """Of ``looked_at`` slots from ``start`` on, write those of (batch, n) each row's winner over the first n."""
+        """Write each row's kept slots (batch, n) over the first n of the ``num_branch_tokens`` from ``start`` on."""
         for stack in self._stacks.values():
             last = stack.narrow(3, start, num_branch_tokens)  # (layers, batch, heads, looked_at, head dim)
             index = slots[None, :, None, :, None].expand(len(stack), -1, stack.shape[2], -1, stack.shape[4])
@@ -112,7 +112,7 @@ class StaticStep:
         layout: what it runs on.
         branches: alternatives a row, side by side.
         n: tokens of each.
-        bucket: how many slots of the layout it looks at.
+        bucket: number of the layout's slots that it attends to.
         dtype: of the hidden states, and so of the mask.
         layer_types: of the model's config, for models that take a mask for each type.
 
@@ -150,7 +150,7 @@ class StaticStep:
             ].clone()  # (flat,) of each token in its branch
 
     def inputs(self, layout: StaticLayout) -> dict[str, Any]:
-        """What the model's forward takes, made on the device alone."""
+        """Inputs of the model's forward, made on the device alone."""
         slots = layout.length + self.slots
         prefix = layout.present[:, : self.bucket] & (self.every_slot < layout.length)  # (batch, bucket)
         masks = {window: self._mask(layout, prefix, slots, window) for window in self.windows}
@@ -176,7 +176,7 @@ class StaticStep:
 
 @dataclass
 class _Place:
-    """Where the pass that is being run or captured writes, and how far it looks."""
+    """The slots that the running or captured pass writes, and the bucket that it attends to."""
 
     slots: Tensor | None = None
     bucket: int = 0

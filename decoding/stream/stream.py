@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 
 from decoding.cache.growing import grow_in_place, layers_of, self_attention_cache
 from decoding.cache.layer_kinds import is_recurrent, kind_of
-from decoding.cache.module_states import handed_back
+from decoding.cache.module_states import as_model_cache
 from decoding.cache.quantised import is_quantised
 from decoding.errors import InputError, ModelError
 from decoding.models.adapters import MixedRows
@@ -223,7 +223,7 @@ class Stream(BatchState):
 
     @property
     def branching(self) -> Branching:
-        """How this stream branches."""
+        """The way in which this stream branches."""
         if not isinstance(self._branching, Branching):
             self._branching = self._branching(self._use_cache, self.padded)
         return self._branching
@@ -234,7 +234,7 @@ class Stream(BatchState):
         return not self.recompute_reason and self.branching.way == "shared prefix" and may_share_prefix(self)
 
     def close(self) -> Any:
-        """Forget an uncommitted branch and return the cache, for plain ``generate`` to continue; None without a cache."""
+        """Forget an uncommitted branch and return the cache, for plain ``generate`` to continue; None without one."""
         self.drop()
         self._collapse()
         if self.recompute_reason:
@@ -243,7 +243,7 @@ class Stream(BatchState):
             kind_of(layer).stop_branching(layer)
         if self.graph_steps is not None:
             self.graph_steps.hand_over(self.cache)
-        return handed_back(self.cache)
+        return as_model_cache(self.cache)
 
     def release(self) -> None:
         """Free cache and branches now: branches and stream refer to each other, and the cache is large."""
