@@ -28,8 +28,9 @@ GPU=(--device cuda --dtype bfloat16 --repeats 3 ${COMPILE:+--compile})
 SIZES=1x1024,1x8192,1x32768,8x1024,8x8192,8x32768
 
 tests() {
-    "$PYTHON" -m pytest -q -p no:cacheprovider tests/kernels tests/decoding/test_kernels_in_strategies.py \
-        tests/decoding/test_captured_steps_cuda.py
+    "$PYTHON" -m pytest -q -p no:cacheprovider tests/kernels \
+        tests/decoding/strategies/test_kernels_in_strategies.py \
+        tests/decoding/stream/test_cuda_graph_steps_cuda.py
 }
 kernels() {
     local dtype status=0

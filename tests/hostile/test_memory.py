@@ -102,7 +102,7 @@ def born(monkeypatch: pytest.MonkeyPatch) -> weakref.WeakSet[Cache]:
 def test_the_cache_dies_with_the_call(architecture: str, way: str, born: weakref.WeakSet[Cache]) -> None:
     model, ids, strategy = tiny_model(architecture), random_ids(2, 6), ContrastiveSearch()
     if (architecture, way) == ("t5", "processor"):
-        pytest.skip("needs the encoder's input, as tests/decoding/test_processors.py gives it")
+        pytest.skip("needs the encoder's input, as tests/decoding/strategies/test_logits_processors.py gives it")
     for _ in range(2):  # the first call looks at the model
         WAYS[way](model, ids, strategy, max_new_tokens=4)
         assert not born

@@ -1,7 +1,8 @@
 """The contrastive family by full recomputation: float64, no cache, no batch, each reader by itself.
 
-Formulas are written out from the papers, apart from ``decoding.strategies.contrast.formulas``. A lower layer with the final norm is read by
-a copy of the model that ends there; without it, by the model's own ``output_hidden_states`` and its bare head.
+Formulas are written out from the papers, apart from ``decoding.strategies.contrast.formulas``. A lower layer with the
+final norm is read by a copy of the model that ends there; without it, by the model's own ``output_hidden_states`` and
+its bare head.
 """
 
 from __future__ import annotations
