@@ -1,0 +1,50 @@
+"""Metrics as modules of ``evaluate``: each folder here has one, which ``evaluate.load`` finds by its path, offline."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import datasets
+import evaluate
+
+__all__ = ["TEXT", "TEXTS", "WITH_REFERENCES", "metric_module"]
+
+TEXT = datasets.Value("string")
+TEXTS = datasets.Sequence(TEXT)
+WITH_REFERENCES = ({"predictions": TEXT, "references": TEXT}, {"predictions": TEXT, "references": TEXTS})
+"""For each text one reference, or several."""
+
+
+def metric_module(
+    compute: Callable[..., dict[str, Any]],
+    description: str | None,
+    citation: str,
+    *features: Mapping[str, Any],
+) -> type[evaluate.Metric]:
+    """The class that ``evaluate.load`` looks for in a module.
+
+    A function and not a base class, which ``evaluate.load`` would take for the metric wherever it is imported.
+
+    Args:
+        compute: from ``predictions``, perhaps ``references``, and settings to figures by name; its docstring says what
+            they are.
+        description: what it measures.
+        citation: where it comes from.
+        features: the types of predictions and references; several where several are taken.
+    """
+    accepted: Sequence[datasets.Features] = [datasets.Features(dict(types)) for types in features]
+
+    class TextMetric(evaluate.Metric):
+        _compute = staticmethod(compute)
+
+        def _info(self) -> evaluate.MetricInfo:
+            return evaluate.MetricInfo(
+                description=description or "",
+                citation=citation,
+                inputs_description=inspect.getdoc(compute) or "",
+                features=accepted[0] if len(accepted) == 1 else list(accepted),
+            )
+
+    return TextMetric
