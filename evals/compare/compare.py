@@ -19,6 +19,7 @@ from decoding.cli.options import Device, DeviceMap, Dtype, Json, Model, Output, 
 from decoding.cli.output import as_json, console, progress, writable, write_files
 from decoding.errors import OptionError
 from decoding.evals.compare.explanations import Explanation, as_markdown, as_table, explained
+from decoding.evals.engine.configurations import check_distinct
 from decoding.evals.metrics import diversity, repetition
 from decoding.models.devices import is_main_process
 from decoding.models.loading import load
@@ -193,10 +194,7 @@ def compare_command(
     Example: decoding compare --prompt "The old clockmaker" --strategy greedy --strategy contrastive-search:top_k=5
     """
     choices = [parse_strategy(spec) for spec in strategy or DEFAULT_STRATEGIES]
-    labels = [choice.label for choice in choices]
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice:
-        raise OptionError(f"--strategy {twice}: given twice; accepted are strategies that differ")
+    check_distinct(choices)
     if explain and not any(isinstance(choice.strategy, ContrastiveSearch) for choice in choices):
         raise OptionError("--explain is of contrastive search, which is none of the strategies: add contrastive-search")
     texts = prompts_of(prompt, prompts)

@@ -17,7 +17,7 @@ from decoding.strategies.contrast.base import ContrastStrategy
 from decoding.strategies.registry import StrategySpec
 from decoding.versions import __version__
 
-__all__ = ["Configuration", "configured", "described", "fingerprint"]
+__all__ = ["Configuration", "check_distinct", "configured", "described", "fingerprint"]
 
 SAMPLED = 16  # numbers of each weight tensor that its fingerprint looks at
 
@@ -69,10 +69,7 @@ def configured(
         OptionError: a strategy given twice, or parameters that do not fit the model.
         ModelError: an amateur that cannot be had.
     """
-    labels = [choice.label for choice in choices]
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice:
-        raise OptionError(f"--strategy {twice}: given twice; accepted are strategies that differ")
+    check_distinct(choices)
     choices = [choice.with_tokenizer(tokenizer) for choice in choices]
     for choice in choices:
         choice.check(model)
@@ -91,6 +88,14 @@ def configured(
         }
         made.append(Configuration(choice, settings))
     return made
+
+
+def check_distinct(specs: Sequence[StrategySpec]) -> None:
+    """Raise OptionError where a strategy is given twice with the same parameters."""
+    labels = [spec.label for spec in specs]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise OptionError(f"--strategy {twice}: given twice; expected strategies that differ")
 
 
 def described(model: Any, name: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from decoding.errors import OptionError
 from decoding.evals.engine.configurations import Configuration
 
-__all__ = ["Document", "Record", "Shard", "Task"]
+__all__ = ["Document", "GroupTask", "Record", "Shard", "Task"]
 
 Record = dict[str, Any]
 """What an evaluation says of one document under one configuration: JSON-able, finite numbers only.
@@ -85,6 +85,20 @@ class Task(ABC):
     def corpus_metrics_once(self, records: Sequence[Record]) -> Mapping[str, float]:
         """More of them, which cost too much for intervals by resampling and have none."""
         return {}
+
+
+class GroupTask(Task):
+    """A task that evaluates several documents together."""
+
+    @abstractmethod
+    def evaluate_group(
+        self, documents: Sequence[Document], configurations: Sequence[Configuration]
+    ) -> Sequence[Sequence[Record]]:
+        """For each document one record a configuration; see :meth:`Task.evaluate`."""
+
+    def evaluate(self, document: Document, configurations: Sequence[Configuration]) -> Sequence[Record]:
+        """The records of a group of one document."""
+        return self.evaluate_group([document], configurations)[0]
 
 
 @dataclass(frozen=True)

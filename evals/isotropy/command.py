@@ -16,9 +16,10 @@ from rich.text import Text
 from decoding.cli.options import Device, DeviceMap, Dtype, Json, Output, Seed, TpPlan
 from decoding.cli.output import as_json, console, progress, writable, write_files
 from decoding.errors import DecodingWarning, OptionError
+from decoding.evals.engine.pages import can_plot
 from decoding.evals.engine.results import write_results
 from decoding.evals.isotropy.analysis import analyse_each
-from decoding.evals.isotropy.plots import MISSING, can_plot
+from decoding.evals.isotropy.plots import MISSING
 from decoding.evals.isotropy.report import html_report
 from decoding.evals.isotropy.results import PAPER, Isotropy, Layer, Settings
 from decoding.evals.isotropy.texts import data_sets

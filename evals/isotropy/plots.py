@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
-import io
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from decoding.errors import OptionError
+from decoding.evals.engine.pages import COLOURS, can_plot, figure_style
 from decoding.evals.isotropy.results import Isotropy, Layer
 from decoding.evals.isotropy.verdict import AMPLE, LITTLE, PUBLISHED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["MISSING", "as_svg", "can_plot", "plot_comparison", "plot_layers", "plot_rogue", "plot_spectrum"]
+__all__ = ["MISSING", "plot_comparison", "plot_layers", "plot_rogue", "plot_spectrum"]
 
 MISSING = "figures need matplotlib: pip install 'contrastive-decoding[report]'"
-# Okabe and Ito's colours, which colour-blind readers tell apart; a colour map from there on.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
 LINES = ("-", "--", ":", "-.")  # one a model
-STYLE: Any = {
-    "axes.edgecolor": "#888888",
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "font.size": 10,
-    "grid.color": "#e6e6e6",
-    "legend.frameon": False,
-    "svg.fonttype": "none",  # text stays text: legible in every script, searchable
-    "svg.hashsalt": "isotropy",  # the same file for the same figures
-}
-
-
-def can_plot() -> bool:
-    """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
-
-
-def as_svg(figure: Figure) -> str:
-    """A figure as an ``<svg>`` element, to be put into HTML."""
-    written = io.StringIO()
-    with _style():
-        figure.savefig(written, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-    text = written.getvalue()
-    return text[text.index("<svg") :]
 
 
 def plot_comparison(results: Sequence[Isotropy]) -> Figure:
@@ -221,22 +190,13 @@ def _or_nan(value: float | None) -> float:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the browser has the glyphs
-        yield
-
-
-@contextmanager
 def _figure(width: float, height: float) -> Iterator[tuple[Figure, Callable[[int, int], list[Any]]]]:
     """A figure of its own (no global state of pyplot), and how to divide it into axes."""
     if not can_plot():
         raise OptionError(MISSING)
     from matplotlib.figure import Figure
 
-    with _style():
+    with figure_style():
         figure = Figure((width, height))
         figure.set_layout_engine("constrained", h_pad=0.12)  # inches: titles keep off the numbers above them
 

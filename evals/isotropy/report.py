@@ -7,6 +7,7 @@ from dataclasses import asdict
 from html import escape
 from typing import Any
 
+from decoding.evals.engine.pages import as_svg, html_page
 from decoding.evals.isotropy import plots
 from decoding.evals.isotropy.heat_map import colour_scale, heat_map_svg
 from decoding.evals.isotropy.results import Interval, Isotropy, Layer
@@ -80,13 +81,7 @@ def html_report(results: Sequence[Isotropy]) -> str:
         _method(results),
     ]
     title = escape(", ".join(dict.fromkeys(each.model for each in results)))
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<title>Isotropy: {title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(body)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return html_page(f"Isotropy: {title}", STYLE, body)
 
 
 def _verdicts(results: Sequence[Isotropy]) -> list[str]:
@@ -149,7 +144,7 @@ def _card(result: Isotropy) -> str:
 
 
 def _figure(title: str, figure: Any, caption: str) -> str:
-    return f"<h2>{title}</h2>\n<figure>{plots.as_svg(figure)}\n<figcaption>{caption}</figcaption></figure>"
+    return f"<h2>{title}</h2>\n<figure>{as_svg(figure)}\n<figcaption>{caption}</figcaption></figure>"
 
 
 def _heat_maps(results: Sequence[Isotropy]) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from decoding.errors import InputError, OptionError
+from decoding.evals.metrics.repetition import ngrams
 from decoding.evals.metrics.units import Units, splitter
 
 __all__ = ["Overlap", "bleu", "character_counts", "chrf", "chrf_of_counts", "rouge", "self_bleu"]
@@ -189,7 +190,7 @@ def _most(counts: list[Counter[Gram]]) -> dict[Gram, tuple[int, int, int]]:
 
 
 def _counted(words: Sequence[str], n: int) -> Counter[Gram]:
-    return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+    return Counter(ngrams(words, n))
 
 
 def _corpus(metric: Any, texts: Sequence[str], references: References) -> Overlap:

@@ -8,7 +8,7 @@ from math import prod
 from decoding.errors import OptionError
 from decoding.evals.metrics.units import Units, splitter
 
-__all__ = ["counted", "distinct", "diversity", "pooled", "repetition"]
+__all__ = ["counted", "distinct", "diversity", "diversity_of", "ngrams", "pooled", "repetition"]
 
 
 def repetition(texts: Iterable[str], n: int, units: Units = "whitespace", *, paper_exact: bool = True) -> float:
@@ -40,7 +40,7 @@ def counted(words: Sequence[str], n: int, *, paper_exact: bool = True) -> tuple[
         OptionError: n below 1.
     """
     _check(n)
-    grams = _grams(words, n)[: -1 if paper_exact else None]
+    grams = ngrams(words, n)[: -1 if paper_exact else None]
     return len(set(grams)), len(grams)
 
 
@@ -64,7 +64,12 @@ def diversity(texts: Iterable[str], units: Units = "whitespace", *, paper_exact:
         True
     """
     texts = list(texts)
-    return 100 * prod(1 - repetition(texts, n, units, paper_exact=paper_exact) / 100 for n in (2, 3, 4))
+    return diversity_of(repetition(texts, n, units, paper_exact=paper_exact) for n in (2, 3, 4))
+
+
+def diversity_of(repetitions: Iterable[float]) -> float:
+    """Diversity, in percent, from rep-2, rep-3 and rep-4."""
+    return 100 * prod(1 - share / 100 for share in repetitions)
 
 
 def distinct(texts: Iterable[str], n: int, units: Units = "whitespace") -> float:
@@ -86,14 +91,15 @@ def distinct(texts: Iterable[str], n: int, units: Units = "whitespace") -> float
     """
     _check(n)
     split = splitter(units)
-    grams = [gram for text in texts for gram in _grams(split(text), n)]
+    grams = [gram for text in texts for gram in ngrams(split(text), n)]
     return 100 * len(set(grams)) / len(grams) if grams else 0.0
+
+
+def ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    """Every run of n units, in order; none where there are fewer."""
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
 
 
 def _check(n: int) -> None:
     if n < 1:
         raise OptionError(f"n={n}: accepted are whole numbers from 1")
-
-
-def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]

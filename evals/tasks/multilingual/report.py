@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from decoding.evals.engine.pages import COLOURS, as_svg, can_plot, figure_style, html_page
 from decoding.evals.engine.results import Results
 from decoding.evals.engine.samples import Sample
 from decoding.evals.engine.statistics import CONFIDENCE
@@ -22,8 +21,6 @@ from decoding.evals.tasks.multilingual.tasks import TASKS
 __all__ = ["Section", "html_report", "overview", "plot", "show_table"]
 
 SAMPLES_SHOWN = 5  # documents a language
-# Okabe and Ito's colours, which colour-blind readers tell apart.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444", "#999933")
 
 
 @dataclass(frozen=True)
@@ -100,14 +97,13 @@ def show_table(out: Console, task: str, sections: Sequence[Section]) -> None:
 
 def plot(task: str, sections: Sequence[Section]) -> str | None:
     """The main figure of each language and strategy with its interval, as ``<svg>``; None without matplotlib."""
-    if importlib.util.find_spec("matplotlib") is None:
+    if not can_plot():
         return None
-    import matplotlib
     from matplotlib.figure import Figure
 
     main, scale = columns(task, sections)[0], _scale(columns(task, sections)[0])
     strategies = list(dict.fromkeys(name for section in sections for name in section.names))
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "multilingual", "font.size": 10}):
+    with figure_style():
         figure = Figure(figsize=(max(6.0, 1.5 + 0.16 * len(sections) * len(strategies)), 3.4))
         axes = figure.subplots()
         for index, strategy in enumerate(strategies):
@@ -122,14 +118,10 @@ def plot(task: str, sections: Sequence[Section]) -> str | None:
                 if entry["low"] is not None:
                     axes.plot([x, x], [scale * entry["low"], scale * entry["high"]], color=colour, linewidth=1.5)
         axes.set_xticks(range(len(sections)), [section.language.name for section in sections], rotation=35, ha="right")
-        axes.set_title(f"{main} ({CONFIDENCE:.0%} intervals)", loc="left", fontsize=11)
-        axes.grid(axis="y", color="#e6e6e6")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
-        written = io.StringIO()
-        figure.savefig(written, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-    text = written.getvalue()
-    return text[text.index("<svg") :]
+        axes.set_title(f"{main} ({CONFIDENCE:.0%} intervals)")
+        axes.grid(axis="x", visible=False)
+        axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
+    return as_svg(figure)
 
 
 # --- HTML ------------------------------------------------------------------------------------------------------------
@@ -178,16 +170,7 @@ def html_report(task: str, sections: Sequence[Section], drawing: str | None) -> 
         f"<figure>{drawing}</figure>" if drawing is not None else "",
         *(part for section in sections for part in _section(task, section)),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # Nothing is fetched and no script runs, whatever a generated text holds. The icon is one that is not asked for.
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
-        'img-src data:">\n<link rel="icon" href="data:,">\n'
-        f"<title>{escape(task)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(filter(None, body))
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return html_page(escape(task), STYLE, body)
 
 
 def _section(task: str, section: Section) -> Iterator[str]:

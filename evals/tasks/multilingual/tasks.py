@@ -8,12 +8,12 @@ from typing import Any
 
 from decoding.errors import InputError
 from decoding.evals.engine.configurations import Configuration, digest
-from decoding.evals.engine.task import Document, Record, Task
+from decoding.evals.engine.task import Document, GroupTask, Record
 from decoding.evals.engine.text_generation import GeneratedText, TextGenerator
 from decoding.evals.metrics.distribution import mauve
 from decoding.evals.metrics.likelihood import coherence
 from decoding.evals.metrics.overlap import character_counts, chrf_of_counts, rouge
-from decoding.evals.metrics.repetition import counted, pooled
+from decoding.evals.metrics.repetition import counted, diversity_of, pooled
 from decoding.evals.metrics.units import Units, splitter
 from decoding.evals.tasks.multilingual.data import Passage
 from decoding.evals.tasks.multilingual.languages import Language
@@ -29,7 +29,7 @@ TASKS: dict[str, tuple[str, ...]] = {
 }
 
 
-class GenerationTask(Task):
+class GenerationTask(GroupTask):
     """Texts generated from prompts.
 
     Args:
@@ -72,10 +72,6 @@ class GenerationTask(Task):
     def documents(self) -> Sequence[Document]:
         """Numbered in the order of the file."""
         return [Document(f"{index:05}", content) for index, content in enumerate(self.contents)]
-
-    def evaluate(self, document: Document, configurations: Sequence[Configuration]) -> Sequence[Record]:
-        """See :class:`decoding.evals.engine.task.Task`."""
-        return self.evaluate_group([document], configurations)[0]
 
     def evaluate_group(
         self, documents: Sequence[Document], configurations: Sequence[Configuration]
@@ -158,10 +154,7 @@ class OpenEnded(GenerationTask):
     def corpus_metrics(self, records: Sequence[Record]) -> Mapping[str, float]:
         """rep-n and diversity as the papers have them; coherence over the texts that are not empty (0 if all are)."""
         shares = [pooled([each["ngrams"][n] for each in records]) for n in range(3)]
-        diversity = 100.0
-        for share in shares:
-            diversity *= 1 - share / 100
-        figures = {"diversity": diversity, "rep-2": shares[0], "rep-3": shares[1], "rep-4": shares[2]}
+        figures = {"diversity": diversity_of(shares), "rep-2": shares[0], "rep-3": shares[1], "rep-4": shares[2]}
         if self.judge is not None:
             found = [each["coherence"] for each in records if each["coherence"] is not None]
             figures["coherence"] = sum(found) / len(found) if found else 0.0

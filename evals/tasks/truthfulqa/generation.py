@@ -8,7 +8,7 @@ from typing import Any
 
 from decoding.errors import InputError
 from decoding.evals.engine.configurations import Configuration, digest, fingerprint
-from decoding.evals.engine.task import Document, Record, Task
+from decoding.evals.engine.task import Document, GroupTask, Record
 from decoding.evals.engine.text_generation import generate_texts
 from decoding.evals.tasks.truthfulqa.data import Question
 from decoding.evals.tasks.truthfulqa.judge import Judge
@@ -25,7 +25,7 @@ SHOWN = ("bleu_max", "bleu_diff", "bleu_acc", "rougeL_diff", "rougeL_acc")
 STOPS = ("Q:", "\n\n")
 
 
-class Generation(Task):
+class Generation(GroupTask):
     """Answers written by each strategy, compared with true and false references and, where there are any, judged.
 
     Metrics: those of :func:`decoding.evals.tasks.truthfulqa.similarity.similarities`; ``truth`` and ``info``, 1 where
@@ -85,18 +85,14 @@ class Generation(Task):
         """The questions."""
         return [Document(each.id, each, each.where) for each in self.questions]
 
-    def evaluate(self, document: Document, configurations: Sequence[Configuration]) -> Sequence[Record]:
-        """One answer a configuration.
-
-        Raises:
-            InputError: the prompt leaves no room for an answer in the model's context.
-        """
-        return self.evaluate_group([document], configurations)[0]
-
     def evaluate_group(
         self, documents: Sequence[Document], configurations: Sequence[Configuration]
     ) -> Sequence[Sequence[Record]]:
-        """One answer a document and configuration."""
+        """One answer a document and configuration.
+
+        Raises:
+            InputError: a prompt that is too long for the model's context with an answer.
+        """
         prompts = [self._encoded(document.content) for document in documents]
         columns = []
         for configuration in configurations:

@@ -8,7 +8,7 @@ from typing import Any
 
 from decoding.errors import InputError
 from decoding.evals.engine.configurations import Configuration, digest
-from decoding.evals.engine.task import Document, Record, Task
+from decoding.evals.engine.task import Document, GroupTask, Record
 from decoding.evals.metrics.multiple_choice import mc1, mc2, mc3
 from decoding.evals.tasks.likelihood import scoring_strategy, shortened
 from decoding.evals.tasks.truthfulqa.data import Question
@@ -28,7 +28,7 @@ METRICS = ("MC1", "MC2", "MC3", "MC1 raw", "MC2 raw", "MC3 raw")
 TOKENS_A_QUESTION = 128
 
 
-class MultipleChoice(Task):
+class MultipleChoice(GroupTask):
     """Questions whose answers are scored under several strategies, a handful of questions in a forward pass.
 
     An answer's score is the sum of its tokens' log-scores, in float64; figures are worked out in log space.
@@ -82,10 +82,6 @@ class MultipleChoice(Task):
     def documents(self) -> list[Document]:
         """The questions."""
         return [Document(each.id, each, each.where) for each in self.questions]
-
-    def evaluate(self, document: Document, configurations: Sequence[Configuration]) -> Sequence[Record]:
-        """The figures of one question."""
-        return self.evaluate_group([document], configurations)[0]
 
     def evaluate_group(
         self, documents: Sequence[Document], configurations: Sequence[Configuration]

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from decoding.evals import miniature
+from decoding.evals.engine.pages import as_svg
 from decoding.evals.isotropy import Settings, analyse, analyse_each, html_report, plots
 from decoding.evals.isotropy.heat_map import colour, heat_map_svg
 from decoding.evals.isotropy.results import HeatMap
@@ -123,10 +124,10 @@ def test_plots_have_a_line_or_bar_for_each_analysis(results):
     assert "rank" in spectrum.get_xlabel()
     rogue = plots.plot_rogue(results).axes[0]
     assert len(rogue.patches) == sum(len(each.last.rogue) for each in results)
-    svg = plots.as_svg(comparison.figure)
+    svg = as_svg(comparison.figure)
     assert svg.startswith("<svg")
     assert "isotropy of the last layer" in svg  # text, not outlines of letters
-    assert svg == plots.as_svg(plots.plot_comparison(results))
+    assert svg == as_svg(plots.plot_comparison(results))
 
 
 def test_several_models_are_told_apart_by_their_lines(results):
