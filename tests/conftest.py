@@ -17,7 +17,7 @@ if not torch.cuda.is_available():
 
 
 def pytest_collection_finish() -> None:
-    """Keep the collector of garbage away from imported modules: a pass over them takes 0.3 s, some tests ask for one."""
+    """Keep the garbage collector away from imported modules: a pass over them takes 0.3 s, and tests ask for many."""
     gc.collect()
     gc.freeze()
 
