@@ -35,12 +35,15 @@ from fuzzed_calls import BASELINES, Call, calls
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+import decoding
 from decoding.capabilities.branching import branching_of
 from decoding.errors import DecodingError
 from decoding.models.structure import inspect_model
 from decoding.stream import cuda_graph_steps
 
 __all__ = ["BrokenRuleError", "drawn", "fuzz", "outcome"]
+
+PACKAGE = Path(decoding.__file__).parent
 
 
 class BrokenRuleError(AssertionError):
@@ -306,9 +309,11 @@ def _foreign(call: Call, model: Any, error: BaseException, raised: list[BaseExce
 
 def _of_a_strategy(frame: traceback.FrameSummary) -> bool:
     path = Path(frame.filename)
-    facade = (path.name, frame.name) in (("generation.py", "generate"), ("registry.py", "generate"))
+    if not path.is_relative_to(PACKAGE):
+        return False
+    facade = path == PACKAGE / "api.py" and frame.name in ("generate", "generate_with")
     # Every model's plain attention goes through attention.py.
-    return path.parent.name == "decoding" and not facade and path.name != "attention.py"
+    return not facade and path != PACKAGE / "models" / "attention.py"
 
 
 def _checked(call: Call, model: Any, made: Made, output: Any) -> list[list[int]]:
