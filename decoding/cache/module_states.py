@@ -104,7 +104,9 @@ def with_states(model: Any, cache: Any) -> Any:
 
 def _module_attributes(model: nn.Module, cache: Cache) -> list[tuple[Any, str]]:
     """The modules and names of their attributes in which a model with recurrent layers keeps states."""
-    if not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers_of(cache)):
+    # The cache of RecurrentGemma has no recurrent layer in transformers 5.17.
+    known = getattr(getattr(model, "config", None), "model_type", None) == "recurrent_gemma"
+    if not known and not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers_of(cache)):
         return []
     return [(module, name) for module in model.modules() for name in ON_MODULES if name in vars(module)]
 

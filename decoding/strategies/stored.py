@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import OfflineModeIsEnabled
 from transformers import AutoTokenizer, GenerationConfig
 
 from decoding.errors import ModelError, OptionError, nearest
@@ -111,7 +112,11 @@ def home_of(model: Any, **download: Any) -> Path:
     """
     if Path(model.name_or_path).is_dir():
         return Path(model.name_or_path).resolve()
-    return Path(snapshot_download(model.name_or_path, revision=commit_hash(model), **download))
+    download["revision"] = commit_hash(model)
+    try:
+        return Path(snapshot_download(model.name_or_path, **download))
+    except OfflineModeIsEnabled:  # huggingface_hub 1 asks the hub what a commit holds though it be here
+        return Path(snapshot_download(model.name_or_path, **{**download, "local_files_only": True}))
 
 
 def _tokenizer(model: Any) -> Any:

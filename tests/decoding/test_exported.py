@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import json
 import shutil
@@ -165,7 +166,8 @@ def test_what_would_leave_the_strategy_out_is_refused(exported, plain):
         model.generate(ids, cache_implementation="paged")
     with pytest.raises(OptionError, match="continuous batching would leave out"):
         model.generate_batch([[5, 6]])
-    assert plain.init_continuous_batching() is not None  # other models are as before
+    other = copy.deepcopy(plain)  # transformers 5.17 leaves its attention paged
+    assert other.init_continuous_batching() is not None  # other models are as before
 
 
 @pytest.mark.parametrize(

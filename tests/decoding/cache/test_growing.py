@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.version import Version
 from tiny_models import tiny_model
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
@@ -23,6 +25,10 @@ OPERATIONS = st.lists(
     ),
     max_size=12,
 )
+
+
+# In transformers 5.17 a reset layer keeps its length, and its content as zeros.
+RESETS = Version(transformers.__version__) >= Version("5.18")
 
 
 @settings(max_examples=60, deadline=None)
@@ -42,7 +48,7 @@ def test_any_sequence_of_operations_leaves_the_content_of_a_dynamic_layer(operat
         elif name == "reorder":
             growing.reorder_cache(torch.tensor(argument))
             plain.reorder_cache(torch.tensor(argument))
-        elif name == "copy":
+        elif name == "copy" or not RESETS:
             growing = copy.deepcopy(growing)
         else:
             growing.reset()

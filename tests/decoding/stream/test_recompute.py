@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from search_oracle import contrastive_search_tokens
 from tiny_models import left_padded, random_prompt, tiny_model
 from transformers import DynamicCache
@@ -28,6 +30,10 @@ from decoding.capabilities.branching import branching_of
 from decoding.stream.stream import Stream
 from decoding.tools.architectures.tiny import tiny_model as tiny_type
 
+# In transformers 5.17 Git answers otherwise from its cache without padding too, so it is never read from it.
+git_reads_its_cache = pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.18"), reason="Git misreads its cache without padding, too"
+)
 PROMPTS = [random_prompt(6, seed=1), random_prompt(15, seed=2)]
 SEARCH = {"penalty_alpha": 0.6, "top_k": 4, "max_new_tokens": 8, "pad_token_id": 0, "do_sample": False}
 
@@ -75,6 +81,7 @@ def test_a_model_whose_cache_is_of_no_use_is_served_and_its_cost_told_once(model
     assert tokens[0, 12:].tolist() == contrastive_search_tokens(model, prompt, 0.6, 4, 8)
 
 
+@git_reads_its_cache
 def test_a_model_that_misreads_its_cache_behind_padding_only_shares_its_prefix_without() -> None:
     model = tiny_type("git")
     assert branching_of(model, padded=False).way == "shared prefix"
@@ -100,6 +107,7 @@ def test_a_model_that_no_way_of_branching_fits_is_refused(model_type: str, reaso
         decoding.generate(tiny_type(model_type), torch.tensor([PROMPTS[1]]), **SEARCH)
 
 
+@git_reads_its_cache
 @pytest.mark.filterwarnings("ignore::decoding.DecodingWarning")
 def test_what_needs_a_cache_is_refused_by_name() -> None:
     model, batch = tiny_type("git"), left_padded(PROMPTS)
