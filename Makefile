@@ -7,14 +7,22 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # 4.55.4 where PEER names an interpreter that has it.
 PART ?=
 PEER ?=
+# make compat COMPAT="5.17.0 5.24.0" tests these versions of transformers only; TORCH=2.11.0 with another torch, whose
+# build for the CPU an index beside PyPI has (PIP_EXTRA_INDEX_URL), and which is gigabytes with CUDA.
+COMPAT ?= 5.17.0 5.18.0 5.19.0 5.20.2 5.21.1 5.22.2 5.23.0 5.24.0
+TORCH ?=
 
-.PHONY: demo test lint bench gpu clean
+.PHONY: demo test compat lint bench gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/decoding demo
 
 test: $(VENV)/.test-installed
 	$(BIN)/pytest
+
+# The core tests with each supported minor version of transformers, in environments of their own under .compat/.
+compat: $(VENV)/.test-installed
+	$(BIN)/python tests/compat.py $(COMPAT) $(if $(TORCH),--torch $(TORCH))
 
 lint: $(VENV)/.lint-installed
 	$(BIN)/ruff check .
@@ -29,7 +37,7 @@ gpu:
 	PYTHON=$(PYTHON) benchmarks/gpu.sh
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .compat build dist *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'

@@ -29,6 +29,7 @@ from decoding import (
 from decoding.capabilities.branching import branching_of
 from decoding.stream.stream import Stream
 from decoding.tools.architectures.tiny import tiny_model as tiny_type
+from decoding.transformers_private import CACHE_ARGUMENT
 
 # In transformers 5.17 Git answers otherwise from its cache without padding too, so it is never read from it.
 git_reads_its_cache = pytest.mark.skipif(
@@ -112,7 +113,7 @@ def test_a_model_that_no_way_of_branching_fits_is_refused(model_type: str, reaso
 def test_what_needs_a_cache_is_refused_by_name() -> None:
     model, batch = tiny_type("git"), left_padded(PROMPTS)
     refused: list[tuple[dict[str, Any], type[Exception], str]] = [
-        ({"past_key_values": DynamicCache()}, InputError, "past_key_values: GitForCausalLM is read without a cache"),
+        ({"past_key_values": DynamicCache()}, InputError, f"{CACHE_ARGUMENT}: GitForCausalLM is read without a cache"),
         ({"prefill_chunk_size": 4}, OptionError, "prefill_chunk_size=4: GitForCausalLM reads a prompt differently"),
         ({"prefill_chunk_size": 4, "use_cache": False}, OptionError, "prefill_chunk_size=4: without a cache"),
         ({"use_cache": False, "compile": True}, OptionError, "compile=True.*use_cache=False"),
