@@ -15,6 +15,7 @@ from decoding.models.devices import input_device
 from decoding.models.inputs import context_of
 from decoding.strategies.registry import StrategySpec
 from decoding.text import new_text
+from decoding.transformers_private import CACHE_ARGUMENT
 
 __all__ = ["GeneratedText", "TextGenerator", "generate_texts"]
 
@@ -127,7 +128,7 @@ def _generate_batch(
         max_new_tokens=max_new_tokens,
         pad_token_id=pad,
         **({"stop_strings": list(stop), "tokenizer": tokenizer} if stop else {}),
-        **({"past_key_values": prefix_cache(pads)} if prefix_cache is not None else {}),
+        **({CACHE_ARGUMENT: prefix_cache(pads)} if prefix_cache is not None else {}),
     ).cpu()
     if not model.config.is_encoder_decoder:
         sequences = [sequence[count:] for count, sequence in zip(pads, sequences, strict=True)]

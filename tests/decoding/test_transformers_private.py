@@ -18,7 +18,7 @@ from decoding.errors import DecodingWarning
 from decoding.versions import NEWEST_TRANSFORMERS, OLDEST_TRANSFORMERS, check_transformers
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = [path for folder in ("decoding", "evals") for path in (ROOT / folder).rglob("*.py")]
+SOURCES = [path for folder in ("decoding", "evals", "tools") for path in (ROOT / folder).rglob("*.py")]
 HOME = ROOT / "decoding" / "transformers_private.py"
 
 # Names that begin with an underscore and are not transformers'.
