@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +26,24 @@ CACHES = {
     "hqq-axis-1": {"backend": "hqq", **GROUPED, "axis_key": 1, "axis_value": 1},
     "fp8": {"backend": "fp8"},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unpacked_without_a_compiler() -> Iterator[None]:
+    """Unpack optimum-quanto's integers in torch: its C++ form makes the same ones, after a minute of compiling."""
+    try:
+        from optimum.quanto.library.extensions import get_extension
+    except ImportError:
+        yield
+        return
+
+    def unpack(packed: Tensor, bits: int) -> Tensor:
+        return torch.cat([packed >> shift & 2**bits - 1 for shift in range(0, 8, bits)])
+
+    extension = get_extension("quanto_cpp")
+    compiled, extension._lib = extension._lib, SimpleNamespace(unpack=unpack)
+    yield
+    extension._lib = compiled
 
 
 def _settings(name: str) -> dict[str, Any]:
