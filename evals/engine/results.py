@@ -22,9 +22,11 @@ from decoding.evals.engine.configurations import Configuration
 from decoding.evals.engine.samples import Sample
 from decoding.evals.engine.statistics import (
     CONFIDENCE,
+    EXACT,
     RESAMPLES,
     bootstrap_figure,
     bootstrap_means,
+    holm,
     paired_differences,
 )
 from decoding.files import write_whole
@@ -35,7 +37,7 @@ from decoding.versions import versions
 if TYPE_CHECKING:
     from decoding.evals.engine.task import Document, Task
 
-__all__ = ["Results", "results_in", "results_of", "show_results", "write_results"]
+__all__ = ["Results", "corrected", "results_in", "results_of", "show_results", "write_results"]
 
 Results = dict[str, Any]
 """What ``results_<utc>.json`` holds; docs/evaluation.md describes it."""
@@ -113,7 +115,8 @@ def results_of(
         "statistics": {
             "interval": f"{CONFIDENCE:.0%} percentile bootstrap over documents",
             "resamples": RESAMPLES,
-            "paired": "bootstrap of the difference on the same documents; McNemar's exact test where values are 0 or 1",
+            "paired": f"sign-flip test of the difference on the same documents, exact where at most {EXACT} differ; "
+            "McNemar's exact test where values are 0 or 1",
         },
         "configurations": entries,
         "comparisons": comparisons,
@@ -152,6 +155,23 @@ def results_in(
         if (found.get("task"), hashes, found.get("limit"), found.get("seed")) == (task, wanted, limit, seed):
             return found
     return None
+
+
+def corrected(results: Results, metrics: Sequence[str]) -> Results:
+    """The results with ``p_holm``, each p-value corrected for all of a table (Holm's method).
+
+    Args:
+        results: of an evaluation.
+        metrics: those that the table shows.
+    """
+    places = [
+        (row, name) for row, entry in enumerate(results["comparisons"]) for name in metrics if name in entry["metrics"]
+    ]
+    p_values = holm([_p_of(results["comparisons"][row]["metrics"][name]) for row, name in places])
+    comparisons = [{**entry, "metrics": dict(entry["metrics"])} for entry in results["comparisons"]]
+    for (row, name), p in zip(places, p_values, strict=True):
+        comparisons[row]["metrics"][name] = {**comparisons[row]["metrics"][name], "p_holm": p}
+    return {**results, "comparisons": comparisons}
 
 
 def _numbers(sample: Sample, names: Sequence[str]) -> list[float]:
@@ -206,25 +226,32 @@ def show_results(out: Console, results: Results, metrics: Sequence[str], percent
     """
     scale, digits = (100, 1) if percent else (1, 2)
     paired = {each["strategy"]: each["metrics"] for each in results["comparisons"]}
-    first = results["configurations"][0]
+    first, counts = results["configurations"][0], results["counts"]
     width = max(WIDTH - 1, *map(len, metrics))
     out.print(_row("", metrics, width, "bold"))
     for entry in results["configurations"]:
         figures = [entry["metrics"][name] for name in metrics]
         out.print(Text(_shown(entry), style="cyan"), soft_wrap=False)
         out.print(_row("", [f"{scale * each['value']:.{digits}f}" for each in figures], width))
-        ends = [[scale * each[end] for end in ("low", "high")] if each["low"] is not None else None for each in figures]
-        shown = [f"{each[0]:.{digits}f}-{each[1]:.{digits}f}" if each else "" for each in ends]
-        out.print(_row(f"{CONFIDENCE:.0%}", shown, width, "dim"))
+        if counts["evaluated"] > 1:  # one document has no spread
+            ends = [
+                ""
+                if figure["low"] is None
+                else f"{scale * figure['low']:.{digits}f}-{scale * figure['high']:.{digits}f}"
+                for figure in figures
+            ]
+            out.print(_row(f"{CONFIDENCE:.0%}", ends, width, "dim"))
         if entry is not first:
             gains = [paired[entry["label"]].get(name) for name in metrics]
-            cells = [f"{scale * each['value']:+.{digits}f}{_stars(each):2}" if each else "" for each in gains]
+            cells = [f"{scale * gain['value']:+.{digits}f}{_stars(gain):2}" if gain else "" for gain in gains]
             out.print(_row(f"against {first['strategy']}", cells, width))
-    counts = results["counts"]
     left_out = counts["skipped"] + counts["left_out_of_the_data"]
-    note = f"{counts['evaluated']} documents" + (f", {left_out} more left out" if left_out else "")
-    if paired:
-        note += "; * p < 0.05, ** p < 0.01: paired, one comparison at a time"
+    note = f"{counts['evaluated']} document" + ("s" if counts["evaluated"] != 1 else "")
+    note += f", {left_out} more left out" if left_out else ""
+    tests = [gains[name] for gains in paired.values() for name in metrics if name in gains]
+    if tests:
+        together = f"Holm's correction for {len(tests)}" if "p_holm" in tests[0] else "one comparison at a time"
+        note += f"; * p < 0.05, ** p < 0.01: paired, {together}"
     out.print(Text(note, style="dim"))
     for each in itertools.islice(results["skipped"], SKIPPED_SHOWN):
         out.print(Text(f"left out: {each['reason']}", style="dim"))
@@ -251,7 +278,11 @@ def _shown(entry: Mapping[str, Any]) -> str:
     return f"{entry['strategy']}({inside})" if inside else entry["strategy"]
 
 
+def _p_of(difference: Mapping[str, Any]) -> float:
+    """The p-value of a comparison: of McNemar's test where there is one."""
+    return float(difference["p"] if difference["mcnemar_p"] is None else difference["mcnemar_p"])
+
+
 def _stars(difference: Mapping[str, Any]) -> str:
-    """By McNemar's test where there is one, else by the bootstrap."""
-    p = difference["p"] if difference["mcnemar_p"] is None else difference["mcnemar_p"]
+    p = difference.get("p_holm", _p_of(difference))
     return "**" if p < 0.01 else "*" if p < 0.05 else ""

@@ -1,10 +1,11 @@
-"""Statistics of evaluations: bootstrap intervals, paired differences, and McNemar's exact test."""
+"""Statistics of evaluations: bootstrap intervals, paired tests, and Holm's correction of many of them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,13 +17,16 @@ __all__ = [
     "Interval",
     "bootstrap_figure",
     "bootstrap_means",
+    "holm",
     "mcnemar",
     "paired_differences",
+    "sign_flip",
 ]
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000  # the ends of a 95% interval then move by about 1% of its width from seed to seed
 NUMBERS_AT_ONCE = 2**22  # of resampling counts, 32 MB
+EXACT = 17  # documents that differ, up to which all signs are tried: 2^16 sums, as the other half mirrors them
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean of one method minus that of another on the same documents.
+    """The mean of one method minus that of another on the same documents.
 
     Attributes:
         value: the difference.
         low: lower end of its bootstrap interval.
         high: upper end.
-        p: two-sided, of the bootstrap: twice the smaller share of resampled differences on either side of 0.
+        p: two-sided, of :func:`sign_flip`.
         mcnemar_p: of McNemar's exact test where every value is 0 or 1; None elsewhere.
         better: documents on which the first method has the higher value.
         worse: documents on which it has the lower one.
@@ -93,7 +97,7 @@ def paired_differences(
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
 ) -> list[Difference]:
-    """What one method gains over another, document by document.
+    """The differences between two methods, document by document.
 
     Args:
         values: (documents, metrics) of the one.
@@ -113,23 +117,69 @@ def paired_differences(
         raise ValueError(f"values {first.shape} and baseline {second.shape} are not of the same documents and metrics")
     gains = first - second
     means = _resampled_means(gains, seed, resamples)
+    p_values = sign_flip(gains, seed=seed, resamples=resamples)
     differences = []
-    for column, resampled in enumerate(means.T):
-        below, above = float((resampled <= 0).mean()), float((resampled >= 0).mean())
+    for column, (resampled, p) in enumerate(zip(means.T, p_values, strict=True)):
         better, worse = int((gains[:, column] > 0).sum()), int((gains[:, column] < 0).sum())
         binary = bool(np.isin(first[:, column], (0, 1)).all() and np.isin(second[:, column], (0, 1)).all())
         differences.append(
             Difference(
                 float(gains[:, column].mean()),
                 *_ends(resampled, confidence),
-                # Of so many resamples no smaller share than one can be told from none.
-                min(1.0, 2 * max(min(below, above), 1 / resamples)),
+                p,
                 mcnemar(better, worse) if binary else None,
                 better,
                 worse,
             )
         )
     return differences
+
+
+def sign_flip(gains: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> list[float]:
+    """Two-sided p-values of the paired permutation test (Fisher's randomization test).
+
+    Where two methods are alike, either could have had either value of a document, so that every difference could as
+    well have the other sign. p is the share of all signs under which the sum of the differences is at least as far from
+    0 as it is. From n documents that differ no p below 2^(1-n) comes: five can't reach 0.05.
+
+    Args:
+        gains: (documents, metrics), the values of one method minus those of the other.
+        seed: of the draws.
+        resamples: how many signs are drawn where more documents than ``EXACT`` differ; the signs as they are count too,
+            so that p is at least 1 / (resamples + 1).
+
+    Returns:
+        One p a column: 1 where no document differs.
+    """
+    columns = _columns(gains)
+    differing = (columns != 0).sum(0)
+    p_values = [
+        _exact_sign_flip(column[column != 0]) if count <= EXACT else 0.0
+        for column, count in zip(columns.T, differing, strict=True)
+    ]
+    many = np.flatnonzero(differing > EXACT)
+    if len(many):
+        drawn = _drawn_sign_flip(columns[:, many], seed, resamples)
+        for column, p in zip(many.tolist(), drawn, strict=True):
+            p_values[column] = p
+    return p_values
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for how many they are (Holm 1979): all of them below a level by chance at most so often.
+
+    Args:
+        p_values: of one table.
+
+    Returns:
+        The corrected ones in the same order, none smaller than it was.
+    """
+    corrected = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = highest
+    return corrected
 
 
 def bootstrap_figure(
@@ -171,10 +221,34 @@ def mcnemar(better: int, worse: int) -> float:
 def _columns(values: ArrayLike) -> NDArray[np.float64]:
     columns = np.asarray(values, dtype=np.float64)
     if columns.ndim != 2 or len(columns) == 0:
-        raise ValueError(
-            f"values of shape {columns.shape}: accepted is (documents, metrics) with at least one document"
-        )
+        raise ValueError(f"values of shape {columns.shape}: expected (documents, metrics) with at least one document")
     return columns
+
+
+def _exact_sign_flip(gains: NDArray[np.float64]) -> float:
+    """The share of all signs, from (documents,) differences that are not 0."""
+    sums = np.zeros(1)
+    for index, gain in enumerate(gains):
+        # The first sign is fixed: the other half of the sums are these with the other sign.
+        sums = np.concatenate([sums + gain, sums - gain]) if index else sums + gain
+    return float((np.abs(sums) >= _as_far(gains)).mean())
+
+
+def _drawn_sign_flip(gains: NDArray[np.float64], seed: int, resamples: int) -> list[float]:
+    """The shares of drawn signs, from (documents, metrics) differences."""
+    generator, (documents, metrics) = np.random.default_rng(seed), gains.shape
+    at_once = max(1, NUMBERS_AT_ONCE // max(documents, metrics))
+    far = _as_far(gains)
+    count = np.ones(metrics)  # the signs as they are
+    for start in range(0, resamples, at_once):
+        signs = 2.0 * generator.integers(0, 2, (min(at_once, resamples - start), documents)) - 1
+        count += (np.abs(signs @ gains) >= far).sum(0)
+    return (count / (resamples + 1)).tolist()
+
+
+def _as_far(gains: NDArray[np.float64]) -> Any:
+    """How far the sum over documents is from 0, less what rounding makes of equal sums."""
+    return np.abs(gains.sum(0)) - 1e-9 * np.abs(gains).sum(0)
 
 
 def _resampled_means(columns: NDArray[np.float64], seed: int, resamples: int) -> NDArray[np.float64]:

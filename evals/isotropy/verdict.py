@@ -11,7 +11,8 @@ __all__ = ["AMPLE", "LITTLE", "Verdict", "published", "top_k_of", "verdict"]
 # Su and Collier (2023), last layer. Contrastive search works untrained with every model from 0.53 (Arabic) to 0.83
 # (German), and the two that it does not work with are gpt2 and gpt2-medium. Nothing is published in between.
 AMPLE, LITTLE = 0.5, 0.25
-HIGHEST = 0.83
+LOWEST, HIGHEST = 0.53, 0.83  # of those that it works with
+DIGITS = 2  # of the published figures, and so of what is compared with them
 PUBLISHED = {
     "gpt2": 0.10, "gpt2-medium": 0.25, "gpt2-large": 0.70, "gpt2-xl": 0.72, "opt-125m": 0.75, "opt-350m": 0.69,
     "opt-1.3b": 0.75, "opt-2.7b": 0.74, "opt-6.7b": 0.70, "opt-13b": 0.66, "opt-30b": 0.68,
@@ -82,25 +83,28 @@ def published(model: str) -> float | None:
 
 
 def _room(isotropy: float) -> str:
+    isotropy = round(isotropy, DIGITS)  # as it is printed beside the published ones
     return "ample" if isotropy >= AMPLE else "some" if isotropy > LITTLE else "little"
 
 
 def _judged(room: str, last: Layer) -> str:
     assert last.isotropy is not None
     figure = f"isotropy of the last layer {last.isotropy.value:.2f}"
+    value = round(last.isotropy.value, DIGITS)
     if room == "ample":
-        where = "higher than in the" if last.isotropy.value > HIGHEST else "as in the"
+        where = "as in" if LOWEST <= value <= HIGHEST else "higher than in" if value > HIGHEST else "a little below"
         return (
-            f"Contrastive search has room here: {figure}, {where} published models that it works with untrained "
-            "(0.53-0.83)."
+            f"Contrastive search has room here: {figure}, {where} the published models that it works with untrained "
+            f"({LOWEST}-{HIGHEST})."
         )
     if room == "some":
         return (
             f"Contrastive search has some room here: {figure}, between the models that it works with untrained (from "
             "0.53) and those that it does not (gpt2 0.10, gpt2-medium 0.25)."
         )
+    where = "as in" if value >= PUBLISHED["gpt2"] else "lower than in"
     return (
-        f"Contrastive search has little room here: {figure}, as in the models that it does not work with untrained "
+        f"Contrastive search has little room here: {figure}, {where} the models that it does not work with untrained "
         "(gpt2 0.10, gpt2-medium 0.25): all states are so alike that the penalty hardly tells candidates apart."
     )
 

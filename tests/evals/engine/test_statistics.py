@@ -7,7 +7,15 @@ import pytest
 import scipy.stats
 
 from decoding.evals.engine import statistics
-from decoding.evals.engine.statistics import bootstrap_figure, bootstrap_means, mcnemar, paired_differences
+from decoding.evals.engine.statistics import (
+    EXACT,
+    bootstrap_figure,
+    bootstrap_means,
+    holm,
+    mcnemar,
+    paired_differences,
+    sign_flip,
+)
 
 # Two bootstraps of 10,000 resamples differ by chance: the ends of a 95% interval by about 3% of its half width.
 WITHIN = 0.1
@@ -47,7 +55,7 @@ def test_paired_differences_are_those_of_scipy() -> None:
         assert ours.high == pytest.approx(theirs.high, abs=WITHIN * half)
         assert ours.mcnemar_p is None
         assert (ours.better, ours.worse) == ((one > other)[:, column].sum(), (one < other)[:, column].sum())
-        # The bootstrap's p and that of a t-test agree on normal differences of this many documents.
+        # The test's p and that of a t-test agree on normal differences of this many documents.
         t_test = scipy.stats.ttest_rel(one[:, column], other[:, column]).pvalue
         assert ours.p == pytest.approx(t_test, rel=0.6, abs=2e-3)
 
@@ -93,5 +101,83 @@ def test_a_figure_that_is_no_mean_is_worked_out_on_resampled_documents() -> None
 def test_documents_that_do_not_match_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(3, 1\) and baseline \(2, 1\)"):
         paired_differences(np.zeros((3, 1)), np.zeros((2, 1)))
-    with pytest.raises(ValueError, match="at least one document"):
+    with pytest.raises(ValueError, match="with at least one document"):
         bootstrap_means(np.zeros((0, 2)))
+
+
+@pytest.mark.parametrize("documents", [1, 2, 3, 5, 8, 10])
+def test_the_sign_flip_test_is_that_of_scipy(documents: int) -> None:
+    generator = np.random.default_rng(documents)
+    gains = np.concatenate(
+        [generator.normal(0.5, 1, (documents, 3)), generator.integers(-2, 3, (documents, 3))], axis=1
+    )
+    for column, p in zip(gains.T, sign_flip(gains), strict=True):
+        if documents > 1:  # scipy's needs two
+            theirs = scipy.stats.permutation_test(
+                (column,), lambda values, axis: values.sum(axis), permutation_type="samples", n_resamples=np.inf
+            ).pvalue
+            assert p == pytest.approx(theirs)
+        assert p >= 2.0 ** (1 - documents)
+
+
+def test_documents_that_do_not_differ_carry_no_significance() -> None:
+    gains = np.zeros((100, 2))
+    gains[:5] = 1.0, -0.3
+    assert sign_flip(gains) == [2**-4, 2**-4]
+    assert sign_flip(np.zeros((3, 1))) == [1.0]
+
+
+def test_drawn_signs_come_near_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    gains = np.random.default_rng(1).normal(0.5, 1, (14, 4))
+    whole = sign_flip(gains)
+    monkeypatch.setattr(statistics, "EXACT", 13)
+    drawn = sign_flip(gains, seed=3)
+    assert drawn != whole
+    assert drawn == pytest.approx(whole, abs=4 * np.sqrt(0.25 / 10_000))
+    monkeypatch.setattr(statistics, "NUMBERS_AT_ONCE", 14 * 100)
+    assert sign_flip(gains, seed=3) == drawn
+
+
+# No true difference: normal, heavy tails, shares of few values, and 0 or 1, of which most documents are alike.
+NULLS = {
+    "normal": lambda generator, size: generator.normal(0, 1, size),
+    "heavy tails": lambda generator, size: generator.standard_t(2, size),
+    "few values": lambda generator, size: generator.integers(-2, 3, size).astype(float),
+    "0 or 1": lambda generator, size: generator.choice([-1.0, 0.0, 0.0, 1.0], size),
+}
+
+
+@pytest.mark.parametrize("documents", [1, 2, 3, 4, 5, 10, 30])
+@pytest.mark.parametrize("kind", NULLS)
+def test_without_a_difference_stars_are_as_rare_as_they_say(kind: str, documents: int) -> None:
+    trials = 2000
+    gains = NULLS[kind](np.random.default_rng(documents), (documents, trials))
+    p = np.array(sign_flip(gains, resamples=1000))
+    for level in (0.05, 0.01):
+        # Three standard deviations of the share of trials; drawn signs are the same in all of them.
+        assert (p < level).mean() <= level + 3 * np.sqrt(level * (1 - level) / trials)
+    if documents <= 5:
+        assert (p >= 2.0 ** (1 - documents)).all()  # 1, 1/2, 1/4, 1/8, 1/16: no star
+    elif kind == "normal":
+        assert (p < 0.05).mean() > 0.03  # nor is it shy
+
+
+def test_a_true_difference_is_found() -> None:
+    gains = np.random.default_rng(2).normal(1, 1, (30, 200))
+    assert (np.array(sign_flip(gains)) < 0.01).mean() > 0.95
+    assert max(sign_flip(np.ones((EXACT + 1, 1)))) < 0.001
+
+
+def test_holms_correction_is_that_of_the_book() -> None:
+    # Holm 1979's procedure by hand: the smallest of four times 4, the next times 3, ..., never falling.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_holms_correction_holds_over_a_table() -> None:
+    """Of tables of 20 comparisons without a difference, a star in at most 5%."""
+    gains = np.random.default_rng(4).normal(0, 1, (12, 400 * 20))
+    tables = np.array(sign_flip(gains)).reshape(400, 20)
+    assert np.mean([min(row) < 0.05 for row in tables]) > 0.4
+    assert np.mean([min(holm(row.tolist())) < 0.05 for row in tables]) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)

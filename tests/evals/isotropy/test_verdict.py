@@ -1,5 +1,6 @@
 """The verdict says what the figures say, and how sure that is."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -30,6 +31,7 @@ def result(isotropy=0.7, half=0.01, **changed) -> Isotropy:
     [
         (0.95, "ample", "higher than in the published models"),
         (0.72, "ample", "as in the published models"),
+        (0.52, "ample", "a little below the published models"),
         (0.40, "some", "compare with greedy search"),
         (0.10, "little", "Sampling is the safer start"),
     ],
@@ -41,6 +43,18 @@ def test_room_follows_the_published_models(isotropy, room, said):
     assert f"isotropy of the last layer {isotropy:.2f}" in judged.text
     assert judged.certainty == "high"
     assert f"α = {judged.penalty_alpha} and k = {judged.top_k}" in judged.text
+
+
+def test_the_figure_that_is_printed_is_the_one_that_is_compared():
+    for thousandths in range(1001):
+        judged = verdict(result(thousandths / 1000, 0.0))
+        printed = float(re.search(r"last layer ([\d.]+),", judged.text)[1])
+        assert ("as in the published models" in judged.text) == (0.53 <= printed <= 0.83)
+        assert ("a little below" in judged.text) == (0.5 <= printed < 0.53)
+        assert ("higher than" in judged.text) == (printed > 0.83)
+        assert ("between the models" in judged.text) == (0.25 < printed < 0.5)
+        assert ("as in the models that it does not work with" in judged.text) == (0.1 <= printed <= 0.25)
+        assert ("lower than" in judged.text) == (printed < 0.1)
 
 
 def test_reach_is_what_the_penalty_can_outweigh():
