@@ -63,7 +63,7 @@ def _with_images(model: Any, images: Callable[[int], list[Prompt]]) -> Cell:
         try:
             found, exits = search(model, make_prompts), check(model, make_prompts)
         except ValueError:
-            continue  # random models write image tokens, for which the text read anew has no image
+            continue  # random models write image tokens, for which the recomputed text has no image
         reason = "; ".join(each.reason for each in (found, exits) if not each.exact)
         refused = (not found.exact and not found.way) or exits.refused
         return Cell("exact" if not reason else "refused" if refused else "wrong", reason)
@@ -104,7 +104,7 @@ def search(
     Args:
         model: a tiny model.
         make_prompts: from a seed to the two.
-        cached_only: compare with the model's own cached reading, for caches that lose precision.
+        cached_only: compare with the model's own result with its cache, for caches that lose precision.
         options: of ``generate``.
     """
     found = _search(model, make_prompts, cached_only, options)
@@ -114,7 +114,7 @@ def search(
     if not unpadded.exact:
         return found
     return replace(
-        unpadded, reason=f"{unpadded.reason}, without padding, behind which the model itself reads otherwise"
+        unpadded, reason=f"{unpadded.reason}, without padding: with padding the model itself computes another result"
     )
 
 
@@ -153,10 +153,12 @@ def _decoding_part(model: Any) -> Any:
 
 
 # History (n, dim) and logits (vocab,) of a row's prompt and the tokens that followed.
-ForwardOutput = Callable[[Any, Prompt, int, list[int], dict[str, Any]], tuple[Tensor, Tensor]]
+Oracle = Callable[[Any, Prompt, int, list[int], dict[str, Any]], tuple[Tensor, Tensor]]
 
 
-def _anew(model: Any, row: Prompt, padding: int, new: list[int], options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def _from_first_token(
+    model: Any, row: Prompt, padding: int, new: list[int], options: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
     read = said(model, replace(row, text=[*row.text, *new]), padding)[-1]
     return read.hidden, read.logits
 
@@ -166,17 +168,17 @@ def _cached(model: Any, row: Prompt, padding: int, new: list[int], options: dict
     return torch.cat([step.hidden for step in steps]), steps[-1].logits
 
 
-# A model may itself read a text otherwise behind padding, or what it has written otherwise than a prompt (PaliGemma
-# looks both ways in a prompt); then that reading is the one to equal.
-READINGS: dict[str, ForwardOutput] = {
-    "full recomputation of each row alone": _anew,
-    "full recomputation behind the padding": _anew,
-    "the model's own cached reading, which is not that of full recomputation": _cached,
+# A model may itself compute another result with left padding, or for what it has written than for a prompt (in a prompt
+# PaliGemma attends to later tokens too); then that result is the one to equal.
+READINGS: dict[str, Oracle] = {
+    "full recomputation of each row alone": _from_first_token,
+    "full recomputation with left padding": _from_first_token,
+    "the model's own result with its cache, which differs from full recomputation": _cached,
 }
 
 
 def _difference(
-    reading: ForwardOutput,
+    reading: Oracle,
     model: Any,
     row: Prompt,
     padding: int,

@@ -20,7 +20,7 @@ from decoding.tools.architectures.tiny import causal_types
 from decoding.tools.architectures.trial import tried_apart, tried_beside_text, tried_cache
 from decoding.versions import versions
 
-__all__ = ["architectures_command"]
+__all__ = ["BESIDE", "CACHES", "ENCODER_DECODERS", "architectures_command", "counted"]
 
 
 def architectures_command(
@@ -78,30 +78,34 @@ def _further(seconds: float) -> list[tuple[str, str, list[Row], tuple[str, ...]]
             (encoding if is_encoder_decoder(name) else beside).append(tried_apart(name, seconds, tried_beside_text))
         caches = [tried_apart(each, seconds, tried_cache) for each in ("quanto", "hqq", "fp8")]
     return [
-        ("Encoder-decoders", ENCODER_DECODERS + _counted(encoding), encoding, BESIDE_TEXT_COLUMNS[:2]),
-        ("Models of images and sound", BESIDE + _counted(beside), beside, BESIDE_TEXT_COLUMNS),
+        ("Encoder-decoders", ENCODER_DECODERS + counted(encoding), encoding, BESIDE_TEXT_COLUMNS[:2]),
+        ("Models of images and sound", BESIDE + counted(beside), beside, BESIDE_TEXT_COLUMNS),
         ("Quantised caches", CACHES, caches, CACHE_COLUMNS),
     ]
 
 
-def _counted(rows: list[Row]) -> str:
+def counted(rows: list[Row]) -> str:
+    """A sentence on how many of these types were tried, and on how many the results are exact."""
     tried = [row for row in rows if not row.not_tried]
     exact = sum(row.cells["contrastive search"].verdict in WAYS for row in tried)
     exits = sum(row.cells["early exits"].verdict == "yes" for row in tried)
-    return f" Of {len(rows)} types {len(tried)} were tried; contrastive search is exact on {exact}, exits on {exits}."
+    exactly = f"contrastive search is exact on {exact}, early exits on {exits}."
+    return f" Of {len(rows)} types {len(tried)} were tried; {exactly}"
 
 
 ENCODER_DECODERS = (
-    "The decoder begins with one token in each of two rows; encoders of text read 7 and 11 tokens, of those of sound "
-    "and images the states after them are drawn at random. Scores to 3e-4, as everywhere below."
+    "The decoder begins with one token in each of two rows. Text encoders read 7 and 11 tokens; for encoders of sound "
+    "and images, the states that they would return are drawn at random. Scores must be equal to 3e-4, here and in the "
+    "tables below."
 )
 BESIDE = (
-    "Text alone, as above, and where the tiny model took one, an image before each text. Where the model itself reads "
-    "otherwise with its cache than from the first token, its cached reading is the one to equal, and the row says so."
+    "The prompts are text alone, as above, and, if the tiny model accepts one, an image before each text. If the model "
+    "itself computes another result with its cache than from the first token, the result must equal the one with its "
+    "cache, and the row says so."
 )
 CACHES = (
-    'A tiny llama with `cache_implementation="quantized"`, packed anew every 4 tokens: contrastive search against '
-    "the same cache read token by token by transformers' own `generate`, without branches."
+    'A tiny llama with `cache_implementation="quantized"`, which quantises its cache again every 4 tokens. Contrastive '
+    "search is compared with transformers' own `generate` on the same cache, token by token, without branches."
 )
 
 

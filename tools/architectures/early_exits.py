@@ -29,7 +29,7 @@ ALPHA = 0.1
 # more than 1: float32 sums in another order.
 CLOSE = 2e-3
 # Two layers that diverge from the last as much as each other to this share: float32 leaves the choice of one open, and
-# prompts are drawn anew.
+# new prompts are drawn.
 TIED = 1e-4
 UNDECIDED = "two layers tie"
 SEEDS = 3
@@ -56,7 +56,7 @@ def early_exits(model: Any, make_prompts: Callable[[int], list[Prompt]] = prompt
     """The column of early exits."""
     found = check(model, make_prompts)
     if found.exact:
-        plain = found.reason.endswith("against full recomputation")
+        plain = found.reason.endswith("compared with full recomputation")
         return {"early exits": Cell("yes", "" if plain else f"early exits: {found.reason}")}
     return {"early exits": Cell("refused" if found.refused else "wrong", found.reason)}
 
@@ -75,7 +75,7 @@ def check(model: Any, make_prompts: Callable[[int], list[Prompt]] = prompts) -> 
     if not unpadded.exact:
         return found
     return replace(
-        unpadded, reason=f"{unpadded.reason}; without padding, behind which the model itself reads otherwise"
+        unpadded, reason=f"{unpadded.reason}; without padding: with padding the model itself computes another result"
     )
 
 
@@ -95,11 +95,11 @@ def _check(model: Any, make_prompts: Callable[[int], list[Prompt]]) -> EarlyExit
                 break  # DoLa does read something, but no formula says what
             difference, against = told.difference(rows, tokens, scores)
             if difference is None:
-                compared.append("as if the model ended there" if final_norm else "raw")
+                compared.append("as if the model ended there" if final_norm else "without the final norm")
                 break
             if not difference.endswith(UNDECIDED) or seed == SEEDS - 1:
                 return EarlyExits(False, f"DoLa differs from full recomputation: {difference}")
-    return EarlyExits(True, f"{len(layers)} lower layers read {' and '.join(compared)}, against {against}")
+    return EarlyExits(True, f"{len(layers)} lower layers, {' and '.join(compared)}, compared with {against}")
 
 
 def _generated(
@@ -138,33 +138,34 @@ class _Oracle:
     def difference(self, rows: list[Prompt], tokens: list[list[int]], scores: Tensor) -> tuple[str | None, str]:
         """Where tokens or scores are not the model's, None where all are; and the reading that they are of.
 
-        A model may itself read a text otherwise behind padding, or with its cache; then that is the one to equal.
+        A model may itself compute another result with left padding, or with its cache; then that is the one to equal.
         """
         longest = max(len(row.text) for row in rows)
-        readings = {
-            "full recomputation": lambda row, new: self._anew(row, 0, new),
-            "full recomputation behind the padding": lambda row, new: self._anew(row, longest - len(row.text), new),
-            "the model's own cached reading, which is not that of full recomputation": lambda row, new: self._cached(
-                row, longest - len(row.text), new
+        readings: dict[str, Callable[[Prompt, list[int], int], list[Told]]] = {
+            "full recomputation": lambda row, new, _: self._recomputed(row, 0, new),
+            "full recomputation with left padding": lambda row, new, padding: self._recomputed(row, padding, new),
+            "the model's own result with its cache, which differs from full recomputation": (
+                lambda row, new, padding: self._cached(row, padding, new)
             ),
         }
         first = None
         for name, reading in readings.items():
             found = None
             for number, (row, new, given) in enumerate(zip(rows, tokens, scores, strict=True)):
-                found = found or _difference(reading(row, new), new, given, f"row {number}")
+                padding = longest - len(row.text)
+                found = found or _difference(reading(row, new, padding), new, given, f"row {number}")
             if found is None:
                 return None, name
             first = first or found
         return first, ""
 
-    def _anew(self, row: Prompt, padding: int, new: list[int]) -> list[Told]:
+    def _recomputed(self, row: Prompt, padding: int, new: list[int]) -> list[Told]:
         """Each text from its first token."""
         texts = [replace(row, text=[*row.text, *new[:step]]) for step in range(len(new))]
         return [self._told(row, padding, ())[-1] for row in texts]
 
     def _cached(self, row: Prompt, padding: int, new: list[int]) -> list[Told]:
-        """Each token behind the model's own cache of those before."""
+        """Each token after the model's own cache of the tokens before it."""
         return self._told(row, padding, new[:-1])
 
     def _told(self, row: Prompt, padding: int, forced: Sequence[int]) -> list[Told]:

@@ -117,8 +117,8 @@ def said(
         model: the model.
         prompt: one row.
         padding: masked tokens before it.
-        forced: tokens that are read one by one behind the model's own cache; without them nothing is cached.
-        ended_after: so many layers; those behind them hand on what they are given. None for all.
+        forced: tokens that are read one by one after the model's own cache; without them nothing is cached.
+        ended_after: so many layers; those after them hand on what they are given. None for all.
         options: of ``generate``.
     """
     given: list[Tensor] = []

@@ -32,7 +32,7 @@ class Step:
 
 
 def recomputed(model: Any, prompt: Prompt, padding: int, penalty_alpha: float, top_k: int, steps: int) -> list[Step]:
-    """Contrastive search after ``prompt``, by itself or behind ``padding`` masked tokens.
+    """Contrastive search after ``prompt``, by itself or after ``padding`` masked tokens.
 
     Source: Su et al., "A Contrastive Framework for Neural Text Generation", eq. 2; h is the last of the hidden states
     that the model returns.

@@ -53,19 +53,20 @@ def table(rows: Sequence[Row], columns: Sequence[str], versions: Mapping[str, st
         "Made by `python -m decoding.tools.architectures --output docs/architectures.md`, on "
         + ", ".join(f"{name} {versions[name]}" for name in ("transformers", "torch")) + ".", "",
         "Every model type that transformers maps to a causal language model is built tiny, with random weights, in "
-        "float32; windows are shorter than the prompts. Contrastive search (α 0.6, k 4, 8 tokens) decodes two prompts "
-        "with left padding; tokens, candidates and their scores (to 1e-5) must be those of full recomputation, which "
-        "reads each candidate's text from its first token without a cache. Prompts are drawn anew, six "
-        "times at most, until no two scores of a step lie closer than 2e-5.", "",
-        f"Of {counts['types']} types {tried} write text and could be built and read. Of these {exact} "
+        "float32. Sliding windows are shorter than the prompts. Contrastive search (α 0.6, k 4, 8 tokens) decodes two "
+        "prompts with left padding. Tokens, candidates and their scores (to 1e-5) must equal those of full "
+        "recomputation, which reads each candidate's text from its first token without a cache. New prompts are drawn, "
+        "at most six times, until no two scores of a step are closer than 2e-5.", "",
+        f"Of {counts['types']} types {tried} write text and could be built and run. Of these {exact} "
         f"({exact / max(tried, 1):.1%}) are exact: {counts.get('shared prefix', 0)} by shared prefix, "
-        f"{counts.get('fork', 0)} by forked rows, {counts.get('read anew', 0)} by reading each branch anew without a "
-        f"cache; {refused} ({refused / max(tried, 1):.1%}) are refused by name; "
-        f"{tried - exact - refused} are neither.", "",
-        "*Left padding* is `no` where the model itself reads a padded row otherwise than the row alone: there the "
-        "search is compared with the recomputation of the padded row. *Early exits* is DoLa over every lower layer, 5 "
-        "tokens of two prompts: its tokens and scores (to 2e-3) against readings in which the layers above are "
-        f"silenced, as in {exits} of {tried} types ({exits / max(tried, 1):.1%}).", "",
+        f"{counts.get('fork', 0)} by forked rows, {counts.get('recompute', 0)} by recompute (each branch is read from "
+        f"its first token, without a cache). {refused} ({refused / max(tried, 1):.1%}) are refused: the library raises "
+        f"an error that names them. {tried - exact - refused} are neither.", "",
+        "*Left padding* is `no` if the model itself computes another result for a padded row than for the row alone. "
+        "The search is then compared with the recomputation of the padded row. *Early exits* is DoLa over every lower "
+        "layer, 5 tokens of two prompts. Its tokens and scores (to 2e-3) are compared with forward passes in which the "
+        f"higher layers are switched off; they are equal for {exits} of {tried} types ({exits / max(tried, 1):.1%}).",
+        "",
         "| type | " + " | ".join(columns) + " | why |", "|---" * (len(columns) + 2) + "|",
     ]  # fmt: skip
     return "\n".join([*lines, *_lines(rows, columns)]) + "\n"

@@ -26,8 +26,8 @@ def contrastive_search(model: Any) -> dict[str, Cell]:
     """The cells "contrastive search" and "left padding" of a model.
 
     A batch of two prompts with left padding is decoded; tokens, candidates and their scores must be those of full
-    recomputation. It is compared with each row read alone, and where that differs with each row read behind the same
-    padding: a model whose own reading depends on padding is not to be blamed on the search.
+    recomputation. It is compared with each row alone, and where that differs with each row after the same padding: if
+    the model's own result depends on padding, that is no fault of the search.
     """
     rows, alone = _separated(model)
     batch = batch_of(model, rows)
@@ -42,10 +42,10 @@ def contrastive_search(model: Any) -> dict[str, Cell]:
     differs = _difference(output, alone)
     independent = Cell("exact")
     if differs:
-        behind = [recomputed(model, row, max(LENGTHS) - len(row.text), ALPHA, TOP_K, STEPS) for row in rows]
-        if _distance(alone, behind) > CLOSE:
-            independent = Cell("no", "its own reading of a text depends on the padding before it, by generate() too")
-            differs = _difference(output, behind)
+        padded = [recomputed(model, row, max(LENGTHS) - len(row.text), ALPHA, TOP_K, STEPS) for row in rows]
+        if _distance(alone, padded) > CLOSE:
+            independent = Cell("no", "its own result for a text depends on the padding before it, in generate() too")
+            differs = _difference(output, padded)
     if differs:
         return {"contrastive search": Cell("wrong", differs), "left padding": independent}
     return {

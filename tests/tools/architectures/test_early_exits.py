@@ -32,12 +32,12 @@ def test_exits_that_are_wrong_are_seen(change: dict[str, Any], monkeypatch: pyte
     assert "differs from full recomputation: " in found.reason
 
 
-def test_reading_on_from_the_cache_is_reading_anew() -> None:
+def test_continuing_from_the_cache_is_recomputing() -> None:
     model, prompt = tiny_model("llama"), prompts(0)[0]
     steps = said(model, prompt, padding=3, forced=[20, 21])
-    anew = said(model, Prompt([*prompt.text, 20, 21], {}))[-1]
+    recomputed = said(model, Prompt([*prompt.text, 20, 21], {}))[-1]
     assert len(steps) == 3
-    assert float((steps[-1].logits - anew.logits).abs().max()) < 1e-4
+    assert float((steps[-1].logits - recomputed.logits).abs().max()) < 1e-4
     assert [len(step.hidden) for step in steps] == [len(prompt.text), 1, 1]
 
 

@@ -1,4 +1,4 @@
-"""A sample of the table is run anew and agrees with the page that is committed."""
+"""A sample of the table is run again and agrees with the page that is committed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "architectures.md"
 
 # Plain, sliding window, both with soft-caps, chunks, sinks and experts, latent attention, local layers, ALiBi, learned
 # positions, an encoder made a decoder, state space, linear attention, convolution hybrids, keys chosen by an index, and
-# what is read anew or refused.
+# what is recomputed or refused.
 SAMPLE = [
     "llama", "mistral", "gemma2", "llama4_text", "gpt_oss", "deepseek_v3", "gpt_neo", "bloom", "gpt2", "bert",
     "mamba", "qwen3_next", "lfm2", "bart", "deepseek_v32", "rwkv", "cpmant",
