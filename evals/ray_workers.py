@@ -1,8 +1,8 @@
-"""Evaluations on Ray: every worker is a rank, in an actor of its own with a model of its own.
+"""Evaluations on Ray: every worker is a rank, in its own actor with its own model.
 
-A worker runs the very command that was asked for, as a process of torchrun does, so that documents are shared out,
-samples kept, runs resumed and results written in the same way. What Ray adds is where workers run, and that one that
-dies is replaced: the new one finds the samples of the old one and goes on.
+A worker runs the user's command, as a process of torchrun does: documents are divided, samples kept, runs resumed and
+results written in the same way. Ray adds the machines, and it replaces a worker that dies: the new one reads the
+samples of the old one and continues.
 """
 
 from __future__ import annotations
@@ -34,33 +34,33 @@ __all__ = ["ENGINES", "Engine", "GpusPerWorker", "Workers", "at_scale", "run_on_
 DEATHS = 3  # in a row, without a document done in between, after which a rank is given up
 GPU_UNITS = 10_000  # the shares of a GPU that Ray tells apart
 POLL = 0.5  # seconds between looks at the workers
-# What bears on models and numbers goes with the work to other machines.
+# Environment variables that change models or numbers are set on the other machines too.
 PASSED_ON = ("HF_", "TRANSFORMERS_", "TOKENIZERS_", "DECODING_", "OMP_NUM_THREADS", "TRITON_")
 
 
 def run_on_ray(
     command: Callable[..., None], arguments: Mapping[str, Any], workers: int | None, gpus_per_worker: float | None
 ) -> None:
-    """Run an evaluation command with its documents shared out among Ray workers.
+    """Run an evaluation command with its documents divided among Ray workers.
 
     Connects to the cluster that ``RAY_ADDRESS`` names; without one Ray is started on this machine, for this run.
 
     Args:
         command: a function of a module that the workers can import.
         arguments: of the command.
-        workers: how many, each with a model; None is one for each share of the cluster's GPUs, or one without any.
-        gpus_per_worker: may be a part of one; None is 1 where the cluster has GPUs and the command may use them.
+        workers: number of workers, each with a model; None is one for each share of the cluster's GPUs, or one.
+        gpus_per_worker: may be a fraction; None is 1 where the cluster has GPUs and the command may use them.
 
     Raises:
-        OptionError: Ray is not installed or cannot be reached, or what was asked for cannot be had there.
+        OptionError: Ray is not installed or cannot be reached, or the cluster lacks the GPUs.
         ModelError: a rank whose workers keep dying.
-        DecodingError: whatever a worker raises.
+        DecodingError: the error of a worker.
     """
     if Shard.of_environment().world > 1:
-        raise OptionError("--engine ray shares the documents out itself: run it without torchrun or srun")
+        raise OptionError("--engine ray divides the documents itself: run it without torchrun or srun")
     if arguments.get("tp_plan"):
-        raise OptionError("--tp-plan: a Ray worker is one process; accepted are --device-map and --gpus-per-worker")
-    # Ray prints what it notices of its processes to standard output, where results are expected.
+        raise OptionError("--tp-plan: a Ray worker is one process; use --device-map and --gpus-per-worker")
+    # Ray prints notes on its processes to standard output, where results are expected.
     with contextlib.redirect_stdout(io.StringIO()), _ray(workers) as (ray, local):
         gpus = float(ray.cluster_resources().get("GPU", 0))
         if gpus_per_worker is None:
@@ -82,7 +82,7 @@ def run_on_ray(
 
 
 def workers_that_fit(gpus: float, gpus_per_worker: float) -> int:
-    """How many workers share so many GPUs; 1 where they need none.
+    """The number of workers that share so many GPUs; 1 where they need none.
 
     Counted in ten-thousandths of a GPU, as Ray counts: in floating point 1 // 0.1 is 9.
     """
@@ -92,12 +92,12 @@ def workers_that_fit(gpus: float, gpus_per_worker: float) -> int:
 
 @dataclass
 class _Rank:
-    """One part of the documents and the worker that evaluates it at the moment."""
+    """A part of the documents and its present worker."""
 
     number: int
     world: int
     actor: Any = None
-    asked: Any = None  # the future of how far it is
+    progress: Any = None  # the future of its latest progress
     task: str = ""
     done: int = 0  # documents
     total: int = 0
@@ -108,7 +108,7 @@ class _Rank:
 
 @dataclass(frozen=True)
 class _Ended:
-    """How a worker's command ended: what it printed and noted, and the error that it raised."""
+    """The end of a worker's command: its output, its notes, and its error."""
 
     printed: str
     notes: list[str]
@@ -121,13 +121,13 @@ class _Worker:
     def __init__(self, rank: int, world: int, folder: str) -> None:
         os.environ.update(RANK=str(rank), WORLD_SIZE=str(world))
         self.folder = folder
-        self.far: tuple[str, int, int] = ("", 0, 0)
+        self.latest: tuple[str, int, int] = ("", 0, 0)
 
     def run(self, module: str, name: str, arguments: Mapping[str, Any]) -> _Ended:
         """Run a command as the command line does."""
         notes: list[str] = []
         error: DecodingError | None = None
-        on_progress.set(self._tell)
+        on_progress.set(self._keep_progress)
         with quiet(), contextlib.redirect_stdout(io.StringIO()) as printed:
             warnings.showwarning = lambda message, *_, **__: notes.append(str(message))
             try:
@@ -138,14 +138,14 @@ class _Worker:
         return _Ended(printed.getvalue(), notes, error)
 
     def progress(self) -> tuple[str, int, int]:
-        """The task in hand, how many of its documents are done, and how many there are in all."""
-        return self.far
+        """The present task, how many of its documents are done, and how many there are."""
+        return self.latest
 
-    def _tell(self, task: str, done: int, total: int) -> None:
-        self.far = (task, done, total)
+    def _keep_progress(self, task: str, done: int, total: int) -> None:
+        self.latest = (task, done, total)
 
     def _go_to_folder(self) -> None:
-        """To where the command was given, for paths and for the samples."""
+        """Change to the folder where the command was given, for paths and for the samples."""
         try:
             os.chdir(self.folder)
         except OSError as error:
@@ -158,11 +158,11 @@ def _finish(
     ray: Any, ranks: list[_Rank], place: dict[str, Any], command: Callable[..., None], arguments: Mapping[str, Any]
 ) -> None:
     """Start a worker for each rank, replace those that die, and wait until all have ended."""
-    make = ray.remote(max_concurrency=2)(_Worker).options(**place)  # a second thread tells how far the first is
+    make = ray.remote(max_concurrency=2)(_Worker).options(**place)  # a second thread returns the progress of the first
     passed = dict(arguments)
 
     def start(rank: _Rank) -> Any:
-        rank.actor, rank.asked = make.remote(rank.number, rank.world, os.getcwd()), None
+        rank.actor, rank.progress = make.remote(rank.number, rank.world, os.getcwd()), None
         return rank.actor.run.remote(command.__module__, command.__name__, passed)
 
     running: dict[Any, _Rank] = {}
@@ -200,7 +200,7 @@ def _finish(
 
 
 def _replaced(rank: _Rank, death: Exception, start: Callable[[_Rank], Any]) -> Any:
-    """The future of a new worker for a rank.
+    """Start a new worker for a rank; returns its future.
 
     Raises:
         ModelError: too many have died one after the other.
@@ -216,26 +216,26 @@ def _replaced(rank: _Rank, death: Exception, start: Callable[[_Rank], Any]) -> A
 
 
 def _ask(ray: Any, ranks: Any) -> None:
-    """Take in how far workers are, where they have said so; a worker that is still starting says nothing yet."""
+    """Read the progress of workers that have reported it, and ask them again; one that is still starting has not."""
     for rank in ranks:
-        if rank.asked is not None and not ray.wait([rank.asked], timeout=0)[0]:
+        if rank.progress is not None and not ray.wait([rank.progress], timeout=0)[0]:
             continue
-        if rank.asked is not None:
-            with contextlib.suppress(ray.exceptions.RayError):  # it has died, which its run tells as well
-                task, done, total = ray.get(rank.asked)
+        if rank.progress is not None:
+            with contextlib.suppress(ray.exceptions.RayError):  # it has died, which its run reports too
+                task, done, total = ray.get(rank.progress)
                 if (task, done) != (rank.task, rank.done) and done > 0:
                     rank.deaths = 0
                 rank.task, rank.done, rank.total = task, done, total
-        rank.asked = rank.actor.progress.remote()
+        rank.progress = rank.actor.progress.remote()
 
 
 def _show(bar: Any, line: Any, ranks: list[_Rank]) -> None:
-    """One bar for the workers that are at the task that most of them are at."""
+    """Show one bar, for the task that most workers are at."""
     tasks = [rank.task for rank in ranks if rank.task]
     if tasks:
         task = max(set(tasks), key=tasks.count)
-        there = [rank for rank in ranks if rank.task == task]
-        done, total = sum(rank.done for rank in there), sum(rank.total for rank in there)
+        at_it = [rank for rank in ranks if rank.task == task]
+        done, total = sum(rank.done for rank in at_it), sum(rank.total for rank in at_it)
         bar.update(line, description=f"{task}, {len(ranks)} workers", completed=done, total=total)
 
 
@@ -248,9 +248,9 @@ def _unexpected(error: Any) -> Exception:
 
 @contextlib.contextmanager
 def _ray(workers: int | None) -> Iterator[tuple[Any, bool]]:
-    """Ray, connected, and whether it was started here."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a run of this command reports to nobody
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do, without a note that it will
+    """Connect to Ray; yields the module, and whether Ray was started on this machine."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no statistics of this run are sent
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the future behaviour of Ray, without its note
     try:
         import ray
     except ImportError as error:
@@ -265,7 +265,7 @@ def _ray(workers: int | None) -> Iterator[tuple[Any, bool]]:
     try:
         ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **cpus)
     except Exception as error:  # of many kinds, from ConnectionError to RuntimeError
-        raise OptionError(f"Ray cannot be had at {address or 'this machine'} ({one_line(error)})") from error
+        raise OptionError(f"Ray cannot be used at {address or 'this machine'} ({one_line(error)})") from error
     try:
         yield ray, not address
     finally:

@@ -1,4 +1,4 @@
-"""What came out of an evaluation: figures with intervals, paired tests, the results file and the table."""
+"""Results of evaluations: figures with intervals, paired tests, the results file and the table."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Results", "corrected", "results_in", "results_of", "show_results", "write_results"]
 
 Results = dict[str, Any]
-"""What ``results_<utc>.json`` holds; docs/evaluation.md describes it."""
+"""The content of ``results_<utc>.json``; docs/evaluation.md describes it."""
 
 
 def results_of(
@@ -58,16 +58,21 @@ def results_of(
     Raises:
         InputError: no document is left, or records of one task have different metrics.
     """
-    rows = {each.id: [known[each.id, configuration.hash] for configuration in configurations] for each in documents}
-    reasons = {id_: next((each["skipped"] for each in row if "skipped" in each), None) for id_, row in rows.items()}
+    rows = {
+        document.id: [known[document.id, configuration.hash] for configuration in configurations]
+        for document in documents
+    }
+    reasons = {
+        id_: next((sample["skipped"] for sample in row if "skipped" in sample), None) for id_, row in rows.items()
+    }
     bad = [{"document": id_, "reason": reason} for id_, reason in reasons.items() if reason is not None]
     used = [row for id_, row in rows.items() if reasons[id_] is None]
     if not used:
-        raise InputError(f"{task.name}: every document was skipped; the first because of: {bad[0]['reason']}")
+        raise InputError(f"{task.name}: every document was skipped; the first one: {bad[0]['reason']}")
     names = list(used[0][0]["metrics"])
     values = [[_numbers(row[i], names) for row in used] for i in range(len(configurations))]  # (config, document, name)
     table = np.array(values)  # (configurations, documents, metrics)
-    # All columns at once: the same resamples serve every figure.
+    # All columns in one call: the same resamples for every figure.
     means = iter(bootstrap_means(np.concatenate(list(table), axis=1), seed=seed))
     others = np.concatenate([*table[1:], table[0][:, :0]], axis=1)
     differences = iter(paired_differences(others, np.tile(table[0], len(table) - 1), seed=seed))
@@ -144,16 +149,16 @@ def write_results(results: Results, output: Path | None, began: float) -> Result
 def results_in(
     folder: Path, task: str, configurations: Sequence[Configuration], *, limit: int | None, seed: int
 ) -> Results | None:
-    """The newest results in a folder of these configurations of a task, by whichever process; None for none."""
-    wanted = [each.hash for each in configurations]
+    """The newest results of these configurations of a task in a folder, written by any process; None for none."""
+    wanted = [configuration.hash for configuration in configurations]
     for path in sorted(folder.glob("results_*.json"), reverse=True):
         try:
-            found: Results = json.loads(path.read_text(encoding="utf-8"))
-            hashes = [each["configuration"] for each in found["configurations"]]
+            results: Results = json.loads(path.read_text(encoding="utf-8"))
+            hashes = [entry["configuration"] for entry in results["configurations"]]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # some other file of this name
-        if (found.get("task"), hashes, found.get("limit"), found.get("seed")) == (task, wanted, limit, seed):
-            return found
+        if (results.get("task"), hashes, results.get("limit"), results.get("seed")) == (task, wanted, limit, seed):
+            return results
     return None
 
 
@@ -216,23 +221,23 @@ WIDTH = 10  # of a column, which "25.4-100.0" fills
 
 
 def show_results(out: Console, results: Results, metrics: Sequence[str], percent: bool = True) -> None:
-    """Each strategy's metrics, with intervals and what sets them apart from the first strategy's.
+    """Print each strategy's metrics, with intervals and differences from the first strategy.
 
     Args:
-        out: where to.
-        results: what :func:`decoding.evals.engine.runner.run` gave.
-        metrics: which of its metrics, in order.
-        percent: whether they are shares, shown in percent.
+        out: the console.
+        results: of :func:`decoding.evals.engine.runner.run`, perhaps :func:`corrected`.
+        metrics: those of its metrics that are shown, in order.
+        percent: show shares in percent.
     """
     scale, digits = (100, 1) if percent else (1, 2)
-    paired = {each["strategy"]: each["metrics"] for each in results["comparisons"]}
+    paired = {entry["strategy"]: entry["metrics"] for entry in results["comparisons"]}
     first, counts = results["configurations"][0], results["counts"]
     width = max(WIDTH - 1, *map(len, metrics))
     out.print(_row("", metrics, width, "bold"))
     for entry in results["configurations"]:
         figures = [entry["metrics"][name] for name in metrics]
         out.print(Text(_shown(entry), style="cyan"), soft_wrap=False)
-        out.print(_row("", [f"{scale * each['value']:.{digits}f}" for each in figures], width))
+        out.print(_row("", [f"{scale * figure['value']:.{digits}f}" for figure in figures], width))
         if counts["evaluated"] > 1:  # one document has no spread
             ends = [
                 ""
@@ -253,15 +258,15 @@ def show_results(out: Console, results: Results, metrics: Sequence[str], percent
         together = f"Holm's correction for {len(tests)}" if "p_holm" in tests[0] else "one comparison at a time"
         note += f"; * p < 0.05, ** p < 0.01: paired, {together}"
     out.print(Text(note, style="dim"))
-    for each in itertools.islice(results["skipped"], SKIPPED_SHOWN):
-        out.print(Text(f"left out: {each['reason']}", style="dim"))
+    for skipped in itertools.islice(results["skipped"], SKIPPED_SHOWN):
+        out.print(Text(f"left out: {skipped['reason']}", style="dim"))
 
 
 SKIPPED_SHOWN = 5
 
 
 def _row(name: str, cells: Sequence[str], width: int, style: str = "") -> Table:
-    """One line of figures, in columns that stand alike in every line."""
+    """One line of figures; the columns are the same in every line."""
     row = Table.grid(padding=(0, 1))
     row.add_column(min_width=16, max_width=16, overflow="ellipsis", no_wrap=True)
     for _ in cells:
@@ -272,9 +277,9 @@ def _row(name: str, cells: Sequence[str], width: int, style: str = "") -> Table:
 
 def _shown(entry: Mapping[str, Any]) -> str:
     """A strategy and those of its parameters that are not at their defaults."""
-    defaults = {each.name: each.default for each in fields(STRATEGIES[entry["strategy"]])}
-    given = {name: value for name, value in entry["parameters"].items() if value != defaults.get(name)}
-    inside = ", ".join(f"{name}={' '.join(str(value).split())}" for name, value in given.items())
+    defaults = {field.name: field.default for field in fields(STRATEGIES[entry["strategy"]])}
+    changed = {name: value for name, value in entry["parameters"].items() if value != defaults.get(name)}
+    inside = ", ".join(f"{name}={' '.join(str(value).split())}" for name, value in changed.items())
     return f"{entry['strategy']}({inside})" if inside else entry["strategy"]
 
 

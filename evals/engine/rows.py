@@ -56,18 +56,18 @@ class Row:
         return InputError(f"{self.where}, column {self.columns.get(column, column)}: {problem}")
 
     def value(self, column: str) -> Any:
-        """What the column holds.
+        """The value of the column.
 
         Raises:
             InputError: there is no such column in this row.
         """
         if column not in self:
-            here = ", ".join(self.columns[name] for name in self.fields if name in self)
-            raise self.fault(column, f"is missing; the row has {here or 'no columns'}")
+            filled = ", ".join(self.columns[name] for name in self.fields if name in self)
+            raise self.fault(column, f"is missing; the row has {filled or 'no columns'}")
         return self.fields[column]
 
     def text(self, column: str) -> str:
-        """The column's text, as it stands.
+        """The column's text, unchanged.
 
         Raises:
             InputError: it is missing, no text, empty, or was not UTF-8.
@@ -103,7 +103,7 @@ def rows_of(source: str, configuration: str | None = None) -> list[Row]:
         configuration: of a hub name that names none.
 
     Raises:
-        InputError: there is nothing of this name, or it cannot be read.
+        InputError: there are no such data, or they cannot be read.
     """
     if not source.strip():
         raise InputError("the name of the data is empty: give a file, a folder or a hub name")
@@ -114,8 +114,8 @@ def rows_of(source: str, configuration: str | None = None) -> list[Row]:
         return _hub_rows(str(path))
     if path.suffix in SUFFIXES or source.startswith((".", "~", "/")) or source.count("/") > 1:
         raise InputError(f"{source}: there is no such file or folder")
-    name, _, own = source.partition(":")
-    return _hub_rows(name, own or configuration)
+    name, _, chosen = source.partition(":")
+    return _hub_rows(name, chosen or configuration)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -134,7 +134,7 @@ def read_rows(path: Path) -> list[Row]:
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({one_line(error)})") from error
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in content[:1024]:
-        raise InputError(f"{path}: is UTF-16, or no text at all; accepted is UTF-8")
+        raise InputError(f"{path}: is UTF-16, or no text at all; expected UTF-8")
     text = content.decode("utf-8-sig", "surrogateescape")
     start = text.lstrip()[:1]
     read = _json_rows if start == "[" else _json_lines if start == "{" else _csv_rows
@@ -142,7 +142,7 @@ def read_rows(path: Path) -> list[Row]:
         read = _text_lines
     rows = list(read(str(path), text))
     if not rows:
-        raise InputError(f"{path}: holds no rows; accepted are CSV with a header, a JSON list of objects, JSON lines")
+        raise InputError(f"{path}: holds no rows; expected CSV with a header, a JSON list of objects, or JSON lines")
     return rows
 
 
@@ -164,28 +164,28 @@ def read_lines(path: Path) -> list[str]:
 def documents(
     rows: Sequence[Row], make: Callable[[Row], Document], skip_bad: bool = False
 ) -> tuple[list[Document], list[str]]:
-    """What ``make`` makes of each row, and the messages of the rows that were left out.
+    """Documents made of rows, and the messages of the rows that were left out.
 
     Args:
         rows: at least one.
-        make: raises InputError on a bad row.
+        make: a function from a row to a document; raises InputError on a bad row.
         skip_bad: leave bad rows out.
 
     Raises:
         InputError: of the first bad row without ``skip_bad``, or where no row is left.
     """
-    made: list[Document] = []
+    good: list[Document] = []
     bad: list[str] = []
     for row in rows:
         try:
-            made.append(make(row))
+            good.append(make(row))
         except InputError as error:
             if not skip_bad:
                 raise
             bad.append(str(error))
-    if not made:
+    if not good:
         raise InputError(f"{rows[0].file}: none of its {len(rows)} rows can be used; {bad[0]}")
-    return made, bad
+    return good, bad
 
 
 def _hub_rows(name: str, configuration: str | None = None) -> list[Row]:
@@ -198,12 +198,12 @@ def _hub_rows(name: str, configuration: str | None = None) -> list[Row]:
     try:
         with quiet():
             loaded = datasets.load_dataset(name, configuration)
-    except Exception as error:  # whatever it raises, it means that there are no rows
+    except Exception as error:  # of any kind: there are no rows
         raise InputError(f"{name}: no data of this name could be loaded ({one_line(error)})") from error
     finally:
         if not bars:
             datasets.enable_progress_bars()
-    split = next((each for each in SPLITS if each in loaded), next(iter(loaded)))
+    split = next((name for name in SPLITS if name in loaded), next(iter(loaded)))
     return [_row(name, number, None, fields) for number, fields in enumerate(loaded[split], 1)]
 
 
@@ -220,7 +220,7 @@ def _text_lines(file: str, text: str) -> Iterator[Row]:
 def _json_rows(file: str, text: str) -> Iterator[Row]:
     for number, fields in enumerate(_parsed(file, text), 1):
         if not isinstance(fields, dict):
-            raise InputError(f"{file}, row {number}: is {type(fields).__name__}; accepted are objects")
+            raise InputError(f"{file}, row {number}: is {type(fields).__name__}; expected an object")
         yield _row(file, number, None, fields)
 
 
@@ -231,7 +231,7 @@ def _json_lines(file: str, text: str) -> Iterator[Row]:
             continue
         fields = _parsed(file, content, line)
         if not isinstance(fields, dict):
-            raise InputError(f"{file}, line {line}: is {type(fields).__name__}; accepted are objects")
+            raise InputError(f"{file}, line {line}: is {type(fields).__name__}; expected an object")
         number += 1
         yield _row(file, number, line, fields)
 

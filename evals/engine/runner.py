@@ -1,6 +1,6 @@
-"""Runs an evaluation: documents shared out among ranks, samples kept as they come, resumed after any end.
+"""Runs of evaluations: documents divided among ranks, samples kept one by one, resumed after any end.
 
-A task says what its documents are and how one is evaluated; everything else is here. See docs/evaluation.md.
+A task has the documents and evaluates one; everything else is here. See docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from decoding.models.devices import is_main_process, is_tensor_parallel
 
 __all__ = ["on_progress", "run"]
 
-PATIENCE = 1800  # seconds that a rank waits for another's next sample, where it needs them all
+PATIENCE = 1800  # seconds that a rank waits for another's next sample, where it needs all
 
 on_progress: ContextVar[Callable[[str, int, int], None] | None] = ContextVar("on_progress", default=None)
-"""Who is told, in place of a progress bar, of each group that is done: task, documents done, all of this process."""
+"""A function that is called instead of a progress bar after each group: task, documents done, all of this process."""
 
 
 def run(
@@ -47,23 +47,23 @@ def run(
     """Evaluate configurations on the documents of a task, as far as the samples in ``output`` do not have them yet.
 
     Args:
-        task: what is evaluated.
-        configurations: at least one; the first is what the others are compared with.
+        task: documents and their evaluation.
+        configurations: at least one; the others are compared with the first.
         output: folder of the samples file and the results file; None keeps everything in memory.
         limit: evaluate the first so many documents only.
         seed: of the bootstrap.
         skip_bad: count documents that cannot be evaluated instead of stopping at the first.
-        shard: which part this process does; by default what torchrun or srun say. Processes that share one model
+        shard: the part of this process; by default that of torchrun or srun. Processes that share one model
             evaluate every document together, and the first of them writes.
-        extra: more for the results file (how hyper-parameters were chosen, ...).
+        extra: further entries of the results file (how hyper-parameters were chosen, ...).
         everywhere: every rank needs the results, and waits until the others have done their part.
 
     Returns:
-        The results; None on a rank that did not end last: the one that does reads all samples and writes the results.
+        The results; None on ranks that did not end last: the last one reads all samples and writes the results.
 
     Raises:
         InputError: a document that cannot be evaluated, or none at all.
-        OptionError: ``output`` cannot be written, or nothing has come from the other ranks for half an hour.
+        OptionError: ``output`` cannot be written, or the other ranks have written nothing for half an hour.
     """
     began = time.time()
     shard = Shard() if is_tensor_parallel(task.model) else shard or Shard.of_environment()
@@ -92,8 +92,8 @@ def run(
         if idle:  # all was done before: the first rank, which finds the same, says so
             samples.remove()
     if shard.world == 1:
-        found = results(samples.known) if writes or everywhere else None
-        return write_results(found, output, began) if writes and found is not None else found
+        complete = results(samples.known) if writes or everywhere else None
+        return write_results(complete, output, began) if writes and complete is not None else complete
     assert output is not None
     if not idle:
         with SampleFile(output, task.name, wait=True) as whole:
@@ -102,7 +102,10 @@ def run(
                 order = {document.id: index for index, document in enumerate(documents)}
                 columns = {configuration.hash: index for index, configuration in enumerate(configurations)}
                 whole.merge(
-                    lambda each: (order.get(each["document"], len(order)), columns.get(each["configuration"], 0))
+                    lambda sample: (
+                        order.get(sample["document"], len(order)),
+                        columns.get(sample["configuration"], 0),
+                    )
                 )
                 return write_results(results(whole.known), output, began)
     if not everywhere:
@@ -114,7 +117,7 @@ def run(
 def _wait(
     task: Task, documents: Sequence[Document], configurations: Sequence[Configuration], samples: SampleFile
 ) -> None:
-    """Until the other ranks have evaluated the rest.
+    """Wait until the other ranks have evaluated the rest.
 
     Raises:
         OptionError: nothing new has come for ``PATIENCE`` seconds.
@@ -122,7 +125,7 @@ def _wait(
     since, known = time.monotonic(), len(samples.known)
     while _missing(documents, configurations, samples):
         if time.monotonic() - since > PATIENCE:
-            left = [each for each in documents if _missing([each], configurations, samples)]
+            left = [document for document in documents if _missing([document], configurations, samples)]
             raise OptionError(
                 f"{task.name}: waited {PATIENCE // 60} minutes for the other ranks, which have yet to evaluate "
                 f"{len(left)} of {len(documents)} documents; run the same command again to go on"
@@ -138,8 +141,8 @@ def _check(task: Task, documents: Sequence[Document], configurations: Sequence[C
         raise InputError(f"{task.name}: there is no document to evaluate")
     ids = [document.id for document in documents]
     if len(set(ids)) < len(ids):
-        twice = next(each for each in ids if ids.count(each) > 1)
-        raise InputError(f"{task.name}: two documents have the id {twice!r}; accepted are ids that differ")
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise InputError(f"{task.name}: two documents have the id {twice!r}; ids must differ")
     if not configurations:
         raise OptionError(f"{task.name}: no strategy to evaluate; give at least one")
 
@@ -152,33 +155,37 @@ def _evaluate(
     skip_bad: bool,
     shard: Shard,
 ) -> None:
-    # Groups are those of all documents, whatever is done already and however many ranks there are: a document is
-    # evaluated beside the same others in every run, down to the last bit.
+    # Groups are made of all documents, whatever is done already and however many ranks there are: a document is in the
+    # same batch in every run, so that its numbers are the same to the last bit.
     size = task.group_size
     groups = [documents[start : start + size] for start in range(0, len(documents), size)]
-    own = groups[shard.rank :: shard.world]
-    done = sum(len(group) for group in own if not _missing(group, configurations, samples))
+    groups = groups[shard.rank :: shard.world]
+    done = sum(len(group) for group in groups if not _missing(group, configurations, samples))
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(),
     )  # fmt: skip
-    tell = on_progress.get() or (lambda *_: None)
-    total, shown = sum(map(len, own)), shard.rank == 0 and is_main_process(task.model) and on_progress.get() is None
+    report = on_progress.get() or (lambda *_: None)
+    total, shown = sum(map(len, groups)), shard.rank == 0 and is_main_process(task.model) and on_progress.get() is None
     with progress(*columns, shown=shown) as bar:
         line = bar.add_task(task.name, total=total, completed=done)
-        tell(task.name, done, total)
-        for group in own:
+        report(task.name, done, total)
+        for group in groups:
             missing = _missing(group, configurations, samples)
             if missing:
                 samples.append(_samples(task, group, missing, skip_bad))
                 done += len(group)
                 bar.update(line, completed=done)
-                tell(task.name, done, total)
+                report(task.name, done, total)
 
 
 def _missing(
     group: Sequence[Document], configurations: Sequence[Configuration], samples: SampleFile
 ) -> list[Configuration]:
-    return [each for each in configurations if any((document.id, each.hash) not in samples for document in group)]
+    return [
+        configuration
+        for configuration in configurations
+        if any((document.id, configuration.hash) not in samples for document in group)
+    ]
 
 
 def _samples(
@@ -189,7 +196,7 @@ def _samples(
         outcomes: Sequence[Sequence[Record]] = task.evaluate_group(group, configurations)
     except InputError as error:
         if len(group) > 1:
-            for document in group:  # which one it is
+            for document in group:  # one by one, to find the bad one
                 yield from _samples(task, [document], configurations, skip_bad)
             return
         reason = f"{group[0].where or f'{task.name}, document {group[0].id}'}: {error}"
@@ -205,5 +212,5 @@ class _Rate(ProgressColumn):
     """Documents per second."""
 
     def render(self, task: Bar) -> Text:
-        """The speed of late, or nothing yet."""
+        """The latest speed, or nothing yet."""
         return Text(f"{task.speed:.2f}/s" if task.speed else "", style="dim")

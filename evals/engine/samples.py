@@ -1,4 +1,4 @@
-"""The samples file of an evaluation: one line a document and configuration, append-only, whole after any crash."""
+"""The samples file of an evaluation: one line a document and configuration, append-only, intact after any crash."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ except ImportError:  # not on Windows
 __all__ = ["Sample", "SampleFile"]
 
 Sample = dict[str, Any]
-"""What one line holds: ``task``, ``document``, ``configuration``, and ``metrics`` or ``skipped`` among the rest."""
+"""The content of a line: ``task``, ``document``, ``configuration``, and ``metrics`` or ``skipped`` among the rest."""
 
 Key = tuple[str, str]  # document, configuration
 
@@ -27,15 +27,15 @@ Key = tuple[str, str]  # document, configuration
 class SampleFile:
     """The samples of a task in one folder, or in memory alone.
 
-    Every rank of a run reads all sample files of the folder and appends to one of its own, which it holds alone.
+    Every rank of a run reads all sample files of the folder and appends to its own file, under an exclusive lock.
 
     Args:
-        folder: where the files lie, made where it is missing; None keeps samples in memory.
-        task: whose samples.
+        folder: of the files, made where it is missing; None keeps samples in memory.
+        task: name of the task.
         rank: of this process.
-        world: how many processes there are.
-        wait: until another process is done with the file, instead of refusing it.
-        reads_only: another process writes what this one does as well; keep it in memory here.
+        world: number of processes.
+        wait: wait until another process has closed the file, instead of refusing it.
+        reads_only: keep new samples in memory, because another process writes the same ones.
 
     Raises:
         OptionError: the folder cannot be written, or another process is writing the same file.
@@ -75,7 +75,7 @@ class SampleFile:
             raise
 
     def read(self) -> None:
-        """Take in what every sample file of the task holds by now."""
+        """Read all sample files of the task, as they are now."""
         if self.folder is None:
             return
         for path in _files(self.folder, self.task):
@@ -86,14 +86,14 @@ class SampleFile:
         return key in self.known
 
     def append(self, samples: Iterable[Sample]) -> None:
-        """Write samples that are not known yet, in one write, and wait until they are on the disk.
+        """Write samples that are not known yet, in one write, and sync them to the disk.
 
         Raises:
             OptionError: they cannot be written; the file is as it was before.
             InputError: a sample with a number that is not finite.
         """
-        new = [each for each in samples if _key(each) not in self.known]
-        text = "".join(_line(each) for each in new)
+        new = [sample for sample in samples if _key(sample) not in self.known]
+        text = "".join(_line(sample) for sample in new)
         if self._file is not None and new:
             size = os.fstat(self._file).st_size
             try:
@@ -102,26 +102,26 @@ class SampleFile:
                 os.ftruncate(self._file, size)
                 raise OptionError(
                     f"{self.path}: cannot be written ({one_line(error)}); the {len(self.known)} samples before are "
-                    "safe: make room and run the same command again to go on"
+                    "safe: free disk space and run the same command again to go on"
                 ) from error
-        for each in new:
-            self.known[_key(each)] = each
+        for sample in new:
+            self.known[_key(sample)] = sample
 
     def merge(self, order: Callable[[Sample], Any]) -> None:
         """Move the samples of all ranks into this file, sorted by ``order``, and remove the ranks' files."""
         if self.folder is None:
             return
-        here = {_key(each) for each in _samples(self.path)}
+        in_this_file = {_key(sample) for sample in _samples(self.path)}
         held: dict[Path, int] = {}
         try:
             for path in _files(self.folder, self.task)[1:]:
                 try:
                     held[path] = os.open(path, os.O_RDWR)
-                except FileNotFoundError:  # left empty by its rank, which has just taken it away
+                except FileNotFoundError:  # it was empty, and its rank has just removed it
                     continue
                 _lock(held[path], path, wait=True)
             self.read()
-            known, self.known = self.known, {key: each for key, each in self.known.items() if key in here}
+            known, self.known = self.known, {key: sample for key, sample in self.known.items() if key in in_this_file}
             self.append(sorted(known.values(), key=order))
             for path in held:
                 path.unlink(missing_ok=True)
@@ -130,12 +130,12 @@ class SampleFile:
                 os.close(file)
 
     def remove(self) -> None:
-        """Take the file away where it holds nothing; a rank that had nothing to do leaves none."""
+        """Remove the file if it is empty; a rank that had nothing to do leaves none."""
         if self._file is not None and os.fstat(self._file).st_size == 0:
             self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let others write the file."""
+        """Close the file, so that other processes can write it."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -148,7 +148,7 @@ class SampleFile:
 
 
 def _files(folder: Path, task: str) -> list[Path]:
-    """The sample files of a task in a folder: the whole one first, whether or not it is there, then those of ranks."""
+    """The sample files of a task in a folder: the whole one first, even if it does not exist, then those of ranks."""
     return [folder / f"samples_{task}.jsonl", *sorted(folder.glob(f"samples_{task}.rank*of*.jsonl"))]
 
 
@@ -190,7 +190,7 @@ def _sample(line: bytes) -> Sample | None:
 
 
 def _repair(file: int, path: Path) -> None:
-    """Cut off a last line that a crash left unfinished."""
+    """Remove a last line that a crash left incomplete."""
     with open(path, "rb") as reading:
         content = reading.read()
     end = content.rfind(b"\n") + 1
@@ -199,15 +199,15 @@ def _repair(file: int, path: Path) -> None:
     os.ftruncate(file, end)
     os.fsync(file)
     warnings.warn(
-        f"{path}: its last line was cut short ({len(content) - end} bytes without an end); it has been taken out and "
-        "its document is evaluated anew",
+        f"{path}: its last line was cut short ({len(content) - end} bytes without an end); it has been removed and "
+        "its document is evaluated again",
         DecodingWarning,
         stacklevel=2,
     )
 
 
 def _lock(file: int, path: Path, wait: bool) -> None:
-    """Hold the file alone until it is closed, which the end of the process does too."""
+    """Lock the file until it is closed, which the end of the process does too."""
     if fcntl is None:
         return
     try:

@@ -70,12 +70,12 @@ class Difference:
 def bootstrap_means(
     values: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
 ) -> list[Interval]:
-    """Percentile bootstrap intervals of the means of columns.
+    """Intervals of the means of columns, by the percentile bootstrap.
 
     Args:
         values: (documents, metrics), at least one document. Documents are resampled whole.
         seed: of the draws; the same seed and number of documents resample the same documents.
-        resamples: how many times.
+        resamples: number of resamples.
         confidence: in (0, 1).
 
     Returns:
@@ -100,10 +100,10 @@ def paired_differences(
     """The differences between two methods, document by document.
 
     Args:
-        values: (documents, metrics) of the one.
+        values: (documents, metrics) of one method.
         baseline: (documents, metrics) of the other, on the same documents in the same order.
         seed: of the draws.
-        resamples: how many times.
+        resamples: number of resamples, and of random signs.
         confidence: in (0, 1).
 
     Returns:
@@ -138,15 +138,15 @@ def paired_differences(
 def sign_flip(gains: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> list[float]:
     """Two-sided p-values of the paired permutation test (Fisher's randomization test).
 
-    Where two methods are alike, either could have had either value of a document, so that every difference could as
-    well have the other sign. p is the share of all signs under which the sum of the differences is at least as far from
-    0 as it is. From n documents that differ no p below 2^(1-n) comes: five can't reach 0.05.
+    If two methods are alike, their values on a document can be exchanged, which changes the sign of the difference. p
+    is the share of all combinations of signs under which the sum of the differences is at least as far from 0. With n
+    documents that differ p is at least 2^(1-n): five documents cannot reach 0.05.
 
     Args:
         gains: (documents, metrics), the values of one method minus those of the other.
         seed: of the draws.
-        resamples: how many signs are drawn where more documents than ``EXACT`` differ; the signs as they are count too,
-            so that p is at least 1 / (resamples + 1).
+        resamples: number of random combinations of signs, where more documents than ``EXACT`` differ; the observed
+            signs are counted too, so that p is at least 1 / (resamples + 1).
 
     Returns:
         One p a column: 1 where no document differs.
@@ -166,13 +166,13 @@ def sign_flip(gains: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) ->
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for how many they are (Holm 1979): all of them below a level by chance at most so often.
+    """P-values corrected for their number (Holm 1979): without a difference any of them is below 0.05 in 5% of tables.
 
     Args:
         p_values: of one table.
 
     Returns:
-        The corrected ones in the same order, none smaller than it was.
+        The corrected ones in the same order, none smaller than before.
     """
     corrected = [0.0] * len(p_values)
     highest = 0.0
@@ -190,13 +190,13 @@ def bootstrap_figure(
     resamples: int = 1000,
     confidence: float = CONFIDENCE,
 ) -> Interval:
-    """Percentile bootstrap interval of a figure that is no mean over documents.
+    """The interval of a figure that is no mean over documents, by the percentile bootstrap.
 
     Args:
-        figure: from the indices of documents, some of them several times, to the figure.
-        documents: how many there are.
+        figure: a function from indices of documents, some of them repeated, to the figure.
+        documents: their number.
         seed: of the draws.
-        resamples: how many times ``figure`` is worked out.
+        resamples: number of resamples.
         confidence: in (0, 1).
     """
     generator = np.random.default_rng(seed)
@@ -206,13 +206,13 @@ def bootstrap_figure(
 
 
 def mcnemar(better: int, worse: int) -> float:
-    """Two-sided p of McNemar's exact test on documents on which exactly one of two methods is right.
+    """The two-sided p of McNemar's exact test on documents on which exactly one of two methods is right.
 
-    Under the null hypothesis either is as often the right one: a binomial with probability ½.
+    Under the null hypothesis each is right equally often: a binomial with probability ½.
 
     Args:
-        better: on how many the first method alone is right.
-        worse: on how many the second alone.
+        better: number of documents on which only the first method is right.
+        worse: number on which only the second is.
     """
     tail = sum(math.comb(better + worse, i) for i in range(min(better, worse) + 1))
     return min(1.0, 2 * tail / 2 ** (better + worse))
@@ -226,20 +226,20 @@ def _columns(values: ArrayLike) -> NDArray[np.float64]:
 
 
 def _exact_sign_flip(gains: NDArray[np.float64]) -> float:
-    """The share of all signs, from (documents,) differences that are not 0."""
+    """The p-value of all combinations of signs, from (documents,) differences that are not 0."""
     sums = np.zeros(1)
     for index, gain in enumerate(gains):
-        # The first sign is fixed: the other half of the sums are these with the other sign.
+        # The first sign stays: the other half of the sums are these with opposite signs.
         sums = np.concatenate([sums + gain, sums - gain]) if index else sums + gain
     return float((np.abs(sums) >= _as_far(gains)).mean())
 
 
 def _drawn_sign_flip(gains: NDArray[np.float64], seed: int, resamples: int) -> list[float]:
-    """The shares of drawn signs, from (documents, metrics) differences."""
+    """The p-values of random combinations of signs, from (documents, metrics) differences."""
     generator, (documents, metrics) = np.random.default_rng(seed), gains.shape
     at_once = max(1, NUMBERS_AT_ONCE // max(documents, metrics))
     far = _as_far(gains)
-    count = np.ones(metrics)  # the signs as they are
+    count = np.ones(metrics)  # the observed signs
     for start in range(0, resamples, at_once):
         signs = 2.0 * generator.integers(0, 2, (min(at_once, resamples - start), documents)) - 1
         count += (np.abs(signs @ gains) >= far).sum(0)
@@ -247,12 +247,12 @@ def _drawn_sign_flip(gains: NDArray[np.float64], seed: int, resamples: int) -> l
 
 
 def _as_far(gains: NDArray[np.float64]) -> Any:
-    """How far the sum over documents is from 0, less what rounding makes of equal sums."""
+    """The distance of the sum over documents from 0, less a margin for rounding: equal sums count."""
     return np.abs(gains.sum(0)) - 1e-9 * np.abs(gains).sum(0)
 
 
 def _resampled_means(columns: NDArray[np.float64], seed: int, resamples: int) -> NDArray[np.float64]:
-    """(resamples, metrics). How often each document is drawn is all that a mean needs: one matrix product."""
+    """(resamples, metrics). A mean needs only how often each document is drawn: one matrix product."""
     generator, documents = np.random.default_rng(seed), len(columns)
     at_once = max(1, NUMBERS_AT_ONCE // documents)
     means = []

@@ -14,10 +14,10 @@ from decoding.evals.engine.configurations import Configuration
 __all__ = ["Document", "GroupTask", "Record", "Shard", "Task"]
 
 Record = dict[str, Any]
-"""What an evaluation says of one document under one configuration: JSON-able, finite numbers only.
+"""The result of one document under one configuration: JSON-able, finite numbers only.
 
 ``metrics`` maps names to numbers, the same names on every document; their means over the documents are the task's
-figures. Whatever else it holds (scores, texts) is kept in the samples file.
+figures. Everything else that it holds (scores, texts) is kept in the samples file.
 """
 
 
@@ -26,8 +26,8 @@ class Document:
     """One document of a task.
 
     Attributes:
-        id: names it in the samples file: unique within the task, and the same from run to run.
-        content: what the task makes of it.
+        id: its name in the samples file: unique within the task, and the same from run to run.
+        content: the data that the task evaluates.
         where: file and row that it comes from, for messages; "" for none.
     """
 
@@ -37,16 +37,16 @@ class Document:
 
 
 class Task(ABC):
-    """What is evaluated on which documents. A subclass holds the model and whatever else it needs.
+    """Documents and their evaluation. A subclass holds the model and whatever else it needs.
 
     Attributes:
-        name: of the task, as files and tables have it; letters, digits, ``-`` and ``_``.
-        settings: JSON-able; what of the task bears on its numbers (prompt style, data, ...). Shown in the results;
-            hand the same to :func:`decoding.evals.engine.configurations.configured`.
+        name: of the task, in files and tables; letters, digits, ``-`` and ``_``.
+        settings: JSON-able; the task's settings that change its numbers (prompt style, data, ...). Shown in the
+            results; give the same to :func:`decoding.evals.engine.configurations.configured`.
         skipped: why documents were left out when the data were read (``--skip-bad``); counted in the results.
-        model: what is evaluated, where its weights may be shared out among the processes of torchrun.
-        group_size: so many documents go through :meth:`evaluate_group` at a time, and are written together.
-        corpus_resamples: how often :meth:`corpus_metrics` is worked out anew for its intervals; 0 for none.
+        model: the model under evaluation, where the processes of torchrun may hold parts of it.
+        group_size: number of documents that :meth:`evaluate_group` is given at a time, and that are written together.
+        corpus_resamples: number of resamples for the intervals of :meth:`corpus_metrics`; 0 for no intervals.
     """
 
     name: str
@@ -58,13 +58,13 @@ class Task(ABC):
 
     @abstractmethod
     def documents(self) -> Sequence[Document]:
-        """All documents, in a fixed order; ``--limit`` takes the first."""
+        """All documents, in a fixed order; ``--limit`` takes the first ones."""
 
     @abstractmethod
     def evaluate(self, document: Document, configurations: Sequence[Configuration]) -> Sequence[Record]:
-        """One record for each configuration, in their order. What they have in common may be worked out once.
+        """One record for each configuration, in their order. What they have in common may be computed once.
 
-        A record may depend on the document and the configuration alone. Where tokens are drawn, seed with
+        A record may depend on the document and the configuration alone. Where tokens are sampled, seed with
         ``configuration.seed(document.id)``.
 
         Raises:
@@ -75,15 +75,15 @@ class Task(ABC):
     def evaluate_group(
         self, documents: Sequence[Document], configurations: Sequence[Configuration]
     ) -> Sequence[Sequence[Record]]:
-        """For each document what :meth:`evaluate` gives; to be overridden where several are faster together."""
+        """The records of several documents; override it where several are faster together (:class:`GroupTask`)."""
         return [self.evaluate(document, configurations) for document in documents]
 
     def corpus_metrics(self, records: Sequence[Record]) -> Mapping[str, float]:
-        """Figures of one configuration that are no mean over documents; records may come several times."""
+        """Figures of one configuration that are no mean over documents. A resample holds some records several times."""
         return {}
 
     def corpus_metrics_once(self, records: Sequence[Record]) -> Mapping[str, float]:
-        """More of them, which cost too much for intervals by resampling and have none."""
+        """More such figures, which cost too much to be resampled and have no interval."""
         return {}
 
 
@@ -94,7 +94,7 @@ class GroupTask(Task):
     def evaluate_group(
         self, documents: Sequence[Document], configurations: Sequence[Configuration]
     ) -> Sequence[Sequence[Record]]:
-        """For each document one record a configuration; see :meth:`Task.evaluate`."""
+        """The records of several documents, one a configuration; see :meth:`Task.evaluate`."""
 
     def evaluate(self, document: Document, configurations: Sequence[Configuration]) -> Sequence[Record]:
         """The records of a group of one document."""
@@ -103,19 +103,19 @@ class GroupTask(Task):
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of the documents this process evaluates: rank 0 to world - 1."""
+    """The part of the documents that this process evaluates: that of rank 0 to world - 1."""
 
     rank: int = 0
     world: int = 1
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str] = os.environ) -> Shard:
-        """As torchrun (``RANK``, ``WORLD_SIZE``) or srun (``SLURM_PROCID``, ``SLURM_NTASKS``) say; else all of them.
+        """The shard of torchrun (``RANK``, ``WORLD_SIZE``) or srun (``SLURM_PROCID``, ``SLURM_NTASKS``); else all.
 
         A batch script of Slurm has the latter two as well, but is one process: only srun's have ``SLURM_STEP_ID``.
 
         Raises:
-            OptionError: they say nonsense.
+            OptionError: the variables are no ranks.
         """
         for rank, world, mark in (("RANK", "WORLD_SIZE", "RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_ID")):
             if all(environment.get(name) for name in (rank, world, mark)):
@@ -125,6 +125,6 @@ class Shard:
                 except ValueError:
                     shard = cls(0, 0)
                 if not 0 <= shard.rank < shard.world:
-                    raise OptionError(f"{given} in the environment: accepted are ranks from 0 to {world} - 1")
+                    raise OptionError(f"{given} in the environment: ranks must be from 0 to {world} - 1")
                 return shard
         return cls()

@@ -1,4 +1,4 @@
-"""What the task files in ``tasks/`` call: their documents, and MC2 that does not underflow."""
+"""Functions that the task files in ``tasks/`` call: their documents, and MC2 that does not underflow."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def truthfulqa_documents(truthfulqa: str | None = None, **_: Any) -> dict[str, D
     """TruthfulQA's questions in the columns that lm-eval's own tasks expect.
 
     Args:
-        truthfulqa: a file in any form that :func:`decoding.evals.tasks.truthfulqa.data.load` reads; lm-eval hands over what
-            ``--metadata`` gives.
+        truthfulqa: a file in any form that :func:`decoding.evals.tasks.truthfulqa.data.load` reads; lm-eval passes it
+            on from ``--metadata``.
 
     Raises:
         InputError: no file given, or one that cannot be read.
@@ -43,8 +43,8 @@ def miniature_documents(**_: Any) -> dict[str, Dataset]:
 def mc2(doc: Document, results: Sequence[tuple[float, bool]]) -> dict[str, float]:
     """MC2 in log space.
 
-    lm-eval's own function exponentiates the log-likelihoods as they are. Under a plausibility mask they are below -745
-    as a rule, where float64 has only zeros: 0/0 for the question, and NaN for the task.
+    lm-eval's own function takes the exponential of the log-likelihoods. Under a plausibility mask they are usually
+    below -745, where float64 has only zeros: 0/0 for the question, and NaN for the task.
 
     Args:
         doc: a question; ``mc2_targets`` has ``labels``.
@@ -55,23 +55,23 @@ def mc2(doc: Document, results: Sequence[tuple[float, bool]]) -> dict[str, float
     return {"acc": metrics.mc2(true, false)}
 
 
-def _dataset(asked: Iterable[Question]) -> Dataset:
+def _dataset(questions: Iterable[Question]) -> Dataset:
     return Dataset.from_list(
         [
             {
-                "question": each.question,
-                "mc1_targets": _choices(each.mc1),
-                "mc2_targets": _choices(each.mc2),
-                "correct_answers": list(each.correct_answers),
-                "incorrect_answers": list(each.incorrect_answers),
+                "question": question.question,
+                "mc1_targets": _choices(question.mc1),
+                "mc2_targets": _choices(question.mc2),
+                "correct_answers": list(question.correct_answers),
+                "incorrect_answers": list(question.incorrect_answers),
             }
-            for each in asked
+            for question in questions
         ]
     )
 
 
 def _choices(targets: Targets) -> dict[str, list[Any]]:
-    """As the hub has them; the true answers come first."""
+    """Answers and labels in the hub's form; the true answers come first."""
     return {
         "choices": [*targets.true, *targets.false],
         "labels": [1] * len(targets.true) + [0] * len(targets.false),

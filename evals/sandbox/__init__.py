@@ -1,4 +1,4 @@
-"""Programs that models wrote, run where they can do no harm; docs/multilingual.md says what that rests on."""
+"""Runs programs that models wrote where they can do no harm; docs/multilingual.md says what that rests on."""
 
 from decoding.evals.sandbox.programs import Isolation, Limits, Outcome, isolation, run_program
 

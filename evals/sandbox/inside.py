@@ -1,8 +1,8 @@
-"""Runs inside the sandbox's first process, by its path and on the standard library alone: isolates, runs, supervises.
+"""The sandbox's first process, run by its path with the standard library only: isolates, runs, supervises.
 
-Three processes: this one supervises; the init of a process namespace, whose end ends all in it (left out where there is
-no namespace); the program. The job comes as JSON on standard input. Answers go to the pipe named in the arguments, one
-line each, behind the job's secret word.
+There are three processes: this one supervises; the init of a process namespace, whose end ends all in it (left out
+where there is no namespace); the program. The job comes as JSON on standard input. Reports go to the pipe named in the
+arguments, one line each, after the job's secret word.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
     """Supervise one program."""
     pipe = int(sys.argv[1])
     job = json.loads(sys.stdin.buffer.read())
-    say = _speaker(pipe, job["word"])
+    report = _reporter(pipe, job["word"])
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -60,42 +60,42 @@ def main() -> None:
         means["landlock"] = max(0, libc.syscall(LANDLOCK_CREATE_RULESET, None, 0, 1))
         means["seccomp"] = _can_filter()
     missing = _missing(means)
-    say("isolation", json.dumps({**means, "missing": missing}))
+    report("isolation", json.dumps({**means, "missing": missing}))
     if job["kernel"] and not job["weak"] and missing:
-        say("refused", " and ".join(missing))
+        report("refused", " and ".join(missing))
         return
     began = time.monotonic()
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
         os.nice(10)  # processes without end must not keep the supervisor from its work
-        _init(job, say, means) if means["namespaces"] else _program(job, say, means)
+        _init(job, report, means) if means["namespaces"] else _program(job, report, means)
     status = _wait(child, began + job["seconds"])
     if status is None:
-        say("timeout", f"timed out after {job['seconds']:g} s")
+        report("timeout", f"timed out after {job['seconds']:g} s")
     elif not os.WIFEXITED(status) or os.WEXITSTATUS(status) != 0:
-        say("ended", _ending(status))
+        report("ended", _ending(status))
     _kill_descendants()
 
 
-def _init(job: dict[str, Any], say: Callable[[str, str], None], means: dict[str, Any]) -> None:
-    """The first process of its namespace: waits for the program, hands its end on, and takes all others with it."""
+def _init(job: dict[str, Any], report: Callable[[str, str], None], means: dict[str, Any]) -> None:
+    """Be the first process of the namespace: wait for the program, pass its end on; all others end with this one."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     program = os.fork()
     if program == 0:
-        _program(job, say, means)
+        _program(job, report, means)
     while True:
         ended, status = os.wait()
         if ended == program:
             break
     if os.WIFSIGNALED(status):
-        say("ended", _ending(status))
+        report("ended", _ending(status))
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
-def _program(job: dict[str, Any], say: Callable[[str, str], None], means: dict[str, Any]) -> None:
-    """Give up all that the program needs not, run it, say how it went."""
-    leave, own, code = os._exit, os.getpid(), 1  # names that the program may replace
+def _program(job: dict[str, Any], report: Callable[[str, str], None], means: dict[str, Any]) -> None:
+    """Give up all that the program does not need, run it, report how it ended."""
+    leave, process, code = os._exit, os.getpid(), 1  # names that the program may replace
     try:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         for name, most in (
@@ -124,47 +124,47 @@ def _program(job: dict[str, Any], say: Callable[[str, str], None], means: dict[s
         sys.modules["__main__"] = main_module = types.ModuleType("__main__")
         exec(source, main_module.__dict__)
         code = 0
-        if os.getpid() == own:  # not a child that it has forked
-            say("passed", "")
+        if os.getpid() == process:  # not a child that it has forked
+            report("passed", "")
     except BaseException as error:  # SystemExit too: a program that exits has not come to its end
-        if os.getpid() == own:
-            say("failed", f"{type(error).__name__}: {' '.join(str(error).split())}"[:200].rstrip(": "))
+        if os.getpid() == process:
+            report("failed", f"{type(error).__name__}: {' '.join(str(error).split())}"[:200].rstrip(": "))
     finally:
         leave(code)
 
 
 def _missing(means: dict[str, Any]) -> list[str]:
-    """What the kernel does not keep a program from, with these means; the limits of resources hold everywhere."""
-    kept = {
+    """Acts that the kernel does not prevent with these means; the limits of resources hold everywhere."""
+    prevented = {
         "writing outside its folder (Landlock, Linux 5.13 or newer)": means["landlock"],
         "the network (namespaces or seccomp)": means["namespaces"] or means["seccomp"],
-        # Another user's are out of reach.
+        # Another user's processes cannot be signalled.
         "signals to the processes of its user (namespaces, or Landlock of Linux 6.12)": means["namespaces"]
         or means["other_user"]
         or means["landlock"] >= 6,
     }
-    return [what for what, holds in kept.items() if not holds]
+    return [what for what, holds in prevented.items() if not holds]
 
 
 def _namespaces() -> bool:
-    """Own process, network, IPC and host-name namespaces; for users other than root through a user namespace."""
-    own = NEW_PID | NEW_NET | NEW_IPC | NEW_UTS
+    """Enter new process, network, IPC and host-name namespaces; users other than root through a user namespace."""
+    namespaces = NEW_PID | NEW_NET | NEW_IPC | NEW_UTS
     uid, gid = os.getuid(), os.getgid()
-    if libc.unshare(own) == 0:
+    if libc.unshare(namespaces) == 0:
         return True
-    if libc.unshare(own | NEW_USER) != 0:
+    if libc.unshare(namespaces | NEW_USER) != 0:
         return False
     for file, content in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
         try:
             with open(f"/proc/self/{file}", "w") as writing:
                 writing.write(content)
         except OSError:
-            pass  # it is then nobody to itself, which does for a program
+            pass  # the user is then nobody, which is enough for a program
     return True
 
 
 def _other_user(folder: str) -> bool:
-    """Become nobody where this is root: only then does the limit of processes hold.
+    """Become nobody if this is root: only then does the limit of processes hold.
 
     Where nobody cannot read the interpreter's files (below /root, for instance), it may read as root does.
     """
@@ -218,23 +218,24 @@ def _landlock(folder: str, version: int) -> None:
 
 
 def _can_filter() -> bool:
-    """Whether the kernel takes a filter of system calls: it looks at the address, which is none."""
+    """Return whether the kernel takes a filter of system calls: it then finds that the address is none."""
     if platform.machine() not in MACHINES or sys.maxsize < 2**32:
         return False
     return libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, None, 0, 0) != 0 and ctypes.get_errno() == errno.EFAULT
 
 
 def refuse_calls(*calls: dict[str, int]) -> None:
-    """From here on these system calls, given by their numbers on each machine, are not permitted, for good.
+    """Forbid system calls, given by their numbers on each machine, for good.
 
-    Nor are those of the machine's other interfaces (32 bits, x32), whose numbers differ, and limits of other processes.
+    Calls of the machine's other interfaces (32 bits, x32), whose numbers differ, and limits of other processes are
+    forbidden too.
     """
     machine = platform.machine()
     code, prlimit = MACHINES[machine]
     # Each line: operation, how many lines to skip where it holds and where it does not, operand.
     head = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, code), (RETURN, 0, 0, NOT_PERMITTED), (LOAD, 0, 0, 0)]
-    numbers = [(AT_LEAST, 0x40000000), *((EQUAL, each[machine]) for each in calls)]
-    tests = [(operation, 0, 1, number) for operation, number in numbers]
+    comparisons = [(AT_LEAST, 0x40000000), *((EQUAL, numbers[machine]) for numbers in calls)]
+    tests = [(operation, 0, 1, number) for operation, number in comparisons]
     refusals = [line for test in tests for line in (test, (RETURN, 0, 0, NOT_PERMITTED))]
     # The first argument of prlimit64, its lower half: 0 is the process itself.
     limits = [(EQUAL, 0, 3, prlimit), (LOAD, 0, 0, 16), (EQUAL, 1, 0, 0), (RETURN, 0, 0, NOT_PERMITTED)]
@@ -245,7 +246,7 @@ def refuse_calls(*calls: dict[str, int]) -> None:
         raise OSError(ctypes.get_errno(), "the filter of system calls cannot be put in force")
 
 
-# Other processes, native code, the network, and what acts on processes. "open" and the file events are looked at.
+# Other processes, native code, the network, and acts on processes. "open" and the file events are examined.
 REFUSED = (
     "socket.", "subprocess.", "ctypes.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork",
     "pty.", "os.kill", "signal.pthread_kill", "sys.addaudithook", "resource.", "fcntl.", "urllib.", "ftplib.",
@@ -277,7 +278,7 @@ def _hook(folder: str) -> Callable[[str, tuple[Any, ...]], None]:
             if writes and outside(path):
                 raise PermissionError(f"a program may write in its folder only, not {path!r}")
         elif event in on_files:
-            paths = (each for each in arguments if isinstance(each, (str, bytes)) or hasattr(each, "__fspath__"))
+            paths = (item for item in arguments if isinstance(item, (str, bytes)) or hasattr(item, "__fspath__"))
             if any(map(outside, paths)):
                 raise PermissionError(f"a program may change files in its folder only ({event})")
         elif event.startswith(refused):
@@ -286,26 +287,26 @@ def _hook(folder: str) -> Callable[[str, tuple[Any, ...]], None]:
     return hook
 
 
-def _speaker(pipe: int, word: str) -> Callable[[str, str], None]:
+def _reporter(pipe: int, word: str) -> Callable[[str, str], None]:
     # _program's code may have replaced os.write by then
     write = os.write
 
-    def say(kind: str, text: str) -> None:
-        with contextlib.suppress(BlockingIOError):  # a program that has filled the pipe goes without an answer
+    def report(kind: str, text: str) -> None:
+        with contextlib.suppress(BlockingIOError):  # a program that has filled the pipe gets no report
             write(pipe, f"\n{word} {kind} {text}\n".encode(errors="replace"))
 
-    return say
+    return report
 
 
 def _wait(child: int, deadline: float) -> int | None:
-    """The child's exit status; None, and its end, once the deadline has passed."""
+    """The child's exit status; after the deadline the child is killed and the status is None."""
     pause = 0.001
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return status
         if time.monotonic() > deadline:
-            os.killpg(child, signal.SIGKILL)  # its whole group at once, which a fork bomb cannot outrun
+            os.killpg(child, signal.SIGKILL)  # the whole group in one call, which a fork bomb cannot outrun
             os.waitpid(child, 0)
             return None
         time.sleep(pause)
@@ -313,7 +314,7 @@ def _wait(child: int, deadline: float) -> int | None:
 
 
 def _kill_descendants() -> None:
-    """End what is left of a program: as subreaper, this process is the parent of all that lost theirs."""
+    """Kill the processes that a program left: as subreaper, this process is the parent of all orphans."""
     until = time.monotonic() + 3
     while time.monotonic() < until:
         try:
@@ -330,7 +331,7 @@ def _kill_descendants() -> None:
 def _children(parent: int) -> list[int]:
     try:
         with open(f"/proc/{parent}/task/{parent}/children") as file:
-            return [int(each) for each in file.read().split()]
+            return [int(number) for number in file.read().split()]
     except OSError:
         return []
 

@@ -1,4 +1,4 @@
-"""Runs one Python program in a process of its own, isolated by the kernel, and says whether it came to its end."""
+"""Runs one Python program in another process, isolated by the kernel, and returns whether it came to its end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GRACE = 5.0  # seconds that the supervisor has for starting up and for killing w
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use.
+    """The resources of a program.
 
     Attributes:
         seconds: of wall time, and of processor time a process.
@@ -43,17 +43,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class Isolation:
-    """Which means of the kernel were in force.
+    """The kernel's means of isolation that were in force.
 
     Attributes:
         landlock: version of its interface, 0 for none: keeps writing inside the program's folder; from 4 on it also
             forbids TCP, from 6 on signals to processes outside.
         namespaces: own process, network, IPC and host-name namespaces: no network at all, no other process in sight,
-            and every descendant ends with the program. For users other than root they need a user namespace, which
+            and every descendant ends with the program. Users other than root need a user namespace for them, which
             some systems and most containers do not allow.
         other_user: the program ran as nobody, where the evaluation runs as root.
         seccomp: no sockets can be made.
-        missing: what none of these kept the program from.
+        missing: acts that none of these prevented.
     """
 
     landlock: int
@@ -65,12 +65,12 @@ class Isolation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a program ended.
+    """The end of a program.
 
     Attributes:
         passed: it ran to its last line.
         reason: "passed", or why not, in one line.
-        isolation: what was in force.
+        isolation: the means that were in force.
     """
 
     passed: bool
@@ -81,16 +81,17 @@ class Outcome:
 def run_program(
     program: str, limits: Limits | None = None, *, weak: bool = False, kernel: bool = True, hooks: bool = True
 ) -> Outcome:
-    """Run a program in a process and an empty folder of its own; it passes if it reaches its end.
+    """Run a program in a new process and an empty folder; it passes if it reaches its end.
 
-    Two lines of defence. The kernel's: namespaces, Landlock, seccomp, another user, resource limits. The interpreter's:
-    audit hooks that refuse sockets, other processes, ctypes, and writing outside the folder; a program set on it can
-    get around these. It may read whatever the user (nobody, for root) may read; without a network it can tell no one.
+    There are two lines of defence. The kernel's: namespaces, Landlock, seccomp, another user, resource limits. The
+    interpreter's: audit hooks that refuse sockets, other processes, ctypes, and writing outside the folder; a program
+    that means to can get around these. It may read what the user (nobody, for root) may read; without a network it can
+    send nothing.
 
     Args:
         program: Python source.
-        limits: what it may use.
-        weak: run it also where the kernel cannot keep it from all that it must not do (:attr:`Isolation.missing`).
+        limits: its resources.
+        weak: run it also where the kernel cannot prevent all that it must not do (:attr:`Isolation.missing`).
         kernel: False leaves the kernel's line out (for tests of the other one).
         hooks: False leaves the interpreter's line out (likewise).
 
@@ -104,18 +105,18 @@ def run_program(
     if not sys.platform.startswith("linux"):
         raise OptionError(f"running programs of others needs Linux; this is {sys.platform}")
     limits = limits or Limits()
-    word = secrets.token_hex(16)  # what a program that only exits with 0 does not know
+    word = secrets.token_hex(16)  # a secret: a program that only exits with 0 does not pass
     with tempfile.TemporaryDirectory(prefix="program-", ignore_cleanup_errors=True) as folder:
         job = {
             "program": program, "word": word, "folder": folder, "kernel": kernel, "hooks": hooks, "weak": weak,
             **asdict(limits),
         }  # fmt: skip
-        said = _supervised(job, folder, limits.seconds + GRACE)
-    return _outcome(said, word)
+        output = _supervised(job, folder, limits.seconds + GRACE)
+    return _outcome(output, word)
 
 
 def isolation(*, weak: bool = False) -> Isolation:
-    """Which means of the kernel are in force here, found out by running an empty program.
+    """The kernel's means of isolation that are in force here, found by running an empty program.
 
     Raises:
         OptionError: as :func:`run_program`, or programs cannot be run at all.
@@ -127,9 +128,9 @@ def isolation(*, weak: bool = False) -> Isolation:
 
 
 def _supervised(job: dict[str, Any], folder: str, seconds: float) -> bytes:
-    """What the supervisor and the program wrote to their pipe."""
+    """Run the supervisor; return the content of the pipe that it and the program write to."""
     reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    # Nothing of the environment goes in: it may hold secrets. One thread: each counts as a process.
+    # The environment is not passed on: it may hold secrets. One thread: each counts as a process.
     environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": folder, "TMPDIR": folder, "OMP_NUM_THREADS": "1"}
     environment["OPENBLAS_NUM_THREADS"] = "1"
     try:
@@ -171,24 +172,24 @@ def _pending(pipe: int) -> bytes:
     return content
 
 
-def _outcome(said: bytes, word: str) -> Outcome:
-    """Lines that begin with the secret word are the supervisor's; what else a program may write there is not read."""
-    found: dict[str, str] = {}
-    for line in said.decode(errors="replace").splitlines():
+def _outcome(output: bytes, word: str) -> Outcome:
+    """Read the lines that begin with the secret word: the supervisor's. All others are the program's."""
+    reports: dict[str, str] = {}
+    for line in output.decode(errors="replace").splitlines():
         if line.startswith(word):
             kind, _, rest = line.removeprefix(word).strip().partition(" ")
-            found.setdefault(kind, rest)
-    if "isolation" not in found:
-        return Outcome(False, f"could not be started ({found.get('error', 'its supervisor said nothing')})")
-    means = Isolation(**json.loads(found["isolation"]))
-    if "refused" in found:
+            reports.setdefault(kind, rest)
+    if "isolation" not in reports:
+        return Outcome(False, f"could not be started ({reports.get('error', 'its supervisor reported nothing')})")
+    means = Isolation(**json.loads(reports["isolation"]))
+    if "refused" in reports:
         raise OptionError(
-            f"the kernel cannot keep programs from {found['refused']}; accepted are machines that can, or "
-            "--weak-isolation, which leaves that to audit hooks"
+            f"the kernel cannot keep programs from {reports['refused']}; use a machine that can, or --weak-isolation, "
+            "which leaves that to audit hooks"
         )
     for kind in ("timeout", "failed", "ended"):
-        if kind in found:
-            return Outcome(False, found[kind], means)
-    if "passed" in found:
+        if kind in reports:
+            return Outcome(False, reports[kind], means)
+    if "passed" in reports:
         return Outcome(True, "passed", means)
     return Outcome(False, "ended before its last line (exit code 0)", means)

@@ -65,7 +65,7 @@ def likelihoods(
         InputError: a continuation that leaves no room for any of the prompt.
         OptionError: a strategy that cannot score.
     """
-    strategies = [scoring_strategy(each.choice) for each in configurations]
+    strategies = [scoring_strategy(each.spec) for each in configurations]
     before, after = tokens_of(prompt, continuations, tokenizer)
     longest, text = max(zip(map(len, after), continuations, strict=True))
     kept = [_cut(before, longest, text, _room(model, each), tokenizer.bos_token_id) for each in strategies]

@@ -47,10 +47,10 @@ class Code(GenerationTask):
         """See :class:`decoding.evals.engine.task.Task`."""
         records: list[list[Record]] = [[] for _ in documents]
         for configuration in configurations:
-            count = self.samples if configuration.choice.is_stochastic else 1
+            count = self.samples if configuration.spec.is_stochastic else 1
             prompts = [self.prompt(each.content) for each in documents for _ in range(count)]
             seeds = [configuration.seed(f"{each.id} {index}") for each in documents for index in range(count)]
-            made = self.generator.generate(configuration.choice, prompts, seeds)
+            made = self.generator.generate(configuration.spec, prompts, seeds)
             for index, (document, row) in enumerate(zip(documents, records, strict=True)):
                 generated = made[index * count : (index + 1) * count]
                 row.append({"strategy": configuration.label, **self._record(document.content, generated)})

@@ -81,7 +81,7 @@ class GenerationTask(GroupTask):
         records: list[list[Record]] = [[] for _ in documents]
         for configuration in configurations:
             seeds = [configuration.seed(each.id) for each in documents]
-            made = self.generator.generate(configuration.choice, prompts, seeds)
+            made = self.generator.generate(configuration.spec, prompts, seeds)
             for document, generated, row in zip(documents, made, records, strict=True):
                 row.append({"strategy": configuration.label, **self.record(document.content, generated)})
         return records

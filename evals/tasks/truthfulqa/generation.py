@@ -128,14 +128,14 @@ class Generation(GroupTask):
         """The answers, without space around them."""
         shared = self._shared_prompt()
         answers = generate_texts(
-            configuration.choice,
+            configuration.spec,
             self.model,
             self.tokenizer,
             prompts,
             [configuration.seed(document.id) for document in documents],
             max_new_tokens=self.max_new_tokens,
             stop=() if self.prompt.style == "chat" else STOPS,
-            prefix_cache=shared.cache if shared.serves(configuration.choice, self.model) else None,
+            prefix_cache=shared.cache if shared.serves(configuration.spec, self.model) else None,
         )
         return [answer.text.strip() for answer in answers]
 

@@ -140,7 +140,7 @@ class MultipleChoice(GroupTask):
             self._scorer = Scorer(
                 self.model,
                 self._common(),
-                [scoring_strategy(each.choice) for each in configurations],
+                [scoring_strategy(each.spec) for each in configurations],
                 tokenizer=self.tokenizer,
                 max_branch_tokens=self.max_branch_tokens,
             )

@@ -183,6 +183,6 @@ assert False
 
 def test_a_supervisor_that_says_nothing_is_a_failure(monkeypatch):
     monkeypatch.setattr(programs, "INSIDE", Path("/absent.py"))
-    assert run_program("", BRIEF).reason == "could not be started (its supervisor said nothing)"
+    assert run_program("", BRIEF).reason == "could not be started (its supervisor reported nothing)"
     with pytest.raises(OptionError, match="cannot be run here"):
         isolation()

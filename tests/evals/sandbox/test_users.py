@@ -178,7 +178,7 @@ def test_the_evaluation_itself_is_out_of_reach(attempt, machine):
 def test_without_landlock_it_is_refused_in_one_line(ordinary):
     said = reason("", ordinary, [LANDLOCK])
     assert said.startswith("refused: the kernel cannot keep programs from writing outside its folder (Landlock, Linux")
-    assert said.endswith("; accepted are machines that can, or --weak-isolation, which leaves that to audit hooks")
+    assert said.endswith("; use a machine that can, or --weak-isolation, which leaves that to audit hooks")
     assert "\n" not in said
 
 
