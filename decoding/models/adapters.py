@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -35,7 +36,8 @@ __all__ = [
 BASE = "__base__"  # peft's name for rows that no adapter touches
 
 _reading: ContextVar[Any] = ContextVar("decoding_mixed_rows", default=None)
-_attaching = threading.Lock()
+_attaching = threading.Lock()  # guards the table of folders
+_folders: weakref.WeakKeyDictionary[Any, dict[str, str]] = weakref.WeakKeyDictionary()  # of adapters, by their names
 
 
 def unwrapped(model: Any) -> Any:
@@ -181,7 +183,7 @@ def attach(model: Any, folder: str | Path, name: str | None = None) -> str:
     path = Path(folder).expanduser()
     name = (name or path.resolve().name).replace(".", "_")
     with _attaching:
-        loaded = _attached_from(model).get(name)
+        loaded = _folders.setdefault(model, {}).get(name)
         if loaded == str(path.resolve()):
             return name
         if name in adapters_of(model):
@@ -210,13 +212,8 @@ def attach(model: Any, folder: str | Path, name: str | None = None) -> str:
             raise ModelError(f"{folder}: the adapter does not fit the model (missing {len(missing)}, {missing[0]})")
         for layer in _lora_layers(model):
             layer.set_adapter(sorted(active))
-        _attached_from(model)[name] = str(path.resolve())
+        _folders[model][name] = str(path.resolve())
         return name
-
-
-def _attached_from(model: Any) -> dict[str, str]:
-    """Which folder each adapter that :func:`attach` loaded came from."""
-    return model.__dict__.setdefault("_decoding_attached", {})
 
 
 def _lora_layers(model: Any) -> list[Any]:

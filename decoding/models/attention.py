@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from decoding.kernels.backend import choose
 from decoding.kernels.few_query_attention import few_query_attention, seen_span
 
-__all__ = ["grouped_heads"]
+__all__ = ["grouped_heads", "install_attention"]
 
 # Queries a key head, heads of its group times tokens, up to which keys are what an attention costs.
 FEW = 64
@@ -41,6 +41,7 @@ def grouped_heads() -> Iterator[None]:
     """Within this context, which holds one forward pass of this thread, ``sdpa`` attention of grouped-query models
     copies no keys or values, and few query tokens attend in the form that is quickest for them.
     """
+    install_attention()
     token = _within.set({})
     try:
         yield
@@ -102,5 +103,12 @@ def _span(mask: Tensor, spans: dict[Any, tuple[Tensor, Span]]) -> Span:
     return spans[at][1]
 
 
-# The registry is transformers' own way to name attention functions; under this name they differ as said above.
-AttentionInterface.register("sdpa", _attention)
+def install_attention() -> None:
+    """Register this module's attention as ``sdpa`` where transformers' own is; one that the user registered stays.
+
+    A name of its own for each model would be cleaner. But transformers asks in many places whether a model's attention
+    is called "sdpa" (for masks, ``is_causal``, compilation), and to switch a model's name for one pass would switch it
+    for the model's other threads as well.
+    """
+    if AttentionInterface()["sdpa"] is sdpa_attention_forward:
+        AttentionInterface.register("sdpa", _attention)

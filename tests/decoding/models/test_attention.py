@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +22,39 @@ MASKS = ["none", "one", "of heads", "bool"]
 
 @pytest.fixture(autouse=True)
 def _short_caches_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention.install_attention()
     monkeypatch.setattr(attention, "LONG", 0)
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Registers another ``sdpa`` for the time of a test."""
+    return lambda function: monkeypatch.setitem(AttentionInterface._global_mapping, "sdpa", function)
+
+
+def test_to_import_it_changes_nothing() -> None:
+    program = (
+        "from transformers import AttentionInterface as i, __version__\n"
+        "before = i()['sdpa']\n"
+        "import decoding.models.attention, decoding.stream.stream\n"
+        "assert i()['sdpa'] is before"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_streams_first_pass_registers_it(registered: Callable[[Any], None]) -> None:
+    registered(sdpa_attention_forward)
+    with grouped_heads():
+        pass
+    assert AttentionInterface()["sdpa"] is attention._attention
+
+
+def test_an_attention_that_the_user_registered_stays(registered: Callable[[Any], None]) -> None:
+    def mine() -> None: ...
+
+    registered(mine)
+    with grouped_heads():
+        assert AttentionInterface()["sdpa"] is mine
 
 
 def _problem(heads: int, key_heads: int, tokens: int, kind: str) -> tuple[Any, Tensor, Tensor, Tensor, Tensor | None]:
