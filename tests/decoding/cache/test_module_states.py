@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from streams import stream_with_way
 from tiny_models import random_prompt
 from torch import Tensor
@@ -27,6 +29,18 @@ from decoding.tools.architectures.recomputation import recomputed
 from decoding.tools.architectures.tiny import tiny_model as built
 
 ELSEWHERE = ["minimax", "recurrent_gemma", "xlstm"]
+# From transformers 5.18 to 5.22 RecurrentGemma takes the length of its cache from a layer that keeps nothing there: it
+# misreads left padding, and counts positions anew where forward() is given none.
+POSITIONS_RIGHT = [
+    "minimax",
+    pytest.param(
+        "recurrent_gemma",
+        marks=pytest.mark.skipif(
+            Version("5.18") <= Version(transformers.__version__) < Version("5.23"), reason="transformers' own fault"
+        ),
+    ),
+    "xlstm",
+]
 PROMPTS = [random_prompt(14, seed=1), random_prompt(14, seed=2)]  # of one length: two of the three read padding as text
 tiny_model = functools.cache(built)  # nothing that is done here may leave a trace on a model
 same_model = functools.cache(lambda name: built(name))  # that no stream has read with
@@ -62,7 +76,7 @@ def _on_modules(name: str) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("name", ELSEWHERE)
+@pytest.mark.parametrize("name", POSITIONS_RIGHT)
 def test_their_rows_are_forked(name: str) -> None:
     assert branching_of(tiny_model(name)).way == "fork"
     tokens = decoding.generate(tiny_model(name), torch.tensor(PROMPTS), penalty_alpha=0.6, top_k=4, max_new_tokens=8)
@@ -191,7 +205,7 @@ def test_a_pass_that_fails_leaves_modules_as_they_were() -> None:
     assert not other.is_alive()  # the lock was given back
 
 
-@pytest.mark.parametrize("name", ELSEWHERE)
+@pytest.mark.parametrize("name", POSITIONS_RIGHT)
 @torch.no_grad()
 def test_the_model_goes_on_from_the_cache_that_a_call_returns(name: str) -> None:
     model = tiny_model(name)
