@@ -130,8 +130,8 @@ def _method(model: Any, name: str, options: argparse.Namespace) -> Any:
         def readers(self, model: Any, rows: int) -> list[Reader]:
             return [Reader(EXPERT)]
 
-        def contrast(self, heard: Any) -> Contrast:
-            return Contrast(lambda alpha: heard[EXPERT].final, lambda: heard[EXPERT].final, None)
+        def contrast(self, logits: Any, input_ids: Any) -> Contrast:
+            return Contrast(lambda alpha: logits[EXPERT].final, lambda: logits[EXPERT].final, None)
 
     strategies = {
         GREEDY: None,

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from decoding.errors import DecodingError, DecodingWarning, InputError, ModelError, OptionError
     from decoding.exporting import export
     from decoding.generation.logits_processor import StrategyLogitsProcessor
-    from decoding.generation.session import Session
+    from decoding.generation.session import Session, StreamSession
     from decoding.generation.strategy import Strategy
     from decoding.models.forward_errors import OutOfMemoryError
     from decoding.models.loading import load
     from decoding.scoring.score import score
     from decoding.scoring.scorer import Scorer, Scores
     from decoding.strategies.context_aware import ContextAware
-    from decoding.strategies.contrast.amateurs import Prompt
+    from decoding.strategies.contrast.prompt import Prompt
     from decoding.strategies.contrastive_decoding import ContrastiveDecoding
     from decoding.strategies.contrastive_search.explanation import explain_contrastive_search
     from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
@@ -54,7 +54,7 @@ _HOMES = {
     "ModelError": "decoding.errors",
     "OptionError": "decoding.errors",
     "OutOfMemoryError": "decoding.models.forward_errors",
-    "Prompt": "decoding.strategies.contrast.amateurs",
+    "Prompt": "decoding.strategies.contrast.prompt",
     "ForwardOutput": "decoding.stream.output",
     "Scorer": "decoding.scoring.scorer",
     "Scores": "decoding.scoring.scorer",
@@ -62,6 +62,7 @@ _HOMES = {
     "Strategy": "decoding.generation.strategy",
     "StrategyLogitsProcessor": "decoding.generation.logits_processor",
     "Stream": "decoding.stream.stream",
+    "StreamSession": "decoding.generation.session",
     "explain_contrastive_search": "decoding.strategies.contrastive_search.explanation",
     "export": "decoding.exporting",
     "generate": "decoding.api",
@@ -94,6 +95,7 @@ __all__ = [
     "Strategy",
     "StrategyLogitsProcessor",
     "Stream",
+    "StreamSession",
     "__version__",
     "explain_contrastive_search",
     "export",

@@ -47,7 +47,7 @@ def generate(
         generation_config: as in ``model.generate``.
         stopping_criteria: as in ``model.generate``.
         streamer: as in ``model.generate``; receives the prompt, each token and the end.
-        tokenizer: needed for ``stop_strings``, and for a strategy with texts of its own and no tokenizer.
+        tokenizer: needed for ``stop_strings``, and for a strategy that has texts but no tokenizer.
         compile: capture the decode step and replay it for each token: the same tokens, and a GPU that does not wait
             between kernels (docs/compile.md: when it pays, memory, what is refused).
         kwargs: everything else that ``model.generate`` takes.
@@ -63,7 +63,6 @@ def generate(
     Example:
         >>> decoding.generate(model, **tokenizer("The town lies", return_tensors="pt"), penalty_alpha=0.6, top_k=4)
     """
-
     config = generation_config or model.generation_config
     strategy = (
         strategy
@@ -71,38 +70,38 @@ def generate(
         or _strategy_of_arguments(kwargs, config)
     )
     # Some models' own generate() calls its first parameter pixel_values, or input_ids: given by name it stays that.
-    first = () if inputs is None else (inputs,)
+    positional = () if inputs is None else (inputs,)
     if strategy is None:
         if compile:
             raise OptionError("compile=True captures the steps of a strategy, and none is given: pass strategy=...")
         return model.generate(
-            *first, generation_config=generation_config, stopping_criteria=stopping_criteria, streamer=streamer,
+            *positional, generation_config=generation_config, stopping_criteria=stopping_criteria, streamer=streamer,
             tokenizer=tokenizer, **kwargs,
         )  # fmt: skip
     if not isinstance(strategy, Strategy):
-        raise OptionError(f"strategy={strategy!r}: accepted are strategies such as decoding.ContrastiveSearch()")
+        raise OptionError(f"strategy={strategy!r}: must be a strategy such as decoding.ContrastiveSearch()")
     strategy = strategy.with_tokenizer(tokenizer)
-    kwargs.pop("low_memory", None)  # its purpose, less memory for the candidates, is how every call works here
+    kwargs.pop("low_memory", None)  # every call here needs little memory for its candidates
     if kwargs.get("cache_implementation", config.cache_implementation) == "paged":
         raise OptionError(
             f"cache_implementation='paged': continuous batching would leave out {strategy.name}; drop the option"
         )
-    given = inputs if inputs is not None else kwargs.get("input_ids")
-    if isinstance(given, Tensor) and given.numel() == 0 and kwargs.get("inputs_embeds") is None:
+    prompt = inputs if inputs is not None else kwargs.get("input_ids")
+    if isinstance(prompt, Tensor) and prompt.numel() == 0 and kwargs.get("inputs_embeds") is None:
         raise InputError("the prompt is empty: give at least one token (for text from nothing, the model's bos token)")
     stop_strings = kwargs.pop("stop_strings", None) or config.stop_strings
     if stop_strings:
         if tokenizer is None:
-            raise OptionError(f"stop_strings={stop_strings!r}: pass tokenizer=... as well, it tells where strings end")
+            raise OptionError(f"stop_strings={stop_strings!r}: pass tokenizer=... as well, to find where strings end")
         stopping_criteria = StoppingCriteriaList(stopping_criteria or [])
         stopping_criteria.append(StopStringCriteria(tokenizer, stop_strings))
-        # transformers builds this criterion only where it finds a tokenizer, which it never hands to a callable
+        # transformers builds this criterion only where it finds a tokenizer, which it never passes to a callable
         generation_config = copy.deepcopy(config)
         generation_config.stop_strings = None
     custom: Any = strategy if streamer is None else functools.partial(strategy, streamer=streamer)
     with within_memory(model, "its prompt"):
         return model.generate(
-            *first,
+            *positional,
             generation_config=generation_config,
             stopping_criteria=stopping_criteria,
             custom_generate=custom,
@@ -112,7 +111,7 @@ def generate(
 
 
 def generate_with(spec: StrategySpec, model: Any, **inputs: Any) -> Any:
-    """``decoding.generate`` with the strategy or baseline of a spec, whatever the model's own generation config prefers.
+    """``decoding.generate`` with the strategy or baseline of a spec, whatever the model's generation config prefers.
 
     Args:
         spec: the strategy or baseline.
@@ -133,18 +132,18 @@ def generate_with(spec: StrategySpec, model: Any, **inputs: Any) -> Any:
         config.update(**spec.parameters)
         if inputs.get("input_ids") is not None:
             check_inputs(model, inputs["input_ids"], inputs)
-    # transformers wants options either in the config or beside it; update() hands back what is no option.
+    # transformers wants options either in the config or beside it; update() returns what is no option.
     inputs = config.update(**inputs)
     return generate(model, strategy=strategy, generation_config=config, **inputs)
 
 
 def _strategy_of_arguments(kwargs: dict[str, Any], config: GenerationConfig) -> Strategy | None:
-    """The strategy that the arguments of old name; these are taken out of ``kwargs``."""
+    """The strategy that transformers' former arguments name; these are removed from ``kwargs``."""
     dola_layers = kwargs.pop("dola_layers", getattr(config, "dola_layers", None))
     if dola_layers is not None:
         if kwargs.get("penalty_alpha"):
             raise OptionError(
-                "dola_layers and penalty_alpha name two strategies, DoLa and contrastive search: give one"
+                "dola_layers and penalty_alpha name two strategies, dola and contrastive-search: give one"
             )
         return DoLa(dola_layers, per_row=False)  # as transformers had it
     alpha = kwargs.get("penalty_alpha", getattr(config, "penalty_alpha", None))
@@ -153,7 +152,7 @@ def _strategy_of_arguments(kwargs: dict[str, Any], config: GenerationConfig) -> 
     if alpha is None or (not named and (not alpha or not top_k or top_k < 2)):
         return None
     if top_k is None:
-        raise OptionError(f"penalty_alpha={alpha}: contrastive search needs top_k as well; the paper uses 3 to 5")
+        raise OptionError(f"penalty_alpha={alpha}: contrastive-search needs top_k as well; the paper uses 3 to 5")
     kwargs.pop("penalty_alpha", None)
     kwargs.pop("top_k", None)
     return ContrastiveSearch(penalty_alpha=alpha, top_k=top_k)

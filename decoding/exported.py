@@ -1,4 +1,4 @@
-"""What an exported model folder runs: the strategy of its ``generation_config.json`` as the model's ``generate``."""
+"""The ``generate`` of an exported model folder: the strategy that its ``generation_config.json`` names."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from transformers import GenerationMixin
 
 from decoding import api
 from decoding.errors import OptionError
-from decoding.strategies.stored import (
-    settings_of_call,
-)
+from decoding.strategies.stored import settings_of_call
 
 __all__ = ["generate", "refuse_continuous_batching"]
 
@@ -21,28 +19,28 @@ def generate(*args: Any, model: Any, **kwargs: Any) -> Any:
     """The ``generate`` of a model that was exported: takes what ``model.generate`` takes, the streamer included.
 
     Parameters of the strategy may be given as keywords, for this call: ``model.generate(**inputs, penalty_alpha=0.4)``.
-    A ``custom_generate`` of the call's own goes before the strategy, and so does ``decoding_strategy=None``, as a
+    A ``custom_generate`` of the call has priority over the strategy, and so has ``decoding_strategy=None``, as a
     keyword or in a generation config: both are the model's plain ``generate``.
 
     Raises:
         OptionError: settings that name no strategy, or another amateur than the exported one.
         ModelError: the amateur that the settings name is not in the folder.
     """
-    given = dict(_signature().bind(model, *args, **kwargs).arguments)
-    given |= given.pop("kwargs", {})
-    given.pop("self")
-    settings = settings_of_call(model, given.get("generation_config"), given)
-    if given.get("custom_generate") is not None or settings is None:
-        return type(model).generate(model, **given)
-    given.pop("custom_generate", None)
-    return api.generate(model, **given)
+    arguments = dict(_signature().bind(model, *args, **kwargs).arguments)
+    arguments |= arguments.pop("kwargs", {})
+    arguments.pop("self")
+    settings = settings_of_call(model, arguments.get("generation_config"), arguments)
+    if arguments.get("custom_generate") is not None or settings is None:
+        return type(model).generate(model, **arguments)
+    arguments.pop("custom_generate", None)
+    return api.generate(model, **arguments)
 
 
 def refuse_continuous_batching() -> None:
     """Let models that were exported refuse ``generate_batch`` and servers' ``--continuous-batching``.
 
-    These call no ``generate``: without a word they would answer with greedy text. transformers has no place where a
-    model could say so, so the method of all models is wrapped; others pass through. Exported folders' code calls this.
+    These call no ``generate``: they would return greedy text without a warning. transformers has no place where a model
+    could refuse, so the method of all models is wrapped; others pass through. Exported folders' code calls this.
     """
     begin = GenerationMixin.init_continuous_batching
     if getattr(begin, "refuses_exported", False):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from transformers import GenerationConfig
 
 from decoding import api
@@ -22,7 +21,9 @@ from decoding.models.builtin import BUILT_IN_ADAPTERS
 from decoding.models.loading import load
 from decoding.models.probe import probe_inputs
 from decoding.models.quiet import quiet
-from decoding.strategies.contrast.amateurs import Prompt, amateur_reader
+from decoding.strategies.contrast.amateurs import amateur_reader
+from decoding.strategies.contrast.prompt import Prompt
+from decoding.strategies.parameters_text import as_json
 from decoding.strategies.registry import STRATEGIES, StrategySpec, exportable_strategies, parse_strategy
 from decoding.strategies.stored import AMATEUR, SETTINGS, home_of
 from decoding.transformers_private import with_no_model_defaults
@@ -32,8 +33,8 @@ __all__ = ["LINKS", "export"]
 
 LINKS = ("hard", "sym")
 
-# What from_pretrained may read of a folder, and what tells people about the model; no checkpoints of a training.
-CARRIED = (
+# Files that from_pretrained may read of a folder, and those that tell people about the model; no training checkpoints.
+INCLUDED = (
     "*.json",
     "*.safetensors",
     "*.bin",
@@ -45,15 +46,15 @@ CARRIED = (
     "LICENSE*",
     "NOTICE*",
 )
-LEFT = (
+EXCLUDED = (
     "optimizer*", "scheduler*", "rng_state*", "trainer_state.json", "training_args.bin", "consolidated*",
     "generation_config.json",
 )  # fmt: skip
 TEMPLATES = "additional_chat_templates"
 
-# Options of a generation config that are another way to choose tokens, that strategies refuse, or that training leaves
-# behind (use_cache).
-OTHER_WAYS = (
+# Options of a generation config that are another way to choose tokens, that strategies refuse, or that are left from
+# training (use_cache).
+OTHER_OPTIONS = (
     "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff", "num_beams",
     "num_beam_groups", "diversity_penalty", "early_stopping", "length_penalty", "num_return_sequences",
     "penalty_alpha", "dola_layers", "low_memory", "prompt_lookup_num_tokens", "assistant_early_exit", "use_cache",
@@ -103,12 +104,13 @@ def export(
 
     Args:
         model: a folder, a hub name or a built-in model.
-        strategy: one of this library, or its name with parameters as :func:`decoding.strategies.registry.named` takes it. An
-            amateur is given by folder or name.
+        strategy: one of this library, or its name with parameters as
+            :func:`decoding.strategies.registry.parse_strategy` takes it. An amateur is given by folder or name.
         output: the folder to write. It appears when it is complete, or not at all.
         link: "hard" or "sym" links the files to those of the model; None copies them.
-        force: replace ``output`` with all that it holds.
-        device: where the strategy is tried on the model before anything is written; see :func:`decoding.models.loading.load`.
+        force: replace ``output`` and all that is in it.
+        device: where the strategy is tried on the model before anything is written; see
+            :func:`decoding.models.loading.load`.
         device_map: likewise, over several devices.
 
     Returns:
@@ -121,21 +123,22 @@ def export(
     Example:
         >>> decoding.export("path/to/model", ContrastiveSearch(top_k=5), "path/to/exported")
     """
-    choice = _chosen(strategy)
+    spec = _chosen(strategy)
     if link not in (None, *LINKS):
-        raise OptionError(f"link={link!r}: accepted are {', '.join(LINKS)}, or None for copies")
+        raise OptionError(f"link={link!r}: must be {' or '.join(LINKS)}, or None for copies")
     with _written(Path(output).expanduser(), force) as (folder, replaced):
         loaded, tokenizer = load(str(model), device, "auto", device_map=device_map)
         loaded.generation_config = config = _config(loaded)
-        how = choice.with_tokenizer(tokenizer).strategy
-        amateur = _amateur_folder(choice, loaded, tokenizer)  # before the trial puts an adapter on the model
-        _try(how, loaded)
-        for source, place in ((home_of(loaded, local_files_only=True), folder), (amateur, folder / AMATEUR)):
+        tried = spec.with_tokenizer(tokenizer).strategy
+        amateur = _amateur_folder(spec, loaded, tokenizer)  # before the trial puts an adapter on the model
+        _try(tried, loaded)
+        for source, target in ((home_of(loaded, local_files_only=True), folder), (amateur, folder / AMATEUR)):
             if source is not None and source.is_relative_to(replaced):
                 raise OptionError(f"output={str(output)!r} holds {source}, which is exported: give another folder")
             if source is not None:
-                _carry(source, place, link)
-        settings = {"name": choice.name, **{name: _as_json(name, each) for name, each in choice.parameters.items()}}
+                _copy_files(source, target, link)
+        parameters = {name: as_json(name, value) for name, value in spec.parameters.items()}
+        settings = {"name": spec.name, **parameters}
         if amateur is not None:
             settings["amateur"] = f"./{AMATEUR}"
         setattr(config, SETTINGS, settings)
@@ -143,36 +146,36 @@ def export(
             config.save_pretrained(folder)
         except ValueError as error:
             raise ModelError(f"{model}: its generation config cannot be written ({one_line(error)})") from error
-        _write_code(how.name, folder)
+        _write_code(tried.name, folder)
     return Path(output)
 
 
 def _chosen(strategy: Strategy | str) -> StrategySpec:
     if isinstance(strategy, str):
-        choice = parse_strategy(strategy)
+        spec = parse_strategy(strategy)
     else:
-        choice = StrategySpec(STRATEGIES.name_of(type(strategy)) or type(strategy).__name__, strategy)
-    if choice.name not in exportable_strategies():
+        spec = StrategySpec(STRATEGIES.name_of(type(strategy)) or type(strategy).__name__, strategy)
+    if spec.name not in exportable_strategies():
         raise OptionError(
-            f"strategy {choice.name}: is none of this library, and a generation_config.json says it without code; "
+            f"strategy {spec.name}: is none of this library, and a generation_config.json says it without code; "
             f"accepted: {', '.join(exportable_strategies())}"
         )
-    return choice
+    return spec
 
 
 def _config(model: Any) -> GenerationConfig:
     """The model's generation config without other ways to choose tokens."""
     config = copy.deepcopy(model.generation_config)
-    for name in OTHER_WAYS:
+    for name in OTHER_OPTIONS:
         if hasattr(config, name):
             setattr(config, name, None)
-    config.do_sample = False  # said and not left out: pipelines would sample
+    config.do_sample = False  # written and not left out: pipelines would sample
     return with_no_model_defaults(config)
 
 
-def _amateur_folder(choice: StrategySpec, model: Any, tokenizer: Any) -> Path | None:
-    """Where the files of the strategy's amateur are; None where it has none (a prompt, an adapter in the model)."""
-    amateur = choice.parameters.get("amateur")
+def _amateur_folder(spec: StrategySpec, model: Any, tokenizer: Any) -> Path | None:
+    """The folder of the strategy's amateur; None where it has none (a prompt, an adapter in the model)."""
+    amateur = spec.parameters.get("amateur")
     if isinstance(amateur, (str, Path)):
         if str(amateur) in adapters_of(model) or str(amateur).startswith("prompt:"):
             return None
@@ -189,7 +192,7 @@ def _amateur_folder(choice: StrategySpec, model: Any, tokenizer: Any) -> Path | 
 
 
 def _try(strategy: Strategy, model: Any) -> None:
-    """Generate two tokens: what this model cannot do is found out before anybody relies on it."""
+    """Generate two tokens, so that a model that the strategy cannot decode is refused before anything is written."""
     try:
         with quiet():
             api.generate(model, probe_inputs(model)["input_ids"], strategy=strategy, max_new_tokens=2)
@@ -201,23 +204,6 @@ def _try(strategy: Strategy, model: Any) -> None:
         ) from error
 
 
-def _as_json(name: str, value: Any) -> Any:
-    """A parameter as ``generation_config.json`` holds it."""
-    if isinstance(value, Prompt):
-        return {"text": _as_json(name, value.text)}
-    if isinstance(value, Tensor):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): _as_json(name, each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_as_json(name, each) for each in value]
-    if value is not None and not isinstance(value, (str, int, float, bool)):
-        raise OptionError(f"{name}={value!r} cannot be written to a file; accepted are text, numbers and lists of them")
-    return value
-
-
 @contextmanager
 def _written(output: Path, force: bool) -> Iterator[tuple[Path, Path]]:
     """A new folder beside ``output`` that takes its place when all went well; and ``output``, links resolved.
@@ -227,13 +213,13 @@ def _written(output: Path, force: bool) -> Iterator[tuple[Path, Path]]:
     """
     output = output.resolve()
     if output.exists() and not output.is_dir():
-        raise OptionError(f"output={str(output)!r} is a file; accepted is a folder")
+        raise OptionError(f"output={str(output)!r} is a file; it must be a folder")
     if output.is_dir() and any(output.iterdir()):
         if not force:
             raise OptionError(
                 f"output={str(output)!r} is not empty; give a new folder, or force=True (--force) to replace it"
             )
-        if any(each.resolve().is_relative_to(output) for each in (Path.cwd(), Path.home())):
+        if any(used.resolve().is_relative_to(output) for used in (Path.cwd(), Path.home())):
             raise OptionError(f"output={str(output)!r} holds the working or the home folder and is not replaced")
     new, old = (output.with_name(f".{output.name}.{os.getpid()}.{part}") for part in ("new", "old"))
     try:
@@ -254,13 +240,13 @@ def _written(output: Path, force: bool) -> Iterator[tuple[Path, Path]]:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _carry(source: Path, target: Path, link: str | None) -> None:
-    """Bring a model's files to a folder, as copies or links."""
-    files = [each for each in sorted(source.iterdir()) if _is_carried(each.name) and each.is_file()]
-    if any(each.suffix == ".safetensors" for each in files):
-        files = [each for each in files if not fnmatch(each.name, "pytorch_model*")]  # the same weights once more
+def _copy_files(source: Path, target: Path, link: str | None) -> None:
+    """Copy or link a model's files into a folder."""
+    files = [file for file in sorted(source.iterdir()) if _is_included(file.name) and file.is_file()]
+    if any(file.suffix == ".safetensors" for file in files):
+        files = [file for file in files if not fnmatch(file.name, "pytorch_model*")]  # the same weights once more
     files += sorted((source / TEMPLATES).glob("*.jinja"))
-    if not any(each.suffix in (".safetensors", ".bin") for each in files):
+    if not any(file.suffix in (".safetensors", ".bin") for file in files):
         raise ModelError(f"{source}: holds no weights (*.safetensors or *.bin) that could be exported")
     for file in files:
         place = target / file.relative_to(source)
@@ -279,12 +265,12 @@ def _carry(source: Path, target: Path, link: str | None) -> None:
             shutil.copyfile(real, place)
 
 
-def _is_carried(name: str) -> bool:
-    return any(fnmatch(name, each) for each in CARRIED) and not any(fnmatch(name, each) for each in LEFT)
+def _is_included(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in INCLUDED) and not any(fnmatch(name, p) for p in EXCLUDED)
 
 
 def _write_code(strategy: str, folder: Path) -> None:
-    """What transformers runs as the model's ``generate``, and what it asks to be installed for that."""
+    """Write the code that transformers runs as the model's ``generate``, and the packages that it needs."""
     version = ".".join(__version__.split(".")[:2])
     lora = (folder / AMATEUR / "adapter_config.json").is_file()
     install = f'pip install "contrastive-decoding{"[lora]" if lora else ""}=={version}.*"'
@@ -293,6 +279,6 @@ def _write_code(strategy: str, folder: Path) -> None:
     (code / "generate.py").write_text(
         GENERATE.format(strategy=strategy, settings=SETTINGS, version=version, install=install), encoding="utf-8"
     )
-    # transformers looks here before it runs the code, and its message is these lines: so they say how to install.
+    # transformers reads this before it runs the code, and its message is these lines: so they say how to install.
     needed = [f"contrastive-decoding>={version}  # {install}", *(["peft>=0.15"] if lora else [])]
     (code / "requirements.txt").write_text("".join(f"{line}\n" for line in needed), encoding="utf-8")

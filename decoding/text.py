@@ -14,22 +14,30 @@ from decoding.models.devices import input_device
 from decoding.models.inputs import check_inputs, context_of
 from decoding.strategies.registry import StrategySpec
 
-__all__ = ["DEFAULT_NEW_TOKENS", "Continuation", "continuations", "encoded", "new_text", "room", "until_end"]
+__all__ = [
+    "DEFAULT_NEW_TOKENS",
+    "Continuation",
+    "continuations",
+    "encoded",
+    "new_text",
+    "new_token_budget",
+    "until_end",
+]
 
 DEFAULT_NEW_TOKENS = 100
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """What a strategy made of one prompt.
+    """The continuation of one prompt by a strategy.
 
     Attributes:
         prompt: the text given.
         text: prompt and continuation; for chats and encoder-decoders the continuation alone.
         continuation: the new text.
         new_tokens: how many tokens it has, its end token included.
-        seconds: wall time of the call that made it, the prompt's reading included.
-        token_ids: what the model has read and written, up to the end token; an encoder-decoder's are its decoder's.
+        seconds: wall time of the call that made it, its prompt's forward pass included.
+        token_ids: those of prompt and continuation, up to the end token; an encoder-decoder's are its decoder's.
     """
 
     prompt: str
@@ -43,7 +51,7 @@ class Continuation:
 def continuations(
     model: Any,
     tokenizer: Any,
-    choice: StrategySpec,
+    spec: StrategySpec,
     prompt: str,
     *,
     max_new_tokens: int | None = None,
@@ -58,52 +66,52 @@ def continuations(
     Args:
         model: a generating transformers model.
         tokenizer: its tokenizer.
-        choice: how to choose tokens.
+        spec: how to choose tokens.
         prompt: at least one word.
-        max_new_tokens: None is 100, or as many as the context leaves room for.
+        max_new_tokens: None is 100, or as many as the context has left.
         seed: of the random draws.
-        chat: hand the prompt to the tokenizer's chat template as the user's message.
-        count: how many continuations; more than 1 needs a strategy that can give several.
+        chat: put the prompt into the tokenizer's chat template as the user's message.
+        count: how many continuations; more than 1 needs sampling or beams.
         streamer: receives the tokens as they come.
         compile: capture the decode step; see :func:`decoding.generate`.
 
     Raises:
         InputError: a prompt as long as the model's context.
-        OptionError: more new tokens than the context has room for, several texts of a strategy that gives one, or steps
+        OptionError: more new tokens than the context has left, several texts of a strategy that makes one, or steps
             that cannot be captured.
     """
-    _check_count(choice, count)
-    choice = choice.with_tokenizer(tokenizer)
+    _check_count(spec, count)
+    spec = spec.with_tokenizer(tokenizer)
     inputs = encoded(model, tokenizer, prompt, chat)
     length = inputs["input_ids"].shape[1]
     torch.manual_seed(seed)
     began = time.perf_counter()
     sequences = generate_with(
-        choice,
+        spec,
         model,
         **inputs,
-        max_new_tokens=room(model, length, max_new_tokens),
+        max_new_tokens=new_token_budget(model, length, max_new_tokens),
         num_return_sequences=count,
         streamer=streamer,
         compile=compile,
     )
     sequences = sequences.cpu()  # waits for the device
     seconds = time.perf_counter() - began
-    made = []
+    results = []
     for sequence in sequences:
         continuation, new_tokens = new_text(model, tokenizer, sequence, length)
-        read = length
+        start = length
         if model.config.is_encoder_decoder:
-            text, read = continuation, 1
+            text, start = continuation, 1
         else:
             text = continuation.lstrip() if chat else prompt + continuation
-        token_ids = tuple(sequence[: read + new_tokens].tolist())
-        made.append(Continuation(prompt, text, continuation, new_tokens, seconds / count, token_ids))
-    return made
+        token_ids = tuple(sequence[: start + new_tokens].tolist())
+        results.append(Continuation(prompt, text, continuation, new_tokens, seconds / count, token_ids))
+    return results
 
 
 def new_text(model: Any, tokenizer: Any, sequence: torch.Tensor, length: int) -> tuple[str, int]:
-    """What ``generate`` added to a prompt, up to its end token, and how many tokens that is.
+    """The text that ``generate`` added to a prompt, up to its end token, and how many tokens it has.
 
     Args:
         model: the model that generated.
@@ -116,7 +124,7 @@ def new_text(model: Any, tokenizer: Any, sequence: torch.Tensor, length: int) ->
         new = until_end(sequence[1:], model)
         return _decoded(tokenizer, new), len(new)
     new = until_end(sequence[length:], model)
-    # Tokens are decoded behind their prompt: many tokenizers drop the space in front of a first word.
+    # Tokens are decoded with their prompt: many tokenizers drop the space before a first word.
     before, text = _decoded(tokenizer, sequence[:length]), _decoded(tokenizer, sequence[: length + len(new)])
     return text[len(before) :] if text.startswith(before) else _decoded(tokenizer, new), len(new)
 
@@ -145,26 +153,30 @@ def encoded(model: Any, tokenizer: Any, prompt: str, chat: bool = False) -> dict
     return inputs
 
 
-def _check_count(choice: StrategySpec, count: int) -> None:
-    most = choice.parameters.get("num_beams", 1)
-    if count > most and not choice.is_stochastic:
+def _check_count(spec: StrategySpec, count: int) -> None:
+    most = spec.parameters.get("num_beams", 1)
+    if count > most and not spec.is_stochastic:
         raise OptionError(
-            f"--num-return-sequences {count}: {choice.label} gives {most} a prompt; accepted: 1 to {most}, or sampling"
+            f"--num-return-sequences {count}: {spec.label} makes {most} a prompt; must be 1 to {most}, or sampling"
         )
 
 
-def room(model: Any, length: int, asked: int | None) -> int:
-    """How many new tokens to generate behind a prompt of ``length``; a learned position past the context is a crash."""
+def new_token_budget(model: Any, length: int, max_new_tokens: int | None) -> int:
+    """The number of new tokens to generate after a prompt of ``length``.
+
+    Raises:
+        OptionError: more than the context has left, where a learned position would not exist.
+    """
     context = context_of(model)
     if context is None:
-        return asked or DEFAULT_NEW_TOKENS
+        return max_new_tokens or DEFAULT_NEW_TOKENS
     left = context - 1 if model.config.is_encoder_decoder else context - length
-    if asked is not None and asked > left:
+    if max_new_tokens is not None and max_new_tokens > left:
         raise OptionError(
-            f"--max-new-tokens {asked}: the prompt has {length} tokens and the model's context {context}; "
-            f"accepted are 1 to {left}"
+            f"--max-new-tokens {max_new_tokens}: must be 1 to {left}: the prompt has {length} tokens and the model's "
+            f"context {context}"
         )
-    return asked or min(DEFAULT_NEW_TOKENS, left)
+    return max_new_tokens or min(DEFAULT_NEW_TOKENS, left)
 
 
 def until_end(tokens: torch.Tensor, model: Any) -> torch.Tensor:

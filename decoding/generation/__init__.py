@@ -1,1 +1,1 @@
-"""How a strategy becomes ``generate()``: session, token loop, logits processor."""
+"""The way from a strategy to ``generate()``: session, token loop, logits processor."""

@@ -1,4 +1,4 @@
-"""The arguments of ``generate`` that transformers does not hand to a callable."""
+"""Arguments of ``generate`` that transformers does not pass to a decoding method, read from the caller's frame."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ __all__ = ["arguments_of_generate"]
 def arguments_of_generate() -> dict[str, Any]:
     """``streamer``, ``synced_gpus`` and ``assistant_model`` of the ``generate`` call that runs a strategy.
 
-    transformers hands none of them to a callable (checked on 5.17 to 5.23), yet a streamer that stays silent or an
-    assistant that is ignored would be a surprise. They are read from the caller's frame; where it is not found,
-    nothing was passed.
+    transformers passes none of them to a ``custom_generate`` callable (versions 5.17 to 5.23 were checked), yet a
+    streamer that gets no token or an assistant that is ignored would be a surprise. They are read from the caller's
+    frame; where that is not among the next four, nothing was passed. Once transformers passes them on, this module is
+    no longer needed.
     """
     generate = inspect.unwrap(GenerationMixin.generate).__code__
     frame = sys._getframe(2)
@@ -24,10 +25,10 @@ def arguments_of_generate() -> dict[str, Any]:
         if frame is None:
             break
         if frame.f_code is generate:
-            there = frame.f_locals
-            passed = {name: there.get(name) for name in ("streamer", "synced_gpus", "assistant_model")}
-            if isinstance(there, dict):  # a copy, up to Python 3.12: as long as the frame, its cache would live
-                there.clear()
+            arguments = frame.f_locals
+            passed = {name: arguments.get(name) for name in ("streamer", "synced_gpus", "assistant_model")}
+            if isinstance(arguments, dict):  # a copy, up to Python 3.12: as long as the frame, its cache would live
+                arguments.clear()
             return passed
         frame = frame.f_back  # type: ignore[assignment]
     return {}

@@ -20,21 +20,20 @@ __all__ = ["StrategyLogitsProcessor"]
 
 
 class StrategyLogitsProcessor(LogitsProcessor):
-    """Replaces the scores of ``generate`` by a strategy's, over a session of its own that is kept in step with
-    ``input_ids``.
+    """Replaces the scores of ``generate`` by a strategy's, from a session that is kept in step with ``input_ids``.
 
     Rows that beam search reorders are found again by their tokens; a sequence that does not continue the last one
-    begins a new session. Processors that stand before this one act on the logits that the strategy sees, those
-    behind it on its scores.
+    begins a new session. Processors before this one act on the logits that the strategy is given, those after it on
+    its scores.
 
     Args:
         strategy: the strategy.
         model: the model that ``generate`` is called on.
-        compile: capture the steps of the processor's own reading; see :func:`decoding.generate`.
+        compile: capture the steps of the processor's session; see :func:`decoding.generate`.
         inputs: see :meth:`decoding.generation.strategy.Strategy.logits_processor`.
     """
 
-    supports_continuous_batching = False  # requests that come and go in one batch have no session to be kept in step
+    supports_continuous_batching = False  # requests that come and go in one batch have no session
 
     def __init__(self, strategy: Any, model: Any, compile: bool = False, **inputs: Any) -> None:
         model = unwrapped(model)
@@ -51,7 +50,7 @@ class StrategyLogitsProcessor(LogitsProcessor):
         self.compile = compile
         self.inputs = inputs
         self.session: Session | None = None
-        self.read: Tensor | None = None  # (rows, length) what the session has read
+        self.seen_ids: Tensor | None = None  # (rows, length) of the session's last call
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -60,7 +59,7 @@ class StrategyLogitsProcessor(LogitsProcessor):
         Raises:
             InputError: the scores given are NaN.
             ModelError: the strategy's scores are NaN, though those that it was given are not.
-            DecodingError: whatever else a call of the strategy raises.
+            DecodingError: any other error of the strategy.
         """
         with within_memory(self.model, f"{len(input_ids)} rows of {input_ids.shape[1]} tokens"):
             session = self._in_step_with(input_ids)
@@ -80,35 +79,35 @@ class StrategyLogitsProcessor(LogitsProcessor):
         self.release()
 
     def release(self) -> None:
-        """Let go of the session, its cache and what hangs on the model for it; the next call begins another.
+        """Free the session, its cache and its hooks on the model; the next call begins another.
 
-        A processor is not told when ``generate`` ends, so it holds the session of its last call until this, until its
-        next call, or until it goes itself.
+        A processor is not told when ``generate`` ends, so it holds the session of its last call until this is called,
+        until its next call, or until it is garbage-collected.
         """
-        ended, self.session, self.read = getattr(self, "session", None), None, None
-        if ended is not None:
-            ended.release()
+        session, self.session, self.seen_ids = getattr(self, "session", None), None, None
+        if session is not None:
+            session.release()
 
     def _in_step_with(self, input_ids: Tensor) -> Session:
         rows = self._parents(input_ids)
         if self.session is None or rows is None:
-            self.release()  # its cache makes room for the next one's
+            self.release()  # before the next session's cache is made
             self.session = self._begin(input_ids)
         else:
             if bool((rows != torch.arange(len(rows), device=rows.device)).any()):
                 self.session.reorder(rows)
             self.session.follow(input_ids[:, -1])
-        self.read = input_ids.clone()
+        self.seen_ids = input_ids.clone()
         return self.session
 
     def _parents(self, input_ids: Tensor) -> Tensor | None:
-        """(rows,) which row of the session each row continues by one token; None where one continues none."""
-        read = self.read
-        if read is None or input_ids.shape != (read.shape[0], read.shape[1] + 1):
+        """(rows,) index of the session's row that each row continues by one token; None where one continues none."""
+        seen_ids = self.seen_ids
+        if seen_ids is None or input_ids.shape != (seen_ids.shape[0], seen_ids.shape[1] + 1):
             return None
-        same = (input_ids[:, None, :-1] == read[None]).all(-1)  # (rows, session rows)
-        itself = same.diagonal()
-        rows = torch.where(itself, torch.arange(len(read), device=read.device), argmax_first(same))
+        same = (input_ids[:, None, :-1] == seen_ids[None]).all(-1)  # (rows, session rows)
+        in_place = same.diagonal()
+        rows = torch.where(in_place, torch.arange(len(seen_ids), device=seen_ids.device), argmax_first(same))
         return rows if bool(same.any(1).all()) else None
 
     def _begin(self, input_ids: Tensor) -> Session:
@@ -124,7 +123,7 @@ class StrategyLogitsProcessor(LogitsProcessor):
         return self.strategy.rescoring_session(self.model, prepared, model_kwargs, config)
 
     def _per_row(self, value: Any, rows: int) -> Any:
-        """Repeat what was given per prompt for the beams or return sequences of each."""
+        """An input that was given once a prompt, repeated for the prompt's beams or return sequences."""
         if isinstance(value, Tensor) and value.dim() > 0 and len(value) not in (0, rows) and rows % len(value) == 0:
             return value.repeat_interleave(rows // len(value), dim=0)
         return value

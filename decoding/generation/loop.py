@@ -42,7 +42,7 @@ def decode(
     """Choose token after token until every row is finished; the contract of transformers' ``GenerationMixin._sample``.
 
     Args:
-        open_session: opens the session that scores: :meth:`decoding.generation.strategy.Strategy.session`.
+        open_session: opens the session whose scores choose: :meth:`decoding.generation.strategy.Strategy.session`.
         model: the generating model.
         input_ids: (batch, length) the prompt.
         logits_processor: acts on the model's logits.
@@ -50,7 +50,7 @@ def decode(
         stopping_criteria: as transformers prepared them.
         generation_config: likewise.
         synced_gpus: whether all ranks must run the same number of forward passes.
-        streamer: has had the prompt; None for none.
+        streamer: already has the prompt; None for none.
         model_kwargs: masks, positions, cache, encoder outputs.
 
     Returns:
@@ -91,7 +91,7 @@ def decode(
                         tokens = tokens * unfinished + pad * (1 - unfinished)
                     input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
                     unfinished = unfinished & ~stopping_criteria(input_ids, record.scores)
-                    # ScoringRequest together: a GPU is waited for once.
+                    # Both in one copy to the host: a GPU is waited for once.
                     finished_here, is_stuck = torch.stack([unfinished.max() == 0, stuck.any()]).tolist()
                     if is_stuck:
                         raise _no_token(model, session, int(stuck.nonzero()[0]), input_ids.shape[1] - length - 1)
@@ -118,7 +118,7 @@ def _drawn(scores: Tensor) -> Tensor:
 
 
 def _no_token(model: Any, session: Session, row: int, step: int) -> DecodingError:
-    """Why no token could be chosen."""
+    """The error of a row that has no token to choose."""
     where = f"at step {step} (row {row})"
     if bool(session.logits[row].isnan().any()):
         return not_a_number(model, "model", row, step)
@@ -129,7 +129,7 @@ def _no_token(model: Any, session: Session, row: int, step: int) -> DecodingErro
 
 
 class _Record:
-    """What ``return_dict_in_generate`` asks to be kept of each step."""
+    """The values of each step that ``return_dict_in_generate`` asks for."""
 
     def __init__(self, config: GenerationConfig, encoder_decoder: bool) -> None:
         def wanted(flag: bool | None) -> tuple[Any, ...] | None:
@@ -144,17 +144,17 @@ class _Record:
 
     def step(self, session: Any, scores: Tensor | None) -> None:
         """Keep one step: its scores, where they are wanted, and the forward pass that its logits came from."""
-        reading = session.reading
+        output = session.output
         if self.scores is not None:
             self.scores += (scores,)
         if self.logits is not None:
             self.logits += (session.logits.to(dtype=torch.float32, copy=True),)
         if self.attentions is not None:
-            self.attentions += (reading.attentions,)
+            self.attentions += (output.attentions,)
         if self.cross_attentions is not None:
-            self.cross_attentions += (reading.cross_attentions,)
+            self.cross_attentions += (output.cross_attentions,)
         if self.hidden_states is not None:
-            self.hidden_states += (reading.hidden_states,)
+            self.hidden_states += (output.hidden_states,)
 
     def output(self, sequences: Tensor, cache: Any, encoder_outputs: Any) -> Any:
         """The output object that ``model.generate`` would return."""

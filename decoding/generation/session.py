@@ -1,4 +1,4 @@
-"""The session: one ``generate()`` call of a strategy."""
+"""Sessions: one ``generate()`` call of a strategy each."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from decoding.generation.unpadded_text import UnpaddedText
 from decoding.stream.output import ForwardOutput
+from decoding.stream.stream import Stream
 
-__all__ = ["Session", "argmax_first", "most_probable"]
+__all__ = ["Session", "StreamSession", "argmax_first", "most_probable"]
 
 
 class Session(ABC):
@@ -18,11 +20,12 @@ class Session(ABC):
 
     Attributes:
         logits: (batch, vocab) the model's own next-token logits, before any processor.
-        reading: of the tokens read last (what ``output_hidden_states`` and ``output_attentions`` report).
+        output: of the forward pass over the tokens read last (what ``output_hidden_states`` and ``output_attentions``
+            report).
     """
 
     logits: Tensor
-    reading: ForwardOutput
+    output: ForwardOutput
 
     @abstractmethod
     def scores(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
@@ -34,15 +37,15 @@ class Session(ABC):
         """
 
     def greedy(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
-        """(batch,) the tokens with the largest of :meth:`scores`, where these themselves are not wanted; -1 where no
-        token may be chosen, since all scores are -inf or one is NaN.
+        """(batch,) the tokens with the largest of :meth:`scores`, where the scores themselves are not wanted; -1 where
+        no token may be chosen, since all scores are -inf or one is NaN.
 
         :meth:`advance` is then given these tokens, but for finished rows.
         """
         return most_probable(self.scores(input_ids, logits_processor))
 
     def rescored(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """As :meth:`scores`, as a processor among those of ``generate``.
+        """The scores of this session as a processor among those of ``generate``; shapes as in :meth:`scores`.
 
         Args:
             input_ids: (batch, length) all tokens so far.
@@ -52,15 +55,15 @@ class Session(ABC):
 
     @abstractmethod
     def advance(self, tokens: Tensor) -> None:
-        """Take (batch,) tokens chosen from the last scores. A finished row may be given any token."""
+        """Read (batch,) tokens chosen from the last scores. A finished row may be given any token."""
 
     def follow(self, tokens: Tensor) -> None:
-        """Take (batch,) tokens that somebody else chose, perhaps against the scores."""
+        """Read (batch,) tokens that ``generate`` chose, perhaps against the scores."""
         self.advance(tokens)
 
     @abstractmethod
     def reorder(self, rows: Tensor) -> None:
-        """Make row i what row ``rows[i]`` was, what the last ``scores`` looked at included."""
+        """Make row i what row ``rows[i]`` was, the state of the last :meth:`scores` included."""
 
     @abstractmethod
     def close(self) -> Any:
@@ -68,7 +71,55 @@ class Session(ABC):
 
     @abstractmethod
     def release(self) -> None:
-        """Let go of everything large; the session is of no use afterwards."""
+        """Free everything large; the session is of no use afterwards."""
+
+
+class StreamSession(Session):
+    """A session whose strategy reads the text with one stream. Subclasses have :meth:`scores`; the rest is here.
+
+    Args:
+        stream: that has read the prompt.
+
+    Attributes:
+        stream: the stream.
+        text: given ``input_ids``, the text so far without its padding.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.text = UnpaddedText(stream.input_ids, stream.padding_mask if stream.padded else None)
+        self.output = stream.prompt
+        self.logits = stream.logits(stream.prompt)
+
+    def processed_logits(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
+        """(batch, vocab) float32 logits of the model, processed, on the device of ``input_ids``."""
+        logits = self.logits.to(dtype=torch.float32, device=input_ids.device, copy=True)
+        return logits_processor(input_ids, logits)
+
+    def advance(self, tokens: Tensor) -> None:
+        """Read the tokens, (batch,)."""
+        vocab = self.stream.model.config.get_text_config(decoder=True).vocab_size
+        # A finished row is given pad tokens, which may be outside the vocabulary; its logits no longer matter.
+        self.take(self.stream.extend(tokens.to(self.stream.input_ids.device).clamp(0, vocab - 1)[:, None]))
+
+    def take(self, output: ForwardOutput) -> None:
+        """Make the output of a forward pass that which the next scores are made of."""
+        self.output = output
+        self.logits = self.stream.logits(output)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Make row i what row ``rows[i]`` was."""
+        self.stream.reorder(rows)
+        self.text.reorder(rows)
+        self.logits = self.logits[rows.to(self.logits.device)]
+
+    def close(self) -> Any:
+        """The model's cache, holding every token but the last."""
+        return self.stream.close()
+
+    def release(self) -> None:
+        """Free the cache."""
+        self.stream.release()
 
 
 def most_probable(scores: Tensor) -> Tensor:

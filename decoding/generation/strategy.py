@@ -1,4 +1,4 @@
-"""What every strategy is: frozen hyper-parameters that make one session a ``generate()`` call."""
+"""The base of every strategy: frozen hyper-parameters that open one session for each ``generate()`` call."""
 
 from __future__ import annotations
 
@@ -28,9 +28,15 @@ class Strategy(ABC):
     Three ways in: ``decoding.generate(model, ..., strategy=s)``, ``model.generate(..., custom_generate=s)`` and
     ``model.generate(..., logits_processor=[s.logits_processor(model)])``. Each takes ``compile=True``, which captures
     the decode step (docs/compile.md).
+
+    Attributes:
+        name: its name in the registry (:mod:`decoding.strategies.registry`), in messages and on the command line.
+        scorable: whether it gives a score to any token after any text, so that texts can be scored under it. Such
+            strategies are :class:`decoding.strategies.contrast.base.ContrastStrategy`.
     """
 
     name: ClassVar[str]
+    scorable: ClassVar[bool] = False
 
     @abstractmethod
     def session(
@@ -54,7 +60,7 @@ class Strategy(ABC):
     def rescoring_session(
         self, model: Any, input_ids: Tensor, model_kwargs: dict[str, Any], generation_config: GenerationConfig | None
     ) -> Session:
-        """Open a session for :meth:`Session.rescored`; it may be told tokens that it would not have chosen."""
+        """Open a session for :meth:`Session.rescored`; it may be given tokens that it would not have chosen."""
         return self.session(model, input_ids, model_kwargs, generation_config, restorable=True)
 
     def with_tokenizer(self, tokenizer: Any) -> Strategy:
@@ -67,7 +73,7 @@ class Strategy(ABC):
         """Raise OptionError or ModelError where this model cannot be decoded with these hyper-parameters."""
 
     def split_temperature(self, logits_processor: LogitsProcessorList) -> tuple[LogitsProcessorList, float]:
-        """Processors that act on the model's logits, and what the strategy's scores are divided by when sampling."""
+        """The processors that act on the model's logits, and the temperature of the strategy's scores when sampling."""
         return logits_processor, 1.0
 
     def logits_processor(self, model: Any, **inputs: Any) -> Any:
@@ -75,9 +81,9 @@ class Strategy(ABC):
 
         Args:
             model: the model that ``generate`` is called on.
-            inputs: what ``generate`` is given beside ``input_ids`` and bears on reading the prompt:
-                ``attention_mask`` for left-padded batches; an encoder-decoder needs its encoder's ``input_ids`` and
-                ``attention_mask``. ``compile=True`` captures the steps of the processor's own reading.
+            inputs: the inputs of ``generate`` beside ``input_ids`` that the prompt is read with: ``attention_mask`` for
+                left-padded batches; an encoder-decoder needs its encoder's ``input_ids`` and ``attention_mask``.
+                ``compile=True`` captures the steps of the processor's session.
 
         Returns:
             A ``StrategyLogitsProcessor``. It reads the sequence with a cache of its own, beside that of ``generate``.
@@ -101,7 +107,7 @@ class Strategy(ABC):
         ``compile=True``, here or on the generation config, captures the decode step; see :func:`decoding.generate`.
         """
         if streamer is not None:
-            streamer.put(input_ids.cpu())  # bound to this callable by decoding.generate: generate() has not seen it
+            streamer.put(input_ids.cpu())  # bound to this callable by decoding.generate, so generate() did not
         else:
             passed = arguments_of_generate()
             streamer, synced_gpus = passed.get("streamer"), synced_gpus or bool(passed.get("synced_gpus"))
@@ -147,7 +153,7 @@ def check_generation_config(name: str, config: GenerationConfig) -> None:
     if config.use_cache is False and config.prefill_chunk_size is not None:
         raise OptionError(
             f"prefill_chunk_size={config.prefill_chunk_size}: without a cache ({name} was given use_cache=False) a "
-            "prompt is read at once; leave one of them out"
+            "prompt is read in one pass; leave one of them out"
         )
     for option in ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp"):
         if getattr(config, option, None):

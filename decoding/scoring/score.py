@@ -27,20 +27,20 @@ def score(
 ) -> list[Tensor]:
     r"""Per-token log-scores of continuations of one prompt under a strategy, teacher-forced.
 
-    For many prompts that begin alike, or several strategies, :class:`Scorer` does the same with less reading.
+    For many prompts that begin alike, or several strategies, :class:`Scorer` does the same with fewer forward passes.
 
     Args:
         model: a decoder-only transformers model.
         prompt: text, or (length,) token ids.
         continuations: each text or (n,) token ids, n >= 1; text goes on where the prompt ends, with its own leading
             space.
-        strategy: a contrast strategy (``ContrastiveDecoding``, ``DoLa``, ``ContextAware``, ``LOL``); None for the
-            model's own log-probabilities.
-        normalized: True gives the log-softmax of the strategy's scores over its plausible tokens. False gives the
-            scores as they are: differences of log-probabilities that need not sum to anything, which the TruthfulQA
-            figures of DoLa and of induced contrastive decoding rest on.
+        strategy: a scorable strategy (``ContrastiveDecoding``, ``DoLa``, ``ContextAware``, ``LOL``); None, or the
+            baseline ``Greedy``, for the model's own log-probabilities.
+        normalized: True returns the log-softmax of the strategy's scores over its plausible tokens. False returns the
+            scores as they are: differences of log-probabilities whose exponentials have no fixed sum, which the
+            TruthfulQA figures of DoLa and of induced contrastive decoding use.
         tokenizer: for text.
-        floor: the score of a token that is not plausible (DoLa's code has -1000). ``alpha=0`` in the strategy calls
+        floor: the score of a token that is not plausible (DoLa's code has -1000). ``alpha=0`` in the strategy makes
             every token plausible.
 
     Returns:
@@ -52,12 +52,12 @@ def score(
 
     Example:
         >>> scores = decoding.score(model, "Q: ...\nA:", [" Yes.", " No."], DoLa("high"), tokenizer=tokenizer)
-        >>> [each.sum().item() for each in scores]
+        >>> [token_scores.sum().item() for token_scores in scores]
     """
-    before, after = tokens_of(prompt, continuations, tokenizer)
-    with Scorer(model, before, [strategy], tokenizer=tokenizer, floor=floor) as scorer:
-        scores = scorer.score([([], after)])[0][0]
-    return [each.normalized if normalized else each.raw for each in scores]
+    prompt_ids, continuation_ids = tokens_of(prompt, continuations, tokenizer)
+    with Scorer(model, prompt_ids, [strategy], tokenizer=tokenizer, floor=floor) as scorer:
+        all_scores = scorer.score([([], continuation_ids)])[0][0]
+    return [scores.normalized if normalized else scores.raw for scores in all_scores]
 
 
 def tokens_of(
@@ -69,50 +69,50 @@ def tokens_of(
     """Token ids of prompt and continuations.
 
     A continuation's tokens are those that its text adds to the prompt's; where the tokenizer joins the two across the
-    border, it is taken by itself.
+    border, it is tokenized alone.
 
     Args:
         prompt: text or token ids.
         continuations: each text or token ids.
         tokenizer: for text.
-        special_tokens: whether it adds its own to a prompt (a chat template has them in its text).
+        special_tokens: whether the tokenizer adds special tokens to a prompt (a chat template has them in its text).
 
     Raises:
         OptionError: text without a tokenizer.
         InputError: nothing to read or to score.
     """
-    given = [prompt, *continuations]
-    if tokenizer is None and any(isinstance(each, str) for each in given):
+    if tokenizer is None and any(isinstance(text, str) for text in (prompt, *continuations)):
         raise OptionError("prompt and continuations as text need tokenizer=...; or give token ids")
     if not continuations:
         raise InputError("no continuations: give at least one")
-    texts = [each for each in continuations if isinstance(each, str)]
-    whole: list[list[int]] = []
+    texts = [continuation for continuation in continuations if isinstance(continuation, str)]
+    whole_texts: list[list[int]] = []
     if isinstance(prompt, str):
-        # One call for all: a fast tokenizer reads them side by side.
+        # One call for all: a fast tokenizer encodes them in parallel.
         encoded = tokenizer([prompt, *(prompt + text for text in texts)], add_special_tokens=special_tokens)
-        before, *whole = [_without_ends(ids, tokenizer) for ids in encoded["input_ids"]]
+        prompt_ids, *whole_texts = [_without_ends(ids, tokenizer) for ids in encoded["input_ids"]]
     else:
-        before = _ids(prompt)
-    if not before:
+        prompt_ids = _ids(prompt)
+    if not prompt_ids:
         raise InputError("the prompt is empty: give at least one token")
-    added = [ids[len(before) :] if ids[: len(before)] == before else None for ids in whole]
+    length = len(prompt_ids)
+    added = [ids[length:] if ids[:length] == prompt_ids else None for ids in whole_texts]
     from_text = iter(added or [None] * len(texts))
-    after = []
-    for index, each in enumerate(continuations):
-        if isinstance(each, str):
+    continuation_ids = []
+    for index, continuation in enumerate(continuations):
+        if isinstance(continuation, str):
             ids = next(from_text)
-            ids = _ids(tokenizer(each, add_special_tokens=False)["input_ids"]) if ids is None else ids
+            ids = _ids(tokenizer(continuation, add_special_tokens=False)["input_ids"]) if ids is None else ids
         else:
-            ids = _ids(each)
+            ids = _ids(continuation)
         if not ids:
             raise InputError(f"continuation {index} is empty: give at least one token")
-        after.append(ids)
-    return before, after
+        continuation_ids.append(ids)
+    return prompt_ids, continuation_ids
 
 
 def _without_ends(ids: Sequence[int], tokenizer: Any) -> list[int]:
-    """The tokens of a text without end tokens that the tokenizer has put behind it."""
+    """The tokens of a text without the end tokens that the tokenizer has added."""
     ends = set(tokenizer.all_special_ids) - {tokenizer.bos_token_id}
     kept = list(ids)
     while kept and kept[-1] in ends:
@@ -120,5 +120,5 @@ def _without_ends(ids: Sequence[int], tokenizer: Any) -> list[int]:
     return kept
 
 
-def _ids(given: Any) -> list[int]:
-    return given.flatten().tolist() if isinstance(given, Tensor) else list(given)
+def _ids(tokens: Any) -> list[int]:
+    return tokens.flatten().tolist() if isinstance(tokens, Tensor) else list(tokens)

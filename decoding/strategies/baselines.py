@@ -15,6 +15,7 @@ class Baseline:
     """Base of the baselines; like a :class:`decoding.Strategy` where transformers' own ``generate`` decodes."""
 
     is_stochastic: ClassVar[bool] = False
+    scorable: ClassVar[bool] = False
 
     def with_tokenizer(self, tokenizer: Any) -> Baseline:
         """Return the baseline as it is: it has no texts."""
@@ -26,7 +27,9 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Greedy(Baseline):
-    """The most probable token at each step."""
+    """The most probable token at each step. Texts are scored by the model's own log-probabilities."""
+
+    scorable: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ class Sampling(Baseline):
         temperature: above 0.
         top_k: keep the k most probable tokens; 0 keeps all.
         top_p: in (0, 1], keep the smallest set of tokens with this probability; 1 keeps all.
-        typical_p: in (0, 1], keep the tokens whose surprise is closest to the expected one, up to this probability
-            (Meister et al. 2023); 1 keeps all.
+        typical_p: in (0, 1], keep the tokens whose information content is closest to the entropy, up to this
+            probability (Meister et al. 2023); 1 keeps all.
     """
 
     temperature: float = 1.0
@@ -53,15 +56,13 @@ class Sampling(Baseline):
         for name in ("top_p", "typical_p"):
             require_range(name, getattr(self, name), 0.0, 1.0)
             if getattr(self, name) == 0:
-                raise OptionError(f"{name}=0: accepted are numbers above 0 up to 1")
+                raise OptionError(f"{name}=0: must be a number above 0 up to 1")
 
     def check(self, model: Any) -> None:
         """Raise OptionError where top_k is above the size of the model's vocabulary."""
         vocab = model.config.get_text_config(decoder=True).vocab_size
         if self.top_k > vocab:
-            raise OptionError(
-                f"top_k={self.top_k}: the model's vocabulary has {vocab} tokens; accepted are 0 to {vocab}"
-            )
+            raise OptionError(f"top_k={self.top_k}: must be 0 to {vocab}, the size of the model's vocabulary")
 
 
 @dataclass(frozen=True)

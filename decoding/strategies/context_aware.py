@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from decoding.generation.parameters import require_number
+from decoding.kernels.contrast import contrast_logits
 from decoding.strategies.contrast.amateurs import check_text, prefix_of
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
-from decoding.strategies.contrast.formulas import context_aware
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 
 __all__ = ["ContextAware"]
@@ -19,9 +21,9 @@ __all__ = ["ContextAware"]
 class ContextAware(ContrastStrategy):
     """Context-aware decoding: what the context adds to the prompt, amplified.
 
-    The score is (1 + α)·logit(y | c, x) - α·logit(y | x), with the prompt x and a context c that is put before it.
+    The score is (1 + α)·logit(y | c, x) - α·logit(y | x), with the prompt x and a context c that stands before it.
     Source: Shi et al., "Trusting Your Evidence: Hallucinate Less with Context-aware Decoding", 2305.14739. Both
-    readings go through one forward pass a token.
+    readers go through one forward pass a token.
 
     Args:
         context: c: text, token ids, or a sequence of one of these a row. Empty, this is plain decoding.
@@ -30,7 +32,7 @@ class ContextAware(ContrastStrategy):
 
     Raises:
         OptionError: a value out of range, or text without a tokenizer (when a call begins).
-        InputError: a context that leaves no room in the model's context length (likewise).
+        InputError: a context that fills the model's context length (likewise).
 
     Example:
         >>> strategy = ContextAware("Argentina won the World Cup in 1978, 1986 and 2022. ", tokenizer=tokenizer)
@@ -40,7 +42,7 @@ class ContextAware(ContrastStrategy):
     context: Any
     alpha: float = 0.5
     tokenizer: Any = field(default=None, repr=False, compare=False)
-    name: ClassVar[str] = "context-aware decoding"
+    name: ClassVar[str] = "context-aware"
 
     def __post_init__(self) -> None:
         require_number("alpha", self.alpha, 0.0)
@@ -50,11 +52,11 @@ class ContextAware(ContrastStrategy):
         check_text(self.context, self.tokenizer, "context")
 
     def readers(self, model: Any, rows: int) -> list[Reader]:
-        """The model on the prompt, and behind the context."""
+        """The model on the prompt, and on the context and the prompt."""
         prefix = prefix_of(self.context, self.tokenizer, rows, "context")
         return [Reader(EXPERT), Reader("expert in context", prefix=prefix)]
 
-    def contrast(self, heard: Mapping[str, ReaderLogits]) -> Contrast:
-        """With the context against without."""
-        aware, plain = heard["expert in context"].final, heard[EXPERT].final
-        return Contrast(lambda _: context_aware(aware, plain, self.alpha), lambda: aware, None)
+    def contrast(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor) -> Contrast:
+        """The logits with the context, contrasted with those without."""
+        aware, plain = logits["expert in context"].final, logits[EXPERT].final
+        return Contrast(lambda _: contrast_logits(aware, plain, self.alpha), lambda: aware, None)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from decoding.errors import OptionError
-from decoding.generation.parameters import require_number, require_range
+from decoding.generation.parameters import require_choice, require_number, require_range
 from decoding.kernels.contrast import contrast_log_probs, contrast_logits
 from decoding.strategies.contrast.amateurs import amateur_reader, cut_to_shared, padded_to
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
@@ -23,7 +23,7 @@ CONTEXTS = ("full", "last_token")
 
 @dataclass(frozen=True)
 class ContrastiveDecoding(ContrastStrategy):
-    """Contrastive decoding: what the expert says more strongly than the amateur, among tokens it finds plausible.
+    """Contrastive decoding: the tokens that the expert prefers more than the amateur, among its plausible ones.
 
     With ``form="logits"`` the score is (1 + β)·s_e - β·s_a where s_e >= log α + max s_e (O'Brien and Lewis,
     "Contrastive Decoding Improves Reasoning in Large Language Models", 2309.09117). With ``form="log_probs"`` it is
@@ -32,7 +32,7 @@ class ContrastiveDecoding(ContrastStrategy):
 
     Args:
         amateur: the weaker reader: a transformers model; a folder, hub name or built-in name; the name of a LoRA
-            adapter on the model, or the folder of one; or ``decoding.Prompt(text)``, the same model behind a
+            adapter on the model, or the folder of one; or ``decoding.Prompt(text)``, the same model after a
             misleading prompt.
         alpha: α in [0, 1].
         beta: β >= 0.
@@ -57,24 +57,22 @@ class ContrastiveDecoding(ContrastStrategy):
     amateur_temperature: float = 1.0
     amateur_context: Literal["full", "last_token"] = "full"
     tokenizer: Any = field(default=None, repr=False, compare=False)
-    name: ClassVar[str] = "contrastive decoding"
+    name: ClassVar[str] = "contrastive-decoding"
 
     def __post_init__(self) -> None:
         require_range("alpha", self.alpha, 0.0, 1.0)
         require_number("beta", self.beta, 0.0)
-        if self.form not in FORMS:
-            raise OptionError(f"form={self.form!r}: accepted are {', '.join(FORMS)}")
-        if self.amateur_context not in CONTEXTS:
-            raise OptionError(f"amateur_context={self.amateur_context!r}: accepted are {', '.join(CONTEXTS)}")
+        require_choice("form", self.form, FORMS)
+        require_choice("amateur_context", self.amateur_context, CONTEXTS)
         require_number("amateur_temperature", self.amateur_temperature, 0.0, open_=True)
         if self.form == "logits" and self.amateur_temperature != 1:
             raise OptionError(
-                f"amateur_temperature={self.amateur_temperature!r} has no place in form='logits', where β alone weighs "
-                "the amateur; accepted with form='log_probs'"
+                f"amateur_temperature={self.amateur_temperature!r}: must be 1 with form='logits', where β alone weighs "
+                "the amateur; form='log_probs' has a temperature"
             )
 
     def check(self, model: Any) -> None:
-        """Raise where the amateur cannot be had or does not fit the model; loads it where it is given by name."""
+        """Raise where the amateur cannot be loaded or does not fit the model; loads it where it is given by name."""
         self.readers(model, 1)
 
     def readers(self, model: Any, rows: int) -> list[Reader]:
@@ -82,20 +80,20 @@ class ContrastiveDecoding(ContrastStrategy):
         from_last_token = self.amateur_context == "last_token"
         return [Reader(EXPERT), amateur_reader(self.amateur, model, rows, self.tokenizer, from_last_token)]
 
-    def contrast(self, heard: Mapping[str, ReaderLogits]) -> Contrast:
-        """Expert against amateur, in either form."""
-        vocab = heard[EXPERT].final.shape[-1]
-        expert, amateur = cut_to_shared(heard[EXPERT].final, heard["amateur"].final)
+    def contrast(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor) -> Contrast:
+        """The contrast of expert and amateur, in either form."""
+        vocab = logits[EXPERT].final.shape[-1]
+        expert, amateur = cut_to_shared(logits[EXPERT].final, logits["amateur"].final)
 
-        def form(alpha: float | None) -> Tensor:
+        def score_fn(alpha: float | None) -> Tensor:
             if self.form == "logits":
                 scores = contrast_logits(expert, amateur, self.beta, alpha)
             else:
                 scores = contrast_log_probs(expert, amateur, self.beta, self.amateur_temperature, alpha)
             return padded_to(scores, vocab)
 
-        return Contrast(form, lambda: padded_to(expert, vocab), self.alpha)
+        return Contrast(score_fn, lambda: padded_to(expert, vocab), self.alpha)
 
     def _needs_own_expert(self, readers: Sequence[Reader]) -> bool:
-        """The expert's final logits are all it needs, and those are what a processor is given."""
+        """False: the expert's final logits are all it needs, and a processor is given those."""
         return False

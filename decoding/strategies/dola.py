@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
 
 from decoding.errors import OptionError
-from decoding.generation.parameters import require_range
+from decoding.generation.parameters import require_choice, require_range
 from decoding.kernels.contrast import contrast_log_probs
 from decoding.kernels.layer_divergence import layer_divergence
 from decoding.models.layers import depth_of
 from decoding.models.structure import inspect_model
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
-from decoding.strategies.contrast.formulas import DIVERGENCES, Divergence
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 
 __all__ = ["DoLa"]
+
+Divergence = Literal["dola", "jensen-shannon"]
+DIVERGENCES: tuple[Divergence, ...] = ("dola", "jensen-shannon")
 
 
 @dataclass(frozen=True)
@@ -52,28 +56,27 @@ class DoLa(ContrastStrategy):
     divergence: Divergence = "dola"
     final_norm: bool = False
     per_row: bool = True
-    name: ClassVar[str] = "DoLa"
+    name: ClassVar[str] = "dola"
 
     def __post_init__(self) -> None:
         require_range("alpha", self.alpha, 0.0, 1.0)
-        if self.divergence not in DIVERGENCES:
-            raise OptionError(f"divergence={self.divergence!r}: accepted are {', '.join(DIVERGENCES)}")
+        require_choice("divergence", self.divergence, DIVERGENCES)
         if isinstance(self.layers, str):
             if self.layers not in ("low", "high"):
-                raise self._not_accepted()
+                raise self._bad_layers()
             return
         if not isinstance(self.layers, Sequence) or not self.layers:
-            raise self._not_accepted()
-        if any(not isinstance(each, int) or isinstance(each, bool) for each in self.layers):
-            raise self._not_accepted()
+            raise self._bad_layers()
+        if any(not isinstance(layer, int) or isinstance(layer, bool) for layer in self.layers):
+            raise self._bad_layers()
         object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
 
-    def _not_accepted(self) -> OptionError:
-        return OptionError(f"layers={self.layers!r}: accepted are low, high, or layer numbers such as [8, 10, 12]")
+    def _bad_layers(self) -> OptionError:
+        return OptionError(f"layers={self.layers!r}: must be low, high, or layer numbers such as [8, 10, 12]")
 
     @property
     def exit_norm(self) -> bool:  # type: ignore[override]
-        """Whether candidates pass the final norm."""
+        """True where candidates pass the final norm."""
         return bool(self.final_norm)
 
     def candidates(self, model: Any) -> tuple[int, ...]:
@@ -90,19 +93,19 @@ class DoLa(ContrastStrategy):
         return tuple(range(start, depth // 2 if depth <= 40 else 20, 2))
 
     def check(self, model: Any) -> None:
-        """Raise where the model has no such layers, or does not show them."""
+        """Raise where the model has no such layers, or they cannot be read."""
         candidates = self.candidates(model)
         if not candidates:
             raise OptionError(f"layers={self.layers!r}: none of the model's {depth_of(model)} layers; give numbers")
         inspect_model(model).layers_before(model, candidates)
 
     def readers(self, model: Any, rows: int) -> list[Reader]:
-        """The expert, leaving at every candidate layer too."""
+        """The expert, which exits at every candidate layer too."""
         return [Reader(EXPERT, exits=self.candidates(model))]
 
-    def contrast(self, heard: Mapping[str, ReaderLogits]) -> Contrast:
+    def contrast(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor) -> Contrast:
         """Log p_N - log p_j."""
-        final, exits = heard[EXPERT].final, heard[EXPERT].exits
+        final, exits = logits[EXPERT].final, logits[EXPERT].exits
         assert exits is not None
         premature, layer = exits, None
         if len(exits) == 1:

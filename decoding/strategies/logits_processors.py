@@ -36,7 +36,7 @@ class ContrastiveDecodingLogitsProcessor(StrategyLogitsProcessor):
     """Contrastive decoding as a logits processor; see :class:`decoding.ContrastiveDecoding` and
     :class:`StrategyLogitsProcessor`.
 
-    The expert's logits are those that ``generate`` hands over, so only the amateur is read beside it. Under beam
+    The expert's logits are those that ``generate`` passes on, so only the amateur is read beside it. Under beam
     search, whose beams compare sums, ``form="log_probs"`` is the paper's objective; ``form="logits"`` needs
     ``renormalize_logits=True``.
 
@@ -51,8 +51,8 @@ class ContrastiveDecodingLogitsProcessor(StrategyLogitsProcessor):
     """
 
     def __init__(self, model: Any, amateur: Any, **settings: Any) -> None:
-        own, inputs = _own_settings(ContrastiveDecoding, settings)
-        super().__init__(ContrastiveDecoding(amateur, **own), model, **inputs)
+        parameters, inputs = _parameters_and_inputs(ContrastiveDecoding, settings)
+        super().__init__(ContrastiveDecoding(amateur, **parameters), model, **inputs)
 
 
 class DoLaLogitsProcessor(StrategyLogitsProcessor):
@@ -63,8 +63,8 @@ class DoLaLogitsProcessor(StrategyLogitsProcessor):
     """
 
     def __init__(self, model: Any, **settings: Any) -> None:
-        own, inputs = _own_settings(DoLa, settings)
-        super().__init__(DoLa(**own), model, **inputs)
+        parameters, inputs = _parameters_and_inputs(DoLa, settings)
+        super().__init__(DoLa(**parameters), model, **inputs)
 
 
 class LOLLogitsProcessor(StrategyLogitsProcessor):
@@ -76,12 +76,12 @@ class LOLLogitsProcessor(StrategyLogitsProcessor):
     """
 
     def __init__(self, model: Any, amateur: Any, lower_layers: Any, **settings: Any) -> None:
-        own, inputs = _own_settings(LOL, settings)
-        super().__init__(LOL(amateur, lower_layers, **own), model, **inputs)
+        parameters, inputs = _parameters_and_inputs(LOL, settings)
+        super().__init__(LOL(amateur, lower_layers, **parameters), model, **inputs)
 
 
-def _own_settings(strategy: type[Any], settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _parameters_and_inputs(strategy: type[Any], settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The strategy's parameters, and the inputs of the model."""
-    names = {each.name for each in dataclasses.fields(strategy)}
-    own = {name: value for name, value in settings.items() if name in names}
-    return own, {name: value for name, value in settings.items() if name not in names}
+    names = {field.name for field in dataclasses.fields(strategy)}
+    parameters = {name: value for name, value in settings.items() if name in names}
+    return parameters, {name: value for name, value in settings.items() if name not in names}

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from decoding.errors import OptionError, nearest
-from decoding.generation.parameters import require_number, require_range
+from decoding.generation.parameters import require_choice, require_number, require_range
 from decoding.kernels.contrast import multi_layer_contrast, refocused
 from decoding.models.layers import exits_of, matching_exits, require_layers
 from decoding.strategies.contrast.amateurs import amateur_reader, cut_to_shared, padded_to, prefix_of
@@ -26,8 +26,8 @@ FUSIONS = ("static", "entropy")
 class LOL(ContrastStrategy):
     """LOL: the contrast of expert and amateur at the final layer, fused with their contrasts at lower layers.
 
-    With e = log p(· | x) of the expert, g the same behind a guidance text, a of the amateur, and e_L, a_L leaving at
-    lower layer L:
+    With e = log p(· | x) of the expert, g the same after a guidance text, a of the amateur, and e_L, a_L at the exit
+    from lower layer L:
 
     - refocused expert: r = log-softmax((1 + γ)·g - γ·e) with guidance, r = e without;
     - contrasts: F = r - λ·a at the end, F'_L = e_L - λ'·a_L at each lower layer;
@@ -37,19 +37,19 @@ class LOL(ContrastStrategy):
 
     Source: "Lower Layer Matters: Alleviating Hallucination via Multi-Layer Fusion Contrastive Decoding with
     Truthfulness Refocusing", 2408.08769. The two contrasts with λ and λ' are the first version's equations; the rest is
-    ours where the paper could not be had: how layers are chosen and fused, how guidance is combined (as context-aware
-    decoding does), which distribution plausibility is taken from, the final norm at lower layers, and every default.
+    ours where the paper could not be obtained: how layers are chosen and fused, how guidance is combined (as
+    context-aware decoding does), which distribution plausibility is taken from, the final norm at lower layers, and
+    every default.
 
-    Everything that runs on the expert's weights (the guided reading, a LoRA amateur) goes through one forward pass a
-    token.
+    All readers with the expert's weights (the guided expert, a LoRA amateur) go through one forward pass a token.
 
     Args:
         amateur: as in :class:`decoding.ContrastiveDecoding`; best the model itself, made to hallucinate with
             ``decoding induce``.
         lower_layers: each as how many layers it has read (an int), or as a share of the depth (a float between 0 and
-            1). An amateur of another depth leaves at the same shares of its own.
-        guidance: put before the prompt of a second reading of the expert: text, token ids, a sequence of one of these a
-            row, a mapping from languages to texts, or "default" for ``GUIDANCE``. None does not refocus.
+            1). An amateur of another depth exits at the same shares of its own.
+        guidance: put before the prompt of a second reader, the guided expert: text, token ids, a sequence of one of
+            these a row, a mapping from languages to texts, or "default" for ``GUIDANCE``. None does not refocus.
         amateur_weight: λ >= 0.
         lower_amateur_weight: λ' >= 0.
         fusion_weight: ω >= 0, of static fusion; 0 leaves the lower layers out.
@@ -82,14 +82,13 @@ class LOL(ContrastStrategy):
     final_norm: bool = True
     language: str = "en"
     tokenizer: Any = field(default=None, repr=False, compare=False)
-    name: ClassVar[str] = "LOL"
+    name: ClassVar[str] = "lol"
 
     def __post_init__(self) -> None:
         require_range("alpha", self.alpha, 0.0, 1.0)
         for name in ("amateur_weight", "lower_amateur_weight", "fusion_weight", "refocus_weight"):
             require_number(name, getattr(self, name), 0.0)
-        if self.fusion not in FUSIONS:
-            raise OptionError(f"fusion={self.fusion!r}: accepted are {', '.join(FUSIONS)}")
+        require_choice("fusion", self.fusion, FUSIONS)
         layers = [self.lower_layers] if isinstance(self.lower_layers, (int, float)) else self.lower_layers
         require_layers("lower_layers", layers)
         object.__setattr__(self, "lower_layers", tuple(layers))
@@ -97,7 +96,7 @@ class LOL(ContrastStrategy):
 
     @property
     def exit_norm(self) -> bool:  # type: ignore[override]
-        """Whether lower layers pass the final norm."""
+        """True where lower layers pass the final norm."""
         return bool(self.final_norm)
 
     def check(self, model: Any) -> None:
@@ -105,7 +104,7 @@ class LOL(ContrastStrategy):
         self.readers(model, 1 if not _per_row(self._guidance_text()) else len(self.guidance))
 
     def readers(self, model: Any, rows: int) -> list[Reader]:
-        """The expert, the expert behind the guidance where there is one, and the amateur."""
+        """The expert, the expert after the guidance where there is one, and the amateur."""
         fused = self.lower_layers and (self.fusion == "entropy" or self.fusion_weight > 0)
         exits = exits_of(model, self.lower_layers)
         exits = exits if fused else ()
@@ -117,18 +116,18 @@ class LOL(ContrastStrategy):
             readers.append(Reader("guided expert", prefix=prefix_of(text, self.tokenizer, rows, "guidance")))
         return [*readers, Reader(**{**vars(amateur), "exits": amateur_exits})]
 
-    def contrast(self, heard: Mapping[str, ReaderLogits]) -> Contrast:
+    def contrast(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor) -> Contrast:
         """The fused contrast."""
-        vocab = heard[EXPERT].final.shape[-1]
-        expert, amateur = cut_to_shared(heard[EXPERT].final, heard["amateur"].final)
+        vocab = logits[EXPERT].final.shape[-1]
+        expert, amateur = cut_to_shared(logits[EXPERT].final, logits["amateur"].final)
         guided = lower = lower_amateur = None
-        if "guided expert" in heard:
-            guided = heard["guided expert"].final[..., : expert.shape[-1]].to(expert.device)
-        exits, amateur_exits = heard[EXPERT].exits, heard["amateur"].exits
+        if "guided expert" in logits:
+            guided = logits["guided expert"].final[..., : expert.shape[-1]].to(expert.device)
+        exits, amateur_exits = logits[EXPERT].exits, logits["amateur"].exits
         if exits is not None and amateur_exits is not None:
             lower, lower_amateur = cut_to_shared(exits, amateur_exits)
 
-        def form(alpha: float | None) -> Tensor:
+        def score_fn(alpha: float | None) -> Tensor:
             scores = multi_layer_contrast(
                 expert, amateur, guided, lower, lower_amateur,
                 amateur_weight=self.amateur_weight, lower_amateur_weight=self.lower_amateur_weight,
@@ -136,7 +135,7 @@ class LOL(ContrastStrategy):
             )  # fmt: skip
             return padded_to(scores, vocab)
 
-        return Contrast(form, lambda: padded_to(refocused(expert, guided, self.refocus_weight), vocab), self.alpha)
+        return Contrast(score_fn, lambda: padded_to(refocused(expert, guided, self.refocus_weight), vocab), self.alpha)
 
     def _guidance_text(self) -> Any:
         guidance = self.guidance
@@ -145,18 +144,16 @@ class LOL(ContrastStrategy):
         if isinstance(guidance, Mapping):
             if self.language not in guidance:
                 raise OptionError(
-                    f"language={self.language!r}: no guidance in it{nearest(str(self.language), guidance)}"
+                    f"language={self.language!r}: no guidance in this language{nearest(str(self.language), guidance)}"
                 )
             guidance = guidance[self.language]
         if guidance is not None and not isinstance(guidance, (str, Sequence, Tensor)):
-            raise OptionError(
-                f"guidance={guidance!r}: accepted are text, token ids, a mapping from languages, or default"
-            )
+            raise OptionError(f"guidance={guidance!r}: must be text, token ids, a mapping from languages, or default")
         return guidance
 
     def _needs_own_expert(self, readers: Sequence[Reader]) -> bool:
-        """Without guidance and lower layers the final logits are all that it needs of the expert."""
-        return any(each.role == "guided expert" or (each.role == EXPERT and each.exits) for each in readers)
+        """False without guidance and lower layers: the final logits are then all that it needs of the expert."""
+        return any(reader.role == "guided expert" or (reader.role == EXPERT and reader.exits) for reader in readers)
 
 
 def _per_row(text: Any) -> bool:

@@ -5,17 +5,17 @@ The names need no model code: a strategy's class is imported when it is asked fo
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
-import types
-import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
-from typing import Any, Literal, Union
+from typing import Any
 
 from decoding.errors import OptionError, nearest, one_line
+from decoding.strategies.parameters_text import as_text, from_text, parameter_types
 
 __all__ = [
     "ENTRY_POINTS",
@@ -25,6 +25,7 @@ __all__ = [
     "exportable_strategies",
     "parameters_of",
     "parse_strategy",
+    "scorable_strategies",
     "strategy_name",
 ]
 
@@ -117,6 +118,18 @@ def exportable_strategies() -> list[str]:
     return [name for name, location in STRATEGIES.locations.items() if not location.startswith(f"{_BASELINES}:")]
 
 
+def scorable_strategies() -> list[str]:
+    """Names of the strategies under which texts can be scored; those of other packages that cannot be imported are left
+    out.
+    """
+    names = []
+    for name in STRATEGIES:
+        with contextlib.suppress(OptionError):
+            if STRATEGIES[name].scorable:
+                names.append(name)
+    return names
+
+
 @dataclass(frozen=True)
 class StrategySpec:
     """A strategy with all its parameters.
@@ -132,18 +145,18 @@ class StrategySpec:
     @property
     def parameters(self) -> dict[str, Any]:
         """Every parameter and its value, those left at their default included."""
-        return {name: getattr(self.strategy, name) for name in _parameter_types(type(self.strategy))}
+        return {name: getattr(self.strategy, name) for name in parameter_types(type(self.strategy))}
 
     @property
     def label(self) -> str:
         """Name and parameters, as in ``contrastive-search(penalty_alpha=0.6, top_k=4)``; not those that are off."""
-        inside = ", ".join(f"{name}={_shown(value)}" for name, value in self._given.items())
+        inside = ", ".join(f"{name}={as_text(value)}" for name, value in self._given.items())
         return f"{self.name}({inside})" if inside else self.name
 
     @property
     def spec(self) -> str:
-        """What :func:`named` makes this choice of, as in ``contrastive-search:penalty_alpha=0.6,top_k=4``."""
-        inside = ",".join(f"{name}={_shown(value)}" for name, value in self._given.items())
+        """The text that :func:`parse_strategy` reads, as in ``contrastive-search:penalty_alpha=0.6,top_k=4``."""
+        inside = ",".join(f"{name}={as_text(value)}" for name, value in self._given.items())
         return f"{self.name}:{inside}" if inside else self.name
 
     @property
@@ -153,12 +166,12 @@ class StrategySpec:
         return {name: value for name, value in self.parameters.items() if value is not None or name not in off}
 
     def with_tokenizer(self, tokenizer: Any) -> StrategySpec:
-        """The choice with the tokenizer of the model, which strategies with texts of their own need."""
+        """The spec with the tokenizer of the model, which strategies that have texts need."""
         return dataclasses.replace(self, strategy=self.strategy.with_tokenizer(tokenizer))
 
     @property
     def is_stochastic(self) -> bool:
-        """Whether tokens are drawn at random."""
+        """True where tokens are drawn at random."""
         return bool(getattr(self.strategy, "is_stochastic", False))
 
     def check(self, model: Any) -> None:
@@ -167,31 +180,31 @@ class StrategySpec:
 
 
 def parse_strategy(spec: str, settings: Mapping[str, str] | None = None) -> StrategySpec:
-    """The strategy that a name, with or without parameters, stands for.
+    """Make a strategy from its name, with or without parameters.
 
     Args:
         spec: a name of ``STRATEGIES``, perhaps with parameters: ``sampling`` or ``sampling:temperature=0.8,top_p=0.9``.
             In lists, ``;`` does as well as ``,``.
-        settings: parameters as strings; they go before those in ``spec``.
+        settings: parameters as strings; they have priority over those in ``spec``.
 
     Raises:
-        OptionError: an unknown strategy or parameter (with the nearest ones), or a value that is not accepted.
+        OptionError: an unknown strategy or parameter (with the nearest ones), or a value out of range.
 
     Example:
-        >>> named("contrastive-search", {"top_k": "5"}).label
+        >>> parse_strategy("contrastive-search", {"top_k": "5"}).label
         'contrastive-search(penalty_alpha=0.6, top_k=5)'
     """
-    given, _, inline = spec.partition(":")
-    name = strategy_name(given)
+    inline = spec.partition(":")[2]
+    name = strategy_name(spec)
     texts = _inline(spec, inline) | dict(settings or {})
-    kinds = _parameter_types(STRATEGIES[name])
+    types = parameter_types(STRATEGIES[name])
     values = {}
     for parameter, text in texts.items():
-        if parameter not in kinds:
-            if not kinds:
+        if parameter not in types:
+            if not types:
                 raise OptionError(f"{name} has no parameter {parameter!r}: it takes none")
-            raise OptionError(f"{name} has no parameter {parameter!r}{nearest(parameter, kinds)}")
-        values[parameter] = _parsed(parameter, text.strip(), kinds[parameter])
+            raise OptionError(f"{name} has no parameter {parameter!r}{nearest(parameter, types)}")
+        values[parameter] = from_text(parameter, text.strip(), types[parameter])
     strategy_class = STRATEGIES[name]
     for field in dataclasses.fields(strategy_class):
         if field.name not in values and field.default is dataclasses.MISSING:
@@ -205,7 +218,7 @@ def parameters_of(spec: str) -> list[str]:
     Raises:
         OptionError: an unknown strategy.
     """
-    return list(_parameter_types(STRATEGIES[strategy_name(spec)]))
+    return list(parameter_types(STRATEGIES[strategy_name(spec)]))
 
 
 def strategy_name(spec: str) -> str:
@@ -233,75 +246,10 @@ def _inline(spec: str, inline: str) -> dict[str, str]:
             parameters[name] += f",{part}"  # a list goes on, or a text with a comma in it
         elif part.strip():
             raise OptionError(
-                f"strategy {spec!r}: {part.strip()!r} is no parameter; accepted is name:parameter=value,parameter=value"
+                f"strategy {spec!r}: {part.strip()!r} is no parameter; expected name:parameter=value,parameter=value"
             )
     return parameters
 
 
 # What a parameter without a default may be, for the message that asks for it.
 EXAMPLES = {"amateur": "amateur", "lower_layers": "0.5,0.75", "context": "TEXT"}
-
-_KINDS: dict[Any, str] = {
-    int: "whole numbers",
-    float: "numbers",
-    bool: "true or false",
-    str: "text",
-    Sequence: "numbers with commas between",
-}
-
-
-def _parameter_types(strategy_class: type[Any]) -> dict[str, Any]:
-    """The fields that a string can fill, with their types. The others (a tokenizer) have no place on a command line."""
-    hints = typing.get_type_hints(strategy_class)
-    return {field.name: hints[field.name] for field in dataclasses.fields(strategy_class) if field.repr}
-
-
-def _parsed(name: str, text: str, hint: Any) -> Any:
-    """A value of one of the types of a hint: the first that the text can be."""
-    kinds = _kinds(hint)
-    if type(None) in kinds and text.lower() == "none":
-        return None
-    for kind in kinds:
-        if kind is bool and text.lower() in ("true", "false"):
-            return text.lower() == "true"
-        try:
-            if kind in (int, float):
-                return kind(text)
-            if kind is Sequence:
-                return tuple(_number(each) for each in text.replace(";", ",").split(","))
-        except ValueError:
-            continue
-        if kind is str:
-            return text
-    accepted = " or ".join(_KINDS[kind] for kind in kinds if kind in _KINDS)
-    raise OptionError(f"{name}={text!r}: accepted are {accepted}{' or none' if type(None) in kinds else ''}")
-
-
-def _kinds(hint: Any) -> list[Any]:
-    """What a hint accepts, text last: of text everything would be one."""
-    if hint is Any:
-        return [type(None), str]
-    origin = typing.get_origin(hint)
-    if origin in (Union, types.UnionType):
-        kinds = [kind for each in typing.get_args(hint) for kind in _kinds(each)]
-    elif origin is Literal:
-        kinds = [str]
-    else:
-        kinds = [origin or hint]
-    return sorted(kinds, key=lambda kind: kind is str)
-
-
-def _number(text: str) -> int | float:
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
-
-
-def _shown(value: Any) -> str:
-    """A value as a command line would give it; of a model, its name."""
-    if isinstance(value, (tuple, list)):
-        return ",".join(map(str, value))
-    if hasattr(value, "get_output_embeddings"):
-        return str(getattr(value, "name_or_path", "") or type(value).__name__)
-    return str(value)

@@ -15,14 +15,13 @@ from transformers import AutoTokenizer, GenerationConfig
 from decoding.errors import ModelError, OptionError, nearest
 from decoding.generation.strategy import Strategy
 from decoding.models.memo import PerModelMemo
-from decoding.strategies.contrast.amateurs import Prompt
+from decoding.strategies.contrast.prompt import Prompt
 from decoding.strategies.registry import STRATEGIES, exportable_strategies
 from decoding.transformers_private import commit_hash
 
 __all__ = ["AMATEUR", "SETTINGS", "home_of", "stored_strategy"]
 
 SETTINGS = "decoding_strategy"  # the attribute of a generation config that holds a strategy's name and parameters
-
 
 AMATEUR = "amateur"  # the subfolder that holds one; "./amateur" in the settings
 
@@ -34,13 +33,13 @@ def stored_strategy(
 ) -> Strategy | None:
     """The strategy that a generation config holds, or else the model's own; None where there is none.
 
-    What a config leaves out is as in the model's own, where that is the same strategy.
+    Parameters that a config leaves out are those of the model's own config, where that has the same strategy.
 
     Args:
         model: the generating model; an amateur is looked for in the folder that it was loaded from.
         config: of the call.
-        kwargs: of the call; what it says of the strategy goes before the config, and is taken out.
-        tokenizer: for strategies with texts of their own; None loads that of the model's folder where it is needed.
+        kwargs: of the call; its parameters of the strategy have priority over the config, and are removed.
+        tokenizer: for strategies that have texts; None loads that of the model's folder where it is needed.
 
     Raises:
         OptionError: unknown names, or values out of range.
@@ -50,32 +49,32 @@ def stored_strategy(
     if settings is None:
         return None
     kwargs.pop(SETTINGS, None)
-    own = settings_of_call(model, None, {}) or settings
-    # A server's clients send generation configs; which files are read is not theirs to say.
-    if "amateur" in settings and settings["amateur"] != own.get("amateur"):
+    of_model = settings_of_call(model, None, {}) or settings
+    # A server's clients send generation configs; they must not choose which files are read.
+    if "amateur" in settings and settings["amateur"] != of_model.get("amateur"):
         raise OptionError(
-            f"{SETTINGS}: amateur={settings['amateur']!r} is another one than the model's ({own.get('amateur')!r}); "
-            "export the model anew to change it"
+            f"{SETTINGS}: amateur={settings['amateur']!r} is not the model's ({of_model.get('amateur')!r}); export the "
+            "model again to change it"
         )
-    name = settings.get("name", own.get("name"))
-    parameters = {**(own if name == own.get("name") else {}), **settings}
+    name = settings.get("name", of_model.get("name"))
+    parameters = {**(of_model if name == of_model.get("name") else {}), **settings}
     parameters.pop("name", None)
     if name not in exportable_strategies():
         raise OptionError(f"{SETTINGS}: unknown strategy {name!r}{nearest(str(name), exportable_strategies())}")
-    accepted = [field.name for field in dataclasses.fields(STRATEGIES[name]) if field.repr]
-    for unknown in sorted(parameters.keys() - accepted):
-        raise OptionError(f"{SETTINGS}: {name} has no parameter {unknown!r}{nearest(unknown, accepted)}")
+    known = [field.name for field in dataclasses.fields(STRATEGIES[name]) if field.repr]
+    for unknown in sorted(parameters.keys() - known):
+        raise OptionError(f"{SETTINGS}: {name} has no parameter {unknown!r}{nearest(unknown, known)}")
     try:
         if "amateur" in parameters:
             parameters["amateur"] = _amateur(model, parameters["amateur"])
-        parameters |= {each: kwargs.pop(each) for each in accepted if each in kwargs}
+        parameters |= {parameter: kwargs.pop(parameter) for parameter in known if parameter in kwargs}
         strategy = STRATEGIES[name](**parameters)
     except TypeError as error:  # a parameter without a default is missing, or a value is of another type
         raise OptionError(f"{SETTINGS}: {name}: {error}") from error
     if getattr(strategy, "tokenizer", strategy) is None:
-        given = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor, what tokenizes its texts
+        of_call = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor, its part for texts
         strategy = strategy.with_tokenizer(
-            given or _files.get(model, "tokenizer", functools.partial(_tokenizer, model))
+            of_call or _files.get(model, "tokenizer", functools.partial(_tokenizer, model))
         )
     return strategy
 
@@ -84,22 +83,22 @@ def settings_of_call(
     model: Any, config: GenerationConfig | None, kwargs: Mapping[str, Any]
 ) -> Mapping[str, Any] | None:
     """The settings that a call names, or else those of its config, or the model's own where that has none."""
-    own = getattr(model.generation_config, SETTINGS, None)
-    settings = kwargs.get(SETTINGS, own if config is None else getattr(config, SETTINGS, own))
+    of_model = getattr(model.generation_config, SETTINGS, None)
+    settings = kwargs.get(SETTINGS, of_model if config is None else getattr(config, SETTINGS, of_model))
     if settings is not None and not isinstance(settings, Mapping):
-        raise OptionError(f"{SETTINGS}={settings!r}: accepted are a name and parameters, as `decoding export` writes")
+        raise OptionError(f"{SETTINGS}={settings!r}: must be a name and parameters, as `decoding export` writes them")
     return settings
 
 
 def _amateur(model: Any, stored: Any) -> Any:
-    """The amateur that stored settings stand for; one in the folder as its path."""
+    """The amateur that stored settings name; one in the folder as its path."""
     if isinstance(stored, Mapping):
         return Prompt(**stored)
     if stored != f"./{AMATEUR}":
         return stored
     folder = _files.get(model, "home", functools.partial(home_of, model, allow_patterns=f"{AMATEUR}/*")) / AMATEUR
     if not folder.is_dir():
-        raise ModelError(f"{model.name_or_path}: its amateur is missing, the folder {folder}; export the model anew")
+        raise ModelError(f"{model.name_or_path}: its amateur is missing, the folder {folder}; export the model again")
     return str(folder)
 
 

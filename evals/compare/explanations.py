@@ -12,7 +12,7 @@ from rich.text import Text
 
 from decoding.strategies.contrastive_search.explanation import Candidate, explain_contrastive_search
 from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
-from decoding.text import Continuation, encoded, room
+from decoding.text import Continuation, encoded, new_token_budget
 
 __all__ = ["Explanation", "as_markdown", "as_table", "explained"]
 
@@ -34,7 +34,7 @@ def explained(
     inputs = encoded(model, tokenizer, made.prompt)
     steps = explain_contrastive_search(
         model, torch.tensor([made.token_ids]), strategy, **inputs, do_sample=False, num_beams=1,
-        max_new_tokens=room(model, inputs["input_ids"].shape[1], max_new_tokens),
+        max_new_tokens=new_token_budget(model, inputs["input_ids"].shape[1], max_new_tokens),
     )  # fmt: skip
 
     def record(candidate: Candidate, place: int) -> dict[str, Any]:
@@ -50,7 +50,11 @@ def explained(
         }
 
     return [
-        {"position": step.place, "chosen": record(step.chosen, step.place), "greedy": record(step.greedy, step.place)}
+        {
+            "position": step.position,
+            "chosen": record(step.chosen, step.position),
+            "greedy": record(step.greedy, step.position),
+        }
         for step in steps[0]
     ]
 

@@ -12,8 +12,8 @@ import torch
 
 from decoding.errors import OptionError
 from decoding.models.devices import input_device, whole_weights
-from decoding.strategies.contrast.amateurs import Prompt
 from decoding.strategies.contrast.base import ContrastStrategy
+from decoding.strategies.parameters_text import as_results
 from decoding.strategies.registry import StrategySpec
 from decoding.versions import __version__
 
@@ -78,7 +78,7 @@ def configured(
     for spec in specs:
         settings = {
             "strategy": spec.name,
-            "parameters": {key: _plain(value) for key, value in spec.parameters.items()},
+            "parameters": {key: as_results(value) for key, value in spec.parameters.items()},
             "others": _others(spec, model),
             "model": description,
             "device": str(input_device(model)),
@@ -150,18 +150,3 @@ def _others(spec: StrategySpec, model: Any) -> dict[str, str]:
         for reader in spec.strategy.readers(model, 1)
         if reader.model is not None or reader.adapter is not None
     }
-
-
-def _plain(value: Any) -> Any:
-    """A parameter as JSON holds it; a model or a prompt as a command line gives it."""
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
-    if isinstance(value, torch.Tensor):
-        return value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence):
-        return [_plain(item) for item in value]
-    if isinstance(value, Prompt):
-        return {"prompt": _plain(value.text)}
-    return str(getattr(value, "name_or_path", "") or type(value).__name__)

@@ -22,9 +22,8 @@ from decoding.models.adapters import unwrapped
 from decoding.models.devices import input_device
 from decoding.models.loading import placement
 from decoding.scoring.teacher_forcing import longest_text, teacher_forced
-from decoding.strategies.baselines import Greedy
 from decoding.strategies.contrast.base import ContrastStrategy
-from decoding.strategies.registry import StrategySpec, parameters_of, parse_strategy
+from decoding.strategies.registry import StrategySpec, parameters_of, parse_strategy, scorable_strategies
 
 __all__ = ["DecodingLM"]
 
@@ -98,11 +97,10 @@ class DecodingLM(HFLM):
 
     def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
         choice = self.choice
-        if choice is not None and not isinstance(choice.strategy, (ContrastStrategy, Greedy)):
+        if choice is not None and not choice.strategy.scorable:
             raise OptionError(
                 f"strategy={choice.name}: it gives no score to a given token, and this task asks for log-likelihoods; "
-                "accepted are contrastive-decoding, dola, context-aware, lol, greedy or no strategy (tasks that "
-                "generate take every strategy)"
+                f"must be {', '.join(scorable_strategies())} or no strategy (tasks that generate take every strategy)"
             )
         return super()._loglikelihood_tokens(requests, *args, **kwargs)
 

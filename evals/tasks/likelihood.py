@@ -16,7 +16,7 @@ from decoding.scoring.scorer import Scorer
 from decoding.strategies.baselines import Greedy
 from decoding.strategies.contrast.base import ContrastStrategy
 from decoding.strategies.contrast.readers import EXPERT, Reader
-from decoding.strategies.registry import StrategySpec
+from decoding.strategies.registry import StrategySpec, scorable_strategies
 
 __all__ = ["Likelihood", "likelihoods", "note_cuts", "scoring_strategy", "shortened"]
 
@@ -107,11 +107,10 @@ def scoring_strategy(choice: StrategySpec) -> ContrastStrategy | None:
     """
     if isinstance(choice.strategy, Greedy):
         return None
-    if isinstance(choice.strategy, ContrastStrategy):
+    if isinstance(choice.strategy, ContrastStrategy) and choice.strategy.scorable:
         return choice.strategy
     raise OptionError(
-        f"--strategy {choice.name}: gives no score to a given answer; accepted are greedy, contrastive-decoding, dola, "
-        "context-aware and lol"
+        f"--strategy {choice.name}: gives no score to a given answer; must be {' or '.join(scorable_strategies())}"
     )
 
 

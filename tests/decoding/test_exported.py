@@ -251,8 +251,8 @@ def test_a_model_on_the_hub_brings_its_amateur(tmp_path, inputs, monkeypatch):
         ({"name": "contrastive-search", "topk": 4}, "has no parameter 'topk'; did you mean top_k"),
         ({"name": "contrastive-search", "top_k": "4"}, "top_k='4'"),
         ({"name": "lol", "lower_layers": [1]}, "missing .*amateur"),
-        ({"name": "contrastive-decoding", "amateur": "/etc"}, "another one than the model's .None.; export the model"),
-        ("contrastive-search", "accepted are a name and parameters"),
+        ({"name": "contrastive-decoding", "amateur": "/etc"}, "is not the model's .None.; export the model again"),
+        ("contrastive-search", "must be a name and parameters"),
     ],
 )
 def test_settings_of_a_call_are_checked(exported, settings, message):

@@ -16,6 +16,7 @@ from decoding.strategies.contrast.readers import ReaderLogits
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning")
 
 VOCAB, AMATEUR_VOCAB = 300, 296  # padded differently
+NO_TEXT = torch.empty(0, dtype=torch.long)  # these contrasts do not depend on it
 STRATEGIES: dict[str, Any] = {
     "contrastive-decoding": ContrastiveDecoding("amateur"),
     "contrastive-decoding-log-probs": ContrastiveDecoding("amateur", 0.02, 0.9, "log_probs", 0.5),
@@ -57,8 +58,8 @@ def test_the_kernels_compute_the_scores_that_torch_computes(
     contrasts = []
     for backend in ("torch", "triton"):
         monkeypatch.setenv("DECODING_KERNELS", backend)
-        contrast = STRATEGIES[name].contrast(reader_logits)
-        contrasts.append((contrast.scores, contrast.masked, contrast.mask(contrast.scores)))
+        contrast = STRATEGIES[name].contrast(reader_logits, NO_TEXT)
+        contrasts.append((contrast.scores, contrast.masked, contrast.apply_plausibility(contrast.scores)))
     for in_torch, in_triton in zip(*contrasts, strict=True):
         # Rounding of scores of about 10: torch computes each log-softmax first, the kernel sums as it reads.
         torch.testing.assert_close(in_triton, in_torch, atol=2e-5, rtol=1e-5)
@@ -73,10 +74,10 @@ def test_a_contrast_never_waits_for_the_gpu(name: str) -> None:
     reader_logits = _reader_logits((2,), torch.device("cuda"))
     if "guided" not in name:
         del reader_logits["guided expert"]
-    expected = STRATEGIES[name].contrast(reader_logits).masked  # compiles
+    expected = STRATEGIES[name].contrast(reader_logits, NO_TEXT).masked  # compiles
     torch.cuda.set_sync_debug_mode("error")
     try:
-        scores = STRATEGIES[name].contrast(reader_logits).masked
+        scores = STRATEGIES[name].contrast(reader_logits, NO_TEXT).masked
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(scores, expected)

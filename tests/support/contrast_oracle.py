@@ -1,6 +1,6 @@
 """The contrastive family by full recomputation: float64, no cache, no batch, each reader by itself.
 
-Formulas are written out from the papers, apart from ``decoding.strategies.contrast.formulas``. A lower layer with the
+Formulas are written out from the papers, apart from ``decoding.kernels.contrast``. A lower layer with the
 final norm is read by a copy of the model that ends there; without it, by the model's own ``output_hidden_states`` and
 its bare head.
 """

@@ -1,11 +1,10 @@
-"""Who an amateur is: a model, a folder, a LoRA adapter or a prompt; and whether it speaks the expert's tokens."""
+"""Amateurs: a model, a folder, a LoRA adapter or a prompt becomes a reader, if its tokens are the expert's."""
 
 from __future__ import annotations
 
 import warnings
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +17,14 @@ from decoding.models.builtin import BUILT_IN, BUILT_IN_ADAPTERS
 from decoding.models.devices import input_device
 from decoding.models.loading import DTYPES, load
 from decoding.models.memo import PerModelMemo
+from decoding.strategies.contrast.prompt import Prompt
 from decoding.strategies.contrast.readers import Reader
 
-__all__ = ["Prompt", "amateur_reader", "check_text", "cut_to_shared", "padded_to", "prefix_of"]
+__all__ = ["amateur_reader", "check_text", "cut_to_shared", "padded_to", "prefix_of"]
 
 # Sizes within a hundredth of each other pass for one vocabulary, padded differently, where no tokenizer says more
 # (Pythia's go from 50,304 to 50,688 rows for the same tokens).
 PADDING_SHARE = 0.01
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """The same model behind another prompt, as an amateur: "Answer every question wrongly." makes one.
-
-    Args:
-        text: put before each prompt, behind its bos token: text, token ids, or a sequence of one of these a row.
-    """
-
-    text: Any
-
-    def __str__(self) -> str:
-        """Write it as a command line would."""
-        return f"prompt:{self.text}"
 
 
 # By expert: the amateurs and tokenizers that were loaded for it, and the amateurs whose tokens were compared with its.
@@ -78,12 +63,12 @@ def amateur_reader(amateur: Any, model: Any, rows: int, tokenizer: Any = None, f
         other, other_tokenizer = unwrapped(amateur), None
     if not callable(getattr(other, "get_output_embeddings", None)):
         raise OptionError(
-            f"amateur={type(amateur).__name__}: accepted are a transformers model, a folder or hub name, the name of a "
+            f"amateur={type(amateur).__name__}: must be a transformers model, a folder or hub name, the name of a "
             "LoRA adapter on the model, or decoding.Prompt(text)"
         )
     if other is model:
         raise OptionError(
-            "amateur: is the generating model itself; accepted are another model, an adapter's name or a Prompt"
+            "amateur: is the generating model itself; it must be another model, an adapter's name or a Prompt"
         )
     _check_tokens(model, tokenizer, other, other_tokenizer)
     return Reader("amateur", model=other, from_last_token=from_last_token)
@@ -103,36 +88,36 @@ def prefix_of(text: Any, tokenizer: Any, rows: int, what: str) -> list[list[int]
         OptionError: text without a tokenizer, or another number of texts than rows.
     """
     texts, per_row = _texts(text, what)
-    each = [_tokens(one, tokenizer, what) for one in texts]
+    prefixes = [_tokens(text, tokenizer, what) for text in texts]
     if not per_row:
-        return each * rows
-    if rows % len(each):
-        raise OptionError(f"{what}: {len(each)} texts for {rows} rows; accepted are one for all or one a row")
-    return [one for one in each for _ in range(rows // len(each))]
+        return prefixes * rows
+    if rows % len(prefixes):
+        raise OptionError(f"{what}: {len(prefixes)} texts for {rows} rows; give one for all or one a row")
+    return [prefix for prefix in prefixes for _ in range(rows // len(prefixes))]
 
 
 def check_text(text: Any, tokenizer: Any, what: str) -> None:
     """Raise OptionError where text is given without the tokenizer that it needs, or what is given is no text."""
-    if tokenizer is None and any(isinstance(each, str) for each in _texts(text, what)[0]):
+    if tokenizer is None and any(isinstance(text, str) for text in _texts(text, what)[0]):
         raise OptionError(f"{what} is text: pass tokenizer=..., or give token ids")
 
 
 def _texts(text: Any, what: str) -> tuple[list[str | Sequence[int]], bool]:
-    """The texts in what was given, and whether they are one a row."""
+    """The texts that are given, and whether they are one a row."""
     if isinstance(text, Tensor):
         text = text.tolist()
-    if _is_one(text):
+    if _is_text(text):
         return [text], False
     if isinstance(text, Sequence) and len(text) > 0:
-        each = [one.tolist() if isinstance(one, Tensor) else one for one in text]
-        if all(map(_is_one, each)):
-            return each, True
-    raise OptionError(f"{what}: {text!r} is no text; accepted are text, token ids, or one of these a row")
+        texts = [item.tolist() if isinstance(item, Tensor) else item for item in text]
+        if all(map(_is_text, texts)):
+            return texts, True
+    raise OptionError(f"{what}: {text!r} must be text, token ids, or one of these a row")
 
 
-def _is_one(text: Any) -> bool:
+def _is_text(text: Any) -> bool:
     if isinstance(text, (list, tuple)):
-        return all(isinstance(each, int) and not isinstance(each, bool) for each in text)
+        return all(isinstance(token, int) and not isinstance(token, bool) for token in text)
     return isinstance(text, str)
 
 
@@ -177,26 +162,27 @@ def _check_tokens(model: Any, tokenizer: Any, other: Any, other_tokenizer: Any) 
     Raises:
         ModelError: names the first token that differs.
     """
-    sizes = [each.config.get_text_config(decoder=True).vocab_size for each in (model, other)]
+    sizes = [reader.config.get_text_config(decoder=True).vocab_size for reader in (model, other)]
 
     def compare() -> None:
         if tokenizer is not None and other_tokenizer is not None:
-            own, theirs = ({i: token for token, i in each.get_vocab().items()} for each in (tokenizer, other_tokenizer))
-            first = next((i for i in sorted(own.keys() & theirs.keys()) if own[i] != theirs[i]), None)
+            expert, amateur = (
+                {i: token for token, i in either.get_vocab().items()} for either in (tokenizer, other_tokenizer)
+            )
+            first = next((i for i in sorted(expert.keys() & amateur.keys()) if expert[i] != amateur[i]), None)
             if first is not None:
                 raise ModelError(
-                    f"amateur: its tokenizer is another one: token {first} is {own[first]!r} for the expert and "
-                    f"{theirs[first]!r} for the amateur; accepted is an amateur with the expert's tokenizer"
+                    f"amateur: its tokenizer is another one: token {first} is {expert[first]!r} for the expert and "
+                    f"{amateur[first]!r} for the amateur; an amateur must have the expert's tokenizer"
                 )
         elif abs(sizes[0] - sizes[1]) > PADDING_SHARE * max(sizes):
             raise ModelError(
                 f"amateur: its vocabulary has {sizes[1]} tokens and the expert's {sizes[0]}, which is more than "
-                "padding: accepted is an amateur with the expert's tokenizer"
+                "padding: an amateur must have the expert's tokenizer"
             )
         if sizes[0] != sizes[1]:
             eos = model.generation_config.eos_token_id
-            ends = [each for each in (eos if isinstance(eos, list) else [eos]) if each is not None]
-            lost = [each for each in ends if each >= min(sizes)]
+            lost = [end for end in (eos if isinstance(eos, list) else [eos]) if end is not None and end >= min(sizes)]
             if lost:
                 raise ModelError(
                     f"amateur: its vocabulary of {sizes[1]} tokens lacks the expert's end token {lost[0]}, so no text "

@@ -1,4 +1,4 @@
-"""What the contrastive family shares: strategies whose scores are a function of several readers' logits."""
+"""The base of the contrastive family: strategies whose scores are a function of several readers' logits."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from transformers.generation import logits_process
 
 from decoding.generation.session import Session
 from decoding.generation.strategy import Strategy
+from decoding.generation.unpadded_text import UnpaddedText
 from decoding.kernels.contrast import masked
 from decoding.strategies.contrast.fused_streams import FusedStreams
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
+from decoding.stream.output import ForwardOutput
 
-__all__ = ["Contrast", "ContrastSession", "ContrastStrategy", "masked"]
+__all__ = ["Contrast", "ContrastSession", "ContrastStrategy"]
 
 # From the first of these on, processors choose among the tokens that are left and see the plausible ones only.
 WARPERS = tuple(
@@ -33,51 +35,55 @@ WARPERS = tuple(
 
 @dataclass(frozen=True)
 class Contrast:
-    """What a strategy makes of its readers' logits, each part computed when it is asked for.
+    """The scores that a strategy computes from its readers' logits, each part computed when it is asked for.
 
     Attributes:
-        form: from plausibility's α to (..., vocab) scores, -inf where a token is not plausible; None lets every token
-            pass.
-        evidence: gives the (..., vocab) logits that plausibility is taken from.
+        score_fn: from plausibility's α to (..., vocab) scores, -inf where a token is not plausible; None lets every
+            token pass.
+        plausibility_logits: returns the (..., vocab) logits that plausibility is taken from.
         alpha: plausible is p >= alpha·max p; None lets every token pass.
     """
 
-    form: Callable[[float | None], Tensor]
-    evidence: Callable[[], Tensor]
+    score_fn: Callable[[float | None], Tensor]
+    plausibility_logits: Callable[[], Tensor]
     alpha: float | None
 
     @property
     def scores(self) -> Tensor:
-        """(..., vocab) float32, the scores before implausible tokens are taken out."""
-        return self.form(None).float()
+        """(..., vocab) float32, the scores of all tokens, plausible or not."""
+        return self.score_fn(None).float()
 
     @property
     def masked(self) -> Tensor:
         """(..., vocab) float32, the scores, -inf where a token is not plausible."""
-        return self.form(self.alpha).float()
+        return self.score_fn(self.alpha).float()
 
-    def mask(self, changed: Tensor) -> Tensor:
+    def apply_plausibility(self, scores: Tensor) -> Tensor:
         """Scores (..., vocab) that processors have changed, -inf where a token is not plausible."""
-        return changed if self.alpha is None else masked(changed, self.evidence().to(changed.device), self.alpha)
+        if self.alpha is None:
+            return scores
+        return masked(scores, self.plausibility_logits().to(scores.device), self.alpha)
 
 
 class ContrastStrategy(Strategy):
-    """Base of the contrastive family. A subclass says who reads and what is made of what they say.
+    """Base of the contrastive family. A subclass says who the readers are and what is computed from their logits.
 
     Processors of the call (repetition penalty, bad words, ...) act on the contrast, as in DoLa's own code; then the
-    implausible tokens are taken out, and warpers (temperature, top-k, top-p) act on what is left. Where processors have
-    excluded every plausible token, plausibility is taken anew among the tokens that they left.
+    implausible tokens are taken out, and warpers (temperature, top-k, top-p) act on the rest. Where processors have
+    excluded every plausible token, plausibility is computed again among the tokens that they left.
 
     Attributes:
         fuse: whether readers with the same weights share a forward pass; False is for comparison.
+        exit_norm: whether early exits pass the final norm before the head.
     """
 
+    scorable: ClassVar[bool] = True
     fuse: ClassVar[bool] = True
     exit_norm: ClassVar[bool] = True
 
     @abstractmethod
     def readers(self, model: Any, rows: int) -> list[Reader]:
-        """Who reads the text; the expert first where the strategy has need of it.
+        """The readers of the text; the expert first where the strategy needs it.
 
         Args:
             model: the generating model.
@@ -85,10 +91,15 @@ class ContrastStrategy(Strategy):
         """
 
     @abstractmethod
-    def contrast(self, heard: Mapping[str, ReaderLogits]) -> Contrast:
-        """The scores of logits (..., vocab) by role: of one step (batch, vocab) and of (batch, time, vocab) alike.
+    def contrast(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor) -> Contrast:
+        """The scores of the token after each text.
 
-        Logits are in their model's dtype; what :mod:`decoding.strategies.contrast.formulas` computes with them is float32.
+        Args:
+            logits: by role (..., vocab), in their model's dtype; what :mod:`decoding.kernels.contrast` computes with
+                them is float32.
+            input_ids: (..., length) the text that each of the logits comes after, without what readers read before it.
+                It ends in the last column; before it stands ``NO_TOKEN`` (-1). In a step the leading dimensions are
+                (batch,), in teacher forcing (batch, positions), in scoring (1, texts).
         """
 
     def session(
@@ -106,14 +117,14 @@ class ContrastStrategy(Strategy):
     def rescoring_session(
         self, model: Any, input_ids: Tensor, model_kwargs: dict[str, Any], generation_config: GenerationConfig | None
     ) -> ContrastSession:
-        """Open a session that is given the expert's logits and reads them anew only where it needs more of it."""
+        """Open a session that is given the expert's logits, and reads as the expert only where it needs more."""
         readers = self.readers(model, input_ids.shape[0])
         if not self._needs_own_expert(readers):
-            readers = [each for each in readers if each.role != EXPERT]
+            readers = [reader for reader in readers if reader.role != EXPERT]
         return self._session(model, readers, input_ids, model_kwargs, generation_config, restorable=True)
 
     def _needs_own_expert(self, readers: Sequence[Reader]) -> bool:
-        """Whether a processor must read the text as the expert too, though ``generate`` has its final logits."""
+        """True where a processor must read the text as the expert too, though ``generate`` has its final logits."""
         return True
 
     def _session(
@@ -125,77 +136,87 @@ class ContrastStrategy(Strategy):
         generation_config: GenerationConfig | None,
         restorable: bool,
     ) -> ContrastSession:
+        mask = model_kwargs.get("decoder_attention_mask" if model.config.is_encoder_decoder else "attention_mask")
+        text = UnpaddedText(input_ids, mask)
         streams = FusedStreams(
             model, readers, input_ids, model_kwargs, generation_config,
             restorable=restorable, final_norm=self.exit_norm, fuse=self.fuse,
         )  # fmt: skip
-        return ContrastSession(self, streams)
+        return ContrastSession(self, streams, text)
 
 
 class ContrastSession(Session):
-    """One call of a contrast strategy: its readers' streams and what they said last."""
+    """One call of a contrast strategy: its readers' streams and their last logits."""
 
-    def __init__(self, strategy: ContrastStrategy, streams: FusedStreams) -> None:
+    def __init__(self, strategy: ContrastStrategy, streams: FusedStreams, text: UnpaddedText) -> None:
         self.strategy = strategy
         self.streams = streams
-        self.heard: dict[str, ReaderLogits] = {}
+        self.text = text
+        self.reader_logits: dict[str, ReaderLogits] = {}
         self._split: tuple[Any, Any, Any] = (None, None, None)
         self._take(streams.prompt)
 
     def scores(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
         """The strategy's scores, processed, -inf where a token is not plausible."""
-        contrast = self.strategy.contrast(self.heard)
-        processors, warpers = self._two_kinds(logits_processor)
+        contrast = self.strategy.contrast(self.reader_logits, self.text(input_ids))
+        processors, warpers = self._processors_and_warpers(logits_processor)
         if not processors:
             return warpers(input_ids, contrast.masked.to(input_ids.device))
-        return warpers(input_ids, contrast.mask(processors(input_ids, contrast.scores.to(input_ids.device))))
+        processed = processors(input_ids, contrast.scores.to(input_ids.device))
+        return warpers(input_ids, contrast.apply_plausibility(processed))
 
     def rescored(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """The strategy's scores, changed as the processors before it changed the model's logits.
 
-        Tokens that they excluded stay excluded, and what they added is added. Beam search hands log-probabilities
+        Tokens that they excluded stay excluded, and what they added is added. Beam search gives log-probabilities
         instead of logits; that shift of a row is not passed on.
         """
-        if EXPERT not in self.heard:
-            contrast = self.strategy.contrast({EXPERT: ReaderLogits(scores.float()), **self.heard})
-            return contrast.masked
-        contrast = self.strategy.contrast(self.heard)
-        change = scores.float() - self.heard[EXPERT].final.to(scores.device, torch.float32)
+        if EXPERT not in self.reader_logits:
+            logits = {EXPERT: ReaderLogits(scores.float()), **self.reader_logits}
+            return self.strategy.contrast(logits, self.text(input_ids)).masked
+        contrast = self.strategy.contrast(self.reader_logits, self.text(input_ids))
+        change = scores.float() - self.reader_logits[EXPERT].final.to(scores.device, torch.float32)
         shift = change.masked_fill(scores == -torch.inf, torch.nan).nanmedian(-1, keepdim=True).values.nan_to_num()
-        return contrast.mask(contrast.scores.to(scores.device) + (change - shift))
+        return contrast.apply_plausibility(contrast.scores.to(scores.device) + (change - shift))
 
     def advance(self, tokens: Tensor) -> None:
-        """Every reader reads the tokens."""
+        """Read the tokens as every reader."""
         self._take(self.streams.extend(tokens))
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was."""
         self.streams.reorder(rows)
-        self.heard = {role: _reordered(each, rows.to(each.final.device)) for role, each in self.heard.items()}
+        self.text.reorder(rows)
+        self.reader_logits = {
+            role: _reordered(logits, rows.to(logits.final.device)) for role, logits in self.reader_logits.items()
+        }
 
     def close(self) -> Any:
         """The expert's cache."""
         return self.streams.close()
 
     def release(self) -> None:
-        """Let go of every stream."""
+        """Free every stream."""
         self.streams.release()
 
-    def _take(self, readings: list[Any]) -> None:
-        self.heard = self.streams.heard(readings)
-        if EXPERT in self.heard:
-            self.reading = self.streams.expert_reading(readings)
-            self.logits = self.heard[EXPERT].final
+    def _take(self, outputs: list[ForwardOutput]) -> None:
+        self.reader_logits = self.streams.reader_logits(outputs)
+        if EXPERT in self.reader_logits:
+            self.output = self.streams.expert_output(outputs)
+            self.logits = self.reader_logits[EXPERT].final
 
-    def _two_kinds(self, logits_processor: Any) -> tuple[Any, Any]:
-        """Processors that act on the contrast, and those that choose among what is left of it."""
+    def _processors_and_warpers(self, logits_processor: Any) -> tuple[Any, Any]:
+        """The processors that act on the contrast, and those that choose among its plausible tokens."""
         if self._split[0] is not logits_processor:
-            split = len(logits_processor)
-            split = next((i for i, each in enumerate(logits_processor) if isinstance(each, WARPERS)), split)
-            first, second = logits_processor[:split], logits_processor[split:]
-            self._split = (logits_processor, LogitsProcessorList(first), LogitsProcessorList(second))
+            warpers = (i for i, processor in enumerate(logits_processor) if isinstance(processor, WARPERS))
+            first = next(warpers, len(logits_processor))
+            self._split = (
+                logits_processor,
+                LogitsProcessorList(logits_processor[:first]),
+                LogitsProcessorList(logits_processor[first:]),
+            )
         return self._split[1], self._split[2]
 
 
-def _reordered(heard: ReaderLogits, rows: Tensor) -> ReaderLogits:
-    return ReaderLogits(heard.final[rows], None if heard.exits is None else heard.exits[:, rows])
+def _reordered(logits: ReaderLogits, rows: Tensor) -> ReaderLogits:
+    return ReaderLogits(logits.final[rows], None if logits.exits is None else logits.exits[:, rows])

@@ -1,4 +1,4 @@
-"""Several readings of one text side by side: the expert, the expert behind a guidance prompt, the amateur.
+"""Several readers of one text in step: the expert, the expert with a guidance prompt, the amateur.
 
 Readers that share weights are rows of one batch: one forward pass a token, one cache. A reader with weights of its own
 is a second stream.
@@ -12,46 +12,49 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
+from transformers.cache_utils import Cache, DynamicCache
 
 from decoding.cache.growing import layers_of
+from decoding.cache.layer_kinds import has_window, is_recurrent
+from decoding.capabilities.branching import branching_of
 from decoding.capabilities.capabilities import open_prepared_stream
 from decoding.capabilities.chunked_prefill import why_not_chunked
 from decoding.capabilities.cuda_graphs import cuda_graphs_requested, request_cuda_graphs
-from decoding.errors import InputError
+from decoding.errors import InputError, ModelError
 from decoding.models.adapters import MixedRows, adapters_of, expert_adapter
 from decoding.models.devices import input_device
-from decoding.models.forward_errors import not_a_number
+from decoding.models.forward_errors import is_environment_error, not_a_number
 from decoding.models.inputs import check_inputs, context_of
-from decoding.strategies.contrast.fusable import by_weights, may_fuse_expert, may_fuse_rows
-from decoding.strategies.contrast.reader_group import ReaderGroup
-from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits, prompts_of, with_prefix
+from decoding.strategies.contrast.reader_group import ReaderGroup, ReaderHead
+from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits, by_weights, prompts_of, with_prefix
 from decoding.stream.output import ForwardOutput, picked
 from decoding.stream.prepare import prepare_inputs
+from decoding.stream.stream import Stream
 from decoding.stream.token_tree import TokenTree
-from decoding.transformers_private import cache_in
+from decoding.transformers_private import CACHE_ARGUMENT, cache_in, is_callers_cache
 
-__all__ = ["FusedStreams"]
+__all__ = ["FusedStreams", "mixed_rows"]
 
-CHUNK = 64  # tokens; in pieces of 32 a prompt of 512 took a third longer to read
+CHUNK = 64  # tokens; in chunks of 32 a prompt of 512 took a third longer to read
 
 
 class FusedStreams:
-    """All readers of one call, in step.
+    """The streams of all readers of one call, in step.
 
     Args:
         model: the generating model.
         readers: at least one; the expert first where it is among them.
         input_ids: (batch, length) the prompt, as ``generate`` prepares it.
         model_kwargs: likewise; the expert's stream owns it from here on.
-        generation_config: of the call; its ``compile`` captures the steps of every part, and in pieces of its
-            ``prefill_chunk_size`` every part reads its prompt.
+        generation_config: of the call; its ``compile`` captures the steps of every group, and every group reads its
+            prompt in chunks of its ``prefill_chunk_size``.
         restorable: see :class:`decoding.stream.stream.Stream`.
         final_norm: of early exits, see :meth:`decoding.models.structure.ModelStructure.all_logits`.
         fuse: whether readers with the same weights share a forward pass; False is for comparison.
 
     Raises:
         InputError: a reader that cannot read this prompt.
-        ModelError: a model that gives no early exits, or adapters that cannot share a batch.
+        ModelError: a model that has no early exits, or adapters that cannot share a batch.
     """
 
     def __init__(
@@ -70,25 +73,25 @@ class FusedStreams:
         self.batch = input_ids.shape[0]
         self.final_norm = final_norm
         self.use_cache = model_kwargs.get("use_cache") is not False
-        self.piece = (generation_config or model.generation_config).prefill_chunk_size
+        self.chunk_size = (generation_config or model.generation_config).prefill_chunk_size
         self.step = 0
-        self.parts: list[ReaderGroup] = []
-        self.mixed: list[MixedRows] = []  # those of parts that could not be opened included: their hooks are to go
-        expert = next((each for each in readers if each.role == EXPERT), None)
-        others = [each for each in readers if each is not expert]
+        self.groups: list[ReaderGroup] = []
+        self.mixed: list[MixedRows] = []  # those of groups that could not be opened included: their hooks must go
+        expert = next((reader for reader in readers if reader.role == EXPERT), None)
+        others = [reader for reader in readers if reader is not expert]
         prompts = prompts_of(input_ids, model_kwargs, model) if others else []
-        new = _new_tokens(generation_config, input_ids)
+        new_tokens = _new_tokens(generation_config, input_ids)
         compile = cuda_graphs_requested(generation_config)
-        fuse_same = fuse and may_fuse_rows(model, cache_in(model_kwargs), readers)
-        together = fuse_same and may_fuse_expert(model, model_kwargs, generation_config, restorable)
+        fuse_same = fuse and _may_fuse_rows(model, cache_in(model_kwargs), readers)
+        together = fuse_same and _may_fuse_expert(model, model_kwargs, generation_config, restorable)
         try:
-            if expert is not None and not (together and any(each.model is None for each in others)):
+            if expert is not None and not (together and any(reader.model is None for reader in others)):
                 self._open_expert(expert, others, input_ids, model_kwargs, generation_config, restorable)
                 expert = None
             for group in by_weights(others, fuse_same):
                 if expert is not None and group[0].model is None:
                     group, expert = [expert, *group], None
-                self._open(group, prompts, new, restorable, compile)
+                self._open(group, prompts, new_tokens, restorable, compile)
         except BaseException:
             self.release()
             raise
@@ -107,113 +110,106 @@ class FusedStreams:
             self.model, input_ids, model_kwargs, generation_config, restorable=restorable,
             exits=expert.exits, mixed=mixed, whole_prompt=False,
         )  # fmt: skip
-        self.parts.append(ReaderGroup(stream, [expert], self.batch, [0]))
+        self.groups.append(ReaderGroup(stream, self._head(stream, [expert]), [0]))
 
-    def _open(self, group: list[Reader], prompts: list[list[int]], new: int, restorable: bool, compile: bool) -> None:
-        model = group[0].model or self.model
-        rows = [with_prefix(reader, prompt, row, model) for reader in group for row, prompt in enumerate(prompts)]
+    def _open(
+        self, readers: list[Reader], prompts: list[list[int]], new_tokens: int, restorable: bool, compile: bool
+    ) -> None:
+        model = readers[0].model or self.model
+        rows = [with_prefix(reader, prompt, row, model) for reader in readers for row, prompt in enumerate(prompts)]
         limit = context_of(model)
         for index, row in enumerate(rows):
-            reader = group[index // self.batch]
-            if limit is not None and len(row) + new > limit:
+            reader = readers[index // self.batch]
+            if limit is not None and len(row) + new_tokens > limit:
                 raise InputError(
-                    f"the {reader.role}'s prompt has {len(row)} tokens, which with {new} new ones is more than its "
-                    f"context of {limit}: shorten the prompt or max_new_tokens"
+                    f"the {reader.role}'s prompt has {len(row)} tokens, which with {new_tokens} new ones is more than "
+                    f"its context of {limit}: shorten the prompt or max_new_tokens"
                 )
         width = max(map(len, rows))
         ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=input_device(model))
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=input_device(model))
         check_inputs(model, ids, {"attention_mask": mask})
-        mixed = self._mixed(group, group) if group[0].model is None else None
-        exits = tuple(sorted({exit_ for reader in group for exit_ in reader.exits}))
+        mixed = self._mixed(readers, readers) if readers[0].model is None else None
+        exits = tuple(sorted({exit_ for reader in readers for exit_ in reader.exits}))
         inputs, kwargs, config = prepare_inputs(model, input_ids=ids, attention_mask=mask, use_cache=self.use_cache)
-        if self.piece is not None:
-            config.prefill_chunk_size = self.piece
-        elif len(group) > 1 and cache_in(kwargs) is not None:
-            # Read in pieces, so that the activations of all rows together need less room than those of one would.
-            piece = max(CHUNK, width // (4 * len(rows)))
-            if piece < width and not why_not_chunked(model, piece, padded=not bool(mask.all())):
-                config.prefill_chunk_size = piece
-        config.max_length = width + new
+        if self.chunk_size is not None:
+            config.prefill_chunk_size = self.chunk_size
+        elif len(readers) > 1 and cache_in(kwargs) is not None:
+            # In chunks, the activations of all rows together need less memory than those of one row would.
+            chunk_size = max(CHUNK, width // (4 * len(rows)))
+            if chunk_size < width and not why_not_chunked(model, chunk_size, padded=not bool(mask.all())):
+                config.prefill_chunk_size = chunk_size
+        config.max_length = width + new_tokens
         request_cuda_graphs(config, compile)
         stream = open_prepared_stream(
             model, inputs, kwargs, config, restorable=restorable, exits=exits, mixed=mixed, whole_prompt=False
         )
         longest = [max(map(len, rows[i : i + self.batch])) for i in range(0, len(rows), self.batch)]
-        self.parts.append(ReaderGroup(stream, group, self.batch, [width - each for each in longest], limit))
+        padding = [width - length for length in longest]
+        self.groups.append(ReaderGroup(stream, self._head(stream, readers), padding, limit))
 
-    def _mixed(self, group: list[Reader], every: list[Reader]) -> MixedRows | None:
-        """Which adapter each row reads with; None for a model without adapters."""
-        if not adapters_of(self.model):
-            return None
-        amateur = next((each.adapter for each in every if each.adapter is not None), None)
-        if amateur is None:
-            return None
-        own = expert_adapter(self.model, amateur)
-        rows = MixedRows(self.model, [reader.adapter or own for reader in group for _ in range(self.batch)])
-        self.mixed.append(rows)
+    def _head(self, stream: Stream, readers: Sequence[Reader]) -> ReaderHead:
+        return ReaderHead(stream.model, stream.structure, readers, self.batch)
+
+    def _mixed(self, readers: list[Reader], all_readers: list[Reader]) -> MixedRows | None:
+        rows = mixed_rows(self.model, readers, all_readers, self.batch)
+        if rows is not None:
+            self.mixed.append(rows)
         return rows
-
-    # --- reading on -------------------------------------------------------------------------------------------------
 
     @property
     def prompt(self) -> list[ForwardOutput]:
-        """What each part gave on its prompt."""
-        return [part.stream.prompt for part in self.parts]
+        """The output of each group on its prompt."""
+        return [group.stream.prompt for group in self.groups]
 
     @torch.no_grad()
     def extend(self, tokens: Tensor) -> list[ForwardOutput]:
-        """Read (batch,) tokens in every part.
+        """Read (batch,) tokens in every group.
 
         Raises:
             InputError: a reader other than the expert alone has come to the end of its context.
         """
         self.step += 1
-        return [part.extend(tokens) for part in self.parts]
+        return [group.extend(tokens) for group in self.groups]
 
     @torch.no_grad()
-    def branch(self, tokens: Tensor) -> list[ForwardOutput]:
-        """Read (batch, branches, n) alternative continuations in every part."""
-        return [part.branch(tokens) for part in self.parts]
-
-    @torch.no_grad()
-    def heard(self, readings: list[ForwardOutput]) -> dict[str, ReaderLogits]:
-        """The next-token logits of every reader, (batch, vocab), after the last token of these readings."""
-        heard: dict[str, ReaderLogits] = {}
-        for part, reading in zip(self.parts, readings, strict=True):
-            heard |= part.heard(reading, self.final_norm)
-        self.check_numbers({role: each.final for role, each in heard.items()})
-        return heard
+    def reader_logits(self, outputs: list[ForwardOutput]) -> dict[str, ReaderLogits]:
+        """The next-token logits of every reader, (batch, vocab), after the last token of these outputs."""
+        logits: dict[str, ReaderLogits] = {}
+        for group, output in zip(self.groups, outputs, strict=True):
+            logits |= group.reader_logits(output, self.final_norm)
+        self.check_numbers({role: reader_logits.final for role, reader_logits in logits.items()})
+        return logits
 
     @property
     def uses_tree_attention(self) -> bool:
-        """Whether every part reads a forest in one pass of as many tokens as it has nodes."""
-        return all(part.stream.uses_tree_attention for part in self.parts)
+        """True where every group reads a tree in one pass of as many tokens as it has nodes."""
+        return all(group.stream.uses_tree_attention for group in self.groups)
 
     def lengths(self) -> Iterator[tuple[str, int, int | None]]:
-        """Of each part its last reader's role, the tokens of its longest row so far, and its context."""
-        for part in self.parts:
-            yield part.readers[-1].role, part.stream.length - min(part.padding), context_of(part.stream.model)
+        """For each group its last reader's role, the tokens of its longest row so far, and its context."""
+        for group in self.groups:
+            yield group.readers[-1].role, group.stream.length - min(group.padding), context_of(group.stream.model)
 
     @torch.no_grad()
     def forward_tree(self, tree: TokenTree) -> list[ForwardOutput]:
-        """Read texts that go on from here in every part, and keep none of them; needs ``restorable``.
+        """Read texts that continue the prompt in every group, and keep none of them; needs ``restorable``.
 
         Returns:
-            Of each part ``hidden``, ``exits`` and, where the head cannot be applied apart, ``logits`` (rows, 1 + nodes,
-            ...): those after the prompt come first, then those of the forest's nodes.
+            For each group ``hidden``, ``exits`` and, where the head cannot be applied apart, ``logits`` (rows, 1 +
+            nodes, ...): those after the prompt come first, then those of the tree's nodes.
         """
-        return [part.forward_tree(tree) for part in self.parts]
+        return [group.forward_tree(tree) for group in self.groups]
 
     @torch.no_grad()
     def logits_at(
-        self, readings: list[ForwardOutput], places: Tensor, wanted: Mapping[tuple[str, bool], Sequence[int]]
+        self, outputs: list[ForwardOutput], positions: Tensor, wanted: Mapping[tuple[str, bool], Sequence[int]]
     ) -> tuple[dict[str, Tensor], dict[tuple[str, bool], Tensor]]:
-        """Logits at some places of readings of :meth:`forward_tree`, from one matrix product a part.
+        """Logits at some positions of a tree, from one matrix product a group.
 
         Args:
-            readings: of :meth:`forward_tree`.
-            places: (n,) indices among their tokens.
+            outputs: of :meth:`forward_tree`.
+            positions: (n,) indices among their tokens.
             wanted: by role and whether lower layers pass the final norm, which of its reader's exits.
 
         Returns:
@@ -222,14 +218,14 @@ class FusedStreams:
         """
         finals: dict[str, Tensor] = {}
         early: dict[tuple[str, bool], Tensor] = {}
-        for part, reading in zip(self.parts, readings, strict=True):
-            final, lower = part.logits_at(reading, places, wanted)
+        for group, output in zip(self.groups, outputs, strict=True):
+            final, lower = group.logits_at(output, positions, wanted)
             finals |= final
             early |= lower
         return finals, early
 
     def check_numbers(self, finals: Mapping[str, Tensor]) -> None:
-        """Look at the final logits (batch, ..., vocab) of readers by role.
+        """Check the final logits (batch, ..., vocab) of readers by role.
 
         Raises:
             ModelError: one of them is NaN.
@@ -237,50 +233,111 @@ class FusedStreams:
         for role, logits in finals.items():
             broken = logits.amax(-1).isnan()
             if bool(broken.any()):
-                reader = next(each for part in self.parts for each in part.readers if each.role == role)
+                reader = next(reader for group in self.groups for reader in group.readers if reader.role == role)
                 model = reader.model or self.model
                 raise not_a_number(model, role, int(broken.nonzero()[0, 0]), self.step)
 
-    def expert_reading(self, readings: list[ForwardOutput]) -> ForwardOutput:
-        """The expert's rows of the part that it belongs to."""
-        for part, reading in zip(self.parts, readings, strict=True):
-            if part.readers[0].role == EXPERT:
-                return (
-                    reading
-                    if len(part.readers) == 1
-                    else picked(reading, torch.arange(self.batch, device=reading.hidden.device))
-                )
+    def expert_output(self, outputs: list[ForwardOutput]) -> ForwardOutput:
+        """The expert's rows of the group that it belongs to."""
+        for group, output in zip(self.groups, outputs, strict=True):
+            if group.readers[0].role == EXPERT:
+                alone = len(group.readers) == 1
+                return output if alone else picked(output, torch.arange(self.batch, device=output.hidden.device))
         raise InputError("the expert is not among the readers")
 
-    # --- beams, ends ------------------------------------------------------------------------------------------------
-
     def reorder(self, rows: Tensor) -> None:
-        """Make row i what row ``rows[i]`` was, in every part."""
-        for part in self.parts:
-            part.reorder(rows)
+        """Make row i what row ``rows[i]`` was, in every group."""
+        for group in self.groups:
+            group.reorder(rows)
 
     def close(self) -> Any:
         """The expert's cache, fit to be continued by plain ``generate``."""
-        part = next(part for part in self.parts if part.readers[0].role == EXPERT)
-        cache = part.stream.close()
-        if len(part.readers) > 1:
+        group = next(group for group in self.groups if group.readers[0].role == EXPERT)
+        cache = group.stream.close()
+        if len(group.readers) > 1:
             for layer in layers_of(cache):
                 for name in ("keys", "values"):
                     entries = getattr(layer, name)
-                    setattr(layer, name, entries[: self.batch, :, part.padding[0] :].clone())
+                    setattr(layer, name, entries[: self.batch, :, group.padding[0] :].clone())
         return cache
 
     def release(self) -> None:
-        """Let go of everything large, and of what hangs on the model."""
-        for part in self.parts:
-            part.stream.release()
+        """Free everything large, and take the hooks off the model."""
+        for group in self.groups:
+            group.stream.release()
         for rows in self.mixed:
             rows.release()
-        self.parts, self.mixed = [], []
+        self.groups, self.mixed = [], []
+
+
+def mixed_rows(model: Any, readers: Sequence[Reader], all_readers: Sequence[Reader], batch: int) -> MixedRows | None:
+    """The adapter that each row of a batch reads with; None for a model without adapters.
+
+    Args:
+        model: the generating model.
+        readers: whose rows these are, ``batch`` of each.
+        all_readers: of the strategy, one of which may read with an adapter.
+        batch: rows of each reader.
+    """
+    if not adapters_of(model):
+        return None
+    amateur = next((reader.adapter for reader in all_readers if reader.adapter is not None), None)
+    if amateur is None:
+        return None
+    expert = expert_adapter(model, amateur)
+    return MixedRows(model, [reader.adapter or expert for reader in readers for _ in range(batch)])
+
+
+def _may_fuse_rows(model: Any, cache: Any, readers: Sequence[Reader]) -> bool:
+    """True where prompts of several lengths can share a batch of a model, or only one of the readers has its weights.
+
+    A recurrent state reads padding as text, and some models misread their cache after it (Git). Without a cache this
+    cannot be known, and some recurrent models are given none (xLSTM makes its own).
+    """
+    if not isinstance(cache, Cache) or is_recurrent(cache):
+        return False
+    if sum(reader.model is None for reader in readers) < 2:
+        return True
+    try:
+        return branching_of(model).way != "recompute"
+    except ModelError as refusal:
+        if is_environment_error(refusal):
+            raise
+        return False
+
+
+def _may_fuse_expert(
+    model: Any, model_kwargs: Mapping[str, Any], config: GenerationConfig | None, restorable: bool
+) -> bool:
+    """True where the expert's row is no more than its tokens: nothing given or asked for is bound to a batch without
+    other readers.
+    """
+    cache = cache_in(model_kwargs)
+    if model.config.is_encoder_decoder or type(cache) is not DynamicCache or is_callers_cache(cache):
+        return False
+    if is_recurrent(cache) or cache.get_seq_length() > 0 or getattr(cache, "offloading", False):
+        return False
+    if restorable and has_window(cache):
+        return False
+    if config is not None and (config.output_attentions or config.output_hidden_states):
+        return False
+    plain = {"attention_mask", CACHE_ARGUMENT, "position_ids", "use_cache", "logits_to_keep", "cache_position"}
+    given = {name for name, value in model_kwargs.items() if value is not None and value is not False}
+    return given - plain - {"output_attentions", "output_hidden_states"} == set() and _usual_positions(model_kwargs)
+
+
+def _usual_positions(model_kwargs: Mapping[str, Any]) -> bool:
+    positions, mask = model_kwargs.get("position_ids"), model_kwargs.get("attention_mask")
+    if positions is None:
+        return True
+    if positions.dim() != 2 or mask is None or mask.dim() != 2 or positions.shape[1] != mask.shape[1]:
+        return mask is None
+    usual = (mask.long().cumsum(1) - 1).clamp(min=0)
+    return bool(((positions == usual) | (mask == 0)).all())
 
 
 def _new_tokens(config: GenerationConfig | None, input_ids: Tensor) -> int:
-    """How many tokens the call may add, the last of which nobody reads; 1 where it does not say."""
+    """The number of tokens that the call may add, the last of which no reader reads; 1 where it does not say."""
     if config is None or config.max_length is None:
         return 1
     return max(1, int(config.max_length) - input_ids.shape[1])

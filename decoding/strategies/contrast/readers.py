@@ -1,8 +1,8 @@
-"""Who reads a text: the expert, the expert behind a guidance prompt, the amateur; and what each reads of a prompt."""
+"""Readers of a text (the expert, the expert with a guidance prompt, the amateur) and the prompt that each reads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,22 +10,22 @@ from torch import Tensor
 
 from decoding.errors import InputError, ModelError
 
-__all__ = ["EXPERT", "Reader", "ReaderLogits", "prompts_of", "with_prefix"]
+__all__ = ["EXPERT", "Reader", "ReaderLogits", "by_weights", "prompts_of", "with_prefix"]
 
 EXPERT = "expert"
 
 
 @dataclass(frozen=True)
 class Reader:
-    """One of those who read the text.
+    """One reader of the text.
 
     Attributes:
-        role: what the strategy calls it; ``EXPERT`` is the generating model on the prompt as it is.
+        role: its name in the strategy; ``EXPERT`` is the generating model on the prompt as it is.
         model: whose weights; None for the generating model's.
         adapter: name of the LoRA adapter it reads with; None for none beside the active one.
-        prefix: per row, tokens put before the prompt (behind its bos token); None for none.
+        prefix: per row, tokens put before the prompt (after its bos token); None for none.
         from_last_token: reads the prompt's last token only.
-        exits: after how many layers it also leaves, ascending.
+        exits: after how many layers it also exits early, ascending.
     """
 
     role: str
@@ -38,7 +38,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class ReaderLogits:
-    """The next-token logits of one reader, in its model's dtype: what computes with them widens them as it reads.
+    """The next-token logits of one reader, in its model's dtype: functions that compute with them use float32.
 
     Attributes:
         final: (..., vocab) after its last layer.
@@ -49,12 +49,25 @@ class ReaderLogits:
     exits: Tensor | None = None
 
 
+def by_weights(readers: Sequence[Reader], fuse: bool = True) -> Iterator[list[Reader]]:
+    """Readers that share a forward pass: those with the same weights, or each alone without ``fuse``."""
+    groups: dict[int, list[Reader]] = {}
+    for index, reader in enumerate(readers):
+        groups.setdefault(id(reader.model) if fuse else index, []).append(reader)
+    yield from groups.values()
+
+
 def prompts_of(input_ids: Tensor, model_kwargs: Mapping[str, Any], model: Any) -> list[list[int]]:
-    """The tokens of each row, padding left out."""
+    """The tokens of each row, padding left out.
+
+    Raises:
+        ModelError: an encoder-decoder.
+        InputError: embeddings in place of tokens, or a mask of another shape.
+    """
     if model.config.is_encoder_decoder:
         raise ModelError(
-            f"{type(model).__name__} is an encoder-decoder, whose prompt only its own encoder has read: accepted for a "
-            "contrast with another reader are decoder-only models (DoLa, which has none, takes both)"
+            f"{type(model).__name__} is an encoder-decoder, whose prompt only its own encoder reads: a contrast with "
+            "another reader needs a decoder-only model (DoLa, which has no other reader, takes both)"
         )
     if model_kwargs.get("inputs_embeds") is not None:
         raise InputError("inputs_embeds: a contrast with another reader needs the prompt's input_ids")
@@ -67,7 +80,7 @@ def prompts_of(input_ids: Tensor, model_kwargs: Mapping[str, Any], model: Any) -
 
 
 def with_prefix(reader: Reader, prompt: list[int], row: int, model: Any) -> list[int]:
-    """What a reader reads of one row's prompt: its prefix stands before it, behind a bos token.
+    """The tokens that a reader reads of one row's prompt: a bos token, its prefix, the prompt.
 
     Raises:
         InputError: a token that is not in the reader's vocabulary.

@@ -1,4 +1,4 @@
-"""Why contrastive search chose what it chose: what each candidate would have repeated of the text before it."""
+"""Explanations of contrastive search: the token before each candidate that its hidden state repeats most."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from decoding.transformers_private import CALLERS_CACHE_ARGUMENTS, optimized_for
 
 __all__ = ["Candidate", "Step", "explain_contrastive_search"]
 
-# Arguments of generate that say when a text ends and where it goes, which is known.
-WITHOUT_SAY = ("compile", "stop_strings", "stopping_criteria", "streamer", "tokenizer")
+# Arguments of generate that do not change scores: the text is known.
+IGNORED = ("compile", "stop_strings", "stopping_criteria", "streamer", "tokenizer")
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Candidate:
     Attributes:
         token: its id.
         probability: p(v | x), over the full vocabulary.
-        penalty: its degeneration penalty, the largest cosine of its hidden state with one that came before.
+        penalty: its degeneration penalty, the largest cosine of its hidden state with an earlier one.
         score: (1 - α)·probability - α·penalty; -inf for a token that the call's processors exclude.
-        repeats: the place of the token whose hidden state that is, counted in the row as it was given; None where
-            nothing came before.
+        repeats: the index of the token whose hidden state that is, counted in the row as it was given; None for the
+            first token of a text.
     """
 
     token: int
@@ -45,12 +45,12 @@ class Step:
     """The choice of one token.
 
     Attributes:
-        place: of that token, counted in the row as it was given.
-        chosen: the candidate that stands there.
-        candidates: all k, the most probable first, which is what greedy search would have taken.
+        position: the index of that token, counted in the row as it was given.
+        chosen: the candidate that was chosen.
+        candidates: all k, the most probable first, which greedy search would have chosen.
     """
 
-    place: int
+    position: int
     chosen: Candidate
     candidates: tuple[Candidate, ...]
 
@@ -60,8 +60,8 @@ class Step:
         return self.candidates[0]
 
     @property
-    def turned_away(self) -> bool:
-        """Whether the token is another than the most probable one."""
+    def differs_from_greedy(self) -> bool:
+        """True where the chosen token is not the most probable one."""
         return self.chosen.token != self.greedy.token
 
 
@@ -77,9 +77,9 @@ def explain_contrastive_search(
         model: the generating model.
         sequences: (batch, length) token ids as ``generate`` returned them, the prompt included.
         strategy: that made them.
-        inputs: what ``generate`` was given beside the strategy: ``input_ids``, ``attention_mask``, and all that bears
-            on the model's logits, such as ``repetition_penalty``, ``do_sample`` with ``top_p``, or ``max_new_tokens``
-            where the model forces its end token there.
+        inputs: the inputs of that ``generate`` call beside the strategy: ``input_ids``, ``attention_mask``, and all
+            that changes the model's logits, such as ``repetition_penalty``, ``do_sample`` with ``top_p``, or
+            ``max_new_tokens`` where the model forces its end token there.
 
     Returns:
         For each row one :class:`Step` a new token, its end token included, padding left out.
@@ -92,11 +92,11 @@ def explain_contrastive_search(
     Example:
         >>> sequences = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=64)
         >>> for step in explain_contrastive_search(model, sequences, strategy, **inputs)[0]:
-        ...     if step.turned_away and step.greedy.repeats is not None:
+        ...     if step.differs_from_greedy and step.greedy.repeats is not None:
         ...         print(tokenizer.decode(sequences[0, step.greedy.repeats]), step.greedy.penalty)
     """
     if not isinstance(strategy, ContrastiveSearch):
-        raise OptionError(f"strategy={strategy!r}: accepted is ContrastiveSearch, whose penalty is explained")
+        raise OptionError(f"strategy={strategy!r}: must be ContrastiveSearch, whose penalty is explained")
     for name in (*CALLERS_CACHE_ARGUMENTS, "inputs_embeds"):
         if inputs.get(name) is not None and not (name == "inputs_embeds" and model.config.is_encoder_decoder):
             raise InputError(f"{name}: tokens of the whole text are named, so give it as input_ids from the first on")
@@ -106,7 +106,7 @@ def explain_contrastive_search(
         model: Any, input_ids: Tensor, logits_processor: Any, stopping_criteria: Any, generation_config: Any,
         **model_kwargs: Any,
     ) -> Tensor:  # fmt: skip
-        """In place of a decoding method, which ``generate`` hands its processors and its prepared inputs."""
+        """Stand in for a decoding method, to which ``generate`` passes its processors and its prepared inputs."""
         check_generation_config(strategy.name, generation_config)
         check_inputs(model, input_ids, model_kwargs)
         strategy.check(model)
@@ -121,47 +121,47 @@ def explain_contrastive_search(
             session.release()
         return text
 
-    inputs = {name: value for name, value in inputs.items() if name not in WITHOUT_SAY}
+    inputs = {name: value for name, value in inputs.items() if name not in IGNORED}
     if not {"max_new_tokens", "max_length", "generation_config"} & inputs.keys():
-        inputs["max_new_tokens"] = sequences.shape[1]  # at least those that there are
+        inputs["max_new_tokens"] = sequences.shape[1]  # at least as many as were made
     model.generate(**inputs, custom_generate=replay)
     return steps
 
 
 def _steps(session: Any, text: Tensor, start: int, processors: Any, ends: list[int]) -> list[list[Step]]:
-    """The steps of each row from place ``start`` on."""
+    """The steps of each row from position ``start`` on."""
     rows, length = text.shape
     steps: list[list[Step]] = [[] for _ in range(rows)]
     finished = [False] * rows
-    for place in range(start, length):
-        candidates = _candidates(session, text[:, :place], processors)
-        for row, token in enumerate(text[:, place].tolist()):
+    for position in range(start, length):
+        candidates = _candidates(session, text[:, :position], processors)
+        for row, token in enumerate(text[:, position].tolist()):
             if finished[row]:
                 continue
-            chosen = next((each for each in candidates[row] if each.token == token), None)
+            chosen = next((candidate for candidate in candidates[row] if candidate.token == token), None)
             if chosen is None:
                 raise InputError(
-                    f"sequences: token {token} (row {row}, place {place}) was none of the {len(candidates[row])} "
+                    f"sequences: token {token} (row {row}, position {position}) was none of the {len(candidates[row])} "
                     "candidates; give what generate was given when it made them"
                 )
-            steps[row].append(Step(place, chosen, candidates[row]))
+            steps[row].append(Step(position, chosen, candidates[row]))
             finished[row] = token in ends
-        if all(finished) or place + 1 == length:
+        if all(finished) or position + 1 == length:
             break
-        session.advance(text[:, place])
+        session.advance(text[:, position])
     return steps
 
 
 def _candidates(session: Any, text: Tensor, processors: Any) -> list[tuple[Candidate, ...]]:
     """The candidates of each row for the next token."""
     logits, probabilities, tokens, hidden = session.score_candidates(text, processors)
-    penalty, repeats = (each.to(tokens.device) for each in session.history.repeated(hidden))
+    penalty, repeats = (values.to(tokens.device) for values in session.history.repeated(hidden))
     scores = contrastive_scores(logits, probabilities, tokens, penalty, session.strategy.penalty_alpha)
-    columns = [each.tolist() for each in (tokens, probabilities, penalty, scores, repeats)]
+    columns = [values.tolist() for values in (tokens, probabilities, penalty, scores, repeats)]
     return [
         tuple(
-            Candidate(token, p, cosine, score, None if place < 0 else place)
-            for token, p, cosine, score, place in sorted(
+            Candidate(token, p, cosine, score, None if position < 0 else position)
+            for token, p, cosine, score, position in sorted(
                 zip(*row, strict=True), key=lambda candidate: (-candidate[1], candidate[0])
             )
         )
@@ -172,7 +172,7 @@ def _candidates(session: Any, text: Tensor, processors: Any) -> list[tuple[Candi
 def _check_prompt(text: Tensor, prompt: Tensor) -> None:
     if len(text) != len(prompt) or text.shape[1] < prompt.shape[1] or not text[:, : prompt.shape[1]].equal(prompt):
         raise InputError(
-            f"sequences {tuple(text.shape)}: accepted are those that generate returned for this prompt "
+            f"sequences {tuple(text.shape)}: must be those that generate returned for this prompt "
             f"{tuple(prompt.shape)}, which they begin with"
         )
 

@@ -1,4 +1,4 @@
-"""The hidden states that came before, kept for the degeneration penalty."""
+"""The hidden states of the text so far, kept for the degeneration penalty."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ BLOCK = 256  # as the cache grows
 class HiddenHistory:
     """Raw hidden states in the model's dtype, with their float32 inverse norms; appended to in place.
 
-    Rows end together at slot ``length``; row b begins at ``start[b]``, so left padding is never looked at. The prompt
-    is taken in pieces as it is read, each written once to where it stays. Behind it the storage grows by a sixteenth,
-    never past ``expected``, which copies it.
+    Rows end together at slot ``length``; row b begins at ``start[b]``, so left padding is never compared with. The
+    prompt is appended in chunks as it is read, each written once to its place. After it the storage grows by a
+    sixteenth, which copies it, and never past ``expected``.
 
-    With a window only the last states move on when the storage is full, so that it holds the window and a sixteenth of
-    it, however long the text. (A ring would have as much to read, but a row whose padding is still in it would lie
-    there in two parts, and the kernels take one.)
+    With a window only the last states are copied when the storage is full, so that it holds the window and a sixteenth
+    of it, however long the text. (A ring buffer would hold as much, but a row whose padding is still in it would be in
+    two parts, and the kernels take one.)
 
     Args:
         mask: (batch, slots) of the prompt, 1 for tokens, 0 for padding anywhere; None where there is none.
         prompt: how many slots it has, where that is known; of a continued text, with those read before.
-        expected: how many tokens the text may come to have; None where that is not known.
-        window: how many tokens back the penalty looks; None is all.
+        expected: how many tokens the text may have in the end; None where that is not known.
+        window: how many tokens back the penalty reaches; None is all.
 
     Attributes:
         length: slots appended so far.
@@ -52,7 +52,7 @@ class HiddenHistory:
             self.start = (~present).sum(1)
             self._padding = int(self.start.max())
             if bool((present[:, :-1] & ~present[:, 1:]).any()):
-                # Padding first, tokens behind it in their order.
+                # Padding first, then the tokens in their order.
                 self._slots = present.int().argsort(dim=1, stable=True).argsort(dim=1)
                 self._prompt = mask.shape[1]
                 self._offset = 0 if window is None else max(0, self._prompt - window)
@@ -72,20 +72,20 @@ class HiddenHistory:
         if self.window is not None and n > self.window:
             hidden = hidden[:, -self.window :]
         end = self.length + n
-        self._make_room(hidden, end)
+        self._ensure_capacity(hidden, end)
         assert self._inverse_norms is not None
         append(self.states, self._inverse_norms, hidden, end - hidden.shape[1] - self._offset)
         self.length = end
 
     def penalty(self, candidates: Tensor) -> Tensor:
         """(batch, k) float32 degeneration penalty of candidates (batch, k, dim)."""
-        return degeneration_penalty(candidates, *self._looked_at())
+        return degeneration_penalty(candidates, *self._kernel_inputs())
 
     def repeated(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
-        """The penalty of candidates (batch, k, dim), and (batch, k) int64 which of the states it is due to: its place
-        among those appended, as they came; -1 for a row without any.
+        """The penalty of candidates (batch, k, dim), and (batch, k) int64 the index of the state with that cosine, in
+        the order in which they were appended; -1 for a row without any.
         """
-        penalty, places = degeneration_penalty(candidates, *self._looked_at(), positions=True)
+        penalty, places = degeneration_penalty(candidates, *self._kernel_inputs(), positions=True)
         places = torch.where(places < 0, -1, places + self._first)
         if self._slots is not None:
             came_from = self._slots.to(places.device).argsort(dim=1)
@@ -97,20 +97,20 @@ class HiddenHistory:
         self, logits: Tensor, probabilities: Tensor, candidates: Tensor, penalty_alpha: float, hidden: Tensor
     ) -> Selection:
         """The best candidate of each row; see :func:`decoding.kernels.selection.select`."""
-        return select(logits, probabilities, candidates, penalty_alpha, hidden, *self._looked_at())
+        return select(logits, probabilities, candidates, penalty_alpha, hidden, *self._kernel_inputs())
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was."""
         assert self._inverse_norms is not None
-        here = rows.to(self.states.device)
-        self._states, self._inverse_norms = self.states[here], self._inverse_norms[here]
+        own_rows = rows.to(self.states.device)
+        self._states, self._inverse_norms = self.states[own_rows], self._inverse_norms[own_rows]
         if self.start is not None:
             self.start = self.start[rows.to(self.start.device)]
         if self._slots is not None:
             self._slots = self._slots[rows.to(self._slots.device)]
 
     def reaches(self, window: int | None) -> bool:
-        """Whether what is kept is all that a penalty with this window looks at."""
+        """True where it keeps all states that a penalty with this window compares with."""
         return self.window is None or (window is not None and window <= self.window)
 
     def continued(self, window: int | None, expected: int | None) -> HiddenHistory:
@@ -123,7 +123,7 @@ class HiddenHistory:
         """The first slot that counts in some row."""
         return self._offset if self.window is None else max(self._offset, self.length - self.window)
 
-    def _looked_at(self) -> tuple[Tensor, Tensor, Tensor | None, int]:
+    def _kernel_inputs(self) -> tuple[Tensor, Tensor, Tensor | None, int]:
         """History, inverse norms, start and length as the kernels take them."""
         first = self._first
         assert self._inverse_norms is not None
@@ -133,7 +133,7 @@ class HiddenHistory:
             start = None if first >= self._padding else (start - first).clamp_min(0)
         return self.states[:, skipped:], self._inverse_norms[:, skipped:], start, self.length - first
 
-    def _make_room(self, like: Tensor, end: int) -> None:
+    def _ensure_capacity(self, like: Tensor, end: int) -> None:
         """Storage for the slots up to ``end``, of which the last ``like.shape[1]`` are about to be written."""
         old, norms = self._states, self._inverse_norms
         # A tensor made in inference mode may not be written to outside it.
@@ -158,7 +158,7 @@ class HiddenHistory:
         self._offset = first
 
     def _scatter(self, hidden: Tensor, slots: Tensor) -> None:
-        """A piece of a prompt whose padding is anywhere: each state goes to its own slot."""
+        """Append a chunk of a prompt whose padding is anywhere: each state goes to its own slot."""
         if self._states is None:
             size = self._prompt - self._offset + BLOCK
             self._states = hidden.new_zeros(len(hidden), size, hidden.shape[2])

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
-from transformers.generation.logits_process import TemperatureLogitsWarper
 
 from decoding.cache.growing import tokens_in
 from decoding.capabilities.capabilities import open_prepared_stream
-from decoding.errors import InputError, OptionError
+from decoding.errors import InputError
+from decoding.generation.candidates import check_top_k, top_candidates, without_temperature
 from decoding.generation.parameters import require_count, require_range
-from decoding.generation.session import Session, argmax_first
+from decoding.generation.session import StreamSession, argmax_first
 from decoding.generation.strategy import Strategy
 from decoding.kernels.selection import contrastive_scores
 from decoding.models.structure import call_backbone, inspect_model
 from decoding.strategies.contrastive_search.history import HiddenHistory
+from decoding.stream.output import ForwardOutput
 from decoding.stream.prepare import prepare_inputs
 from decoding.stream.stream import Stream
 from decoding.transformers_private import CACHE_ARGUMENT, cache_in
 
 __all__ = ["ContrastiveSearch"]
 
-BLOCK = 128  # tokens, of which candidates are looked for at once
+# By cache that a call returned: the tokens in it and their hidden states, so that a later call that continues the cache
+# need not read them again. They live as long as the cache.
+_histories: weakref.WeakKeyDictionary[Any, tuple[Tensor, HiddenHistory]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class ContrastiveSearch(Strategy):
         penalty_alpha: α in [0, 1], weight of the degeneration penalty; 0 is greedy search. The paper uses 0.6 for
             open-ended text.
         top_k: k >= 1, number of candidates; 1 is greedy search. The paper uses 3 to 5.
-        max_history: how many tokens back the penalty looks, at least 1; None is all of prompt and text, as in the
+        max_history: how many tokens back the penalty reaches, at least 1; None is all of prompt and text, as in the
             paper. Memory and time of the penalty are bounded by it.
 
     Raises:
@@ -58,7 +62,7 @@ class ContrastiveSearch(Strategy):
     penalty_alpha: float = 0.6
     top_k: int = 4
     max_history: int | None = None
-    name: ClassVar[str] = "contrastive search"
+    name: ClassVar[str] = "contrastive-search"
 
     def __post_init__(self) -> None:
         require_range("penalty_alpha", self.penalty_alpha, 0.0, 1.0)
@@ -68,22 +72,11 @@ class ContrastiveSearch(Strategy):
 
     def check(self, model: Any) -> None:
         """Raise OptionError where k is beyond the model's vocabulary."""
-        vocab = model.config.get_text_config(decoder=True).vocab_size
-        if self.top_k > vocab:
-            raise OptionError(
-                f"top_k={self.top_k}: the model's vocabulary has {vocab} tokens; accepted are 1 to {vocab}"
-            )
+        check_top_k(model, self.top_k)
 
     def split_temperature(self, logits_processor: LogitsProcessorList) -> tuple[LogitsProcessorList, float]:
         """Temperature belongs to the draw among the candidates, not to their probabilities."""
-        temperature = 1.0
-        kept = LogitsProcessorList()
-        for processor in logits_processor:
-            if isinstance(processor, TemperatureLogitsWarper):
-                temperature *= processor.temperature
-            else:
-                kept.append(processor)
-        return kept, temperature
+        return without_temperature(logits_processor)
 
     def session(
         self,
@@ -102,38 +95,36 @@ class ContrastiveSearch(Strategy):
         return ContrastiveSearchSession(self, stream, history)
 
 
-class ContrastiveSearchSession(Session):
-    """One call of contrastive search: a stream, the history of its hidden states, and the candidates looked at last."""
+class ContrastiveSearchSession(StreamSession):
+    """One call of contrastive search: a stream, the history of its hidden states, and the last candidates."""
 
     def __init__(self, strategy: ContrastiveSearch, stream: Stream, history: HiddenHistory) -> None:
+        super().__init__(stream)
         self.strategy = strategy
-        self.stream = stream
         self.history = history
         self.candidates: Tensor | None = None  # (batch, k)
         self.branch: Tensor | None = None  # (batch,), which of them were chosen here
-        self.reading = stream.prompt
-        self.logits = stream.logits(stream.prompt)
 
     def scores(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
-        """Contrastive scores of the k candidates, -inf elsewhere; looks ahead at all candidates in one forward pass."""
+        """Contrastive scores of the k candidates, -inf elsewhere; reads all candidates in one forward pass."""
         logits, probabilities, candidates, hidden = self.score_candidates(input_ids, logits_processor)
         penalty = self.history.penalty(hidden).to(probabilities.device)
         contrastive = contrastive_scores(logits, probabilities, candidates, penalty, self.strategy.penalty_alpha)
         return torch.full_like(logits, -torch.inf).scatter_(1, candidates, contrastive)
 
     def greedy(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
-        """As the argmax of :meth:`scores`, which are not made: on a GPU two launches, and nothing waits for them."""
+        """The argmax of :meth:`scores`, which are not computed: on a GPU two launches, and nothing waits for them."""
         if input_ids.device != self.history.states.device:  # a model spread over devices
             return super().greedy(input_ids, logits_processor)
-        looked_at = self.score_candidates(input_ids, logits_processor)
-        selection = self.history.select(*looked_at[:3], self.strategy.penalty_alpha, looked_at[3])
+        logits, probabilities, candidates, hidden = self.score_candidates(input_ids, logits_processor)
+        selection = self.history.select(logits, probabilities, candidates, self.strategy.penalty_alpha, hidden)
         self.branch = selection.branch
         return torch.where(selection.score > -torch.inf, selection.token, -1)
 
     def score_candidates(self, input_ids: Tensor, logits_processor: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Processed logits (batch, vocab), and of the k candidates probabilities, ids (batch, k) and hidden states."""
-        logits = logits_processor(input_ids, self.logits.to(dtype=torch.float32, device=input_ids.device, copy=True))
-        probabilities, candidates = _top(logits.softmax(-1), self.strategy.top_k)
+        logits = self.processed_logits(input_ids, logits_processor)
+        probabilities, candidates = top_candidates(logits.softmax(-1), self.strategy.top_k)
         self.candidates, self.branch = candidates, None
         hidden = self.stream.branch(candidates).hidden[:, :, -1]  # (batch, k, dim)
         return logits, probabilities, candidates, hidden
@@ -144,66 +135,47 @@ class ContrastiveSearchSession(Session):
         """
         assert self.candidates is not None, "advance() before scores()"
         branch = argmax_first(self.candidates == tokens[:, None]) if self.branch is None else self.branch
-        self._take(self.stream.commit(branch))
+        self.take(self.stream.commit(branch))
 
     def follow(self, tokens: Tensor) -> None:
-        """As :meth:`advance`, or read the tokens anew where one of them was no candidate."""
+        """Keep the branches of the tokens, or read the tokens where one of them was no candidate."""
         if self.candidates is not None and bool((self.candidates == tokens[:, None]).any(1).all()):
             self.advance(tokens)
         else:
-            self._take(self.stream.extend(tokens[:, None]))
+            super().advance(tokens)
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was."""
-        self.stream.reorder(rows)
+        super().reorder(rows)
         self.history.reorder(rows)
-        self.logits = self.logits[rows.to(self.logits.device)]
         if self.candidates is not None:
             self.candidates = self.candidates[rows]
         if self.branch is not None:
             self.branch = self.branch[rows]
 
     def close(self) -> Any:
-        """The cache, with the history beside it, so that a later call that continues it need not read it again."""
-        cache = self.stream.close()
+        """The cache, whose history is kept for a later call that continues it."""
+        cache = super().close()
         if cache is not None:
-            cache.hidden_history = (self.stream.input_ids, self.history)
+            _histories[cache] = (self.stream.input_ids, self.history)
         return cache
 
     def release(self) -> None:
-        """Let go of cache and history."""
-        self.stream.release()
+        """Free cache and history."""
+        super().release()
         del self.history
 
-    def _take(self, reading: Any) -> None:
+    def take(self, output: ForwardOutput) -> None:
+        """Append the hidden states of the tokens read to the history."""
         self.candidates = self.branch = None
-        self.reading = reading
-        self.history.append(reading.hidden)
-        self.logits = self.stream.logits(reading)
-
-
-def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of (batch, vocab) and where they are, (batch, k) each, as ``values.topk(k)``.
-
-    A CPU finds them sooner in the k blocks with the largest maxima: nothing outside these is among them.
-    """
-    blocks = values.shape[1] // BLOCK
-    if values.device.type != "cpu" or blocks < 8 * k:
-        best, where = values.topk(k)
-        return best, where
-    whole = blocks * BLOCK
-    chosen = values[:, :whole].unflatten(1, (blocks, BLOCK)).amax(-1).topk(k).indices  # (batch, k)
-    looked_at = (chosen[:, :, None] * BLOCK + torch.arange(BLOCK)).flatten(1)
-    if whole < values.shape[1]:
-        looked_at = torch.cat([looked_at, torch.arange(whole, values.shape[1]).expand(len(values), -1)], dim=1)
-    best, where = values.gather(1, looked_at).topk(k)
-    return best, looked_at.gather(1, where)
+        self.history.append(output.hidden)
+        super().take(output)
 
 
 def _history_before(
     model: Any, input_ids: Tensor, model_kwargs: dict[str, Any], window: int | None, config: GenerationConfig | None
 ) -> HiddenHistory:
-    """The hidden states of everything in a cache that was handed in, ready to be given those of the prompt's rest."""
+    """The hidden states of all tokens in a cache that was passed in, to which those of the rest of the prompt go."""
     expected = None if config is None else config.max_length
     cache = cache_in(model_kwargs)
     past = tokens_in(cache)
@@ -213,14 +185,13 @@ def _history_before(
     whole = length == input_ids.shape[1]
     if past == 0:
         return HiddenHistory(mask, length, expected, window)
-    remembered = getattr(cache, "hidden_history", None)
-    if remembered is not None:
-        ids, history = remembered
+    if cache in _histories:
+        ids, history = _histories[cache]
         known = ids.shape == (len(input_ids), past) and (not whole or bool((ids == input_ids[:, :past]).all()))
         if known and history.length == past and history.reaches(window):
             return history.continued(window, expected)
-    found = inspect_model(model)
-    if not whole or past >= input_ids.shape[1] or not found.separable or encoder_decoder:
+    structure = inspect_model(model)
+    if not whole or past >= input_ids.shape[1] or not structure.separable or encoder_decoder:
         raise InputError(
             f"{CACHE_ARGUMENT} holds {past} tokens whose hidden states contrastive search needs: pass input_ids from "
             "the first token on, or a cache that contrastive search returned"
@@ -231,12 +202,14 @@ def _history_before(
     if model_kwargs.get("position_ids") is not None:
         inputs["position_ids"] = model_kwargs["position_ids"][..., :past]
     history = HiddenHistory(mask, length, expected, window)
-    piece = None if config is None else config.prefill_chunk_size
-    if piece is not None:
-        ids, kwargs, apart = prepare_inputs(model, **{**inputs, "use_cache": True})
-        apart.prefill_chunk_size = piece
-        open_prepared_stream(model, ids, kwargs, apart, whole_prompt=False, prompt_states=history.append).release()
+    chunk_size = None if config is None else config.prefill_chunk_size
+    if chunk_size is not None:
+        ids, kwargs, prompt_config = prepare_inputs(model, **{**inputs, "use_cache": True})
+        prompt_config.prefill_chunk_size = chunk_size
+        open_prepared_stream(
+            model, ids, kwargs, prompt_config, whole_prompt=False, prompt_states=history.append
+        ).release()
         return history
     with torch.no_grad():
-        history.append(call_backbone(model, found.backbone, inputs).last_hidden_state)
+        history.append(call_backbone(model, structure.backbone, inputs).last_hidden_state)
     return history

@@ -229,9 +229,9 @@ def test_readers_of_a_model_that_reads_padding_as_text_share_no_rows(name: str, 
     readers = [Reader(EXPERT), Reader("short", prefix=[[5]]), Reader("long", prefix=[[6, 7, 8, 9]])]
     ids, kwargs, config = prepare_inputs(model, input_ids=torch.tensor(PROMPTS[:1]), use_cache=use_cache)
     streams = FusedStreams(model, readers, ids, kwargs, config)
-    heard = streams.heard(streams.prompt)
+    logits = streams.reader_logits(streams.prompt)
     for reader in readers:
         text = [*(reader.prefix[0] if reader.prefix else []), *PROMPTS[0]]
         with torch.no_grad():
             expected = model(torch.tensor([text]), use_cache=False).logits[:, -1]
-        torch.testing.assert_close(heard[reader.role].final, expected, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(logits[reader.role].final, expected, atol=1e-4, rtol=1e-3)

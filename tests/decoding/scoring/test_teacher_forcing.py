@@ -100,21 +100,21 @@ def test_a_lora_amateur_reads_in_the_same_pass(tmp_path: Any) -> None:
         torch.testing.assert_close(_of_next(scores, row, text), right, atol=2e-4, rtol=1e-4)
 
 
-def test_a_text_may_be_as_long_as_every_reader_has_room() -> None:
+def test_a_text_may_be_as_long_as_fits_every_readers_context() -> None:
     model, amateur = tiny_model("gpt2"), tiny_model("gpt2", seed=7)
     strategy = LOL(amateur, [1], guidance=GUIDE)
-    room = longest_text(model, strategy)
-    assert room == model.config.n_positions - len(GUIDE)
-    (text,) = _texts(room + 1)
-    assert teacher_forced(model, torch.tensor([text[:room]]), strategy).isfinite().all()
-    with pytest.raises(InputError, match=f"texts of {room + 1} tokens.* room for {room}"):
+    longest = longest_text(model, strategy)
+    assert longest == model.config.n_positions - len(GUIDE)
+    (text,) = _texts(longest + 1)
+    assert teacher_forced(model, torch.tensor([text[:longest]]), strategy).isfinite().all()
+    with pytest.raises(InputError, match=f"texts of {longest + 1} tokens: must be at most {longest}"):
         teacher_forced(model, torch.tensor([text]), strategy)
 
 
 def test_refusals() -> None:
     ids = torch.tensor([_texts(4)[0]])
     model, amateur = tiny_model("llama"), tiny_model("llama", seed=7)
-    with pytest.raises(OptionError, match="amateur_context='full'"):
+    with pytest.raises(OptionError, match="amateur_context must be 'full'"):
         teacher_forced(model, ids, ContrastiveDecoding(amateur, amateur_context="last_token"))
     with pytest.raises(ModelError, match="encoder-decoder"):
         teacher_forced(tiny_model("t5"), ids, DoLa([1]))

@@ -38,10 +38,10 @@ def _in_bfloat16(seed: int) -> Any:
     return tiny_model("llama", seed).bfloat16()
 
 
-def _widened(heard: Mapping[str, ReaderLogits]) -> dict[str, ReaderLogits]:
+def _widened(logits: Mapping[str, ReaderLogits]) -> dict[str, ReaderLogits]:
     return {
         role: ReaderLogits(each.final.float(), None if each.exits is None else each.exits.float())
-        for role, each in heard.items()
+        for role, each in logits.items()
     }
 
 
@@ -76,13 +76,13 @@ def test_no_logits_are_widened_before_a_kernel(name: str, given: list[torch.dtyp
     with torch.no_grad():
         session = strategy.session(model, ids, kwargs, config)
         for _ in range(3):
-            narrow = session.heard
+            narrow = session.reader_logits
             given.clear()
             found = [session.scores(ids, LogitsProcessorList()), session.scores(ids, processors)]
             processed = 2 * session.logits.float()
             found.append(session.rescored(ids, processed))
             assert set(given) == {torch.bfloat16}
-            session.heard = _widened(narrow)
+            session.reader_logits = _widened(narrow)
             expected = [session.scores(ids, LogitsProcessorList()), session.scores(ids, processors)]
             expected.append(session.rescored(ids, processed))
             assert set(given) == {torch.bfloat16, torch.float32}
@@ -105,7 +105,7 @@ def test_scoring_and_whole_texts_give_what_widened_logits_give(name: str, monkey
         return [*scored, *decoding.score(model, PROMPTS[1], PROMPTS), teacher_forced(model, texts, strategy)]
 
     found = scores()
-    for module in ("scorer", "teacher_forcing"):
+    for module in ("scoring.scorer", "strategies.contrast.reader_group"):
         monkeypatch.setattr(
             f"decoding.{module}.ReaderLogits",
             lambda final, exits=None: ReaderLogits(final.float(), None if exits is None else exits.float()),

@@ -123,9 +123,7 @@ def test_baselines_choose_as_they_say_whatever_the_task_would_have() -> None:
 
 @pytest.mark.parametrize("strategy", ["contrastive-search", "sampling"])
 def test_what_gives_no_score_is_refused_where_log_likelihoods_are_asked_for(strategy: str) -> None:
-    with pytest.raises(
-        OptionError, match=f"strategy={strategy}: it gives no score .* accepted are contrastive-decoding"
-    ):
+    with pytest.raises(OptionError, match=f"strategy={strategy}: it gives no score .* must be contrastive-decoding"):
         _loglikelihoods(_lm(strategy=strategy))
 
 
@@ -165,7 +163,7 @@ def test_arguments_reach_the_strategy_or_the_model_in_every_form_that_lm_eval_ha
         ({"strategy": "lol", "amatuer": "induced", "lower_layers": "0.5"}, "no parameter 'amatuer'; did you mean"),
         ({"strategy": "lol", "amateur": "induced"}, "lol needs lower_layers"),
         ({"strategy": "lol", "amateur": "induced", "lower_layers": "9"}, "layer 9.* has 4 layers"),
-        ({"strategy": "contrastive-search", "penalty_alpha": 2}, "penalty_alpha=2.0: accepted are numbers from 0 to 1"),
+        ({"strategy": "contrastive-search", "penalty_alpha": 2}, "penalty_alpha=2.0: must be a number from 0 to 1"),
         ({"strategy": "contrastive-decoding", "amateur": "absent"}, "absent: no folder of this name"),
         ({"pretrained": "/absent"}, "pretrained=/absent: lm-eval cannot load it"),
         ({"device_map": "gpu"}, "device_map='gpu'; accepted: auto, balanced"),

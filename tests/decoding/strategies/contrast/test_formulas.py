@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from decoding.errors import OptionError
+from decoding import ContextAware, DoLa, OptionError
 from decoding.kernels.contrast import contrast_log_probs, contrast_logits, fuse_by_entropy, fuse_statically, plausible
-from decoding.strategies.contrast.formulas import context_aware, divergence
+from decoding.kernels.layer_divergence import layer_divergence
+from decoding.strategies.contrast.readers import EXPERT, ReaderLogits
 
 SHAPES = [(1, 7), (3, 50), (2, 4, 33)]
 
@@ -24,6 +25,12 @@ def _logits(*shape: int, seed: int = 0) -> Tensor:
 def _probs(row: Tensor) -> list[float]:
     weights = [math.exp(x - max(row.tolist())) for x in row.tolist()]
     return [weight / sum(weights) for weight in weights]
+
+
+def _context_aware(with_context: Tensor, without: Tensor, alpha: float) -> Tensor:
+    """The scores of the strategy of this name."""
+    logits = {"expert in context": ReaderLogits(with_context), EXPERT: ReaderLogits(without)}
+    return ContextAware([5], alpha).contrast(logits, torch.empty(*without.shape[:-1], 0)).scores
 
 
 def _rows(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
@@ -48,7 +55,7 @@ def test_excluded_tokens_are_not_plausible_and_the_best_always_is() -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_contrasts_are_their_formulas(shape: tuple[int, ...]) -> None:
     expert, amateur = _logits(*shape), _logits(*shape, seed=1)
-    by_logits, aware = contrast_logits(expert, amateur, 0.5), context_aware(expert, amateur, 0.5)
+    by_logits, aware = contrast_logits(expert, amateur, 0.5), _context_aware(expert, amateur, 0.5)
     by_log_probs = contrast_log_probs(expert, amateur, 0.8, amateur_temperature=0.5)
     assert torch.equal(by_logits, aware)
     for e, a, logits, log_probs in _rows(expert, amateur, by_logits, by_log_probs):
@@ -68,7 +75,7 @@ def test_no_weight_on_the_amateur_leaves_the_expert_as_it_is() -> None:
 def test_both_divergences_are_their_formulas(shape: tuple[int, ...]) -> None:
     final, premature = _logits(*shape), torch.stack([_logits(*shape, seed=seed) for seed in (1, 2, 3)])
     for kind in ("dola", "jensen-shannon"):
-        for layer, given_layer in zip(premature, divergence(final, premature, kind), strict=True):
+        for layer, given_layer in zip(premature, layer_divergence(final, premature, kind)[0], strict=True):
             for (n, j), value in zip(_rows(final, layer), given_layer.reshape(-1).tolist(), strict=True):
                 p, q = _probs(n), _probs(j)
                 m = [(x + y) / 2 for x, y in zip(p, q, strict=True)]
@@ -79,7 +86,7 @@ def test_both_divergences_are_their_formulas(shape: tuple[int, ...]) -> None:
 
 def test_the_two_divergences_choose_differently_often_enough_to_matter() -> None:
     final, premature = _logits(400, 30), torch.stack([_logits(400, 30, seed=seed) for seed in range(1, 6)])
-    chosen = [divergence(final, premature, kind).argmax(0) for kind in ("dola", "jensen-shannon")]
+    chosen = [layer_divergence(final, premature, kind)[0].argmax(0) for kind in ("dola", "jensen-shannon")]
     assert 0.02 < float((chosen[0] != chosen[1]).float().mean()) < 0.6
 
 
@@ -90,15 +97,15 @@ def test_divergences_are_zero_for_equal_distributions_and_positive_otherwise(
 ) -> None:
     final, other = scale * _logits(3, vocab, seed=seed), scale * _logits(3, vocab, seed=seed + 1)
     for kind in ("dola", "jensen-shannon"):
-        value = divergence(final, torch.stack([final + 5.0, other]), kind)
+        value = layer_divergence(final, torch.stack([final + 5.0, other]), kind)[0]
         assert value.isfinite().all()
         torch.testing.assert_close(value[0], torch.zeros(3), atol=1e-5, rtol=0)
         assert (value[1] > -1e-6).all()
 
 
 def test_an_unknown_divergence_is_refused() -> None:
-    with pytest.raises(OptionError, match="divergence='kl': accepted are dola, jensen-shannon"):
-        divergence(_logits(1, 4), _logits(1, 1, 4), "kl")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="divergence='kl': must be dola or jensen-shannon"):
+        DoLa(divergence="kl")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -118,4 +125,4 @@ def test_fusions_are_their_formulas(shape: tuple[int, ...]) -> None:
 def test_half_precision_logits_are_widened_first() -> None:
     expert, amateur = _logits(2, 30).bfloat16(), _logits(2, 30, seed=1).bfloat16()
     assert torch.equal(contrast_logits(expert, amateur, 0.5), contrast_logits(expert.float(), amateur.float(), 0.5))
-    assert divergence(expert, amateur[None]).dtype == torch.float32
+    assert layer_divergence(expert, amateur[None])[0].dtype == torch.float32

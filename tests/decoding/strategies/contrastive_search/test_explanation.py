@@ -31,17 +31,17 @@ def _read(model: Any, ids: list[int], encoder_ids: list[int] | None) -> tuple[Te
 
 
 def _check(
-    model: Any, steps: list[Step], text: list[int], start: int, *, places: list[int] | None = None,
+    model: Any, steps: list[Step], text: list[int], start: int, *, positions: list[int] | None = None,
     window: int | None = None, encoder_ids: list[int] | None = None, repetition_penalty: float | None = None,
 ) -> int:  # fmt: skip
     """Compare the steps of ``text[start:]``, a row without its padding, with every candidate read behind the text anew.
 
-    ``places`` are those of the text's tokens in their row; by default it has no padding. Gives how often the most
+    ``positions`` are those of the text's tokens in their row; by default it has no padding. Gives how often the most
     probable token was turned away from.
     """
     model = copy.deepcopy(model).double()
-    places = list(range(len(text))) if places is None else places
-    assert [step.place for step in steps] == places[start:]
+    positions = list(range(len(text))) if positions is None else positions
+    assert [step.position for step in steps] == positions[start:]
     for index, step in enumerate(steps, start):
         before = text[:index]
         hidden, logits = _read(model, before, encoder_ids)
@@ -60,8 +60,8 @@ def _check(
             assert each.probability == pytest.approx(p, abs=1e-4)
             assert each.penalty == pytest.approx(max(cosines), abs=1e-4)
             assert each.score == pytest.approx((1 - ALPHA) * p - ALPHA * max(cosines), abs=1e-4)
-            assert each.repeats == places[low + cosines.index(max(cosines))]
-    return sum(step.turned_away for step in steps)
+            assert each.repeats == positions[low + cosines.index(max(cosines))]
+    return sum(step.differs_from_greedy for step in steps)
 
 
 @pytest.mark.parametrize("window", [None, 5])
@@ -73,15 +73,15 @@ def test_each_candidate_repeats_the_token_that_recomputation_finds(name: str, wi
     inputs = left_padded(prompts)
     sequences = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=STEPS)
     explained = explain_contrastive_search(model, sequences, strategy, **inputs)
-    turned_away = 0
+    differing = 0
     for row, prompt in enumerate(prompts):
         padding = 11 - len(prompt)
         text = sequences[row, padding:].tolist()
-        places = list(range(padding, sequences.shape[1]))
-        turned_away += _check(model, explained[row], text, len(prompt), places=places, window=window)
+        positions = list(range(padding, sequences.shape[1]))
+        differing += _check(model, explained[row], text, len(prompt), positions=positions, window=window)
         for step in explained[row]:
             assert step.chosen.score == max(each.score for each in step.candidates)
-    assert turned_away > 0
+    assert differing > 0
 
 
 @pytest.mark.parametrize("window", [None, 9])
@@ -93,9 +93,14 @@ def test_places_are_those_of_a_prompt_with_padding_between_its_tokens(window: in
     sequences = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=STEPS)
     explained = explain_contrastive_search(model, sequences, strategy, **inputs)
     for row in range(2):
-        places = [*mask[row].nonzero()[:, 0].tolist(), *range(11, 11 + STEPS)]
+        positions = [*mask[row].nonzero()[:, 0].tolist(), *range(11, 11 + STEPS)]
         _check(
-            model, explained[row], sequences[row, places].tolist(), int(mask[row].sum()), places=places, window=window
+            model,
+            explained[row],
+            sequences[row, positions].tolist(),
+            int(mask[row].sum()),
+            positions=positions,
+            window=window,
         )
 
 
@@ -149,7 +154,7 @@ def test_what_cannot_be_explained_is_refused() -> None:
     model, strategy = tiny_model("llama"), ContrastiveSearch(ALPHA, K)
     prompt = torch.tensor([PROMPTS[0]])
     sequences = decoding.generate(model, prompt, strategy=strategy, max_new_tokens=3)
-    with pytest.raises(OptionError, match="accepted is ContrastiveSearch"):
+    with pytest.raises(OptionError, match="must be ContrastiveSearch"):
         explain_contrastive_search(model, sequences, decoding.DoLa(), input_ids=prompt)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="which they begin with"):
         explain_contrastive_search(model, sequences[:, 1:], strategy, input_ids=prompt)
@@ -157,5 +162,5 @@ def test_what_cannot_be_explained_is_refused() -> None:
         explain_contrastive_search(model, sequences, strategy, input_ids=prompt, past_key_values=object())
     least = int(model(sequences[:, :-1]).logits[0, -1].argmin())
     sequences[0, -1] = least
-    with pytest.raises(InputError, match=rf"token {least} \(row 0, place 6\) was none of the 4 candidates"):
+    with pytest.raises(InputError, match=rf"token {least} \(row 0, position 6\) was none of the 4 candidates"):
         explain_contrastive_search(model, sequences, strategy, input_ids=prompt)

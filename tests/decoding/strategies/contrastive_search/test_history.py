@@ -110,5 +110,5 @@ def test_a_continued_cache_keeps_its_history_or_reads_it_anew() -> None:
 
 @pytest.mark.parametrize("window", [0, -1, 2.5, True, "8"])
 def test_a_window_out_of_range_is_named(window: object) -> None:
-    with pytest.raises(decoding.OptionError, match=r"max_history=.*accepted are whole numbers from 1, or None"):
+    with pytest.raises(decoding.OptionError, match=r"max_history=.*must be a whole number from 1, or None"):
         decoding.ContrastiveSearch(max_history=window)  # type: ignore[arg-type]

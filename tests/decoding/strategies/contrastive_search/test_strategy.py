@@ -11,7 +11,7 @@ from tiny_models import DECODER_ONLY, ENCODER_DECODER, VOCAB, left_padded, rando
 
 import decoding
 from decoding.capabilities.branching import branching_of
-from decoding.strategies.contrastive_search.strategy import _top
+from decoding.generation.candidates import top_candidates
 
 STEPS = 14
 
@@ -119,11 +119,11 @@ def test_half_precision_runs_and_scores_in_float32() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"penalty_alpha": 1.5}, "penalty_alpha=1.5: accepted are numbers from 0 to 1"),
+        ({"penalty_alpha": 1.5}, "penalty_alpha=1.5: must be a number from 0 to 1"),
         ({"penalty_alpha": -0.1}, "penalty_alpha=-0.1"),
         ({"penalty_alpha": float("nan")}, "penalty_alpha=nan"),
         ({"penalty_alpha": "0.6"}, "penalty_alpha='0.6'"),
-        ({"top_k": 0}, "top_k=0: accepted are whole numbers from 1"),
+        ({"top_k": 0}, "top_k=0: must be a whole number from 1"),
         ({"top_k": 2.5}, "top_k=2.5"),
         ({"top_k": True}, "top_k=True"),
     ],
@@ -136,7 +136,9 @@ def test_hyper_parameters_out_of_range_are_named(settings: dict[str, object], me
 
 
 def test_more_candidates_than_tokens_are_refused() -> None:
-    with pytest.raises(decoding.OptionError, match=f"top_k=500: the model's vocabulary has {VOCAB} tokens"):
+    with pytest.raises(
+        decoding.OptionError, match=f"top_k=500: must be 1 to {VOCAB}, the size of the model's vocabulary"
+    ):
         decoding.generate(tiny_model("llama"), torch.tensor([[5, 6]]), penalty_alpha=0.6, top_k=500, max_new_tokens=2)
 
 
@@ -161,7 +163,7 @@ def test_a_strategy_is_frozen_and_keeps_nothing_of_a_call() -> None:
 def test_the_candidates_are_those_of_torch(vocab: int, k: int) -> None:
     values = torch.rand(3, vocab, generator=torch.Generator().manual_seed(vocab + k))
     values[1, -2:] = torch.tensor([2.0, 3.0])  # behind the last whole block
-    best, where = _top(values, k)
+    best, where = top_candidates(values, k)
     expected = values.topk(k)
     assert best.tolist() == expected.values.tolist()
     assert where.tolist() == expected.indices.tolist()

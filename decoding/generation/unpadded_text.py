@@ -1,0 +1,48 @@
+"""The tokens of a text without its padding, for strategies whose scores depend on the text."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["NO_TOKEN", "UnpaddedText", "last_prefixes"]
+
+NO_TOKEN = -1  # stands where a row has no token
+
+
+class UnpaddedText:
+    """Token ids whose padding is :data:`NO_TOKEN` and stands before the text, wherever it was in the prompt.
+
+    Args:
+        input_ids: (batch, length) the prompt.
+        mask: (batch, at least length) 1 for tokens, 0 for padding, of which the last ``length`` columns count; None, or
+            a mask of another form, for a prompt without padding.
+    """
+
+    def __init__(self, input_ids: Tensor, mask: Tensor | None) -> None:
+        self._prompt: Tensor | None = None  # (batch, length); None where nothing is padding
+        length = input_ids.shape[1]
+        if mask is None or mask.dim() != 2 or len(mask) != len(input_ids) or not 0 < length <= mask.shape[1]:
+            return
+        present = (mask[:, -length:] != 0).to(input_ids.device)
+        if not bool(present.all()):
+            present, order = present.sort(dim=1, stable=True)
+            self._prompt = torch.where(present, input_ids.gather(1, order), NO_TOKEN)
+
+    def __call__(self, input_ids: Tensor) -> Tensor:
+        """The text (batch, length) so far, of ``input_ids`` (batch, length) that begin with the prompt."""
+        if self._prompt is None:
+            return input_ids
+        return torch.cat([self._prompt, input_ids[:, self._prompt.shape[1] :]], dim=1)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Make row i what row ``rows[i]`` was."""
+        if self._prompt is not None:
+            self._prompt = self._prompt[rows.to(self._prompt.device)]
+
+
+def last_prefixes(text: Tensor, n: int) -> Tensor:
+    """(n, length) the last n prefixes of a text (length,), itself the last; they end in the last column, and before
+    them is :data:`NO_TOKEN`.
+    """
+    return torch.nn.functional.pad(text, (n - 1, 0), value=NO_TOKEN).unfold(0, len(text), 1)
