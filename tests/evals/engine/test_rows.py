@@ -59,7 +59,7 @@ def test_a_text_file_has_a_row_a_line(tmp_path):
         ('[{"a": "1", "b": 2}]', "row 1, column b: is int, not text"),
         ('[{"a": "1", "b": null}]', "row 1, column b: is missing"),
         ('[{"a": "1", "b": "\\ud800"}]', "row 1, column b: has a lone surrogate at character 1"),
-        ("[1]", "row 1: is int; accepted are objects"),
+        ("[1]", "row 1: is int; expected an object"),
         ('[{"a": "1",\n "b" 2}]', r"line 2, column 6: is no valid JSON"),
         ('{"a": "1", "b": "2"}\n{"a": "1"\n', r"line 2, column 10: is no valid JSON"),
         (b'{"a": "1", "b": "\xff"}\n', r"row 1 \(line 1\), column b: has byte 0xff at character 1"),

@@ -163,7 +163,7 @@ def test_the_environment_says_which_part_is_ours() -> None:
     assert Shard.of_environment({"SLURM_PROCID": "2", "SLURM_NTASKS": "3", "SLURM_STEP_ID": "0"}) == Shard(2, 3)
     assert Shard.of_environment({"SLURM_PROCID": "0", "SLURM_NTASKS": "3"}) == Shard(0, 1)  # a batch script: no srun
     for rank, world in (("4", "4"), ("x", "2"), ("-1", "2")):
-        with pytest.raises(OptionError, match=r"RANK=.*accepted are ranks from 0"):
+        with pytest.raises(OptionError, match=r"RANK=.*ranks must be from 0"):
             Shard.of_environment({"RANK": rank, "WORLD_SIZE": world})
     with pytest.raises(OptionError, match="2 processes share the documents: they need --output"):
         run(Toy(), toys(), shard=Shard(0, 2))
