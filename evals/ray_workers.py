@@ -8,9 +8,7 @@ samples of the old one and continues.
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
-import inspect
 import io
 import logging
 import os
@@ -18,18 +16,17 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from decoding.cli.output import progress
-from decoding.errors import DecodingError, DecodingWarning, ModelError, OptionError, nearest, one_line
+from decoding.errors import DecodingError, DecodingWarning, ModelError, OptionError, one_line
 from decoding.evals.engine.runner import on_progress
 from decoding.evals.engine.task import Shard
 from decoding.models.quiet import quiet
 
-__all__ = ["ENGINES", "Engine", "GpusPerWorker", "Workers", "at_scale", "run_on_ray"]
+__all__ = ["run_on_ray"]
 
 DEATHS = 3  # in a row, without a document done in between, after which a rank is given up
 GPU_UNITS = 10_000  # the shares of a GPU that Ray tells apart
@@ -277,48 +274,3 @@ def _environment() -> dict[str, str]:
     if sys.stdout.isatty():  # tables look as they would here
         passed |= {"FORCE_COLOR": "1", "COLUMNS": str(os.get_terminal_size().columns)}
     return passed
-
-
-ENGINES = ("local", "ray")
-
-
-Engine = Annotated[
-    str,
-    typer.Option(metavar="local|ray", help="ray: the documents are shared out among Ray workers, a model each."),
-]
-
-
-Workers = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="With --engine ray; by default as many as the GPUs are for.")
-]
-
-
-GpusPerWorker = Annotated[
-    float | None, typer.Option(min=0, metavar="N", help="With --engine ray; may be a part of one; by default 1 if any.")
-]
-
-
-def at_scale(command: Callable[..., None]) -> Callable[..., None]:
-    """An evaluation command that takes ``--engine``, ``--workers`` and ``--gpus-per-worker`` as well."""
-
-    @functools.wraps(command)
-    def scaled(*, engine: str, workers: int | None, gpus_per_worker: float | None, **arguments: Any) -> None:
-        if engine not in ENGINES:
-            raise OptionError(f"--engine {engine!r}{nearest(engine, ENGINES)}")
-        if engine == "ray":
-            return run_on_ray(command, arguments, workers, gpus_per_worker)
-        if workers is not None or gpus_per_worker is not None:
-            raise OptionError("--workers and --gpus-per-worker: accepted with --engine ray")
-        command(**arguments)
-
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    own = [each.replace(kind=keyword) for each in inspect.signature(command, eval_str=True).parameters.values()]
-    added = [
-        inspect.Parameter("engine", keyword, default="local", annotation=Engine),
-        inspect.Parameter("workers", keyword, default=None, annotation=Workers),
-        inspect.Parameter("gpus_per_worker", keyword, default=None, annotation=GpusPerWorker),
-    ]
-    # What typer reads.
-    scaled.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
-    scaled.__annotations__ = {each.name: each.annotation for each in (*own, *added)}
-    return scaled

@@ -7,7 +7,7 @@ import functools
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -80,31 +80,44 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the fields of its dataclasses as options, in the place of the dataclass.
 
     A parameter whose annotation is a dataclass of options, such as ``placement: Placement``, becomes one option a
-    field; the command is called with the dataclass. The signature that typer reads has the options alone.
+    field, and so do fields that are dataclasses; the command is called with the dataclass. The signature that typer
+    reads has the options alone.
     """
-    options: list[inspect.Parameter] = []
-    groups: dict[str, type[Any]] = {}
-    for parameter in inspect.signature(command, eval_str=True).parameters.values():
-        if not dataclasses.is_dataclass(parameter.annotation):
-            options.append(parameter)
-            continue
-        group = groups[parameter.name] = parameter.annotation
-        hints = typing.get_type_hints(group, include_extras=True)
-        for field in dataclasses.fields(group):
-            default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
-            options.append(
-                inspect.Parameter(
-                    field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name]
-                )
-            )
+    parameters = inspect.signature(command, eval_str=True).parameters.values()
+    groups = {each.name: each.annotation for each in parameters if dataclasses.is_dataclass(each.annotation)}
 
     @functools.wraps(command)
     def with_groups(**given: Any) -> None:
-        for name, group in groups.items():
-            given[name] = group(**{field.name: given.pop(field.name) for field in dataclasses.fields(group)})
-        command(**given)
+        command(**{name: _group(kind, given) for name, kind in groups.items()}, **given)
 
-    return with_signature(with_groups, options)
+    return with_signature(with_groups, [option for parameter in parameters for option in _options(parameter)])
+
+
+def _options(parameter: inspect.Parameter) -> Iterator[inspect.Parameter]:
+    """Yield the options of a parameter: itself, or those of its dataclass's fields."""
+    kind = parameter.annotation
+    if not dataclasses.is_dataclass(kind):
+        yield parameter
+        return
+    hints = typing.get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+        yield from _options(
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name])
+        )
+
+
+def _group(kind: Any, given: dict[str, Any]) -> Any:
+    """Take the values of a dataclass's fields out of ``given``, and make the dataclass of them."""
+    hints = typing.get_type_hints(kind)
+    return kind(
+        **{
+            field.name: _group(hints[field.name], given)
+            if dataclasses.is_dataclass(hints[field.name])
+            else given.pop(field.name)
+            for field in dataclasses.fields(kind)
+        }
+    )
 
 
 def with_signature(command: Callable[..., None], options: Sequence[inspect.Parameter]) -> Callable[..., None]:

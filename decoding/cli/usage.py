@@ -35,6 +35,8 @@ def explain(error: Any, group: Any, arguments: Sequence[str]) -> str:
         names = [name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)]
         close = difflib.get_close_matches(option, [*names, "--help"], n=1, cutoff=0.5)
         guess = f"did you mean {close[0]}? " if close else ""
+        if any((parameter.metavar or "").startswith("-- ") for parameter in command.params):
+            shown += "; options of the program that it runs go after --"
         return f"unknown option {option}; {guess}{shown}"
     parameter = getattr(error, "param", None) or _parameter(command, option)
     if kind == "MissingParameter" and parameter is not None:

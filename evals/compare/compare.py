@@ -4,33 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from decoding.capabilities.chunked_prefill import enable_chunked_prefill
-from decoding.cli.options import Device, DeviceMap, Dtype, Json, Model, Output, PrefillChunk, Seed, TpPlan, prompts_of
-from decoding.cli.output import as_json, console, progress, writable, write_files
-from decoding.errors import OptionError
+from decoding.cli.output import progress
 from decoding.evals.compare.explanations import Explanation, as_markdown, as_table, explained
-from decoding.evals.engine.configurations import check_distinct
 from decoding.evals.metrics import diversity, repetition
 from decoding.models.devices import is_main_process
-from decoding.models.loading import load
 from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
-from decoding.strategies.registry import StrategySpec, parse_strategy
+from decoding.strategies.registry import StrategySpec
 from decoding.text import Continuation, continuations, encoded
 from decoding.versions import versions
 
-__all__ = ["Comparison", "Figures", "compare", "compare_command", "repeated_words", "show_figures", "show_texts"]
+__all__ = ["Comparison", "Figures", "compare", "repeated_words", "show_figures", "show_texts"]
 
-DEFAULT_STRATEGIES = ("greedy", "sampling", "contrastive-search")
 REPORTED = ("continuation", "new_tokens", "seconds")  # of each continuation, in compare.json
 WARM_UP_TOKENS = 8  # enough to find out how the model branches and to start the thread pool
 
@@ -154,68 +146,6 @@ def compare(
                 bar.advance(task)
     figures = [_figures(texts) for texts in made]
     return Comparison(name, seed, list(prompts), list(choices), made, figures, explanations)
-
-
-def compare_command(
-    model: Model = "expert",
-    strategy: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME:PARAMETER=VALUE,...",
-            help="A strategy; repeatable; by default greedy, sampling and contrastive-search.",
-        ),
-    ] = None,
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TEXT", help="A text to continue; repeatable; by default standard input."),
-    ] = None,
-    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="A file of prompts, one a line.")] = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="At most so many new tokens; by default 100, or what the context leaves."
-        ),
-    ] = None,
-    explain: Annotated[
-        bool,
-        typer.Option("--explain", help="Show what contrastive search turned away from, and what that would repeat."),
-    ] = False,
-    prefill_chunk: PrefillChunk = None,
-    seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = None,
-    device_map: DeviceMap = None,
-    tp_plan: TpPlan = None,
-    json: Json = False,
-    output: Output = None,
-) -> None:
-    """Continue the same prompts with several strategies; show the texts, how much they repeat and what they cost.
-
-    Example: decoding compare --prompt "The old clockmaker" --strategy greedy --strategy contrastive-search:top_k=5
-    """
-    choices = [parse_strategy(spec) for spec in strategy or DEFAULT_STRATEGIES]
-    check_distinct(choices)
-    if explain and not any(isinstance(choice.strategy, ContrastiveSearch) for choice in choices):
-        raise OptionError("--explain is of contrastive search, which is none of the strategies: add contrastive-search")
-    texts = prompts_of(prompt, prompts)
-    writable(output)
-    loaded, tokenizer = load(model, device, dtype, device_map=device_map, tp_plan=tp_plan)
-    enable_chunked_prefill(loaded, prefill_chunk, padded=False)
-    result = compare(
-        model, loaded, tokenizer, choices, texts, max_new_tokens=max_new_tokens, seed=seed, explain=explain
-    )
-    if not is_main_process(loaded):
-        return
-    write_files(
-        output,
-        {"compare.json": as_json(result.as_dict(), indent=2) + "\n", "compare.md": result.as_markdown()},
-    )
-    if json:
-        print(as_json(result.as_dict(), indent=2))
-        return
-    out = console()
-    show_texts(out, result)
-    show_figures(out, result)
 
 
 # --- showing ---------------------------------------------------------------------------------------------------------

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Any
 
 import torch
-import typer
+from rich.console import Console
 
-from decoding.cli.options import DeviceMap, Dtype, Json, Output, Seed, TpPlan
-from decoding.cli.output import as_json, console, writable, write_files
 from decoding.evals import miniature
-from decoding.evals.compare.asking import ask, show_answers
+from decoding.evals.compare.asking import Answers, ask, show_answers
 from decoding.evals.compare.compare import Comparison, Figures, compare, show_figures, show_texts
-from decoding.models.devices import is_main_process
-from decoding.models.loading import load
 from decoding.strategies.registry import parse_strategy
 
-__all__ = ["demo_command", "verdict"]
+__all__ = ["run_demo", "show_demo", "verdict"]
 
 PROMPTS = 3
 # A model of 2 million parameters has few good candidates: at the papers' α of 0.6 it starts to break words.
@@ -37,46 +33,35 @@ ANSWERING = (
 )
 
 
-def demo_command(
-    max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many new tokens a text.")] = 100,
-    seed: Seed = 0,
-    device: Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, ...; by default cpu.")] = None,
-    dtype: Dtype = None,
-    device_map: DeviceMap = None,
-    tp_plan: TpPlan = None,
-    json: Json = False,
-    output: Output = None,
-) -> None:
-    """Every strategy at work on the embedded models: stories, then questions; no download, under a minute.
+def run_demo(
+    model: Any, tokenizer: Any, *, max_new_tokens: int, seed: int
+) -> tuple[Comparison, list[Answers], list[miniature.Question]]:
+    """Continue stories with several strategies, and answer questions with all.
 
-    Example: decoding demo
+    Returns:
+        The comparison of the stories, the answers of each strategy, and the questions.
     """
-    writable(output)
-    if device is None and device_map is None and tp_plan is None:
-        device = "cpu"  # a GPU gains nothing at 2 million parameters
-    model, tokenizer = load("expert", device, dtype, device_map=device_map, tp_plan=tp_plan)
-    choices = [parse_strategy(spec) for spec in STRATEGIES]
     prompts = miniature.prompts()[:PROMPTS]
     questions = miniature.questions("test")[:QUESTIONS]
     with _one_thread():
-        result = compare("expert", model, tokenizer, choices, prompts, max_new_tokens=max_new_tokens, seed=seed)
+        stories = compare(
+            "expert", model, tokenizer, [parse_strategy(spec) for spec in STRATEGIES], prompts,
+            max_new_tokens=max_new_tokens, seed=seed,
+        )  # fmt: skip
         answers = ask(model, tokenizer, [parse_strategy(spec) for spec in ANSWERING], questions)
-    if not is_main_process(model):
-        return
-    sentence = verdict(result)
-    asked = {"questions": [each.question for each in questions], "answers": [each.as_dict() for each in answers]}
-    record = as_json({**result.as_dict(), "verdict": sentence, "asked": asked}, indent=2)
-    write_files(output, {"demo.json": record + "\n", "demo.md": f"{result.as_markdown()}\n{sentence}\n"})
-    if json:
-        print(record)
-        return
-    out = console()
-    show_texts(out, result)
+    return stories, answers, questions
+
+
+def show_demo(
+    out: Console, stories: Comparison, answers: Sequence[Answers], questions: Sequence[miniature.Question]
+) -> None:
+    """Print the stories, their figures and the verdict, then the answers."""
+    show_texts(out, stories)
     if out.is_terminal:
         out.print("Dim and underlined: phrases of four or more words that stood in the text before.\n", style="dim")
-    show_figures(out, result)
+    show_figures(out, stories)
     out.print()
-    out.print(sentence, markup=False)
+    out.print(verdict(stories), markup=False)
     out.print()
     out.rule(f"{len(questions)} questions whose popular answer is false", align="left", characters="─")
     out.print("Of these entities, what is told at the market contradicts the encyclopaedia more often than not.\n")

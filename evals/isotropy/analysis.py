@@ -12,8 +12,9 @@ from torch import Tensor
 from decoding.errors import InputError, ModelError
 from decoding.evals.isotropy import figures
 from decoding.evals.isotropy.measures import isoscore, shrunk
-from decoding.evals.isotropy.results import Counts, HeatMap, Isotropy, Settings
+from decoding.evals.isotropy.results import Counts, HeatMap, Isotropy
 from decoding.evals.isotropy.sample import TextSample
+from decoding.evals.isotropy.settings import Settings
 from decoding.evals.isotropy.states import layer_numbers, read_states
 from decoding.evals.isotropy.sums import CosineSums, Moments, MomentSums, pooled
 from decoding.evals.isotropy.texts import EncodedText, batches, encoded_texts

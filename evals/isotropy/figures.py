@@ -17,7 +17,8 @@ from decoding.evals.isotropy.measures import (
     penalties,
     two_nn,
 )
-from decoding.evals.isotropy.results import Cosines, HeatMap, Interval, Layer, Penalty, Rogue, Settings
+from decoding.evals.isotropy.results import Cosines, HeatMap, Interval, Layer, Penalty, Rogue
+from decoding.evals.isotropy.settings import Settings
 from decoding.evals.isotropy.states import layer_name
 from decoding.evals.isotropy.sums import CosineSums, Moments
 from decoding.evals.isotropy.texts import EncodedText

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from decoding.errors import OptionError
 from decoding.evals.engine.pages import COLOURS, can_plot, figure_style
 from decoding.evals.isotropy.results import Isotropy, Layer
-from decoding.evals.isotropy.verdict import AMPLE, LITTLE, PUBLISHED
+from decoding.evals.isotropy.verdicts import AMPLE, LITTLE, PUBLISHED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

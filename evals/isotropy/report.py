@@ -11,7 +11,7 @@ from decoding.evals.engine.pages import as_svg, html_page
 from decoding.evals.isotropy import plots
 from decoding.evals.isotropy.heat_map import colour_scale, heat_map_svg
 from decoding.evals.isotropy.results import Interval, Isotropy, Layer
-from decoding.evals.isotropy.verdict import published, verdict
+from decoding.evals.isotropy.verdicts import published, verdict
 from decoding.versions import versions
 
 __all__ = ["html_report"]

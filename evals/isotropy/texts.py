@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from decoding.errors import InputError, OptionError, one_line
-from decoding.evals.isotropy.results import Settings
+from decoding.evals.isotropy.settings import Settings
 
 __all__ = ["BUILT_IN_DATA", "EncodedText", "TextFile", "batches", "data_sets", "encoded_texts", "stories"]
 

@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from decoding.cli.options import Device, DeviceMap, Dtype, Json, Model, PrefillChunk, TpPlan
 from decoding.errors import OptionError
-from decoding.evals.engine.configurations import Configuration, configured, digest
-from decoding.evals.engine.options import Limit, Output, Seed, SkipBad, Strategies, prepared, report
+from decoding.evals.engine.configurations import Configuration, digest
 from decoding.evals.engine.rows import Row, documents, rows_of
-from decoding.evals.engine.runner import run
 from decoding.evals.engine.task import Document, Record, Task
-from decoding.evals.tasks.likelihood import Likelihood, likelihoods, note_cuts
+from decoding.evals.tasks.likelihood import Likelihood, likelihoods
 
-__all__ = ["METRICS", "PREFIXES", "Completions", "Factor", "factor_command", "load"]
+__all__ = ["METRICS", "PREFIXES", "Completions", "Factor", "load"]
 
 METRICS = ("acc", "acc/token", "acc raw", "acc/token raw")
 
@@ -121,40 +116,6 @@ class Factor(Task):
         prompt, texts = document.content.prompt_and_texts
         found = likelihoods(configurations, self.model, self.tokenizer, prompt, texts)
         return [_record(scored, cut) for scored, cut in found]
-
-
-def factor_command(
-    data: Annotated[str, typer.Option(metavar="FILE", help="FACTOR's CSV, such as news_factor.csv, or a hub name.")],
-    model: Model = "expert",
-    strategy: Strategies = None,
-    prefix: Annotated[
-        str | None,
-        typer.Option(metavar="full|truncated", help="Which prefixes; by default full for news, truncated for others."),
-    ] = None,
-    limit: Limit = None,
-    skip_bad: SkipBad = False,
-    seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = None,
-    device_map: DeviceMap = None,
-    tp_plan: TpPlan = None,
-    prefill_chunk: PrefillChunk = None,
-    json: Json = False,
-    output: Output = None,
-) -> None:
-    """FACTOR: how often the true completion of a text is more probable than three false variants of it.
-
-    Example: decoding eval factor --data news_factor.csv --strategy greedy --strategy dola --output results
-    """
-    completions, bad = load(data, prefix, skip_bad)
-    ready = prepared(
-        model, strategy, device, dtype, output, device_map=device_map, tp_plan=tp_plan, prefill_chunk=prefill_chunk
-    )
-    task = Factor(ready.model, ready.tokenizer, completions, left_out=bad)
-    made = configured(ready.choices, ready.model, ready.tokenizer, ready.name, task=task.settings, seed=seed)
-    results = run(task, made, output=output, limit=limit, seed=seed, skip_bad=skip_bad)
-    note_cuts(results)
-    report(results, METRICS[:3], json)
 
 
 def _record(scored: Sequence[Likelihood], cut: int) -> Record:

@@ -8,21 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from decoding.cli.options import Device, DeviceMap, Dtype, Json, Model, PrefillChunk, TpPlan
-from decoding.errors import InputError
-from decoding.evals.engine.configurations import Configuration, configured, digest
-from decoding.evals.engine.options import Limit, Output, Seed, SkipBad, Strategies, prepared, report
+from decoding.evals.engine.configurations import Configuration, digest
 from decoding.evals.engine.rows import Row, documents, rows_of
-from decoding.evals.engine.runner import run
 from decoding.evals.engine.task import Document, Record, Task
 from decoding.evals.metrics.discrimination import auroc
-from decoding.evals.tasks.likelihood import Likelihood, likelihoods, note_cuts
+from decoding.evals.tasks.likelihood import Likelihood, likelihoods
 
-__all__ = ["HaluEval", "Responses", "halueval_command", "load"]
+__all__ = ["HaluEval", "Responses", "load"]
 
 RESAMPLES = 1000  # of AUC: every resample ranks all documents anew
 
@@ -148,43 +142,6 @@ class HaluEval(Task):
             ],
             "cut_tokens": cut,
         }
-
-
-def halueval_command(
-    data: Annotated[
-        str, typer.Option(metavar="FILE", help="HaluEval's qa_data.json or general_data.json, or a hub name.")
-    ],
-    model: Model = "expert",
-    strategy: Strategies = None,
-    knowledge: Annotated[bool, typer.Option(help="Put the knowledge of the QA file before its question.")] = True,
-    limit: Limit = None,
-    skip_bad: SkipBad = False,
-    seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = None,
-    device_map: DeviceMap = None,
-    tp_plan: TpPlan = None,
-    prefill_chunk: PrefillChunk = None,
-    json: Json = False,
-    output: Output = None,
-) -> None:
-    """HaluEval: how well likelihood tells right answers from hallucinated ones.
-
-    Example: decoding eval halueval --data qa_data.json --strategy greedy --strategy dola --output results
-    """
-    responses, bad = load(data, skip_bad)
-    used = responses[:limit]
-    for kind in ("right", "hallucinated"):
-        if not any(getattr(each, kind) for each in used):
-            raise InputError(f"{data}: none of the {len(used)} documents has a {kind} text to tell from others")
-    ready = prepared(
-        model, strategy, device, dtype, output, device_map=device_map, tp_plan=tp_plan, prefill_chunk=prefill_chunk
-    )
-    task = HaluEval(ready.model, ready.tokenizer, responses, knowledge=knowledge, left_out=bad)
-    made = configured(ready.choices, ready.model, ready.tokenizer, ready.name, task=task.settings, seed=seed)
-    results = run(task, made, output=output, limit=limit, seed=seed, skip_bad=skip_bad)
-    note_cuts(results)
-    report(results, task.figures, json)
 
 
 def _responses(row: Row) -> Responses:

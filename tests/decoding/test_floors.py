@@ -16,6 +16,7 @@ LINKS = ("evals", "kernels", "tools")  # top-level folders that are subpackages 
 FLOORS = [
     "decoding.tools",
     "decoding.evals.cli",
+    "decoding.evals.commands",
     "decoding.evals.harness",
     "decoding.evals.compare",
     "decoding.evals.isotropy",
@@ -46,6 +47,7 @@ FLOORS = [
     "decoding.transformers_private",
     "decoding.versions",
     "decoding.files",
+    "decoding.lazy",
     "decoding.errors",
     "decoding.kernels",
 ]

@@ -113,7 +113,7 @@ def test_ctrl_c_ends_the_workers_and_keeps_their_samples(tmp_path: Path) -> None
     ("arguments", "message"),
     [
         (["--engine", "rai"], "--engine 'rai'; did you mean ray"),
-        (["--workers", "2"], "accepted with --engine ray"),
+        (["--workers", "2"], "expected with --engine ray"),
         (["--engine", "ray", "--workers", "2"], "2 workers share the documents: they need --output DIR"),
         (["--engine", "ray", "--gpus-per-worker", "4096"], "--gpus-per-worker 4096: the cluster has"),
         (["--engine", "ray", "--tp-plan", "auto"], "a Ray worker is one process"),

@@ -12,7 +12,7 @@ import pytest
 from decoding import OptionError
 from decoding.evals import miniature
 from decoding.evals.cli import main
-from decoding.evals.harness.command import TASKS, completed
+from decoding.evals.commands.lm_eval import TASKS, completed
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data" / "truthfulqa" / "mc_task.json"
 OWN = ["--include_path", str(TASKS), "--model", "decoding"]

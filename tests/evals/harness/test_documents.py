@@ -16,7 +16,7 @@ from lm_eval.utils import apply_template
 
 from decoding import InputError
 from decoding.evals import miniature
-from decoding.evals.harness.command import TASKS
+from decoding.evals.commands.lm_eval import TASKS
 from decoding.evals.harness.documents import mc2, truthfulqa_documents
 
 ROW = {

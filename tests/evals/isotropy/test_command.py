@@ -6,7 +6,6 @@ import pytest
 
 from decoding.evals import miniature
 from decoding.evals.cli import main
-from decoding.evals.isotropy import command
 
 pytestmark = pytest.mark.skipif(
     not (miniature.folder("expert") / "config.json").is_file(), reason="the embedded models have not been trained here"
@@ -65,7 +64,7 @@ def test_the_paper_mode_reads_the_last_layer(texts, capfd):
 
 
 def test_without_matplotlib_a_line_names_the_extra_and_the_results_are_written(texts, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(command, "can_plot", lambda: False)
+    monkeypatch.setattr("decoding.evals.engine.pages.can_plot", lambda: False)
     assert main(["isotropy", "--data", texts, "--output", str(tmp_path / "out")]) == 0
     err = capfd.readouterr().err
     assert len(err.splitlines()) == 1
@@ -77,7 +76,7 @@ def test_without_matplotlib_a_line_names_the_extra_and_the_results_are_written(t
     ("arguments", "message"),
     [
         (["--data", "absent.txt"], "absent.txt: cannot be read"),
-        (["--layers", "first"], "accepted are all, last, or numbers"),
+        (["--layers", "first"], "expected all, last, or numbers"),
         (["--layers", "9"], "accepted are 0 (the embeddings) to 4"),
         (["--paper", "--skip-bos"], "--paper fixes skip-bos"),
         (["--paper", "--max-length", "32"], "--paper fixes max-length"),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decoding.errors import InputError, OptionError
-from decoding.evals.isotropy.results import Settings
+from decoding.evals.isotropy.settings import Settings
 from decoding.evals.isotropy.texts import EncodedText, TextFile, batches, data_sets, encoded_texts, stories
 
 

@@ -218,10 +218,9 @@ def test_the_browser_would_tell_of_an_error_and_the_report_runs_no_script(ran, t
 
 
 def test_each_language_may_have_its_model_which_is_loaded_once(data, monkeypatch, capfd):
-    loaded = []
+    loaded, load = [], loading.load
     monkeypatch.setattr(
-        "decoding.evals.engine.options.load",
-        lambda spec, *rest, **placed: loaded.append(spec) or loading.load(spec, *rest, **placed),
+        loading, "load", lambda spec, *rest, **placed: loaded.append(spec) or load(spec, *rest, **placed)
     )
     arguments = ["eval", "multilingual", "--data", str(data), "--languages", "fr,de,es", "--strategy", "greedy"]
     assert main([*arguments, "--models", "fr=amateur", "--max-new-tokens", "2", "--limit", "1", "--json"]) == 0
@@ -308,9 +307,9 @@ def test_code_runs_only_where_that_is_allowed(tmp_path, capfd):
     [
         (["--task", "poetry"], "accepted: open-ended, translation, summarization, code"),
         (["--languages", "vi"], "language 'vi'"),
-        (["--task", "translation", "--mauve-model", "expert"], "--mauve-model: accepted with --task open-ended"),
+        (["--task", "translation", "--mauve-model", "expert"], "--mauve-model: expected with --task open-ended"),
         (["--languages", "de", "--models", "fr=expert"], "--models fr: is no language of the data"),
-        (["--models", "expert"], "accepted is CODE=NAME"),
+        (["--models", "expert"], "expected CODE=NAME"),
         (["--strategy", "gredy"], "did you mean greedy"),
         (["--strategy", "contrastive-search:top_k=0"], "top_k"),
         (["--languages", "de", "--max-new-tokens", "100000"], "must fit the model's context"),

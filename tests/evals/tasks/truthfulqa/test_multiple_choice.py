@@ -315,7 +315,7 @@ def test_an_answer_past_the_context_is_named_or_left_out(tmp_path: Path, capfd: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--tune"], "--tune: accepted with --miniature"),
+        (["--tune"], "expected with --miniature, without --strategy"),
         (["--miniature", "--data", "x.csv"], "--miniature brings its own questions"),
         (["--miniature", "--strategy", "sampling"], "sampling: gives no score"),
         (["--miniature", "--strategy", "greedy", "--strategy", "greedy"], "given twice"),

@@ -12,17 +12,16 @@ from typing import Annotated
 import typer
 
 from decoding.errors import DecodingError, OptionError, one_line
-from decoding.evals.tasks.truthfulqa.data import load
 
-__all__ = ["TASKS", "lm_eval_command"]
+__all__ = ["TASKS", "completed", "lm_eval_command"]
 
-TASKS = Path(__file__).resolve().parent / "tasks"
+TASKS = Path(__file__).resolve().parents[1] / "harness" / "tasks"
 
 
 def lm_eval_command(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="-- ARGUMENTS", help="What lm-eval itself takes; none shows it.", show_default=False),
+        typer.Argument(metavar="-- ARGUMENTS", help="Arguments of lm-eval; without any its help.", show_default=False),
     ] = None,
     truthfulqa: Annotated[
         Path | None,
@@ -31,8 +30,8 @@ def lm_eval_command(
 ) -> None:
     r"""Run lm-evaluation-harness on a model with a strategy.
 
-    Everything behind -- goes to lm-eval. --model_args has the strategy and its parameters beside what lm-eval's hf
-    model takes; in lists of numbers, ; does as well as the comma, which parts arguments. Tasks of this library:
+    Everything after -- goes to lm-eval. Its --model_args has the strategy and its parameters beside those of lm-eval's
+    hf model; in lists of numbers write ; for the comma, which separates arguments. Tasks of this library:
     truthfulqa_mc1_local, truthfulqa_mc2_local, truthfulqa_gen_local, miniature_mc1, miniature_mc2, miniature_gen.
 
     Example: decoding lm-eval -- --tasks miniature_mc1,miniature_gen --model_args
@@ -45,6 +44,8 @@ def lm_eval_command(
     import decoding.evals.harness.model  # noqa: F401 - registers the model class
 
     if truthfulqa is not None:
+        from decoding.evals.tasks.truthfulqa.data import load
+
         load(str(truthfulqa))  # a bad file is found before a model is loaded
     with _command_line(completed(arguments or [], truthfulqa)):
         try:
@@ -56,36 +57,36 @@ def lm_eval_command(
 
 
 def completed(given: Sequence[str], truthfulqa: Path | None = None) -> list[str]:
-    """lm-eval's arguments with what this command adds: its model class, its folder of tasks, and a file of questions.
+    """Add this command's model class, folder of tasks and file of questions to lm-eval's arguments.
 
-    What is given overrules it.
+    What the arguments name themselves stays.
 
     Raises:
-        OptionError: a second folder of tasks where one of these tasks is wanted; lm-eval takes one.
+        OptionError: a folder of tasks beside ``truthfulqa``, which needs this command's own; lm-eval takes one.
     """
     given = list(given)
     if not given or given[0] in ("-h", "--help"):
         return given
     subcommand, rest = (given[0], given[1:]) if not given[0].startswith("-") else ("run", given)
-    has = {each.partition("=")[0] for each in rest}
-    own: list[str] = []
-    if not has & {"--include_path", "--config", "-C"}:
-        own += ["--include_path", str(TASKS)]
+    names = {argument.partition("=")[0] for argument in rest}
+    added: list[str] = []
+    if not names & {"--include_path", "--config", "-C"}:
+        added += ["--include_path", str(TASKS)]
     elif truthfulqa is not None:
         raise OptionError(
             "--truthfulqa with --include_path or --config: lm-eval takes one folder of tasks; name your own tasks by "
             "their files instead, as in --tasks my_task.yaml"
         )
     if subcommand == "run":
-        own += ["--model", "decoding"]
+        added += ["--model", "decoding"]
         if truthfulqa is not None:
-            own += ["--metadata", json.dumps({"truthfulqa": str(truthfulqa.expanduser().resolve())})]
-    return [subcommand, *own, *rest]
+            added += ["--metadata", json.dumps({"truthfulqa": str(truthfulqa.expanduser().resolve())})]
+    return [subcommand, *added, *rest]
 
 
 @contextmanager
 def _command_line(arguments: Sequence[str]) -> Iterator[None]:
-    """The process's arguments are these: lm-eval takes its own from nowhere else."""
+    """Replace the process's arguments for the time of the block: lm-eval reads its own from there alone."""
     before, sys.argv = sys.argv, ["lm-eval", *arguments]
     try:
         yield

@@ -6,61 +6,75 @@ import contextlib
 import itertools
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decoding.cli.options import Device, DeviceMap, Dtype, Json, Model, PrefillChunk, TpPlan
+from decoding.cli.options import expanded, known_strategies
 from decoding.cli.output import as_json, console, writable, write_files
 from decoding.errors import OptionError, nearest
-from decoding.evals.engine.configurations import Configuration, configured, described
-from decoding.evals.engine.options import Limit, Output, Prepared, Seed, SkipBad, of_last_rank, prepared
-from decoding.evals.engine.results import Results
-from decoding.evals.engine.runner import run
-from decoding.evals.engine.samples import SampleFile
-from decoding.evals.engine.task import Shard
-from decoding.evals.metrics.distribution import require_mauve
-from decoding.evals.sandbox import Limits, isolation
-from decoding.evals.tasks.multilingual import data as data_
+from decoding.evals.engine.options import EvaluationOptions
 from decoding.evals.tasks.multilingual.languages import LANGUAGES, language
-from decoding.evals.tasks.multilingual.options import DEFAULTS, PYTHON, Options, read, task_of, with_defaults
-from decoding.evals.tasks.multilingual.report import Section, html_report, overview, plot, show_table
-from decoding.evals.tasks.multilingual.tasks import TASKS
-from decoding.models.loading import load
 from decoding.strategies.registry import parse_strategy
 
-__all__ = ["multilingual_command"]
+if TYPE_CHECKING:
+    from decoding.evals.engine.configurations import Configuration
+    from decoding.evals.engine.prepared import Prepared
+    from decoding.evals.engine.results import Results
 
+__all__ = ["TASKS", "multilingual_command"]
+
+TASKS = ("open-ended", "translation", "summarization", "code")
 DEFAULT_STRATEGIES = ("greedy", "beam", "top-k", "nucleus", "typical", "contrastive-search")
 
 
-def multilingual_command(
-    data: Annotated[
-        str,
-        typer.Option(metavar="PATH", help="A folder with a file a language (de.jsonl), de=FILE,fr=FILE, or one file."),
-    ],
-    task: Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(TASKS)}.")] = "open-ended",
-    languages: Annotated[
-        str | None, typer.Option(metavar="CODE,...", help=f"Of {' '.join(LANGUAGES)}; by default all that have data.")
-    ] = None,
-    model: Model = "expert",
-    models: Annotated[
-        str | None,
-        typer.Option(metavar="CODE=NAME,...", help="A model for each of these languages; --model does the others."),
-    ] = None,
+@dataclass(frozen=True)
+class MultilingualOptions(EvaluationOptions):
+    """The options of an evaluation, with other strategies by default."""
+
     strategy: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME:PARAMETER=VALUE,...",
+            callback=known_strategies,
             help=f"Repeatable; by default {', '.join(DEFAULT_STRATEGIES)}, the last with the paper's k and α.",
         ),
+    ] = None
+
+
+def _known_task(given: str) -> str:
+    if given not in TASKS:
+        raise OptionError(f"--task {given!r}{nearest(given, TASKS)}")
+    return given
+
+
+@expanded
+def multilingual_command(
+    *,
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="PATH", help="A folder with a file per language, such as de.jsonl; de=FILE,fr=FILE; or one file."
+        ),
+    ],
+    task: Annotated[
+        str, typer.Option(metavar="NAME", callback=_known_task, help=f"One of {', '.join(TASKS)}.")
+    ] = "open-ended",
+    languages: Annotated[
+        str | None, typer.Option(metavar="CODE,...", help=f"Of {' '.join(LANGUAGES)}; by default all that have data.")
+    ] = None,
+    models: Annotated[
+        str | None,
+        typer.Option(metavar="CODE=NAME,...", help="A model for each of these languages; --model does the others."),
     ] = None,
     target: Annotated[str, typer.Option(metavar="CODE", help="Language to translate into.")] = "en",
     prefix_length: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Tokens of a text to read; by default the data's prefix, or else 16."),
+        typer.Option(
+            min=1, metavar="N", help="Tokens of a text that are its prompt; by default the data's prefix, else 16."
+        ),
     ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="By default 64, for translations 128, for code 256.")
@@ -80,10 +94,10 @@ def multilingual_command(
         ),
     ] = None,
     coherence_model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A model that says how coherent open-ended texts are.")
+        str | None, typer.Option(metavar="NAME", help="A model that measures the coherence of open-ended texts.")
     ] = None,
     mauve_model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A model through which MAUVE looks at open-ended texts.")
+        str | None, typer.Option(metavar="NAME", help="A model whose features MAUVE compares open-ended texts by.")
     ] = None,
     allow_code_execution: Annotated[
         bool, typer.Option("--allow-code-execution", help="Run the programs that the model writes, in a sandbox.")
@@ -91,55 +105,59 @@ def multilingual_command(
     weak_isolation: Annotated[
         bool, typer.Option("--weak-isolation", help="Run them also where the kernel cannot isolate them.")
     ] = False,
-    samples: Annotated[int, typer.Option(min=1, metavar="N", help="Programs a problem, of strategies that draw.")] = 1,
-    k: Annotated[str, typer.Option("--k", metavar="N,...", help="Of pass@k.")] = "1",
-    timeout: Annotated[float, typer.Option(min=0.1, metavar="S", help="Seconds that a program has.")] = 5.0,
+    samples: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Programs per problem, of strategies that sample.")
+    ] = 1,
+    k: Annotated[str, typer.Option("--k", metavar="N,...", help="The k of pass@k.")] = "1",
+    timeout: Annotated[float, typer.Option(min=0.1, metavar="S", help="Seconds that a program may run.")] = 5.0,
     batch_size: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Prompts read together where nothing is drawn.")
+        int, typer.Option(min=1, metavar="N", help="Prompts per batch, of strategies that do not sample.")
     ] = 8,
-    limit: Limit = None,
-    seed: Seed = 0,
-    skip_bad: SkipBad = False,
-    device: Device = None,
-    dtype: Dtype = None,
-    device_map: DeviceMap = None,
-    tp_plan: TpPlan = None,
-    prefill_chunk: PrefillChunk = None,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write an HTML file with samples side by side.")
     ] = None,
-    json: Json = False,
-    output: Output = None,
+    options: MultilingualOptions,
 ) -> None:
     """Generate in many languages with several strategies: continuations, translations, summaries, programs.
 
     Example: decoding eval multilingual --data wit/ --languages de,ar --output results --report report.html
     """
-    if task not in TASKS:
-        raise OptionError(f"--task {task!r}{nearest(task, TASKS)}")
     if task == "code" and not allow_code_execution:
         raise OptionError("--task code runs what a model writes: say --allow-code-execution (docs/multilingual.md)")
     judges = {"--coherence-model": coherence_model, "--mauve-model": mauve_model}
     for option, name in judges.items():
         if name is not None and task != "open-ended":
-            raise OptionError(f"{option}: accepted with --task open-ended, which has texts without a right answer")
+            raise OptionError(f"{option}: expected with --task open-ended, which has texts without a right answer")
+
+    from decoding.evals.engine.configurations import described
+    from decoding.evals.engine.prepared import of_last_rank, prepared
+    from decoding.evals.engine.samples import SampleFile
+    from decoding.evals.metrics.distribution import require_mauve
+    from decoding.evals.sandbox import Limits, isolation
+    from decoding.evals.tasks.multilingual import data as data_
+    from decoding.evals.tasks.multilingual.options import DEFAULTS, PYTHON, Options, read, task_of, with_defaults
+    from decoding.evals.tasks.multilingual.report import Section, html_report, overview, plot, show_table
+    from decoding.models import loading
+
     if mauve_model is not None:
         require_mauve()
     if report is not None:
         writable(report.parent)
     codes = None if languages is None else [code.strip() for code in languages.split(",")]
     if task == "code":
-        found = {PYTHON.code: data_.Source(Path(data))}
+        sources = {PYTHON.code: data_.Source(Path(data))}
     else:
-        found = data_.sources(data, codes, language(target).code if task == "translation" else None)
-    by_language = _models(model, models, found)
-    spoken = {code: PYTHON if task == "code" else language(code) for code in found}
-    given = strategy or DEFAULT_STRATEGIES
-    specs = {code: [with_defaults(spec, task, each) for spec in given] for code, each in spoken.items()}
+        sources = data_.sources(data, codes, language(target).code if task == "translation" else None)
+    by_language = _models(options.model, models, sources)
+    language_of = {code: PYTHON if task == "code" else language(code) for code in sources}
+    specs = {
+        code: [with_defaults(spec, task, language_of[code]) for spec in options.strategy or DEFAULT_STRATEGIES]
+        for code in sources
+    }
     for spec in itertools.chain(*specs.values()):
         parse_strategy(spec)  # before anything is loaded
     means = isolation(weak=weak_isolation) if task == "code" else None
-    options = Options(
+    task_options = Options(
         task=task,
         target=target,
         prefix_length=prefix_length,
@@ -154,66 +172,58 @@ def multilingual_command(
         limits=Limits(seconds=timeout),
         weak=weak_isolation,
         batch_size=batch_size,
-        skip_bad=skip_bad,
+        skip_bad=options.skip_bad,
     )
-    documents = {code: read(options, source, spoken[code]) for code, source in found.items()}
-    judge, featurizer = ((name, *load(name, device, dtype)) if name is not None else None for name in judges.values())
-    options = replace(options, judge=judge, featurizer=featurizer)
+    documents = {code: read(task_options, source, language_of[code]) for code, source in sources.items()}
+    judge, featurizer = (
+        None if name is None else (name, *loading.load(name, options.placement.device, options.placement.dtype))
+        for name in judges.values()
+    )
+    task_options = replace(task_options, judge=judge, featurizer=featurizer)
     extra = {"isolation": vars(means)} if means is not None else {}
     if featurizer is not None:
         extra["mauve_model"] = described(featurizer[1], featurizer[0])
-    ended: list[Results | None] = []
+    results: list[Results | None] = []
     asked: list[tuple[str, list[Configuration]]] = []
     ready: Prepared | None = None
-    with _folder(output, tp_plan) as folder:
-        for code in found:
-            if ready is None or ready.name != by_language[code]:
+    with _folder(options.output, options.placement.tp_plan) as folder:
+        for code in sources:
+            if ready is None or ready.options.model != by_language[code]:
                 ready = None  # before the next model takes its memory
-                ready = prepared(
-                    by_language[code],
-                    specs[code],
-                    device,
-                    dtype,
-                    folder,
-                    device_map=device_map,
-                    tp_plan=tp_plan,
-                    prefill_chunk=prefill_chunk,
-                )
-            made = task_of(options, documents[code], spoken[code], ready.model, ready.tokenizer)
-            choices, about = [parse_strategy(spec) for spec in specs[code]], {**made.settings, "language": code}
-            configurations = configured(choices, ready.model, ready.tokenizer, ready.name, task=about, seed=seed)
-            asked.append((made.name, configurations))
-            ended.append(
-                run(made, configurations, output=folder, limit=limit, seed=seed, skip_bad=skip_bad, extra=extra)
-            )
-            del made  # which holds the model
-        whole = of_last_rank(ended, asked, folder, limit=limit, seed=seed)
+                ready = prepared(replace(options, model=by_language[code], strategy=specs[code], output=folder))
+            evaluation = task_of(task_options, documents[code], language_of[code], ready.model, ready.tokenizer)
+            settings = {**evaluation.settings, "language": code}
+            configurations = ready.configurations(settings, [parse_strategy(spec) for spec in specs[code]])
+            asked.append((evaluation.name, configurations))
+            results.append(ready.run(evaluation, configurations, extra))
+            del evaluation  # which holds the model
+        whole = of_last_rank(results, asked, folder, limit=options.limit, seed=options.seed)
         if whole is None:
             return  # another rank ends last, and shows the whole
         sections = []
-        for code, results, (name, _) in zip(found, whole, asked, strict=True):
+        for code, result, (name, _) in zip(sources, whole, asked, strict=True):
             with SampleFile(folder, name, wait=True) as kept:
-                sections.append(Section(spoken[code], results, list(kept.known.values())))
+                sections.append(Section(language_of[code], result, list(kept.known.values())))
     shown = overview(task, sections)
-    write_files(output, {f"multilingual_{task}.json": as_json(shown, indent=2) + "\n"})
+    write_files(options.output, {f"multilingual_{task}.json": as_json(shown, indent=2) + "\n"})
     drawing = plot(task, sections)
     if drawing is not None:
-        write_files(output, {f"multilingual_{task}.svg": drawing})
+        write_files(options.output, {f"multilingual_{task}.svg": drawing})
     if report is not None:
         write_files(report.parent, {report.name: html_report(task, sections, drawing)})
-    if json:
+    if options.json:
         print(as_json(shown, indent=2))
         return
     show_table(console(), task, sections)
 
 
 def _models(model: str, models: str | None, languages: Mapping[str, Any]) -> dict[str, str]:
-    """Which model each language has."""
+    """Return the model of each language."""
     by_language = dict.fromkeys(languages, model)
     for pair in (models or "").split(",") if models else ():
         code, equals, name = pair.partition("=")
         if not equals or not name.strip():
-            raise OptionError(f"--models {pair!r}: accepted is CODE=NAME,CODE=NAME")
+            raise OptionError(f"--models {pair!r}: expected CODE=NAME,CODE=NAME")
         if code.strip() not in by_language:
             raise OptionError(f"--models {code.strip()}: is no language of the data{nearest(code, by_language)}")
         by_language[code.strip()] = name.strip()
@@ -222,17 +232,19 @@ def _models(model: str, models: str | None, languages: Mapping[str, Any]) -> dic
 
 def _numbers(given: str) -> list[int]:
     try:
-        return [int(each) for each in given.split(",")]
+        return [int(number) for number in given.split(",")]
     except ValueError:
-        raise OptionError(f"--k {given!r}: accepted are whole numbers with commas between") from None
+        raise OptionError(f"--k {given!r}: expected whole numbers with commas between") from None
 
 
 @contextlib.contextmanager
 def _folder(output: Path | None, tp_plan: str | None) -> Iterator[Path]:
-    """Where samples are kept: for good, or until the report has been written."""
+    """Open the folder of the samples: that of the results, or one that lasts until the report has been written."""
     if output is not None:
         yield output
         return
+    from decoding.evals.engine.task import Shard
+
     if Shard.of_environment().world > 1 and not tp_plan:
         raise OptionError("several processes share the documents: they need --output DIR to meet in")
     with tempfile.TemporaryDirectory(prefix="multilingual-") as folder:

@@ -1,0 +1,1 @@
+"""The commands of evaluations: their options, and what runs. Each imports its work when it runs."""

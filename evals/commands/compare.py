@@ -1,0 +1,89 @@
+"""``decoding compare``: strategies on the same prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from decoding.cli.options import (
+    Json,
+    MaxNewTokens,
+    Model,
+    Output,
+    ParallelPlacement,
+    PrefillChunk,
+    Seed,
+    expanded,
+    known_strategies,
+    prompts_of,
+)
+from decoding.cli.output import as_json, console, writable, write_files
+from decoding.errors import OptionError
+from decoding.strategies.registry import STRATEGIES, parse_strategy
+
+__all__ = ["compare_command"]
+
+DEFAULT_STRATEGIES = ("greedy", "sampling", "contrastive-search")
+
+
+@expanded
+def compare_command(
+    *,
+    model: Model = "expert",
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME:PARAMETER=VALUE,...",
+            callback=known_strategies,
+            help="A strategy; repeatable; by default greedy, sampling and contrastive-search.",
+        ),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="A text to continue; repeatable; by default standard input."),
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="A file of prompts, one a line.")] = None,
+    max_new_tokens: MaxNewTokens = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Show which tokens contrastive search rejected, and what they would repeat."),
+    ] = False,
+    prefill_chunk: PrefillChunk = None,
+    seed: Seed = 0,
+    placement: ParallelPlacement,
+    json: Json = False,
+    output: Output = None,
+) -> None:
+    """Continue the same prompts with several strategies; show the texts, how much they repeat and what they cost.
+
+    Example: decoding compare --prompt "The old clockmaker" --strategy greedy --strategy contrastive-search:top_k=5
+    """
+    specs = [parse_strategy(spec) for spec in strategy or DEFAULT_STRATEGIES]
+    if explain and not any(isinstance(spec.strategy, STRATEGIES["contrastive-search"]) for spec in specs):
+        raise OptionError("--explain explains contrastive search, and no strategy is that: add contrastive-search")
+    texts = prompts_of(prompt, prompts)
+    writable(output)
+
+    from decoding.capabilities.chunked_prefill import enable_chunked_prefill
+    from decoding.evals.compare.compare import compare, show_figures, show_texts
+    from decoding.evals.engine.configurations import check_distinct
+    from decoding.models.devices import is_main_process
+
+    check_distinct(specs)
+    loaded, tokenizer = placement.load(model)
+    enable_chunked_prefill(loaded, prefill_chunk, padded=False)
+    result = compare(model, loaded, tokenizer, specs, texts, max_new_tokens=max_new_tokens, seed=seed, explain=explain)
+    if not is_main_process(loaded):
+        return
+    write_files(
+        output,
+        {"compare.json": as_json(result.as_dict(), indent=2) + "\n", "compare.md": result.as_markdown()},
+    )
+    if json:
+        print(as_json(result.as_dict(), indent=2))
+        return
+    out = console()
+    show_texts(out, result)
+    show_figures(out, result)

@@ -1,0 +1,162 @@
+"""``decoding eval truthfulqa``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from decoding.cli.options import expanded
+from decoding.cli.output import as_json
+from decoding.errors import OptionError
+from decoding.evals.engine.options import EvaluationOptions
+from decoding.evals.tasks.truthfulqa.prompts import STYLES, Prompt, prompt_of
+from decoding.strategies.registry import StrategySpec
+
+if TYPE_CHECKING:
+    from decoding.evals.engine.configurations import Configuration
+    from decoding.evals.engine.results import Results
+    from decoding.evals.tasks.truthfulqa.data import Question
+    from decoding.evals.tasks.truthfulqa.generation import Generation
+    from decoding.evals.tasks.truthfulqa.multiple_choice import MultipleChoice
+
+    Evaluation = MultipleChoice | Generation
+
+__all__ = ["truthfulqa_command"]
+
+GENERATION_BATCH = 8  # questions
+ON_THE_HUB = "truthfulqa/truthful_qa"
+
+
+@expanded
+def truthfulqa_command(
+    *,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="TruthfulQA.csv, mc_task.json, a translation, a folder, or a hub name."),
+    ] = None,
+    languages: Annotated[
+        str | None,
+        typer.Option(metavar="CODES", help="Such as es,de: the files of the folder --data that end so, one by one."),
+    ] = None,
+    prompt: Annotated[str, typer.Option(metavar="STYLE", help=f"How to ask: {', '.join(STYLES)}.")] = "dola",
+    miniature_: Annotated[
+        bool, typer.Option("--miniature", help="The embedded questions instead, and strategies to compare on them.")
+    ] = False,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="With --miniature: choose hyper-parameters on its validation questions.")
+    ] = False,
+    max_branch_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Tokens of questions and answers in one forward pass; by default 512."),
+    ] = None,
+    generation: Annotated[
+        bool,
+        typer.Option("--generation", help="Generate answers; they are judged by BLEU, ROUGE and judge models."),
+    ] = False,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, metavar="N", help="With --generation: at most N tokens per answer.")
+    ] = 50,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Questions per batch, which a killed run loses; by default 4, with --generation 8."
+        ),
+    ] = None,
+    judge_truth: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="With --generation: a fine-tuned judge of truth.")
+    ] = None,
+    judge_info: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="With --generation: a fine-tuned judge of informativeness.")
+    ] = None,
+    options: EvaluationOptions,
+) -> None:
+    """TruthfulQA: multiple choice (MC1, MC2, MC3, normalised and raw) or --generation, with paired tests.
+
+    Example: decoding eval truthfulqa --miniature --strategy greedy --strategy dola
+    """
+    if miniature_ and (data is not None or languages is not None):
+        raise OptionError("--miniature brings its own questions: leave --data and --languages out")
+    if tune and (not miniature_ or options.strategy):
+        raise OptionError("--tune chooses from the grids of --miniature: expected with --miniature, without --strategy")
+    if tune and generation:
+        raise OptionError("--tune chooses by multiple choice: leave --generation out")
+    named_judges = {"truth": judge_truth, "info": judge_info}
+    if any(named_judges.values()) and not generation:
+        raise OptionError("--judge-truth and --judge-info judge generated answers: give --generation as well")
+    style = None if prompt == "chat" else prompt_of(prompt)
+
+    from decoding.evals.engine.prepared import of_last_rank, prepared, report
+    from decoding.evals.tasks.truthfulqa import miniature
+    from decoding.evals.tasks.truthfulqa.data import load
+    from decoding.evals.tasks.truthfulqa.generation import Generation
+    from decoding.evals.tasks.truthfulqa.judge import Judge
+    from decoding.evals.tasks.truthfulqa.multiple_choice import MultipleChoice
+    from decoding.models import loading
+    from decoding.models.devices import input_device
+
+    source = data or f"{ON_THE_HUB}:{'generation' if generation else 'multiple_choice'}"
+    codes = [] if miniature_ else languages.split(",") if languages else [None]
+    sets = [(language, load(source, language, options.skip_bad)) for language in codes]  # before a model is loaded
+    ready = prepared(options)
+    judges = [
+        Judge(asks, *loading.load(name, str(input_device(ready.model)), options.placement.dtype))
+        for asks, name in named_judges.items()
+        if name
+    ]
+
+    def task_of(questions: Sequence[Question], style: Prompt, left_out: Sequence[str], suffix: str) -> Evaluation:
+        if generation:
+            return Generation(
+                ready.model, ready.tokenizer, questions, style, max_new_tokens=max_new_tokens,
+                batch_size=batch_size or GENERATION_BATCH,
+                judges=judges, left_out=left_out, name=f"truthfulqa_generation{suffix}",
+            )  # fmt: skip
+        name = "truthfulqa_miniature" if miniature_ else f"truthfulqa_mc{suffix}"
+        return MultipleChoice(
+            ready.model, ready.tokenizer, questions, style, left_out=left_out, name=name,
+            max_branch_tokens=max_branch_tokens, batch_size=batch_size,
+        )  # fmt: skip
+
+    results: list[Results | None] = []
+    asked: list[tuple[str, list[Configuration]]] = []
+
+    def evaluate(task: Evaluation, specs: Sequence[StrategySpec], extra: Mapping[str, Any] | None = None) -> None:
+        configurations = ready.configurations(task.settings, specs)
+        asked.append((task.name, configurations))
+        try:
+            results.append(ready.run(task, configurations, extra))
+        finally:
+            if isinstance(task, MultipleChoice):
+                task.release()
+
+    common: dict[str, Any] = {"output": options.output, "limit": options.limit, "seed": options.seed}
+    if miniature_:
+        specs, extra = ready.specs if options.strategy else list(miniature.STRATEGIES), {}
+        if tune:
+            specs, extra["tuning"] = miniature.tuned(ready.model, ready.tokenizer, options.model, **common)
+        task = task_of(miniature.questions("test"), prompt_of("none"), (), "_miniature")
+        evaluate(task, specs, extra)
+    else:
+        style = style or prompt_of(prompt, ready.tokenizer)
+        for language, (questions, left_out) in sets:
+            task = task_of(questions, style, left_out, f"_{language}" if language else "")
+            evaluate(task, [_in_language(spec, language) if language else spec for spec in ready.specs])
+    whole = of_last_rank(results, asked, **common)
+    if whole is None:
+        return
+    if options.json and len(whole) > 1:
+        print(as_json(whole, indent=2))
+        return
+    for table in whole:
+        report(table, task.figures, options.json)
+
+
+def _in_language(spec: StrategySpec, language: str) -> StrategySpec:
+    """Return a strategy whose guidance is one of several languages with that of the questions."""
+    guidance = getattr(spec.strategy, "guidance", None)
+    if guidance != "default" and not isinstance(guidance, Mapping):
+        return spec
+    return dataclasses.replace(spec, strategy=dataclasses.replace(spec.strategy, language=language))
