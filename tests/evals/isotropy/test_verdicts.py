@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from decoding.evals.isotropy.results import Cosines, Counts, Interval, Isotropy, Layer, Penalty, Rogue, Settings
+from decoding.evals.isotropy.results import Cosines, Counts, Interval, Isotropy, Layer, Penalty, Rogue
+from decoding.evals.isotropy.settings import Settings
 from decoding.evals.isotropy.verdicts import published, top_k_of, verdict
 
 COUNTS = Counts(2000, 400_000, 0, 0, 32, 8192, 0.25)
