@@ -1,4 +1,4 @@
-"""How well a score tells two kinds of documents apart."""
+"""Discrimination: how well a score tells two kinds of documents apart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def auroc(high: ArrayLike, low: ArrayLike) -> float:
         low: (m,) scores of the other.
 
     Returns:
-        0 to 1; 0.5 where the score tells nothing, and where one kind is missing.
+        0 to 1; 0.5 where the score does not tell them apart, and where one kind is missing.
     """
     first, second = np.asarray(high, dtype=float), np.asarray(low, dtype=float)
     if not len(first) or not len(second):

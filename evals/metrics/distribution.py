@@ -18,17 +18,17 @@ from decoding.models.quiet import quiet
 
 __all__ = ["Mauve", "features", "mauve", "require_mauve"]
 
-MAX_LENGTH = 200  # tokens of a text that Su et al. look at
+MAX_LENGTH = 200  # tokens of a text in Su et al.
 
 
 @dataclass(frozen=True)
 class Mauve:
-    """MAUVE and what it rests on.
+    """MAUVE, and the size of its samples.
 
     Attributes:
         score: 0 to 100 (the same distribution).
         buckets: clusters that the features were quantised to: a tenth of the texts.
-        texts: how many of each kind were compared; below some thousands the score is biased and varies with the seed
+        texts: number of generated and of human texts; below some thousands the score is biased and varies with the seed
             (its authors advise 5000).
     """
 
@@ -55,13 +55,13 @@ def mauve(
     Args:
         texts: generated.
         references: written by people.
-        model: a local model that gives hidden states; a text's feature is the last layer's at its last token.
+        model: a local model that returns hidden states; a text's feature is the last layer's at its last token.
         tokenizer: its tokenizer.
         max_length: cut texts to so many tokens.
-        same_length: cut text and reference i to the shorter of the two, as Su et al. do, since MAUVE tells lengths
-            apart; pairs of which one is empty are left out.
+        same_length: cut text and reference i to the shorter of the two, as Su et al. do, since MAUVE depends on
+            lengths; pairs of which one is empty are left out.
         seed: of the clustering.
-        tokens_at_once: of a forward pass.
+        tokens_at_once: tokens of a forward pass.
 
     Raises:
         InputError: fewer than two texts of a kind, or ``same_length`` with lists of different lengths.
@@ -73,9 +73,9 @@ def mauve(
         if len(generated) != len(human):
             raise InputError(f"{len(texts)} texts and {len(references)} references: same_length cuts them in pairs")
         shorter = [min(len(a), len(b)) for a, b in zip(generated, human, strict=True)]
-        generated = [each[:length] for each, length in zip(generated, shorter, strict=True)]
-        human = [each[:length] for each, length in zip(human, shorter, strict=True)]
-    generated, human = [each for each in generated if each], [each for each in human if each]
+        generated = [ids[:length] for ids, length in zip(generated, shorter, strict=True)]
+        human = [ids[:length] for ids, length in zip(human, shorter, strict=True)]
+    generated, human = [ids for ids in generated if ids], [ids for ids in human if ids]
     if min(len(generated), len(human)) < 2:
         raise InputError(
             f"{len(generated)} texts and {len(human)} references that are not empty: MAUVE needs at least 2 of each"
@@ -83,13 +83,13 @@ def mauve(
     with quiet():
         from mauve import compute_mauve  # an optional package, whose import takes seconds
 
-        found = compute_mauve(
+        result = compute_mauve(
             p_features=features(human, model, tokens_at_once=tokens_at_once),
             q_features=features(generated, model, tokens_at_once=tokens_at_once),
             seed=seed,
             verbose=False,
         )
-    return Mauve(100 * float(found.mauve), int(found.num_buckets), (len(generated), len(human)))
+    return Mauve(100 * float(result.mauve), int(result.num_buckets), (len(generated), len(human)))
 
 
 def require_mauve() -> None:
@@ -106,17 +106,17 @@ def features(
 
     Args:
         sequences: token ids, at least one each.
-        model: a model that gives hidden states.
-        tokens_at_once: of a forward pass.
+        model: a model that returns hidden states.
+        tokens_at_once: tokens of a forward pass.
     """
-    found: dict[int, torch.Tensor] = {}
+    by_text: dict[int, torch.Tensor] = {}
     for batch, ids, mask in padded_batches(sequences, tokens_at_once, input_device(model)):
         states = model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[-1]
         last = states[torch.arange(len(batch)), mask.sum(1) - 1].float().cpu()
-        found.update(zip(batch, last, strict=True))
-    return torch.stack([found[i] for i in range(len(sequences))]).numpy()
+        by_text.update(zip(batch, last, strict=True))
+    return torch.stack([by_text[i] for i in range(len(sequences))]).numpy()
 
 
 def _tokenised(texts: Sequence[str], tokenizer: Any, max_length: int) -> list[list[int]]:
-    """Token ids of texts; those of an empty text are empty, whatever the tokenizer puts around it."""
+    """Token ids of texts; an empty text has none, whatever special tokens the tokenizer adds."""
     return [list(tokenizer(text)["input_ids"])[:max_length] if text else [] for text in texts]

@@ -1,4 +1,4 @@
-"""How likely a causal model finds texts: coherence of continuations with their prefixes, and perplexity."""
+"""Likelihood of texts under a causal model: coherence of continuations with their prefixes, and perplexity."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ NUMBERS_AT_ONCE = 2**27  # of its logits: half a gigabyte in float32
 
 @dataclass(frozen=True)
 class Coherence:
-    """How coherent continuations are with their prefixes.
+    """Coherence of continuations with their prefixes.
 
     Attributes:
         mean: over the texts; at most 0, higher is more coherent; NaN where every text is empty.
-        texts: for each text the mean log-probability (natural) of its tokens behind its prefix; None where it is empty.
+        texts: for each text the mean log-probability (natural) of its tokens after its prefix; None where it is empty.
     """
 
     mean: float
@@ -36,13 +36,13 @@ class Coherence:
 
 @dataclass(frozen=True)
 class Perplexity:
-    """How surprising texts are.
+    """Perplexity of texts.
 
     Attributes:
         corpus: exp of the mean negative log-probability of all tokens together.
-        mean: of the texts' own perplexities, which one odd text can blow up (what Hugging Face's metric reports).
-        texts: each text's own; None where it has no token to score.
-        tokens: how many were scored.
+        mean: of the perplexities of single texts, which one odd text can blow up (as in Hugging Face's metric).
+        texts: the perplexity of each text; None where it has no token to score.
+        tokens: number of tokens scored.
     """
 
     corpus: float
@@ -65,29 +65,29 @@ def coherence(
     Sums are taken in float64 of float32 log-probabilities.
 
     Args:
-        prefixes: what was given, one for each text.
+        prefixes: one for each text.
         texts: continuations, as they follow their prefixes.
-        model: a decoder-only transformers model that judges; not the one that wrote.
+        model: a decoder-only transformers model; not the one that generated the texts.
         tokenizer: its tokenizer.
-        max_length: cut prefix and continuation together to so many tokens; None refuses what is past the context.
-        tokens_at_once: of a forward pass.
+        max_length: cut prefix and continuation together to so many tokens; None refuses a longer text than the context.
+        tokens_at_once: tokens of a forward pass.
 
     Raises:
-        InputError: prefixes and texts that do not match, an empty prefix, or a text past the model's context.
+        InputError: prefixes and texts that do not match, an empty prefix, or a text longer than the model's context.
     """
     if len(prefixes) != len(texts):
         raise InputError(f"{len(prefixes)} prefixes and {len(texts)} texts: each text needs its own")
-    sequences, starts, asked = [], [], []
+    sequences, starts, indices = [], [], []
     for index, (prefix, text) in enumerate(zip(prefixes, texts, strict=True)):
         if text and tokenizer(text, add_special_tokens=False)["input_ids"]:
             before, (after,) = tokens_of(prefix, [text], tokenizer)
             sequences.append(_cut([*before, *after], max_length, model, index))
             starts.append(len(before))
-            asked.append(index)
-    found: list[float | None] = [None] * len(texts)
-    for index, sum_, count in zip(asked, *_sums(model, sequences, starts, tokens_at_once), strict=True):
-        found[index] = sum_ / count if count else None
-    return Coherence(_mean(found), found)
+            indices.append(index)
+    means: list[float | None] = [None] * len(texts)
+    for index, sum_, count in zip(indices, *_sums(model, sequences, starts, tokens_at_once), strict=True):
+        means[index] = sum_ / count if count else None
+    return Coherence(_mean(means), means)
 
 
 def perplexity(
@@ -104,15 +104,15 @@ def perplexity(
     Sums are taken in float64 of float32 log-probabilities.
 
     Args:
-        texts: each read by itself.
+        texts: each is read alone.
         model: a decoder-only transformers model.
         tokenizer: its tokenizer.
         add_start_token: put the tokenizer's BOS in front where it has one, so that a text's first token is scored too.
-        max_length: cut texts to so many tokens; None refuses what is past the context.
-        tokens_at_once: of a forward pass.
+        max_length: cut texts to so many tokens; None refuses a longer text than the context.
+        tokens_at_once: tokens of a forward pass.
 
     Raises:
-        InputError: no text, or one past the model's context.
+        InputError: no text, or one longer than the model's context.
     """
     if not texts:
         raise InputError("no text: give at least one")
@@ -124,23 +124,23 @@ def perplexity(
             ids.insert(0, bos)
         sequences.append(_cut(ids, max_length, model, index))
     sums, counts = _sums(model, sequences, [1] * len(sequences), tokens_at_once)
-    found = [math.exp(-sum_ / count) if count else None for sum_, count in zip(sums, counts, strict=True)]
+    perplexities = [math.exp(-sum_ / count) if count else None for sum_, count in zip(sums, counts, strict=True)]
     tokens = sum(counts)
     corpus = math.exp(-math.fsum(sums) / tokens) if tokens else math.nan
-    return Perplexity(corpus, _mean(found), found, tokens)
+    return Perplexity(corpus, _mean(perplexities), perplexities, tokens)
 
 
 def padded_batches(
     sequences: Sequence[Sequence[int]], tokens_at_once: int, device: torch.device
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Token sequences in right-padded batches of similar lengths, longest first so that memory peaks at once.
+    """Token sequences in right-padded batches of similar lengths, longest first so that memory peaks in the beginning.
 
     Yields:
-        Which sequences they are; their ids (batch, length); their attention mask (batch, length).
+        The indices of the sequences; their ids (batch, length); their attention mask (batch, length).
     """
     if tokens_at_once < 1:
-        raise OptionError(f"tokens_at_once={tokens_at_once}: accepted are whole numbers from 1")
-    order = sorted((i for i, each in enumerate(sequences) if each), key=lambda i: -len(sequences[i]))
+        raise OptionError(f"tokens_at_once={tokens_at_once}: must be a whole number from 1")
+    order = sorted((i for i, ids in enumerate(sequences) if ids), key=lambda i: -len(sequences[i]))
     while order:
         width = len(sequences[order[0]])
         rows = max(1, tokens_at_once // width)
@@ -158,7 +158,7 @@ def padded_batches(
 def _sums(
     model: Any, sequences: Sequence[Sequence[int]], starts: Sequence[int], tokens_at_once: int
 ) -> tuple[list[float], list[int]]:
-    """For each sequence the sum of the log-probabilities of its tokens from its start on, and how many they are."""
+    """The sum of the log-probabilities of each sequence's tokens from its start on, and their number."""
     vocab = model.config.get_text_config(decoder=True).vocab_size
     at_once = min(tokens_at_once, max(1, NUMBERS_AT_ONCE // vocab))
     sums, counts = [0.0] * len(sequences), [0] * len(sequences)
@@ -189,5 +189,5 @@ def _cut(ids: list[int], max_length: int | None, model: Any, index: int) -> list
 
 
 def _mean(values: Sequence[float | None]) -> float:
-    numbers = [each for each in values if each is not None]
+    numbers = [value for value in values if value is not None]
     return math.fsum(numbers) / len(numbers) if numbers else math.nan

@@ -25,9 +25,9 @@ def mc1(best: float, false: Sequence[float]) -> float:
 def mc2(true: Sequence[float], false: Sequence[float]) -> float:
     """MC2: the share of the true answers in the probability of all, Σexp(true) / (Σexp(true) + Σexp(false)).
 
-    Worked out in log space, so that answers of any length count. The public scripts sum probabilities, which are 0 in
-    float64 below a log-score of about -745: lm-eval then gives NaN where all answers are that low; DoLa's script halves
-    the log-scores of one side until they are not, which changes the figure.
+    Computed in log space, so that answers of any length count. The public scripts sum probabilities, which are 0 in
+    float64 below a log-score of about -745: lm-eval's figure is then NaN where all answers are that low; DoLa's script
+    halves the log-scores of one side until they are not, which changes the figure.
 
     Args:
         true: log-scores of the true answers, at least one.
@@ -68,6 +68,6 @@ def mc3(true: Sequence[float], false: Sequence[float]) -> float:
 def _check(true: Sequence[float], false: Sequence[float]) -> None:
     for name, scores in (("true", true), ("false", false)):
         if not len(scores):
-            raise ValueError(f"no log-score of a {name} answer: accepted is at least one")
+            raise ValueError(f"no log-score of a {name} answer: expected at least one")
         if any(math.isnan(score) or score == math.inf for score in scores):
-            raise ValueError(f"log-scores of {name} answers {list(scores)}: accepted are finite numbers and -inf")
+            raise ValueError(f"log-scores of {name} answers {list(scores)}: must be finite numbers or -inf")

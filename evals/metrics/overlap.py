@@ -1,4 +1,4 @@
-"""How much texts have in common with references: BLEU, chrF, ROUGE; and with one another: self-BLEU."""
+"""Overlap of texts with references: BLEU, chrF, ROUGE; and with one another: self-BLEU."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Overlap:
 
     Attributes:
         score: 0 to 100.
-        signature: sacrebleu's, which says what was computed; report it with the score.
+        signature: sacrebleu's, which names its settings; report it with the score.
     """
 
     score: float
@@ -52,7 +52,7 @@ def bleu(texts: Sequence[str], references: References, *, tokenize: str = "13a",
     from sacrebleu.metrics import BLEU
 
     if tokenize not in BLEU.TOKENIZERS:
-        raise OptionError(f"tokenize={tokenize!r}: accepted are {', '.join(BLEU.TOKENIZERS)}")
+        raise OptionError(f"tokenize={tokenize!r}: must be one of {', '.join(BLEU.TOKENIZERS)}")
     return _corpus(BLEU(tokenize=tokenize, lowercase=lowercase), texts, references)
 
 
@@ -73,36 +73,36 @@ def chrf(texts: Sequence[str], references: References, *, word_order: int = 0) -
 
 
 def character_counts(text: str, reference: str) -> list[int]:
-    """What chrF counts of a text and its reference: for n = 1 to 6 the character n-grams of either and those in common.
+    """The counts of chrF: for n = 1 to 6 the character n-grams of a text, of its reference, and those in common.
 
-    Counts of several texts add up to those of all; :func:`chrf_of_counts` makes the figure of them.
+    Counts of several texts add up to those of all; :func:`chrf_of_counts` computes the figure.
     """
     counts = []
-    ours, theirs = ("".join(each.split()) for each in (text, reference))
+    ours, theirs = ("".join(side.split()) for side in (text, reference))
     for n in range(1, CHARACTERS + 1):
         given, wanted = _counted(ours, n), _counted(theirs, n)
-        # As in sacrebleu, n-grams longer than the reference count for nothing.
+        # As in sacrebleu, n-grams longer than the reference do not count.
         counts += [given.total() if wanted else 0, wanted.total(), (given & wanted).total()]
     return counts
 
 
 def chrf_of_counts(counts: Sequence[int]) -> float:
     """chrF, 0 to 100, of sums of :func:`character_counts`: recall weighs twice (β = 2) what precision does."""
-    known = [each for each in zip(counts[::3], counts[1::3], counts[2::3], strict=True) if each[0] and each[1]]
-    precision, recall = (sum(each[2] / each[side] for each in known) for side in (0, 1))
+    orders = [order for order in zip(counts[::3], counts[1::3], counts[2::3], strict=True) if order[0] and order[1]]
+    precision, recall = (sum(order[2] / order[side] for order in orders) for side in (0, 1))
     if not precision + recall:
         return 0.0
-    return 100 * 5 * precision * recall / (4 * precision + recall) / len(known)
+    return 100 * 5 * precision * recall / (4 * precision + recall) / len(orders)
 
 
 def rouge(texts: Sequence[str], references: References, units: Units | None = None) -> dict[str, float]:
     """ROUGE F-scores, as rouge_score has them (Lin 2004), averaged over the texts.
 
     Args:
-        texts: summaries, sentences on lines of their own (which rougeLsum looks at).
+        texts: summaries, a sentence a line (for rougeLsum).
         references: for each text its reference, or a sequence of them, of which the best counts.
         units: None for rouge_score's own words: English, stemmed; they drop every character outside a-z and 0-9, so
-            that a Russian or Chinese summary comes out empty. Name units for those
+            that nothing is left of a Russian or Chinese summary. Name units for those
             (:func:`decoding.evals.metrics.units.splitter`).
 
     Returns:
@@ -116,7 +116,7 @@ def rouge(texts: Sequence[str], references: References, units: Units | None = No
 
     names = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
     scorer = RougeScorer(names, use_stemmer=True, tokenizer=None if units is None else _Split(units))
-    scores = [scorer.score_multi(given, text) for text, given in zip(texts, _listed(texts, references), strict=True)]
+    scores = [scorer.score_multi(wanted, text) for text, wanted in zip(texts, _listed(texts, references), strict=True)]
     return {name: 100 * sum(score[name].fmeasure for score in scores) / len(scores) for name in names}
 
 
@@ -124,8 +124,8 @@ def self_bleu(texts: Sequence[str], units: Units = "whitespace", order: int = 4)
     """self-BLEU: the mean BLEU of each text against all others (Zhu et al., SIGIR 2018); high is little variety.
 
     As sacrebleu's sentence BLEU with floor smoothing (0.1 matches where there is none, as in the paper's code), n-grams
-    longer than the text left out. The references' counts are taken once, so that the cost grows with the texts and
-    not with their pairs. Figures depend on the number of texts: compare sets of the same size only.
+    longer than the text left out. The references' counts are taken once, so that the cost grows with the number of
+    texts and not of pairs. Figures depend on the number of texts: compare sets of the same size only.
 
     Args:
         texts: at least two.
@@ -140,13 +140,13 @@ def self_bleu(texts: Sequence[str], units: Units = "whitespace", order: int = 4)
         OptionError: units of another name, or order below 1.
     """
     if order < 1:
-        raise OptionError(f"order={order}: accepted are whole numbers from 1")
+        raise OptionError(f"order={order}: must be a whole number from 1")
     if len(texts) < 2:
         raise InputError(f"self-BLEU compares texts with one another: {len(texts)} given, at least 2 are needed")
     split = splitter(units)
     words = [split(text) for text in texts]
-    counts = [[_counted(each, n) for n in range(1, order + 1)] for each in words]
-    most = [_most([each[n] for each in counts]) for n in range(order)]
+    counts = [[_counted(text, n) for n in range(1, order + 1)] for text in words]
+    most = [_most([text[n] for text in counts]) for n in range(order)]
     lengths = Counter(map(len, words))
     return sum(_bleu_against_others(i, counts[i], most, len(words[i]), lengths) for i in range(len(texts))) / len(texts)
 
@@ -162,28 +162,28 @@ def _bleu_against_others(
     lengths: Counter[int],
 ) -> float:
     logs, matched = [], 0
-    for own, tops in zip(counts, most, strict=True):
-        total = own.total()
+    for grams, tops in zip(counts, most, strict=True):
+        total = grams.total()
         if not total:
             break
         matches = 0
-        for gram, count in own.items():
+        for gram, count in grams.items():
             highest, holder, second = tops[gram]
             matches += min(count, second if holder == index else highest)
         matched += matches
         logs.append(math.log((matches or 0.1) / total))
     if not matched:
         return 0.0
-    others = [each for each, texts in lengths.items() if texts > (each == length)]
-    closest = min(others, key=lambda each: (abs(each - length), each))
+    others = [other for other, texts in lengths.items() if texts > (other == length)]
+    closest = min(others, key=lambda other: (abs(other - length), other))
     return 100 * math.exp(min(0.0, 1 - closest / length) + sum(logs) / len(logs))
 
 
 def _most(counts: list[Counter[Gram]]) -> dict[Gram, tuple[int, int, int]]:
-    """For each n-gram its highest count in one text, which text that is, and the highest count in the others."""
+    """The highest count of each n-gram in one text, the index of that text, and the highest count in the others."""
     most: dict[Gram, tuple[int, int, int]] = {}
-    for index, each in enumerate(counts):
-        for gram, count in each.items():
+    for index, grams in enumerate(counts):
+        for gram, count in grams.items():
             highest, holder, second = most.get(gram, (0, -1, 0))
             most[gram] = (count, index, highest) if count > highest else (highest, holder, max(second, count))
     return most
@@ -196,7 +196,7 @@ def _counted(words: Sequence[str], n: int) -> Counter[Gram]:
 def _corpus(metric: Any, texts: Sequence[str], references: References) -> Overlap:
     listed = _listed(texts, references)
     # sacrebleu wants the first references of all texts, then the second ones; None where a text has fewer.
-    streams = [[each[i] if i < len(each) else None for each in listed] for i in range(max(map(len, listed)))]
+    streams = [[row[i] if i < len(row) else None for row in listed] for i in range(max(map(len, listed)))]
     score = metric.corpus_score(list(texts), streams).score
     return Overlap(float(score), str(metric.get_signature()))
 
@@ -205,14 +205,14 @@ def _listed(texts: Sequence[str], references: References) -> list[list[str]]:
     """The references of each text as a list."""
     if len(texts) != len(references):
         raise InputError(f"{len(texts)} texts and {len(references)} references: each text needs its own")
-    listed = [[each] if isinstance(each, str) else list(each) for each in references]
+    listed = [[reference] if isinstance(reference, str) else list(reference) for reference in references]
     if not listed or not all(listed):
         raise InputError("no reference: each text needs at least one")
     return listed
 
 
 class _Split:
-    """Units in the shape of rouge_score's tokenizers."""
+    """Units as a tokenizer of rouge_score."""
 
     def __init__(self, units: Units) -> None:
         self.split = splitter(units)

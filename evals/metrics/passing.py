@@ -14,8 +14,8 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
     """The unbiased estimate of the chance that one of k samples passes: 1 - C(n-c, k)/C(n, k) (Chen et al. 2021).
 
     Args:
-        samples: n, how many programs were made for the problem.
-        passed: c, how many of them passed, 0 to n.
+        samples: n, the number of programs for the problem.
+        passed: c, the number of those that passed, 0 to n.
         k: 1 to n.
 
     Returns:
@@ -30,9 +30,9 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
         0.5
     """
     if not 1 <= k <= samples:
-        raise OptionError(f"k={k}: there are {samples} samples a problem; accepted are 1 to {samples}")
+        raise OptionError(f"k={k}: there are {samples} samples a problem; k must be 1 to {samples}")
     if not 0 <= passed <= samples:
-        raise InputError(f"{passed} of {samples} samples passed: accepted are 0 to {samples}")
+        raise InputError(f"{passed} of {samples} samples passed: must be 0 to {samples}")
     return 1 - prod((samples - passed - i) / (samples - i) for i in range(k))
 
 
@@ -40,9 +40,9 @@ def mean_pass_at_k(outcomes: Sequence[Sequence[bool]], k: int) -> float:
     """The mean of :func:`pass_at_k` over problems.
 
     Args:
-        outcomes: for each problem, whether each of its samples passed.
+        outcomes: for each problem and sample, whether it passed.
         k: 1 to the smallest number of samples.
     """
     if not outcomes:
         raise InputError("no problem: give the outcomes of at least one")
-    return sum(pass_at_k(len(each), sum(each), k) for each in outcomes) / len(outcomes)
+    return sum(pass_at_k(len(passed), sum(passed), k) for passed in outcomes) / len(outcomes)

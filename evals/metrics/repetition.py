@@ -24,7 +24,7 @@ def repetition(texts: Iterable[str], n: int, units: Units = "whitespace", *, pap
             and rounds to 2 decimals. False counts every n-gram and does not round.
 
     Returns:
-        Percent, 0 (nothing repeats) to 100. Texts too short for an n-gram count for nothing; 0 where all are.
+        Percent, 0 (nothing repeats) to 100. Texts too short for an n-gram do not count; 0 where all are.
 
     Raises:
         OptionError: n below 1, or units of another name.
@@ -34,7 +34,7 @@ def repetition(texts: Iterable[str], n: int, units: Units = "whitespace", *, pap
 
 
 def counted(words: Sequence[str], n: int, *, paper_exact: bool = True) -> tuple[int, int]:
-    """Unique and total n-grams of a text that is split into its units.
+    """The numbers of unique and of all n-grams of a text that is split into its units.
 
     Raises:
         OptionError: n below 1.
@@ -45,7 +45,7 @@ def counted(words: Sequence[str], n: int, *, paper_exact: bool = True) -> tuple[
 
 
 def pooled(counts: Iterable[Sequence[int]], *, paper_exact: bool = True) -> float:
-    """rep-n of several texts from what :func:`counted` says of each."""
+    """rep-n of several texts, from the counts of each (:func:`counted`)."""
     unique, total = map(sum, zip((0, 0), *counts, strict=True))
     percent = 100 * (1 - unique / total) if total else 0.0
     return round(percent, 2) if paper_exact else percent
@@ -56,8 +56,8 @@ def diversity(texts: Iterable[str], units: Units = "whitespace", *, paper_exact:
 
     Args:
         texts: as in :func:`repetition`.
-        units: likewise.
-        paper_exact: likewise; the product itself is not rounded.
+        units: as in :func:`repetition`.
+        paper_exact: as in :func:`repetition`; the product itself is not rounded.
 
     Example:
         >>> diversity(["the sea the sea the sea the sea"]) < diversity(["the sea was calm and the town slept"])
@@ -102,4 +102,4 @@ def ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 def _check(n: int) -> None:
     if n < 1:
-        raise OptionError(f"n={n}: accepted are whole numbers from 1")
+        raise OptionError(f"n={n}: must be a whole number from 1")

@@ -31,7 +31,7 @@ def splitter(units: Units) -> Splitter:
     Args:
         units: "whitespace"; "characters" (Unicode code points without whitespace: a Thai vowel sign is one); a
             sentencepiece model (``FILE.model``, needs the sentencepiece package); a folder or hub name with a
-            tokenizer, or a built-in model; or such a function itself.
+            tokenizer, or an embedded model; or such a function itself.
 
     Raises:
         OptionError: it is none of these.
@@ -54,9 +54,9 @@ def splitter(units: Units) -> Splitter:
             if not path.is_dir() and units.count("/") != 1:
                 raise OSError("there is no such file or folder")
             return _tokens(AutoTokenizer.from_pretrained(str(path) if path.is_dir() else units))
-    except Exception as error:  # whatever the reader of a broken file raises
+    except Exception as error:  # of any kind, from the reader of a broken file
         raise OptionError(
-            f"units={units!r}: accepted are {', '.join(UNITS)}, a sentencepiece model FILE.model, or the folder or "
+            f"units={units!r}: must be {', '.join(UNITS)}, a sentencepiece model FILE.model, or the folder or "
             f"name of a tokenizer ({one_line(error)})"
         ) from error
 

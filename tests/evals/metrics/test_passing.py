@@ -13,7 +13,7 @@ from decoding.evals.metrics.passing import mean_pass_at_k, pass_at_k
 @given(st.lists(st.booleans(), min_size=1, max_size=8), st.integers(1, 8))
 def test_it_is_the_share_of_choices_with_a_passing_sample(outcomes, k):
     if k > len(outcomes):
-        with pytest.raises(DecodingError, match="accepted are 1 to"):
+        with pytest.raises(DecodingError, match="must be 1 to"):
             pass_at_k(len(outcomes), sum(outcomes), k)
         return
     choices = list(combinations(outcomes, k))

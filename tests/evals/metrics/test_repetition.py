@@ -58,9 +58,9 @@ def test_distinct_counts_a_phrase_that_two_texts_share():
 
 @pytest.mark.parametrize(("n", "units"), [(0, "whitespace"), (2, "syllables")])
 def test_what_is_not_accepted(n, units):
-    with pytest.raises(ValueError, match="accepted are"):
+    with pytest.raises(ValueError, match="must be"):
         repetition(["a b c"], n, units)
-    with pytest.raises(ValueError, match="accepted are"):
+    with pytest.raises(ValueError, match="must be"):
         distinct(["a b c"], n, units)
 
 

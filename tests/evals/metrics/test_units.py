@@ -49,7 +49,7 @@ def test_whitespace_says_nothing_of_a_language_without_spaces():
 
 @pytest.mark.parametrize("units", ["syllables", "./absent", "", __file__])
 def test_what_are_no_units(units):
-    with pytest.raises(OptionError, match=r"accepted are whitespace, characters, a sentencepiece model"):
+    with pytest.raises(OptionError, match=r"must be whitespace, characters, a sentencepiece model"):
         splitter(units)
 
 
