@@ -14,6 +14,7 @@ from decoding.errors import InputError, OptionError
 from decoding.generation.strategy import Strategy
 from decoding.models.forward_errors import within_memory
 from decoding.models.inputs import check_inputs
+from decoding.models.wrappers import check_model
 from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
 from decoding.strategies.dola import DoLa
 from decoding.strategies.registry import StrategySpec
@@ -59,10 +60,12 @@ def generate(
     Raises:
         OptionError: an option that the strategy cannot honour, or that contradicts another one.
         InputError: an empty prompt, a row of padding alone, a prompt as long as the context.
+        ModelError: what is given as the model does not generate text, or does not fit the strategy.
 
     Example:
         >>> decoding.generate(model, **tokenizer("The town lies", return_tensors="pt"), penalty_alpha=0.6, top_k=4)
     """
+    check_model(model)
     config = generation_config or model.generation_config
     strategy = (
         strategy

@@ -11,9 +11,9 @@ from transformers import LogitsProcessor
 from decoding.capabilities.cuda_graphs import request_cuda_graphs
 from decoding.errors import InputError
 from decoding.generation.session import Session, argmax_first
-from decoding.models.adapters import unwrapped
 from decoding.models.forward_errors import not_a_number, within_memory
 from decoding.models.inputs import check_inputs
+from decoding.models.wrappers import unwrapped
 from decoding.stream.prepare import prepare_inputs
 
 __all__ = ["StrategyLogitsProcessor"]

@@ -18,9 +18,10 @@ from decoding.errors import InputError, ModelError, OptionError, one_line
 from decoding.files import write_whole
 from decoding.induce.examples import Example
 from decoding.induce.recipe import Recipe
-from decoding.models.adapters import adapters_of, unwrapped
+from decoding.models.adapters import adapters_of
 from decoding.models.devices import input_device, is_offloaded, is_tensor_parallel
 from decoding.models.structure import inspect_model
+from decoding.models.wrappers import unwrapped
 
 __all__ = ["induce"]
 

@@ -30,7 +30,6 @@ __all__ = [
     "attach",
     "check_adapter",
     "expert_adapter",
-    "unwrapped",
 ]
 
 BASE = "__base__"  # peft's name for rows that no adapter touches
@@ -38,12 +37,6 @@ BASE = "__base__"  # peft's name for rows that no adapter touches
 _reading: ContextVar[Any] = ContextVar("decoding_mixed_rows", default=None)
 _attaching = threading.Lock()  # guards the table of folders
 _folders: weakref.WeakKeyDictionary[Any, dict[str, str]] = weakref.WeakKeyDictionary()  # of adapters, by their names
-
-
-def unwrapped(model: Any) -> Any:
-    """The transformers model inside a ``PeftModel``, its adapters in place; any other model as it is."""
-    inner = getattr(model, "get_base_model", None)
-    return inner() if inner is not None and hasattr(model, "peft_config") else model
 
 
 def adapters_of(model: Any) -> dict[str, Any]:

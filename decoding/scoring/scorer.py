@@ -12,9 +12,9 @@ from torch import Tensor
 
 from decoding.errors import InputError, OptionError
 from decoding.generation.unpadded_text import NO_TOKEN
-from decoding.models.adapters import unwrapped
 from decoding.models.devices import input_device
 from decoding.models.inputs import check_inputs
+from decoding.models.wrappers import unwrapped
 from decoding.strategies.baselines import Greedy
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.fused_streams import FusedStreams

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from decoding.errors import InputError, ModelError, OptionError
 from decoding.generation.unpadded_text import last_prefixes
-from decoding.models.adapters import unwrapped
 from decoding.models.devices import input_device
 from decoding.models.forward_errors import not_a_number
 from decoding.models.inputs import context_of
+from decoding.models.wrappers import unwrapped
 from decoding.strategies.contrast.base import ContrastStrategy
 from decoding.strategies.contrast.fused_streams import mixed_rows
 from decoding.strategies.contrast.reader_group import ReaderHead

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers import GenerationConfig
 
+from decoding.models.wrappers import check_model
 from decoding.transformers_private import cache_in
 
 __all__ = ["prepare_inputs"]
@@ -19,9 +20,13 @@ def prepare_inputs(model: Any, **inputs: Any) -> tuple[Tensor, dict[str, Any], G
         model: a generating transformers model.
         inputs: what ``generate`` takes: ``input_ids`` (batch, length), ``attention_mask``, ...
 
+    Raises:
+        ModelError: what is given as the model does not generate text.
+
     Returns:
         (batch, length) token ids, the model's keyword arguments, and a greedy config without a maximum length.
     """
+    check_model(model)
     prepared: dict[str, Any] = {}
 
     def keep(model: Any, input_ids: Tensor, **kwargs: Any) -> Tensor:

@@ -18,9 +18,9 @@ from torch import Tensor
 from decoding.errors import DecodingError, ModelError, OptionError, one_line
 from decoding.evals import miniature
 from decoding.generation.strategy import Strategy
-from decoding.models.adapters import unwrapped
 from decoding.models.devices import input_device
 from decoding.models.loading import placement
+from decoding.models.wrappers import unwrapped
 from decoding.scoring.teacher_forcing import longest_text, teacher_forced
 from decoding.strategies.contrast.base import ContrastStrategy
 from decoding.strategies.registry import StrategySpec, parameters_of, parse_strategy, scorable_strategies

@@ -18,10 +18,10 @@ from decoding.evals.isotropy.settings import Settings
 from decoding.evals.isotropy.states import layer_numbers, read_states
 from decoding.evals.isotropy.sums import CosineSums, Moments, MomentSums, pooled
 from decoding.evals.isotropy.texts import EncodedText, batches, encoded_texts
-from decoding.models.adapters import unwrapped
 from decoding.models.devices import input_device
 from decoding.models.inputs import context_of
 from decoding.models.layers import depth_of
+from decoding.models.wrappers import unwrapped
 
 __all__ = ["analyse", "analyse_each"]
 

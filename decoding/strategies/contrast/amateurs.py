@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from decoding.errors import DecodingWarning, ModelError, OptionError
-from decoding.models.adapters import adapters_of, attach, check_adapter, unwrapped
+from decoding.models.adapters import adapters_of, attach, check_adapter
 from decoding.models.builtin import BUILT_IN, BUILT_IN_ADAPTERS
 from decoding.models.devices import input_device
 from decoding.models.loading import DTYPES, load
 from decoding.models.memo import PerModelMemo
+from decoding.models.wrappers import unwrapped
 from decoding.strategies.contrast.prompt import Prompt
 from decoding.strategies.contrast.readers import Reader
 
@@ -60,7 +61,8 @@ def amateur_reader(amateur: Any, model: Any, rows: int, tokenizer: Any = None, f
             return Reader("amateur", adapter=name, from_last_token=from_last_token)
         other, other_tokenizer = _load(str(amateur), model)
     else:
-        other, other_tokenizer = unwrapped(amateur), None
+        other = unwrapped(amateur, "amateur") if isinstance(amateur, nn.Module) else amateur
+        other_tokenizer = None
     if not callable(getattr(other, "get_output_embeddings", None)):
         raise OptionError(
             f"amateur={type(amateur).__name__}: must be a transformers model, a folder or hub name, the name of a "

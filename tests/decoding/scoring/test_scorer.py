@@ -16,7 +16,7 @@ from torch import Tensor
 
 from decoding import LOL, ContextAware, ContrastiveDecoding, DoLa, InputError, ModelError, OptionError, Scorer
 from decoding.capabilities.capabilities import open_stream
-from decoding.models.adapters import unwrapped
+from decoding.models.wrappers import unwrapped
 from decoding.strategies.registry import parse_strategy
 from decoding.stream.token_tree import TokenTree
 

@@ -111,7 +111,7 @@ def test_rows_of_a_lora_amateur_are_captured_too(name: str, kind: str, way: str)
         expected = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=24, pad_token_id=0)
         tokens = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=24, pad_token_id=0, compile=True)
         assert tokens.tolist() == expected.tolist()
-    (layout,) = _layouts(decoding.models.adapters.unwrapped(model))
+    (layout,) = _layouts(decoding.models.wrappers.unwrapped(model))
     assert layout.batch == (9 if kind == "lol" else 6)
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 import decoding
 from decoding import LOL, ContextAware, ContrastiveDecoding, DoLa, InputError, ModelError, OptionError, Prompt
-from decoding.models.adapters import attach, unwrapped
+from decoding.models.adapters import attach
+from decoding.models.wrappers import unwrapped
 from decoding.tools.architectures.tiny import tiny_model as tiny_type
 
 peft = pytest.importorskip("peft", reason="needs peft")

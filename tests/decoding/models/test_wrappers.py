@@ -1,0 +1,70 @@
+"""What is no generating model is refused in one line, whichever way it comes in."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from tiny_models import tiny_model
+from torch import nn
+from transformers import T5EncoderModel
+
+import decoding
+from decoding import ContrastiveDecoding, ContrastiveSearch, DoLa, ModelError, StrategyLogitsProcessor
+from decoding.induce import Example, induce
+from decoding.models.wrappers import check_model, unwrapped
+
+IDS = torch.tensor([[5, 6, 7]])
+
+WRONG: dict[str, tuple[Callable[[], Any], str]] = {
+    "a name": (lambda: "gpt2", "model='gpt2': expected a model, not its name"),
+    "a path": (lambda: Path("some/folder"), "model='some/folder': expected a model, not its name"),
+    "DataParallel": (lambda: nn.DataParallel(tiny_model("llama")), "wrapped in DataParallel, .*give the model inside"),
+    "no head": (lambda: tiny_model("llama").model, "is a LlamaModel, which generates no text: expected a model with"),
+    "an encoder": (lambda: T5EncoderModel(tiny_model("t5").config), "is a T5EncoderModel, which generates no text"),
+    "a plain module": (lambda: nn.Linear(2, 2), "is a Linear, which generates no text"),
+    "a pair, as load() returns": (lambda: (tiny_model("llama"), None), "must be a transformers model .* is a tuple"),
+    "nothing": (lambda: None, "must be a transformers model .* is a NoneType"),
+}
+
+WAYS_IN: dict[str, Callable[[Any], Any]] = {
+    "generate": lambda model: decoding.generate(model, IDS, max_new_tokens=1),
+    "generate with a strategy": lambda model: decoding.generate(model, IDS, strategy=DoLa([0]), max_new_tokens=1),
+    "processor": lambda model: StrategyLogitsProcessor(ContrastiveSearch(), model),
+    "named processor": lambda model: decoding.DoLaLogitsProcessor(model, layers=[0]),
+    "score": lambda model: decoding.score(model, [5, 6], [[7]]),
+    "stream": lambda model: decoding.open_stream(model, input_ids=IDS),
+    "explanation": lambda model: decoding.explain_contrastive_search(model, IDS, ContrastiveSearch(), input_ids=IDS),
+    "induce": lambda model: induce(model, None, [Example("q", "a")], "never-written"),
+}
+
+
+@pytest.mark.parametrize("way_in", WAYS_IN)
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_no_generating_model_is_refused_in_one_line(wrong: str, way_in: str) -> None:
+    make, message = WRONG[wrong]
+    with pytest.raises(ModelError, match=message) as caught:
+        WAYS_IN[way_in](make())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", ["DataParallel", "no head", "an encoder", "a plain module"])
+def test_an_amateur_that_generates_no_text_is_refused_in_one_line(wrong: str) -> None:
+    make, message = WRONG[wrong]
+    with pytest.raises(ModelError, match="the amateur .*" + message):
+        decoding.generate(tiny_model("llama"), IDS, strategy=ContrastiveDecoding(make()), max_new_tokens=1)
+
+
+def test_wrappers_that_generate_are_let_through() -> None:
+    model = tiny_model("llama")
+    assert unwrapped(model) is model
+    assert unwrapped(peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"]))) is model
+    check_model(torch.compile(tiny_model("llama")))
+    facade = types.SimpleNamespace(generate=functools.partial(model.generate), config=model.config)
+    check_model(facade)
