@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         LOLLogitsProcessor,
     )
     from decoding.strategies.lol import LOL
+    from decoding.strategies.registry import register
     from decoding.stream.output import ForwardOutput
     from decoding.stream.stream import Stream
 
@@ -68,6 +69,7 @@ _HOMES = {
     "generate": "decoding.api",
     "load": "decoding.models.loading",
     "open_stream": "decoding.capabilities.capabilities",
+    "register": "decoding.strategies.registry",
     "score": "decoding.scoring.score",
 }
 
@@ -102,6 +104,7 @@ __all__ = [
     "generate",
     "load",
     "open_stream",
+    "register",
     "score",
 ]
 

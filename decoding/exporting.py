@@ -104,8 +104,9 @@ def export(
 
     Args:
         model: a folder, a hub name or a built-in model.
-        strategy: one of this library, or its name with parameters as
-            :func:`decoding.strategies.registry.parse_strategy` takes it. An amateur is given by folder or name.
+        strategy: a registered strategy, or its name with parameters as
+            :func:`decoding.strategies.registry.parse_strategy` takes it. An amateur is given by folder or name. One of
+            another package needs that package where the folder is used.
         output: the folder to write. It appears when it is complete, or not at all.
         link: "hard" or "sym" links the files to those of the model; None copies them.
         force: replace ``output`` and all that is in it.
@@ -117,7 +118,7 @@ def export(
         The folder.
 
     Raises:
-        OptionError: a strategy that is no strategy of this library, or an ``output`` that cannot be written.
+        OptionError: a strategy that is not registered, or an ``output`` that cannot be written.
         ModelError: the model or the amateur cannot be loaded, or the strategy cannot decode them.
 
     Example:
@@ -157,8 +158,8 @@ def _chosen(strategy: Strategy | str) -> StrategySpec:
         spec = StrategySpec(STRATEGIES.name_of(type(strategy)) or type(strategy).__name__, strategy)
     if spec.name not in exportable_strategies():
         raise OptionError(
-            f"strategy {spec.name}: is none of this library, and a generation_config.json says it without code; "
-            f"accepted: {', '.join(exportable_strategies())}"
+            f"strategy {spec.name}: cannot be exported, since generation_config.json holds a name and no code; "
+            f"expected {', '.join(exportable_strategies())}, or one that decoding.register was given"
         )
     return spec
 
@@ -281,4 +282,6 @@ def _write_code(strategy: str, folder: Path) -> None:
     )
     # transformers reads this before it runs the code, and its message is these lines: so they say how to install.
     needed = [f"contrastive-decoding>={version}  # {install}", *(["peft>=0.15"] if lora else [])]
+    if (package := STRATEGIES.requirement_of(strategy)) is not None:
+        needed.append(package)
     (code / "requirements.txt").write_text("".join(f"{line}\n" for line in needed), encoding="utf-8")

@@ -14,6 +14,7 @@ __all__ = ["Baseline", "Beam", "Greedy", "Nucleus", "Sampling", "TopK", "Typical
 class Baseline:
     """Base of the baselines; like a :class:`decoding.Strategy` where transformers' own ``generate`` decodes."""
 
+    name: ClassVar[str]
     is_stochastic: ClassVar[bool] = False
     scorable: ClassVar[bool] = False
 
@@ -29,6 +30,7 @@ class Baseline:
 class Greedy(Baseline):
     """The most probable token at each step. Texts are scored by the model's own log-probabilities."""
 
+    name: ClassVar[str] = "greedy"
     scorable: ClassVar[bool] = True
 
 
@@ -44,6 +46,7 @@ class Sampling(Baseline):
             probability (Meister et al. 2023); 1 keeps all.
     """
 
+    name: ClassVar[str] = "sampling"
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 0.95
@@ -69,6 +72,7 @@ class Sampling(Baseline):
 class TopK(Sampling):
     """Sampling from the k most probable tokens (Fan et al. 2018)."""
 
+    name: ClassVar[str] = "top-k"
     top_k: int = 50
     top_p: float = 1.0
 
@@ -77,11 +81,14 @@ class TopK(Sampling):
 class Nucleus(Sampling):
     """Sampling from the smallest set of tokens with probability top_p (Holtzman et al. 2020)."""
 
+    name: ClassVar[str] = "nucleus"
+
 
 @dataclass(frozen=True)
 class Typical(Sampling):
     """Locally typical sampling (Meister et al. 2023)."""
 
+    name: ClassVar[str] = "typical"
     top_p: float = 1.0
     typical_p: float = 0.95
 
@@ -94,6 +101,7 @@ class Beam(Baseline):
         num_beams: at least 2.
     """
 
+    name: ClassVar[str] = "beam"
     num_beams: int = 4
 
     def __post_init__(self) -> None:

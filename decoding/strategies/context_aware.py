@@ -39,7 +39,7 @@ class ContextAware(ContrastStrategy):
         >>> decoding.generate(model, **question, strategy=strategy)
     """
 
-    context: Any
+    context: Any = field(metadata={"example": "TEXT"})
     alpha: float = 0.5
     tokenizer: Any = field(default=None, repr=False, compare=False)
     name: ClassVar[str] = "context-aware"

@@ -50,7 +50,7 @@ class ContrastiveDecoding(ContrastStrategy):
         >>> decoding.generate(expert, **inputs, strategy=ContrastiveDecoding(amateur), max_new_tokens=64)
     """
 
-    amateur: Any
+    amateur: Any = field(metadata={"example": "amateur"})
     alpha: float = 0.1
     beta: float = 0.5
     form: Literal["logits", "log_probs"] = "logits"

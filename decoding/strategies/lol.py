@@ -70,8 +70,8 @@ class LOL(ContrastStrategy):
         >>> decoding.generate(model, **question, strategy=strategy)
     """
 
-    amateur: Any
-    lower_layers: Sequence[int | float]
+    amateur: Any = field(metadata={"example": "amateur"})
+    lower_layers: Sequence[int | float] = field(metadata={"example": "0.5,0.75"})
     guidance: Any = None
     amateur_weight: float = 1.0
     lower_amateur_weight: float = 1.0

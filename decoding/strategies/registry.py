@@ -7,93 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from importlib import metadata
 from typing import Any
 
-from decoding.errors import OptionError, nearest, one_line
+from decoding.errors import OptionError, nearest
 from decoding.strategies.parameters_text import as_text, from_text, parameter_types
+from decoding.strategies.registration import StrategyRegistry
 
 __all__ = [
-    "ENTRY_POINTS",
     "STRATEGIES",
-    "StrategyRegistry",
     "StrategySpec",
+    "example_of",
     "exportable_strategies",
     "parameters_of",
     "parse_strategy",
+    "register",
     "scorable_strategies",
     "strategy_name",
 ]
 
-ENTRY_POINTS = "decoding.strategies"  # the group in which other packages name theirs
-
 _BASELINES = "decoding.strategies.baselines"
-
-
-class StrategyRegistry(Mapping[str, type[Any]]):
-    """Strategy classes by name, each imported when it is first asked for.
-
-    Args:
-        locations: ``"module:Class"`` of each name. Strategies of other packages follow them, from the entry points of
-            the group ``decoding.strategies``; a name that is taken stays what it is.
-    """
-
-    def __init__(self, locations: Mapping[str, str]) -> None:
-        self._locations = dict(locations)
-        self._classes: dict[str, type[Any]] = {}
-
-    @cached_property
-    def _entry_points(self) -> dict[str, str]:
-        points = metadata.entry_points(group=ENTRY_POINTS)
-        return {point.name: point.value for point in points if point.name not in self._locations}
-
-    @property
-    def locations(self) -> dict[str, str]:
-        """``"module:Class"`` of every name."""
-        return self._locations | self._entry_points
-
-    def __getitem__(self, name: str) -> type[Any]:
-        """Import a strategy's class.
-
-        Raises:
-            KeyError: an unknown name.
-            OptionError: another package's strategy that cannot be imported.
-        """
-        if name not in self._classes:
-            location = self.locations[name]
-            module, _, attribute = location.partition(":")
-            try:
-                self._classes[name] = getattr(importlib.import_module(module), attribute)
-            except (ImportError, AttributeError) as error:
-                if name in self._locations:
-                    raise
-                raise OptionError(f"strategy {name}: {location} cannot be imported ({one_line(error)})") from error
-        return self._classes[name]
-
-    def name_of(self, strategy_class: type[Any]) -> str | None:
-        """Return the name of a class, by the module that defines it; None where it has none."""
-        own = f"{strategy_class.__module__}:{strategy_class.__qualname__}"
-        for name, location in self.locations.items():
-            if location == own or self._classes.get(name) is strategy_class:
-                return name
-        return None
-
-    def __contains__(self, name: object) -> bool:
-        """Find a name without an import."""
-        return name in self._locations or name in self._entry_points
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the names without an import."""
-        return iter(self.locations)
-
-    def __len__(self) -> int:
-        """Count the names."""
-        return len(self.locations)
-
 
 # A new strategy is one line here: its fields are its parameters.
 STRATEGIES = StrategyRegistry(
@@ -111,6 +45,8 @@ STRATEGIES = StrategyRegistry(
         "beam": f"{_BASELINES}:Beam",
     }
 )
+
+register = STRATEGIES.register
 
 
 def exportable_strategies() -> list[str]:
@@ -205,11 +141,23 @@ def parse_strategy(spec: str, settings: Mapping[str, str] | None = None) -> Stra
                 raise OptionError(f"{name} has no parameter {parameter!r}: it takes none")
             raise OptionError(f"{name} has no parameter {parameter!r}{nearest(parameter, types)}")
         values[parameter] = from_text(parameter, text.strip(), types[parameter])
-    strategy_class = STRATEGIES[name]
-    for field in dataclasses.fields(strategy_class):
-        if field.name not in values and field.default is dataclasses.MISSING:
-            raise OptionError(f"{name} needs {field.name}: for instance {name}:{field.name}={EXAMPLES[field.name]}")
-    return StrategySpec(name, strategy_class(**values))
+    for parameter, example in _required(STRATEGIES[name]).items():
+        if parameter not in values:
+            instance = f": for instance {name}:{parameter}={example}" if example else ""
+            raise OptionError(f"{name} needs {parameter}{instance}")
+    return StrategySpec(name, STRATEGIES[name](**values))
+
+
+def example_of(name: str) -> str:
+    """A spec of a strategy with an example of each parameter that it needs.
+
+    Examples stand in the fields: ``amateur: Any = field(metadata={"example": "amateur"})``.
+
+    Raises:
+        KeyError: an unknown strategy.
+    """
+    inline = ",".join(f"{parameter}={example}" for parameter, example in _required(STRATEGIES[name]).items())
+    return f"{name}:{inline}" if inline else name
 
 
 def parameters_of(spec: str) -> list[str]:
@@ -251,5 +199,10 @@ def _inline(spec: str, inline: str) -> dict[str, str]:
     return parameters
 
 
-# What a parameter without a default may be, for the message that asks for it.
-EXAMPLES = {"amateur": "amateur", "lower_layers": "0.5,0.75", "context": "TEXT"}
+def _required(strategy_class: type[Any]) -> dict[str, str]:
+    """The parameters without a default, and an example of each."""
+    return {
+        field.name: field.metadata.get("example", "")
+        for field in dataclasses.fields(strategy_class)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }

@@ -60,7 +60,10 @@ def stored_strategy(
     parameters = {**(of_model if name == of_model.get("name") else {}), **settings}
     parameters.pop("name", None)
     if name not in exportable_strategies():
-        raise OptionError(f"{SETTINGS}: unknown strategy {name!r}{nearest(str(name), exportable_strategies())}")
+        raise OptionError(
+            f"{SETTINGS}: unknown strategy {name!r}{nearest(str(name), exportable_strategies())}; install the package "
+            "that has it, or register it with decoding.register"
+        )
     known = [field.name for field in dataclasses.fields(STRATEGIES[name]) if field.repr]
     for unknown in sorted(parameters.keys() - known):
         raise OptionError(f"{SETTINGS}: {name} has no parameter {unknown!r}{nearest(unknown, known)}")

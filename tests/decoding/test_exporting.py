@@ -139,7 +139,7 @@ def test_a_folder_is_replaced_only_by_force_and_never_with_the_model_in_it(tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--strategy", "nucleus"], "strategy nucleus: is none of this library"),
+        (["--strategy", "nucleus"], "strategy nucleus: cannot be exported"),
         (["--strategy", "dolla"], "did you mean dola"),
         (["--set", "topk=3"], "contrastive-search has no parameter 'topk'; did you mean top_k"),
         (["--set", "top_k=100000"], "top_k=100000: must be 1 to 2048, the size of the model's vocabulary"),

@@ -1,6 +1,5 @@
 """Strategies by name."""
 
-import os
 import subprocess
 import sys
 
@@ -10,7 +9,6 @@ from decoding import ContrastiveSearch, DoLa, OptionError, Prompt
 from decoding.strategies.baselines import Greedy
 from decoding.strategies.registry import (
     STRATEGIES,
-    StrategyRegistry,
     StrategySpec,
     exportable_strategies,
     parameters_of,
@@ -140,42 +138,3 @@ def test_an_amateur_that_is_a_prompt_is_written_as_a_command_line_would():
     made = StrategySpec("contrastive-decoding", STRATEGIES["contrastive-decoding"](amateur=Prompt("lie, and lie")))
     assert made.label.startswith("contrastive-decoding(amateur=prompt:lie, and lie,")
     assert parse_strategy(made.spec).strategy.amateur == "prompt:lie, and lie"
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """An installed distribution whose entry points are a strategy, an absent class, and a name that is taken."""
-    (tmp_path / "plugged.py").write_text(
-        "from dataclasses import dataclass\nfrom decoding import ContrastiveSearch\n"
-        "@dataclass(frozen=True)\nclass Plugged(ContrastiveSearch):\n    extra: int = 1\n"
-    )
-    facts = tmp_path / "plugged-1.dist-info"
-    facts.mkdir()
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged\nVersion: 1\n")
-    (facts / "entry_points.txt").write_text(
-        "[decoding.strategies]\nplugged = plugged:Plugged\nbroken = plugged:Absent\ndola = plugged:Plugged\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield tmp_path
-    sys.modules.pop("plugged", None)
-
-
-def test_strategies_of_other_packages_follow_those_of_this_one(package):
-    registry = StrategyRegistry({"dola": "decoding.strategies.dola:DoLa"})
-    assert list(registry) == ["dola", "plugged", "broken"]
-    assert "plugged" not in sys.modules
-    assert registry["dola"] is DoLa
-    plugged = registry["plugged"]
-    assert plugged(extra=3).extra == 3
-    assert registry.name_of(plugged) == "plugged"
-    with pytest.raises(OptionError, match="strategy broken: plugged:Absent cannot be imported"):
-        registry["broken"]
-    with pytest.raises(KeyError):
-        registry["absent"]
-
-
-def test_commands_know_the_strategies_of_other_packages(package):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package), *sys.path])}
-    program = "from decoding.strategies.registry import parse_strategy as p; print(p('plugged:extra=2,top_k=3').label)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout == "plugged(penalty_alpha=0.6, top_k=3, extra=2)\n"

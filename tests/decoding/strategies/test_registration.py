@@ -1,0 +1,186 @@
+"""Strategies of other packages: by entry point, and by ``decoding.register``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from tiny_models import random_ids, tiny_model
+
+import decoding
+from decoding import ContrastiveSearch, DecodingWarning, DoLa, OptionError
+from decoding.strategies.registration import StrategyRegistry
+from decoding.strategies.registry import STRATEGIES, exportable_strategies, parse_strategy
+
+CODE = """
+from dataclasses import dataclass
+from decoding import ContrastiveSearch
+
+@dataclass(frozen=True)
+class Plugged(ContrastiveSearch):
+    extra: int = 1
+
+class NoStrategy:
+    pass
+"""
+ENTRIES = """[decoding.strategies]
+plugged = plugged:Plugged
+absent = plugged:Absent
+odd = plugged:NoStrategy
+gone = nowhere:Strategy
+dola = plugged:Plugged
+Bad Name = plugged:Plugged
+"""
+
+
+def _installed(folder: Path, name: str, entries: str) -> None:
+    """Make a folder on ``sys.path`` hold a distribution of this name."""
+    facts = folder / f"{name}-1.2.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
+    (facts / "entry_points.txt").write_text(entries)
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Two installed distributions; the second names a strategy as the first does."""
+    (tmp_path / "plugged.py").write_text(CODE)
+    _installed(tmp_path, "plugging", ENTRIES)
+    _installed(tmp_path, "rival", "[decoding.strategies]\nplugged = rival:Other\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    sys.modules.pop("plugged", None)
+
+
+def test_entry_points_follow_the_built_in_strategies(packages: Path) -> None:
+    registry = StrategyRegistry({"dola": "decoding.strategies.dola:DoLa"})
+    with pytest.warns(DecodingWarning) as warned:
+        names = list(registry)
+    assert names == ["dola", "plugged", "absent", "odd", "gone"]
+    assert sorted(str(warning.message) for warning in warned) == [
+        "strategy Bad Name of package plugging is left out: a name must be lower-case words with hyphens between them",
+        "strategy dola of package plugging is left out: the name is taken by this library",
+        "strategy plugged of package rival is left out: the name is taken by package plugging",
+    ]
+    assert list(registry) == names  # no second warning
+    assert "plugged" not in sys.modules
+    assert registry["dola"] is DoLa
+    plugged = registry["plugged"]
+    assert (plugged.name, plugged(extra=3).extra, registry.name_of(plugged)) == ("plugged", 3, "plugged")
+    assert registry.requirement_of("plugged") == "plugging>=1.2"
+    assert registry.requirement_of("dola") is None
+    with pytest.raises(KeyError):
+        registry["no such"]
+
+
+@pytest.mark.filterwarnings("ignore::decoding.DecodingWarning")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("absent", "strategy absent of package plugging: plugged:Absent cannot be imported (AttributeError: "),
+        ("gone", "strategy gone of package plugging: nowhere:Strategy cannot be imported (ModuleNotFoundError: "),
+        (
+            "odd",
+            "strategy odd of package plugging: plugged:NoStrategy must be a dataclass derived from decoding.Strategy",
+        ),
+    ],
+)
+def test_a_broken_entry_is_one_line_that_names_the_package(packages: Path, name: str, message: str) -> None:
+    registry = StrategyRegistry({})
+    with pytest.raises(OptionError) as raised:
+        registry[name]
+    assert str(raised.value).startswith(message)
+    assert "\n" not in str(raised.value)
+
+
+PROGRAM = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+import torch, decoding
+from typer.testing import CliRunner
+from decoding.evals import miniature
+from decoding.evals.cli import app
+from decoding.strategies.registry import parse_strategy, scorable_strategies
+from decoding.strategies.stored import stored_strategy
+from transformers import AutoModelForCausalLM
+
+runner = CliRunner()
+said = {"label": parse_strategy("plugged:extra=2,top_k=3").label, "scorable": scorable_strategies()}
+said["help"] = ["plugged" in runner.invoke(app, [command, "--help"]).output for command in ("generate", "export")]
+made = runner.invoke(app, ["generate", "--strategy", "plugged", "--set", "extra=2", "--prompt", "The old", "--json"])
+said["generated"] = json.loads(made.stdout)["parameters"]
+folder = decoding.export(str(miniature.folder("amateur")), "plugged:extra=5", sys.argv[1])
+said["requirements"] = (folder / "custom_generate" / "requirements.txt").read_text().splitlines()
+said["stored"] = stored_strategy(AutoModelForCausalLM.from_pretrained(folder), None, {}).extra
+print(json.dumps(said))
+"""
+
+
+def test_every_command_knows_the_strategies_of_other_packages(packages: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(packages), *sys.path]), "COLUMNS": "300"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "exported")],
+        capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert said["label"] == "plugged(penalty_alpha=0.6, top_k=3, extra=2)"
+    assert said["scorable"] == ["contrastive-decoding", "dola", "context-aware", "lol", "greedy"]
+    assert said["help"] == [True, True]
+    assert said["generated"]["extra"] == 2
+    assert said["requirements"][1:] == ["plugging>=1.2"]
+    assert said["stored"] == 5
+
+
+@dataclass(frozen=True)
+class Registered(ContrastiveSearch):
+    """A strategy of these tests."""
+
+    extra: int = 1
+
+
+@pytest.fixture
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have registrations undone after the test."""
+    monkeypatch.setattr(STRATEGIES, "_registered", {})
+    monkeypatch.setattr(STRATEGIES, "_classes", dict(STRATEGIES._classes))
+
+
+def test_a_registered_strategy_is_known_by_its_name(clean: None) -> None:
+    assert decoding.register("a-registered-one")(Registered) is Registered  # as a decorator
+    decoding.register("a-registered-one", Registered)  # once more, as a call
+    assert Registered.name == "a-registered-one"
+    assert "a-registered-one" in exportable_strategies()
+    strategy = parse_strategy("a-registered-one:extra=4,top_k=2").strategy
+    assert strategy == Registered(top_k=2, extra=4)
+    assert STRATEGIES.name_of(Registered) == "a-registered-one"
+    assert STRATEGIES.requirement_of("a-registered-one") is None
+    model, ids = tiny_model("llama"), random_ids(1, 6)
+    expected = decoding.generate(model, ids, strategy=ContrastiveSearch(top_k=2), max_new_tokens=4)
+    stored = {"name": "a-registered-one", "top_k": 2}
+    assert torch.equal(decoding.generate(model, ids, decoding_strategy=stored, max_new_tokens=4), expected)
+
+
+def test_what_cannot_be_registered_is_one_line(clean: None) -> None:
+    @dataclass(frozen=True)
+    class Named(ContrastiveSearch):
+        name: ClassVar[str] = "another"
+
+    for name, strategy_class, message in (
+        ("dola", Registered, "strategy dola: the name is taken by decoding.strategies.dola:DoLa"),
+        ("Not a name", Registered, "strategy 'Not a name': a name must be lower-case words"),
+        ("number", int, "strategy number: builtins:int must be a dataclass derived from decoding.Strategy"),
+        ("named", Named, "has the name 'another'; it must be 'named'"),
+    ):
+        with pytest.raises(OptionError) as raised:
+            decoding.register(name, strategy_class)
+        assert message in str(raised.value)
+        assert name == "dola" or name not in STRATEGIES
