@@ -41,13 +41,14 @@ class Completions:
 
     @property
     def prompt_and_texts(self) -> tuple[str, list[str]]:
-        """The prompt, and what continues it: the true completion first.
+        """The prompt, and its continuations: the true completion first.
 
-        A space at the end of the prefix goes to the completions, where tokenizers want it, as in the authors' script.
+        A space at the end of the prefix is moved to the completions, as tokenizers expect it and as in the authors'
+        script.
         """
-        texts = [each.lstrip(" ") for each in (self.completion, *self.contradictions)]
+        texts = [text.lstrip(" ") for text in (self.completion, *self.contradictions)]
         if self.prefix.endswith(" "):
-            return self.prefix[:-1], [f" {each}" for each in texts]
+            return self.prefix[:-1], [f" {text}" for text in texts]
         return self.prefix, texts
 
 
@@ -65,7 +66,7 @@ def load(source: str, prefix: str | None = None, skip_bad: bool = False) -> tupl
         OptionError: another ``prefix``.
     """
     if prefix not in (None, *PREFIXES):
-        raise OptionError(f"prefix={prefix!r}: accepted are {' and '.join(PREFIXES)}")
+        raise OptionError(f"prefix={prefix!r}: must be {' or '.join(PREFIXES)}")
     column = PREFIXES[prefix or ("full" if "news" in Path(source).name.lower() else "truncated")]
 
     def document(row: Row) -> Completions:
@@ -81,7 +82,7 @@ class Factor(Task):
 
     Metrics: ``acc``, 1 where the true completion's summed log-score is at least as high as that of every false one (as
     DoLa reports it); ``acc/token``, the same of the mean over its tokens (as the authors' script); ``raw``, of a
-    strategy's scores as they are, without the log-softmax (as DoLa's script has them); ``cut``, 1 where the prefix lost
+    strategy's scores without the log-softmax (as in DoLa's script); ``cut``, 1 where the prefix lost
     its beginning because it did not fit into the model's context.
 
     Args:
@@ -100,12 +101,12 @@ class Factor(Task):
         self.tokenizer = tokenizer
         self.completions = completions
         self.skipped = left_out
-        texts = [[each.prefix, each.completion, *each.contradictions] for each in completions]
+        texts = [[item.prefix, item.completion, *item.contradictions] for item in completions]
         self.settings = {"data": digest(texts)}
 
     def documents(self) -> Sequence[Document]:
-        """One a row."""
-        return [Document(each.id, each, each.where) for each in self.completions]
+        """One document a row."""
+        return [Document(item.id, item, item.where) for item in self.completions]
 
     def evaluate(self, document: Document, configurations: Sequence[Configuration]) -> Sequence[Record]:
         """One record a configuration.
@@ -114,17 +115,17 @@ class Factor(Task):
             InputError: a completion as long as the model's context.
         """
         prompt, texts = document.content.prompt_and_texts
-        found = likelihoods(configurations, self.model, self.tokenizer, prompt, texts)
-        return [_record(scored, cut) for scored, cut in found]
+        scored = likelihoods(configurations, self.model, self.tokenizer, prompt, texts)
+        return [_record(scores, cut) for scores, cut in scored]
 
 
-def _record(scored: Sequence[Likelihood], cut: int) -> Record:
-    true, *false = (each.figures() for each in scored)
-    right = {f"acc{kind}": float(all(true[kind] >= each[kind] for each in false)) for kind in true}
+def _record(scores: Sequence[Likelihood], cut: int) -> Record:
+    true, *false = (score.figures() for score in scores)
+    right = {f"acc{kind}": float(all(true[kind] >= figures[kind] for figures in false)) for kind in true}
     return {
         "metrics": {**right, "cut": float(cut > 0)},
-        "normalized": [each.normalized for each in scored],
-        "raw": [each.raw for each in scored],
-        "tokens": [each.tokens for each in scored],
+        "normalized": [score.normalized for score in scores],
+        "raw": [score.raw for score in scores],
+        "tokens": [score.tokens for score in scores],
         "cut_tokens": cut,
     }

@@ -1,7 +1,7 @@
 """HaluEval (Li et al., EMNLP 2023, 2305.11747): are true texts more likely to a model than hallucinated ones?
 
-The authors ask a model to say whether a text is hallucinated. Here nothing is asked: the likelihood of the texts
-themselves has to tell them apart, which is what a decoding strategy changes. So the figures are not the paper's.
+The authors ask a model whether a text is hallucinated. Here the likelihood of the texts themselves has to tell them
+apart, because that is what a decoding strategy changes. So the figures are not the paper's.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from decoding.evals.tasks.likelihood import Likelihood, likelihoods
 
 __all__ = ["HaluEval", "Responses", "load"]
 
-RESAMPLES = 1000  # of AUC: every resample ranks all documents anew
+RESAMPLES = 1000  # of AUC: every resample ranks all documents again
 
 
 @dataclass(frozen=True)
 class Responses:
-    """One document of HaluEval: what was asked, and texts that answer it.
+    """One document of HaluEval: a question, and texts that answer it.
 
     Attributes:
         id: the row's number from 1 (the ids of ``general_data.json`` are not unique).
-        question: what was asked.
-        knowledge: what the answer can be read from; "" where the data have none.
+        question: as in the data.
+        knowledge: a text that contains the answer; "" where the data have none.
         right: texts without hallucination.
-        hallucinated: texts with it. QA has one of each, the general file one text in all.
+        hallucinated: texts with hallucination. QA has one of each, the general file one text in all.
         where: file and row that they come from, for messages.
     """
 
@@ -42,9 +42,9 @@ class Responses:
     where: str = field(default="", compare=False)
 
     def prompt(self, knowledge: bool) -> str:
-        """What the texts follow; the wording is ours."""
-        asked = f"Question: {self.question}\nAnswer:"
-        return f"Knowledge: {self.knowledge}\n{asked}" if knowledge and self.knowledge else asked
+        """The prompt before the texts; the wording is ours."""
+        question = f"Question: {self.question}\nAnswer:"
+        return f"Knowledge: {self.knowledge}\n{question}" if knowledge and self.knowledge else question
 
 
 def load(source: str, skip_bad: bool = False) -> tuple[list[Responses], list[str]]:
@@ -68,7 +68,7 @@ class HaluEval(Task):
     hallucinated one's; of every document, ``cut``, 1 where the prompt did not fit into the model's context. Of all
     documents together: ``AUC``, the area under the ROC curve: how often a right text scores above a hallucinated one of
     any document. ``/token``: of the mean over a text's tokens; hallucinated answers are longer, which a sum counts
-    against them. ``raw``: of a strategy's scores as they are, without the log-softmax.
+    against them. ``raw``: of a strategy's scores without the log-softmax.
 
     Args:
         model: a decoder-only transformers model.
@@ -95,9 +95,9 @@ class HaluEval(Task):
         self.responses = responses
         self.knowledge = knowledge
         self.skipped = left_out
-        self.paired = all(each.right and each.hallucinated for each in responses)
+        self.paired = all(item.right and item.hallucinated for item in responses)
         self.settings = {
-            "data": digest([[each.prompt(True), each.right, each.hallucinated] for each in responses]),
+            "data": digest([[item.prompt(True), item.right, item.hallucinated] for item in responses]),
             "knowledge": knowledge,
         }
 
@@ -107,8 +107,8 @@ class HaluEval(Task):
         return ("acc", "acc/token", "AUC", "AUC/token") if self.paired else ("AUC", "AUC/token", "AUC raw")
 
     def documents(self) -> Sequence[Document]:
-        """One a row."""
-        return [Document(each.id, each, each.where) for each in self.responses]
+        """One document a row."""
+        return [Document(item.id, item, item.where) for item in self.responses]
 
     def evaluate(self, document: Document, configurations: Sequence[Configuration]) -> Sequence[Record]:
         """One record a configuration.
@@ -117,28 +117,28 @@ class HaluEval(Task):
             InputError: a text as long as the model's context.
         """
         responses: Responses = document.content
-        texts = [f" {each.strip()}" for each in (*responses.right, *responses.hallucinated)]
+        texts = [f" {text.strip()}" for text in (*responses.right, *responses.hallucinated)]
         prompt = responses.prompt(self.knowledge)
-        found = likelihoods(configurations, self.model, self.tokenizer, prompt, texts)
-        return [self._record(scored, len(responses.right), cut) for scored, cut in found]
+        scored = likelihoods(configurations, self.model, self.tokenizer, prompt, texts)
+        return [self._record(scores, len(responses.right), cut) for scores, cut in scored]
 
     def corpus_metrics(self, records: Sequence[Record]) -> Mapping[str, float]:
         """AUC of each way to score a text."""
-        texts = [each for record in records for each in record["texts"]]
-        kinds = [[each["scores"] for each in texts if each["hallucinated"] is kind] for kind in (False, True)]
+        texts = [text for record in records for text in record["texts"]]
+        kinds = [[text["scores"] for text in texts if text["hallucinated"] is kind] for kind in (False, True)]
         ways = texts[0]["scores"] if texts else {}
-        return {f"AUC{way}": auroc(*([each[way] for each in kind] for kind in kinds)) for way in ways}
+        return {f"AUC{way}": auroc(*([scores[way] for scores in kind] for kind in kinds)) for way in ways}
 
-    def _record(self, scored: Sequence[Likelihood], right: int, cut: int) -> Record:
-        figures = [each.figures() for each in scored]
+    def _record(self, scores: Sequence[Likelihood], right: int, cut: int) -> Record:
+        figures = [score.figures() for score in scores]
         metrics = {}
         if self.paired:
             metrics = {f"acc{way}": float(figures[0][way] > figures[1][way]) for way in figures[0]}
         return {
             "metrics": {**metrics, "cut": float(cut > 0)},
             "texts": [
-                {"hallucinated": i >= right, "tokens": each.tokens, "scores": way}
-                for i, (each, way) in enumerate(zip(scored, figures, strict=True))
+                {"hallucinated": i >= right, "tokens": score.tokens, "scores": ways}
+                for i, (score, ways) in enumerate(zip(scores, figures, strict=True))
             ],
             "cut_tokens": cut,
         }
@@ -149,7 +149,7 @@ def _responses(row: Row) -> Responses:
         query, response = row.text("user_query"), row.text("chatgpt_response")
         verdict = row.text("hallucination").strip().lower()
         if verdict not in ("yes", "no"):
-            raise row.fault("hallucination", f"is {verdict!r}; accepted are yes and no")
+            raise row.fault("hallucination", f"is {verdict!r}; must be yes or no")
         right, hallucinated = ((), (response,)) if verdict == "yes" else ((response,), ())
         return Responses(str(row.number), query, "", right, hallucinated, row.where)
     knowledge = row.text("knowledge") if "knowledge" in row else ""

@@ -27,8 +27,8 @@ class Likelihood:
 
     Attributes:
         normalized: from the log-softmax of the strategy's scores; nats.
-        raw: from its scores as they are; the same where there is no strategy.
-        tokens: how many tokens it has.
+        raw: from its scores without the log-softmax; the same where there is no strategy.
+        tokens: its number of tokens.
     """
 
     normalized: float
@@ -36,7 +36,7 @@ class Likelihood:
     tokens: int
 
     def figures(self) -> dict[str, float]:
-        """What is compared: each sum, and each mean over the tokens, which does not favour short texts."""
+        """The figures that are compared: each sum, and each mean over the tokens, which does not favour short texts."""
         return {
             "": self.normalized,
             "/token": self.normalized / self.tokens,
@@ -51,40 +51,42 @@ def likelihoods(
     """Log-scores of continuations of one prompt, which is read once for all configurations.
 
     Args:
-        configurations: whose strategies score.
+        configurations: of the strategies that score.
         model: a decoder-only transformers model.
         tokenizer: its tokenizer.
-        prompt: where it does not fit into a strategy's context with the longest continuation, it loses tokens at its
-            beginning, but for a bos token.
+        prompt: where it does not fit into a strategy's context with the longest continuation, tokens at its beginning
+            are left out, but for a bos token.
         continuations: with their leading space.
 
     Returns:
-        For each configuration one :class:`Likelihood` a continuation, and how many tokens the prompt lost.
+        For each configuration one :class:`Likelihood` a continuation, and the number of tokens left out of the prompt.
 
     Raises:
-        InputError: a continuation that leaves no room for any of the prompt.
+        InputError: a continuation as long as the context.
         OptionError: a strategy that cannot score.
     """
-    strategies = [scoring_strategy(each.spec) for each in configurations]
+    strategies = [scoring_strategy(configuration.spec) for configuration in configurations]
     before, after = tokens_of(prompt, continuations, tokenizer)
     longest, text = max(zip(map(len, after), continuations, strict=True))
-    kept = [_cut(before, longest, text, _room(model, each), tokenizer.bos_token_id) for each in strategies]
-    found: list[Any] = [None] * len(strategies)
-    for length in set(map(len, kept)):  # one, but where strategies with texts of their own leave less room
-        own = [i for i, each in enumerate(kept) if len(each) == length]
-        with Scorer(model, kept[own[0]], [strategies[i] for i in own]) as scorer:
+    prompts = [
+        _cut(before, longest, text, _capacity(model, strategy), tokenizer.bos_token_id) for strategy in strategies
+    ]
+    results: list[Any] = [None] * len(strategies)
+    for length in set(map(len, prompts)):  # one length, unless strategies with prompts of their own leave fewer tokens
+        same = [i for i, ids in enumerate(prompts) if len(ids) == length]
+        with Scorer(model, prompts[same[0]], [strategies[i] for i in same]) as scorer:
             (by_strategy,) = scorer.score([((), after)])
-        for i, scores in zip(own, by_strategy, strict=True):
+        for i, scores in zip(same, by_strategy, strict=True):
             sums = [
-                Likelihood(each.normalized.double().sum().item(), each.raw.double().sum().item(), len(each.raw))
-                for each in scores
+                Likelihood(score.normalized.double().sum().item(), score.raw.double().sum().item(), len(score.raw))
+                for score in scores
             ]
-            found[i] = (sums, len(before) - length)
-    return found
+            results[i] = (sums, len(before) - length)
+    return results
 
 
 def note_cuts(results: Results | None) -> None:
-    """Say how many prompts lost their beginning: results whose documents have a metric ``cut``, 1 where one did."""
+    """Warn of prompts that lost their beginning, from a metric ``cut`` of the documents: 1 where one did."""
     if results is None:
         return
     documents = results["counts"]["evaluated"]
@@ -99,18 +101,18 @@ def note_cuts(results: Results | None) -> None:
             )
 
 
-def scoring_strategy(choice: StrategySpec) -> ContrastStrategy | None:
-    """What scores texts under a choice of the registry; None for the model's own log-probabilities.
+def scoring_strategy(spec: StrategySpec) -> ContrastStrategy | None:
+    """The strategy that scores texts; None for the model's own log-probabilities.
 
     Raises:
         OptionError: it gives no score to a given token.
     """
-    if isinstance(choice.strategy, Greedy):
+    if isinstance(spec.strategy, Greedy):
         return None
-    if isinstance(choice.strategy, ContrastStrategy) and choice.strategy.scorable:
-        return choice.strategy
+    if isinstance(spec.strategy, ContrastStrategy) and spec.strategy.scorable:
+        return spec.strategy
     raise OptionError(
-        f"--strategy {choice.name}: gives no score to a given answer; must be {' or '.join(scorable_strategies())}"
+        f"--strategy {spec.name}: gives no score to a given answer; must be {' or '.join(scorable_strategies())}"
     )
 
 
@@ -120,25 +122,25 @@ def shortened(text: str, limit: int = 40) -> str:
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
-def _room(model: Any, strategy: ContrastStrategy | None) -> int | None:
-    """How many tokens of prompt and continuation fit beside what a strategy puts before them."""
+def _capacity(model: Any, strategy: ContrastStrategy | None) -> int | None:
+    """The number of tokens of prompt and continuation that every reader's context holds with the reader's prefix."""
     readers = strategy.readers(model, 1) if strategy is not None else []
-    rooms = [
-        context - (len(each.prefix[0]) if each.prefix else 0)
-        for each in [Reader(EXPERT), *readers]
-        if (context := context_of(each.model or model)) is not None
+    capacities = [
+        context - (len(reader.prefix[0]) if reader.prefix else 0)
+        for reader in [Reader(EXPERT), *readers]
+        if (context := context_of(reader.model or model)) is not None
     ]
-    return min(rooms, default=None)
+    return min(capacities, default=None)
 
 
-def _cut(prompt: list[int], longest: int, text: str, room: int | None, bos: int | None) -> list[int]:
-    """The prompt, or what of its end fits beside the longest text."""
-    if room is None or len(prompt) + longest <= room:
+def _cut(prompt: list[int], longest: int, text: str, capacity: int | None, bos: int | None) -> list[int]:
+    """The prompt, or as much of its end as fits with the longest text."""
+    if capacity is None or len(prompt) + longest <= capacity:
         return prompt
     start = prompt[:1] if prompt[0] == bos else []
-    left = room - longest - len(start)
+    left = capacity - longest - len(start)
     if left < 1:
         raise InputError(
-            f"the text {shortened(text)!r} has {longest} tokens: no room for its prompt in a context of {room}"
+            f"the text {shortened(text)!r} has {longest} tokens: too long for a context of {capacity} with a prompt"
         )
     return start + prompt[-left:]

@@ -20,7 +20,7 @@ ANSWERS = ("best_answer", "correct_answers", "incorrect_answers")
 
 
 class Targets(NamedTuple):
-    """The answers that a multiple-choice figure compares.
+    """Answers that a multiple-choice figure compares.
 
     Attributes:
         true: one for MC1 (the best answer), at least one for MC2 and MC3.
@@ -35,19 +35,19 @@ class Targets(NamedTuple):
 class Question:
     """One question.
 
-    An answer that the data list twice stands twice, as it does in the published figures.
+    An answer that the data list twice is kept twice, as in the published figures.
 
     Attributes:
         id: the data's own, or the row's number from 1.
         question: without space around it.
-        best_answer: the one that MC1 asks for.
-        correct_answers: references for generated answers.
-        incorrect_answers: likewise.
+        best_answer: the true answer of MC1.
+        correct_answers: true references for generated answers.
+        incorrect_answers: false references for generated answers.
         mc1: best answer against false ones.
-        mc2: true against false answers; MC3 takes the same.
+        mc2: true against false answers; MC3 uses the same.
         language: such as "en".
         where: file and row that it comes from, for messages.
-        columns: of that row, those that true and false answers stand in.
+        columns: the columns of that row that hold true and false answers.
     """
 
     id: str
@@ -63,21 +63,21 @@ class Question:
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """Every answer that a multiple-choice figure needs a score of, each once."""
+        """Every answer whose score a multiple-choice figure needs, each once."""
         return tuple(dict.fromkeys((*self.mc1.true, *self.mc2.true, *self.mc1.false, *self.mc2.false)))
 
 
 def load(source: str, language: str | None = None, skip_bad: bool = False) -> tuple[list[Question], list[str]]:
     """Questions from a file, a folder or the hub.
 
-    Accepted forms, told apart by their columns:
+    The forms are told apart by their columns:
 
     - ``TruthfulQA.csv`` (and the hub's ``generation`` configuration): best, correct and incorrect answers. Choices are
       made as the public scripts of TruthfulQA, DoLa and induced contrastive decoding make them: split at semicolons,
       stripped, each ended with a period. MC1 takes the best answer against all incorrect ones.
     - ``mc_task.json``, the translations of HiTZ, and the hub's ``multiple_choice``: ``mc1_targets`` and
-      ``mc2_targets``, used as they stand.
-    - the translations of Okapi: ``mc1_targets_choices``, ``mc1_targets_labels``, and so for ``mc2``; as they stand.
+      ``mc2_targets``, unchanged.
+    - the translations of Okapi: ``mc1_targets_choices``, ``mc1_targets_labels``, and the same for ``mc2``; unchanged.
 
     Args:
         source: a file; a folder that holds one such file, or one whose name ends in the language; or a name on the hub,
@@ -99,13 +99,13 @@ def load(source: str, language: str | None = None, skip_bad: bool = False) -> tu
     rows, of_the_file = _rows(source, language)
     questions, bad = documents(rows, lambda row: _question(row, language or of_the_file), skip_bad)
     seen: set[str] = set()
-    for each in questions:
-        if each.id in seen:
-            raise InputError(f"{source}, column id: {each.id} stands there twice; accepted are ids that differ")
-        seen.add(each.id)
+    for question in questions:
+        if question.id in seen:
+            raise InputError(f"{source}, column id: {question.id} is there twice; ids must differ")
+        seen.add(question.id)
     blanks = [(row.number, row.columns[column]) for row in rows for column in LISTS if _lists_a_blank(row, column)]
     if blanks:
-        numbers, columns = (", ".join(dict.fromkeys(map(str, each))) for each in zip(*blanks, strict=True))
+        numbers, columns = (", ".join(dict.fromkeys(map(str, items))) for items in zip(*blanks, strict=True))
         warnings.warn(
             f"{source}: empty answers, listed among others in rows {numbers} (columns {columns}), are left out",
             DecodingWarning,
@@ -115,7 +115,7 @@ def load(source: str, language: str | None = None, skip_bad: bool = False) -> tu
 
 
 def closed(answer: str) -> str:
-    """An answer ended with a period, as the public scripts end each one of the CSV."""
+    """An answer with a period at its end, as in the public scripts' answers of the CSV."""
     return answer if answer.endswith(".") else f"{answer}."
 
 
@@ -123,11 +123,11 @@ def _rows(source: str, language: str | None) -> tuple[Sequence[Row], str | None]
     """The rows of a source, and the language that its name ends in."""
     path = Path(source).expanduser()
     if path.is_dir():
-        files = sorted(each for each in path.iterdir() if each.suffix in SUFFIXES and each.is_file())
+        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
         if len(files) > 1 and language is not None:
-            files = [each for each in files if _language(each) == language] or files
+            files = [file for file in files if _language(file) == language] or files
         if len(files) > 1:
-            names = ", ".join(each.name for each in files)
+            names = ", ".join(file.name for file in files)
             raise InputError(f"{source}: holds {names}; name one of these files, or a language that one name ends in")
         source, path = (str(files[0]), files[0]) if files else (source, path)
     return rows_of(source, language), _language(path) if path.is_file() else None
@@ -151,22 +151,22 @@ def _question(row: Row, language: str | None) -> Question:
         columns = ("mc2_targets_choices", "mc2_targets_choices")
     else:
         correct, incorrect = (
-            tuple(closed(each) for each in _listed(row, name)) for name in ("correct_answers", "incorrect_answers")
+            tuple(closed(answer) for answer in _listed(row, name)) for name in ("correct_answers", "incorrect_answers")
         )
         mc1 = Targets((closed(row.text("best_answer").strip()),), incorrect)
         mc2 = Targets(correct, incorrect)
         columns = ("correct_answers", "incorrect_answers")
     if len(mc1.true) != 1:
-        raise row.fault("mc1_targets", f"has {len(mc1.true)} true answers; accepted is one")
+        raise row.fault("mc1_targets", f"has {len(mc1.true)} true answers; expected one")
     if all(name in row for name in ANSWERS):
         best = row.text("best_answer").strip()
         correct, incorrect = _listed(row, "correct_answers"), _listed(row, "incorrect_answers")
     else:
         best, correct, incorrect = mc1.true[0], mc2.true, mc2.false
-    name, own = row.fields.get("id"), row.fields.get("lang")
+    name, stated = row.fields.get("id"), row.fields.get("lang")
     return Question(
         str(row.number if name is None else name), question, best, correct, incorrect, mc1, mc2,
-        language or (own if isinstance(own, str) else None) or "en",
+        language or (stated if isinstance(stated, str) else None) or "en",
         row.where, (row.columns[columns[0]], row.columns[columns[1]]),
     )  # fmt: skip
 
@@ -183,10 +183,10 @@ def _choices(row: Row, column: str) -> tuple[Any, Any]:
 
 def _targets(row: Row, column: str, choices: Any, labels: Any) -> Targets:
     if not isinstance(choices, list) or not isinstance(labels, list) or len(choices) != len(labels):
-        raise row.fault(column, "has not as many labels as answers; accepted are two lists of one length")
+        raise row.fault(column, "has not as many labels as answers; expected two lists of one length")
     strange = next((label for label in labels if label not in (0, 1)), None)
     if strange is not None:
-        raise row.fault(column, f"has the label {strange!r}; accepted are 1 (true) and 0 (false)")
+        raise row.fault(column, f"has the label {strange!r}; labels must be 1 (true) or 0 (false)")
     true, false = (
         _full(row, column, [choice for choice, label in zip(choices, labels, strict=True) if label == wanted])
         for wanted in (1, 0)
@@ -200,15 +200,15 @@ def _listed(row: Row, column: str) -> tuple[str, ...]:
     """The answers of a column: a list, or text with semicolons between."""
     value = row.value(column)
     answers = value if isinstance(value, list) else row.text(column).split(";")
-    listed = tuple(each.strip() for each in _full(row, column, answers))
+    listed = tuple(answer.strip() for answer in _full(row, column, answers))
     if not listed:
         raise row.fault(column, "has no answer")
     return listed
 
 
 def _full(row: Row, column: str, answers: Sequence[Any]) -> tuple[str, ...]:
-    """The answers without empty ones, which stand where a list of the CSV ends in a semicolon."""
-    return tuple(row.checked(column, each, "an answer") for each in answers if not _blank(each))
+    """The answers without empty ones, which come from a list of the CSV that ends in a semicolon."""
+    return tuple(row.checked(column, answer, "an answer") for answer in answers if not _blank(answer))
 
 
 def _blank(answer: Any) -> bool:

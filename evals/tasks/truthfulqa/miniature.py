@@ -1,4 +1,4 @@
-"""TruthfulQA in miniature: the embedded world's questions, the strategies compared on them, and how they are tuned."""
+"""TruthfulQA in miniature: the embedded world's questions, the strategies compared on them, and their tuning."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from decoding.strategies.registry import StrategySpec
 __all__ = ["CRITERION", "GRIDS", "STRATEGIES", "questions", "tuned"]
 
 CRITERION = ("MC1", "MC2")
-"""What hyper-parameters are chosen by: the first, and the second where several are equal in it."""
+"""The figures that choose hyper-parameters: the first, and the second where several are equal in it."""
 
 BETAS, ALPHAS = (0.25, 0.5, 1.0), (0.0, 0.1)
 
 
-def _each(**values: Sequence[Any]) -> Iterator[dict[str, Any]]:
+def _combinations(**values: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """Every combination of values."""
     for combination in itertools.product(*values.values()):
         yield dict(zip(values, combination, strict=True))
@@ -36,8 +36,8 @@ def _each(**values: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 def _lol(guidance: str | None, refocus_weights: Sequence[float]) -> list[StrategySpec]:
     return [
-        StrategySpec("lol", LOL("induced", guidance=guidance, **each))
-        for each in _each(
+        StrategySpec("lol", LOL("induced", guidance=guidance, **values))
+        for values in _combinations(
             lower_layers=((1,), (2,), (3,)),
             amateur_weight=(0.5, 1.0),
             fusion_weight=(0.25, 0.5, 1.0),
@@ -49,16 +49,16 @@ def _lol(guidance: str | None, refocus_weights: Sequence[float]) -> list[Strateg
 GRIDS: Mapping[str, Sequence[StrategySpec]] = {
     "greedy": [StrategySpec("greedy", Greedy())],
     "contrastive decoding": [
-        StrategySpec("contrastive-decoding", ContrastiveDecoding("amateur", **each))
-        for each in _each(beta=BETAS, alpha=ALPHAS)
+        StrategySpec("contrastive-decoding", ContrastiveDecoding("amateur", **values))
+        for values in _combinations(beta=BETAS, alpha=ALPHAS)
     ],
     "induced contrast": [
-        StrategySpec("contrastive-decoding", ContrastiveDecoding("induced", form="log_probs", **each))
-        for each in _each(beta=BETAS, alpha=ALPHAS)
+        StrategySpec("contrastive-decoding", ContrastiveDecoding("induced", form="log_probs", **values))
+        for values in _combinations(beta=BETAS, alpha=ALPHAS)
     ],
     "DoLa": [
-        StrategySpec("dola", DoLa(**each))
-        for each in _each(layers=("low", "high", (1, 2, 3)), alpha=ALPHAS, final_norm=(False, True))
+        StrategySpec("dola", DoLa(**values))
+        for values in _combinations(layers=("low", "high", (1, 2, 3)), alpha=ALPHAS, final_norm=(False, True))
     ],
     "context-aware": [
         StrategySpec("context-aware", ContextAware(miniature.GUIDANCE, alpha=alpha)) for alpha in (0.25, 0.5, 1.0, 2.0)
@@ -77,22 +77,22 @@ STRATEGIES: Sequence[StrategySpec] = (
     StrategySpec("lol", LOL("induced", (0.5, 0.75))),
     StrategySpec("lol", LOL("induced", (0.5, 0.75), guidance=miniature.GUIDANCE)),
 )
-"""The same with hyper-parameters that nobody chose: the library's and, for the induced contrast, its authors'."""
+"""The same with untuned hyper-parameters: the library's and, for the induced contrast, its authors'."""
 
 
 def questions(split: str) -> list[Question]:
     """The questions of a split, "validation" or "test", in TruthfulQA's form."""
     return [
         Question(
-            each.id,
-            each.question,
-            each.best_answer,
-            each.correct_answers,
-            each.incorrect_answers,
-            Targets((each.best_answer,), each.incorrect_answers),
-            Targets(each.correct_answers, each.incorrect_answers),
+            item.id,
+            item.question,
+            item.best_answer,
+            item.correct_answers,
+            item.incorrect_answers,
+            Targets((item.best_answer,), item.incorrect_answers),
+            Targets(item.correct_answers, item.incorrect_answers),
         )
-        for each in miniature.questions(split)
+        for item in miniature.questions(split)
     ]
 
 
@@ -112,24 +112,24 @@ def tuned(
         model: the embedded expert, or another model.
         tokenizer: its tokenizer.
         name: of the model.
-        grids: by strategy what is tried.
-        output: as of :func:`decoding.evals.engine.runner.run`.
-        limit: likewise.
-        seed: likewise.
+        grids: candidates by strategy.
+        output: see :func:`decoding.evals.engine.runner.run`.
+        limit: see there.
+        seed: see there.
 
     Returns:
-        The best of each grid, and for the results file all that was tried, with its figures. Processes that share
-        the work wait for each other, and find the same.
+        The best of each grid, and for the results file all candidates with their figures. Processes that share the
+        work wait for each other, and return the same.
     """
     task = MultipleChoice(
         model, tokenizer, questions("validation"), prompt_of("none"), name="truthfulqa_miniature_validation"
     )
-    choices = [choice for grid in grids.values() for choice in grid]
-    configurations = configured(choices, model, tokenizer, name, task=task.settings, seed=seed)
+    specs = [spec for grid in grids.values() for spec in grid]
+    configurations = configured(specs, model, tokenizer, name, task=task.settings, seed=seed)
     results = run(task, configurations, output=output, limit=limit, seed=seed, everywhere=True)
     task.release()
     assert results is not None
-    tried = iter(zip(choices, results["configurations"], strict=True))
+    tried = iter(zip(specs, results["configurations"], strict=True))
     chosen, record = [], {}
     for strategy, grid in grids.items():
         entries = [next(tried) for _ in grid]
@@ -139,8 +139,8 @@ def tuned(
         record[strategy] = {
             "chosen": entries[best][1]["parameters"],
             "tried": [
-                {"parameters": entry["parameters"], **dict(zip(CRITERION, each, strict=True))}
-                for (_, entry), each in zip(entries, figures, strict=True)
+                {"parameters": entry["parameters"], **dict(zip(CRITERION, values, strict=True))}
+                for (_, entry), values in zip(entries, figures, strict=True)
             ],
         }
     questions_used = results["counts"]["evaluated"]

@@ -22,8 +22,8 @@ __all__ = ["METRICS", "MultipleChoice"]
 METRICS = ("MC1", "MC2", "MC3", "MC1 raw", "MC2 raw", "MC3 raw")
 """Normalised: from the log-softmax of a strategy's scores. Raw, un-normalised: from its scores as they are."""
 
-# In a forward pass: about 30 of a question and 100 of its answers, less what these share. So four questions are read
-# together, and are what a kill loses. One at a time took 1.61 times as long on the embedded expert (7 strategies), two
+# In a forward pass: about 30 of a question and 100 of its answers, less their common tokens. So four questions are read
+# together, and a kill loses them. One at a time took 1.61 times as long on the embedded expert (7 strategies), two
 # 1.28 times; on a Llama of 8 layers x 512, 1.08 times and as long (2 cores). Eight were no faster.
 TOKENS_A_QUESTION = 128
 
@@ -31,17 +31,17 @@ TOKENS_A_QUESTION = 128
 class MultipleChoice(GroupTask):
     """Questions whose answers are scored under several strategies, a handful of questions in a forward pass.
 
-    An answer's score is the sum of its tokens' log-scores, in float64; figures are worked out in log space.
+    An answer's score is the sum of its tokens' log-scores, in float64; figures are computed in log space.
 
     Args:
         model: a decoder-only transformers model.
         tokenizer: its tokenizer.
         questions: see :func:`decoding.evals.tasks.truthfulqa.data.load`.
-        prompt: how they are asked.
+        prompt: the form of the prompts.
         left_out: why questions were left out when the data were read.
         name: of the task.
         max_branch_tokens: as in :class:`decoding.Scorer`.
-        batch_size: so many questions are read, and written to the samples, together; None is as many as are likely to
+        batch_size: number of questions that are read, and written to the samples, together; None is as many as probably
             fit into ``max_branch_tokens``, by default four.
     """
 
@@ -67,8 +67,8 @@ class MultipleChoice(GroupTask):
         self.group_size = batch_size or max(1, self.max_branch_tokens // TOKENS_A_QUESTION)
         self.settings = {
             "prompt": asdict(prompt),
-            "languages": sorted({each.language for each in self.questions}),
-            "questions": digest([[each.question, each.mc1, each.mc2] for each in self.questions]),
+            "languages": sorted({question.language for question in self.questions}),
+            "questions": digest([[question.question, question.mc1, question.mc2] for question in self.questions]),
         }
         self._scorer: Scorer | None = None
         self._scored: list[str] = []  # hashes of the configurations that the scorer is for
@@ -81,7 +81,7 @@ class MultipleChoice(GroupTask):
 
     def documents(self) -> list[Document]:
         """The questions."""
-        return [Document(each.id, each, each.where) for each in self.questions]
+        return [Document(question.id, question, question.where) for question in self.questions]
 
     def evaluate_group(
         self, documents: Sequence[Document], configurations: Sequence[Configuration]
@@ -93,23 +93,23 @@ class MultipleChoice(GroupTask):
         """
         questions = [document.content for document in documents]
         scorer = self._scorer_of(configurations)
-        asked = []
+        requests = []
         for question in questions:
             before, after = self._tokens(question)
-            self._check_room(question, len(before), after)
-            asked.append((before[len(scorer.prefix) :], after))
+            self._check_length(question, len(before), after)
+            requests.append((before[len(scorer.prefix) :], after))
         records: list[list[Record]] = []
-        for question, by_strategy in zip(questions, scorer.score(asked), strict=True):
+        for question, by_strategy in zip(questions, scorer.score(requests), strict=True):
             records.append([])
             for scores in by_strategy:
-                normalized = [each.normalized.double().sum().item() for each in scores]
-                raw = [each.raw.double().sum().item() for each in scores]
+                normalized = [answer.normalized.double().sum().item() for answer in scores]
+                raw = [answer.raw.double().sum().item() for answer in scores]
                 metrics = dict(zip(METRICS, [*_figures(question, normalized), *_figures(question, raw)], strict=True))
                 records[-1].append({"metrics": metrics, "normalized": normalized, "raw": raw})
         return records
 
     def release(self) -> None:
-        """Let go of the caches."""
+        """Free the caches."""
         if self._scorer is not None:
             self._scorer.release()
         self._scorer, self._scored = None, []
@@ -122,7 +122,7 @@ class MultipleChoice(GroupTask):
             self.prompt.special_tokens,
         )
 
-    def _check_room(self, question: Question, prompt: int, after: Sequence[Sequence[int]]) -> None:
+    def _check_length(self, question: Question, prompt: int, after: Sequence[Sequence[int]]) -> None:
         context = context_of(self.model)
         for answer, tokens in zip(question.answers, after, strict=True):
             if context is not None and prompt + len(tokens) > context:
@@ -133,14 +133,14 @@ class MultipleChoice(GroupTask):
                 )
 
     def _scorer_of(self, configurations: Sequence[Configuration]) -> Scorer:
-        """The scorer of these configurations; the last one is kept, with what it has read."""
-        hashes = [each.hash for each in configurations]
+        """The scorer of these configurations; the last one is kept, with its cache of the prompt."""
+        hashes = [configuration.hash for configuration in configurations]
         if self._scorer is None or hashes != self._scored:
             self.release()
             self._scorer = Scorer(
                 self.model,
                 self._common(),
-                [scoring_strategy(each.spec) for each in configurations],
+                [scoring_strategy(configuration.spec) for configuration in configurations],
                 tokenizer=self.tokenizer,
                 max_branch_tokens=self.max_branch_tokens,
             )
@@ -150,7 +150,7 @@ class MultipleChoice(GroupTask):
     def _common(self) -> list[int]:
         """The tokens that every prompt begins with."""
         if self._prefix is None:
-            texts = [self.prompt.text(each.question) for each in self.questions]
+            texts = [self.prompt.text(question.question) for question in self.questions]
             ids = self.tokenizer(texts, add_special_tokens=self.prompt.special_tokens)["input_ids"]
             self._prefix = common_beginning(ids)
         return self._prefix
@@ -158,7 +158,7 @@ class MultipleChoice(GroupTask):
 
 def _figures(question: Question, scores: Sequence[float]) -> tuple[float, float, float]:
     """MC1, MC2 and MC3 from the log-scores of ``question.answers``."""
-    of = dict(zip(question.answers, scores, strict=True))
-    true, false = ([of[each] for each in answers] for answers in question.mc2)
-    (best,), others = ([of[each] for each in answers] for answers in question.mc1)
+    score_of = dict(zip(question.answers, scores, strict=True))
+    true, false = ([score_of[answer] for answer in answers] for answers in question.mc2)
+    (best,), others = ([score_of[answer] for answer in answers] for answers in question.mc1)
     return mc1(best, others), mc2(true, false), mc3(true, false)

@@ -36,21 +36,21 @@ DEMONSTRATIONS = (
     ("Where were the 1992 Olympics held?", "The 1992 Olympics were held in Barcelona, Spain."),
 )
 
-# They stand for question and answer while a chat template is read.
+# Placeholders of question and answer while a chat template is read.
 _QUESTION, _ANSWER = "\N{OBJECT REPLACEMENT CHARACTER}", "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """How questions are asked.
+    """The form of prompts.
 
     Attributes:
         style: its name.
         prefix: the text before every question; "" where there is none.
-        before: what stands between prefix and question.
-        after: what follows the question.
-        answer_space: what stands between the prompt and an answer: a space, or nothing in a chat.
-        special_tokens: whether the tokenizer adds its own; a chat template has them in its text.
+        before: the text between prefix and question.
+        after: the text after the question.
+        answer_space: the text between the prompt and an answer: a space, or nothing in a chat.
+        special_tokens: whether the tokenizer adds its special tokens; a chat template has them in its text.
     """
 
     style: str
@@ -61,7 +61,7 @@ class Prompt:
     special_tokens: bool = True
 
     def asked(self, question: str) -> str:
-        """What follows the prefix, up to where an answer begins."""
+        """The text after the prefix, up to the answer."""
         return f"{self.before}{question}{self.after}"
 
     def text(self, question: str) -> str:
@@ -69,7 +69,7 @@ class Prompt:
         return self.prefix + self.asked(question)
 
     def answer(self, answer: str) -> str:
-        """An answer as it continues the prompt."""
+        """The answer's text after the prompt."""
         return self.answer_space + answer
 
 
@@ -100,29 +100,27 @@ def prompt_of(style: str, tokenizer: Any = None) -> Prompt:
 
 def common_beginning(prompts: Sequence[list[int]]) -> list[int]:
     """The tokens that every prompt begins with."""
-    first, last = min(prompts), max(prompts)  # what these two have in common, all between them have
+    first, last = min(prompts), max(prompts)  # a beginning that these two share, all between them share
     pairs = zip(first, last, strict=False)
-    return [one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    return [token for token, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
 
 
 def _chat(tokenizer: Any) -> Prompt:
     if not getattr(tokenizer, "chat_template", None):
-        raise OptionError(
-            "prompt style chat: the model's tokenizer has no chat template; accepted here are dola, lm-eval and none"
-        )
+        raise OptionError("prompt style chat: the model's tokenizer has no chat template; use dola, lm-eval or none")
     messages = []
     for question, answer in DEMONSTRATIONS:
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     messages.append({"role": "user", "content": _QUESTION})
     answered = [*messages, {"role": "assistant", "content": _ANSWER}]
     try:
-        asked = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         whole = tokenizer.apply_chat_template(answered, tokenize=False)
-    except Exception as error:  # a template raises whatever its author chose
+    except Exception as error:  # of any kind, from the template
         raise OptionError(f"prompt style chat: the model's chat template fails ({one_line(error)})") from error
-    prefix, found, after = asked.partition(_QUESTION)
-    if not found or _QUESTION in after:
-        raise OptionError("prompt style chat: the model's chat template does not give the question once, as it stands")
-    # Some templates (Llama 2) put the space in front of an answer into the answer's turn.
-    between = whole.partition(_ANSWER)[0].removeprefix(asked)
+    prefix, placeholder, after = prompt.partition(_QUESTION)
+    if not placeholder or _QUESTION in after:
+        raise OptionError("prompt style chat: the model's chat template must contain the question once, unchanged")
+    # Some templates (Llama 2) put the space before an answer into the answer's turn.
+    between = whole.partition(_ANSWER)[0].removeprefix(prompt)
     return Prompt("chat", prefix, "", after, between if between.isspace() else "", special_tokens=False)

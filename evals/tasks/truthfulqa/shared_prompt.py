@@ -1,4 +1,4 @@
-"""The few-shot prompt of written answers, read once a run."""
+"""The few-shot prompt of generated answers, computed once a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["SharedPrompt"]
 
 
 class SharedPrompt:
-    """What a model keeps of the tokens that all prompts begin with, for batches that go on from there.
+    """The cache of the tokens that all prompts begin with, for batches that continue from there.
 
     On TruthfulQA (308 of some 325 tokens shared, 50 new ones, batches of 8, CPU) greedy search and DoLa then take about
     two thirds of the time.
@@ -39,24 +39,24 @@ class SharedPrompt:
         ids, cache = torch.tensor([list(tokens)], device=input_device(model)), None
         with torch.no_grad():
             for piece in ids.split(model.generation_config.prefill_chunk_size or len(tokens), dim=1):
-                read = model(piece, **{CACHE_ARGUMENT: cache}, use_cache=True, **last)
-                cache = cache_in(read)
+                output = model(piece, **{CACHE_ARGUMENT: cache}, use_cache=True, **last)
+                cache = cache_in(output)
         # Windows and recurrent states cannot be shifted.
         if type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers):
             self.layers = [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr, misc]
 
-    def serves(self, choice: StrategySpec, model: Any) -> bool:
-        """Whether a way to choose tokens gains by it.
+    def serves(self, spec: StrategySpec, model: Any) -> bool:
+        """Return whether a strategy can use the cache.
 
-        Contrastive search does not: it needs the states of the whole prompt; nor do readers behind a text of their own.
+        Contrastive search cannot: it needs the states of the whole prompt; nor can readers with prompts of their own.
         """
         if not self.layers:
             return False
-        if isinstance(choice.strategy, ContrastStrategy):
+        if isinstance(spec.strategy, ContrastStrategy):
             return not any(
-                each.prefix is not None or each.adapter is not None for each in choice.strategy.readers(model, 1)
+                reader.prefix is not None or reader.adapter is not None for reader in spec.strategy.readers(model, 1)
             )
-        return isinstance(choice.strategy, (Greedy, Sampling))
+        return isinstance(spec.strategy, (Greedy, Sampling))
 
     def cache(self, pads: Sequence[int]) -> DynamicCache:
         """The cache of a left-padded batch's first ``length`` columns, of which row i begins with ``pads[i]`` pads."""

@@ -60,5 +60,5 @@ def test_minus_infinity_is_no_probability():
 @pytest.mark.parametrize("figure", [lambda t, f: mc1(t[0] if t else 0.0, f), mc2, mc3])
 @pytest.mark.parametrize(("true", "false"), [([-1.0], []), ([-1.0], [math.nan]), ([math.inf], [-1.0])])
 def test_what_is_no_score(figure, true, false):
-    with pytest.raises(ValueError, match="expected|must be"):
+    with pytest.raises(ValueError, match=r"expected|must be"):
         figure(true, false)

@@ -108,7 +108,7 @@ def test_a_prompt_past_the_context_loses_its_beginning_but_for_bos(spec):
 
 def test_a_text_past_the_context_is_named():
     expert, tokenizer, _, _ = models()
-    with pytest.raises(InputError, match=r"the text 'word word .*…' has \d+ tokens: no room for its prompt"):
+    with pytest.raises(InputError, match=r"the text 'word word .*…' has \d+ tokens: too long for a context of"):
         likelihoods(ready(), expert, tokenizer, "Tom", [" word" * 2000])
 
 
@@ -155,7 +155,7 @@ def test_factor_reads_the_prefixes_of_its_kind(tmp_path):
     ):
         (document,), _ = factor.load(written_factor(tmp_path, [row], name), prefix)
         assert (document.prefix, document.contradictions) == (expected, ("b", "c"))
-    with pytest.raises(OptionError, match="prefix='half': accepted are full and truncated"):
+    with pytest.raises(OptionError, match="prefix='half': must be full or truncated"):
         factor.load(written_factor(tmp_path, [row]), "half")
 
 
@@ -214,7 +214,7 @@ def test_halueval_general_responses_are_ranked_all_together(tmp_path):
         (factor.load, "full_prefix,completion,contradiction_0\nx,,z\n", "row 1 (line 2), column completion: is empty"),
         (halueval.load, json.dumps({**QA[0], "right_answer": " "}), "row 1 (line 1), column right_answer: is empty"),
         (halueval.load, json.dumps({"question": "?"}), "column right_answer: is missing; the row has question"),
-        (halueval.load, json.dumps({**GENERAL[0], "hallucination": "maybe"}), "is 'maybe'; accepted are yes and no"),
+        (halueval.load, json.dumps({**GENERAL[0], "hallucination": "maybe"}), "is 'maybe'; must be yes or no"),
     ],
 )  # fmt: skip
 def test_bad_rows_are_named(tmp_path, load, content, message):
@@ -234,7 +234,7 @@ def test_the_commands_end_in_a_table_and_files(tmp_path, capfd):
     assert "row 2" in capfd.readouterr().err
     assert main([*arguments, "--skip-bad"]) == 0
     shown, noted = capfd.readouterr()
-    assert "1 documents, 1 more left out" in shown
+    assert "1 document, 1 more left out" in shown
     assert "greedy: 1 of 1 prompts were too long for the model's context and lost their beginning" in noted
     (sample,) = map(json.loads, (out / "samples_factor.jsonl").read_text().splitlines())
     assert sample["cut_tokens"] > 0

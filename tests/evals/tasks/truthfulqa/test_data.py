@@ -132,12 +132,12 @@ def broken(record, **changes):
         (broken(TARGETS, mc1_targets={"No.": 0, "Yes.": 0}), "column mc1_targets: has no true answer"),
         (broken(TARGETS, mc2_targets={"No.": 1}), "column mc2_targets: has no false answer"),
         (broken(TARGETS, mc1_targets={"": 1, "Yes.": 0}), "column mc1_targets: has no true answer"),
-        (broken(TARGETS, mc2_targets={"No.": 2, "Yes.": 0}), "column mc2_targets: has the label 2; accepted are 1"),
+        (broken(TARGETS, mc2_targets={"No.": 2, "Yes.": 0}), "column mc2_targets: has the label 2; labels must be 1"),
         (broken(CHOICES, mc1_targets={"choices": ["No", "Sí"], "labels": [1]}), "has not as many labels as answers"),
         (broken(CHOICES, mc1_targets={"choices": ["No", 3], "labels": [1, 0]}), "an answer is int, not text"),
         (broken(CHOICES, best_answer=" "), "row 1, column best_answer: is empty"),
         (broken(OKAPI, mc1_targets_labels=None), "row 1, column mc1_targets_labels: is missing"),
-        ([*TARGETS, {**CHOICES[0], "id": "1"}], "column id: 1 stands there twice"),
+        ([*TARGETS, {**CHOICES[0], "id": "1"}], "column id: 1 is there twice"),
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore::decoding.errors.DecodingWarning")

@@ -83,10 +83,10 @@ def test_the_space_before_an_answer_is_the_templates():
 @pytest.mark.parametrize(
     ("style", "tokenizer", "message"),
     [
-        ("chat", Templated(None), "no chat template; accepted here are dola, lm-eval and none"),
+        ("chat", Templated(None), "no chat template; use dola, lm-eval or none"),
         ("chat", None, "no chat template"),
         ("chat", Templated("{{ raise_exception('only one turn') }}"), "chat template fails .only one turn."),
-        ("chat", Templated("{{ messages[0].content }}"), "does not give the question once"),
+        ("chat", Templated("{{ messages[0].content }}"), "must contain the question once"),
         ("dolla", None, "unknown prompt style 'dolla'; did you mean dola"),
     ],
 )
