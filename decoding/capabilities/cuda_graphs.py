@@ -19,6 +19,7 @@ from decoding.capabilities.probes import open_probe_stream, probe_batch, run_pro
 from decoding.errors import OptionError
 from decoding.models.adapters import MixedRows
 from decoding.models.devices import input_device, is_tensor_parallel
+from decoding.models.inputs import given_inputs
 from decoding.models.memo import PerModelMemo, model_cache_key
 from decoding.models.probe import relative_error, tolerance
 from decoding.models.structure import inspect_model
@@ -83,8 +84,7 @@ def _call_reason(
     for name in ("output_attentions", "output_hidden_states"):
         if getattr(config, name, None) or model_kwargs.get(name):
             return f"{name}=True asks for what a captured step does not keep"
-    given = {name for name, value in model_kwargs.items() if value is not None and value is not False}
-    others = sorted(given - PLAIN)
+    others = sorted(given_inputs(model_kwargs) - PLAIN)
     if others:
         return f"its steps are given {', '.join(others)} beside tokens, positions and mask"
     mask, positions = model_kwargs.get("attention_mask"), model_kwargs.get("position_ids")

@@ -14,7 +14,7 @@ from decoding.errors import InputError, ModelError
 from decoding.models.devices import input_device
 from decoding.transformers_private import CACHE_ARGUMENT, cache_in
 
-__all__ = ["check_cache", "check_inputs", "check_mask", "check_tokens", "context_of"]
+__all__ = ["check_cache", "check_inputs", "check_mask", "check_tokens", "context_of", "given_inputs"]
 
 
 def check_tokens(model: Any, input_ids: Tensor) -> None:
@@ -100,6 +100,18 @@ def check_cache(model: Any, cache: Any) -> None:
             f"{CACHE_ARGUMENT}: is a {type(cache).__name__}; accepted by {type(model).__name__} is a Cache of "
             "transformers such as DynamicCache"
         )
+
+
+def given_inputs(model_kwargs: Mapping[str, Any]) -> set[str]:
+    """Names of a model's keyword arguments that hold something: not None, False or an empty mapping.
+
+    transformers adds an empty mapping of encoded images to text without any.
+    """
+    return {
+        name
+        for name, value in model_kwargs.items()
+        if value is not None and value is not False and not (isinstance(value, Mapping) and not value)
+    }
 
 
 def context_of(model: Any) -> int | None:

@@ -24,7 +24,7 @@ from decoding.errors import InputError, ModelError
 from decoding.models.adapters import MixedRows, adapters_of, expert_adapter
 from decoding.models.devices import input_device
 from decoding.models.forward_errors import is_environment_error, not_a_number
-from decoding.models.inputs import check_inputs, context_of
+from decoding.models.inputs import check_inputs, context_of, given_inputs
 from decoding.strategies.contrast.reader_group import ReaderGroup, ReaderHead
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits, by_weights, prompts_of, with_prefix
 from decoding.stream.output import ForwardOutput, picked
@@ -322,8 +322,8 @@ def _may_fuse_expert(
     if config is not None and (config.output_attentions or config.output_hidden_states):
         return False
     plain = {"attention_mask", CACHE_ARGUMENT, "position_ids", "use_cache", "logits_to_keep", "cache_position"}
-    given = {name for name, value in model_kwargs.items() if value is not None and value is not False}
-    return given - plain - {"output_attentions", "output_hidden_states"} == set() and _usual_positions(model_kwargs)
+    beside_text = given_inputs(model_kwargs) - plain - {"output_attentions", "output_hidden_states"}
+    return not beside_text and _usual_positions(model_kwargs)
 
 
 def _usual_positions(model_kwargs: Mapping[str, Any]) -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from decoding.errors import InputError, ModelError
+from decoding.models.inputs import given_inputs
+from decoding.transformers_private import CACHE_ARGUMENTS
 
 __all__ = ["EXPERT", "Reader", "ReaderLogits", "by_weights", "prompts_of", "with_prefix"]
 
@@ -57,12 +59,18 @@ def by_weights(readers: Sequence[Reader], fuse: bool = True) -> Iterator[list[Re
     yield from groups.values()
 
 
+# Inputs that say nothing of the text, or that every reader gets for its own prompt.
+TEXT_INPUTS = {
+    "attention_mask", "position_ids", "use_cache", "logits_to_keep", "cache_position", "return_dict", *CACHE_ARGUMENTS,
+}  # fmt: skip
+
+
 def prompts_of(input_ids: Tensor, model_kwargs: Mapping[str, Any], model: Any) -> list[list[int]]:
     """The tokens of each row, padding left out.
 
     Raises:
         ModelError: an encoder-decoder.
-        InputError: embeddings in place of tokens, or a mask of another shape.
+        InputError: embeddings in place of tokens, inputs beside the text, or a mask of another shape.
     """
     if model.config.is_encoder_decoder:
         raise ModelError(
@@ -71,6 +79,14 @@ def prompts_of(input_ids: Tensor, model_kwargs: Mapping[str, Any], model: Any) -
         )
     if model_kwargs.get("inputs_embeds") is not None:
         raise InputError("inputs_embeds: a contrast with another reader needs the prompt's input_ids")
+    for name in sorted(given_inputs(model_kwargs) - TEXT_INPUTS):
+        if not name.startswith("output_"):
+            encoded = model_kwargs[name]
+            kinds = f" ({', '.join(map(str, encoded))})" if isinstance(encoded, Mapping) else ""
+            raise InputError(
+                f"{name}{kinds}: the expert alone would get it, and the other readers of a contrast read text only: "
+                "leave it out, or take a strategy without other readers (contrastive search, DoLa)"
+            )
     mask = model_kwargs.get("attention_mask")
     if mask is None or mask.dim() != 2:
         return input_ids.tolist()

@@ -1,0 +1,76 @@
+"""Inputs beside the text (images, sound): no reader of a contrast is silently without them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import tiny_model
+
+import decoding
+from decoding import LOL, ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, InputError, Prompt, Strategy
+from decoding.tools.architectures.beside_text import tiny_beside_text
+from decoding.tools.architectures.images import prompts_with_images
+
+# The image itself, or what transformers has encoded it to.
+BLIND = r"(pixel_values|mm_encoder_outputs \(image\)): the expert alone would get it"
+
+tiny = functools.cache(tiny_beside_text)
+IMAGES = ["llava", "qwen2_vl"]
+AMATEURS: dict[str, Callable[[str], Strategy]] = {
+    "empty context": lambda name: ContextAware([]),
+    "context": lambda name: ContextAware([7, 8, 9]),
+    "a model of its own": lambda name: ContrastiveDecoding(tiny_beside_text(name, seed=1)),
+    "prompt": lambda name: ContrastiveDecoding(Prompt([5, 6])),
+    "LOL": lambda name: LOL(Prompt([5, 6]), [1]),
+}
+
+
+@functools.cache
+def image_prompt(name: str) -> dict[str, Any]:
+    make = prompts_with_images(tiny(name))
+    assert make is not None
+    prompt = make(0)[0]
+    return {"input_ids": torch.tensor([prompt.text]), **prompt.beside}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("readers", AMATEURS)
+def test_a_reader_that_would_see_no_image_is_refused_by_name(name: str, readers: str) -> None:
+    inputs, strategy = image_prompt(name), AMATEURS[readers](name)
+    with pytest.raises(InputError, match=BLIND):
+        decoding.generate(tiny(name), **inputs, strategy=strategy, max_new_tokens=3)
+    with pytest.raises(InputError, match=BLIND):
+        tiny(name).generate(**inputs, custom_generate=strategy, max_new_tokens=3)
+    rest = {key: value for key, value in inputs.items() if key != "input_ids"}
+    processor = strategy.logits_processor(tiny(name), **rest)
+    with pytest.raises(InputError, match=BLIND):
+        tiny(name).generate(**inputs, logits_processor=[processor], max_new_tokens=3)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("strategy", [ContrastiveSearch(), DoLa([1])], ids=["contrastive search", "DoLa"])
+def test_a_strategy_without_other_readers_sees_the_image(name: str, strategy: Strategy) -> None:
+    inputs = image_prompt(name)
+    tokens = decoding.generate(tiny(name), **inputs, strategy=strategy, max_new_tokens=8)
+    other = dict(inputs, pixel_values=-inputs["pixel_values"])
+    assert not torch.equal(tokens, decoding.generate(tiny(name), **other, strategy=strategy, max_new_tokens=8))
+
+
+@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("readers", AMATEURS)
+def test_text_alone_is_read_by_every_reader(name: str, readers: str) -> None:
+    ids = torch.tensor([[11, 12, 13, 14], [21, 22, 23, 24]])
+    tokens = decoding.generate(tiny(name), ids, strategy=AMATEURS[readers](name), max_new_tokens=3)
+    assert tokens.shape == (2, 7)
+
+
+def test_other_inputs_that_one_reader_would_get_are_refused_by_name() -> None:
+    """Any input of the model counts, not only those that this library has heard of."""
+    model = tiny_model("gpt2")
+    ids = torch.tensor([[11, 12]])
+    with pytest.raises(InputError, match="token_type_ids: the expert alone would get it"):
+        decoding.generate(model, ids, token_type_ids=torch.ones_like(ids), strategy=ContextAware([5]), max_new_tokens=2)
