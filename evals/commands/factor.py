@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from decoding.cli.options import expanded
-from decoding.evals.engine.options import EvaluationOptions
+from decoding.evals.engine.options import ComparisonOptions
 
 __all__ = ["factor_command"]
 
@@ -20,7 +20,7 @@ def factor_command(
         str | None,
         typer.Option(metavar="full|truncated", help="Which prefixes; by default full for news, truncated for others."),
     ] = None,
-    options: EvaluationOptions,
+    options: ComparisonOptions,
 ) -> None:
     """FACTOR: how often the true completion of a text is more probable than three false variants of it.
 
@@ -35,4 +35,4 @@ def factor_command(
     task = Factor(ready.model, ready.tokenizer, completions, left_out=left_out)
     results = ready.run(task, ready.configurations(task.settings))
     note_cuts(results)
-    report(results, METRICS[:3], options.json)
+    report(results, METRICS[:3], options.json, options.holm)

@@ -8,7 +8,7 @@ import typer
 
 from decoding.cli.options import expanded
 from decoding.errors import InputError
-from decoding.evals.engine.options import EvaluationOptions
+from decoding.evals.engine.options import ComparisonOptions
 
 __all__ = ["halueval_command"]
 
@@ -20,7 +20,7 @@ def halueval_command(
         str, typer.Option(metavar="FILE", help="HaluEval's qa_data.json or general_data.json, or a hub name.")
     ],
     knowledge: Annotated[bool, typer.Option(help="Put the knowledge of the QA file before its question.")] = True,
-    options: EvaluationOptions,
+    options: ComparisonOptions,
 ) -> None:
     """HaluEval: how well likelihood tells right answers from hallucinated ones.
 
@@ -39,4 +39,4 @@ def halueval_command(
     task = HaluEval(ready.model, ready.tokenizer, responses, knowledge=knowledge, left_out=left_out)
     results = ready.run(task, ready.configurations(task.settings))
     note_cuts(results)
-    report(results, task.figures, options.json)
+    report(results, task.figures, options.json, options.holm)

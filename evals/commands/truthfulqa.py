@@ -11,7 +11,7 @@ import typer
 from decoding.cli.options import expanded
 from decoding.cli.output import as_json
 from decoding.errors import OptionError
-from decoding.evals.engine.options import EvaluationOptions
+from decoding.evals.engine.options import ComparisonOptions
 from decoding.evals.tasks.truthfulqa.prompts import STYLES, Prompt, prompt_of
 from decoding.strategies.registry import StrategySpec
 
@@ -71,7 +71,7 @@ def truthfulqa_command(
     judge_info: Annotated[
         str | None, typer.Option(metavar="MODEL", help="With --generation: a fine-tuned judge of informativeness.")
     ] = None,
-    options: EvaluationOptions,
+    options: ComparisonOptions,
 ) -> None:
     """TruthfulQA: multiple choice (MC1, MC2, MC3, normalised and raw) or --generation, with paired tests.
 
@@ -89,6 +89,7 @@ def truthfulqa_command(
     style = None if prompt == "chat" else prompt_of(prompt)
 
     from decoding.evals.engine.prepared import of_last_rank, prepared, report
+    from decoding.evals.engine.results import corrected
     from decoding.evals.tasks.truthfulqa import miniature
     from decoding.evals.tasks.truthfulqa.data import load
     from decoding.evals.tasks.truthfulqa.generation import Generation
@@ -148,10 +149,10 @@ def truthfulqa_command(
     if whole is None:
         return
     if options.json and len(whole) > 1:
-        print(as_json(whole, indent=2))
+        print(as_json([corrected(table, task.figures) for table in whole] if options.holm else whole, indent=2))
         return
     for table in whole:
-        report(table, task.figures, options.json)
+        report(table, task.figures, options.json, options.holm)
 
 
 def _in_language(spec: StrategySpec, language: str) -> StrategySpec:

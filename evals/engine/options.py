@@ -10,7 +10,7 @@ import typer
 
 from decoding.cli.options import Json, Model, ParallelPlacement, PrefillChunk, known_strategies
 
-__all__ = ["EvaluationOptions", "Strategies"]
+__all__ = ["ComparisonOptions", "EvaluationOptions", "Strategies"]
 
 Strategies = Annotated[
     list[str] | None,
@@ -39,3 +39,12 @@ class EvaluationOptions:
         Path | None,
         typer.Option(metavar="DIR", help="Folder of samples and results; with it, an interrupted run continues."),
     ] = None
+
+
+@dataclass(frozen=True)
+class ComparisonOptions(EvaluationOptions):
+    """Options of the evaluations whose table has paired tests."""
+
+    holm: Annotated[
+        bool, typer.Option("--holm", help="Correct p-values for the number of comparisons in the table (Holm).")
+    ] = False

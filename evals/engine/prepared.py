@@ -15,7 +15,7 @@ from decoding.cli.output import as_json, console, writable
 from decoding.errors import OptionError
 from decoding.evals.engine.configurations import Configuration, configured
 from decoding.evals.engine.options import EvaluationOptions
-from decoding.evals.engine.results import Results, results_in, show_results
+from decoding.evals.engine.results import Results, corrected, results_in, show_results
 from decoding.evals.engine.runner import run
 from decoding.evals.engine.task import Task
 from decoding.strategies.registry import StrategySpec, parse_strategy
@@ -73,14 +73,23 @@ def prepared(options: EvaluationOptions, default: Sequence[str] = ("greedy",)) -
     return Prepared(options, model, tokenizer, specs)
 
 
-def report(results: Results | None, metrics: Sequence[str], json: bool, percent: bool = True) -> None:
-    """Print the table of results, or JSON; nothing on a rank that did not end last."""
+def report(results: Results | None, metrics: Sequence[str], json: bool, holm: bool = False) -> None:
+    """Print the table of results, or JSON; nothing on a rank that did not end last.
+
+    Args:
+        results: of an evaluation.
+        metrics: those that the table shows, shares of 1.
+        json: print JSON in place of the table.
+        holm: correct the p-values for all of the table.
+    """
     if results is None:
         return
+    if holm:
+        results = corrected(results, metrics)
     if json:
         print(as_json(results, indent=2))
         return
-    show_results(console(), results, metrics, percent)
+    show_results(console(), results, metrics)
 
 
 def of_last_rank(

@@ -280,6 +280,20 @@ def test_hyper_parameters_are_chosen_on_the_validation_questions(
     assert "against greedy" in shown
 
 
+def test_p_values_are_corrected_on_request(capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["eval", "truthfulqa", "--miniature", "--limit", "8", "--strategy", "greedy", "--strategy", "dola"]
+    assert main([*command, "--json"]) == 0
+    plain = json.loads(capfd.readouterr().out)["comparisons"][0]["metrics"]
+    assert not any("p_holm" in plain[name] for name in METRICS)
+    assert main([*command, "--holm", "--json"]) == 0
+    corrected = json.loads(capfd.readouterr().out)["comparisons"][0]["metrics"]
+    for name in METRICS:
+        p = plain[name]["p"] if plain[name]["mcnemar_p"] is None else plain[name]["mcnemar_p"]
+        assert p <= corrected[name]["p_holm"] <= min(1, len(METRICS) * p)
+    assert main([*command, "--holm"]) == 0
+    assert "Holm's correction for 6" in capfd.readouterr().out
+
+
 def test_a_translation_is_asked_with_guidance_in_its_language(tmp_path: Path) -> None:
     targets = {"choices": ["Ja.", "Nein."], "labels": [1, 0]}
     for language in ("de", "es"):
