@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,24 @@ from decoding.evals.commands.lm_eval import TASKS, completed
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data" / "truthfulqa" / "mc_task.json"
 OWN = ["--include_path", str(TASKS), "--model", "decoding"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def indexed_once() -> Iterator[None]:
+    """Let lm-eval read the files of its 14,000 tasks once for the commands of all tests: each time takes 6 s."""
+    from lm_eval.tasks._index import TaskIndex
+
+    build, indices = TaskIndex.build, {}
+
+    def kept(paths: Sequence[Path], **options: Any) -> Any:
+        key = (*paths, *options.items())
+        if key not in indices:
+            indices[key] = pickle.dumps(build(paths, **options))
+        return pickle.loads(indices[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TaskIndex, "build", staticmethod(kept))
+        yield
 
 
 def test_it_adds_its_model_and_tasks_to_what_lm_eval_is_given(tmp_path: Path) -> None:
