@@ -7,6 +7,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # 4.55.4 where PEER names an interpreter that has it.
 PART ?=
 PEER ?=
+# make test WORKERS=4 runs the tests in four processes, each of which takes 2 GB and one core.
+WORKERS ?= 2
 # make compat COMPAT="5.17.0 5.24.0" tests these versions of transformers only; TORCH=2.11.0 with another torch, whose
 # build for the CPU an index beside PyPI has (PIP_EXTRA_INDEX_URL), and which is gigabytes with CUDA.
 COMPAT ?= 5.17.0 5.18.0 5.19.0 5.20.2 5.21.1 5.22.2 5.23.0 5.24.0
@@ -18,7 +20,7 @@ demo: $(VENV)/.installed
 	$(BIN)/decoding demo
 
 test: $(VENV)/.test-installed
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 # The core tests with each supported minor version of transformers, in environments of their own under .compat/.
 compat: $(VENV)/.test-installed

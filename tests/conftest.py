@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import gc
 import os
+import tempfile
+from typing import Any
 
+import pytest
 import torch
+
+# Code of model folders and of metrics is copied here by the folder's name: not where another process, or the user of
+# this machine, keeps a folder of the same name. transformers reads it as it is imported.
+MODULES = tempfile.TemporaryDirectory(prefix="hf-modules-")
+os.environ["HF_MODULES_CACHE"] = MODULES.name
 
 # The models of the tests are so small that a second thread costs more than it gives.
 torch.set_num_threads(1)
@@ -25,3 +33,20 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure() -> None:
     """Hand the modules back: extensions that are kept from being collected complain as the interpreter ends."""
     gc.unfreeze()
+    MODULES.cleanup()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the longest tests of a worker first."""
+    if hasattr(config, "workerinput"):
+        from scheduling import together
+
+        items.sort(key=lambda item: not together(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Return what shares out the tests of ``--dist loadfile``."""
+    from scheduling import FileScheduling
+
+    return FileScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
