@@ -30,7 +30,7 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def pytest_unconfigure() -> None:
+def pytest_sessionfinish() -> None:
     """Hand the modules back: extensions that are kept from being collected complain as the interpreter ends."""
     gc.unfreeze()
     MODULES.cleanup()
