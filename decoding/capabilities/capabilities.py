@@ -18,6 +18,7 @@ from decoding.capabilities.branching import branching_of
 from decoding.capabilities.chunked_prefill import checked_chunking
 from decoding.capabilities.cuda_graphs import check_cuda_graphs, cuda_graphs_requested, request_cuda_graphs
 from decoding.models.adapters import MixedRows
+from decoding.models.wrappers import unwrapped
 from decoding.stream.prepare import prepare_inputs
 from decoding.stream.stream import Stream
 
@@ -38,6 +39,7 @@ def open_stream(
 
     Raises:
         OptionError: ``compile`` with a model or a call that cannot be captured.
+        ModelError: what was given is no generating model, or has an adapter of prompt learning.
 
     Example:
         >>> stream = decoding.open_stream(model, **tokenizer("The town lies", return_tensors="pt"))
@@ -45,6 +47,7 @@ def open_stream(
         >>> branches = stream.branch(logits.topk(4).indices)  # four candidates in one forward pass
         >>> stream.commit(torch.tensor([2]))  # keep the third
     """
+    model = unwrapped(model)
     input_ids, model_kwargs, config = prepare_inputs(model, **inputs)
     request_cuda_graphs(config, compile)
     return open_prepared_stream(model, input_ids, model_kwargs, config, restorable=restorable, exits=exits)

@@ -21,11 +21,21 @@ def unwrapped(model: Any, role: str = "model") -> Any:
         role: names it in messages.
 
     Raises:
-        ModelError: see :func:`check_model`.
+        ModelError: see :func:`check_model`; or the adapter is one of prompt learning (prefix tuning, prompt tuning,
+            p-tuning), which the model inside would be read without.
     """
     check_model(model, role)
     inner = getattr(model, "get_base_model", None)
-    return inner() if inner is not None and hasattr(model, "peft_config") else model
+    if inner is None or not hasattr(model, "peft_config"):
+        return model
+    config = getattr(model, "active_peft_config", None)
+    if getattr(config, "is_prompt_learning", False):
+        kind = getattr(config.peft_type, "value", config.peft_type)
+        raise ModelError(
+            f"the {role} has a {kind} adapter, whose virtual tokens only its own forward() and generate() add: generate "
+            "with it (strategy=... or custom_generate=...), or give a model with a LoRA adapter or none"
+        )
+    return inner()
 
 
 def check_model(model: Any, role: str = "model") -> None:

@@ -11,7 +11,7 @@ from decoding.errors import InputError, OptionError
 from decoding.generation.strategy import check_generation_config
 from decoding.kernels.selection import contrastive_scores
 from decoding.models.inputs import check_inputs
-from decoding.models.wrappers import check_model
+from decoding.models.wrappers import unwrapped
 from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
 from decoding.transformers_private import CALLERS_CACHE_ARGUMENTS, optimized_for_decode
 
@@ -96,7 +96,7 @@ def explain_contrastive_search(
         ...     if step.differs_from_greedy and step.greedy.repeats is not None:
         ...         print(tokenizer.decode(sequences[0, step.greedy.repeats]), step.greedy.penalty)
     """
-    check_model(model)
+    model = unwrapped(model)
     if not isinstance(strategy, ContrastiveSearch):
         raise OptionError(f"strategy={strategy!r}: must be ContrastiveSearch, whose penalty is explained")
     for name in (*CALLERS_CACHE_ARGUMENTS, "inputs_embeds"):

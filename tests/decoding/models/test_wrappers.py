@@ -68,3 +68,39 @@ def test_wrappers_that_generate_are_let_through() -> None:
     check_model(torch.compile(tiny_model("llama")))
     facade = types.SimpleNamespace(generate=functools.partial(model.generate), config=model.config)
     check_model(facade)
+
+
+PROMPT_LEARNING = {
+    "PREFIX_TUNING": peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+    "PROMPT_TUNING": peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+    "P_TUNING": peft.PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=4, encoder_hidden_size=16),
+}
+
+
+def with_virtual_tokens(kind: str) -> Any:
+    torch.manual_seed(0)
+    model = peft.get_peft_model(tiny_model("llama"), PROMPT_LEARNING[kind]).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_()
+    return model
+
+
+@pytest.mark.parametrize("way_in", ["processor", "named processor", "score", "stream", "explanation", "induce"])
+@pytest.mark.parametrize("kind", PROMPT_LEARNING)
+def test_virtual_tokens_are_not_left_out_silently(kind: str, way_in: str) -> None:
+    """What reads the model inside would read it without its virtual tokens."""
+    with pytest.raises(ModelError, match=f"the model has a {kind} adapter, whose virtual tokens"):
+        WAYS_IN[way_in](with_virtual_tokens(kind))
+
+
+@pytest.mark.parametrize("kind", PROMPT_LEARNING)
+def test_generating_reads_the_virtual_tokens(kind: str) -> None:
+    model, ids = with_virtual_tokens(kind), torch.tensor([[11, 12, 13, 14]])
+    plain = model.generate(input_ids=ids, max_new_tokens=8, do_sample=False)
+    greedy = decoding.generate(model, input_ids=ids, strategy=ContrastiveSearch(0.0, 4), max_new_tokens=8)
+    assert greedy.tolist() == plain.tolist()
+    with model.disable_adapter():
+        without = model.generate(input_ids=ids, max_new_tokens=8, do_sample=False)
+    assert without.tolist() != plain.tolist()
