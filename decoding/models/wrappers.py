@@ -32,8 +32,8 @@ def unwrapped(model: Any, role: str = "model") -> Any:
     if getattr(config, "is_prompt_learning", False):
         kind = getattr(config.peft_type, "value", config.peft_type)
         raise ModelError(
-            f"the {role} has a {kind} adapter, whose virtual tokens only its own forward() and generate() add: generate "
-            "with it (strategy=... or custom_generate=...), or give a model with a LoRA adapter or none"
+            f"the {role} has a {kind} adapter, whose virtual tokens only its own forward() and generate() add: "
+            "generate with it (strategy=... or custom_generate=...), or give a model with a LoRA adapter or none"
         )
     return inner()
 
