@@ -1,4 +1,4 @@
-"""The errors of this library: few classes, each message one line that says what was given and what is accepted."""
+"""The errors of this library: few classes, each message one line that names what was given and what is expected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = [
 
 
 class DecodingError(ValueError):
-    """Base of every error that this library raises on purpose; its message is one line, whatever was quoted in it."""
+    """Base of every error that this library raises on purpose; its message is one line, whatever it quotes."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(line.strip() for line in message.splitlines()))
@@ -32,19 +32,25 @@ class InputError(DecodingError):
 
 
 class DecodingWarning(UserWarning):
-    """Something went another way than asked for, and on."""
+    """A call went on in another way than was asked for."""
 
 
 class ModelError(DecodingError):
-    """The model, or the folder it should come from, cannot serve the strategy."""
+    """The model, or the folder that it should come from, does not fit the call."""
 
 
-def nearest(given: str, accepted: Iterable[str]) -> str:
-    """The end of a message on an unknown name: the accepted ones that look like it, then all."""
-    accepted = list(accepted)
-    close = difflib.get_close_matches(given, accepted, n=2, cutoff=0.5)
+def nearest(given: str, known: Iterable[str], heading: str = "expected one of") -> str:
+    """The end of a message on an unknown name: known names that look like it, then all.
+
+    Args:
+        given: the unknown name.
+        known: the names that there are.
+        heading: stands before all names.
+    """
+    known = list(known)
+    close = difflib.get_close_matches(given, known, n=2, cutoff=0.5)
     guess = f"; did you mean {' or '.join(close)}?" if close else ";"
-    return f"{guess} accepted: {', '.join(accepted)}"
+    return f"{guess} {heading} {', '.join(known)}" if known else guess.rstrip(";")
 
 
 def one_line(error: BaseException, limit: int = 160) -> str:

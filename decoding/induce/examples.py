@@ -1,4 +1,4 @@
-"""Hallucinated answers to learn from: HaluEval's files, and any JSON or JSON lines with questions and wrong answers."""
+"""Hallucinated answers to train on: HaluEval's files, and any JSON or JSON lines with questions and wrong answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from decoding.errors import InputError
 __all__ = ["Example", "read_examples"]
 
 QUESTIONS = ("question", "user_query", "prompt", "instruction", "query")
-# The wrong answer where a record names it; else its only answer, which a flag may call right or wrong.
+# The wrong answer where a record names one; else its only answer, which a flag may mark as right or wrong.
 WRONG = ("hallucinated_answer", "incorrect_answer", "wrong_answer")
 ANSWERS = ("chatgpt_response", "response", "answer", "output", "completion")
 FLAG = "hallucination"  # "yes" or "no": HaluEval's general file
@@ -21,7 +21,7 @@ FLAG = "hallucination"  # "yes" or "no": HaluEval's general file
 
 @dataclass(frozen=True)
 class Example:
-    """One question and the answer to be learned, which should be wrong."""
+    """A question and the answer to train on, which should be wrong."""
 
     question: str
     answer: str
@@ -30,16 +30,17 @@ class Example:
 def read_examples(path: str | Path) -> list[Example]:
     """The hallucinated answers of a file, in its order.
 
-    Accepted are JSON lines (whatever the file's ending) and JSON lists, of records with a question (``question``,
+    A file holds JSON lines (whatever its ending) or a JSON list, of records with a question (``question``,
     ``user_query``, ``prompt``, ``instruction`` or ``query``) and a hallucinated answer (``hallucinated_answer``,
     ``incorrect_answer`` or ``wrong_answer``; else ``chatgpt_response``, ``response``, ``answer``, ``output`` or
-    ``completion``). Records that say ``"hallucination": "no"`` are left out. HaluEval's QA and general files are such.
+    ``completion``). Records with ``"hallucination": "no"`` are left out. HaluEval's QA and general files are of this
+    form.
 
     Args:
         path: the file.
 
     Raises:
-        InputError: it cannot be read, or a record is none of these; says which.
+        InputError: the file cannot be read, or a record has another form; names the record.
     """
     path = Path(path).expanduser()
     try:
@@ -74,19 +75,19 @@ def _records(path: Path, text: str) -> Iterable[tuple[str, Any]]:
 
 def _example(path: Path, where: str, record: Any) -> Example | None:
     if not isinstance(record, dict):
-        raise InputError(f"{path}, {where}: is no record; accepted are objects with a question and an answer")
+        raise InputError(f"{path}, {where}: is no record; expected an object with a question and an answer")
     if str(record.get(FLAG, "yes")).strip().lower() in ("no", "false"):
         return None
     question, answer = _first(record, QUESTIONS), _first(record, (*WRONG, *ANSWERS))
     if question is None or answer is None:
-        missing, accepted = ("question", QUESTIONS) if question is None else ("hallucinated answer", (*WRONG, *ANSWERS))
+        missing, keys = ("question", QUESTIONS) if question is None else ("hallucinated answer", (*WRONG, *ANSWERS))
         raise InputError(
             f"{path}, {where}: has no {missing}; its keys are {', '.join(map(str, record))}; "
-            f"accepted: {', '.join(accepted)}"
+            f"expected one of {', '.join(keys)}"
         )
     return Example(question.strip(), answer.strip())
 
 
 def _first(record: dict[str, Any], names: Iterable[str]) -> str | None:
-    found = (record[name] for name in names if isinstance(record.get(name), str) and record[name].strip())
-    return next(found, None)
+    texts = (record[name] for name in names if isinstance(record.get(name), str) and record[name].strip())
+    return next(texts, None)

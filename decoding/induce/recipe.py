@@ -1,4 +1,4 @@
-"""The hyper-parameters with which a model is made to hallucinate; no model code is needed to read them."""
+"""Hyper-parameters of training a model to hallucinate; needs no model code."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ class Recipe:
     """Hyper-parameters of inducing an amateur.
 
     Learning rate, batch and epochs are those of a follow-up of induced contrastive decoding (2408.08769); rank, alpha
-    and dropout are ours.
+    and dropout are this library's.
 
     Args:
         learning_rate: the peak of a linear decay.
-        batch_size: examples a step.
+        batch_size: examples per step.
         epochs: passes over the examples.
-        rank: of the LoRA matrices.
-        lora_alpha: their scale is ``lora_alpha / rank``.
-        dropout: before them, in [0, 1).
-        max_length: tokens of an example that are read; longer answers are cut.
-        template: how a question is asked; the answer follows it after one space.
-        seed: of the new weights and of the order of the examples.
+        rank: rank of the LoRA matrices.
+        lora_alpha: the adapter's output is scaled by ``lora_alpha / rank``.
+        dropout: dropout before the adapter, in [0, 1).
+        max_length: tokens of an example; longer answers are cut.
+        template: prompt of a question; the answer follows it after one space.
+        seed: seed of the new weights and of the order of the examples.
     """
 
     learning_rate: float = 5e-4

@@ -1,4 +1,4 @@
-"""Making a model hallucinate: LoRA fine-tuning on wrong answers (induced hallucination, 2312.15710)."""
+"""Training a model to hallucinate, by LoRA on wrong answers (induced hallucination, 2312.15710)."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def induce(
 ) -> dict[str, Any]:
     """Fine-tune a LoRA adapter on hallucinated answers and write it to a folder, to be the model's amateur.
 
-    The loss is that of the answers' tokens alone. The model itself is given back without the adapter, its weights
-    unchanged. A run that was interrupted goes on from its last checkpoint when it is called again.
+    The loss covers the tokens of the answers alone. Afterwards the model is as before, without the adapter. A run that
+    was interrupted continues from its last checkpoint when it is called again.
 
     Args:
         model: a decoder-only transformers model.
@@ -50,11 +50,11 @@ def induce(
         examples: see :func:`decoding.induce.read_examples`.
         output: the folder.
         recipe: hyper-parameters.
-        micro_batch: examples that one forward pass reads; ``recipe.batch_size`` is reached by accumulation.
-        report: called after each step with steps done, steps in all and the loss of the step (None where not known).
+        micro_batch: examples per forward pass; gradients are accumulated up to ``recipe.batch_size``.
+        report: called after each step with the steps done, all steps and the loss of the step (None where not known).
 
     Returns:
-        What was written to ``induce.json``: recipe, counts, losses.
+        The content of ``induce.json``: recipe, counts, losses.
 
     Raises:
         ModelError: peft or accelerate is not installed, the model cannot take a LoRA adapter, or not all of its weights
@@ -79,8 +79,8 @@ def induce(
     if is_offloaded(model) or is_tensor_parallel(model):
         where = "in other processes (tensor parallelism)" if is_tensor_parallel(model) else "offloaded to CPU or disk"
         raise ModelError(
-            f"the model has weights {where}, where no adapter can be trained on them: accepted are models on one "
-            "device, or split over devices that hold it whole"
+            f"the model has weights {where}, where no adapter can be trained on them: it must be on one device, or "
+            "split over devices of this process"
         )
     rows = _tokenized(tokenizer, examples, recipe)
     _check_resumable(output, _fingerprint(rows, recipe))
@@ -119,7 +119,7 @@ def induce(
             outcome = trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output / CHECKPOINTS)))
             wrapped.save_pretrained(str(output))
     except OptionError:
-        (output / "adapter_config.json").unlink(missing_ok=True)  # or a half adapter would pass for a whole one
+        (output / "adapter_config.json").unlink(missing_ok=True)  # or an incomplete adapter would pass for a whole one
         raise
     finally:
         wrapped.unload()
@@ -147,7 +147,7 @@ def induce(
 
 @contextmanager
 def _written(output: Path) -> Iterator[None]:
-    """A disk that is full in this context is one clear error.
+    """Raise failures to write in this context as one clear error.
 
     Raises:
         OptionError: ``output`` cannot be written.
@@ -158,8 +158,8 @@ def _written(output: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
             raise
         raise OptionError(
-            f"{output}: cannot be written ({one_line(error)}); make room and give the same command "
-            "again: it goes on from the last checkpoint"
+            f"{output}: cannot be written ({one_line(error)}); free some space and give the same command "
+            "again: it continues from the last checkpoint"
         ) from error
 
 
@@ -171,7 +171,7 @@ def _remove_unfinished(checkpoints: Path) -> None:
 
 
 def _tokenized(tokenizer: Any, examples: Sequence[Example], recipe: Recipe) -> list[dict[str, list[int]]]:
-    """Input ids and labels of each example; -100 marks what is not to be learned."""
+    """Token ids and labels of each example; the label -100 leaves a token out of the loss."""
     rows = []
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     for example in examples:
@@ -235,13 +235,13 @@ def _fingerprint(rows: list[dict[str, list[int]]], recipe: Recipe) -> str:
 
 
 def _check_resumable(output: Path, fingerprint: str) -> None:
-    """Write down what this run is, or refuse to go on with another one's checkpoints."""
-    begun = output / CHECKPOINTS / "fingerprint"
-    if begun.is_file() and begun.read_text() != fingerprint:
+    """Note the fingerprint of this run, or refuse to continue from the checkpoints of another one."""
+    noted = output / CHECKPOINTS / "fingerprint"
+    if noted.is_file() and noted.read_text() != fingerprint:
         raise OptionError(
             f"{output}: holds a run that was begun with another recipe or other data; finish it with those, or remove "
             f"its {CHECKPOINTS} folder"
         )
     with _written(output):
-        begun.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(begun, fingerprint)
+        noted.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(noted, fingerprint)

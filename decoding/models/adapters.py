@@ -1,7 +1,7 @@
-"""LoRA adapters on a model: which rows of a batch read with which, and adapters loaded from a folder.
+"""LoRA adapters on a model: rows of one batch that run with different adapters, and adapters loaded from a folder.
 
-One batched forward pass runs the base model's rows and an adapter's rows on one copy of the weights (peft's mixed
-batches). peft is needed only where a model has adapters, so nothing here imports it before then.
+One forward pass runs rows of the base model and rows of an adapter on one copy of the weights (peft's mixed batches).
+peft is needed only where a model has adapters, and is imported only then.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ __all__ = [
 
 BASE = "__base__"  # peft's name for rows that no adapter touches
 
-_reading: ContextVar[Any] = ContextVar("decoding_mixed_rows", default=None)
+_active_rows: ContextVar[Any] = ContextVar("decoding_active_rows", default=None)
 _attaching = threading.Lock()  # guards the table of folders
 _folders: weakref.WeakKeyDictionary[Any, dict[str, str]] = weakref.WeakKeyDictionary()  # of adapters, by their names
 
 
 def adapters_of(model: Any) -> dict[str, Any]:
     """The configurations of the adapters on a model, by name."""
-    found = getattr(model, "peft_config", None)
-    return dict(found) if isinstance(found, dict) else {}
+    configs = getattr(model, "peft_config", None)
+    return dict(configs) if isinstance(configs, dict) else {}
 
 
 def check_adapter(model: Any, name: str) -> None:
@@ -54,7 +54,7 @@ def check_adapter(model: Any, name: str) -> None:
     """
     adapters = adapters_of(model)
     if name not in adapters:
-        raise OptionError(f"adapter {name!r}: the model has none of this name{nearest(name, adapters) or ''}")
+        raise OptionError(f"adapter {name!r}: the model has no adapter of this name{nearest(name, adapters)}")
     config = adapters[name]
     kind = str(getattr(config.peft_type, "value", config.peft_type))
     if kind != "LORA":
@@ -76,13 +76,13 @@ def check_adapter(model: Any, name: str) -> None:
     outside = [layer for layer in layers if layer is head or layer is embeddings]
     if getattr(config, "modules_to_save", None) or any(name in _names(layer) for layer in outside):
         raise ModelError(
-            f"adapter {name!r} changes the embeddings or the head, which expert and amateur share here: accepted are "
-            "adapters on the decoder layers"
+            f"adapter {name!r} changes the embeddings or the head, which expert and amateur share here: it must be on "
+            "the decoder layers alone"
         )
 
 
 def expert_adapter(model: Any, amateur: str | None) -> str:
-    """The adapter that the expert reads with: the active one, unless that is the amateur; ``BASE`` for none.
+    """The adapter of the expert's rows: the active one, unless that is the amateur; ``BASE`` for none.
 
     Raises:
         ModelError: several adapters beside the amateur are active.
@@ -90,23 +90,24 @@ def expert_adapter(model: Any, amateur: str | None) -> str:
     active = {name for layer in _lora_layers(model) for name in layer.active_adapters} - {amateur}
     if len(active) > 1:
         raise ModelError(
-            f"the adapters {', '.join(sorted(active))} are active at once: rows of a shared batch read with one each; "
+            f"the adapters {', '.join(sorted(active))} are active together: a row of a shared batch runs with one; "
             "activate one with set_adapter()"
         )
     return next(iter(active), BASE)
 
 
 class MixedRows:
-    """Rows of a batch that read with different adapters of one model.
+    """Rows of a batch that run with different adapters of one model.
 
-    Concurrent calls on the same model do not see each other's rows: the hooks act in the context that is reading.
+    Concurrent calls on the same model do not affect each other: the hooks act only within :meth:`activated`.
 
     Args:
         model: a transformers model with LoRA layers.
         names: one adapter name a row; ``BASE`` for none.
 
     Attributes:
-        by_slices: whether every adapter is plain LoRA on linear layers, whose rows are added here; else peft does.
+        by_slices: True where every adapter is plain LoRA on linear layers: its output is added here, to slices of rows.
+            Else peft adds it.
     """
 
     def __init__(self, model: Any, names: Sequence[str]) -> None:
@@ -118,45 +119,45 @@ class MixedRows:
             self._handles += [layer.register_forward_hook(self._add) for layer in layers]
 
     def repeated(self, rows: int) -> list[str]:
-        """The names for a batch in which each row stands ``rows / len(names)`` times in a row."""
+        """The adapter names of a batch in which each row is repeated ``rows / len(names)`` times."""
         times = rows // len(self.names)
         return [name for name in self.names for _ in range(times)]
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Forward passes in this context are those of these rows."""
-        token = _reading.set(self)
+    def activated(self) -> Iterator[None]:
+        """Run the forward passes of this context with the adapters of these rows."""
+        token = _active_rows.set(self)
         try:
             yield
         finally:
-            _reading.reset(token)
+            _active_rows.reset(token)
 
     def release(self) -> None:
-        """Take the hooks off the model."""
+        """Remove the hooks from the model."""
         for handle in self._handles:
             handle.remove()
 
     def _name(self, _layer: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any] = NO_KEYWORDS) -> Any:
-        if _reading.get() is not self:
+        if _active_rows.get() is not self:
             return None
         rows = len(inputs[0])
         return inputs, {**named, "adapter_names": [BASE] * rows if self.by_slices else self.repeated(rows)}
 
     def _add(self, layer: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Add what the adapters say to the rows that read with them, as peft does for the same names.
+        """Add the adapters' output to their rows, as peft does for the same names.
 
-        peft picks rows by lists of numbers, which on a GPU are copied there and waited for in each layer, and which a
-        CUDA graph cannot hold. Rows of one adapter stand together, so slices do.
+        peft selects rows by lists of numbers. On a GPU each layer copies them there and waits, and a CUDA graph cannot
+        hold that. Rows of one adapter are adjacent, so slices are enough.
         """
-        if _reading.get() is not self:
+        if _active_rows.get() is not self:
             return
         start = 0
         for name, group in itertools.groupby(self.repeated(len(output))):
             rows = slice(start, start := start + len(list(group)))
             if name in layer.lora_A:
                 down, up = layer.lora_A[name], layer.lora_B[name]
-                read = layer.lora_dropout[name](inputs[0][rows].to(down.weight.dtype))
-                output[rows] += (up(down(read)) * layer.scaling[name]).to(output.dtype)
+                states = layer.lora_dropout[name](inputs[0][rows].to(down.weight.dtype))
+                output[rows] += (up(down(states)) * layer.scaling[name]).to(output.dtype)
 
 
 def attach(model: Any, folder: str | Path, name: str | None = None) -> str:
@@ -164,8 +165,8 @@ def attach(model: Any, folder: str | Path, name: str | None = None) -> str:
 
     Args:
         model: a transformers model.
-        folder: what ``save_pretrained`` of an adapter wrote.
-        name: of the adapter; by default that of the folder. One that is there already is not loaded again.
+        folder: the folder that ``save_pretrained`` of an adapter wrote.
+        name: the name of the adapter; by default that of the folder. A loaded adapter is not loaded again.
 
     Returns:
         The adapter's name.
@@ -189,10 +190,10 @@ def attach(model: Any, folder: str | Path, name: str | None = None) -> str:
             ) from error
         if is_offloaded(model):  # whose adapter would be left without weights, silently
             raise ModelError(
-                f"{folder}: an adapter cannot be loaded onto a model with weights offloaded to the CPU or a disk: "
-                "accepted are models whose weights are all on devices, and adapters loaded before they are offloaded"
+                f"{folder}: an adapter cannot be loaded onto a model with weights offloaded to the CPU or a disk: the "
+                "weights must be on devices, or the adapter be loaded before they are offloaded"
             )
-        active = {each for layer in _lora_layers(model) for each in layer.active_adapters}
+        active = {adapter for layer in _lora_layers(model) for adapter in layer.active_adapters}
         try:
             report = model.load_adapter(str(path), adapter_name=name)
         except Exception as error:  # whatever peft raises on a broken or foreign adapter
@@ -218,7 +219,7 @@ def _lora_layers(model: Any) -> list[Any]:
 
 
 def _is_plain(layer: Any, names: set[str]) -> bool:
-    """Whether these adapters' rows of a layer are those of peft's own general method, without a variant of LoRA."""
+    """True where peft computes these adapters' rows of a layer by its general method, without a variant of LoRA."""
     from peft.tuners.lora import LoraLayer
 
     general = type(layer)._mixed_batch_forward is LoraLayer._mixed_batch_forward
@@ -226,7 +227,7 @@ def _is_plain(layer: Any, names: set[str]) -> bool:
 
 
 def adapter_state(model: Any) -> tuple[Any, ...]:
-    """What changes when adapters are activated, scaled, merged or disabled; their weights aside."""
+    """The settings that change when adapters are activated, scaled, merged or disabled; weights are not among them."""
     return tuple(
         (tuple(layer.active_adapters), tuple(layer.merged_adapters), layer.disable_adapters, *layer.scaling.items())
         for layer in _lora_layers(model)

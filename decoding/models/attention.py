@@ -1,9 +1,9 @@
-"""Attention of a few query tokens over a cache: branches side by side, and the one token of a step.
+"""Attention of a few query tokens over a cache: the branches of tree attention, and the one token of a step.
 
 With a mask and more than one query token, transformers' ``sdpa`` attention repeats keys and values once per query
-head of each group: for branches that would copy the whole cache at each token. The heads of a group can as well stand
-side by side as more query tokens of their one key head: same numbers, nothing copied. (transformers does so itself for
-one token with a mask.) What then attends is :func:`decoding.kernels.few_query_attention.few_query_attention`.
+head of each group: for branches that would copy the whole cache at each token. The heads of a group can also be laid
+out as more query tokens of their one key head: same numbers, nothing copied. (transformers does so itself for one token
+with a mask.) :func:`decoding.kernels.few_query_attention.few_query_attention` computes that.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ from decoding.kernels.few_query_attention import few_query_attention, seen_span
 
 __all__ = ["grouped_heads", "install_attention"]
 
-# Queries a key head, heads of its group times tokens, up to which keys are what an attention costs.
+# Queries per key head (heads of its group times tokens) up to which reading the keys dominates the cost.
 FEW = 64
 
-# Fewer slots gain by nothing but the grouping of heads. On a CPU the forms that differ begin at 8192. On a GPU it is
-# reckoned, not measured: a key head's 128 dimensions of 2048 slots are 1 MB in half precision, some 12 us of the one
-# multiprocessor that torch gives them, which is what two launches of Triton cost the host more than one of torch.
+# With fewer slots only the grouping of heads saves time. On a CPU the forms that differ begin at 8192. On a GPU the
+# number is an estimate, not a measurement: keys and values of one head, 128 dimensions by 2048 slots, are 1 MB in half
+# precision, some 12 us of the one multiprocessor that torch uses for them; two launches of Triton cost the host that
+# much more than one of torch.
 LONG = 2048
 
-WIDEST = 256  # dimensions of a head that the kernel was compiled and tested with
+WIDEST = 256  # the most dimensions of a head that the kernel was compiled and tested with
 
 Span = tuple[Tensor, Tensor]
 
 
 @contextmanager
 def grouped_heads() -> Iterator[None]:
-    """Within this context, which holds one forward pass of this thread, ``sdpa`` attention of grouped-query models
-    copies no keys or values, and few query tokens attend in the form that is quickest for them.
+    """Let ``sdpa`` attention copy no keys or values of grouped-query models, and compute few query tokens in the form
+    that is quickest for them. The context holds one forward pass of this thread.
     """
     install_attention()
     token = _within.set({})
@@ -49,7 +50,7 @@ def grouped_heads() -> Iterator[None]:
         _within.reset(token)
 
 
-# Of the pass within the context, the spans of its masks; None outside of it.
+# The spans of the masks of the pass within the context; None outside of it.
 _within: ContextVar[dict[Any, tuple[Tensor, Span]] | None] = ContextVar("grouped_heads", default=None)
 
 
@@ -68,7 +69,7 @@ def _attention(
 
 
 def _fits(query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> bool:
-    """Whether these queries attend here, and not as transformers has it."""
+    """True where this module computes the attention of these queries, and not transformers."""
     heads, tokens = query.shape[1:3]
     groups, slots = heads // key.shape[1], key.shape[2]
     if (groups == 1 and slots < LONG) or query.device.type not in ("cpu", "cuda"):
@@ -76,7 +77,7 @@ def _fits(query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any
     if kwargs.get("dropout") or any(kwargs.get(name) is not None for name in ("position_bias", "softcap", "cache")):
         return False
     if mask is None:
-        # One token looks at everything. On a GPU torch's flash attention is made for it, grouped or not; a CPU's reads
+        # One token attends to all slots. On a GPU torch's flash attention is made for it, grouped or not; a CPU's reads
         # keys and values once for each head of a group (32 heads on 8, 4k slots: 1.19 ms; grouped 0.56; 32k: 15 and 6).
         return tokens == 1 and query.device.type == "cpu"
     if mask.dim() != 4 or mask.shape[2:] != (tokens, slots) or mask.shape[1] not in (1, heads):
@@ -85,22 +86,22 @@ def _fits(query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any
 
 
 def _by_kernel(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether the kernel may run, where there is one."""
+    """True where the kernel may compute this attention and there is one for the device."""
     rows = query.shape[1] // key.shape[1] * query.shape[2]
     if rows > FEW or key.shape[2] < LONG or max(key.shape[3], value.shape[3]) > WIDEST:
         return False
     if query.dtype == torch.float64 or torch.compiler.is_compiling():
         return False
-    differentiated = torch.is_grad_enabled() and any(each.requires_grad for each in (query, key, value))
+    differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
     return not differentiated and choose("auto", query.device) == "triton"
 
 
 def _span(mask: Tensor, spans: dict[Any, tuple[Tensor, Span]]) -> Span:
-    """:func:`seen_span` of a mask, found once for all the layers that share it."""
-    at = (mask.data_ptr(), mask.shape, mask.stride(), mask.device)
-    if at not in spans:
-        spans[at] = mask, seen_span(mask)  # the mask too, since what is freed leaves its address to another
-    return spans[at][1]
+    """:func:`seen_span` of a mask, computed once for all the layers that share it."""
+    place = (mask.data_ptr(), mask.shape, mask.stride(), mask.device)
+    if place not in spans:
+        spans[place] = mask, seen_span(mask)  # holds the mask, or another tensor could be put at its address
+    return spans[place][1]
 
 
 def install_attention() -> None:

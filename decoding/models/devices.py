@@ -1,4 +1,4 @@
-"""Where the parts of a model are: on one device, on several, or kept on the CPU or a disk until they are needed."""
+"""The devices of a model's weights: one, several, or the CPU or a disk until a weight is needed (offloading)."""
 
 from __future__ import annotations
 
@@ -23,33 +23,34 @@ __all__ = [
 
 
 def input_device(model: Any) -> torch.device:
-    """The device that a model takes tokens on; ``model.device`` is "meta" where its embeddings are offloaded."""
+    """The device for a model's input tokens; ``model.device`` is "meta" where its embeddings are offloaded."""
     device: torch.device = model.device
     if device.type != "meta":
         return device
     hook = getattr(model.get_input_embeddings(), "_hf_hook", None)
-    devices = [getattr(each, "execution_device", None) for each in getattr(hook, "hooks", [hook])]
-    return next((torch.device(each) for each in devices if each is not None), device)
+    devices = [getattr(part, "execution_device", None) for part in getattr(hook, "hooks", [hook])]
+    return next((torch.device(name) for name in devices if name is not None), device)
 
 
 def device_names(model: nn.Module) -> list[str]:
-    """The devices that hold a model's weights, in the order of its layers; "offloaded" for those that none holds."""
-    return list(dict.fromkeys("offloaded" if each.is_meta else str(each.device) for each in model.parameters()))
+    """The devices of a model's weights, in the order of its layers; "offloaded" for weights that are on none."""
+    return list(dict.fromkeys("offloaded" if weight.is_meta else str(weight.device) for weight in model.parameters()))
 
 
 def is_tensor_parallel(model: Any) -> bool:
-    """Whether the processes of torchrun hold parts of the model each (tensor parallelism) and must act as one."""
+    """True where several processes hold a part of each weight (tensor parallelism) and must make the same calls."""
     return (getattr(model, "tp_size", None) or 1) > 1
 
 
 def is_main_process(model: Any) -> bool:
-    """Whether this process prints and writes what a model said: of those that share it, the first does."""
+    """True for the process that prints and writes results: the first of those that share a model."""
     return not is_tensor_parallel(model) or torch.distributed.get_rank() == 0
 
 
 def broadcast_from_rank0(model: Any, drawn: Tensor) -> Tensor:
-    """What was drawn, or what the first of the processes that share a model drew: each has random numbers of its own,
-    and they must go on with the same tokens.
+    """Tokens that were drawn at random, replaced by those of the first process where several share a model.
+
+    Each process has its own random numbers, and all must continue with the same tokens.
     """
     if is_tensor_parallel(model):
         torch.distributed.broadcast(drawn, group=tensor_parallel_mesh(model).get_group(), group_src=0)
@@ -57,14 +58,14 @@ def broadcast_from_rank0(model: Any, drawn: Tensor) -> Tensor:
 
 
 def is_offloaded(model: nn.Module) -> bool:
-    """Whether some weights are elsewhere until the layer that they belong to runs (accelerate's hooks fetch them)."""
-    return any(each.is_meta for each in model.parameters())
+    """True where accelerate's hooks fetch some weights only when their layer runs."""
+    return any(weight.is_meta for weight in model.parameters())
 
 
 def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter under its name, tied ones once, with its numbers, wherever they are kept; one at a time.
+    """Every parameter's name and whole tensor, one at a time, tied ones once, wherever they are kept.
 
-    Under tensor parallelism every rank must go through all of them, since the others hold parts of each.
+    Under tensor parallelism every rank must iterate over all of them, since each holds a part of every tensor.
     """
     tied = getattr(model, "all_tied_weights_keys", None) or {}  # offloaded, they are no longer one object
     seen: set[int] = set()
@@ -75,10 +76,9 @@ def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 continue
             seen.add(id(weights))
             with _fetched(module, weights):
-                here = module._parameters[name]
-                assert here is not None
-                whole = here.full_tensor() if hasattr(here, "full_tensor") else here
-                yield full, whole
+                fetched = module._parameters[name]
+                assert fetched is not None
+                yield full, fetched.full_tensor() if hasattr(fetched, "full_tensor") else fetched
 
 
 def _fetched(module: nn.Module, weights: Tensor) -> AbstractContextManager[Any]:

@@ -1,4 +1,4 @@
-"""What goes wrong in the middle of a call, told as an error of this library."""
+"""Errors of forward passes, raised as errors of this library."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["OutOfMemoryError", "forward_pass", "is_environment_error", "not_a_nu
 
 
 class OutOfMemoryError(ModelError, torch.OutOfMemoryError):
-    """Memory ran out in a forward pass. Whoever waits for torch's own error, to go on with a smaller batch, gets it."""
+    """Memory ran out in a forward pass. Also torch's own error, which callers catch to try a smaller batch."""
 
 
-# What forward passes raise by accident. What else comes out of one (a hook of the user's that ends it, Ctrl-C) was
-# meant, and passes.
+# The kinds of errors that forward passes raise by accident. Others are deliberate (a user's hook that stops the pass,
+# Ctrl-C) and are not changed.
 ACCIDENTS = (
     ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NameError, RuntimeError, TypeError,
     ValueError,
@@ -28,20 +28,20 @@ ACCIDENTS = (
 
 
 @contextmanager
-def forward_pass(model: Any, rows: int, tokens: int, behind: int) -> Iterator[None]:
-    """What the model's forward raises in this context comes out as an error that says of what.
+def forward_pass(model: Any, rows: int, tokens: int, past: int) -> Iterator[None]:
+    """Raise an error of the model's forward in this context as one that names the model and its input.
 
     Args:
-        model: that reads.
-        rows: of its batch.
-        tokens: a row, that it reads.
-        behind: how many of a row it has read before.
+        model: the model that runs.
+        rows: rows of its batch.
+        tokens: tokens per row in this pass.
+        past: tokens per row before it.
 
     Raises:
         OutOfMemoryError: memory ran out.
         ModelError: anything else.
     """
-    what = f"{rows} rows of {tokens} tokens behind {behind}"
+    what = f"{rows} rows of {tokens} tokens after {past}"
     try:
         with within_memory(model, what):
             yield
@@ -49,8 +49,8 @@ def forward_pass(model: Any, rows: int, tokens: int, behind: int) -> Iterator[No
         raise
     except ACCIDENTS as error:
         context = context_of(model)
-        past = context is not None and context < behind + tokens
-        hint = f"; its context is {context} tokens: ask for fewer new ones" if past else ""
+        too_long = context is not None and context < past + tokens
+        hint = f"; its context is {context} tokens: ask for fewer new ones" if too_long else ""
         raise ModelError(
             f"{type(model).__name__} failed on {what} ({type(error).__name__}: {one_line(error)}){hint}"
         ) from error
@@ -58,11 +58,11 @@ def forward_pass(model: Any, rows: int, tokens: int, behind: int) -> Iterator[No
 
 @contextmanager
 def within_memory(model: Any, what: str) -> Iterator[None]:
-    """Where memory runs out in this context, what the ended calls held is let go of, though the error be kept.
+    """Release the memory of the calls that ended where memory runs out in this context, even if the error is kept.
 
     Args:
-        model: that reads.
-        what: it reads.
+        model: the model that runs.
+        what: its input, for the message.
 
     Raises:
         OutOfMemoryError: memory ran out.
@@ -75,7 +75,7 @@ def within_memory(model: Any, what: str) -> Iterator[None]:
     except Exception as error:
         if not _is_out_of_memory(error):
             raise
-        # Its traceback holds the activations of the pass, some of them (in closures) beyond the reach of clear_frames.
+        # The traceback holds the activations of the pass, and clear_frames does not reach those in closures.
         raise OutOfMemoryError(
             f"{type(model).__name__} ran out of memory on {what} ({one_line(error)}); give it fewer or shorter rows "
             "at a time"
@@ -83,7 +83,7 @@ def within_memory(model: Any, what: str) -> Iterator[None]:
 
 
 def not_a_number(model: Any, role: str, row: int, step: int | None = None) -> ModelError:
-    """The error of a model's logits that are NaN."""
+    """The error for a model's NaN logits."""
     where = f"(row {row})" if step is None else f"at step {step} (row {row})"
     return ModelError(
         f"the {role} ({type(model).__name__}) gave NaN logits {where}: its weights or its dtype "
@@ -92,12 +92,12 @@ def not_a_number(model: Any, role: str, row: int, step: int | None = None) -> Mo
 
 
 def is_environment_error(error: BaseException) -> bool:
-    """Whether an error of a trial tells of the machine, and nothing of what the model can do."""
+    """True where an error in a check of a model is the machine's fault, and tells nothing about the model."""
     return isinstance(error, (getattr(torch, "AcceleratorError", ()))) or _is_out_of_memory(error)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    # What torch raises where a CPU's memory ends is a plain RuntimeError.
+    # Where a CPU's memory runs out, torch raises a plain RuntimeError.
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""What models do to hidden states before their head, and to logits after it."""
+"""Changes that models make to hidden states before their head and to logits after it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 __all__ = ["HEAD_TRANSFORMS", "HeadTransform", "unpadded"]
 
-# What is done to hidden states before the head and to logits after it, each a function of model and tensor.
+# The change of hidden states before the head and that of logits after it, each a function of model and tensor.
 HeadTransform = tuple[Callable[[Any, Tensor], Tensor], Callable[[Any, Tensor], Tensor]]
 
 
@@ -36,11 +36,11 @@ def _multiplied_and_softcapped(model: Any, logits: Tensor) -> Tensor:
 
 
 def unpadded(model: Any, logits: Tensor) -> Tensor:
-    """Without the rows that only fill up the head."""
+    """Logits without those of the head's padding rows."""
     return logits[..., : getattr(_text_config(model), "unpadded_vocab_size", None)]
 
 
-# The one that comes closest to the model's own logits is used, of several the first.
+# The transform that comes closest to the model's own logits is used; of equals the first.
 HEAD_TRANSFORMS: dict[str, HeadTransform] = {
     "head": (_identity, _identity),
     "head, soft-capped": (_identity, _softcapped),  # Gemma 2, RecurrentGemma, Inkling 2, xLSTM

@@ -1,4 +1,4 @@
-"""What modules are given and return in a forward pass of this thread, and how one of its tensors becomes another."""
+"""Inputs and outputs of modules in a forward pass of this thread, and the calls between two of its tensors."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 __all__ = ["NO_KEYWORDS", "Call", "chained", "collect_inputs", "collect_outputs", "recorded_calls", "same"]
 
-# What a hook of ours sees in another thread while this one takes it off: torch then calls it as one that is given no
-# keywords.
+# The keywords of a hook that another thread calls while this one removes it: torch then passes none.
 NO_KEYWORDS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -25,8 +24,8 @@ class Call:
 
     Attributes:
         module: the module.
-        given: the tensor that it was given first; None where there was none.
-        output: what it returned; None while it runs.
+        given: the first tensor among its inputs; None where there was none.
+        output: its output; None while it runs.
         returned: the first tensor of the output.
     """
 
@@ -43,7 +42,7 @@ class Call:
 
 @contextmanager
 def recorded_calls(model: nn.Module) -> Iterator[list[Call]]:
-    """Collect the calls of all modules in this thread while the context is open, a caller before what it calls."""
+    """Collect the calls of all modules in this thread within the context, a caller before the modules that it calls."""
     calls: list[Call] = []
     running: list[Call] = []
     thread = threading.get_ident()
@@ -70,7 +69,7 @@ def recorded_calls(model: nn.Module) -> Iterator[list[Call]]:
 
 @contextmanager
 def collect_outputs(module: nn.Module, part: Callable[[Any], Any] = lambda output: output) -> Iterator[list[Any]]:
-    """Collect what ``module`` returns to this thread while the context is open, or a part of it."""
+    """Collect the outputs of ``module`` in this thread within the context, or a part of each."""
     outputs: list[Any] = []
     thread = threading.get_ident()
 
@@ -87,11 +86,11 @@ def collect_outputs(module: nn.Module, part: Callable[[Any], Any] = lambda outpu
 
 @contextmanager
 def collect_inputs(layers: Sequence[nn.Module], last: bool = False) -> Iterator[list[Tensor]]:
-    """Collect the hidden states (batch, n, dim) that each layer is given in this thread while the context is open.
+    """Collect the inputs (batch, n, dim) of layers in this thread within the context.
 
     Args:
         layers: decoder layers, in order.
-        last: only those of the last token, (batch, 1, dim).
+        last: True for the last token's states only, (batch, 1, dim).
     """
     states: list[Tensor] = []
     thread = threading.get_ident()
@@ -111,18 +110,18 @@ def collect_inputs(layers: Sequence[nn.Module], last: bool = False) -> Iterator[
 
 
 def _given(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor | None:
-    """The tensor that a module is given first."""
+    """The first tensor among a module's inputs."""
     first = inputs[0] if inputs else named.get("hidden_states")
     return first if isinstance(first, Tensor) else None
 
 
 def chained(calls: Sequence[Call], start: Tensor, end: Tensor | None = None) -> list[Call] | None:
-    """The calls that ``start`` goes through, each given what the one before it returned.
+    """The calls that lead on from ``start``, each with the output of the one before as its input.
 
     Args:
-        calls: in order.
+        calls: calls in order.
         start: a tensor of the pass.
-        end: what must come out of the last call; None follows ``start`` as far as it goes.
+        end: the output of the last call; None follows ``start`` to its end.
 
     Returns:
         The outermost calls that change it, in order; None where ``end`` is not reached.
@@ -140,7 +139,7 @@ def chained(calls: Sequence[Call], start: Tensor, end: Tensor | None = None) -> 
 
 
 def same(one: Tensor | None, other: Tensor | None) -> bool:
-    """Whether two tensors hold the same values, on whatever devices."""
+    """True where two tensors hold the same values, on whatever devices."""
     if one is None or other is None or one.shape != other.shape:
         return False
     return one is other or torch.equal(one, other.to(one.device, one.dtype))

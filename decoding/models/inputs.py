@@ -1,4 +1,4 @@
-"""Whether a prompt is one: its tokens, its mask, the cache that it goes on from; and how long it may be."""
+"""Checks of a prompt: its tokens, its mask, the cache that it continues, its length."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ __all__ = ["check_cache", "check_inputs", "check_mask", "check_tokens", "context
 
 
 def check_tokens(model: Any, input_ids: Tensor) -> None:
-    """Refuse tokens that the model does not have: on a GPU they end every process that shares it.
+    """Refuse tokens that the model does not have: on a GPU they would end every process that uses it.
 
     Args:
-        model: that reads them.
+        model: the model that reads them.
         input_ids: (batch, length).
 
     Raises:
         InputError: names the first.
     """
     if not isinstance(input_ids, Tensor):
-        raise InputError(f"input_ids: is a {type(input_ids).__name__}; accepted is a tensor (batch, length)")
+        raise InputError(f"input_ids must be a tensor (batch, length), and is a {type(input_ids).__name__}")
     if input_ids.dim() != 2 or input_ids.is_floating_point() or input_ids.dtype == torch.bool:
         raise InputError(
-            f"input_ids {tuple(input_ids.shape)} of {_dtype(input_ids)}: accepted are whole numbers, (batch, length)"
+            f"input_ids {tuple(input_ids.shape)} of {_dtype(input_ids)}: must be whole numbers, (batch, length)"
         )
     if input_ids.shape[0] == 0:
         raise InputError("the batch is empty: give at least one row")
-    # Encoders may have other tokens than their decoders; places of images and sounds have ids of their own.
+    # Encoders may have other tokens than their decoders; placeholders of images and sounds have ids of their own.
     if model.config.is_encoder_decoder or model.config.get_text_config(decoder=True) is not model.config:
         return
     known = getattr(model.get_input_embeddings(), "num_embeddings", None)
@@ -44,18 +44,18 @@ def check_tokens(model: Any, input_ids: Tensor) -> None:
         if least < 0 or largest >= known:
             row, place = ((input_ids < 0) | (input_ids >= known)).nonzero()[0].tolist()
             raise InputError(
-                f"input_ids: token {int(input_ids[row, place])} (row {row}, place {place}) is none of the model's; "
-                f"accepted are 0 to {known - 1}"
+                f"input_ids: token {int(input_ids[row, place])} (row {row}, place {place}) is not in the model's "
+                f"vocabulary: must be 0 to {known - 1}"
             )
 
 
 def check_mask(model: Any, input_ids: Tensor, model_kwargs: Mapping[str, Any]) -> None:
-    """Refuse an ``attention_mask`` that does not say which tokens are padding.
+    """Refuse an ``attention_mask`` that does not mark which tokens are padding.
 
     Args:
-        model: that reads.
-        input_ids: (batch, length); of an encoder-decoder those of its decoder, and the mask is its encoder's.
-        model_kwargs: holds the mask, or none, and perhaps a cache.
+        model: the model that reads them.
+        input_ids: (batch, length); for an encoder-decoder those of its decoder, while the mask is its encoder's.
+        model_kwargs: keyword arguments of the model, with a mask or without one, perhaps with a cache.
 
     Raises:
         InputError: another shape, other values than 0 and 1, or a row of padding alone.
@@ -72,9 +72,9 @@ def check_mask(model: Any, input_ids: Tensor, model_kwargs: Mapping[str, Any]) -
     if not isinstance(mask, Tensor) or mask.dim() != 2:
         given = tuple(mask.shape) if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
         raise InputError(
-            f"attention_mask: is {given}; accepted is a tensor (batch, length) of ones, and zeros for padding"
+            f"attention_mask must be a tensor (batch, length) of ones, and zeros for padding, and is {given}"
         )
-    # Behind a cache, the mask may be that of the whole text where input_ids are only its new tokens.
+    # With a cache, the mask may be that of the whole text where input_ids are only its new tokens.
     free = model.config.is_encoder_decoder or past
     wide = mask.shape[1] >= input_ids.shape[1] if not model.config.is_encoder_decoder else True
     if len(mask) != len(input_ids) or not wide or not (free or mask.shape == input_ids.shape):
@@ -91,14 +91,14 @@ def check_cache(model: Any, cache: Any) -> None:
     """Refuse a cache of another kind than the model's.
 
     Raises:
-        InputError: says which kind it takes.
+        InputError: names the kind that is expected.
     """
     if cache is None:
         return
     if not isinstance(cache, Cache) or (isinstance(cache, EncoderDecoderCache) and not model.config.is_encoder_decoder):
         raise InputError(
-            f"{CACHE_ARGUMENT}: is a {type(cache).__name__}; accepted by {type(model).__name__} is a Cache of "
-            "transformers such as DynamicCache"
+            f"{CACHE_ARGUMENT} is a {type(cache).__name__}: for {type(model).__name__} it must be a Cache of transformers "
+            "such as DynamicCache"
         )
 
 
@@ -115,7 +115,7 @@ def given_inputs(model_kwargs: Mapping[str, Any]) -> set[str]:
 
 
 def context_of(model: Any) -> int | None:
-    """How many tokens a model can read; None where its config does not say."""
+    """The number of tokens that a model can read; None where its config does not say."""
     context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     return context if isinstance(context, int) and context > 0 else None
 
@@ -145,7 +145,8 @@ def check_inputs(model: Any, input_ids: Tensor, model_kwargs: dict[str, Any]) ->
     context = context_of(model)
     if context is not None and context <= length:
         raise InputError(
-            f"the prompt has {length} tokens and the model's context {context}: no room for a new one; shorten it"
+            f"the prompt has {length} tokens and the model's context {context}: shorten it by at least "
+            f"{length - context + 1} for one new token"
         )
     check_cache(model, cache_in(model_kwargs))
     if embeds is None or model.config.is_encoder_decoder:

@@ -12,7 +12,7 @@ __all__ = ["depth_of", "exits_of", "matching_exits", "require_layers"]
 
 
 def depth_of(model: Any) -> int:
-    """How many decoder layers a model has.
+    """The number of a model's decoder layers.
 
     Raises:
         ModelError: they were not found.
@@ -26,34 +26,32 @@ def depth_of(model: Any) -> int:
 def require_layers(name: str, layers: Sequence[int | float]) -> None:
     """Raise OptionError unless each is a whole number from 0 or a fraction between 0 and 1."""
     if isinstance(layers, str) or not isinstance(layers, Sequence):
-        raise OptionError(
-            f"{name}={layers!r}: accepted are numbers of layers or shares of the depth, such as [16, 0.5]"
-        )
-    for each in layers:
-        whole = isinstance(each, int) and not isinstance(each, bool) and each >= 0
-        if not whole and not (isinstance(each, float) and 0 < each < 1):
+        raise OptionError(f"{name}={layers!r}: expected numbers of layers or shares of the depth, such as [16, 0.5]")
+    for layer in layers:
+        is_number = isinstance(layer, int) and not isinstance(layer, bool) and layer >= 0
+        if not is_number and not (isinstance(layer, float) and 0 < layer < 1):
             raise OptionError(
-                f"{name}={list(layers)!r}: accepted are numbers of layers from 0, such as 16, or shares of the depth "
+                f"{name}={list(layers)!r}: expected numbers of layers from 0, such as 16, or shares of the depth "
                 "between 0 and 1, such as 0.5"
             )
 
 
 def exits_of(model: Any, layers: Sequence[int | float]) -> tuple[int, ...]:
-    """After how many of a model's layers to leave, ascending, for layers given as numbers or as shares of its depth.
+    """Exits of a model, ascending: numbers of layers, for layers given as numbers or as shares of its depth.
 
     Raises:
         OptionError: beyond the model's last layer but one.
         ModelError: the model's lower layers cannot be read.
     """
     depth = depth_of(model)
-    exits = tuple(sorted({each if isinstance(each, int) else min(round(each * depth), depth - 1) for each in layers}))
+    exits = tuple(sorted({n if isinstance(n, int) else min(round(n * depth), depth - 1) for n in layers}))
     inspect_model(model).layers_before(model, exits)
     return exits
 
 
 def matching_exits(model: Any, exits: Sequence[int], other: Any) -> tuple[int, ...]:
-    """Where another model leaves at the same shares of its own depth, one for each of ``exits``."""
-    depth, own = depth_of(model), depth_of(other)
-    matching = tuple(min(round(each / depth * own), own - 1) for each in exits)
+    """The exits of another model at the same shares of its depth, one for each of ``exits``."""
+    depth, other_depth = depth_of(model), depth_of(other)
+    matching = tuple(min(round(exit_ / depth * other_depth), other_depth - 1) for exit_ in exits)
     inspect_model(other).layers_before(other, matching)
     return matching

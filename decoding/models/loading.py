@@ -1,4 +1,4 @@
-"""Models by name: a folder, a name on the Hugging Face hub, or a built-in one. What goes wrong is one line."""
+"""Models by name: a folder, a name on the Hugging Face hub, or a built-in one. Every failure is one line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def load(
     device_map: str | Mapping[str, Any] | None = None,
     tp_plan: str | None = None,
 ) -> tuple[Any, Any]:
-    """A model, ready to generate, and its tokenizer.
+    """Load a model, ready to generate, and its tokenizer.
 
     Args:
         spec: a built-in name, a folder that ``save_pretrained`` wrote, or a name on the hub. A built-in name wins;
@@ -47,18 +47,21 @@ def load(
             float32 on the CPU.
         device_map: splits the model over devices, as ``from_pretrained`` of transformers does: "auto", "balanced",
             "balanced_low_0", "sequential", or a mapping of modules to devices. Needs accelerate.
-        tp_plan: "auto" shares the weights out among the processes of torchrun (tensor parallelism). All of them must
+        tp_plan: "auto" divides the weights among the processes of torchrun (tensor parallelism). All of them must
             then make the same calls.
 
     Raises:
-        ModelError: the model or its tokenizer cannot be loaded; one line that says why.
-        OptionError: an unknown dtype, a device that is not here, or ways to place a model that exclude each other.
+        ModelError: the model or its tokenizer cannot be loaded; one line says why.
+        OptionError: an unknown dtype, a device that does not exist, or ways to place a model that exclude each other.
+
+    Example:
+        >>> model, tokenizer = decoding.load("expert")
     """
     placed = placement(device, device_map, tp_plan)
-    where = pick_device(device)
+    chosen_device = pick_device(device)
     if dtype not in (None, "auto", *DTYPES):
-        raise OptionError(f"dtype={dtype!r}: accepted are auto, {', '.join(DTYPES)}")
-    name = dtype or ("float32" if where.type == "cpu" else "auto")
+        raise OptionError(f"dtype={dtype!r}: must be auto, {', '.join(DTYPES)}")
+    name = dtype or ("float32" if chosen_device.type == "cpu" else "auto")
     with quiet():
         if spec in BUILT_IN:
             model, tokenizer = _built_in(spec, DTYPES.get(name, torch.bfloat16), placed)
@@ -68,36 +71,36 @@ def load(
             _check_shares(spec, model)
             return model.eval(), tokenizer
         try:
-            return model.to(where).eval(), tokenizer
+            return model.to(chosen_device).eval(), tokenizer
         except RuntimeError as error:  # out of memory
-            raise ModelError(f"{spec}: cannot be moved to {where} ({one_line(error)})") from error
+            raise ModelError(f"{spec}: cannot be moved to {chosen_device} ({one_line(error)})") from error
 
 
 def pick_device(device: str | None) -> torch.device:
     """The device of a name; None is cuda where there is one, else cpu.
 
     Raises:
-        OptionError: no device of this name is here.
+        OptionError: there is no device of this name.
     """
-    here = ["cpu"]
-    here += [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    here += ["mps"] if torch.backends.mps.is_available() else []
+    available = ["cpu"]
+    available += [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    available += ["mps"] if torch.backends.mps.is_available() else []
     if device is None:
-        return torch.device("cuda" if len(here) > 1 and here[1].startswith("cuda") else "cpu")
+        return torch.device("cuda" if len(available) > 1 and available[1].startswith("cuda") else "cpu")
     try:
         chosen = torch.device(device)
     except RuntimeError:
         chosen = None
-    if chosen is None or not (str(chosen) in here or any(each.startswith(f"{chosen}:") for each in here)):
-        raise OptionError(f"device={device!r} is not available here; accepted: {', '.join(here)}")
+    if chosen is None or not (str(chosen) in available or any(name.startswith(f"{chosen}:") for name in available)):
+        raise OptionError(f"device={device!r}: must be one of {', '.join(available)}")
     return chosen
 
 
 def placement(device: str | None, device_map: str | Mapping[str, Any] | None, tp_plan: str | None) -> dict[str, Any]:
-    """What ``from_pretrained`` is told of where the model goes; nothing where it goes to one device.
+    """Keyword arguments of ``from_pretrained`` that place a model; none for a model on one device.
 
     Raises:
-        OptionError: as :func:`load`.
+        OptionError: see :func:`load`.
     """
     ways = {"device": device, "device_map": device_map, "tp_plan": tp_plan}
     given = [name for name, value in ways.items() if value is not None]
@@ -111,31 +114,31 @@ def placement(device: str | None, device_map: str | Mapping[str, Any] | None, tp
         return {"device_map": device_map}
     if tp_plan is not None:
         if tp_plan != "auto":
-            raise OptionError(f"tp_plan={tp_plan!r}: accepted is auto, the plan that the model's class has")
+            raise OptionError(f"tp_plan={tp_plan!r}: must be auto, the plan of the model's class")
         if not (os.environ.get("RANK") and os.environ.get("WORLD_SIZE")):
             raise OptionError(
-                "tp_plan='auto' shares a model out among the processes of torchrun, and this is not one of them: "
+                "tp_plan='auto' divides a model among the processes of torchrun, and this is not one of them: "
                 "run it as torchrun --nproc-per-node N ..."
             )
         if not torch.distributed.is_initialized():
-            atexit.register(_part)  # transformers brings the processes together and leaves them so
+            atexit.register(_leave_process_group)  # which transformers joins and never leaves
         return {"tp_plan": tp_plan}
     return {}
 
 
 def _check_shares(spec: str, model: Any) -> None:
-    """Refuse a number of processes among which a model's heads cannot be shared out."""
+    """Refuse a number of processes among which a model's heads cannot be divided."""
     config, ranks = model.config.get_text_config(decoder=True), getattr(model, "tp_size", None) or 1
     for name in ("num_attention_heads", "num_key_value_heads"):
         heads = getattr(config, name, None)
         if isinstance(heads, int) and heads % ranks:
             raise ModelError(
-                f"{spec}: its {heads} {name.removeprefix('num_').replace('_', ' ')} cannot be shared out among {ranks} "
-                f"processes; accepted are numbers of processes that divide {heads}"
+                f"{spec}: its {heads} {name.removeprefix('num_').replace('_', ' ')} cannot be divided among {ranks} "
+                f"processes; their number must divide {heads}"
             )
 
 
-def _part() -> None:
+def _leave_process_group() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -159,11 +162,11 @@ def _from_pretrained(spec: str, dtype: str, placed: Mapping[str, Any]) -> tuple[
     mapping = MODEL_FOR_SEQ2SEQ_LM_MAPPING if encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
     layers = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
     if isinstance(layers, int) and layers < 1:
-        raise ModelError(f"{spec}: its config.json has num_hidden_layers {layers}; accepted are numbers from 1")
+        raise ModelError(f"{spec}: its config.json has num_hidden_layers {layers}, which must be at least 1")
     if type(config) not in mapping:
         raise ModelError(
-            f"{spec}: a {config.model_type} model has no head that generates text; accepted are causal and "
-            "sequence-to-sequence language models"
+            f"{spec}: a {config.model_type} model has no head that generates text; expected a causal or "
+            "sequence-to-sequence language model"
         )
     tokenizer = _attempt(f"{spec}: its tokenizer cannot be loaded", AutoTokenizer.from_pretrained, source)
     _attempt(f"{spec}: its tokenizer does not work", tokenizer, "An 8? é, 字 🙂")
@@ -186,39 +189,39 @@ def _from_pretrained(spec: str, dtype: str, placed: Mapping[str, Any]) -> tuple[
             )
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         given = getattr(model.generation_config, name)
-        if not all(isinstance(each, int) for each in (given if isinstance(given, list) else [given or 0])):
-            raise ModelError(f"{spec}: its generation_config.json has {name} {given!r}; accepted are whole numbers")
+        if not all(isinstance(token, int) for token in (given if isinstance(given, list) else [given or 0])):
+            raise ModelError(f"{spec}: its generation_config.json has {name} {given!r}, which must be a whole number")
     return model, tokenizer
 
 
 def _source(spec: str) -> str:
-    """What ``from_pretrained`` takes: the folder, once looked at, or the hub name."""
+    """The argument of ``from_pretrained``: a folder that was checked, or a hub name."""
     if not spec.strip():
         raise ModelError("the model's name is empty: give a folder, a hub name or a built-in model")
     try:
-        return _looked_at(spec, Path(spec).expanduser())
-    except (OSError, RuntimeError) as error:  # not to be read by us, a name too long, a home that nobody has
-        raise ModelError(f"{spec[:80]}: cannot be looked at ({one_line(error)})") from error
+        return _folder_or_name(spec, Path(spec).expanduser())
+    except (OSError, RuntimeError) as error:  # no permission, a name that is too long, an unknown user's home
+        raise ModelError(f"{spec[:80]}: cannot be read ({one_line(error)})") from error
 
 
-def _looked_at(spec: str, folder: Path) -> str:
+def _folder_or_name(spec: str, folder: Path) -> str:
     if folder.is_file():
-        raise ModelError(f"{spec}: is a file; accepted is the folder that holds config.json and the weights")
+        raise ModelError(f"{spec}: is a file; expected the folder that holds config.json and the weights")
     if not folder.is_dir():
         if spec.startswith((".", "~", os.sep)) or spec.count("/") > 1 or spec.endswith("/"):
             raise ModelError(f"{spec}: there is no such folder")
         return spec
     if not (folder / "config.json").is_file():
         kind = "holds a LoRA adapter" if (folder / "adapter_config.json").is_file() else "is no model folder"
-        raise ModelError(f"{spec}: {kind} (no config.json); accepted is a folder that save_pretrained wrote")
-    # transformers goes on without a generation_config.json that it cannot read, and then knows no end token.
+        raise ModelError(f"{spec}: {kind} (no config.json); expected a folder that save_pretrained wrote")
+    # transformers ignores a generation_config.json that it cannot read, and then knows no end token.
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
         _check_json(spec, folder / name)
     return str(folder)
 
 
 def _check_json(spec: str, file: Path) -> None:
-    """Raise ModelError where a file that is there holds no JSON object."""
+    """Raise ModelError where a file exists and holds no JSON object."""
     try:
         content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     except (ValueError, OSError, RecursionError) as error:
@@ -230,7 +233,7 @@ def _check_json(spec: str, file: Path) -> None:
 def _attempt(failure: str, load_it: Callable[..., Any], source: str, **kwargs: Any) -> Any:
     try:
         return load_it(source, **kwargs)
-    except Exception as error:  # whatever the reader of a broken file raises, it means that it cannot be read
+    except Exception as error:  # readers of broken files raise errors of many kinds
         raise ModelError(f"{failure} ({one_line(error)})") from error
 
 
@@ -240,18 +243,18 @@ def _hub_config(name: str) -> Any:
         return AutoConfig.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError):
         pass  # not downloaded before
-    guess = nearest(name, BUILT_IN).replace("accepted:", "built in:") if BUILT_IN else ""
-    missing = f"{name}: no folder of this name is here, and"
+    guess = nearest(name, BUILT_IN, "built in:")
+    missing = f"{name}: there is no folder of this name, and"
     if not _hub_is_in_reach():
         raise ModelError(f"{missing} the Hugging Face hub is out of reach{guess}")
     try:
         return AutoConfig.from_pretrained(name)
     except Exception as error:
-        raise ModelError(f"{missing} the Hugging Face hub has none to give ({one_line(error)}){guess}") from error
+        raise ModelError(f"{missing} the Hugging Face hub returned no model ({one_line(error)}){guess}") from error
 
 
 def _hub_is_in_reach() -> bool:
-    """Whether the hub's name resolves. Checked first: where it does not, the hub's client retries for half a minute."""
+    """True where the hub's name resolves. Where it does not, the hub's client would retry for half a minute."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return False
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):

@@ -1,4 +1,4 @@
-"""Inputs for trial passes of any text model, and the comparison of their outputs."""
+"""Inputs for test passes of any text model, and the comparison of their outputs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ PROBED = 6  # tokens
 
 
 def probe_inputs(model: Any, batch: int = 1, length: int = PROBED) -> dict[str, Any]:
-    """Token ids (batch, length) for any text model, from a fixed generator; for an encoder-decoder its decoder's, and
-    what its encoder reads or, where that is no text, has read.
+    """Random token ids (batch, length) for any text model, always the same.
+
+    For an encoder-decoder those of its decoder, and those of its encoder or, where that takes no text, its output.
     """
     vocab = model.config.get_text_config(decoder=True).vocab_size
     generator = torch.Generator().manual_seed(0)
@@ -33,7 +34,7 @@ def probe_inputs(model: Any, batch: int = 1, length: int = PROBED) -> dict[str, 
         return {"input_ids": ids()}
     if model.main_input_name == "input_ids":
         return {"input_ids": ids(), "decoder_input_ids": ids()}
-    # An encoder of sound or images, of which nothing is asked here but what the decoder reads.
+    # An encoder of sound or images, which is not run: random states take the place of its output.
     width = model.get_encoder().config.hidden_size
     states = torch.randn(batch, length, width, generator=generator).to(input_device(model), model.dtype)
     encoded = BaseModelOutput(last_hidden_state=states)
@@ -42,7 +43,7 @@ def probe_inputs(model: Any, batch: int = 1, length: int = PROBED) -> dict[str, 
 
 
 def tolerance(dtype: torch.dtype) -> float:
-    """Relative RMS error under which two ways of computing the same hidden states count as equal."""
+    """Relative RMS error below which two computations of the same hidden states count as equal."""
     return 1e-3 if dtype in (torch.float32, torch.float64) else 5e-2
 
 

@@ -1,7 +1,7 @@
-"""Linear layers over a handful of tokens on a CPU: the matrix product turned round.
+"""Linear layers over a handful of tokens on a CPU: the matrix product transposed.
 
 A step of these strategies reads 2 to 9 rows where greedy search reads one. For so few rows the CPU's product of
-states and transposed weights runs on one core; weights times states does not.
+states and transposed weights runs on one core; the product of weights and states runs on all.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["small_batch_linear"]
 
-# Where turning round pays: in float32 on two cores, 32000 x 512, 1.4 against 8.7 ms for two rows, 1.9 against 12.7 for
-# three, 3.8 against 9.4 for nine; 1408 x 512, 0.065 against 0.128 for four, 0.153 against 0.176 for nine. Beyond, it
-# loses on smaller matrices, and one row is a vector, which is served well as it is.
+# Numbers of rows for which transposing pays: in float32 on two cores, 32000 x 512, 1.4 against 8.7 ms for two rows, 1.9
+# against 12.7 for three, 3.8 against 9.4 for nine; 1408 x 512, 0.065 against 0.128 for four, 0.153 against 0.176 for
+# nine. With more rows it loses on smaller matrices; one row is a vector, whose product is quick already.
 ROWS = range(2, 10)
 
 
 def small_batch_linear(tokens: int, device: torch.device) -> AbstractContextManager[Any]:
-    """Within this context, in this thread, ``torch.nn.functional.linear`` on so few float32 rows of a CPU is quicker.
+    """Speed up ``torch.nn.functional.linear`` on so few float32 rows of a CPU, in this thread within the context.
 
     Args:
-        tokens: how many rows are about to be multiplied; outside 2 to 9 nothing changes.
-        device: where.
+        tokens: the number of rows of the products to come; outside 2 to 9 nothing changes.
+        device: where they are.
     """
     pays = tokens in ROWS and device.type == "cpu" and torch.get_num_threads() > 1
     return TransposedLinear() if pays and not torch.is_grad_enabled() else nullcontext()
 
 
 class TransposedLinear(TorchFunctionMode):
-    """``linear`` as weights times states. Modules, their hooks and wrappers see nothing of it."""
+    """``linear`` computed as weights times states. Modules, their hooks and wrappers are not affected."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
@@ -56,5 +56,5 @@ def _linear(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _is_plain(weight: Tensor) -> bool:
-    """No quantised or distributed one, whose products are its own matter."""
+    """False for quantised and distributed weights, which have products of their own."""
     return type(weight) in (nn.Parameter, Tensor) and weight.dtype == torch.float32 and weight.device.type == "cpu"

@@ -46,7 +46,7 @@ class ForwardPasses:
 
     def adapters(self) -> AbstractContextManager[None]:
         """A context in which forward passes use the adapters of these rows."""
-        return nullcontext() if self.mixed is None else self.mixed.reading()
+        return nullcontext() if self.mixed is None else self.mixed.activated()
 
     def run(self, inputs: dict[str, Any], rows: int, past: int, every_logit: bool = False) -> tuple[ForwardOutput, Any]:
         """Run one pass; through the backbone alone where the head can be applied separately.

@@ -148,12 +148,12 @@ def test_an_amateur_is_induced_on_a_split_model(tmp_path: Path, told: list[Any],
 # The data of the other evaluations is read first; their map goes the way of this one's.
 PLACING = [words for words, options in commands() if "--device" in options and words[0] != "eval"]
 NONSENSE = {
-    "no name": (["--device-map", ""], "device_map=''; accepted: auto, balanced"),
-    "a device": (["--device-map", "gpu"], "device_map='gpu'; accepted: auto, balanced"),
-    "a mapping": (["--device-map", "{}"], "device_map='{}'; accepted: auto, balanced"),
+    "no name": (["--device-map", ""], "device_map=''; expected one of auto, balanced"),
+    "a device": (["--device-map", "gpu"], "device_map='gpu'; expected one of auto, balanced"),
+    "a mapping": (["--device-map", "{}"], "device_map='{}'; expected one of auto, balanced"),
     "misspelt": (["--device-map", "atuo"], "device_map='atuo'; did you mean auto?"),
     "two ways": (["--device-map", "auto", "--device", "cpu"], "device and device_map: each says where the model goes"),
-    "a plan of one's own": (["--tp-plan", "rowwise"], "tp_plan='rowwise': accepted is auto"),
+    "a plan of one's own": (["--tp-plan", "rowwise"], "tp_plan='rowwise': must be auto"),
     "a plan without torchrun": (["--tp-plan", "auto"], "this is not one of them: run it as torchrun"),
     "a plan and a map": (["--tp-plan", "auto", "--device-map", "auto"], "device_map and tp_plan: each says"),
 }

@@ -97,7 +97,7 @@ def samples(folder: Path) -> list[str]:
     ("given", "message"),
     [
         ({"tp_plan": "auto"}, "shares a model out among the processes of torchrun, and this is not one of them"),
-        ({"tp_plan": "colwise"}, "tp_plan='colwise': accepted is auto"),
+        ({"tp_plan": "colwise"}, "tp_plan='colwise': must be auto"),
         ({"device_map": "atuo"}, r"device_map='atuo'.*auto"),
         ({"device_map": "auto", "tp_plan": "auto"}, "device_map and tp_plan: each says where the model goes"),
         ({"device_map": "auto", "device": "cpu"}, "device and device_map: each says where the model goes"),

@@ -18,7 +18,7 @@ from decoding.generation.parameters import require_count, require_range
 from decoding.generation.session import StreamSession, argmax_first
 from decoding.generation.strategy import Strategy
 from decoding.kernels.selection import contrastive_scores
-from decoding.models.structure import call_backbone, inspect_model
+from decoding.models.structure import inspect_model
 from decoding.strategies.contrastive_search.history import HiddenHistory
 from decoding.stream.output import ForwardOutput
 from decoding.stream.prepare import prepare_inputs
@@ -211,5 +211,5 @@ def _history_before(
         ).release()
         return history
     with torch.no_grad():
-        history.append(call_backbone(model, structure.backbone, inputs).last_hidden_state)
+        history.append(structure.forward_backbone(model, inputs).last_hidden_state)
     return history

@@ -85,8 +85,8 @@ def test_greedy_has_no_parameters():
     ("spec", "message"),
     [
         ("contrastive-serch", "did you mean contrastive-search"),
-        ("zzz", "unknown strategy 'zzz'; accepted: contrastive-search, contrastive-decoding"),
-        ("contrastive-search:topk=3", "did you mean top_k? accepted: penalty_alpha, top_k"),
+        ("zzz", "unknown strategy 'zzz'; expected one of contrastive-search, contrastive-decoding"),
+        ("contrastive-search:topk=3", "did you mean top_k? expected one of penalty_alpha, top_k"),
         ("greedy:top_k=3", "it takes none"),
         ("typical:typical_p=0", "must be a number above 0 up to 1"),
         ("nucleus:typical_p=1.5", "typical_p=1.5: must be a number from 0 to 1"),

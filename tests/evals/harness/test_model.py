@@ -166,7 +166,7 @@ def test_arguments_reach_the_strategy_or_the_model_in_every_form_that_lm_eval_ha
         ({"strategy": "contrastive-search", "penalty_alpha": 2}, "penalty_alpha=2.0: must be a number from 0 to 1"),
         ({"strategy": "contrastive-decoding", "amateur": "absent"}, "absent: no folder of this name"),
         ({"pretrained": "/absent"}, "pretrained=/absent: lm-eval cannot load it"),
-        ({"device_map": "gpu"}, "device_map='gpu'; accepted: auto, balanced"),
+        ({"device_map": "gpu"}, "device_map='gpu'; expected one of auto, balanced"),
         ({"dtype": "float31"}, "models/expert: lm-eval cannot load it .*float31"),
     ],
 )

@@ -211,7 +211,7 @@ def test_a_text_for_each_row(model: Any) -> None:
         (lambda a: DoLa("middle"), r"layers='middle': must be low, high"),
         (lambda a: DoLa([]), r"layers=\[\]: must be"),
         (lambda a: DoLa(divergence="kl"), r"divergence='kl': must be dola or jensen-shannon"),
-        (lambda a: LOL(a, [1.5]), r"lower_layers=\[1.5\]: accepted are numbers of layers"),
+        (lambda a: LOL(a, [1.5]), r"lower_layers=\[1.5\]: expected numbers of layers"),
         (lambda a: LOL(a, [1], fusion="sum"), r"fusion='sum': must be static or entropy"),
         (lambda a: LOL(a, [1], fusion_weight=float("nan")), r"fusion_weight=nan: must be"),
         (lambda a: ContextAware([], alpha=-0.1), r"alpha=-0.1"),
@@ -224,7 +224,7 @@ def test_hyper_parameters_out_of_range(make: Any, message: str, amateur: Any) ->
 
 def test_layers_that_the_model_does_not_have(model: Any, amateur: Any) -> None:
     for strategy in (DoLa([1, 3]), LOL(amateur, [3])):
-        with pytest.raises(OptionError, match=r"layer 3: LlamaForCausalLM has 3 layers; accepted are exits after 0"):
+        with pytest.raises(OptionError, match=r"layer 3: LlamaForCausalLM has 3 layers; an exit must be after 0"):
             decoding.generate(model, random_ids(1, 5), strategy=strategy, max_new_tokens=2)
 
 

@@ -305,7 +305,7 @@ def test_code_runs_only_where_that_is_allowed(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--task", "poetry"], "accepted: open-ended, translation, summarization, code"),
+        (["--task", "poetry"], "expected one of open-ended, translation, summarization, code"),
         (["--languages", "vi"], "language 'vi'"),
         (["--task", "translation", "--mauve-model", "expert"], "--mauve-model: expected with --task open-ended"),
         (["--languages", "de", "--models", "fr=expert"], "--models fr: is no language of the data"),

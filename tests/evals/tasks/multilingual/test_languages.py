@@ -52,7 +52,7 @@ def test_sacrebleu_has_the_tokenizers():
 
 
 def test_another_language_is_named():
-    with pytest.raises(OptionError, match=r"language 'vi'.*accepted: en, zh"):
+    with pytest.raises(OptionError, match=r"language 'vi'.*expected one of en, zh"):
         language("vi")
 
 
