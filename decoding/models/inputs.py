@@ -97,8 +97,8 @@ def check_cache(model: Any, cache: Any) -> None:
         return
     if not isinstance(cache, Cache) or (isinstance(cache, EncoderDecoderCache) and not model.config.is_encoder_decoder):
         raise InputError(
-            f"{CACHE_ARGUMENT} is a {type(cache).__name__}: for {type(model).__name__} it must be a Cache of transformers "
-            "such as DynamicCache"
+            f"{CACHE_ARGUMENT} is a {type(cache).__name__}: for {type(model).__name__} it must be a Cache of "
+            "transformers such as DynamicCache"
         )
 
 
