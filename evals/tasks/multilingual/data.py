@@ -1,4 +1,4 @@
-"""The documents of the generation tasks, read from files in the formats that they are published in."""
+"""The documents of the generation tasks, read from files in their published formats."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".txt")
 
 @dataclass(frozen=True)
 class Passage:
-    """A text to continue, translate or summarise, and what people made of it ("" where the data do not say)."""
+    """A text to continue, translate or summarise, and its reference ("" where the data have none)."""
 
     text: str
     reference: str
@@ -40,13 +40,13 @@ class Problem:
     test: str
 
     def program(self, completion: str) -> str:
-        """The completed function with its tests, which reaches its end if they pass."""
+        """A program of the completed function and its tests, which reaches its end if they pass."""
         return f"{self.prompt}{completion}\n{self.test}\ncheck({self.entry_point})\n"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a language's documents are: one file, or two with a sentence a line (``target`` is the second one)."""
+    """The files of a language: one, or two with a sentence a line (``target`` is the second one)."""
 
     file: Path
     target: Path | None = None
@@ -57,33 +57,34 @@ def sources(data: str, languages: Sequence[str] | None, target: str | None = Non
 
     Args:
         data: ``de=FILE,fr=FILE``; a folder with ``de.jsonl``, ... (or .json, .csv, .txt), or, for translations, with
-            pairs such as ``tatoeba.deu-eng.deu`` and ``tatoeba.deu-eng.eng``; or one file, of the one language asked.
-        languages: codes; None for those of which there are files.
+            pairs such as ``tatoeba.deu-eng.deu`` and ``tatoeba.deu-eng.eng``; or one file, of the only
+            language in ``languages``.
+        languages: codes; None for all languages with files.
         target: language of the translations.
 
     Raises:
         OptionError: a language that is none of the 16, or without a file; or no file at all.
     """
-    asked = None if languages is None else [language(code).code for code in languages]
+    codes = None if languages is None else [language(code).code for code in languages]
     if "=" in data and not Path(data).exists():
-        found = {}
+        files = {}
         for pair in data.split(","):
             code, equals, file = pair.partition("=")
             if not equals:
-                raise OptionError(f"--data {pair!r}: accepted is LANGUAGE=FILE,LANGUAGE=FILE")
-            found[language(code.strip()).code] = Source(Path(file.strip()))
+                raise OptionError(f"--data {pair!r}: expected LANGUAGE=FILE,LANGUAGE=FILE")
+            files[language(code.strip()).code] = Source(Path(file.strip()))
     elif Path(data).is_dir():
-        found = {code: each for code in LANGUAGES if (each := _in_folder(Path(data), code, target)) is not None}
+        files = {code: source for code in LANGUAGES if (source := _in_folder(Path(data), code, target)) is not None}
     else:
-        if asked is None or len(asked) != 1:
-            raise OptionError(f"--data {data}: is one file; say of which language with --languages CODE")
-        found = {asked[0]: Source(Path(data))}
-    if not found:
-        raise OptionError(f"--data {data}: has no file of any language; accepted are names such as de.jsonl")
-    missing = [code for code in asked or () if code not in found]
+        if codes is None or len(codes) != 1:
+            raise OptionError(f"--data {data}: is one file; name its language with --languages CODE")
+        files = {codes[0]: Source(Path(data))}
+    if not files:
+        raise OptionError(f"--data {data}: has no file of any language; expected names such as de.jsonl")
+    missing = [code for code in codes or () if code not in files]
     if missing:
-        raise OptionError(f"--languages {missing[0]}: --data {data} has no file of it; it has {', '.join(found)}")
-    return found if asked is None else {code: found[code] for code in asked}
+        raise OptionError(f"--languages {missing[0]}: --data {data} has no file of it; it has {', '.join(files)}")
+    return files if codes is None else {code: files[code] for code in codes}
 
 
 def _in_folder(folder: Path, code: str, target: str | None) -> Source | None:
@@ -93,7 +94,8 @@ def _in_folder(folder: Path, code: str, target: str | None) -> Source | None:
             for file in sorted(folder.glob(f"*.{pair}.{first}")):
                 if file.with_suffix(f".{second}").is_file():
                     return Source(file, file.with_suffix(f".{second}"))
-    return next((Source(folder / f"{code}{each}") for each in SUFFIXES if (folder / f"{code}{each}").is_file()), None)
+    files = (folder / f"{code}{suffix}" for suffix in SUFFIXES)
+    return next((Source(file) for file in files if file.is_file()), None)
 
 
 def passages(source: Source, skip_bad: bool = False) -> tuple[list[Passage], list[str]]:
@@ -124,15 +126,15 @@ def translations(source: Source, code: str, target: str, skip_bad: bool = False)
         return documents(
             read_rows(source.file), lambda row: Passage(row.text(code), row.text(target)), skip_bad=skip_bad
         )
-    given, wanted = read_lines(source.file), read_lines(source.target)
-    if len(given) != len(wanted):
-        raise InputError(f"{source.file} has {len(given)} lines and {source.target.name} {len(wanted)}")
-    return [Passage(a, b) for a, b in zip(given, wanted, strict=True) if a.strip() and b.strip()], []
+    texts, wanted = read_lines(source.file), read_lines(source.target)
+    if len(texts) != len(wanted):
+        raise InputError(f"{source.file} has {len(texts)} lines and {source.target.name} {len(wanted)}")
+    return [Passage(*pair) for pair in zip(texts, wanted, strict=True) if all(text.strip() for text in pair)], []
 
 
 def articles(file: Path, skip_bad: bool = False) -> tuple[list[Passage], list[str]]:
     """Articles and summaries: ``document`` and ``summary`` (XSum), ``article`` and ``highlights`` (CNN/DailyMail), or
-    ``context`` and ``completion``, whose context says all of the prompt.
+    ``context`` and ``completion``, whose context is the whole prompt.
 
     Raises:
         InputError: as :func:`passages`.
@@ -141,8 +143,8 @@ def articles(file: Path, skip_bad: bool = False) -> tuple[list[Passage], list[st
     def article(row: Row) -> Passage:
         for text, summary in (("context", "completion"), ("article", "highlights")):
             if text in row:
-                given = row.text(text)
-                return Passage(given if text == "context" else _article(given), row.text(summary))
+                content = row.text(text)
+                return Passage(content if text == "context" else _article(content), row.text(summary))
         return Passage(_article(row.text("document")), row.text("summary"))
 
     return documents(read_rows(file), article, skip_bad=skip_bad)

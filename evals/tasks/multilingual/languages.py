@@ -15,11 +15,11 @@ class Language:
 
     Attributes:
         code: ISO 639-1.
-        alpha3: ISO 639-3, as data files name it.
-        name: in English, as prompts say it.
+        alpha3: ISO 639-3, for names of data files.
+        name: in English, for prompts.
         own_name: in the language itself.
         top_k: of contrastive search in the paper's open-ended experiments; α is 0.6 in all.
-        units: what repetition counts (:func:`decoding.evals.metrics.units.splitter`).
+        units: the units of n-grams (:func:`decoding.evals.metrics.units.splitter`).
         bleu: sacrebleu's tokenizer for translations into it.
     """
 
@@ -33,10 +33,10 @@ class Language:
 
 
 # Words are not separated in Chinese, Japanese and Thai. sacrebleu has a tokenizer for Chinese; those for Japanese and
-# Korean need MeCab, so Japanese and Thai are cut to characters, which is reported with the score.
+# Korean need MeCab, so Japanese and Thai are cut into characters, which is reported with the score.
 LANGUAGES = {
-    each.code: each
-    for each in (
+    language.code: language
+    for language in (
         Language("en", "eng", "English", "English", 4),
         Language("zh", "cmn", "Chinese", "中文", 3, "characters", "zh"),
         Language("ja", "jpn", "Japanese", "日本語", 5, "characters", "char"),

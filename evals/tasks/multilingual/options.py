@@ -1,4 +1,4 @@
-"""From the options of ``decoding eval multilingual`` to the tasks of its languages."""
+"""Tasks of the languages, from the options of ``decoding eval multilingual``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["DEFAULTS", "PYTHON", "Given", "Options", "read", "task_of", "with_de
 
 @dataclass(frozen=True)
 class Defaults:
-    """What the paper takes for a task; contrastive search's k for open-ended text is the language's."""
+    """The paper's settings of a task; contrastive search's k for open-ended text is the language's."""
 
     max_new_tokens: int
     shots: int
@@ -30,7 +30,7 @@ class Defaults:
     stop: tuple[str, ...] = ()
 
 
-# IWSLT14: k 3, α 0.4, 128 tokens. HumanEval: k 3, α 0.4, and what ends a function at the top level of a file.
+# IWSLT14: k 3, α 0.4, 128 tokens. HumanEval: k 3, α 0.4, and strings that end a function at the top level of a file.
 # XSum: k 5, α 0.6. The lengths of summaries and programs are ours.
 DEFAULTS = {
     "open-ended": Defaults(64, 0, 0.6, None),
@@ -38,13 +38,13 @@ DEFAULTS = {
     "summarization": Defaults(64, 1, 0.6, 5, ("\n",)),
     "code": Defaults(256, 0, 0.4, 3, ("\ndef ", "\nclass ", "\nif ", "\nprint", "\n#", "\nassert ", "\n@", "\n```")),
 }
-PREFIX_LENGTH = 16  # the paper's, of texts that the data do not split
-PYTHON = Language("python", "python", "Python", "Python", 3)  # the code task's, so that all tasks have one
+PREFIX_LENGTH = 16  # the paper's, for data without prefixes
+PYTHON = Language("python", "python", "Python", "Python", 3)  # of the code task: every task has a language
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says of every language's task; judge and featurizer are name, model and tokenizer."""
+    """Settings of every language's task; judge and featurizer are name, model and tokenizer."""
 
     task: str
     target: str
@@ -65,7 +65,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Given:
-    """What the files of a language hold: documents, examples for the prompt, and why rows were left out."""
+    """The content of a language's files: documents, examples for the prompt, and why rows were left out."""
 
     documents: Sequence[Any]
     examples: Sequence[data_.Passage]
@@ -113,27 +113,27 @@ def task_of(options: Options, given: Given, spoken: Language, model: Any, tokeni
             weak=options.weak, **common,
         )  # fmt: skip
     if options.task == "open-ended":
-        whole = any(not each.text for each in given.documents)
-        length, units = options.prefix_length or (PREFIX_LENGTH if whole else None), options.units or spoken.units
+        unsplit = any(not passage.text for passage in given.documents)
+        length, units = options.prefix_length or (PREFIX_LENGTH if unsplit else None), options.units or spoken.units
         settings = {"prefix_length": length, "units": units}
         if options.judge is not None:
             settings["judge"] = {"name": options.judge[0], "fingerprint": fingerprint(options.judge[1])}
-        judge, featurizer = (each and each[1:] for each in (options.judge, options.featurizer))
+        judge, featurizer = (named and named[1:] for named in (options.judge, options.featurizer))
         return OpenEnded(
             name, generator, given.documents, settings, prefix_length=length, units=units, judge=judge,
             featurizer=featurizer, **common,
         )  # fmt: skip
     common["examples"] = given.examples
     if options.task == "translation":
-        wanted = language(options.target)
-        settings = {"from": spoken.code, "to": wanted.code, "tokenize": wanted.bleu}
-        return Translation(name, generator, given.documents, settings, languages=(spoken, wanted), **common)
+        target = language(options.target)
+        settings = {"from": spoken.code, "to": target.code, "tokenize": target.bleu}
+        return Translation(name, generator, given.documents, settings, languages=(spoken, target), **common)
     rouge_units = options.units or (None if spoken.code == "en" else spoken.units)
     return Summarization(name, generator, given.documents, {"units": rouge_units}, units=rouge_units, **common)
 
 
 def with_defaults(spec: str, task: str, spoken: Language) -> str:
-    """Contrastive search with the paper's k and α, unless the command line says others."""
+    """Contrastive search with the paper's k and α, unless the command line has others."""
     name, _, inline = spec.partition(":")
     if name.strip().lower().replace("_", "-") != "contrastive-search":
         return spec

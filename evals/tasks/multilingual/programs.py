@@ -18,10 +18,10 @@ __all__ = ["Code"]
 
 
 class Code(GenerationTask):
-    """Writing a function, which its tests then run.
+    """Writing a function, which is then tested.
 
     Args:
-        samples: programs a problem, where tokens are drawn; else one program stands for all.
+        samples: programs a problem, where tokens are sampled; else one program stands for all.
         k: of pass@k.
         limits: of each program.
         weak: see :func:`decoding.evals.sandbox.run_program`.
@@ -31,9 +31,9 @@ class Code(GenerationTask):
         self, *arguments: Any, samples: int, k: Sequence[int], limits: Limits, weak: bool, **more: Any
     ) -> None:
         super().__init__(*arguments, **more)
-        bad = next((each for each in k if not 1 <= each <= samples), None)
+        bad = next((count for count in k if not 1 <= count <= samples), None)
         if bad is not None:
-            raise OptionError(f"--k {bad}: there are {samples} samples a problem; accepted are 1 to {samples}")
+            raise OptionError(f"--k {bad}: there are {samples} samples a problem; --k must be 1 to {samples}")
         self.samples, self.k, self.limits, self.weak = samples, k, limits, weak
         self.settings = {**self.settings, "samples": samples, "k": list(k), "limits": vars(limits)}
 
@@ -44,26 +44,26 @@ class Code(GenerationTask):
     def evaluate_group(
         self, documents: Sequence[Document], configurations: Sequence[Configuration]
     ) -> Sequence[Sequence[Record]]:
-        """See :class:`decoding.evals.engine.task.Task`."""
+        """The programs of several problems, and the results of their tests."""
         records: list[list[Record]] = [[] for _ in documents]
         for configuration in configurations:
             count = self.samples if configuration.spec.is_stochastic else 1
-            prompts = [self.prompt(each.content) for each in documents for _ in range(count)]
-            seeds = [configuration.seed(f"{each.id} {index}") for each in documents for index in range(count)]
-            made = self.generator.generate(configuration.spec, prompts, seeds)
+            prompts = [self.prompt(document.content) for document in documents for _ in range(count)]
+            seeds = [configuration.seed(f"{document.id} {index}") for document in documents for index in range(count)]
+            texts = self.generator.generate(configuration.spec, prompts, seeds)
             for index, (document, row) in enumerate(zip(documents, records, strict=True)):
-                generated = made[index * count : (index + 1) * count]
+                generated = texts[index * count : (index + 1) * count]
                 row.append({"strategy": configuration.label, **self._record(document.content, generated)})
         return records
 
     def record(self, content: Problem, generated: GeneratedText) -> Record:
-        """Of a single program."""
+        """The record of a single program."""
         return self._record(content, [generated])
 
     def _record(self, problem: Problem, generated: Sequence[GeneratedText]) -> Record:
-        outcomes = [run_program(problem.program(each.text), self.limits, weak=self.weak) for each in generated]
-        passed = sum(each.passed for each in outcomes)
-        # One program that is always the same stands for as many as are asked of.
+        outcomes = [run_program(problem.program(text.text), self.limits, weak=self.weak) for text in generated]
+        passed = sum(outcome.passed for outcome in outcomes)
+        # A deterministic program stands for any number of samples.
         shares = {
             f"pass@{k}": pass_at_k(len(generated), passed, k) if len(generated) > 1 else float(passed) for k in self.k
         }
@@ -72,7 +72,7 @@ class Code(GenerationTask):
             "prefix": problem.prompt,
             "text": generated[0].text,
             "reference": "",
-            "texts": [each.text for each in generated],
-            "outcomes": [each.reason for each in outcomes],
-            "metrics": {**shares, "tokens": sum(each.tokens for each in generated) / len(generated)},
+            "texts": [text.text for text in generated],
+            "outcomes": [outcome.reason for outcome in outcomes],
+            "metrics": {**shares, "tokens": sum(text.tokens for text in generated) / len(generated)},
         }

@@ -1,4 +1,4 @@
-"""What came out of the generation tasks: a table, a plot, and an HTML file with samples side by side."""
+"""Results of the generation tasks: a table, a plot, and an HTML file with samples side by side."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Section:
     """One language of a task.
 
     Attributes:
-        language: which.
-        results: what the runner gave.
-        samples: everything that the samples file holds of it.
+        language: of the texts.
+        results: of its evaluation.
+        samples: the whole content of its samples file.
     """
 
     language: Language
@@ -39,25 +39,25 @@ class Section:
 
     @property
     def names(self) -> list[str]:
-        """What the strategies are called: by name, with parameters where two have the same."""
+        """The strategies' names, with parameters where two have the same."""
         entries = self.results["configurations"]
-        names = [each["strategy"] for each in entries]
-        return [each["label"] if names.count(each["strategy"]) > 1 else each["strategy"] for each in entries]
+        names = [entry["strategy"] for entry in entries]
+        return [entry["label"] if names.count(entry["strategy"]) > 1 else entry["strategy"] for entry in entries]
 
     def documents(self) -> Iterator[list[Sample]]:
         """The first documents, each with the sample of every strategy."""
-        hashes = [each["configuration"] for each in self.results["configurations"]]
-        by_key = {(each["document"], each["configuration"]): each for each in self.samples}
-        for document in sorted({each["document"] for each in self.samples})[:SAMPLES_SHOWN]:
-            row = [by_key[document, each] for each in hashes if (document, each) in by_key]
-            if len(row) == len(hashes) and not any("skipped" in each for each in row):
+        hashes = [entry["configuration"] for entry in self.results["configurations"]]
+        by_key = {(sample["document"], sample["configuration"]): sample for sample in self.samples}
+        for document in sorted({sample["document"] for sample in self.samples})[:SAMPLES_SHOWN]:
+            row = [by_key[document, name] for name in hashes if (document, name) in by_key]
+            if len(row) == len(hashes) and not any("skipped" in sample for sample in row):
                 yield row
 
 
 def columns(task: str, sections: Sequence[Section]) -> list[str]:
-    """The figures of a task: its main ones, then whatever else it has."""
-    found = list(sections[0].results["configurations"][0]["metrics"])
-    return [each for each in TASKS[task] if each in found] + [each for each in found if each not in TASKS[task]]
+    """The figures of a task: its main ones, then all others."""
+    names = list(sections[0].results["configurations"][0]["metrics"])
+    return [name for name in TASKS[task] if name in names] + [name for name in names if name not in TASKS[task]]
 
 
 def overview(task: str, sections: Sequence[Section]) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def overview(task: str, sections: Sequence[Section]) -> dict[str, Any]:
             section.language.code: {
                 "model": section.results["model"],
                 "counts": section.results["counts"],
-                "strategies": {each["label"]: each["metrics"] for each in section.results["configurations"]},
+                "strategies": {entry["label"]: entry["metrics"] for entry in section.results["configurations"]},
             }
             for section in sections
         },
@@ -76,7 +76,7 @@ def overview(task: str, sections: Sequence[Section]) -> dict[str, Any]:
 
 
 def show_table(out: Console, task: str, sections: Sequence[Section]) -> None:
-    """One row a language and strategy."""
+    """Print one row a language and strategy."""
     names = columns(task, sections)
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     table.add_column("language")
@@ -88,8 +88,8 @@ def show_table(out: Console, task: str, sections: Sequence[Section]) -> None:
             cells = [_figure(name, entry["metrics"][name]["value"]) for name in names]
             table.add_row(section.language.name if index == 0 else "", Text(strategy), *cells)
     out.print(table)
-    skipped = sum(each.results["counts"]["skipped"] for each in sections)
-    documents = sum(each.results["counts"]["evaluated"] for each in sections)
+    skipped = sum(section.results["counts"]["skipped"] for section in sections)
+    documents = sum(section.results["counts"]["evaluated"] for section in sections)
     out.print(
         _plural(documents, "document") + (f", {skipped} skipped" if skipped else ""), style="dim", highlight=False
     )
@@ -147,25 +147,25 @@ th:first-child, td:first-child { text-align: left; white-space: normal; } td sma
 .texts h3 { font-size: .8rem; font-weight: 600; color: #50555a; margin: 0 0 .2rem; }
 .text { white-space: pre-wrap; margin: 0; } .code .text, .code .prompt { font-family: monospace; font-size: .82rem;
   line-height: 1.4; overflow-x: auto; overflow-wrap: normal; white-space: pre; } .none { color: #8a8f94; }
-.texts > .people { border-color: #009e73; } .people .text { max-height: 16em; overflow-y: auto; }
+.texts > .reference { border-color: #009e73; } .reference .text { max-height: 16em; overflow-y: auto; }
 """
 
 
 def html_report(task: str, sections: Sequence[Section], drawing: str | None) -> str:
-    """The report of a task, as HTML that needs nothing beside it and runs nothing.
+    """The report of a task, as one HTML file that loads and runs nothing.
 
     Args:
         task: its name.
         sections: its languages.
         drawing: the plot, as ``<svg>``.
     """
-    links = "".join(f'<a href="#{each.language.code}">{escape(each.language.name)}</a>' for each in sections)
-    model = sorted({str(each.results["model"].get("name")) for each in sections})
+    links = "".join(f'<a href="#{section.language.code}">{escape(section.language.name)}</a>' for section in sections)
+    models = sorted({str(section.results["model"].get("name")) for section in sections})
     body = [
         f"<h1>{escape(task)}</h1>",
         f'<p class="lead">Strategies side by side on the same prompts. {_plural(len(sections), "language")}, '
-        f"{_plural(sum(each.results['counts']['evaluated'] for each in sections), 'document')}; "
-        f"{'models' if len(model) > 1 else 'model'}: {escape(', '.join(model))}.</p>",
+        f"{_plural(sum(section.results['counts']['evaluated'] for section in sections), 'document')}; "
+        f"{'models' if len(models) > 1 else 'model'}: {escape(', '.join(models))}.</p>",
         f"<nav>{links}</nav>" if len(sections) > 1 else "",
         f"<figure>{drawing}</figure>" if drawing is not None else "",
         *(part for section in sections for part in _section(task, section)),
@@ -175,22 +175,25 @@ def html_report(task: str, sections: Sequence[Section], drawing: str | None) -> 
 
 def _section(task: str, section: Section) -> Iterator[str]:
     spoken = section.language
-    own = "" if spoken.own_name == spoken.name else f' <small lang="{spoken.code}" dir="auto">{spoken.own_name}</small>'
-    yield f'<h2 id="{spoken.code}">{escape(spoken.name)}{own}</h2>'
+    native = (
+        "" if spoken.own_name == spoken.name else f' <small lang="{spoken.code}" dir="auto">{spoken.own_name}</small>'
+    )
+    yield f'<h2 id="{spoken.code}">{escape(spoken.name)}{native}</h2>'
     yield _table(task, section)
-    # A translation is read in one language and written in another; code is written in none.
-    given = "" if task == "code" else f' lang="{spoken.code}"'
-    wanted = section.results["task_settings"].get("to")
-    written = given if wanted is None else f' lang="{escape(wanted)}"'
+    # A translation is in another language than its source; code is in none.
+    source = "" if task == "code" else f' lang="{spoken.code}"'
+    code = section.results["task_settings"].get("to")
+    target = source if code is None else f' lang="{escape(code)}"'
     for row in section.documents():
         cards = [
-            _card(name, each["text"], written, _outcome(each)) for name, each in zip(section.names, row, strict=True)
+            _card(name, sample["text"], target, _outcome(sample))
+            for name, sample in zip(section.names, row, strict=True)
         ]
         if row[0]["reference"].strip():
-            cards.append(_card("people", row[0]["reference"], written, "", "people"))
+            cards.append(_card("reference", row[0]["reference"], target, "", "reference"))
         kind = " code" if task == "code" else ""
         yield (
-            f'<div class="document{kind}"><p class="prompt"{given} dir="auto">{escape(row[0]["prefix"])}</p>'
+            f'<div class="document{kind}"><p class="prompt"{source} dir="auto">{escape(row[0]["prefix"])}</p>'
             f'<div class="texts">{"".join(cards)}</div></div>'
         )
 
@@ -226,7 +229,7 @@ def _figure(name: str, value: float) -> str:
 
 
 def _scale(name: str) -> int:
-    return 100 if name.startswith("pass@") else 1  # kept as shares, which McNemar's test wants
+    return 100 if name.startswith("pass@") else 1  # kept as shares, for McNemar's test
 
 
 def _plural(count: int, noun: str) -> str:

@@ -1,4 +1,4 @@
-"""The generation tasks, as the runner evaluates them: prompts, what is kept of each text, and its figures."""
+"""The generation tasks: prompts, records of the generated texts, and figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from decoding.evals.tasks.multilingual.languages import Language
 
 __all__ = ["TASKS", "GenerationTask", "OpenEnded", "Summarization", "Translation"]
 
-# Names of the tasks and the figures that their tables show, the one that is plotted first.
+# Names of the tasks and the figures of their tables; the first one is plotted.
 TASKS: dict[str, tuple[str, ...]] = {
     "open-ended": ("diversity", "rep-2", "rep-3", "rep-4", "tokens"),
     "translation": ("BLEU", "chrF", "sentence chrF", "tokens"),
@@ -33,11 +33,11 @@ class GenerationTask(GroupTask):
     """Texts generated from prompts.
 
     Args:
-        name: as files have it.
-        generator: the model, how long its texts may be and where they stop.
+        name: of the task, in files.
+        generator: the model, the length of its texts and their stop strings.
         settings: JSON-able; the documents' digest and the generator's settings are added.
         skipped: why rows were left out.
-        batch_size: prompts read together where nothing is drawn.
+        batch_size: prompts in a batch where nothing is sampled.
     """
 
     corpus_resamples = 1000
@@ -55,7 +55,7 @@ class GenerationTask(GroupTask):
         self.skipped, self.group_size = skipped, batch_size
         self.settings = {
             "task": name,
-            "documents": digest([vars(each) for each in contents]),
+            "documents": digest([vars(content) for content in contents]),
             "max_new_tokens": generator.max_new_tokens,
             "stop": list(generator.stop),
             **settings,
@@ -63,26 +63,26 @@ class GenerationTask(GroupTask):
 
     @abstractmethod
     def prompt(self, content: Any) -> str:
-        """What the model continues."""
+        """The text that the model continues."""
 
     @abstractmethod
     def record(self, content: Any, generated: GeneratedText) -> Record:
-        """``metrics`` of a text, and what else is kept of it."""
+        """``metrics`` of a text, and further entries of its record."""
 
     def documents(self) -> Sequence[Document]:
-        """Numbered in the order of the file."""
+        """The documents, numbered in the order of the file."""
         return [Document(f"{index:05}", content) for index, content in enumerate(self.contents)]
 
     def evaluate_group(
         self, documents: Sequence[Document], configurations: Sequence[Configuration]
     ) -> Sequence[Sequence[Record]]:
-        """See :class:`decoding.evals.engine.task.Task`."""
-        prompts = [self.prompt(each.content) for each in documents]
+        """One generated text a document and configuration."""
+        prompts = [self.prompt(document.content) for document in documents]
         records: list[list[Record]] = [[] for _ in documents]
         for configuration in configurations:
-            seeds = [configuration.seed(each.id) for each in documents]
-            made = self.generator.generate(configuration.spec, prompts, seeds)
-            for document, generated, row in zip(documents, made, records, strict=True):
+            seeds = [configuration.seed(document.id) for document in documents]
+            texts = self.generator.generate(configuration.spec, prompts, seeds)
+            for document, generated, row in zip(documents, texts, records, strict=True):
                 row.append({"strategy": configuration.label, **self.record(document.content, generated)})
         return records
 
@@ -91,11 +91,11 @@ class OpenEnded(GenerationTask):
     """Continuing the beginning of a text.
 
     Args:
-        prefix_length: read so many tokens of each text, prefix and reference together, and no more; None reads the
+        prefix_length: number of tokens of each text, prefix and reference together, that are the prompt; None takes the
             data's prefixes.
-        units: what repetition counts.
-        judge: model and tokenizer that say how coherent the texts are.
-        featurizer: model and tokenizer that MAUVE looks through.
+        units: the units of n-grams.
+        judge: model and tokenizer for coherence.
+        featurizer: model and tokenizer for MAUVE.
     """
 
     def __init__(
@@ -110,17 +110,17 @@ class OpenEnded(GenerationTask):
         super().__init__(*arguments, **more)
         self.prefix_length, self.split = prefix_length, splitter(units)
         self.judge, self.featurizer = judge, featurizer
-        if featurizer is not None and sum(bool(self._parts(each)[1].strip()) for each in self.contents) < 2:
-            raise InputError(f"{self.name}: MAUVE needs what people wrote, which fewer than 2 of the data's texts have")
+        if featurizer is not None and sum(bool(self._parts(passage)[1].strip()) for passage in self.contents) < 2:
+            raise InputError(f"{self.name}: MAUVE needs references, which fewer than 2 of the data's texts have")
 
     def _parts(self, passage: Passage) -> tuple[str, str]:
-        """What is read, and how people went on."""
+        """The prompt and its reference continuation."""
         if self.prefix_length is None:
             return passage.text, passage.reference
         whole = passage.text + passage.reference
-        read = self.generator.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
-        # Where a character is several tokens, the last one is read whole.
-        end = read["offset_mapping"][: self.prefix_length][-1][1]
+        encoding = self.generator.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+        # A character of several tokens at the end is read whole.
+        end = encoding["offset_mapping"][: self.prefix_length][-1][1]
         return whole[:end], whole[end:]
 
     def prompt(self, content: Passage) -> str:
@@ -130,12 +130,12 @@ class OpenEnded(GenerationTask):
     def evaluate_group(
         self, documents: Sequence[Document], configurations: Sequence[Configuration]
     ) -> Sequence[Sequence[Record]]:
-        """See :class:`decoding.evals.engine.task.Task`. The judge reads all texts of the group together."""
+        """One generated text a document and configuration. The judge reads all texts of the group together."""
         records = super().evaluate_group(documents, configurations)
         if self.judge is not None:
-            flat = [each for row in records for each in row]
-            found = coherence([each["prefix"] for each in flat], [each["text"] for each in flat], *self.judge)
-            for record, value in zip(flat, found.texts, strict=True):
+            flat = [record for row in records for record in row]
+            prefixes, texts = ([record[name] for record in flat] for name in ("prefix", "text"))
+            for record, value in zip(flat, coherence(prefixes, texts, *self.judge).texts, strict=True):
                 record["coherence"] = value
         return records
 
@@ -152,36 +152,36 @@ class OpenEnded(GenerationTask):
         }
 
     def corpus_metrics(self, records: Sequence[Record]) -> Mapping[str, float]:
-        """rep-n and diversity as the papers have them; coherence over the texts that are not empty (0 if all are)."""
-        shares = [pooled([each["ngrams"][n] for each in records]) for n in range(3)]
+        """rep-n and diversity as in the papers; coherence over the texts that are not empty (0 if all are)."""
+        shares = [pooled([record["ngrams"][n] for record in records]) for n in range(3)]
         figures = {"diversity": diversity_of(shares), "rep-2": shares[0], "rep-3": shares[1], "rep-4": shares[2]}
         if self.judge is not None:
-            found = [each["coherence"] for each in records if each["coherence"] is not None]
-            figures["coherence"] = sum(found) / len(found) if found else 0.0
+            values = [record["coherence"] for record in records if record["coherence"] is not None]
+            figures["coherence"] = sum(values) / len(values) if values else 0.0
         return figures
 
     def corpus_metrics_once(self, records: Sequence[Record]) -> Mapping[str, float]:
-        """MAUVE of the texts and how people went on, each pair cut to its shorter side."""
+        """MAUVE of texts and references, each pair cut to its shorter side."""
         if self.featurizer is None:
             return {}
-        texts, references = ([each[name] for each in records] for name in ("text", "reference"))
+        texts, references = ([record[name] for record in records] for name in ("text", "reference"))
         return {"MAUVE": mauve(texts, references, *self.featurizer, same_length=True).score}
 
 
-class _Shown(GenerationTask):
+class _FewShot(GenerationTask):
     """A task whose prompt begins with examples."""
 
     def __init__(self, *arguments: Any, examples: Sequence[Passage], **more: Any) -> None:
         super().__init__(*arguments, **more)
         self.examples = examples
-        self.settings = {**self.settings, "examples": digest([vars(each) for each in examples])}
+        self.settings = {**self.settings, "examples": digest([vars(example) for example in examples])}
 
 
-class Translation(_Shown):
+class Translation(_FewShot):
     """Translating a sentence, after examples.
 
     Args:
-        languages: from which to which.
+        languages: of the text and of the translation.
     """
 
     def __init__(self, *arguments: Any, languages: tuple[Language, Language], **more: Any) -> None:
@@ -193,9 +193,9 @@ class Translation(_Shown):
 
     def prompt(self, content: Passage) -> str:
         """Pairs under the languages' names, and the sentence."""
-        given, wanted = (each.name for each in self.languages)
-        shown = [f"{given}: {each.text}\n{wanted}: {each.reference}\n\n" for each in self.examples]
-        return f"{''.join(shown)}{given}: {content.text}\n{wanted}:"
+        source, target = (language.name for language in self.languages)
+        shots = [f"{source}: {example.text}\n{target}: {example.reference}\n\n" for example in self.examples]
+        return f"{''.join(shots)}{source}: {content.text}\n{target}:"
 
     def record(self, content: Passage, generated: GeneratedText) -> Record:
         """ChrF of the sentence, and the counts that BLEU and chrF add up."""
@@ -214,18 +214,18 @@ class Translation(_Shown):
     def corpus_metrics(self, records: Sequence[Record]) -> Mapping[str, float]:
         """BLEU and chrF of all sentences together, as sacrebleu computes them."""
         words, characters = (
-            [sum(column) for column in zip(*(each[name] for each in records), strict=True)]
+            [sum(column) for column in zip(*(record[name] for record in records), strict=True)]
             for name in ("bleu", "characters")
         )
         bleu = self.bleu.compute_bleu(words[:4], words[4:8], words[8], words[9], smooth_method="exp")
         return {"BLEU": bleu.score, "chrF": chrf_of_counts(characters)}
 
 
-class Summarization(_Shown):
+class Summarization(_FewShot):
     """Summarising an article in a sentence, after examples.
 
     Args:
-        units: what ROUGE counts; None for its own English words.
+        units: the units of ROUGE; None for its own English words.
     """
 
     def __init__(self, *arguments: Any, units: Units | None, **more: Any) -> None:
@@ -234,9 +234,9 @@ class Summarization(_Shown):
 
     def prompt(self, content: Passage) -> str:
         """Articles with their summaries, and the article."""
-        # Without the space at its end: tokens begin with theirs.
-        shown = [f"{each.text.rstrip(' ')} {each.reference.strip()}" for each in self.examples]
-        return "".join(shown) + content.text.rstrip(" ")
+        # Without a space at the end: tokens begin with theirs.
+        shots = [f"{example.text.rstrip(' ')} {example.reference.strip()}" for example in self.examples]
+        return "".join(shots) + content.text.rstrip(" ")
 
     def record(self, content: Passage, generated: GeneratedText) -> Record:
         """ROUGE of the summary."""

@@ -29,7 +29,7 @@ def test_a_folder_has_a_file_a_language(tmp_path):
 
 def test_a_mapping_names_files():
     assert sources("de=a.jsonl, fr=b.jsonl", None) == {"de": Source(Path("a.jsonl")), "fr": Source(Path("b.jsonl"))}
-    with pytest.raises(OptionError, match="accepted is LANGUAGE=FILE"):
+    with pytest.raises(OptionError, match="expected LANGUAGE=FILE"):
         sources("de=a.jsonl,b.jsonl", None)
 
 
@@ -37,7 +37,7 @@ def test_one_file_is_of_the_one_language_asked(tmp_path):
     file = tmp_path / "texts.jsonl"
     assert sources(str(file), ["de"]) == {"de": Source(file)}
     for asked in (None, ["de", "fr"]):
-        with pytest.raises(OptionError, match="say of which language"):
+        with pytest.raises(OptionError, match="name its language"):
             sources(str(file), asked)
 
 
