@@ -1,0 +1,268 @@
+"""The documents name what is there: names, paths, links, commands with their options, and code that runs."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib
+import inspect
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import decoding
+from decoding.errors import OptionError
+from decoding.evals.cli import app
+from decoding.strategies.registry import parse_strategy
+
+ROOT = Path(__file__).resolve().parents[1]
+GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+CHANGES = ROOT / "CHANGELOG.md"
+DOCUMENTS = [*GUIDES, CHANGES]
+
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+FOLDERS = "benchmarks|decoding|docs|evals|examples|kernels|tests|tools"
+PATH = re.compile(rf"(?<![\w./-])(?:{FOLDERS})/[\w./*-]*[\w/*]")
+NAME = re.compile(r"(?<![\w./-])decoding(?:\.[A-Za-z_]\w*)+")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+COMMAND = re.compile(r"(?:^|[\s(])(?:decoding|python -m decoding\.evals\.cli|-m decoding\.evals\.cli) +([a-z].*)")
+SPAN = re.compile(r"`([^`\n]+)`")
+PLACEHOLDER = re.compile(r"^PATH$|=PATH\b|\.(?:csv|jsonl|txt)$")  # a file or folder that the reader has
+PENDING = {"decoding.FSD", "decoding.StreamSession", "decoding.register"}  # on their way
+# Options of other programs that the documents name.
+FOREIGN = {"--", "--continuous-batching", "--help", "--model_args", "--tasks", "--trust-remote-code"}
+
+
+def read(document: Path) -> str:
+    return document.read_text(encoding="utf-8")
+
+
+def ids(documents: list[Path]) -> list[str]:
+    return [document.name for document in documents]
+
+
+def has(value: Any, name: str) -> bool:
+    """Find an attribute of a value, or a field that a class declares without a default."""
+    declared = [inspect.get_annotations(parent) for parent in value.__mro__] if isinstance(value, type) else []
+    return hasattr(value, name) or any(name in annotations for annotations in declared)
+
+
+def resolve(dotted: str) -> bool:
+    """Follow a dotted name by imports and attributes; False where it leads nowhere."""
+    value: Any = decoding
+    path = "decoding"
+    for part in dotted.split(".")[1:]:
+        path = f"{path}.{part}"
+        if not has(value, part):
+            try:
+                importlib.import_module(path)
+            except ModuleNotFoundError:
+                return False
+        value = getattr(value, part, None)
+    return True
+
+
+def unknown_names(text: str) -> list[str]:
+    return sorted({name for name in NAME.findall(text) if not resolve(name)} - PENDING)
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a language, as they would stand at the margin."""
+    return [
+        re.sub(rf"^{indent}", "", code, flags=re.MULTILINE)
+        for indent, tongue, code in FENCE.findall(text)
+        if tongue == language
+    ]
+
+
+@pytest.mark.parametrize("document", GUIDES, ids=ids(GUIDES))
+def test_names_can_be_imported(document: Path) -> None:
+    assert unknown_names(read(document)) == []
+
+
+@pytest.mark.parametrize("document", GUIDES, ids=ids(GUIDES))
+def test_attributes_of_public_classes_are_there(document: Path) -> None:
+    named = re.findall(r"`([A-Z]\w+)\.([A-Za-z_]\w*)", read(document))
+    public = [(getattr(decoding, name), attribute) for name, attribute in named if name in decoding.__all__]
+    assert [pair for pair in public if not has(*pair)] == []
+
+
+def test_new_names_in_the_changelog_can_be_imported() -> None:
+    """Old names stand in the first column of its tables and in its section on what was removed."""
+    lines = kept(CHANGES).splitlines()
+    rows = [line.rstrip("|").rpartition("|")[2] if line.startswith("|") else line for line in lines]
+    assert unknown_names("\n".join(rows)) == []
+
+
+def test_old_names_in_the_changelog_are_gone() -> None:
+    rows = re.findall(r"^\| `(decoding(?:\.\w+)+)`[^|]*\| (.*) \|$", read(CHANGES), flags=re.MULTILINE)
+    # Names that something else has taken: packages, and the function decoding.export.
+    taken = {
+        f"decoding.{name}" for name in ("cache", "cli", "evals.compare", "export", "generation", "scoring", "stream")
+    }
+    assert len(rows) >= 80
+    assert [old for old, _ in rows if old not in taken and resolve(old)] == []
+
+
+@pytest.mark.parametrize("document", GUIDES, ids=ids(GUIDES))
+def test_imports_of_code_blocks_can_be_made(document: Path) -> None:
+    missing = []
+    for code in blocks(read(document), "python"):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "decoding":
+                missing += [alias.name for alias in node.names if not resolve(f"{node.module}.{alias.name}")]
+    assert missing == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=ids(DOCUMENTS))
+def test_links_lead_somewhere(document: Path) -> None:
+    broken = []
+    for link in LINK.findall(FENCE.sub("", read(document))):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (document.parent / path) if path else document
+        if not target.exists() or (anchor and anchor not in anchors(read(target))):
+            broken.append(link)
+    assert broken == []
+
+
+def anchors(text: str) -> set[str]:
+    """What GitHub calls the headings of a document."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", text), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", GUIDES, ids=ids(GUIDES))
+def test_paths_are_there(document: Path) -> None:
+    paths = {path for path in PATH.findall(re.sub(r"\]\([^)]*\)", "]", read(document))) if "..." not in path}
+    made = {"benchmarks/results/"}  # by make bench
+    assert sorted(path for path in paths - made if not list(ROOT.glob(path.rstrip("/")))) == []
+
+
+def names_of(option: Any) -> list[str]:
+    return [*option.opts, *option.secondary_opts]  # --knowledge, --no-knowledge
+
+
+def faults_of(group: Any, words: list[str]) -> Iterator[str]:
+    """Each fault of a command line: an unknown command, an unknown option, a strategy that does not parse."""
+    command, names = group, []
+    words = list(words)
+    while hasattr(command, "commands"):
+        if not words or words[0].startswith("-"):
+            break
+        if words[0] not in command.commands:
+            yield f"{' '.join([*names, words[0]])}: no such command"
+            return
+        names.append(words[0])
+        command = command.commands[words.pop(0)]
+    known = {name: option for option in command.params for name in names_of(option)}
+    while words:
+        word = words.pop(0)
+        if word in ("|", ">", "&&", "||", ";", "--"):
+            return
+        if not word.startswith("--") or word == "--help":
+            continue
+        name, equals, value = word.partition("=")
+        if name not in known:
+            yield f"{' '.join(names)}: no option {name}"
+        elif not getattr(known[name], "is_flag", False):
+            value = value if equals else (words.pop(0) if words else "")
+            if name == "--strategy" and "..." not in value:
+                yield from strategy_faults(value)
+
+
+def strategy_faults(spec: str) -> Iterator[str]:
+    try:
+        parse_strategy(spec.removeprefix("$"))
+    except OptionError as error:
+        yield str(error)
+
+
+def command_lines(text: str) -> Iterator[str]:
+    """Lines of ``decoding`` in blocks of shell and in spans of code; a line that goes on is one line."""
+    prose = FENCE.sub("", text)
+    shell = [code for language in ("", "sh", "bash", "console") for code in blocks(text, language)]
+    shell += re.findall(r"^ {4,}(\S.*)$", prose, flags=re.MULTILINE)
+    for piece in [*"\n".join(shell).replace("\\\n", " ").splitlines(), *SPAN.findall(prose)]:
+        line = COMMAND.search(piece)
+        if line:
+            yield line.group(1)
+
+
+def kept(document: Path) -> str:
+    """The text of a document, without the changelog's section on what was removed."""
+    return re.sub(r"^### Removed\n.*?(?=^### )", "", read(document), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=ids(DOCUMENTS))
+def test_commands_know_their_options(document: Path) -> None:
+    group = typer.main.get_command(app)
+    faults = []
+    for line in command_lines(kept(document)):
+        faults += faults_of(group, shlex.split(line.replace("$'", "'"), comments=True))
+    assert faults == []
+
+
+@pytest.mark.parametrize("document", GUIDES, ids=ids(GUIDES))
+def test_options_named_in_the_text_are_some_commands(document: Path) -> None:
+    commands, known = [typer.main.get_command(app)], set(FOREIGN)
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()
+        known |= {name for option in command.params for name in names_of(option)}
+    spans = SPAN.findall(FENCE.sub("", read(document)))
+    assert [span for span in spans if span.startswith("--") and re.split("[ =]", span)[0] not in known] == []
+
+
+@pytest.mark.parametrize("document", GUIDES, ids=ids(GUIDES))
+def test_make_targets_and_extras_are_there(document: Path) -> None:
+    text = read(document)
+    spans = "\n".join([*SPAN.findall(text), *re.findall(r"^ {4,}(\S.*)$", text, flags=re.MULTILINE)])
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert set(re.findall(r"^make ([a-z]+)", spans, flags=re.MULTILINE)) <= targets
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = {extra for extras in re.findall(r"contrastive-decoding\[([\w,-]+)\]", text) for extra in extras.split(",")}
+    assert named <= set(project["optional-dependencies"])
+
+
+def needs_nothing(code: str) -> bool:
+    """Whether a block of Python binds every name that it uses."""
+    tree = ast.parse(code)
+    bound = set(dir(builtins))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            bound |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            bound.add(node.name)
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            bound.add(node.id)
+        elif isinstance(node, ast.Constant) and PLACEHOLDER.search(str(node.value)):
+            return False
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    return used <= bound and any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in tree.body)
+
+
+EXAMPLES = [
+    pytest.param(code, id=f"{document.stem}-{number}")
+    for document in GUIDES
+    if document.stem != "isotropy"  # tests/evals/isotropy/test_documentation.py also compares what its blocks print
+    for number, code in enumerate(blocks(read(document), "python"))
+    if needs_nothing(code)
+]
+
+
+@pytest.mark.parametrize("code", EXAMPLES)
+def test_blocks_that_need_nothing_run(code: str) -> None:
+    exec(code, {"__name__": "__main__"})
+
+
+def test_the_readme_has_a_block_that_runs() -> None:
+    assert any(str(parameter.id).startswith("README") for parameter in EXAMPLES)
