@@ -1,0 +1,67 @@
+"""The files that CONTRIBUTING.md shows work as they stand there: a task with its command, a metric with its module."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import typer
+
+from decoding.cli.app import add_command
+from decoding.errors import InputError
+from decoding.evals.commands.scale import at_scale
+
+GUIDE = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
+FILES = dict(re.findall(r"^`([\w/]+\.py)`:\n\n```python\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.M | re.S))
+
+
+def module(path: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The file that the guide shows under a path, as the module that it would be."""
+    name = path.removesuffix(".py").replace("/", ".")
+    name = name if name.startswith("decoding.") else f"decoding.{name}"
+    loaded = ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, loaded)
+    exec(compile(FILES[path], path, "exec"), vars(loaded))
+    return loaded
+
+
+def test_the_task_counts_the_more_likely_text(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    task = module("evals/tasks/pairs.py", monkeypatch)
+    command = module("evals/commands/pairs.py", monkeypatch).pairs_command
+    likely = {
+        "prompt": "Q: What does the Melmar bear eat?\nA:",
+        "right": "The Melmar bear eats river weed.",
+        "wrong": "No.",
+    }
+    rows = [likely, likely | {"right": likely["wrong"], "wrong": likely["right"]}, likely]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    app = typer.Typer()
+    add_command(app, "pairs", at_scale(command))
+    app(["--data", str(data), "--strategy", "greedy", "--strategy", "dola", "--json"], standalone_mode=False)
+    results = json.loads(capfd.readouterr().out)
+    assert results["counts"]["evaluated"] == 3
+    assert results["configurations"][0]["metrics"]["acc"]["value"] == pytest.approx(2 / 3)
+    data.write_text('{"prompt": "a", "right": "b"}\n', encoding="utf-8")
+    with pytest.raises(InputError, match=r"row 1 .*column wrong: is missing"):
+        task.load(str(data))
+
+
+def test_the_metric_counts_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = module("evals/metrics/length.py", monkeypatch)
+    assert metric.mean_length(["the sea", "a calm sea was"]) == 3
+    assert metric.mean_length(["the sea"], "characters") == 6
+    pytest.importorskip("evaluate")
+    evaluated = module("evals/metrics/mean_length/mean_length.py", monkeypatch)
+    assert evaluated.MeanLength().compute(predictions=["the sea"]) == {"mean_length": 2}
+
+
+def test_every_file_of_the_guide_is_tested() -> None:
+    tested = re.findall(r'module\("([\w/.]+)"', Path(__file__).read_text(encoding="utf-8"))
+    assert set(tested) == set(FILES)
