@@ -1,4 +1,4 @@
-"""The files that CONTRIBUTING.md shows work as they stand there: a task with its command, a metric with its module."""
+"""The files that CONTRIBUTING.md shows work as they stand there: a strategy, a task and its command, a metric."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 import typer
 
+import decoding
 from decoding.cli.app import add_command
-from decoding.errors import InputError
+from decoding.errors import InputError, OptionError
 from decoding.evals.commands.scale import at_scale
 
 GUIDE = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
@@ -27,6 +29,22 @@ def module(path: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setitem(sys.modules, name, loaded)
     exec(compile(FILES[path], path, "exec"), vars(loaded))
     return loaded
+
+
+def test_the_strategy_decodes_and_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    strategy_class = module("decoding/strategies/layer_contrast.py", monkeypatch).LayerContrast
+    model, tokenizer = decoding.load("expert")
+    prompt = "Q: What is the Rosond mouse afraid of?\nA:"
+    inputs = tokenizer([prompt, "A:"], return_tensors="pt", padding=True, padding_side="left")
+    tokens = decoding.generate(model, **inputs, strategy=strategy_class(layer=1, beta=0.3), max_new_tokens=10)
+    assert (
+        tokenizer.decode(tokens[0], skip_special_tokens=True).strip() == f"{prompt} The Rosond mouse is afraid of nets."
+    )
+    (scores,) = decoding.score(model, prompt, [" nets"], strategy_class(beta=0.0, alpha=0.0), tokenizer=tokenizer)
+    (plain,) = decoding.score(model, prompt, [" nets"], None, tokenizer=tokenizer)
+    torch.testing.assert_close(scores, plain)  # without a weight it is the model itself
+    with pytest.raises(OptionError, match="layer"):
+        decoding.generate(model, **inputs, strategy=strategy_class(layer=9), max_new_tokens=1)
 
 
 def test_the_task_counts_the_more_likely_text(
