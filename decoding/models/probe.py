@@ -36,7 +36,9 @@ def probe_inputs(model: Any, batch: int = 1, length: int = PROBED) -> dict[str, 
         return {"input_ids": ids(), "decoder_input_ids": ids()}
     # An encoder of sound or images, which is not run: random states take the place of its output.
     width = model.get_encoder().config.hidden_size
-    states = torch.randn(batch, length, width, generator=generator).to(input_device(model), model.dtype)
+    states = torch.randn(batch, length, width, generator=generator, dtype=torch.float32).to(
+        input_device(model), model.dtype
+    )
     encoded = BaseModelOutput(last_hidden_state=states)
     encoded.attention_mask = None  # Moonshine and others look for it here
     return {"encoder_outputs": encoded, "decoder_input_ids": ids()}

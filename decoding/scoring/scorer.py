@@ -248,7 +248,7 @@ class SharedReaders:
             rows, chosen = (values[low:high].to(device) for values in (indices - start, tokens))
             input_ids = prefixes[starts[start:end]][None]  # (1, positions, length)
             parts.append(self._chosen_scores(outputs, positions[start:end].to(device), input_ids, rows, chosen))
-        scores = torch.empty(len(self.strategies), 2, len(all_tokens))
+        scores = torch.empty(len(self.strategies), 2, len(all_tokens), dtype=torch.float32, device="cpu")
         scores[..., order] = torch.cat(parts, dim=-1).clamp_min(self.scorer.floor).cpu()
         lengths = [len(continuation) for _, continuation in texts]
         return [

@@ -71,7 +71,7 @@ def teacher_forced(model: Any, input_ids: Tensor, strategy: ContrastStrategy, fl
     vocab = model.config.get_text_config(decoder=True).vocab_size
     planes = sum(1 + len(reader.exits) for reader in readers)
     step = max(1, NUMBERS_AT_ONCE // (vocab * planes))
-    scores = torch.empty(batch, length, vocab, device=input_ids.device)
+    scores = torch.empty(batch, length, vocab, dtype=torch.float32, device=input_ids.device)
     for row in range(batch):
         for start in range(0, length, step):
             end = min(start + step, length)

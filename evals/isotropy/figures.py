@@ -112,8 +112,9 @@ def _cosines(texts: list[Tensor], mean: Tensor, scale: Tensor) -> CosineSums:
 
 def _spectrum(shares: Tensor) -> tuple[tuple[int, float], ...]:
     count = len(shares)
-    # In float32 the last rank may be rounded past the end.
-    ranks = torch.logspace(0, torch.tensor(count).log10(), SPECTRUM_POINTS).round().long().clamp(1, count).unique()
+    # Rounding may take the last rank past the end.
+    ranks = torch.logspace(0, math.log10(count), SPECTRUM_POINTS, dtype=torch.float64).round().long()
+    ranks = ranks.clamp(1, count).unique()
     return tuple((int(rank), float(shares[rank - 1])) for rank in ranks)
 
 

@@ -1,0 +1,91 @@
+"""The default dtype of torch is the caller's own: no result hangs on it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import tiny_model
+
+import decoding
+from decoding import LOL, ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Prompt, Strategy
+from decoding.evals import miniature
+from decoding.evals.isotropy import analyse
+from decoding.scoring.teacher_forcing import teacher_forced
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "encoder-decoder": lambda: tiny_model("t5"),
+    "isotropy": lambda: miniature.load("expert", dtype=torch.float32)[0],
+}
+IDS = torch.tensor([[11, 12, 13, 14, 15, 12], [21, 22, 23, 24, 25, 22]])
+STRATEGIES: dict[str, Strategy] = {
+    "contrastive search": ContrastiveSearch(0.6, 4),
+    "contrastive decoding": ContrastiveDecoding(Prompt([7, 8]), form="log_probs"),
+    "DoLa": DoLa([0, 1]),
+    "context-aware": ContextAware([5, 6, 7]),
+    "LOL": LOL(Prompt([7, 8]), [1], guidance=[5, 6], fusion="entropy"),
+}
+
+
+def _sampled(model: Any, strategy: Strategy) -> Any:
+    torch.manual_seed(0)
+    output = decoding.generate(
+        model, IDS, strategy=strategy, do_sample=True, max_new_tokens=8, output_scores=True,
+        return_dict_in_generate=True,
+    )  # fmt: skip
+    return torch.stack(output.scores)
+
+
+def _isotropy(model: Any) -> Any:
+    layers = analyse(model, miniature.load("expert")[1], miniature.prompts()[:6]).layers
+    return torch.tensor([list(_numbers(dataclasses.astuple(layer))) for layer in layers], dtype=torch.float64)
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _numbers(part)
+    elif isinstance(value, (int, float)):
+        yield float(value)
+
+
+CALLS: dict[str, Callable[[Any, Any], Any]] = {
+    "generate": lambda model, strategy: decoding.generate(model, IDS, strategy=strategy, max_new_tokens=8),
+    "sampled": _sampled,
+    "processor": lambda model, strategy: model.generate(
+        IDS, logits_processor=[strategy.logits_processor(model)], num_beams=2, max_new_tokens=5
+    ),
+    "encoder-decoder": lambda model, strategy: decoding.generate(model, IDS, strategy=strategy, max_new_tokens=5),
+    "score": lambda model, strategy: torch.stack(decoding.score(model, [11, 12, 13], [[14, 15], [16, 17]], strategy)),
+    "texts": lambda model, strategy: teacher_forced(model, IDS, strategy),
+    "isotropy": lambda model, strategy: _isotropy(model),
+}
+CASES = [
+    *((call, name) for call in ("generate", "sampled", "processor") for name in STRATEGIES),
+    ("encoder-decoder", "contrastive search"),
+    ("encoder-decoder", "DoLa"),
+    *((call, name) for call in ("score", "texts") for name in STRATEGIES if name != "contrastive search"),
+    ("isotropy", "DoLa"),
+]
+
+
+@pytest.fixture(params=[torch.bfloat16, torch.float64], ids=str)
+def default_dtype(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
+    before = torch.get_default_dtype()
+    yield lambda: torch.set_default_dtype(request.param)
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize(("call", "name"), CASES)
+def test_results_do_not_hang_on_the_default_dtype(call: str, name: str, default_dtype: Callable[[], None]) -> None:
+    model = MODELS.get(call, lambda: tiny_model("llama"))()
+    fresh = copy.deepcopy(model)  # of which nothing is known yet
+    expected = CALLS[call](model, STRATEGIES[name])
+    default_dtype()
+    result = CALLS[call](fresh, STRATEGIES[name])
+    assert result.dtype == expected.dtype
+    assert torch.equal(result.nan_to_num(), expected.nan_to_num())
