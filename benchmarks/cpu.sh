@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All benchmarks on this machine's CPU, one after the other; results go to benchmarks/results/.
 #
-#     benchmarks/cpu.sh [PART...]       parts: contrastive_search contrast long_context isotropy truthfulqa_mc; all by default
+#     benchmarks/cpu.sh [PART...]       parts: startup contrastive_search contrast long_context isotropy truthfulqa_mc; all by default
 #
 # Needs a python with this library, peft and lm-eval: PYTHON names it, python3 otherwise (`make bench` brings one). PEER
 # names one with transformers 4.55.4, whose contrastive search is then measured too. RESULTS names another folder. Nothing
@@ -11,6 +11,7 @@ source "$(dirname "$0")/parts.sh"
 bench() {  # NAME OPTION...
     "$PYTHON" "benchmarks/$1.py" "${@:2}" --output "$RESULTS/$1.csv"
 }
+startup() { bench startup; }
 contrastive_search() { bench contrastive_search ${PEER:+--peer-python "$PEER"}; }
 contrast() { bench contrast; }
 long_context() { bench long_context; }
@@ -22,5 +23,5 @@ truthfulqa_mc() {
     return $status
 }
 
-PARTS=(contrastive_search contrast long_context isotropy truthfulqa_mc)
+PARTS=(startup contrastive_search contrast long_context isotropy truthfulqa_mc)
 run_parts "$@"

@@ -12,7 +12,7 @@ mkdir -p "$RESULTS"
 run_parts() {
     local part began failed=()
     for part in "$@"; do
-        [[ " ${PARTS[*]} " == *" $part "* ]] || { echo "${0##*/}: $part: accepted are ${PARTS[*]}" >&2; exit 2; }
+        [[ " ${PARTS[*]} " == *" $part "* ]] || { echo "${0##*/}: $part: expected one of ${PARTS[*]}" >&2; exit 2; }
     done
     for part in "${@:-${PARTS[@]}}"; do
         echo "=== $part"
