@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from decoding.strategies.contrastive_search.explanation import explain_contrastive_search
     from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
     from decoding.strategies.dola import DoLa
+    from decoding.strategies.fsd import FSD
     from decoding.strategies.logits_processors import (
         ContrastiveDecodingLogitsProcessor,
         ContrastiveSearchLogitsProcessor,
@@ -49,6 +50,7 @@ _HOMES = {
     "DecodingWarning": "decoding.errors",
     "DoLa": "decoding.strategies.dola",
     "DoLaLogitsProcessor": "decoding.strategies.logits_processors",
+    "FSD": "decoding.strategies.fsd",
     "InputError": "decoding.errors",
     "LOL": "decoding.strategies.lol",
     "LOLLogitsProcessor": "decoding.strategies.logits_processors",
@@ -74,6 +76,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "FSD",
     "LOL",
     "ContextAware",
     "ContrastiveDecoding",

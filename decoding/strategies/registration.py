@@ -123,7 +123,7 @@ class StrategyRegistry(Mapping[str, type[Any]]):
 
     def name_of(self, strategy_class: type[Any]) -> str | None:
         """Return the name under which a class is registered; None where it is not."""
-        name = getattr(strategy_class, "name", None)
+        name: Any = getattr(strategy_class, "name", None)
         return name if name in self and self[name] is strategy_class else None
 
     def requirement_of(self, name: str) -> str | None:
@@ -154,8 +154,8 @@ def _check_class(source: str, name: str, strategy_class: Any) -> None:
     """
     from decoding.generation.strategy import Strategy
 
-    is_strategy = isinstance(strategy_class, type) and issubclass(strategy_class, Strategy)
-    if not is_strategy or not dataclasses.is_dataclass(strategy_class):
+    is_class = isinstance(strategy_class, type) and dataclasses.is_dataclass(strategy_class)
+    if not is_class or not issubclass(strategy_class, Strategy):
         raise OptionError(f"{source} must be a dataclass derived from decoding.Strategy")
     own_name = vars(strategy_class).get("name", name)
     if own_name != name:

@@ -37,6 +37,7 @@ STRATEGIES = StrategyRegistry(
         "dola": "decoding.strategies.dola:DoLa",
         "context-aware": "decoding.strategies.context_aware:ContextAware",
         "lol": "decoding.strategies.lol:LOL",
+        "fsd": "decoding.strategies.fsd:FSD",
         "greedy": f"{_BASELINES}:Greedy",
         "sampling": f"{_BASELINES}:Sampling",
         "top-k": f"{_BASELINES}:TopK",

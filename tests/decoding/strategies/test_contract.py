@@ -1,0 +1,206 @@
+"""The contract of every strategy, on the embedded models. A strategy is tested here once the registry has its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+import decoding
+from decoding import DecodingError, OptionError
+from decoding.api import generate_with
+from decoding.evals import miniature
+from decoding.scoring.teacher_forcing import teacher_forced
+from decoding.strategies.registry import (
+    STRATEGIES,
+    StrategySpec,
+    example_of,
+    exportable_strategies,
+    parse_strategy,
+    scorable_strategies,
+)
+
+OWN = exportable_strategies()  # those of this library and of other packages; the rest are transformers' own
+PROMPTS = ["The old clockmaker", "In the town of Varn there lives", "A river"]
+NEW = 8
+
+
+@pytest.fixture(scope="module")
+def embedded() -> tuple[Any, Any]:
+    """The expert without an end token, and its tokenizer."""
+    model, tokenizer = miniature.load("expert")
+    model.generation_config.eos_token_id = None
+    return model, tokenizer
+
+
+@pytest.fixture(scope="module")
+def model(embedded: tuple[Any, Any]) -> Any:
+    return embedded[0]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(embedded: tuple[Any, Any]) -> Any:
+    return embedded[1]
+
+
+@pytest.fixture
+def spec(name: str, tokenizer: Any) -> StrategySpec:
+    """The strategy with its defaults and the examples that it declares."""
+    return parse_strategy(example_of(name)).with_tokenizer(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def batch(tokenizer: Any) -> dict[str, Tensor]:
+    """The prompts, padded on the left."""
+    encoding = tokenizer(PROMPTS, return_tensors="pt", padding=True)
+    inputs = {name: encoding[name] for name in ("input_ids", "attention_mask")}
+    assert not inputs["attention_mask"].all()
+    return inputs
+
+
+def _alone(batch: dict[str, Tensor], row: int) -> dict[str, Tensor]:
+    keep = batch["attention_mask"][row].bool()
+    return {name: values[row : row + 1, keep] for name, values in batch.items()}
+
+
+def _new(tokens: Tensor, inputs: dict[str, Tensor]) -> list[list[int]]:
+    return tokens[:, inputs["input_ids"].shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_its_name_is_the_registrys_and_its_spec_round_trips(name: str, spec: StrategySpec, model: Any) -> None:
+    assert spec.strategy.name == name == STRATEGIES.name_of(type(spec.strategy))
+    again = parse_strategy(spec.spec)
+    assert again.spec == spec.spec
+    assert again == parse_strategy(example_of(name))
+    assert spec.label.partition("(")[0] == name
+    assert type(spec.strategy).__doc__
+    spec.check(model)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_rows_depend_neither_on_their_batch_nor_on_padding(
+    name: str, spec: StrategySpec, model: Any, batch: dict[str, Tensor]
+) -> None:
+    if spec.is_stochastic:
+        pytest.skip("a batch's draws are other draws than a row's")
+    together = _new(generate_with(spec, model, **batch, max_new_tokens=NEW), batch)
+    for row in range(len(PROMPTS)):
+        alone = _alone(batch, row)
+        assert _new(generate_with(spec, model, **alone, max_new_tokens=NEW), alone) == [together[row]]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_three_ways_in_choose_the_same_tokens(
+    name: str, spec: StrategySpec, model: Any, batch: dict[str, Tensor]
+) -> None:
+    strategy, mask = spec.strategy, batch["attention_mask"]
+    facade = decoding.generate(model, **batch, strategy=strategy, max_new_tokens=NEW)
+    plugin = model.generate(**batch, custom_generate=strategy, max_new_tokens=NEW)
+    processor = strategy.logits_processor(model, attention_mask=mask)
+    processed = model.generate(**batch, logits_processor=[processor], max_new_tokens=NEW, do_sample=False)
+    assert facade.tolist() == plugin.tolist() == processed.tolist()
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_beam_search_sums_its_scores(name: str, spec: StrategySpec, model: Any, batch: dict[str, Tensor]) -> None:
+    """Against beam search written out, in which a new processor scores each hypothesis."""
+    beams, steps, prompt = 3, 4, _alone(batch, 0)["input_ids"]
+
+    def scores(text: list[int]) -> list[tuple[float, int]]:
+        ids = torch.tensor([text])
+        processor = spec.strategy.logits_processor(model)
+        log_probs = model(ids).logits[:, -1].float().log_softmax(-1)
+        best = processor(ids, log_probs)[0].topk(beams)
+        return list(zip(best.values.tolist(), best.indices.tolist(), strict=True))
+
+    hypotheses = [(0.0, prompt[0].tolist())]
+    with torch.no_grad():
+        for _ in range(steps):
+            grown = [(total + gain, [*text, token]) for total, text in hypotheses for gain, token in scores(text)]
+            hypotheses = sorted(grown, key=lambda hypothesis: -hypothesis[0])[:beams]
+    processor = spec.strategy.logits_processor(model)
+    found = model.generate(prompt, logits_processor=[processor], num_beams=beams, max_new_tokens=steps, do_sample=False)
+    assert found[0].tolist() == hypotheses[0][1]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_seed_decides_the_sample(name: str, spec: StrategySpec, model: Any, batch: dict[str, Tensor]) -> None:
+    options = {**batch, "max_new_tokens": NEW, "return_dict_in_generate": True, "output_scores": True}
+    outputs = []
+    for seed in (3, 3, 4):  # the scores of some strategies lie so far apart that only a high temperature draws
+        torch.manual_seed(seed)
+        if name in OWN:
+            outputs.append(
+                decoding.generate(model, **options, strategy=spec.strategy, do_sample=True, temperature=50.0)
+            )
+        elif spec.is_stochastic:
+            outputs.append(generate_with(spec, model, **options))
+        else:
+            pytest.skip("draws nothing")
+    texts = [output.sequences.tolist() for output in outputs]
+    assert texts[0] == texts[1] != texts[2]
+    for step, scores in enumerate(outputs[0].scores):
+        drawn = outputs[0].sequences[:, batch["input_ids"].shape[1] + step, None]
+        assert scores.gather(1, drawn).isfinite().all()
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_an_exported_model_decodes_so_or_the_export_is_refused(
+    name: str, spec: StrategySpec, model: Any, batch: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    if name not in OWN:
+        with pytest.raises(OptionError, match=f"strategy {name}: cannot be exported"):
+            decoding.export(miniature.folder("expert"), spec.spec, tmp_path / "exported")
+        return
+    folder = decoding.export(miniature.folder("expert"), spec.spec, tmp_path / "exported", link="sym", device="cpu")
+    exported = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
+    exported.generation_config.eos_token_id = None
+    expected = decoding.generate(model, **batch, strategy=spec.strategy, max_new_tokens=NEW)
+    assert exported.generate(**batch, max_new_tokens=NEW).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_captured_steps_choose_the_same_tokens_or_are_refused_in_one_line(
+    name: str, spec: StrategySpec, model: Any, batch: dict[str, Tensor]
+) -> None:
+    options = {**batch, "strategy": spec.strategy, "max_new_tokens": NEW}
+    refusal = None
+    try:
+        captured = decoding.generate(model, **options, compile=True)
+    except DecodingError as error:
+        refusal = str(error)
+    if refusal is None:
+        assert captured.tolist() == decoding.generate(model, **options).tolist()
+    else:
+        assert "\n" not in refusal
+        assert "compile" in refusal
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_texts_are_scored_alike_in_every_way_or_scoring_is_refused(
+    name: str, spec: StrategySpec, model: Any, batch: dict[str, Tensor]
+) -> None:
+    assert (name in scorable_strategies()) == spec.strategy.scorable
+    prompt, continuations = _alone(batch, 1)["input_ids"][0].tolist(), [[5, 9, 30], [12]]
+    if not spec.strategy.scorable:
+        with pytest.raises(OptionError, match=f"strategy={name}: gives no score to a given token"):
+            decoding.score(model, prompt, continuations, spec.strategy)
+        return
+    scores = decoding.score(model, prompt, continuations, spec.strategy)
+    assert [len(token_scores) for token_scores in scores] == [3, 1]
+    for tokens, token_scores in zip(continuations, scores, strict=True):
+        assert token_scores.isfinite().all()
+        assert (token_scores <= 0).all()
+        if name in OWN:
+            text = torch.tensor([[*prompt, *tokens]])
+            whole = teacher_forced(model, text, spec.strategy)[0, len(prompt) - 1 : -1]
+            # One pass or several, in float32.
+            torch.testing.assert_close(
+                token_scores, whole.gather(1, torch.tensor(tokens)[:, None])[:, 0], atol=2e-4, rtol=1e-4
+            )
