@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from decoding.errors import ModelError, OptionError, nearest
 from decoding.models.devices import is_offloaded
 from decoding.models.hooks import NO_KEYWORDS
+from decoding.transformers_private import adapter_attributes, set_adapter_attributes
 
 __all__ = [
     "BASE",
@@ -29,14 +31,28 @@ __all__ = [
     "adapters_of",
     "attach",
     "check_adapter",
+    "detach",
     "expert_adapter",
 ]
 
 BASE = "__base__"  # peft's name for rows that no adapter touches
 
 _active_rows: ContextVar[Any] = ContextVar("decoding_active_rows", default=None)
-_attaching = threading.Lock()  # guards the table of folders
-_folders: weakref.WeakKeyDictionary[Any, dict[str, str]] = weakref.WeakKeyDictionary()  # of adapters, by their names
+_attaching = threading.Lock()  # guards the table of attached adapters
+_attached: weakref.WeakKeyDictionary[Any, _Attached] = weakref.WeakKeyDictionary()
+
+
+@dataclass
+class _Attached:
+    """The adapters that were attached to a model.
+
+    Attributes:
+        attributes: those that transformers sets on a model with adapters, as they were before the first.
+        folders: the folder of each adapter, by its name.
+    """
+
+    attributes: dict[str, Any]
+    folders: dict[str, str] = field(default_factory=dict)
 
 
 def adapters_of(model: Any) -> dict[str, Any]:
@@ -161,7 +177,10 @@ class MixedRows:
 
 
 def attach(model: Any, folder: str | Path, name: str | None = None) -> str:
-    """Load a LoRA adapter onto a model and leave it inactive: the model generates as before.
+    """Load a LoRA adapter onto a model and leave it inactive: the model generates and trains as before.
+
+    peft puts layers of its own around the model's linear layers, so names in ``state_dict()`` change, and
+    ``save_pretrained`` looks for an active adapter: call :func:`detach` before saving the model.
 
     Args:
         model: a transformers model.
@@ -177,8 +196,8 @@ def attach(model: Any, folder: str | Path, name: str | None = None) -> str:
     path = Path(folder).expanduser()
     name = (name or path.resolve().name).replace(".", "_")
     with _attaching:
-        loaded = _folders.setdefault(model, {}).get(name)
-        if loaded == str(path.resolve()):
+        attached = _attached.setdefault(model, _Attached(adapter_attributes(model)))
+        if attached.folders.get(name) == str(path.resolve()):
             return name
         if name in adapters_of(model):
             raise ModelError(f"{folder}: the model already has another adapter called {name!r}; give this one a name")
@@ -193,21 +212,76 @@ def attach(model: Any, folder: str | Path, name: str | None = None) -> str:
                 f"{folder}: an adapter cannot be loaded onto a model with weights offloaded to the CPU or a disk: the "
                 "weights must be on devices, or the adapter be loaded before they are offloaded"
             )
-        active = {adapter for layer in _lora_layers(model) for adapter in layer.active_adapters}
-        try:
-            report = model.load_adapter(str(path), adapter_name=name)
-        except Exception as error:  # whatever peft raises on a broken or foreign adapter
-            raise ModelError(
-                f"{folder}: the adapter cannot be loaded ({' '.join(str(error).split())[:160]})"
-            ) from error
-        # The report looks for the name anywhere in a key: "i" would be in every "weight".
-        missing = sorted(key for key in getattr(report, "missing_keys", None) or () if f".{name}." in key)
-        if missing:
-            raise ModelError(f"{folder}: the adapter does not fit the model (missing {len(missing)}, {missing[0]})")
-        for layer in _lora_layers(model):
-            layer.set_adapter(sorted(active))
-        _folders[model][name] = str(path.resolve())
+        with _settings_kept(model):
+            try:
+                _load(model, path, name)
+            except BaseException:
+                _remove(model, name, attached)
+                raise
+        attached.folders[name] = str(path.resolve())
         return name
+
+
+def detach(model: Any, name: str) -> None:
+    """Remove an adapter that :func:`attach` loaded; the model is what it was before. Nothing may be generating on it.
+
+    Args:
+        model: a transformers model.
+        name: the adapter's.
+
+    Raises:
+        OptionError: :func:`attach` loaded no adapter of this name.
+    """
+    with _attaching:
+        attached = _attached.get(model) or _Attached({})
+        if name not in attached.folders:
+            raise OptionError(f"adapter {name!r}: none of this name was attached{nearest(name, attached.folders)}")
+        del attached.folders[name]
+        with _settings_kept(model):
+            _remove(model, name, attached)
+
+
+def _load(model: Any, path: Path, name: str) -> None:
+    active = {adapter for layer in _lora_layers(model) for adapter in layer.active_adapters}
+    try:
+        report = model.load_adapter(str(path), adapter_name=name)
+    except Exception as error:  # peft raises errors of many kinds on a broken or foreign adapter
+        raise ModelError(f"{path}: the adapter cannot be loaded ({' '.join(str(error).split())[:160]})") from error
+    # The report looks for the name anywhere in a key: "i" would be in every "weight".
+    missing = sorted(key for key in getattr(report, "missing_keys", None) or () if f".{name}." in key)
+    if missing:
+        raise ModelError(f"{path}: the adapter does not fit the model (missing {len(missing)}, {missing[0]})")
+    for layer in _lora_layers(model):
+        layer.set_adapter(sorted(active))
+
+
+def _remove(model: Any, name: str, attached: _Attached) -> None:
+    """Remove an adapter from a model, and the layers of peft that are left without one."""
+    if name in adapters_of(model):
+        model.delete_adapter(name)
+    if not attached.folders:
+        set_adapter_attributes(model, attached.attributes)
+    for module in list(model.modules()):
+        for child_name, child in list(module.named_children()):
+            if child in _lora_layers(child) and not _names(child):
+                setattr(module, child_name, child.get_base_layer())
+
+
+@contextmanager
+def _settings_kept(model: Any) -> Iterator[None]:
+    """Give every parameter and module that stays its ``requires_grad`` and training mode back after the context.
+
+    peft freezes the whole model and puts it into evaluation mode.
+    """
+    gradients = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for parameter in model.parameters():
+            parameter.requires_grad_(gradients.get(parameter, False))
+        for module in model.modules():
+            module.training = modes.get(module, False)
 
 
 def _lora_layers(model: Any) -> list[Any]:
