@@ -1,4 +1,4 @@
-"""How isotropic a model's hidden states are, and whether that leaves contrastive search room.
+"""Isotropy of a model's hidden states, and the headroom that it leaves contrastive search.
 
 from decoding.evals import isotropy
 

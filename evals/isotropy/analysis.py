@@ -1,4 +1,4 @@
-"""The isotropy of a model's hidden states: one streaming pass over texts, all layers at once."""
+"""The isotropy of a model's hidden states: one streaming pass over texts, for all layers together."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from decoding.models.wrappers import unwrapped
 __all__ = ["analyse", "analyse_each"]
 
 DEFAULT = Settings()
-HEAT_MAP_TOKENS = 32  # of a text, as many as stay legible
-HEAT_MAP_LEAST = 24  # a shorter text is shown only where all are
+HEAT_MAP_TOKENS = 32  # of a text, as many as are legible
+HEAT_MAP_LEAST = 24  # a shorter text is shown only if all are
 
 
 def analyse(
@@ -40,9 +40,9 @@ def analyse(
     data: str = "texts",
     report: Callable[[int], None] | None = None,
 ) -> Isotropy:
-    """How isotropic a model's hidden states are on texts, layer by layer, and what that means for contrastive search.
+    """Measure the isotropy of a model's hidden states on texts, layer by layer.
 
-    The texts are read once, however many there are, and what is kept does not grow with them: of each layer a
+    The texts are read once, however many there are, and the memory does not grow with them: for each layer a
     (dim, dim) matrix in float64, a few vectors, and a sample of ``settings.sample_tokens`` states. Cosines (raw),
     spectrum, IsoScore and rogue dimensions are exact over all tokens; centred and standardised cosines, the partition
     score's Z, TwoNN and the penalty are taken over the sample, with means and directions over all tokens.
@@ -51,16 +51,16 @@ def analyse(
         model: a decoder-only transformers model, in eval mode.
         tokenizer: its tokenizer.
         texts: any iterable of strings, read once.
-        settings: :data:`PAPER` gives the paper's measure and reads the last layer only.
+        settings: :data:`PAPER` is the paper's measure, of the last layer only.
         name: of the model, for the report; by default ``name_or_path``.
         data: of the texts; a language code ("de") makes the verdict start from that language's k.
-        report: is told after each forward pass how many texts have been read.
+        report: called after each forward pass with the number of texts read.
 
     Returns:
         The analysis; ``plots`` and ``html_report`` take it, ``as_dict()`` is JSON.
 
     Raises:
-        InputError: no text with a token, or something that is no text.
+        InputError: no text with a token, or an item that is no text.
         OptionError: a layer that the model does not have.
         ModelError: an encoder-decoder model, or states that are not finite.
 
@@ -81,30 +81,32 @@ def analyse_each(
     name: str | None = None,
     report: Callable[[int], None] | None = None,
 ) -> list[Isotropy]:
-    """The same for several data sets, for instance languages; IsoScore* is shrunk towards all of them together.
+    """Analyse several data sets, for instance languages; IsoScore* is shrunk towards all of them together.
 
-    For that the covariances of each are kept on the CPU, layers × dim² × 4 bytes a data set. ``report`` counts on from
-    one data set to the next.
+    For that the covariances of each are kept on the CPU, layers × dim² × 4 bytes a data set. ``report`` counts the
+    texts of all data sets.
     """
     model = unwrapped(model)
     layers = layer_numbers(model, settings.layers)
     results, moments = [], []
     read = 0
     for data_name, texts in data.items():
-        one = StreamingPass(model, tokenizer, layers, settings)
-        for done in one.over(texts):
-            read += done
+        reading = StreamingPass(model, tokenizer, layers, settings)
+        for count in reading.over(texts):
+            read += count
             if report is not None:
                 report(read)
-        one.check(data_name)
-        found = [sums.moments() for sums in one.moments]
-        results.append(_result(one, found, name or str(model.name_or_path), data_name))
-        moments.append([each.to(device="cpu", dtype=torch.float32) for each in found] if len(data) > 1 else found)
-    return [_with_isoscore_star(result, own, moments) for result, own in zip(results, moments, strict=True)]
+        reading.check(data_name)
+        of_layers = [sums.moments() for sums in reading.moments]
+        results.append(_result(reading, of_layers, name or str(model.name_or_path), data_name))
+        moments.append(
+            [part.to(device="cpu", dtype=torch.float32) for part in of_layers] if len(data) > 1 else of_layers
+        )
+    return [_with_isoscore_star(result, parts, moments) for result, parts in zip(results, moments, strict=True)]
 
 
 class StreamingPass:
-    """What is kept while texts are read.
+    """Sums and samples that are kept while texts are read.
 
     Args:
         model: a decoder-only transformers model.
@@ -116,8 +118,8 @@ class StreamingPass:
     def __init__(self, model: Any, tokenizer: Any, layers: tuple[int, ...], settings: Settings) -> None:
         self.model, self.tokenizer, self.layers, self.settings = model, tokenizer, layers, settings
         # Apple's GPUs have no float64.
-        here = input_device(model)
-        self.device = torch.device("cpu") if here.type == "mps" else here
+        device = input_device(model)
+        self.device = torch.device("cpu") if device.type == "mps" else device
         self.cosines: list[CosineSums] = []
         self.moments: list[MomentSums] = []
         self.sample = TextSample(settings.sample_tokens, settings.seed)
@@ -125,7 +127,7 @@ class StreamingPass:
         self.texts = self.tokens = self.skipped = self.cut = self.spelled = self.characters = 0
 
     def over(self, texts: Iterable[str]) -> Iterator[int]:
-        """Read the texts; yields how many each forward pass took."""
+        """Read the texts; yields the number of texts of each forward pass."""
         max_length = min(self.settings.max_length, context_of(self.model) or self.settings.max_length)
         encoded = encoded_texts(texts, self.tokenizer, self.settings, max_length)
         for batch in batches(filter(self._count, encoded), self.settings.batch_tokens):
@@ -143,28 +145,28 @@ class StreamingPass:
         return tokens > 0
 
     def take(self, batch: list[EncodedText], states: list[Tensor]) -> None:
-        """Take in the states (batch, n, dim) of a batch, one of each layer."""
+        """Add the states (batch, n, dim) of a batch, one tensor a layer."""
         width = states[0].shape[1]
-        states = [each.to(self.device) for each in states]  # a model may be spread over several devices
+        states = [layer_states.to(self.device) for layer_states in states]  # a model may be spread over several devices
         kept = torch.tensor([text.kept + [False] * (width - len(text.kept)) for text in batch], device=self.device)
         if not self.cosines:
-            self.cosines = [CosineSums(each.shape[-1], self.device) for each in states]
-            self.moments = [MomentSums(each.shape[-1], self.device) for each in states]
+            self.cosines = [CosineSums(layer_states.shape[-1], self.device) for layer_states in states]
+            self.moments = [MomentSums(layer_states.shape[-1], self.device) for layer_states in states]
         everything = bool(kept.all())
-        for cosines, moments, each in zip(self.cosines, self.moments, states, strict=True):
-            each = each.to(torch.promote_types(each.dtype, torch.float32))
-            cosines.add(each, kept)
-            moments.add(each.flatten(0, 1) if everything else each[kept])
+        for cosines, moments, layer_states in zip(self.cosines, self.moments, states, strict=True):
+            layer_states = layer_states.to(torch.promote_types(layer_states.dtype, torch.float32))
+            cosines.add(layer_states, kept)
+            moments.add(layer_states.flatten(0, 1) if everything else layer_states[kept])
         for row, text in enumerate(batch):
             if self.sample.wants(text.index):
-                self.sample.add(text.index, [each[row][kept[row]] for each in states])
+                self.sample.add(text.index, [layer_states[row][kept[row]] for layer_states in states])
             if self.example is None or _as_example(text) < _as_example(self.example[0]):
                 self.example = text, states[-1][row][kept[row]][:HEAT_MAP_TOKENS].cpu()
 
     def check(self, data: str) -> None:
         """Raise InputError where nothing was read, ModelError where a layer's states were not finite."""
         if not self.texts:
-            raise InputError(f"{data}: no token of any text is left to look at")
+            raise InputError(f"{data}: no text has a token that counts")
         for layer, cosines, moments in zip(self.layers, self.cosines, self.moments, strict=True):
             if not bool(cosines.units.isfinite().all() & moments.second.isfinite().all()):
                 raise ModelError(
@@ -181,36 +183,36 @@ def _as_example(text: EncodedText) -> tuple[bool, int]:
     return sum(text.kept) < HEAT_MAP_LEAST, text.index
 
 
-def _result(one: StreamingPass, moments: list[Moments], name: str, data: str) -> Isotropy:
-    depth = depth_of(one.model)
+def _result(done: StreamingPass, moments: list[Moments], name: str, data: str) -> Isotropy:
+    depth = depth_of(done.model)
     layers = [
-        figures.layer_figures(number, depth, cosines, found, one.sample.layer(position), one.settings)
-        for position, (number, cosines, found) in enumerate(zip(one.layers, one.cosines, moments, strict=True))
+        figures.layer_figures(number, depth, cosines, sums, done.sample.layer(position), done.settings)
+        for position, (number, cosines, sums) in enumerate(zip(done.layers, done.cosines, moments, strict=True))
     ]
-    last = one.sample.layer(-1)
+    last = done.sample.layer(-1)
     counts = Counts(
-        one.texts, one.tokens, one.skipped, one.cut, len(last), sum(map(len, last)), one.spelled / one.characters
+        done.texts, done.tokens, done.skipped, done.cut, len(last), sum(map(len, last)), done.spelled / done.characters
     )  # fmt: skip
     return Isotropy(
         model=name,
         data=data,
         dim=len(moments[-1].mean),
         depth=depth,
-        parameters=sum(parameter.numel() for parameter in one.model.parameters()),
-        dtype=str(one.model.dtype).removeprefix("torch."),
-        settings=one.settings,
+        parameters=sum(parameter.numel() for parameter in done.model.parameters()),
+        dtype=str(done.model.dtype).removeprefix("torch."),
+        settings=done.settings,
         counts=counts,
         layers=tuple(layers),
-        penalty=figures.penalty(last) if one.layers[-1] == depth else None,
-        heat_map=one.heat_map(),
+        penalty=figures.penalty(last) if done.layers[-1] == depth else None,
+        heat_map=done.heat_map(),
         reference="",
     )
 
 
-def _with_isoscore_star(result: Isotropy, own: list[Moments], every: list[list[Moments]]) -> Isotropy:
+def _with_isoscore_star(result: Isotropy, parts: list[Moments], every: list[list[Moments]]) -> Isotropy:
     layers = []
-    for position, (layer, moments) in enumerate(zip(result.layers, own, strict=True)):
-        together = pooled([each[position] for each in every]).covariance if len(every) > 1 else None
+    for position, (layer, moments) in enumerate(zip(result.layers, parts, strict=True)):
+        together = pooled([data_set[position] for data_set in every]).covariance if len(every) > 1 else None
         star = isoscore(shrunk(moments.covariance, together, result.settings.zeta))
         layers.append(replace(layer, isoscore_star=star))
     reference = "all data sets together" if len(every) > 1 else "the identity"

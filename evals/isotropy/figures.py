@@ -1,4 +1,4 @@
-"""From what the pass kept to the figures of a layer."""
+"""Figures of a layer, from the sums and samples of the pass."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["heat_map", "layer_figures", "penalty"]
 TEXTS_AT_ONCE = 4  # whose float64 states stay in a CPU's cache: five times as fast as 32
 RESAMPLES = 200
 SPECTRUM_POINTS = 64
-# Points closer than this many roundings of the states' dtype are one: what two batches make of the same token.
+# Points closer than this many roundings of the states' dtype are one: the same token in two batches.
 NOISE = 8
 
 
@@ -79,10 +79,10 @@ def layer_figures(
 
 def penalty(texts: list[Tensor]) -> Penalty | None:
     """Percentiles of the degeneration penalties of texts' own tokens; None where no text has two."""
-    found = torch.cat([penalties(text) for text in texts])
-    if not len(found):
+    values = torch.cat([penalties(text) for text in texts])
+    if not len(values):
         return None
-    return Penalty(*found.quantile(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)).tolist())
+    return Penalty(*values.quantile(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)).tolist())
 
 
 def heat_map(text: EncodedText, states: Tensor, tokenizer: Any, layer: int) -> HeatMap | None:
@@ -101,7 +101,7 @@ def _value(interval: Interval | None) -> float | None:
 
 
 def _cosines(texts: list[Tensor], mean: Tensor, scale: Tensor) -> CosineSums:
-    """Of states less ``mean`` and times ``scale``."""
+    """Sums of cosines of states less ``mean`` and times ``scale``."""
     sums = CosineSums(len(mean), mean.device)
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         group = [text.to(mean) for text in texts[start : start + TEXTS_AT_ONCE]]
@@ -137,11 +137,11 @@ def _rogue(sums: CosineSums, count: int) -> tuple[Rogue, ...]:
         return ()
     total = float(shares.sum())
     top = shares.topk(min(count, len(shares))).indices.tolist()
-    return tuple(Rogue(each, float(shares[each]), float(shares[each]) / total if total else 0.0) for each in top)
+    return tuple(Rogue(index, float(shares[index]), float(shares[index]) / total if total else 0.0) for index in top)
 
 
 def _pieces(text: EncodedText, tokenizer: Any) -> list[str]:
-    """The piece of text behind each token; of a character that several byte tokens spell, the first has it."""
+    """The piece of text of each token; a character of several byte tokens belongs to the first."""
     tokens = tokenizer.convert_ids_to_tokens(text.ids)
     if not getattr(tokenizer, "is_fast", False):
         return [str(token) for token in tokens]

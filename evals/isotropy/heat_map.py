@@ -1,4 +1,4 @@
-"""The cosine heat map of one text as SVG whose labels are text, so that the browser's fonts draw every script."""
+"""The cosine heat map of one text as SVG whose labels are text, so that the browser's fonts show every script."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ZERO, ONE, MINUS_ONE = (247, 251, 255), (8, 48, 107), (179, 88, 6)
 
 
 def heat_map_svg(heat_map: HeatMap) -> str:
-    """An ``<svg>`` element: dark is alike; each cell tells its pair and cosine when pointed at."""
+    """An ``<svg>`` element: dark is similar; a cell shows its pair and cosine when pointed at."""
     count = len(heat_map.tokens)
     labels = [escape(token if len(token) <= LONGEST else token[: LONGEST - 1] + "…") for token in heat_map.tokens]
     margin = 12 + CHARACTER * max(min(len(token), LONGEST) for token in heat_map.tokens)
@@ -39,7 +39,7 @@ def heat_map_svg(heat_map: HeatMap) -> str:
 
 
 def colour_scale() -> str:
-    """An ``<svg>`` element that tells which colour is which cosine."""
+    """An ``<svg>`` element: the scale of colours and cosines."""
     cells = "".join(
         f'<rect x="{12 * step}" width="12" height="12" fill="{colour(step / 10 - 1)}"/>' for step in range(21)
     )

@@ -1,4 +1,4 @@
-"""Measures of how evenly vectors use their space: pure functions of tensors, computed in float64.
+"""Measures of isotropy: pure functions of tensors, computed in float64.
 
 Sources: Su and Collier 2023 (2210.14140), Ethayarajh 2019 (1909.00512), Rudman et al. 2022 (2108.07344) and 2023
 (2305.19358), Mu and Viswanath 2018 (1702.01417), Facco et al. 2017 (TwoNN), Timkey and van Schijndel 2021 (2109.04404).
@@ -58,9 +58,9 @@ def shrunk(covariance: Tensor, reference: Tensor | None, zeta: float) -> Tensor:
 
 
 def partition_score(vectors: Tensor, directions: Tensor) -> float:
-    """Ln of min Z(c) / max Z(c) over directions c and -c, Z(c) = Σ exp(c·x): 0 for isotropic vectors, else below.
+    """The logarithm of min Z(c) / max Z(c) over directions c and -c, Z(c) = Σ exp(c·x): 0 if isotropic, else below.
 
-    The logarithm, because states of length 500 give ratios that no float holds.
+    States of length 500 have ratios that no float holds; their logarithms are fine.
 
     Args:
         vectors: (n, dim).
@@ -79,19 +79,19 @@ def neighbour_ratios(points: Tensor, noise: float = 0.0) -> Tensor:
 
     Args:
         points: (n, dim).
-        noise: points no further apart than this share of their length are one point: a neighbour at distance 0 says
-            nothing of the dimension, and the first token of every text has the same state up to rounding.
+        noise: points no further apart than this share of their length are one point: a neighbour at distance 0 does
+            not show the dimension, and the first token of every text has the same state up to rounding.
     """
     points = points.double()
     points = points - points.mean(0)
     lengths = points.square().sum(1)
     squares = torch.addmm(lengths, points, points.T, alpha=-2).add_(lengths[:, None])  # of the distances
-    same = (squares <= noise**2 * lengths[:, None]).triu_(1).any(0)  # as one that stands before it
+    same = (squares <= noise**2 * lengths[:, None]).triu_(1).any(0)  # as an earlier one
     squares.fill_diagonal_(torch.inf).masked_fill_(same, torch.inf)
     first, nearest = squares.min(1)
     second = squares.scatter_(1, nearest[:, None], torch.inf).amin(1)
-    found = ~same & second.isfinite()
-    return (0.5 * (second[found] / first[found].clamp_min(torch.finfo(torch.float64).tiny)).log()).sort().values
+    counted = ~same & second.isfinite()
+    return (0.5 * (second[counted] / first[counted].clamp_min(torch.finfo(torch.float64).tiny)).log()).sort().values
 
 
 def two_nn(ratios: Tensor) -> Tensor:
@@ -107,9 +107,9 @@ def two_nn(ratios: Tensor) -> Tensor:
 
 
 def penalties(states: Tensor) -> Tensor:
-    """Max over j < i of cos(h_i, h_j) for each token but the first, (n - 1,) of states (n, dim).
+    """The maximum over j < i of cos(h_i, h_j) for each token but the first, (n - 1,) of states (n, dim).
 
-    The degeneration penalty that contrastive search would have put on each token of a text, had it been a candidate.
+    The degeneration penalty of contrastive search on each token of a text, as if it were a candidate.
     """
     units = torch.nn.functional.normalize(states.double(), dim=-1)
     cosines = units @ units.T

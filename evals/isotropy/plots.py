@@ -21,12 +21,14 @@ LINES = ("-", "--", ":", "-.")  # one a model
 
 
 def plot_comparison(results: Sequence[Isotropy]) -> Figure:
-    """Isotropy of the last layer for each model and data set with 95% intervals, and where published models stand.
+    """Isotropy of the last layer for each model and data set with 95% intervals, and that of published models.
 
     Raises:
         OptionError: matplotlib is not installed.
     """
-    shown = [(label, each.last.isotropy) for label, each in _labelled(results) if each.last and each.last.isotropy]
+    shown = [
+        (label, result.last.isotropy) for label, result in _labelled(results) if result.last and result.last.isotropy
+    ]
     with _figure(9, 1.6 + 0.34 * len(shown)) as (figure, axes_of):
         axes = axes_of(1, 1)[0]
         axes.axvspan(0, LITTLE, color="#f6d5d0", zorder=0)
@@ -59,7 +61,7 @@ def plot_layers(results: Sequence[Isotropy]) -> Figure:
     Raises:
         OptionError: matplotlib is not installed.
     """
-    one_depth = len({each.depth for each in results}) == 1
+    one_depth = len({result.depth for result in results}) == 1
     curves: list[tuple[str, Callable[[Layer], float | None]]] = [
         ("mean cosine within a text", lambda layer: layer.within.raw),
         ("within a text, centred", lambda layer: layer.within.centred),
@@ -80,7 +82,7 @@ def plot_layers(results: Sequence[Isotropy]) -> Figure:
             for (label, result), look in zip(_labelled(results), _looks(results), strict=True):
                 points = [(layer, value(layer)) for layer in result.layers]
                 at = [layer.layer if one_depth else layer.layer / result.depth for layer, _ in points]
-                axes.plot(at, [_or_nan(each) for _, each in points], marker="o", markersize=3, label=label, **look)
+                axes.plot(at, [_or_nan(number) for _, number in points], marker="o", markersize=3, label=label, **look)
                 if title.startswith("intrinsic"):
                     bands = [layer.intrinsic_dimension for layer in result.layers]
                     low = [_or_nan(None if band is None else band.low) for band in bands]
@@ -109,7 +111,7 @@ def plot_spectrum(results: Sequence[Isotropy]) -> Figure:
         for (label, result), look in zip(_labelled(results), _looks(results), strict=True):
             ranks, shares = zip(*result.layers[-1].spectrum, strict=True)
             axes.loglog(ranks, [max(share, 1e-9) for share in shares], label=label, **look)
-        widest = max(each.dim for each in results)
+        widest = max(result.dim for result in results)
         axes.axhline(1 / widest, color="#888888", linestyle=":", linewidth=1)
         axes.text(1, 1.1 / widest, f"all {widest} directions alike", fontsize=8, color="#555555")
         axes.set_ylim(bottom=max(1e-6, axes.get_ylim()[0]))
@@ -121,28 +123,28 @@ def plot_spectrum(results: Sequence[Isotropy]) -> Figure:
 
 
 def plot_rogue(results: Sequence[Isotropy]) -> Figure:
-    """What single dimensions of the last layer read add to the mean cosine across texts.
+    """Contributions of single dimensions of the last layer read to the mean cosine across texts.
 
     Raises:
         OptionError: matplotlib is not installed.
     """
-    shown = [(label, each.layers[-1]) for label, each in _labelled(results)]
+    shown = [(label, result.layers[-1]) for label, result in _labelled(results)]
     with _figure(9, 1.3 + 0.42 * len(shown)) as (figure, axes_of):
         axes = axes_of(1, 1)[0]
         longest = max([abs(layer.across.raw or 0.0) for _, layer in shown] + [1e-6])
         for row, (_, layer) in enumerate(shown):
             left = 0.0
-            for place, each in enumerate(layer.rogue):
+            for place, rogue in enumerate(layer.rogue):
                 axes.barh(
-                    row, each.contribution, left=left, height=0.66, color=COLOURS[place % len(COLOURS)],
+                    row, rogue.contribution, left=left, height=0.66, color=COLOURS[place % len(COLOURS)],
                     edgecolor="white", alpha=0.85, zorder=2,
                 )  # fmt: skip
-                if each.contribution > 0.035 * longest:
+                if rogue.contribution > 0.035 * longest:
                     axes.text(
-                        left + each.contribution / 2, row, str(each.dimension), ha="center", va="center",
+                        left + rogue.contribution / 2, row, str(rogue.dimension), ha="center", va="center",
                         color="white", fontsize=8, zorder=3,
                     )  # fmt: skip
-                left += each.contribution
+                left += rogue.contribution
             axes.plot([layer.across.raw or 0.0], [row], marker="D", color="#222222", markersize=5, zorder=4)
         axes.axvline(0, color="#888888", linewidth=0.8)
         axes.set_yticks(range(len(shown)), [label for label, _ in shown])
@@ -153,13 +155,13 @@ def plot_rogue(results: Sequence[Isotropy]) -> Figure:
 
 
 def _labelled(results: Sequence[Isotropy]) -> list[tuple[str, Isotropy]]:
-    """Results with what tells them apart: model, data, or both."""
-    models, data = {each.model for each in results}, {each.data for each in results}
+    """Results with labels that tell them apart: model, data, or both."""
+    models, data = {result.model for result in results}, {result.data for result in results}
     labels = []
-    for each in results:
-        model = each.model.rstrip("/").rpartition("/")[2]
+    for result in results:
+        model = result.model.rstrip("/").rpartition("/")[2]
         labels.append(
-            each.data if len(models) == 1 < len(data) else model if len(data) == 1 else f"{model}, {each.data}"
+            result.data if len(models) == 1 < len(data) else model if len(data) == 1 else f"{model}, {result.data}"
         )
     return list(zip(labels, results, strict=True))
 
@@ -169,8 +171,8 @@ def _looks(results: Sequence[Isotropy]) -> list[dict[str, Any]]:
     from matplotlib import colormaps
 
     models, data = (
-        list(dict.fromkeys(each.model for each in results)),
-        list(dict.fromkeys(each.data for each in results)),
+        list(dict.fromkeys(result.model for result in results)),
+        list(dict.fromkeys(result.data for result in results)),
     )
     names = models if len(data) == 1 else data
     colours = list(COLOURS) if len(names) <= len(COLOURS) else [
@@ -178,10 +180,10 @@ def _looks(results: Sequence[Isotropy]) -> list[dict[str, Any]]:
     ]  # fmt: skip
     return [
         {
-            "color": colours[names.index(each.model if len(data) == 1 else each.data)],
-            "linestyle": "-" if len(data) == 1 else LINES[models.index(each.model) % len(LINES)],
+            "color": colours[names.index(result.model if len(data) == 1 else result.data)],
+            "linestyle": "-" if len(data) == 1 else LINES[models.index(result.model) % len(LINES)],
         }
-        for each in results
+        for result in results
     ]
 
 
@@ -191,7 +193,7 @@ def _or_nan(value: float | None) -> float:
 
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[tuple[Figure, Callable[[int, int], list[Any]]]]:
-    """A figure of its own (no global state of pyplot), and how to divide it into axes."""
+    """A new figure (without the global state of pyplot), and a function that divides it into axes."""
     if not can_plot():
         raise OptionError(MISSING)
     from matplotlib.figure import Figure

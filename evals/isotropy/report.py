@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing beside it."""
+"""The report: one HTML file without any others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ h1 { font-size: 1.8rem; margin: 0 0 .3rem; } h2 { font-size: 1.25rem; margin: 2.
 h3 { font-size: 1rem; margin: 0 0 .4rem; } p { max-width: 46rem; margin: .4rem 0; } .lead { color: #50555a; }
 .card, figure { background: #fff; border: 1px solid #e3e3df; border-radius: 10px; margin: .8rem 0;
   padding: 1rem 1.25rem; }
-.room { display: inline-block; border-radius: 99px; padding: .05rem .7rem; font-size: .85rem; margin-left: .5rem; }
+.headroom { display: inline-block; border-radius: 99px; padding: .05rem .7rem; font-size: .85rem; margin-left: .5rem; }
 .ample { background: #d9f0df; } .some { background: #fbf0d0; } .little { background: #f6d5d0; }
 .unknown { background: #e8e8e8; }
 figure > svg { max-width: 100%; height: auto; display: block; margin: 0 auto; }
@@ -42,22 +42,22 @@ details { margin: .6rem 0; } summary { cursor: pointer; }
 
 COMPARISON = (
     "The longer the bar, the more the states of a text's tokens differ. Green: models like these work with contrastive "
-    "search as they are. Red: the two published models that do not. Whiskers are 95% intervals over texts; dotted "
+    "search without training. Red: the two published models that do not. Whiskers are 95% intervals over texts; dotted "
     "lines are published values."
 )
 LAYERS = (
-    "A mean cosine near 1 means that all states point the same way. Centring takes the mean state off, standardising "
-    "makes all dimensions vary alike: what then remains is likeness that no offset and no single dimension explains. "
-    "IsoScore is 1 where all directions are used alike and 0 where only one is; effective dimensions count how many "
-    "share the variance; the intrinsic dimension is how many a point's neighbours spread in."
+    "A mean cosine near 1 means that all states point the same way. Centring subtracts the mean state, standardising "
+    "gives all dimensions the same variance: the similarity that then remains is due to no offset and no single "
+    "dimension. IsoScore is 1 where all directions are used equally and 0 where only one is; effective dimensions "
+    "count how many share the variance; the intrinsic dimension is the number of dimensions of a point's neighbourhood."
 )
 SPECTRUM = (
-    "How the variance is spread over directions, the strongest first. A flat line is isotropic; a steep one means that "
-    "few directions carry nearly everything."
+    "The share of the variance in each direction, the largest first. A flat line is isotropic; a steep one means that "
+    "few directions have nearly all of the variance."
 )
 ROGUE = (
-    "What the dimensions that add most contribute to the mean cosine between tokens of different texts; the number in "
-    "a bar is the dimension. One long bar means that a single dimension makes states look alike."
+    "The largest contributions of single dimensions to the mean cosine between tokens of different texts; the number "
+    "in a bar is the dimension. One long bar means that a single dimension makes states similar."
 )
 
 
@@ -76,16 +76,16 @@ def html_report(results: Sequence[Isotropy]) -> str:
         *_verdicts(results),
         *_figures(results),
         "<h2>All figures</h2>",
-        *(_table(each) for each in results),
+        *(_table(result) for result in results),
         "<h2>How it was measured</h2>",
         _method(results),
     ]
-    title = escape(", ".join(dict.fromkeys(each.model for each in results)))
+    title = escape(", ".join(dict.fromkeys(result.model for result in results)))
     return html_page(f"Isotropy: {title}", STYLE, body)
 
 
 def _verdicts(results: Sequence[Isotropy]) -> list[str]:
-    cards = f'<div class="cards">{"".join(_card(each) for each in results)}</div>'
+    cards = f'<div class="cards">{"".join(_card(result) for result in results)}</div>'
     if len(results) == 1:
         return [cards]
     opened = " open" if len(results) <= 4 else ""
@@ -93,11 +93,11 @@ def _verdicts(results: Sequence[Isotropy]) -> list[str]:
 
 
 def _figures(results: Sequence[Isotropy]) -> list[str]:
-    last = [each for each in results if each.last is not None and each.last.isotropy is not None]
+    last = [result for result in results if result.last is not None and result.last.isotropy is not None]
     figures = []
     if last:
         figures.append(_figure("Isotropy of the last layer", plots.plot_comparison(last), COMPARISON))
-    if any(len(each.layers) > 1 for each in results):
+    if any(len(result.layers) > 1 for result in results):
         figures.append(_figure("Layer by layer", plots.plot_layers(results), LAYERS))
     return [
         *figures,
@@ -113,19 +113,19 @@ def _name(result: Isotropy) -> str:
 
 def _overview(results: Sequence[Isotropy]) -> str:
     rows = []
-    for each in results:
-        judged = verdict(each)
-        isotropy = None if each.last is None else each.last.isotropy
-        names = (each.model, f"<bdi>{escape(each.data)}</bdi>")
+    for result in results:
+        judged = verdict(result)
+        isotropy = None if result.last is None else result.last.isotropy
+        names = (result.model, f"<bdi>{escape(result.data)}</bdi>")
         rows.append(
             f'<tr><td class="name">{escape(names[0])}</td><td class="name">{names[1]}</td>'
             f"<td>{_interval(isotropy, 2)}</td>"
-            f'<td class="name"><span class="room {judged.room}">{judged.room}</span></td>'
+            f'<td class="name"><span class="headroom {judged.headroom}">{judged.headroom}</span></td>'
             f'<td>{judged.penalty_alpha}</td><td>{judged.top_k}</td><td class="name">{judged.certainty}</td></tr>'
         )
     return (
         '<div class="card wide"><table><thead><tr><th class="name">model</th><th class="name">data</th>'
-        '<th>isotropy (95%)</th><th class="name">room</th><th>α</th><th>k</th><th class="name">certainty</th></tr>'
+        '<th>isotropy (95%)</th><th class="name">headroom</th><th>α</th><th>k</th><th class="name">certainty</th></tr>'
         f"</thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -134,7 +134,7 @@ def _card(result: Isotropy) -> str:
     judged, counts = verdict(result), result.counts
     known = published(result.model)
     lines = [
-        f'<h3>{_name(result)}<span class="room {judged.room}">{judged.room} room</span></h3>',
+        f'<h3>{_name(result)}<span class="headroom {judged.headroom}">{judged.headroom} headroom</span></h3>',
         f"<p>{escape(judged.text)}</p>",
         f'<p class="lead">{counts.texts:,} texts, {counts.tokens:,} tokens'
         + (f"; published for a model of this name: {known:.2f}" if known is not None else "")
@@ -148,18 +148,18 @@ def _figure(title: str, figure: Any, caption: str) -> str:
 
 
 def _heat_maps(results: Sequence[Isotropy]) -> list[str]:
-    shown = [(each, each.heat_map) for each in results if each.heat_map is not None]
+    shown = [(result, result.heat_map) for result in results if result.heat_map is not None]
     if not shown:
         return []
     maps = [
-        f'<figure><h3>{_name(result)}, layer {each.layer}</h3><p class="text" dir="auto">{escape(each.text)}</p>'
-        f"{heat_map_svg(each)}</figure>"
-        for result, each in shown
+        f"<figure><h3>{_name(result)}, layer {heat_map.layer}</h3>"
+        f'<p class="text" dir="auto">{escape(heat_map.text)}</p>{heat_map_svg(heat_map)}</figure>'
+        for result, heat_map in shown
     ]
     return [
         "<h2>Cosines between the tokens of one text</h2>",
-        "<p>Dark is alike. A pale map with a dark diagonal leaves contrastive search room; an all-dark one leaves "
-        "none. Point at a cell for its cosine. A character that several byte tokens spell stands at the first; the "
+        "<p>Dark is similar. A pale map with a dark diagonal leaves contrastive search headroom; an all-dark one "
+        "leaves none. Point at a cell for its cosine. A character of several byte tokens is shown at the first; the "
         "others have a dot.</p>",
         colour_scale(),
         f'<div class="maps">{"".join(maps)}</div>',
@@ -183,12 +183,12 @@ def _table(result: Isotropy) -> str:
 
 
 def _row(layer: Layer) -> str:
-    rogue = ", ".join(f"{each.dimension} ({each.share:.0%})" for each in layer.rogue)
+    rogue = ", ".join(f"{top.dimension} ({top.share:.0%})" for top in layer.rogue)
     within, across = layer.within, layer.across
     cells = [
         _interval(layer.isotropy),
-        *(_number(each) for each in (within.raw, within.centred, within.standardised)),
-        *(_number(each) for each in (across.raw, across.centred, across.standardised)),
+        *(_number(value) for value in (within.raw, within.centred, within.standardised)),
+        *(_number(value) for value in (across.raw, across.centred, across.standardised)),
         _number(layer.isoscore),
         _number(layer.isoscore_star),
         _number(layer.partition_score) if layer.partition_score > 5e-4 else f"e^{layer.log_partition_score:.0f}",
@@ -215,18 +215,18 @@ def _method(results: Sequence[Isotropy]) -> str:
     settings = asdict(results[0].settings)
     rows = [(name.replace("_", " "), "all" if value is None else str(value)) for name, value in settings.items()]
     rows += [(f"version of {name}", value) for name, value in versions().items()]
-    models = {each.model: each for each in results}
+    models = {result.model: result for result in results}
     rows += [
-        (name, f"{each.parameters:,} parameters, {each.depth} layers, {each.dim} wide, {each.dtype}")
-        for name, each in models.items()
+        (name, f"{result.parameters:,} parameters, {result.depth} layers, {result.dim} wide, {result.dtype}")
+        for name, result in models.items()
     ]
-    for each in results:
-        counts = each.counts
+    for result in results:
+        counts = result.counts
         rows.append(
             (
-                f"{each.model} on {each.data}",
+                f"{result.model} on {result.data}",
                 f"{counts.skipped:,} texts skipped, {counts.cut:,} cut; sample of {counts.sample_texts:,} texts, "
-                f"{counts.sample_tokens:,} tokens; IsoScore* shrunk towards {each.reference}",
+                f"{counts.sample_tokens:,} tokens; IsoScore* shrunk towards {result.reference}",
             )
         )
     table = "".join(

@@ -1,4 +1,4 @@
-"""What an analysis gives: dataclasses that JSON, tables, plots and the report are made of."""
+"""Results of an analysis: dataclasses for JSON, tables, plots and the report."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Cosines:
     """Mean cosines between the states of two tokens; None where there is no such pair.
 
     Attributes:
-        raw: of the states as they are, over all pairs of all texts.
-        centred: less the mean state, over the pairs of the sample.
-        standardised: less the mean and over the deviation of each dimension, likewise.
+        raw: of the unchanged states, over all pairs of all texts.
+        centred: after subtracting the mean state, over the pairs of the sample.
+        standardised: after subtracting the mean and dividing by the deviation of each dimension, over the same pairs.
     """
 
     raw: float | None
@@ -28,7 +28,7 @@ class Cosines:
 
 @dataclass(frozen=True)
 class Rogue:
-    """A dimension, what it adds to the mean cosine across texts, and its share of that mean."""
+    """A dimension, its contribution to the mean cosine across texts, and its share of that mean."""
 
     dimension: int
     contribution: float
@@ -49,8 +49,8 @@ class Layer:
         isoscore_star: of that covariance shrunk by ζ towards that of all data sets of the analysis together, or
             towards the identity where there is one data set.
         partition_score: min Z / max Z over the eigenvectors of the second moment, Z from the sample; 1 is isotropic.
-        log_partition_score: its natural logarithm, for states so long that the score itself comes to 0.
-        participation_ratio: how many directions share the variance.
+        log_partition_score: its natural logarithm, for states so long that the score itself is 0 in a float.
+        participation_ratio: the number of directions that share the variance.
         first_component: share of the variance in the first direction, 0 to 1.
         spectrum: (rank, share of the variance) at ranks spaced evenly on a logarithmic scale.
         intrinsic_dimension: TwoNN with a bootstrap interval; None where fewer than three states differ.
@@ -92,7 +92,7 @@ class Penalty:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Cosines (n, n) between the tokens of one text in one layer, and the piece of text that each token stands for."""
+    """Cosines (n, n) between the tokens of one text in one layer, and the piece of text of each token."""
 
     layer: int
     text: str
@@ -102,15 +102,15 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Counts:
-    """How much was read.
+    """Numbers of texts and tokens.
 
     Attributes:
-        texts: that gave a token.
-        tokens: that counted.
-        skipped: texts of fewer than two characters, or of which no token was left.
+        texts: texts with a token.
+        tokens: tokens that counted.
+        skipped: texts of fewer than two characters, or without a token that counts.
         cut: texts longer than ``max_length``.
-        sample_texts: in the sample.
-        sample_tokens: likewise.
+        sample_texts: texts in the sample.
+        sample_tokens: tokens in the sample.
         tokens_per_character: of whole texts, before any cut.
     """
 
@@ -135,11 +135,11 @@ class Isotropy:
         parameters: of the model.
         dtype: of the model.
         settings: of the analysis.
-        counts: how much was read.
+        counts: numbers of texts and tokens.
         layers: one entry a layer, ascending.
         penalty: of the last layer; None where it was left out or no text has two tokens.
         heat_map: of the first text of some length; None where there is none.
-        reference: what IsoScore* was shrunk towards.
+        reference: the covariance that IsoScore* was shrunk towards.
     """
 
     model: str
@@ -161,5 +161,5 @@ class Isotropy:
         return self.layers[-1] if self.layers[-1].layer == self.depth else None
 
     def as_dict(self) -> dict[str, Any]:
-        """As in a results file."""
+        """The analysis as in a results file."""
         return asdict(self)

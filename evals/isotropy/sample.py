@@ -1,4 +1,4 @@
-"""A bounded random sample of whole texts with their states, for the measures that need the mean beforehand."""
+"""A bounded random sample of whole texts with their states, for measures that need the mean first."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["TextSample"]
 
 
 class TextSample:
-    """The texts of smallest random number, as many as have a given number of tokens together.
+    """The texts of smallest random number, as many as fit into a given number of tokens.
 
     A text's number depends on the seed and on its place in the data alone, so that the sample is the same whatever the
     batches were. It is complete where all texts fit.
 
     Args:
-        tokens: how many are kept at most, of each layer.
+        tokens: the most that are kept, of each layer.
         seed: of the numbers.
     """
 
@@ -27,19 +27,19 @@ class TextSample:
         self.tokens = tokens
         self.seed = seed
         self.limit = 1.0  # texts from this number on are not in the sample
-        # Each layer's states lie in one block whose rows are lent to texts: blocks of their own, freed and made anew as
-        # texts come and go, would leave holes in memory.
+        # Each layer's states are in one block whose rows are given to texts: a block a text, allocated and freed as
+        # texts come and go, would fragment memory.
         self._states: list[Tensor] = []
         self._free = list(range(tokens))
         # A heap of: minus the number, place in the data, rows.
         self._kept: list[tuple[float, int, list[int]]] = []
 
     def wants(self, index: int) -> bool:
-        """Whether the text at this place in the data is in the sample of those up to now."""
+        """Return whether the text at this place in the data is in the sample of the texts so far."""
         return self._number(index) < self.limit
 
     def add(self, index: int, states: Sequence[Tensor]) -> None:
-        """Take in a text that is wanted, and give up others for it, or itself.
+        """Add a text that is wanted; drop others for it, or the text itself.
 
         Args:
             index: its place in the data.
@@ -54,10 +54,10 @@ class TextSample:
             self.limit = -largest
             self._free += rows
         if not self._states:
-            self._states = [torch.empty(self.tokens, each.shape[1], dtype=each.dtype) for each in states]
+            self._states = [torch.empty(self.tokens, rows.shape[1], dtype=rows.dtype) for rows in states]
         rows = [self._free.pop() for _ in range(length)]
-        for block, each in zip(self._states, states, strict=True):
-            block[rows] = each.cpu()
+        for block, layer_states in zip(self._states, states, strict=True):
+            block[rows] = layer_states.cpu()
         heapq.heappush(self._kept, (-number, index, rows))
 
     def _number(self, index: int) -> float:

@@ -11,11 +11,11 @@ __all__ = ["PAPER", "Settings"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the numbers of an analysis.
+    """Settings that decide the numbers of an analysis.
 
     Attributes:
-        layers: which states: 0 is what the first decoder layer is given, n what layer n gives, and the last one is what
-            the head reads, after the final norm; negative numbers count from the end; None is all.
+        layers: 0 is the input of the first decoder layer, n the output of layer n, and the last one the input of the
+            head, after the final norm; negative numbers count from the end; None is all.
         max_length: tokens read of a text; fewer where the model's context is shorter.
         max_texts: texts read; None is all.
         batch_tokens: tokens of a forward pass, padding included. Decides memory and speed, not the numbers.
@@ -23,9 +23,9 @@ class Settings:
         skip_special: leave out all special tokens. Padding never counts.
         sample_tokens: tokens of the sample of whole texts that centred and standardised cosines, the partition score
             and the intrinsic dimension come from; exact where all texts fit.
-        neighbours: tokens of the sample that TwoNN looks at.
+        neighbours: tokens of the sample for TwoNN.
         zeta: ζ of IsoScore*.
-        rogue: how many dimensions are named.
+        rogue: number of dimensions that are named.
         seed: of the sample and of the bootstrap.
 
     Raises:
@@ -53,11 +53,11 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < low:
                 longest = " (max_length)" if name == "sample_tokens" else ""
-                raise OptionError(f"{name}={value}: accepted are whole numbers from {low}{longest}")
+                raise OptionError(f"{name}={value}: must be a whole number from {low}{longest}")
         if not 0 <= self.zeta <= 1:
-            raise OptionError(f"zeta={self.zeta}: accepted are numbers from 0 to 1")
+            raise OptionError(f"zeta={self.zeta}: must be a number from 0 to 1")
         if self.layers is not None and not self.layers:
-            raise OptionError("layers: none given; accepted are numbers of layers, or None for all")
+            raise OptionError("layers: none given; expected numbers of layers, or None for all")
 
 
 PAPER = Settings(layers=(-1,), max_length=256, max_texts=2000)

@@ -29,14 +29,14 @@ def layer_numbers(model: Any, layers: Sequence[int] | None) -> tuple[int, ...]:
         ModelError: an encoder-decoder model, or one whose decoder layers were not found.
     """
     if model.config.is_encoder_decoder:
-        raise ModelError(f"{type(model).__name__} is an encoder-decoder; accepted are decoder-only models")
+        raise ModelError(f"{type(model).__name__} is an encoder-decoder; expected a decoder-only model")
     depth = depth_of(model)
     if layers is None:
         return tuple(range(depth + 1))
     for layer in layers:
         if not -depth - 1 <= layer <= depth:
             raise OptionError(
-                f"layer {layer}: {type(model).__name__} has {depth} layers; accepted are 0 (the embeddings) to {depth} "
+                f"layer {layer}: {type(model).__name__} has {depth} layers; must be 0 (the embeddings) to {depth} "
                 "(what its head reads), or -1 for the last, -2, ..."
             )
     return tuple(sorted({layer % (depth + 1) for layer in layers}))
@@ -50,7 +50,7 @@ def layer_name(layer: int, depth: int) -> str:
 
 
 def read_states(model: Any, texts: Sequence[Sequence[int]], layers: Sequence[int]) -> list[Tensor]:
-    """States (batch, n, dim) of texts in the given layers; those behind the end of a text mean nothing.
+    """States (batch, n, dim) of texts in the given layers; those after the end of a text are meaningless.
 
     Args:
         model: a decoder-only transformers model.
@@ -58,13 +58,13 @@ def read_states(model: Any, texts: Sequence[Sequence[int]], layers: Sequence[int
         layers: ascending numbers, as :func:`layer_numbers` gives them.
 
     Raises:
-        ModelError: the model's layers do not hand one state a token from one to the next.
+        ModelError: the model's layers do not pass on one state a token.
     """
     parts = inspect_model(model)
     assert parts.layers is not None
     width = max(map(len, texts))
-    # Short texts are filled up on the right, where nothing before looks. So no mask is needed, and none is given: with
-    # one, attention would be computed by a slower kernel.
+    # Short texts are padded on the right, where no token attends to the padding. So no mask is needed: with one,
+    # attention would use a slower kernel.
     ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], device=input_device(model))
     inputs = {"input_ids": ids, "use_cache": False}
     lower = [parts.layers[layer] for layer in layers if layer < len(parts.layers)]
@@ -73,9 +73,8 @@ def read_states(model: Any, texts: Sequence[Sequence[int]], layers: Sequence[int
             outputs.append(parts.forward_backbone(model, inputs))
         else:
             model(**inputs, return_dict=True)
-    if len(states) != len(lower) or any(each.shape[:-1] != ids.shape for each in states):
+    if len(states) != len(lower) or any(tensor.shape[:-1] != ids.shape for tensor in states):
         raise ModelError(
-            f"{type(model).__name__}: its layers do not hand one state a token from one to the next; accepted is the "
-            "last layer alone (-1)"
+            f"{type(model).__name__}: its layers do not pass on one state a token; expected the last layer alone (-1)"
         )
     return [*states, outputs[-1].last_hidden_state] if len(layers) > len(lower) else states

@@ -1,4 +1,4 @@
-"""What one streaming pass keeps of a layer: sums, of a size that no number of texts changes."""
+"""Sums that one streaming pass keeps of a layer; their size does not depend on the number of texts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLOCKS = 4  # of the second moments' rows, of which each is computed from its di
 
 
 class CosineSums:
-    """Mean cosines over all pairs of tokens, within texts and across them, exact without looking at a pair.
+    """Mean cosines over all pairs of tokens, within texts and across them, exact without visiting pairs.
 
     Σ over i ≠ j of cos(h_i, h_j) is ‖Σu‖² less the number of vectors, u = h/‖h‖. With Σu known for each text, the pairs
     within texts are the sum over texts, and the pairs across texts are the rest. Zero vectors have cosine 0.
@@ -34,7 +34,7 @@ class CosineSums:
         self.scalars = torch.zeros(8, dtype=torch.float64, device=device)
 
     def add(self, hidden: Tensor, kept: Tensor) -> None:
-        """Take in texts.
+        """Add texts.
 
         Args:
             hidden: (batch, n, dim), float32 or float64.
@@ -73,7 +73,7 @@ class CosineSums:
         return None if shares is None else float(shares.sum())
 
     def shares(self) -> Tensor | None:
-        """What each dimension adds to :meth:`across`, (dim,) (Timkey and van Schijndel's contributions)."""
+        """The contribution of each dimension to :meth:`across`, (dim,) (Timkey and van Schijndel)."""
         length, length_2 = self.scalars[5:7].tolist()
         if length**2 == length_2:
             return None
@@ -97,7 +97,7 @@ class MomentSums:
     """First and second moments of a layer's states.
 
     The products are float32 matrix products, about 5% of what the layer itself costs, added up in float64. States are
-    shifted by the mean of the first batch, so that taking off the mean's square loses no digits.
+    shifted by the mean of the first batch, so that subtracting the mean's square loses no digits.
     """
 
     def __init__(self, dim: int, device: torch.device) -> None:
@@ -107,7 +107,7 @@ class MomentSums:
         self.second = torch.zeros(dim, dim, dtype=torch.float64, device=device)
 
     def add(self, states: Tensor) -> None:
-        """Take in states (n, dim), float32 or float64."""
+        """Add states (n, dim), float32 or float64."""
         if not len(states):
             return
         if self.shift is None:
@@ -119,7 +119,7 @@ class MomentSums:
             self.second[rows, rows.start :] += (states[:, rows].T @ states[:, rows.start :]).to(self.second)
 
     def moments(self) -> Moments:
-        """Of all that was taken in, which must be something. Computed in place, so nothing can be taken in after."""
+        """The moments of all states added, at least one. Computed in place: nothing can be added afterwards."""
         assert self.shift is not None
         for rows in self._blocks():
             self.second[rows.stop :, rows] = self.second[rows, rows.stop :].T

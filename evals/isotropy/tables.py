@@ -1,4 +1,4 @@
-"""Results of an analysis as tables, and as what the results file holds."""
+"""Results of an analysis as tables, and as the content of the results file."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["record", "show"]
 
 
 def record(results: list[Isotropy], paper: bool = False) -> dict[str, Any]:
-    """Return what the results file holds."""
+    """Return the content of the results file."""
     return {
         "task": "isotropy",
         "mode": "paper" if paper else "full",
         "versions": versions(),
-        "results": [{**each.as_dict(), "verdict": asdict(verdict(each))} for each in results],
+        "results": [{**result.as_dict(), "verdict": asdict(verdict(result))} for result in results],
     }
 
 
@@ -62,14 +62,14 @@ def _show_layers(out: Console, result: Isotropy) -> None:
 
 def _show_comparison(out: Console, results: list[Isotropy]) -> None:
     table = Table(box=None, padding=(0, 1), pad_edge=False)
-    for column in ("model", "data", "isotropy", "room", "α", "k", "certainty"):
+    for column in ("model", "data", "isotropy", "headroom", "α", "k", "certainty"):
         table.add_column(column, justify="right" if column in ("isotropy", "α", "k") else "left")
     for result in results:
         judged = verdict(result)
         isotropy = result.last.isotropy if result.last is not None else None
         figure = "-" if isotropy is None else f"{isotropy.value:.2f}"
         table.add_row(
-            Text(result.model, overflow="fold"), Text(result.data), figure, judged.room, str(judged.penalty_alpha),
+            Text(result.model, overflow="fold"), Text(result.data), figure, judged.headroom, str(judged.penalty_alpha),
             str(judged.top_k), judged.certainty,
         )  # fmt: skip
     out.print(table)
@@ -79,7 +79,7 @@ def _cells(layer: Layer) -> list[str]:
     within, across, top = layer.within, layer.across, layer.rogue[0] if layer.rogue else None
     return [
         str(layer.layer),
-        *(_number(each) for each in (within.raw, within.centred, across.raw, layer.isoscore, layer.isoscore_star)),
+        *(_number(value) for value in (within.raw, within.centred, across.raw, layer.isoscore, layer.isoscore_star)),
         f"{layer.log_partition_score:.1f}",
         f"{layer.participation_ratio:.1f}",
         f"{100 * layer.first_component:.1f}",

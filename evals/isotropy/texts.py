@@ -14,13 +14,13 @@ from decoding.evals.isotropy.settings import Settings
 
 __all__ = ["BUILT_IN_DATA", "EncodedText", "TextFile", "batches", "data_sets", "encoded_texts", "stories"]
 
-FIELDS = ("text", "reference_text", "content", "sentence")  # looked for in this order where no field is named
+FIELDS = ("text", "reference_text", "content", "sentence")  # searched in this order where no field is named
 JSON_LINES = (".jsonl", ".json", ".ndjson")
-BATCHES_SORTED = 8  # so many batches' texts are sorted by length at once: little padding, bounded memory
+BATCHES_SORTED = 8  # number of batches whose texts are sorted by length together: little padding, bounded memory
 
 
 class TextFile:
-    """The texts of a file, one a line, or a field of JSON lines; read anew each time it is iterated over.
+    """The texts of a file, one a line, or a field of JSON lines; each iteration reads it again.
 
     Args:
         path: the file; ``.jsonl``, ``.json`` and ``.ndjson`` are read as JSON lines.
@@ -46,14 +46,14 @@ class TextFile:
             raise InputError(f"--data {self.path}: cannot be read ({one_line(error)})") from error
 
     def count(self) -> int:
-        """How many texts it holds, each looked at.
+        """The number of its texts, each of which is checked.
 
         Raises:
-            InputError: as iterating, and where there is none.
+            InputError: as iterating, or it has none.
         """
         count = sum(1 for _ in self)
         if not count:
-            raise InputError(f"--data {self.path}: holds no text; accepted is one text a line, or JSON lines")
+            raise InputError(f"--data {self.path}: holds no text; expected one text a line, or JSON lines")
         return count
 
     def _of_json(self, number: int, line: str) -> str:
@@ -61,17 +61,17 @@ class TextFile:
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise InputError(f"{where}: is no JSON ({error}); accepted is one object a line") from error
+            raise InputError(f"{where}: is no JSON ({error}); expected one object a line") from error
         if not isinstance(record, dict):
-            raise InputError(f"{where}: is no object; accepted is one object a line")
+            raise InputError(f"{where}: is no object; expected one object a line")
         names = FIELDS if self.field is None else (self.field,)
-        found = next((record[name] for name in names if isinstance(record.get(name), str)), None)
-        if found is None:
+        text = next((record[name] for name in names if isinstance(record.get(name), str)), None)
+        if text is None:
             raise InputError(
                 f"{where}: has no text in {' or '.join(names)}; its fields are {', '.join(map(str, record))}: name one "
                 "with --field"
             )
-        return found
+        return text
 
 
 def stories(count: int = 300) -> list[str]:
@@ -87,35 +87,35 @@ def stories(count: int = 300) -> list[str]:
 BUILT_IN_DATA = {"stories": stories}
 
 
-def data_sets(given: Sequence[str], field: str | None) -> dict[str, tuple[Iterable[str], int]]:
-    """Data sets with their number of texts by name, from ``--data`` options; every line of every file is looked at.
+def data_sets(options: Sequence[str], field: str | None) -> dict[str, tuple[Iterable[str], int]]:
+    """Data sets with their number of texts by name, from ``--data`` options; every line of every file is checked.
 
     Args:
-        given: each ``FILE``, ``NAME=FILE``, several of the latter with commas between, or a built-in name.
+        options: each ``FILE``, ``NAME=FILE``, several of the latter with commas between, or a built-in name.
         field: see :class:`TextFile`.
 
     Raises:
         OptionError: a name given twice.
         InputError: see :class:`TextFile`.
     """
-    found: dict[str, tuple[Iterable[str], int]] = {}
-    for option in given:
+    sets: dict[str, tuple[Iterable[str], int]] = {}
+    for option in options:
         parts = option.split(",")
-        for part in parts if all("=" in each for each in parts) else [option]:
+        for part in parts if all("=" in item for item in parts) else [option]:
             name, equals, path = part.partition("=")
             if not equals:
                 name, path = (part if part in BUILT_IN_DATA else Path(part).stem), part
             if not name.strip() or not path.strip():
-                raise OptionError(f"--data {part!r}: accepted are FILE, NAME=FILE, or {', '.join(BUILT_IN_DATA)}")
-            if name in found:
-                raise OptionError(f"--data {name}: given twice; accepted are names that differ: NAME=FILE")
+                raise OptionError(f"--data {part!r}: must be FILE, NAME=FILE, or {', '.join(BUILT_IN_DATA)}")
+            if name in sets:
+                raise OptionError(f"--data {name}: given twice; names must differ: NAME=FILE")
             if path in BUILT_IN_DATA:
                 texts = BUILT_IN_DATA[path]()
-                found[name] = texts, len(texts)
+                sets[name] = texts, len(texts)
             else:
                 file = TextFile(path, field)
-                found[name] = file, file.count()
-    return found
+                sets[name] = file, file.count()
+    return sets
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,10 @@ class EncodedText:
 
     Attributes:
         index: its place in the data.
-        text: itself.
+        text: the text.
         ids: its tokens, at most ``max_length``.
-        kept: for each, whether it counts.
-        whole: how many there are without that limit.
+        kept: True for the tokens that count.
+        whole: number of tokens without that limit.
     """
 
     index: int
@@ -138,19 +138,19 @@ class EncodedText:
 
 
 def encoded_texts(texts: Iterable[str], tokenizer: Any, settings: Settings, max_length: int) -> Iterator[EncodedText]:
-    """Texts in tokens, in their order; as in the paper, what has fewer than two characters is no text: no tokens.
+    """Texts in tokens, in their order; as in the paper, a text of fewer than two characters has no tokens.
 
     The tokenizer's own BOS token is read and counts towards ``max_length``; an end token that it adds is left out.
 
     Raises:
-        InputError: something that is no text.
+        InputError: an item that is no text.
     """
     special = set(tokenizer.all_special_ids)
     ends = special - {tokenizer.bos_token_id}
     read = 0
     for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise InputError(f"text {index} is of type {type(text).__name__}; accepted are strings")
+            raise InputError(f"text {index} is of type {type(text).__name__}; must be a string")
         text = text.strip()
         if len(text) < 2:
             yield EncodedText(index, text, [], [], 0)

@@ -1,4 +1,4 @@
-"""What an analysis means for contrastive search, in plain words."""
+"""Verdicts: the meaning of an analysis for contrastive search, in plain words."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from decoding.evals.isotropy.results import Isotropy, Layer, Penalty
 
 __all__ = ["AMPLE", "LITTLE", "Verdict", "published", "top_k_of", "verdict"]
 
-# Su and Collier (2023), last layer. Contrastive search works untrained with every model from 0.53 (Arabic) to 0.83
-# (German), and the two that it does not work with are gpt2 and gpt2-medium. Nothing is published in between.
+# Su and Collier (2023), last layer. Contrastive search works without training on every model from 0.53 (Arabic) to 0.83
+# (German), and does not work on gpt2 and gpt2-medium. Nothing is published in between.
 AMPLE, LITTLE = 0.5, 0.25
 LOWEST, HIGHEST = 0.53, 0.83  # of those that it works with
 DIGITS = 2  # of the published figures, and so of what is compared with them
@@ -36,10 +36,10 @@ SPELLED = 1.3  # tokens a character: bytes, where one a character is what a char
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether contrastive search has room, and where to start.
+    """The headroom of contrastive search, and settings to start from.
 
     Attributes:
-        room: "ample", "some", "little", or "unknown" where the last layer was not read or no text has two tokens.
+        headroom: "ample", "some", "little", or "unknown" where the last layer was not read or no text has two tokens.
         penalty_alpha: α to start from.
         top_k: k to start from.
         certainty: "high", "moderate" or "low".
@@ -47,7 +47,7 @@ class Verdict:
         text: all of it in a few sentences.
     """
 
-    room: str
+    headroom: str
     penalty_alpha: float
     top_k: int
     certainty: str
@@ -56,20 +56,22 @@ class Verdict:
 
 
 def verdict(result: Isotropy) -> Verdict:
-    """Whether the last layer's isotropy leaves contrastive search room, which α and k to start from, and how sure."""
+    """The headroom that the last layer's isotropy leaves contrastive search, α and k to start from, and certainty."""
     alpha = SMALL_ALPHA if result.parameters < SMALL else ALPHA
     top_k = top_k_of(result.data)
     last = result.last
     if last is None or last.isotropy is None:
         why = "the last layer was left out" if last is None else "no text has two tokens"
         return Verdict("unknown", alpha, top_k, "low", (why,), f"Nothing can be said: {why}.")
-    room = _room(last.isotropy.value)
+    headroom = _headroom(last.isotropy.value)
     doubts = _doubts(result, last)
     certainty = {0: "high", 1: "moderate"}.get(len(doubts), "low")
-    sentences = [_judged(room, last), _why(last), _reach(result.penalty, alpha), _start(room, alpha, top_k)]
+    sentences = [
+        _judged(headroom, last), _why(last), _reach(result.penalty, alpha), _start(headroom, alpha, top_k),
+    ]  # fmt: skip
     because = f": {'; '.join(doubts)}" if doubts else ", as far as such figures go: quality must be seen in texts"
     sentences.append(f"Certainty is {certainty}{because}.")
-    return Verdict(room, alpha, top_k, certainty, doubts, " ".join(filter(None, sentences)))
+    return Verdict(headroom, alpha, top_k, certainty, doubts, " ".join(filter(None, sentences)))
 
 
 def top_k_of(data: str) -> int:
@@ -82,35 +84,35 @@ def published(model: str) -> float | None:
     return PUBLISHED.get(model.rstrip("/").rpartition("/")[2].lower())
 
 
-def _room(isotropy: float) -> str:
+def _headroom(isotropy: float) -> str:
     isotropy = round(isotropy, DIGITS)  # as it is printed beside the published ones
     return "ample" if isotropy >= AMPLE else "some" if isotropy > LITTLE else "little"
 
 
-def _judged(room: str, last: Layer) -> str:
+def _judged(headroom: str, last: Layer) -> str:
     assert last.isotropy is not None
     figure = f"isotropy of the last layer {last.isotropy.value:.2f}"
     value = round(last.isotropy.value, DIGITS)
-    if room == "ample":
+    if headroom == "ample":
         where = "as in" if LOWEST <= value <= HIGHEST else "higher than in" if value > HIGHEST else "a little below"
         return (
-            f"Contrastive search has room here: {figure}, {where} the published models that it works with untrained "
-            f"({LOWEST}-{HIGHEST})."
+            f"Contrastive search has ample headroom here: {figure}, {where} the published models that it works with "
+            f"untrained ({LOWEST}-{HIGHEST})."
         )
-    if room == "some":
+    if headroom == "some":
         return (
-            f"Contrastive search has some room here: {figure}, between the models that it works with untrained (from "
-            "0.53) and those that it does not (gpt2 0.10, gpt2-medium 0.25)."
+            f"Contrastive search has some headroom here: {figure}, between the models that it works with untrained "
+            "(from 0.53) and those that it does not (gpt2 0.10, gpt2-medium 0.25)."
         )
     where = "as in" if value >= PUBLISHED["gpt2"] else "lower than in"
     return (
-        f"Contrastive search has little room here: {figure}, {where} the models that it does not work with untrained "
-        "(gpt2 0.10, gpt2-medium 0.25): all states are so alike that the penalty hardly tells candidates apart."
+        f"Contrastive search has little headroom here: {figure}, {where} the models that it does not work with "
+        "untrained (gpt2 0.10, gpt2-medium 0.25): all states are so similar that the penalty hardly tells candidates apart."
     )
 
 
 def _why(last: Layer) -> str:
-    """Where the likeness comes from, where there is much of it."""
+    """Causes of similar states, where states are similar."""
     if last.within.raw is None or last.within.raw < 0.5:
         return ""
     parts = []
@@ -118,10 +120,10 @@ def _why(last: Layer) -> str:
         parts.append(f"dimension {last.rogue[0].dimension} alone makes {last.rogue[0].share:.0%} of it")
     if last.within.centred is not None and last.within.centred < 0.5 * last.within.raw:
         parts.append(
-            f"less the mean state, the mean cosine of {last.within.raw:.2f} within a text falls to "
+            f"without the mean state, the mean cosine of {last.within.raw:.2f} within a text falls to "
             f"{last.within.centred:.2f}, so most of it is an offset that all states share and contrastive search keeps"
         )
-    return f"Of the likeness: {'; '.join(parts)}." if parts else ""
+    return f"Of this similarity: {'; '.join(parts)}." if parts else ""
 
 
 def _reach(penalty: Penalty | None, alpha: float) -> str:
@@ -135,11 +137,11 @@ def _reach(penalty: Penalty | None, alpha: float) -> str:
     )
 
 
-def _start(room: str, alpha: float, top_k: int) -> str:
+def _start(headroom: str, alpha: float, top_k: int) -> str:
     start = f"α = {alpha} and k = {top_k}"
-    if room == "ample":
+    if headroom == "ample":
         return f"Start from {start}."
-    if room == "some":
+    if headroom == "some":
         return f"Start from {start} and compare with greedy search and sampling (decoding compare)."
     return f"Sampling is the safer start; to see for yourself, compare it with {start} (decoding compare)."
 
@@ -150,7 +152,7 @@ def _doubts(result: Isotropy, last: Layer) -> tuple[str, ...]:
     doubts = []
     if counts.texts < ENOUGH_TEXTS or counts.tokens < ENOUGH_TOKENS:
         doubts.append(f"few texts ({counts.texts}, {counts.tokens} tokens)")
-    if _room(interval.low) != _room(interval.high):
+    if _headroom(interval.low) != _headroom(interval.high):
         doubts.append(f"the 95% interval, {interval.low:.2f}-{interval.high:.2f}, reaches into another verdict")
     if counts.tokens < SHORT * counts.texts:
         doubts.append(f"short texts (on average {counts.tokens / counts.texts:.0f} tokens; the paper's have up to 256)")

@@ -77,12 +77,12 @@ def test_without_matplotlib_a_line_names_the_extra_and_the_results_are_written(t
     [
         (["--data", "absent.txt"], "absent.txt: cannot be read"),
         (["--layers", "first"], "expected all, last, or numbers"),
-        (["--layers", "9"], "accepted are 0 (the embeddings) to 4"),
+        (["--layers", "9"], "must be 0 (the embeddings) to 4"),
         (["--paper", "--skip-bos"], "--paper fixes skip-bos"),
         (["--paper", "--max-length", "32"], "--paper fixes max-length"),
         (["--model", "expert", "--model", "expert"], "given twice"),
         (["--model", "./absent"], "no such folder"),
-        (["--sample-tokens", "100"], "accepted are whole numbers from 256"),
+        (["--sample-tokens", "100"], "must be a whole number from 256"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capfd):

@@ -73,7 +73,7 @@ def test_data_sets_have_names(tmp_path):
     assert [count for _, count in found.values()] == [2, 2, 2, len(stories())]
     with pytest.raises(OptionError, match="de: given twice"):
         data_sets([f"de={first}", f"de={first}"], None)
-    with pytest.raises(OptionError, match="accepted are FILE"):
+    with pytest.raises(OptionError, match="must be FILE"):
         data_sets([f"={first}"], None)
 
 

@@ -28,7 +28,7 @@ def result(isotropy=0.7, half=0.01, **changed) -> Isotropy:
 
 
 @pytest.mark.parametrize(
-    ("isotropy", "room", "said"),
+    ("isotropy", "headroom", "said"),
     [
         (0.95, "ample", "higher than in the published models"),
         (0.72, "ample", "as in the published models"),
@@ -37,9 +37,9 @@ def result(isotropy=0.7, half=0.01, **changed) -> Isotropy:
         (0.10, "little", "Sampling is the safer start"),
     ],
 )
-def test_room_follows_the_published_models(isotropy, room, said):
+def test_headroom_follows_the_published_models(isotropy, headroom, said):
     judged = verdict(result(isotropy))
-    assert judged.room == room
+    assert judged.headroom == headroom
     assert said in judged.text
     assert f"isotropy of the last layer {isotropy:.2f}" in judged.text
     assert judged.certainty == "high"
@@ -85,7 +85,7 @@ def test_likeness_is_explained_where_there_is_much_of_it():
     text = verdict(result(layers=(layer,))).text
     assert "dimension 138 alone makes 67% of it" in text
     assert "0.90 within a text falls to 0.05" in text
-    assert "Of the likeness" not in verdict(result(0.7)).text
+    assert "Of this similarity" not in verdict(result(0.7)).text
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_each_doubt_lowers_certainty(changed, doubt):
 
 
 def test_nothing_is_said_without_the_last_layer_or_without_a_pair():
-    assert verdict(result(depth=24)).room == "unknown"
+    assert verdict(result(depth=24)).headroom == "unknown"
     layer = replace(result().layers[0], isotropy=None)
     assert "no text has two tokens" in verdict(result(layers=(layer,))).text
 
