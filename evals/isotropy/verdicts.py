@@ -107,7 +107,8 @@ def _judged(headroom: str, last: Layer) -> str:
     where = "as in" if value >= PUBLISHED["gpt2"] else "lower than in"
     return (
         f"Contrastive search has little headroom here: {figure}, {where} the models that it does not work with "
-        "untrained (gpt2 0.10, gpt2-medium 0.25): all states are so similar that the penalty hardly tells candidates apart."
+        "untrained (gpt2 0.10, gpt2-medium 0.25): all states are so similar that the penalty hardly tells candidates "
+        "apart."
     )
 
 
