@@ -5,9 +5,9 @@ Names are imported when they are first used, so that ``import decoding`` and the
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from decoding.lazy import lazy_names
 from decoding.versions import __version__
 
 if TYPE_CHECKING:
@@ -111,16 +111,4 @@ __all__ = [
     "score",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from its module and keep it here."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'decoding' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """Names of the package, those that are not imported yet among them."""
-    return sorted({*globals(), *_HOMES})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

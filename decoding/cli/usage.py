@@ -62,7 +62,7 @@ def _command(group: Any, arguments: Sequence[str]) -> tuple[str, Any, list[str]]
     path, command, rest = "decoding", group, list(arguments)
     while hasattr(command, "commands"):
         word = next((word for word in rest if not word.startswith("-")), None)
-        if word not in command.commands:
+        if word is None or word not in command.commands:
             break
         path, command, rest = f"{path} {word}", command.commands[word], rest[rest.index(word) + 1 :]
     return path, command, rest
