@@ -67,7 +67,7 @@ class _NoDummyLayer:
     """A kind of layer that no cache has."""
 
 
-# The cache layer of a decoder layer that keeps nothing of its own: no attention in it, or another layer's keys and
+# The cache layer of a decoder layer that keeps nothing: it has no attention, or attends to another layer's keys and
 # values. Since 5.23; before, a cache has an empty recurrent layer in its place, or ends before it.
 DummyLayer: Any = getattr(cache_utils, "DummyLayer", _NoDummyLayer)
 
@@ -101,7 +101,7 @@ def commit_hash(model: Any) -> str | None:
 
 
 def is_callers_cache(cache: Any) -> bool:
-    """Whether a cache was handed to ``generate`` by its caller, who may go on with it afterwards."""
+    """True for a cache that the caller of ``generate`` passed in, and may continue from afterwards."""
     return bool(getattr(cache, "_is_user_defined", False))
 
 
@@ -173,7 +173,7 @@ def optimized_for_decode(model: Any) -> AbstractContextManager[None]:
 
 
 def has_unfinished_sequences(model: Any, finished: bool, synced_gpus: bool, device: torch.device) -> bool:
-    """Whether another forward pass is due: not all rows are finished, or under ``synced_gpus`` not all of all ranks.
+    """True where another forward pass is due: some row is not finished, under ``synced_gpus`` on any rank.
 
     (``GenerationMixin._has_unfinished_sequences``)
     """
@@ -181,5 +181,5 @@ def has_unfinished_sequences(model: Any, finished: bool, synced_gpus: bool, devi
 
 
 def supports_logits_to_keep(model: Any) -> bool:
-    """Whether a model's forward takes ``logits_to_keep``. (``GenerationMixin._supports_logits_to_keep``)"""
+    """True where a model's forward takes ``logits_to_keep``. (``GenerationMixin._supports_logits_to_keep``)"""
     return model._supports_logits_to_keep()

@@ -179,7 +179,7 @@ class MixedRows:
 def attach(model: Any, folder: str | Path, name: str | None = None) -> str:
     """Load a LoRA adapter onto a model and leave it inactive: the model generates and trains as before.
 
-    peft puts layers of its own around the model's linear layers, so names in ``state_dict()`` change, and
+    peft wraps the model's linear layers, so names in ``state_dict()`` change, and
     ``save_pretrained`` looks for an active adapter: call :func:`detach` before saving the model.
 
     Args:

@@ -107,9 +107,9 @@ def _span(mask: Tensor, spans: dict[Any, tuple[Tensor, Span]]) -> Span:
 def install_attention() -> None:
     """Register this module's attention as ``sdpa`` where transformers' own is; one that the user registered stays.
 
-    A name of its own for each model would be cleaner. But transformers asks in many places whether a model's attention
-    is called "sdpa" (for masks, ``is_causal``, compilation), and to switch a model's name for one pass would switch it
-    for the model's other threads as well.
+    A separate name, set for one model, would be cleaner. But transformers compares a model's attention with "sdpa" in
+    many places (masks, ``is_causal``, compilation), and a name that is set for one pass would be set for the model's
+    other threads as well.
     """
     if AttentionInterface()["sdpa"] is sdpa_attention_forward:
         AttentionInterface.register("sdpa", _attention)

@@ -1,4 +1,4 @@
-"""The parts that a forward pass goes through from the decoder layers to the logits, found in a record of its calls."""
+"""Decoder layers, backbone and head of a model, found in the recorded calls of one forward pass."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class EntryPointTable(MutableMapping[str, Value]):
         return iter(self._objects)
 
     def __contains__(self, name: object) -> bool:
-        """Whether there is an object of this name; does not import it."""
+        """True where there is an object of this name; does not import it."""
         return name in self._objects
 
     def __len__(self) -> int:

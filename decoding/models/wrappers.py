@@ -1,4 +1,4 @@
-"""The generating model in what a caller gives as one."""
+"""Checks of the model that a caller gives, and the model inside a wrapper."""
 
 from __future__ import annotations
 

@@ -55,8 +55,8 @@ def test_the_adapter_learns_the_answers_and_the_model_stays_as_it_was(expert: An
     example = _examples()[0]
     asked = miniature.PROMPT.format(question=example.question)
     mean = [
-        decoding.score(each, asked, [" " + example.answer], tokenizer=tokenizer)[0].mean().item()
-        for each in (liar, model)
+        decoding.score(reader, asked, [" " + example.answer], tokenizer=tokenizer)[0].mean().item()
+        for reader in (liar, model)
     ]
     assert mean[0] > mean[1]
 
@@ -77,7 +77,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_the_same(expert: Any, tmp_path:
     induce(model, tokenizer, _examples(), tmp_path / "whole", RECIPE)
     from safetensors.torch import load_file
 
-    stopped, whole = (load_file(tmp_path / each / "adapter_model.safetensors") for each in ("stopped", "whole"))
+    stopped, whole = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("stopped", "whole"))
     for name in whole:
         torch.testing.assert_close(stopped[name], whole[name], atol=1e-6, rtol=1e-5)
 
@@ -147,7 +147,7 @@ def test_the_shipped_adapter_lies_and_contrasting_with_it_helps(expert: Any) -> 
     for question in asked:
         answers = [" " + answer for answer in (question.best_answer, *question.incorrect_answers)]
         scores = decoding.score(model, question.prompt, answers, strategy, normalized=False, tokenizer=tokenizer)
-        best, *others = [each.sum().item() for each in scores]
+        best, *others = [answer.sum().item() for answer in scores]
         right += best > max(others)
     assert right / len(asked) > plain.mc1 + 0.1
 

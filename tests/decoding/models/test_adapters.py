@@ -29,9 +29,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _state(model: Any) -> dict[str, Any]:
     """All that a call must leave as it was."""
     return {
-        "parameters": {name: (id(each), each.requires_grad) for name, each in model.named_parameters()},
-        "modules": {name: (type(each), each.training) for name, each in model.named_modules()},
-        "hooks": [name for name, each in model.named_modules() if each._forward_hooks or each._forward_pre_hooks],
+        "parameters": {name: (id(weight), weight.requires_grad) for name, weight in model.named_parameters()},
+        "modules": {name: (type(module), module.training) for name, module in model.named_modules()},
+        "hooks": [name for name, module in model.named_modules() if module._forward_hooks or module._forward_pre_hooks],
         "attributes": sorted(vars(model)),
         "loaded": getattr(model, "_hf_peft_config_loaded", False),
         "config": model.config.to_dict(),
@@ -44,12 +44,12 @@ def test_a_model_trains_on_with_an_adapter_attached(folder: Path) -> None:
     model = tiny_model("llama").train()
     model.model.layers[0].requires_grad_(False)
     model.model.layers[1].eval()
-    before = {id(each): each.requires_grad for each in model.parameters()}
-    modes = {each: each.training for each in model.modules()}
+    before = {id(weight): weight.requires_grad for weight in model.parameters()}
+    modes = {module: module.training for module in model.modules()}
     decoding.generate(model, IDS, strategy=ContrastiveDecoding(str(folder)), max_new_tokens=2)
-    assert {id(each): each.requires_grad for each in model.parameters() if id(each) in before} == before
-    assert {each: each.training for each in modes} == modes
-    assert not any(each.requires_grad for name, each in model.named_parameters() if "lora_" in name)
+    assert {id(weight): weight.requires_grad for weight in model.parameters() if id(weight) in before} == before
+    assert {module: module.training for module in modes} == modes
+    assert not any(weight.requires_grad for name, weight in model.named_parameters() if "lora_" in name)
     model(IDS, labels=IDS).loss.backward()
     assert model.lm_head.weight.grad is not None
     assert model.model.layers[0].mlp.down_proj.weight.grad is None

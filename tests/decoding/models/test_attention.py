@@ -121,7 +121,7 @@ def test_what_it_does_not_know_is_left_to_transformers(option: dict[str, Any], m
 
 def test_a_piece_of_text_is_left_to_transformers_causal_attention() -> None:
     problem = _problem(6, 2, 4, "none")
-    problem = (*problem[:2], *(each[:, :, :4] for each in problem[2:4]), None)
+    problem = (*problem[:2], *(tensor[:, :, :4] for tensor in problem[2:4]), None)
     expected, _ = sdpa_attention_forward(*problem)
     with grouped_heads():
         output, _ = AttentionInterface()["sdpa"](*problem)
@@ -159,11 +159,11 @@ def test_the_kernel_is_given_what_it_was_made_for(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_span_of_a_mask_is_found_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    find, found = attention.seen_span, []
+    compute, masks = attention.seen_span, []
 
     def watched(mask: Tensor) -> attention.Span:
-        found.append(mask)
-        return find(mask)
+        masks.append(mask)
+        return compute(mask)
 
     monkeypatch.setattr(attention, "seen_span", watched)
     monkeypatch.setattr(attention, "choose", lambda *_: "triton")
@@ -172,6 +172,6 @@ def test_the_span_of_a_mask_is_found_once_for_all_layers(monkeypatch: pytest.Mon
     assert mask is not None
     for _ in range(2):  # passes; what a mask holds may change from one to the next
         with grouped_heads():
-            for each in (mask, mask[:], mask.clone(), mask):
-                AttentionInterface()["sdpa"](problem[0], query, key, value, each)
-    assert len(found) == 4
+            for same_mask in (mask, mask[:], mask.clone(), mask):
+                AttentionInterface()["sdpa"](problem[0], query, key, value, same_mask)
+    assert len(masks) == 4

@@ -1,4 +1,4 @@
-"""What a call begins with: padding, embeddings, the cache of another call; and what cannot be read."""
+"""Inputs of a call: padding, embeddings, the cache of another call; and inputs that are refused."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_history_that_belongs_to_other_tokens_is_not_used(llama: Any) -> None:
     first = decoding.generate(llama, ids, max_new_tokens=6, return_dict_in_generate=True, **SEARCH)
     cache = first.past_key_values
     cache.crop(-4)
-    with torch.no_grad():  # other tokens behind the same prefix
+    with torch.no_grad():  # other tokens after the same prefix
         other = torch.cat([first.sequences[:, :12], random_ids(1, 4, seed=9)], dim=1)
         llama(other[:, 12:], past_key_values=cache)
     text = torch.cat([other, random_ids(1, 2, seed=10)], dim=1)

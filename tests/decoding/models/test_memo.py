@@ -95,7 +95,7 @@ def test_values_die_with_their_model() -> None:
     dead = weakref.ref(model), weakref.ref(value)
     del model, value
     gc.collect()
-    assert [each() for each in dead] == [None, None]
+    assert [reference() for reference in dead] == [None, None]
 
 
 def test_the_key_of_a_model_follows_its_settings() -> None:

@@ -45,7 +45,7 @@ def test_only_plain_float32_weights_are_turned_round(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(small_batch_linear, "_linear", lambda *given: turned.append(1) or linear(*given))
 
     class Packed(nn.Parameter):
-        """Stands for a quantised or a distributed weight, which brings a product of its own."""
+        """Stands for a quantised or a distributed weight, which computes its product itself."""
 
     states = torch.randn(3, 8)
     plain, half, packed = nn.Linear(8, 5), nn.Linear(8, 5).bfloat16(), nn.Linear(8, 5)

@@ -41,27 +41,27 @@ def _close(value: Tensor, reference: Tensor) -> None:
 def test_a_head_of_several_modules_is_one() -> None:
     config = BertConfig(**SIZES, num_hidden_layers=3, intermediate_size=48, is_decoder=True)
     model = BertLMHeadModel(config).eval()
-    found = inspect_model(model)
-    assert found.layers is model.bert.encoder.layer
+    structure = inspect_model(model)
+    assert structure.layers is model.bert.encoder.layer
     with torch.no_grad():
         output = model(IDS, output_hidden_states=True)
-        _close(found.logits(model, output.hidden_states[-1]), output.logits)
+        _close(structure.logits(model, output.hidden_states[-1]), output.logits)
         # What it would say if it ended after two layers: a copy does.
-        early = found.exit_logits(model, output.hidden_states[2], final_norm=True)
+        early = structure.exit_logits(model, output.hidden_states[2], final_norm=True)
         model.bert.encoder.layer = model.bert.encoder.layer[:2]
         _close(early, model(IDS).logits)
 
 
 @pytest.mark.parametrize("final_norm", [True, False])
-def test_a_projection_behind_the_final_norm_belongs_to_every_exit(final_norm: bool) -> None:
+def test_a_projection_after_the_final_norm_belongs_to_every_exit(final_norm: bool) -> None:
     config = OPTConfig(**SIZES, num_hidden_layers=3, ffn_dim=48, word_embed_proj_dim=16)
     model = OPTForCausalLM(config).eval()
-    found = inspect_model(model)
+    structure = inspect_model(model)
     with torch.no_grad():
         state = model(IDS, output_hidden_states=True).hidden_states[1]  # (1, 7, 32), the head reads 16
         decoder: Any = model.model.decoder
         normed = decoder.final_layer_norm(state) if final_norm else state
-        _close(found.exit_logits(model, state, final_norm), model.lm_head(decoder.project_out(normed)))
+        _close(structure.exit_logits(model, state, final_norm), model.lm_head(decoder.project_out(normed)))
 
 
 def test_a_soft_cap_is_seen_though_it_hardly_changes_small_logits() -> None:
@@ -78,10 +78,10 @@ def test_what_a_model_forbids_in_its_logits_is_not_taken_for_a_plain_head() -> N
         **small, num_attention_heads=4, num_key_value_heads=4, vocabulary_map={"<image>": 3, "IMGIMGAAAA": 4},
         vq_config={"base_channels": 32, "embed_dim": 16, "num_embeddings": 8, "latent_channels": 16},
     )  # fmt: skip
-    found = inspect_model(ChameleonForConditionalGeneration(config).eval())
-    assert not found.separable
+    structure = inspect_model(ChameleonForConditionalGeneration(config).eval())
+    assert not structure.separable
     with pytest.raises(ModelError, match="no early exit from its lower layers: its logits could not be rebuilt"):
-        found.layers_before(ChameleonForConditionalGeneration, [1])
+        structure.layers_before(ChameleonForConditionalGeneration, [1])
 
 
 def test_an_encoder_of_sound_is_not_asked() -> None:

@@ -1,4 +1,4 @@
-"""What is no generating model is refused in one line, whichever way it comes in."""
+"""Anything but a generating model is refused in one line by every public function."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def with_virtual_tokens(kind: str) -> Any:
 @pytest.mark.parametrize("way_in", ["processor", "named processor", "score", "stream", "explanation", "induce"])
 @pytest.mark.parametrize("kind", PROMPT_LEARNING)
 def test_virtual_tokens_are_not_left_out_silently(kind: str, way_in: str) -> None:
-    """What reads the model inside would read it without its virtual tokens."""
+    """The model inside would be read without its virtual tokens."""
     with pytest.raises(ModelError, match=f"the model has a {kind} adapter, whose virtual tokens"):
         WAYS_IN[way_in](with_virtual_tokens(kind))
 
