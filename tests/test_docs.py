@@ -19,7 +19,7 @@ import typer
 import decoding
 from decoding.errors import OptionError
 from decoding.evals.cli import app
-from decoding.strategies.registry import parse_strategy
+from decoding.strategies.registry import STRATEGIES, exportable_strategies, parse_strategy
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -36,7 +36,6 @@ SPAN = re.compile(r"`([^`\n]+)`")
 PLACEHOLDER = re.compile(r"^PATH$|=PATH\b|\.(?:csv|jsonl|txt)$")  # a file or folder that the reader has
 NEW_FILE = re.compile(r"^`([\w/]+\.py)`:$", re.MULTILINE)  # that a recipe shows: tests/test_recipes.py runs it
 GROUPS = {"decoding.adapters", "decoding.models", "decoding.strategies"}  # of entry points
-PENDING = {"decoding.FSD"}  # on its way
 # Options of other programs that the documents name.
 FOREIGN = {"--", "--continuous-batching", "--help", "--model_args", "--tasks", "--trust-remote-code"}
 
@@ -72,7 +71,7 @@ def resolve(dotted: str) -> bool:
 
 def unknown_names(text: str) -> list[str]:
     shown = shown_modules(text)
-    return sorted({name for name in NAME.findall(text) if name not in shown | GROUPS and not resolve(name)} - PENDING)
+    return sorted({name for name in NAME.findall(text) if name not in shown | GROUPS and not resolve(name)})
 
 
 def shown_modules(text: str) -> set[str]:
@@ -99,6 +98,39 @@ def test_attributes_of_public_classes_are_there(document: Path) -> None:
     named = re.findall(r"`([A-Z]\w+)\.([A-Za-z_]\w*)", read(document))
     public = [(getattr(decoding, name), attribute) for name, attribute in named if name in decoding.__all__]
     assert [pair for pair in public if not has(*pair)] == []
+
+
+def calls_of(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Each call of a public name in code, with its keywords."""
+    for code in [*blocks(text, "python"), *SPAN.findall(text)]:
+        try:
+            tree = ast.parse(code)
+        except SyntaxError:
+            continue  # a span that is no Python, or has an ellipsis
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func).removeprefix("decoding.")
+                if name in decoding.__all__:
+                    yield name, [keyword.arg for keyword in node.keywords if keyword.arg is not None]
+
+
+@pytest.mark.parametrize("document", GUIDES, ids=ids(GUIDES))
+def test_calls_of_public_names_have_keywords_that_are_there(document: Path) -> None:
+    faults = []
+    for name, keywords in calls_of(read(document)):
+        parameters = inspect.signature(getattr(decoding, name)).parameters
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            faults += [f"{name}({keyword}=)" for keyword in keywords if keyword not in parameters]
+    assert faults == []
+
+
+def test_the_table_of_strategies_has_their_defaults() -> None:
+    spans = re.findall(r"^\| `((\w+)\(.*\))` \|", read(ROOT / "docs" / "strategies.md"), flags=re.MULTILINE)
+    assert {name for _, name in spans} == {STRATEGIES[name].__name__ for name in exportable_strategies()}
+    for call, name in spans:
+        for keyword in ast.parse(call).body[0].value.keywords:  # type: ignore[attr-defined]
+            default = inspect.signature(getattr(decoding, name)).parameters[keyword.arg].default
+            assert "form=" in call or default == ast.literal_eval(keyword.value), call
 
 
 def test_new_names_in_the_changelog_can_be_imported() -> None:

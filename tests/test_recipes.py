@@ -83,3 +83,4 @@ def test_the_metric_counts_units(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_file_of_the_guide_is_tested() -> None:
     tested = re.findall(r'module\("([\w/.]+)"', Path(__file__).read_text(encoding="utf-8"))
     assert set(tested) == set(FILES)
+    assert max(len(line) for code in FILES.values() for line in code.splitlines()) <= 120
