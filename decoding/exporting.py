@@ -99,8 +99,8 @@ def export(
 
     The folder holds the model's files, ``custom_generate/generate.py``, the strategy and its parameters in
     ``generation_config.json``, and in ``amateur/`` the amateur that the strategy may have. It can be moved, and
-    uploaded to the hub. ``from_pretrained(folder, trust_remote_code=True)`` gives a model that generates with the
-    strategy, where this package is installed in the same minor version. docs/serving.md says more.
+    uploaded to the hub. ``from_pretrained(folder, trust_remote_code=True)`` loads a model that generates with the
+    strategy, where this package is installed in the same minor version. See docs/serving.md.
 
     Args:
         model: a folder, a hub name or a built-in model.

@@ -128,15 +128,15 @@ class StrategyLogitsProcessor(LogitsProcessor):
             return value.repeat_interleave(rows // len(value), dim=0)
         return value
 
-    def _mask(self, input_ids: Tensor, given: Tensor | None) -> Tensor:
-        if given is not None:
-            missing = input_ids.shape[1] - given.shape[1]
-            if missing < 0 or len(given) != len(input_ids):
+    def _mask(self, input_ids: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is not None:
+            missing = input_ids.shape[1] - mask.shape[1]
+            if missing < 0 or len(mask) != len(input_ids):
                 raise InputError(
-                    f"attention_mask {tuple(given.shape)} does not fit input_ids {tuple(input_ids.shape)}: "
+                    f"attention_mask {tuple(mask.shape)} does not fit input_ids {tuple(input_ids.shape)}: "
                     "give that of the prompt"
                 )
-            return torch.nn.functional.pad(given, (0, missing), value=1)
+            return torch.nn.functional.pad(mask, (0, missing), value=1)
         config = self.model.generation_config
         pad = config.pad_token_id
         if pad is None:

@@ -7,11 +7,11 @@ from torch import Tensor
 
 __all__ = ["NO_TOKEN", "UnpaddedText", "last_prefixes"]
 
-NO_TOKEN = -1  # stands where a row has no token
+NO_TOKEN = -1  # where a row has no token
 
 
 class UnpaddedText:
-    """Token ids whose padding is :data:`NO_TOKEN` and stands before the text, wherever it was in the prompt.
+    """Token ids whose padding is :data:`NO_TOKEN` and comes before the text, wherever it was in the prompt.
 
     Args:
         input_ids: (batch, length) the prompt.

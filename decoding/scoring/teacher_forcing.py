@@ -19,8 +19,7 @@ from decoding.models.forward_errors import not_a_number
 from decoding.models.inputs import context_of
 from decoding.models.wrappers import unwrapped
 from decoding.strategies.contrast.base import ContrastStrategy
-from decoding.strategies.contrast.fused_streams import mixed_rows
-from decoding.strategies.contrast.reader_group import ReaderHead
+from decoding.strategies.contrast.reader_group import ReaderHead, mixed_rows
 from decoding.strategies.contrast.readers import Reader, ReaderLogits, by_weights, with_prefix
 from decoding.stream.forward import ForwardPasses
 from decoding.stream.output import ForwardOutput
@@ -87,7 +86,7 @@ def teacher_forced(model: Any, input_ids: Tensor, strategy: ContrastStrategy, fl
 def longest_text(model: Any, strategy: ContrastStrategy) -> int | None:
     """The number of tokens that a text may have, so that it fits every reader's context after the reader's prefix.
 
-    None where no config says.
+    None where no config has a limit.
     """
     model = unwrapped(model)
     return _longest(model, strategy.readers(model, 1))

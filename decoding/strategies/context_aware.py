@@ -21,7 +21,7 @@ __all__ = ["ContextAware"]
 class ContextAware(ContrastStrategy):
     """Context-aware decoding: what the context adds to the prompt, amplified.
 
-    The score is (1 + α)·logit(y | c, x) - α·logit(y | x), with the prompt x and a context c that stands before it.
+    The score is (1 + α)·logit(y | c, x) - α·logit(y | x), with the prompt x and a context c before it.
     Source: Shi et al., "Trusting Your Evidence: Hallucinate Less with Context-aware Decoding", 2305.14739. Both
     readers go through one forward pass a token.
 

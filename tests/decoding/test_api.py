@@ -127,7 +127,7 @@ def test_stop_strings_stop() -> None:
 
 
 def test_processors_act_on_the_logits_before_candidates_are_taken(llama: Any) -> None:
-    """As in the oracle: a banned token is never a candidate, though contrast alone might favour it."""
+    """A banned token is never a candidate, as in the oracle, though contrast alone might favour it."""
     ids = random_ids(1, 8)
     free = decoding.generate(llama, ids, max_new_tokens=10, **SEARCH)[0, 8:].tolist()
     banned = decoding.generate(llama, ids, max_new_tokens=10, bad_words_ids=[[free[0]], [free[3]]], **SEARCH)
@@ -244,7 +244,7 @@ def test_everything_that_can_be_returned_has_the_shapes_of_greedy_search(name: s
 def _leaves(value: Any) -> list[torch.Tensor]:
     if value is None:
         return []
-    return [value] if isinstance(value, torch.Tensor) else [leaf for each in value for leaf in _leaves(each)]
+    return [value] if isinstance(value, torch.Tensor) else [leaf for item in value for leaf in _leaves(item)]
 
 
 def _shapes(output: Any) -> dict[str, list[tuple[int, ...]]]:

@@ -24,7 +24,7 @@ from decoding.strategies.registry import parse_strategy
 
 @pytest.fixture(autouse=True)
 def modules(tmp_path, monkeypatch):
-    """Where transformers copies the code of model folders to."""
+    """Folder that transformers copies the code of model folders to."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
 
 
@@ -221,7 +221,7 @@ def test_threads_that_meet_at_the_first_call_get_the_same(tmp_path, inputs, toke
     for thread in threads:
         thread.join()
     assert len(made) == 3
-    assert all(torch.equal(each, expected) for each in made)
+    assert all(torch.equal(tokens, expected) for tokens in made)
 
 
 def test_a_model_on_the_hub_brings_its_amateur(tmp_path, inputs, monkeypatch):

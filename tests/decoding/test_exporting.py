@@ -21,7 +21,7 @@ from decoding.evals import cli, miniature
 
 @pytest.fixture(autouse=True)
 def modules(tmp_path, monkeypatch):
-    """Where transformers copies the code of model folders to."""
+    """Folder that transformers copies the code of model folders to."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
 
 
@@ -52,7 +52,7 @@ def test_a_trainings_leavings_stay_behind_and_chat_templates_come(tmp_path):
     settings = GenerationConfig(do_sample=True, temperature=0.7, top_p=0.9, num_beams=2, use_cache=False, min_length=1)
     settings.save_pretrained(source)
     folder = decoding.export(source, decoding.DoLa(layers=[1, 2]), tmp_path / "out")
-    assert sorted(str(each.relative_to(folder)) for each in folder.rglob("*") if each.is_file()) == [
+    assert sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()) == [
         "README.md",
         "additional_chat_templates/rag.jinja",
         "chat_template.jinja",
@@ -79,7 +79,7 @@ def test_an_amateur_that_is_an_adapter_asks_for_peft(tmp_path):
 
 @pytest.mark.parametrize("name", ["llama", "mamba", "t5"])
 def test_architectures_whose_generation_config_came_from_the_model_config(name, tmp_path):
-    """As ``save_pretrained`` of a model that was never given one writes it."""
+    """Such a config is what ``save_pretrained`` writes of a model that was never given one."""
     model = tiny_model(name)
     assert model.generation_config._from_model_config
     model.save_pretrained(tmp_path / name)
@@ -93,7 +93,7 @@ def test_architectures_whose_generation_config_came_from_the_model_config(name, 
 
 
 def contents(folder):
-    return {str(each.relative_to(folder)): each.is_file() and each.read_bytes() for each in folder.rglob("*")}
+    return {str(path.relative_to(folder)): path.is_file() and path.read_bytes() for path in folder.rglob("*")}
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -130,7 +130,7 @@ def test_a_folder_is_replaced_only_by_force_and_never_with_the_model_in_it(tmp_p
     decoding.export("expert", "contrastive-search", out, force=True)
     assert not (out / "source").exists()
     assert (out / "model.safetensors").is_file()
-    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
     empty = tmp_path / "empty"
     empty.mkdir()
     assert decoding.export("expert", "contrastive-search", empty, link="sym") == empty

@@ -66,7 +66,7 @@ class Contrast:
 
 
 class ContrastStrategy(Strategy):
-    """Base of the contrastive family. A subclass says who the readers are and what is computed from their logits.
+    """Base of the contrastive family. A subclass names the readers and computes scores from their logits.
 
     Processors of the call (repetition penalty, bad words, ...) act on the contrast, as in DoLa's own code; then the
     implausible tokens are taken out, and warpers (temperature, top-k, top-p) act on the rest. Where processors have
@@ -98,7 +98,7 @@ class ContrastStrategy(Strategy):
             logits: by role (..., vocab), in their model's dtype; what :mod:`decoding.kernels.contrast` computes with
                 them is float32.
             input_ids: (..., length) the text that each of the logits comes after, without what readers read before it.
-                It ends in the last column; before it stands ``NO_TOKEN`` (-1). In a step the leading dimensions are
+                It ends in the last column; before it is ``NO_TOKEN`` (-1). In a step the leading dimensions are
                 (batch,), in teacher forcing (batch, positions), in scoring (1, texts).
         """
 
@@ -168,7 +168,7 @@ class ContrastSession(Session):
     def rescored(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """The strategy's scores, changed as the processors before it changed the model's logits.
 
-        Tokens that they excluded stay excluded, and what they added is added. Beam search gives log-probabilities
+        Tokens that they excluded stay excluded, and what they added is added. Beam search has log-probabilities
         instead of logits; that shift of a row is not passed on.
         """
         if EXPERT not in self.reader_logits:

@@ -1,7 +1,7 @@
 """Several readers of one text in step: the expert, the expert with a guidance prompt, the amateur.
 
-Readers that share weights are rows of one batch: one forward pass a token, one cache. A reader with weights of its own
-is a second stream.
+Readers that share weights are rows of one batch: one forward pass a token, one cache. A reader with other weights is a
+second stream.
 """
 
 from __future__ import annotations
@@ -12,28 +12,31 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
-from transformers.cache_utils import Cache, DynamicCache
 
 from decoding.cache.growing import layers_of
-from decoding.cache.layer_kinds import has_window, is_recurrent
-from decoding.capabilities.branching import branching_of
 from decoding.capabilities.capabilities import open_prepared_stream
 from decoding.capabilities.chunked_prefill import why_not_chunked
 from decoding.capabilities.cuda_graphs import cuda_graphs_requested, request_cuda_graphs
-from decoding.errors import InputError, ModelError
-from decoding.models.adapters import MixedRows, adapters_of, expert_adapter
+from decoding.errors import InputError
+from decoding.models.adapters import MixedRows
 from decoding.models.devices import input_device
-from decoding.models.forward_errors import is_environment_error, not_a_number
-from decoding.models.inputs import check_inputs, context_of, given_inputs
-from decoding.strategies.contrast.reader_group import ReaderGroup, ReaderHead
+from decoding.models.forward_errors import not_a_number
+from decoding.models.inputs import check_inputs, context_of
+from decoding.strategies.contrast.reader_group import (
+    ReaderGroup,
+    ReaderHead,
+    may_fuse_expert,
+    may_fuse_rows,
+    mixed_rows,
+)
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits, by_weights, prompts_of, with_prefix
 from decoding.stream.output import ForwardOutput, picked
 from decoding.stream.prepare import prepare_inputs
 from decoding.stream.stream import Stream
 from decoding.stream.token_tree import TokenTree
-from decoding.transformers_private import CACHE_ARGUMENT, cache_in, is_callers_cache
+from decoding.transformers_private import cache_in
 
-__all__ = ["FusedStreams", "mixed_rows"]
+__all__ = ["FusedStreams"]
 
 CHUNK = 64  # tokens; in chunks of 32 a prompt of 512 took a third longer to read
 
@@ -82,8 +85,8 @@ class FusedStreams:
         prompts = prompts_of(input_ids, model_kwargs, model) if others else []
         new_tokens = _new_tokens(generation_config, input_ids)
         compile = cuda_graphs_requested(generation_config)
-        fuse_same = fuse and _may_fuse_rows(model, cache_in(model_kwargs), readers)
-        together = fuse_same and _may_fuse_expert(model, model_kwargs, generation_config, restorable)
+        fuse_same = fuse and may_fuse_rows(model, cache_in(model_kwargs), readers)
+        together = fuse_same and may_fuse_expert(model, model_kwargs, generation_config, restorable)
         try:
             if expert is not None and not (together and any(reader.model is None for reader in others)):
                 self._open_expert(expert, others, input_ids, model_kwargs, generation_config, restorable)
@@ -187,7 +190,7 @@ class FusedStreams:
         return all(group.stream.uses_tree_attention for group in self.groups)
 
     def lengths(self) -> Iterator[tuple[str, int, int | None]]:
-        """For each group its last reader's role, the tokens of its longest row so far, and its context."""
+        """The role of each group's last reader, the tokens of its longest row so far, and its context."""
         for group in self.groups:
             yield group.readers[-1].role, group.stream.length - min(group.padding), context_of(group.stream.model)
 
@@ -268,72 +271,6 @@ class FusedStreams:
         for rows in self.mixed:
             rows.release()
         self.groups, self.mixed = [], []
-
-
-def mixed_rows(model: Any, readers: Sequence[Reader], all_readers: Sequence[Reader], batch: int) -> MixedRows | None:
-    """The adapter that each row of a batch reads with; None for a model without adapters.
-
-    Args:
-        model: the generating model.
-        readers: whose rows these are, ``batch`` of each.
-        all_readers: of the strategy, one of which may read with an adapter.
-        batch: rows of each reader.
-    """
-    if not adapters_of(model):
-        return None
-    amateur = next((reader.adapter for reader in all_readers if reader.adapter is not None), None)
-    if amateur is None:
-        return None
-    expert = expert_adapter(model, amateur)
-    return MixedRows(model, [reader.adapter or expert for reader in readers for _ in range(batch)])
-
-
-def _may_fuse_rows(model: Any, cache: Any, readers: Sequence[Reader]) -> bool:
-    """True where prompts of several lengths can share a batch of a model, or only one of the readers has its weights.
-
-    A recurrent state reads padding as text, and some models misread their cache after it (Git). Without a cache this
-    cannot be known, and some recurrent models are given none (xLSTM makes its own).
-    """
-    if not isinstance(cache, Cache) or is_recurrent(cache):
-        return False
-    if sum(reader.model is None for reader in readers) < 2:
-        return True
-    try:
-        return branching_of(model).way != "recompute"
-    except ModelError as refusal:
-        if is_environment_error(refusal):
-            raise
-        return False
-
-
-def _may_fuse_expert(
-    model: Any, model_kwargs: Mapping[str, Any], config: GenerationConfig | None, restorable: bool
-) -> bool:
-    """True where the expert's row is no more than its tokens: nothing given or asked for is bound to a batch without
-    other readers.
-    """
-    cache = cache_in(model_kwargs)
-    if model.config.is_encoder_decoder or type(cache) is not DynamicCache or is_callers_cache(cache):
-        return False
-    if is_recurrent(cache) or cache.get_seq_length() > 0 or getattr(cache, "offloading", False):
-        return False
-    if restorable and has_window(cache):
-        return False
-    if config is not None and (config.output_attentions or config.output_hidden_states):
-        return False
-    plain = {"attention_mask", CACHE_ARGUMENT, "position_ids", "use_cache", "logits_to_keep", "cache_position"}
-    beside_text = given_inputs(model_kwargs) - plain - {"output_attentions", "output_hidden_states"}
-    return not beside_text and _usual_positions(model_kwargs)
-
-
-def _usual_positions(model_kwargs: Mapping[str, Any]) -> bool:
-    positions, mask = model_kwargs.get("position_ids"), model_kwargs.get("attention_mask")
-    if positions is None:
-        return True
-    if positions.dim() != 2 or mask is None or mask.dim() != 2 or positions.shape[1] != mask.shape[1]:
-        return mask is None
-    usual = (mask.long().cumsum(1) - 1).clamp(min=0)
-    return bool(((positions == usual) | (mask == 0)).all())
 
 
 def _new_tokens(config: GenerationConfig | None, input_ids: Tensor) -> int:

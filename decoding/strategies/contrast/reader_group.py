@@ -1,4 +1,4 @@
-"""Readers that share a forward pass: one stream of all their rows, and the logits of each of them."""
+"""Readers that share a forward pass: which may, one stream of all their rows, and the logits of each of them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
+from transformers.cache_utils import Cache, DynamicCache
 
-from decoding.errors import InputError
+from decoding.cache.layer_kinds import has_window, is_recurrent
+from decoding.capabilities.branching import branching_of
+from decoding.errors import InputError, ModelError
+from decoding.models.adapters import MixedRows, adapters_of, expert_adapter
+from decoding.models.forward_errors import is_environment_error
+from decoding.models.inputs import given_inputs
 from decoding.models.structure import ModelStructure
 from decoding.strategies.contrast.readers import Reader, ReaderLogits
 from decoding.stream.output import ForwardOutput, joined
 from decoding.stream.stream import Stream
 from decoding.stream.token_tree import TokenTree
+from decoding.transformers_private import CACHE_ARGUMENT, cache_in, is_callers_cache
 
-__all__ = ["ReaderGroup", "ReaderHead"]
+__all__ = ["ReaderGroup", "ReaderHead", "may_fuse_expert", "may_fuse_rows", "mixed_rows"]
 
 
 @dataclass(frozen=True)
@@ -160,3 +168,69 @@ class ReaderGroup:
 
 def _at(states: Tensor, positions: Tensor) -> Tensor:
     return states[:, positions.to(states.device)]
+
+
+def mixed_rows(model: Any, readers: Sequence[Reader], all_readers: Sequence[Reader], batch: int) -> MixedRows | None:
+    """The adapter that each row of a batch reads with; None for a model without adapters.
+
+    Args:
+        model: the generating model.
+        readers: whose rows these are, ``batch`` of each.
+        all_readers: of the strategy, one of which may read with an adapter.
+        batch: rows of each reader.
+    """
+    if not adapters_of(model):
+        return None
+    amateur = next((reader.adapter for reader in all_readers if reader.adapter is not None), None)
+    if amateur is None:
+        return None
+    expert = expert_adapter(model, amateur)
+    return MixedRows(model, [reader.adapter or expert for reader in readers for _ in range(batch)])
+
+
+def may_fuse_rows(model: Any, cache: Any, readers: Sequence[Reader]) -> bool:
+    """True where prompts of several lengths can share a batch of a model, or only one of the readers has its weights.
+
+    A recurrent state reads padding as text, and some models misread their cache after it (Git). Without a cache this
+    cannot be known, and some recurrent models are given none (xLSTM makes its own).
+    """
+    if not isinstance(cache, Cache) or is_recurrent(cache):
+        return False
+    if sum(reader.model is None for reader in readers) < 2:
+        return True
+    try:
+        return branching_of(model).way != "recompute"
+    except ModelError as refusal:
+        if is_environment_error(refusal):
+            raise
+        return False
+
+
+def may_fuse_expert(
+    model: Any, model_kwargs: Mapping[str, Any], config: GenerationConfig | None, restorable: bool
+) -> bool:
+    """True where the expert's row is no more than its tokens: nothing given or asked for is bound to a batch without
+    other readers.
+    """
+    cache = cache_in(model_kwargs)
+    if model.config.is_encoder_decoder or type(cache) is not DynamicCache or is_callers_cache(cache):
+        return False
+    if is_recurrent(cache) or cache.get_seq_length() > 0 or getattr(cache, "offloading", False):
+        return False
+    if restorable and has_window(cache):
+        return False
+    if config is not None and (config.output_attentions or config.output_hidden_states):
+        return False
+    plain = {"attention_mask", CACHE_ARGUMENT, "position_ids", "use_cache", "logits_to_keep", "cache_position"}
+    beside_text = given_inputs(model_kwargs) - plain - {"output_attentions", "output_hidden_states"}
+    return not beside_text and _usual_positions(model_kwargs)
+
+
+def _usual_positions(model_kwargs: Mapping[str, Any]) -> bool:
+    positions, mask = model_kwargs.get("position_ids"), model_kwargs.get("attention_mask")
+    if positions is None:
+        return True
+    if positions.dim() != 2 or mask is None or mask.dim() != 2 or positions.shape[1] != mask.shape[1]:
+        return mask is None
+    usual = (mask.long().cumsum(1) - 1).clamp(min=0)
+    return bool(((positions == usual) | (mask == 0)).all())

@@ -59,7 +59,7 @@ def by_weights(readers: Sequence[Reader], fuse: bool = True) -> Iterator[list[Re
     yield from groups.values()
 
 
-# Inputs that say nothing of the text, or that every reader gets for its own prompt.
+# Inputs that do not depend on the text, or that every reader has for its own prompt.
 TEXT_INPUTS = {
     "attention_mask", "position_ids", "use_cache", "logits_to_keep", "cache_position", "return_dict", *CACHE_ARGUMENTS,
 }  # fmt: skip

@@ -43,7 +43,7 @@ class HiddenHistory:
         self._expected = expected
         self._prompt = prompt
         self._padding = 0  # of the row that has most
-        self._slots: Tensor | None = None  # (batch, places) where each goes, where padding stands between tokens
+        self._slots: Tensor | None = None  # (batch, slots) where each goes, where padding is between tokens
         self._offset = 0  # the slot that the storage begins with
         self._states: Tensor | None = None  # (batch, capacity, dim)
         self._inverse_norms: Tensor | None = None  # (batch, capacity)
@@ -142,7 +142,7 @@ class HiddenHistory:
             return
         before = end - like.shape[1]
         first = self._offset if self.window is None else max(self._offset, min(end - self.window, before))
-        prompt = max(end, self._prompt)  # all of it at once
+        prompt = max(end, self._prompt)  # allocated once
         last = prompt + max(BLOCK, prompt // 16)
         if self._expected is not None and self._expected >= prompt:
             last = min(last, self._expected)

@@ -17,7 +17,7 @@ from decoding.models.hooks import collect_inputs, recorded_calls
 
 
 def in_a_thread(call):
-    """What ``call`` returns in a thread of its own."""
+    """Return value of ``call`` in another thread."""
     made = []
     thread = threading.Thread(target=lambda: made.append(call()))
     thread.start()
@@ -81,7 +81,7 @@ def test_each_thread_gets_the_tokens_of_its_own_call(name):
         thread.join()
     for i, expected in enumerate(alone):
         assert len(together[i]) == 4
-        assert all(torch.equal(each, expected) for each in together[i])
+        assert all(torch.equal(tokens, expected) for tokens in together[i])
 
 
 def test_threads_may_share_a_strategy():

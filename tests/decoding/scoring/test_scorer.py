@@ -102,13 +102,13 @@ def test_strategies_scored_together_are_each_scored_by_itself(name: str, max_bra
     amateur = oracle.Reader(merged(model)) if lora else expert
     other = tiny_model(name.partition(" ")[0], seed=7)
     cases = family(model, "liar" if lora else None, expert, amateur, other)
-    with Scorer(model, PREFIX, [each for each, _ in cases], max_branch_tokens=max_branch_tokens) as scorer:
-        for _ in range(2):  # nothing of one call stays behind
+    with Scorer(model, PREFIX, [strategy for strategy, _ in cases], max_branch_tokens=max_branch_tokens) as scorer:
+        for _ in range(2):  # nothing of one call is left in the next
             scored = scorer.score(ASKED)
     for (prompt, continuations), by_strategy in zip(ASKED, scored, strict=True):
         for (strategy, scores_of), scores in zip(cases, by_strategy, strict=True):
-            for continuation, each in zip(continuations, scores, strict=True):
-                for normalized, given in ((True, each.normalized), (strategy is None, each.raw)):
+            for continuation, of_tokens in zip(continuations, scores, strict=True):
+                for normalized, given in ((True, of_tokens.normalized), (strategy is None, of_tokens.raw)):
                     right = oracle.per_token(scores_of, [*PREFIX, *prompt], continuation, normalized)
                     torch.testing.assert_close(given, torch.tensor(right), atol=1e-4, rtol=1e-4)
 
@@ -120,11 +120,11 @@ def test_a_model_that_cannot_go_back_is_read_in_its_own_way(name: str) -> None:
     with Scorer(model, [*PREFIX, *drawn(9, 8)], [None, ContextAware(GUIDE)]) as scorer:
         scored = scorer.score(ASKED)
     for (prompt, continuations), (plain, _) in zip(ASKED, scored, strict=True):
-        for continuation, each in zip(continuations, plain, strict=True):
+        for continuation, of_tokens in zip(continuations, plain, strict=True):
             right = oracle.per_token(
                 lambda text: reader.logits(text)[-1], [*PREFIX, *drawn(9, 8), *prompt], continuation, True
             )
-            torch.testing.assert_close(each.normalized, torch.tensor(right), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(of_tokens.normalized, torch.tensor(right), atol=1e-4, rtol=1e-4)
 
 
 def test_an_amateur_of_the_last_token_begins_anew_with_each_prompt() -> None:
@@ -164,7 +164,7 @@ def test_all_readers_on_the_expert_weights_share_one_pass_over_all_prompts() -> 
         )
         scorer.score(ASKED)
         handle.remove()
-    nodes = len(TokenTree([[*prompt, *each[:-1]] for prompt, answers in ASKED for each in answers]))
+    nodes = len(TokenTree([[*prompt, *answer[:-1]] for prompt, answers in ASKED for answer in answers]))
     assert [tuple(shape) for shape in rows] == [(3, nodes, 32)]  # expert, guided expert, LoRA amateur
 
 

@@ -23,7 +23,7 @@ NEW_TOKENS = 6
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    """Where the kernels run; skips where triton is not installed."""
+    """Device that the kernels run on; skips where triton is not installed."""
     if importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed")
     monkeypatch.setenv("DECODING_KERNELS", "triton")

@@ -51,7 +51,7 @@ def test_encoder_decoder_models_give_it_the_encoders_input() -> None:
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "bloom", "mamba"])
 def test_beam_search_over_contrastive_scores(name: str) -> None:
-    """Against beam search written out, each hypothesis scored anew by the strategy."""
+    """Against beam search written out, in which the strategy scores each hypothesis."""
     model, prompt, beams, steps = tiny_model(name), random_ids(9, seed=3), 3, 6
     given = model.generate(
         prompt[None], logits_processor=[_processor(model)], num_beams=beams, max_new_tokens=steps, do_sample=False
@@ -61,7 +61,7 @@ def test_beam_search_over_contrastive_scores(name: str) -> None:
         grown = [
             (score + gain, [*text, token]) for score, text in hypotheses for token, gain in _scores(model, text).items()
         ]
-        hypotheses = sorted(grown, key=lambda each: -each[0])[:beams]
+        hypotheses = sorted(grown, key=lambda hypothesis: -hypothesis[0])[:beams]
     assert given[0].tolist() == hypotheses[0][1]
 
 

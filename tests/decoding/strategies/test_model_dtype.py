@@ -40,8 +40,8 @@ def _in_bfloat16(seed: int) -> Any:
 
 def _widened(logits: Mapping[str, ReaderLogits]) -> dict[str, ReaderLogits]:
     return {
-        role: ReaderLogits(each.final.float(), None if each.exits is None else each.exits.float())
-        for role, each in logits.items()
+        role: ReaderLogits(narrow.final.float(), None if narrow.exits is None else narrow.exits.float())
+        for role, narrow in logits.items()
     }
 
 
@@ -52,8 +52,10 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
 
     def watched(function: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
-            tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
-            seen.extend(each.dtype for each in tensors if each.dtype != torch.int64)  # which is a choice of layers
+            tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+            seen.extend(
+                tensor.dtype for tensor in tensors if tensor.dtype != torch.int64
+            )  # which is a choice of layers
             return function(*args, **kwargs)
 
         return call
@@ -110,9 +112,9 @@ def test_scoring_and_whole_texts_give_what_widened_logits_give(name: str, monkey
             f"decoding.{module}.ReaderLogits",
             lambda final, exits=None: ReaderLogits(final.float(), None if exits is None else exits.float()),
         )
-    for each, right in zip(found, scores(), strict=True):
-        assert each.dtype == torch.float32
-        assert torch.equal(each, right)
+    for given_scores, right in zip(found, scores(), strict=True):
+        assert given_scores.dtype == torch.float32
+        assert torch.equal(given_scores, right)
 
 
 def test_the_logits_reported_are_the_models_in_float32() -> None:
@@ -120,6 +122,6 @@ def test_the_logits_reported_are_the_models_in_float32() -> None:
     options = {**left_padded(PROMPTS), "max_new_tokens": 3, "return_dict_in_generate": True, "output_logits": True}
     ours = decoding.generate(model, strategy=ContrastiveDecoding(_in_bfloat16(7), beta=0.0, alpha=0.0), **options)
     theirs = model.generate(**options, do_sample=False)
-    for own, right in zip(ours.logits, theirs.logits, strict=True):
-        assert own.dtype == right.dtype == torch.float32
-        assert torch.equal(own, right)
+    for logits, right in zip(ours.logits, theirs.logits, strict=True):
+        assert logits.dtype == right.dtype == torch.float32
+        assert torch.equal(logits, right)

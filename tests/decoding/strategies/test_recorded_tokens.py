@@ -64,7 +64,7 @@ def test_a_left_padded_batch_gives_the_recorded_tokens_where_those_are_right(cas
 
 
 def _text_length(tokens: list[int], model: Any) -> int:
-    """How many tokens come before the padding of a finished row."""
+    """Number of tokens before the padding of a finished row."""
     eos = model.generation_config.eos_token_id
     return tokens.index(eos) + 1 if eos in tokens else len(tokens)
 

@@ -36,19 +36,19 @@ def _pair(name: str) -> tuple[Any, Any, oracle.Reader, oracle.Reader]:
     if name in TINY:
         expert, amateur = tiny_model(name), tiny_model(name, seed=7)
     elif name == "miniature":
-        expert, amateur = (miniature.load(each)[0] for each in ("expert", "amateur"))
+        expert, amateur = (miniature.load(role)[0] for role in ("expert", "amateur"))
     else:
         if not (SHARED / name).is_dir():
             pytest.skip(f"the model {name} lies outside the repository and is not here")
         expert, amateur = (
-            AutoModelForCausalLM.from_pretrained(SHARED / each, dtype=torch.float32).eval()
-            for each in (name, f"{name}-amateur")
+            AutoModelForCausalLM.from_pretrained(SHARED / folder, dtype=torch.float32).eval()
+            for folder in (name, f"{name}-amateur")
         )
     return expert, amateur, oracle.Reader(expert), oracle.Reader(amateur)
 
 
 def _exit(expert: Any, layer: int, other: Any) -> int:
-    """Where a model of another depth leaves at the same share of its own."""
+    """Exit of a model of another depth at the same share of its layers."""
     mine, theirs = expert.config.num_hidden_layers, other.config.num_hidden_layers
     return min(round(layer / mine * theirs), theirs - 1)
 
@@ -230,7 +230,7 @@ def test_a_rows_tokens_do_not_depend_on_its_batch(lengths: list[int], padding: i
     generator = torch.Generator().manual_seed(seed)
     rows = [torch.randint(3, VOCAB, (n,), generator=generator).tolist() for n in lengths]
     ids, mask = _padded(rows)
-    ids, mask = (torch.nn.functional.pad(each, (padding, 0)) for each in (ids, mask))
+    ids, mask = (torch.nn.functional.pad(values, (padding, 0)) for values in (ids, mask))
     strategy = _case(kind, "llama", rows[0])[0]
     together = decoding.generate(model, ids, attention_mask=mask, strategy=strategy, max_new_tokens=6)
     for row, prompt in enumerate(rows):

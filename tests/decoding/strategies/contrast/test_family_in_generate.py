@@ -69,7 +69,9 @@ def test_bans_and_biases_act_alike_in_loop_and_processor(kind: str, model: Any, 
     if kind == "cd":
         options.pop("sequence_bias")  # there the processor's expert is what it is given
     tokens = decoding.generate(model, ids, strategy=strategy, **options)
-    assert not {(token,) for token in tokens[:, 8:].flatten().tolist()} & {tuple(each) for each in banned}
+    assert not {(token,) for token in tokens[:, 8:].flatten().tolist()} & {
+        tuple(tokens_of_ban) for tokens_of_ban in banned
+    }
     given = model.generate(ids, logits_processor=[strategy.logits_processor(model)], **options)
     assert given.tolist() == tokens.tolist()
 
@@ -103,7 +105,7 @@ def test_a_minimal_length_does_not_leave_a_row_without_tokens(model: Any, amateu
 
 @pytest.mark.parametrize("kind", ["cd", "dola", "lol"])
 def test_beam_search_over_its_scores(kind: str, model: Any, amateur: Any) -> None:
-    """Against beam search written out, each hypothesis scored anew by the strategy."""
+    """Against beam search written out, in which the strategy scores each hypothesis."""
     strategies = _strategies(amateur) | {"cd": ContrastiveDecoding(amateur, beta=0.8, form="log_probs")}
     strategy, prompt, beams, steps = strategies[kind], random_ids(9, seed=3), 3, 6
     given = model.generate(
@@ -117,7 +119,7 @@ def test_beam_search_over_its_scores(kind: str, model: Any, amateur: Any) -> Non
             for score, text in hypotheses
             for token, gain in _scores(model, strategy, text).items()
         ]
-        hypotheses = sorted(grown, key=lambda each: -each[0])[:beams]
+        hypotheses = sorted(grown, key=lambda hypothesis: -hypothesis[0])[:beams]
     assert given[0].tolist() == hypotheses[0][1]
 
 
@@ -174,11 +176,11 @@ def test_texts_need_a_tokenizer_and_generate_may_bring_it() -> None:
     with pytest.raises(OptionError, match=r"guidance is text: pass tokenizer=..."):
         decoding.generate(model, **inputs, strategy=LOL(Prompt([5]), [2], guidance="Truly. "), max_new_tokens=3)
     given = decoding.generate(model, **inputs, strategy=strategy, tokenizer=tokenizer, max_new_tokens=3)
-    own = LOL(
+    in_english = LOL(
         Prompt("Heard at the market.\n\n"), [2], guidance={"de": "", "en": "From the encyclopaedia.\n\n"},
         tokenizer=tokenizer,
     )  # fmt: skip
-    assert decoding.generate(model, **inputs, strategy=own, max_new_tokens=3).tolist() == given.tolist()
+    assert decoding.generate(model, **inputs, strategy=in_english, max_new_tokens=3).tolist() == given.tolist()
     with pytest.raises(OptionError, match=r"language='fi': no guidance in this language"):
         LOL(Prompt([5]), [2], guidance="default", language="fi")
 
@@ -235,7 +237,7 @@ def test_an_amateur_with_other_tokens_is_refused_naming_the_first() -> None:
 
     class Other:
         def get_vocab(self) -> dict[str, int]:
-            return {("zebra" if each == token else each): index for each, index in other.items()}
+            return {("zebra" if word == token else word): index for word, index in other.items()}
 
     from decoding.strategies.contrast.amateurs import _check_tokens
 
@@ -320,10 +322,10 @@ def test_many_and_long_continuations_are_read_in_several_passes(
     generator = torch.Generator().manual_seed(0)
     continuations = [torch.randint(3, VOCAB, (n,), generator=generator).tolist() for n in (3, 20, 7, 20, 1)]
     strategy = LOL(amateur, [1], guidance=[5, 6])
-    at_once = decoding.score(model, [9, 8, 7], continuations, strategy)
+    together = decoding.score(model, [9, 8, 7], continuations, strategy)
     monkeypatch.setattr("decoding.scoring.scorer.TOKENS_AT_ONCE", 20)
     monkeypatch.setattr("decoding.scoring.scorer.NUMBERS_AT_ONCE", VOCAB * 20)
-    for one, other in zip(at_once, decoding.score(model, [9, 8, 7], continuations, strategy), strict=True):
+    for one, other in zip(together, decoding.score(model, [9, 8, 7], continuations, strategy), strict=True):
         torch.testing.assert_close(one, other)
 
 

@@ -274,7 +274,7 @@ def test_models_that_misread_padding_read_prompts_of_several_lengths_apart(model
     model, ids = tiny_type(model_type), torch.randint(3, VOCAB, (1, 9), generator=torch.Generator().manual_seed(1))
     options = {"max_new_tokens": 4, "eos_token_id": None, "output_scores": True, "return_dict_in_generate": True}
     fused, apart = (
-        decoding.generate(model, ids, strategy=each, **options) for each in (ContextAware(GUIDE), Apart(GUIDE))
+        decoding.generate(model, ids, strategy=strategy, **options) for strategy in (ContextAware(GUIDE), Apart(GUIDE))
     )
     torch.testing.assert_close(torch.stack(fused.scores), torch.stack(apart.scores), atol=1e-4, rtol=1e-4)
 

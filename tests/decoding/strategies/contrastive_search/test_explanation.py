@@ -1,4 +1,4 @@
-"""What contrastive search turned away from, and which earlier token that would have repeated, by full recomputation."""
+"""Explanations of contrastive search against full recomputation of every candidate."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ def _check(
         if repetition_penalty is not None:
             last = RepetitionPenaltyLogitsProcessor(repetition_penalty)(torch.tensor([before]), last)
         best = last[0].softmax(-1).topk(K)
-        assert [each.token for each in step.candidates] == best.indices.tolist()
+        assert [candidate.token for candidate in step.candidates] == best.indices.tolist()
         assert step.chosen.token == text[index]
         assert step.chosen in step.candidates
         low = 0 if window is None else max(0, index - window)
-        for each, p in zip(step.candidates, best.values.tolist(), strict=True):
-            own = _read(model, [*before, each.token], encoder_ids)[0][-1]
-            cosines = [float(torch.nn.functional.cosine_similarity(own, past, dim=0)) for past in hidden[low:]]
+        for candidate, p in zip(step.candidates, best.values.tolist(), strict=True):
+            after = _read(model, [*before, candidate.token], encoder_ids)[0][-1]
+            cosines = [float(torch.nn.functional.cosine_similarity(after, past, dim=0)) for past in hidden[low:]]
             # float32 against float64
-            assert each.probability == pytest.approx(p, abs=1e-4)
-            assert each.penalty == pytest.approx(max(cosines), abs=1e-4)
-            assert each.score == pytest.approx((1 - ALPHA) * p - ALPHA * max(cosines), abs=1e-4)
-            assert each.repeats == positions[low + cosines.index(max(cosines))]
+            assert candidate.probability == pytest.approx(p, abs=1e-4)
+            assert candidate.penalty == pytest.approx(max(cosines), abs=1e-4)
+            assert candidate.score == pytest.approx((1 - ALPHA) * p - ALPHA * max(cosines), abs=1e-4)
+            assert candidate.repeats == positions[low + cosines.index(max(cosines))]
     return sum(step.differs_from_greedy for step in steps)
 
 
@@ -80,7 +80,7 @@ def test_each_candidate_repeats_the_token_that_recomputation_finds(name: str, wi
         positions = list(range(padding, sequences.shape[1]))
         differing += _check(model, explained[row], text, len(prompt), positions=positions, window=window)
         for step in explained[row]:
-            assert step.chosen.score == max(each.score for each in step.candidates)
+            assert step.chosen.score == max(candidate.score for candidate in step.candidates)
     assert differing > 0
 
 
@@ -124,7 +124,7 @@ def test_drawn_tokens_and_processors_are_those_of_the_call() -> None:
     sequences = decoding.generate(model, **options, strategy=strategy)
     steps = explain_contrastive_search(model, sequences, strategy, **options)[0]
     _check(model, steps, sequences[0].tolist(), 11, repetition_penalty=1.4)
-    assert any(step.chosen.score < max(each.score for each in step.candidates) for step in steps)
+    assert any(step.chosen.score < max(candidate.score for candidate in step.candidates) for step in steps)
 
 
 def test_a_row_ends_with_its_end_token() -> None:
@@ -146,7 +146,7 @@ def test_a_prompt_of_one_token_and_one_without_a_text() -> None:
     prompt = torch.tensor([[7]])
     sequences = decoding.generate(model, prompt, strategy=strategy, max_new_tokens=2)
     steps = explain_contrastive_search(model, sequences, strategy, input_ids=prompt)[0]
-    assert {each.repeats for each in steps[0].candidates} == {0}
+    assert {candidate.repeats for candidate in steps[0].candidates} == {0}
     assert explain_contrastive_search(model, prompt, strategy, input_ids=prompt) == [[]]
 
 

@@ -22,7 +22,7 @@ def test_only_the_last_tokens_count(name: str, window: int) -> None:
     model = tiny_model(name)
     prompts = [random_prompt(4, seed=1), random_prompt(12, seed=2)]
     strategy = decoding.ContrastiveSearch(0.9, 5, max_history=window)
-    expected = [contrastive_search_tokens(model, each, 0.9, 5, STEPS, window=window) for each in prompts]
+    expected = [contrastive_search_tokens(model, prompt, 0.9, 5, STEPS, window=window) for prompt in prompts]
     for piece in (None, 5):
         tokens = decoding.generate(
             model, **left_padded(prompts), strategy=strategy, max_new_tokens=STEPS, prefill_chunk_size=piece
@@ -65,7 +65,7 @@ def test_the_penalty_looks_at_the_last_states_of_each_row(
         assert torch.equal(told[0], penalty)
     history.reorder(torch.tensor([1, 0]))
     swapped = history.repeated(candidates.flip(0))
-    assert [each.flip(0).tolist() for each in swapped] == [each.tolist() for each in told]
+    assert [values.flip(0).tolist() for values in swapped] == [values.tolist() for values in told]
 
 
 def test_a_window_bounds_what_is_held() -> None:
@@ -79,7 +79,7 @@ def test_a_window_bounds_what_is_held() -> None:
 
 
 def test_the_states_of_a_prompt_are_held_once() -> None:
-    """In storage that ends where the text will; nothing of them hangs on the stream."""
+    """Their storage ends where the text will, and the stream holds none of them."""
     model = tiny_model("llama")
     strategy = decoding.ContrastiveSearch(0.6, 4)
     ids, kwargs, config = prepare_inputs(model, input_ids=torch.tensor([random_prompt(90, seed=3)]))
