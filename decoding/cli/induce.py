@@ -34,7 +34,9 @@ def induce_command(
     micro_batch: Annotated[
         int, typer.Option(min=1, metavar="N", help="Examples per forward pass (gradient accumulation).")
     ] = 8,
-    learning_rate: Annotated[float, typer.Option(metavar="X", help="Its peak.")] = DEFAULT.learning_rate,
+    learning_rate: Annotated[
+        float, typer.Option(metavar="X", help="Peak of the learning rate.")
+    ] = DEFAULT.learning_rate,
     rank: Annotated[int, typer.Option(min=1, metavar="N", help="Rank of the LoRA matrices.")] = DEFAULT.rank,
     max_length: Annotated[
         int, typer.Option(min=2, metavar="N", help="Tokens of an example; longer ones are cut.")

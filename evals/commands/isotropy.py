@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from decoding.cli.options import Json, Output, ParallelPlacement, Seed, expanded
+from decoding.cli.options import Json, Output, ParallelPlacement, expanded
 from decoding.cli.output import as_json, console, progress, writable, write_files
 from decoding.errors import DecodingWarning, OptionError
 from decoding.evals.isotropy.settings import PAPER, Settings
@@ -64,7 +64,9 @@ def isotropy_command(
     batch_tokens: Annotated[
         int, typer.Option(min=1, metavar="N", help="Tokens of a forward pass.")
     ] = DEFAULT.batch_tokens,
-    seed: Seed = DEFAULT.seed,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Seed of the sample and of the bootstrap.")
+    ] = DEFAULT.seed,
     placement: ParallelPlacement,
     json: Json = False,
     output: Output = None,

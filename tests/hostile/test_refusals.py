@@ -1,4 +1,4 @@
-"""What a call that cannot go well says, and that a model which is mended is looked at anew."""
+"""Messages of calls that cannot go well; a model that is repaired is inspected again."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_text_that_outgrows_learned_positions() -> None:
 
 
 @pytest.mark.parametrize("token", [-1, VOCAB, 10**6])
-def test_a_prompt_of_an_amateur_with_tokens_of_nobody(token: int) -> None:
+def test_a_prompt_of_an_amateur_with_tokens_outside_the_vocabulary(token: int) -> None:
     with pytest.raises(InputError, match=rf"the amateur's prompt has token {token}"):
         decoding.generate(
             tiny_model("llama"), random_ids(2, 6), strategy=ContrastiveDecoding(Prompt([5, token])), max_new_tokens=4
@@ -126,7 +126,7 @@ def test_rows_that_have_ended_need_no_token() -> None:
         assert tokens[0, 6:].tolist() == [end, 0, 0, 0, 0]
 
 
-def test_a_model_that_is_mended_is_looked_at_anew() -> None:
+def test_a_model_that_is_repaired_is_inspected_again() -> None:
     model, ids = tiny_model("llama"), random_ids(2, 6)
     whole = model.model.norm.weight.data.clone()
     model.model.norm.weight.data[0] = torch.nan
@@ -140,7 +140,7 @@ def test_a_model_that_is_mended_is_looked_at_anew() -> None:
 
 
 @pytest.mark.parametrize("moment", range(12))
-def test_memory_that_ends_while_a_model_is_looked_at_is_not_taken_for_its_nature(moment: int) -> None:
+def test_memory_that_ends_while_a_model_is_inspected_is_not_taken_for_a_property_of_the_model(moment: int) -> None:
     model, ids, passes = tiny_model("llama"), random_ids(2, 6), [0]
 
     def fail(*_: Any) -> None:

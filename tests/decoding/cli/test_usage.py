@@ -228,6 +228,12 @@ def test_names_that_help_lists_are_those_of_the_code():
     assert "|".join(LINKS) in {parameter.metavar for parameter in COMMANDS["export",].params}
 
 
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_has_an_example(words, capfd):
+    assert main([*words, "--help"]) == 0
+    assert f"Example: decoding {' '.join(words)}" in capfd.readouterr().out
+
+
 def test_help_says_what_options_the_dataclasses_bring(capfd):
     assert main(["eval", "factor", "--help"]) == 0
     page = capfd.readouterr().out
