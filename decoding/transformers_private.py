@@ -107,7 +107,7 @@ def is_callers_cache(cache: Any) -> bool:
 
 def pad_token(config: GenerationConfig) -> Tensor | None:
     """The pad token of a running ``generate`` as a tensor; there is one wherever there is an end token."""
-    return config._pad_token_tensor  # type: ignore[attr-defined]
+    return config._pad_token_tensor
 
 
 def with_no_model_defaults(config: GenerationConfig) -> GenerationConfig:
@@ -115,7 +115,7 @@ def with_no_model_defaults(config: GenerationConfig) -> GenerationConfig:
 
     With the mark, ``save_pretrained`` and ``from_pretrained`` leave out what transformers does not know.
     """
-    config._from_model_config = None  # type: ignore[attr-defined]
+    config._from_model_config = None
     return config
 
 

@@ -57,7 +57,7 @@ class EntryPointTable(MutableMapping[str, Value]):
         value = self._objects[name]
         if isinstance(value, EntryPoint):
             value = self._objects[name] = value.load()
-        return value  # type: ignore[return-value]
+        return value
 
     def __setitem__(self, name: str, value: Value) -> None:
         """Put an object in, before what an entry point has under its name."""

@@ -29,7 +29,7 @@ def unwrapped(model: Any, role: str = "model") -> Any:
     if inner is None or not hasattr(model, "peft_config"):
         return model
     config = getattr(model, "active_peft_config", None)
-    if getattr(config, "is_prompt_learning", False):
+    if config is not None and config.is_prompt_learning:
         kind = getattr(config.peft_type, "value", config.peft_type)
         raise ModelError(
             f"the {role} has a {kind} adapter, whose virtual tokens only its own forward() and generate() add: "
