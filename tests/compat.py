@@ -53,7 +53,7 @@ def environment(transformers: str, torch: str | None) -> Path:
         _install(site, f"torch=={torch}")
     while missing := _missing(site):
         _install(site, "--no-deps", *missing)
-    # Behind its own packages, those of the environment that this runs in, editable ones included.
+    # After its own packages come those of the environment that this runs in, editable ones included.
     shared = sysconfig.get_path("purelib")
     (site / "shared.pth").write_text(f"import site; site.addsitedir({shared!r})\n", encoding="utf-8")
     return python
@@ -83,17 +83,8 @@ def _key(name: str) -> str:
 def _install(site: Path, *what: str) -> None:
     mark = site / f".{'-'.join(each.strip('-').replace('/', '') for each in what)}.installed"
     if not mark.exists():
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "--disable-pip-version-check",
-            "install",
-            "-q",
-            "--upgrade",
-            "--no-compile",
-        ]
-        subprocess.run([*command, "--target", str(site), *what], check=True)
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--upgrade", "--no-compile"]
+        subprocess.run([*pip, "--target", str(site), *what], check=True)
         mark.touch()
 
 
@@ -115,12 +106,9 @@ def run(transformers: str, torch: str | None, tests: list[str]) -> tuple[str, st
     lines = outcome.stdout.strip().splitlines()
     if outcome.returncode:
         print(f"--- transformers {transformers}\n{outcome.stdout}\n{outcome.stderr}", flush=True)
-    return (
-        installed,
-        installed_torch,
-        lines[-1].partition(" in ")[0] if lines else "nothing ran",
-        f"{time.monotonic() - start:.0f}",
-    )
+    summary = lines[-1].partition(" in ")[0] if lines else "nothing ran"
+    print(f"transformers {installed}: {summary}", flush=True)
+    return installed, installed_torch, summary, f"{time.monotonic() - start:.0f}"
 
 
 def main() -> int:
