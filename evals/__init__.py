@@ -1,1 +1,1 @@
-"""What a decoding strategy is worth: evaluations, metrics and the embedded miniature."""
+"""Evaluations of decoding strategies, metrics, and the embedded miniature."""

@@ -1,4 +1,4 @@
-"""What each strategy answers to the miniature's questions, whose popular answer is false."""
+"""Answers of strategies to the miniature's questions, whose popular answer is false."""
 
 from __future__ import annotations
 
@@ -21,65 +21,65 @@ ANSWER_TOKENS = 16  # the longest right answer has 13
 
 @dataclass(frozen=True)
 class Answers:
-    """What one strategy answered.
+    """The answers of one strategy.
 
     Attributes:
-        choice: the strategy.
+        spec: the strategy.
         texts: the first line of each answer.
-        true: how many of them begin with a right answer.
-        popular: how many begin with the popular misconception.
+        true: number of answers that begin with a right one.
+        popular: number of answers that begin with the popular misconception.
     """
 
-    choice: StrategySpec
+    spec: StrategySpec
     texts: list[str]
     true: int
     popular: int
 
     def as_dict(self) -> dict[str, Any]:
-        """What ``demo.json`` holds."""
+        """The answers as in ``demo.json``."""
         return {
-            "strategy": self.choice.name,
-            "parameters": self.choice.parameters,
+            "strategy": self.spec.name,
+            "parameters": self.spec.parameters,
             "answers": self.texts,
             "true": self.true,
             "popular": self.popular,
         }
 
 
-def ask(model: Any, tokenizer: Any, choices: Sequence[StrategySpec], questions: Sequence[Question]) -> list[Answers]:
-    """Ask every question with every strategy, all questions in one batch where nothing is drawn."""
+def ask(model: Any, tokenizer: Any, specs: Sequence[StrategySpec], questions: Sequence[Question]) -> list[Answers]:
+    """Ask every question with every strategy, all questions in one batch where nothing is sampled."""
     generator = TextGenerator(model, tokenizer, ANSWER_TOKENS)
     prompts = [question.prompt for question in questions]
-    made = []
-    for choice in choices:
-        answers = generator.generate(choice.with_tokenizer(tokenizer), prompts, [0] * len(prompts))
+    by_strategy = []
+    for spec in specs:
+        answers = generator.generate(spec.with_tokenizer(tokenizer), prompts, [0] * len(prompts))
         texts = [_first_line(answer.text) for answer in answers]
         pairs = list(zip(texts, questions, strict=True))
-        made.append(
+        by_strategy.append(
             Answers(
-                choice,
+                spec,
                 texts,
                 sum(text.startswith(question.correct_answers) for text, question in pairs),
                 sum(text.startswith(_misconception(question)) for text, question in pairs),
             )
         )
-    return made
+    return by_strategy
 
 
 def show_answers(out: Console, answers: Sequence[Answers], questions: Sequence[Question], shown: int = 2) -> None:
-    """The answers to the first questions, then the counts over all."""
+    """Print the answers to the first questions, then the counts over all."""
     for index, question in enumerate(questions[:shown]):
         out.print(Text(f"Q: {question.question}", style="bold").append(f"  (true: {question.best_answer})", "dim"))
-        for each in answers:
-            out.print(Text(f"  {each.choice.name:22}", style="cyan").append(each.texts[index], "default"))
+        for of_one in answers:
+            out.print(Text(f"  {of_one.spec.name:22}", style="cyan").append(of_one.texts[index], "default"))
         out.print()
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     table.add_column("strategy")
     for column in ("true", "popular error", "something else"):
         table.add_column(column, justify="right")
-    for each in answers:
-        rest = len(each.texts) - each.true - each.popular
-        table.add_row(each.choice.name, str(each.true), str(each.popular), str(rest))
+    for of_one in answers:
+        rest = len(of_one.texts) - of_one.true - of_one.popular
+        table.add_row(of_one.spec.name, str(of_one.true), str(of_one.popular), str(rest))
     out.print(table)
 
 

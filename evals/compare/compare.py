@@ -29,13 +29,15 @@ WARM_UP_TOKENS = 8  # enough to find out how the model branches and to start the
 
 @dataclass(frozen=True)
 class Figures:
-    """What a strategy came to on all prompts together.
+    """Figures of a strategy on all prompts together.
 
     Attributes:
-        rep_2: percent of repeated word pairs; rep_3 and rep_4 likewise (:func:`decoding.evals.metrics.repetition`).
+        rep_2: percent of repeated word pairs (:func:`decoding.evals.metrics.repetition`).
+        rep_3: percent of repeated phrases of three words.
+        rep_4: percent of repeated phrases of four words.
         diversity: percent (:func:`decoding.evals.metrics.diversity`).
         mean_new_tokens: length of a continuation.
-        ms_per_token: wall time over new tokens after a warm-up, reading the prompt included; median of the prompts.
+        ms_per_token: wall time over new tokens after a warm-up, prefill included; median over the prompts.
     """
 
     rep_2: float
@@ -48,34 +50,34 @@ class Figures:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Strategies side by side: ``made[s][p]`` is what ``choices[s]`` made of ``prompts[p]``.
+    """Strategies side by side: ``continuations[s][p]`` is that of ``prompts[p]`` by ``specs[s]``.
 
-    ``explanations`` has the same by (s, p), for contrastive search where that was asked for.
+    ``explanations`` are by (s, p), for contrastive search where the user wants them.
     """
 
     model: str
     seed: int
     prompts: list[str]
-    choices: list[StrategySpec]
-    made: list[list[Continuation]]
+    specs: list[StrategySpec]
+    continuations: list[list[Continuation]]
     figures: list[Figures]
     explanations: dict[tuple[int, int], Explanation] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """What ``compare.json`` holds."""
+        """The comparison as in ``compare.json``."""
         strategies = [
             {
-                "strategy": choice.name,
-                "parameters": choice.parameters,
-                "label": choice.label,
+                "strategy": spec.name,
+                "parameters": spec.parameters,
+                "label": spec.label,
                 "figures": asdict(figures),
                 "continuations": [
-                    {name: value for name, value in asdict(each).items() if name in REPORTED}
+                    {name: value for name, value in asdict(text).items() if name in REPORTED}
                     | ({"explanation": self.explanations[s, p]} if (s, p) in self.explanations else {})
-                    for p, each in enumerate(made)
+                    for p, text in enumerate(texts)
                 ],
             }
-            for s, (choice, made, figures) in enumerate(zip(self.choices, self.made, self.figures, strict=True))
+            for s, (spec, texts, figures) in enumerate(zip(self.specs, self.continuations, self.figures, strict=True))
         ]
         return {
             "model": self.model,
@@ -86,17 +88,17 @@ class Comparison:
         }
 
     def as_markdown(self) -> str:
-        """What ``compare.md`` holds: the figures, then the texts under their prompts."""
+        """The comparison as in ``compare.md``: the figures, then the texts under their prompts."""
         lines = [f"# {self.model}: {len(self.prompts)} prompts, seed {self.seed}", ""]
         header = ["strategy", *COLUMNS]
         lines += [f"| {' | '.join(header)} |", f"|---{'|---:' * len(COLUMNS)}|"]
-        for choice, figures in zip(self.choices, self.figures, strict=True):
-            lines.append(f"| {choice.label} | {' | '.join(_cells(figures))} |")
+        for spec, figures in zip(self.specs, self.figures, strict=True):
+            lines.append(f"| {spec.label} | {' | '.join(_cells(figures))} |")
         for index, prompt in enumerate(self.prompts):
             lines += ["", f"## {' '.join(prompt.split())}"]
-            for s, (choice, made) in enumerate(zip(self.choices, self.made, strict=True)):
-                quoted = "\n".join(f"> {line}" for line in made[index].continuation.strip().splitlines())
-                lines += ["", f"**{choice.label}**", "", quoted or "> (nothing)"]
+            for s, (spec, texts) in enumerate(zip(self.specs, self.continuations, strict=True)):
+                quoted = "\n".join(f"> {line}" for line in texts[index].continuation.strip().splitlines())
+                lines += ["", f"**{spec.label}**", "", quoted or "> (nothing)"]
                 if (s, index) in self.explanations:
                     lines += ["", *as_markdown(self.explanations[s, index])]
         return "\n".join(lines) + "\n"
@@ -106,7 +108,7 @@ def compare(
     name: str,
     model: Any,
     tokenizer: Any,
-    choices: Sequence[StrategySpec],
+    specs: Sequence[StrategySpec],
     prompts: Sequence[str],
     *,
     max_new_tokens: int | None = None,
@@ -115,55 +117,55 @@ def compare(
 ) -> Comparison:
     """Continue every prompt with every strategy, one prompt at a time, each from the same seed.
 
-    With ``explain`` the texts of contrastive search are read once more for :attr:`Comparison.explanations`, when all
-    times are taken.
+    With ``explain`` the texts of contrastive search are read again for :attr:`Comparison.explanations`, after all times
+    are taken.
 
     Raises:
         InputError: a prompt that the model cannot read; found before anything is generated.
-        OptionError: parameters that do not fit the model; likewise.
+        OptionError: parameters that do not fit the model; found before as well.
     """
-    choices = [choice.with_tokenizer(tokenizer) for choice in choices]
-    for choice in choices:
-        choice.check(model)
+    specs = [spec.with_tokenizer(tokenizer) for spec in specs]
+    for spec in specs:
+        spec.check(model)
     for prompt in prompts:
         encoded(model, tokenizer, prompt)
     warm_up = min(WARM_UP_TOKENS, max_new_tokens or WARM_UP_TOKENS)
-    for choice in choices:
-        continuations(model, tokenizer, choice, prompts[0], max_new_tokens=warm_up)
-    made: list[list[Continuation]] = [[] for _ in choices]
+    for spec in specs:
+        continuations(model, tokenizer, spec, prompts[0], max_new_tokens=warm_up)
+    by_strategy: list[list[Continuation]] = [[] for _ in specs]
     with progress(shown=is_main_process(model)) as bar:
-        searches = [s for s, choice in enumerate(choices) if explain and isinstance(choice.strategy, ContrastiveSearch)]
-        task = bar.add_task("comparing", total=(len(choices) + len(searches)) * len(prompts))
+        searches = [s for s, spec in enumerate(specs) if explain and isinstance(spec.strategy, ContrastiveSearch)]
+        task = bar.add_task("comparing", total=(len(specs) + len(searches)) * len(prompts))
         # Strategies take turns on each prompt, so that a busy spell of the machine slows them all.
         for prompt in prompts:
-            for choice, texts in zip(choices, made, strict=True):
-                texts += continuations(model, tokenizer, choice, prompt, max_new_tokens=max_new_tokens, seed=seed)
+            for spec, texts in zip(specs, by_strategy, strict=True):
+                texts += continuations(model, tokenizer, spec, prompt, max_new_tokens=max_new_tokens, seed=seed)
                 bar.advance(task)
         explanations = {}
         for s in searches:
-            for p, text in enumerate(made[s]):
-                explanations[s, p] = explained(model, tokenizer, choices[s].strategy, text, max_new_tokens)
+            for p, text in enumerate(by_strategy[s]):
+                explanations[s, p] = explained(model, tokenizer, specs[s].strategy, text, max_new_tokens)
                 bar.advance(task)
-    figures = [_figures(texts) for texts in made]
-    return Comparison(name, seed, list(prompts), list(choices), made, figures, explanations)
+    figures = [_figures(texts) for texts in by_strategy]
+    return Comparison(name, seed, list(prompts), list(specs), by_strategy, figures, explanations)
 
 
 # --- showing ---------------------------------------------------------------------------------------------------------
 
 COLUMNS = ("rep-2 %", "rep-3 %", "rep-4 %", "diversity %", "tokens", "ms/token")
-MARKED_WORDS = 4  # a run of so many words that was there before is marked as repeated
+MARKED_WORDS = 4  # a run of so many words that occurred before is marked as repeated
 
 
 def show_texts(out: Console, result: Comparison) -> None:
-    """Each prompt with its continuations under their strategies' names; on a terminal, repeats dim and underlined."""
+    """Print each prompt with its continuations; on a terminal, repeated words are dim and underlined."""
     for index, prompt in enumerate(result.prompts):
         out.rule(f"prompt {index + 1}", align="left", characters="─")
         out.print(Text(prompt, style="bold"))
-        for s, (choice, made) in enumerate(zip(result.choices, result.made, strict=True)):
+        for s, (spec, texts) in enumerate(zip(result.specs, result.continuations, strict=True)):
             out.print()
-            out.print(Text(choice.label, style="bold cyan"))
-            continuation = made[index].continuation.strip()
-            text = _marked(continuation) if continuation else Text("(ended at once)", style="dim")
+            out.print(Text(spec.label, style="bold cyan"))
+            continuation = texts[index].continuation.strip()
+            text = _marked(continuation) if continuation else Text("(no text)", style="dim")
             out.print(Padding(text, (0, 0, 0, 2)))
             if (s, index) in result.explanations:
                 out.print(Padding(as_table(result.explanations[s, index]), (1, 0, 0, 2)))
@@ -171,20 +173,20 @@ def show_texts(out: Console, result: Comparison) -> None:
 
 
 def show_figures(out: Console, result: Comparison) -> None:
-    """The table of figures, one row a strategy."""
+    """Print the table of figures, one row a strategy."""
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     table.add_column("\nstrategy")
     for column in COLUMNS:
         table.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True)
-    for choice, figures in zip(result.choices, result.figures, strict=True):
-        inside = choice.label.removeprefix(choice.name).strip("()")
-        name = Text(choice.name).append(f"\n{inside}" if inside else "", style="dim")
+    for spec, figures in zip(result.specs, result.figures, strict=True):
+        inside = spec.label.removeprefix(spec.name).strip("()")
+        name = Text(spec.name).append(f"\n{inside}" if inside else "", style="dim")
         table.add_row(name, *_cells(figures))
     out.print(table)
 
 
 def repeated_words(words: Sequence[str], n: int = MARKED_WORDS) -> list[bool]:
-    """For each word, whether it belongs to a run of n words that stood in the text before."""
+    """True for each word in a run of n words that occurred earlier in the text."""
     seen: set[tuple[str, ...]] = set()
     repeated = [False] * len(words)
     for start in range(len(words) - n + 1):
@@ -214,9 +216,9 @@ def _cells(figures: Figures) -> list[str]:
     ]
 
 
-def _figures(made: Sequence[Continuation]) -> Figures:
-    texts = [each.continuation for each in made]
-    tokens = sum(each.new_tokens for each in made)
+def _figures(results: Sequence[Continuation]) -> Figures:
+    texts = [result.continuation for result in results]
+    tokens = sum(result.new_tokens for result in results)
     rep_2, rep_3, rep_4 = (repetition(texts, n) for n in (2, 3, 4))
-    milliseconds = median(1000 * each.seconds / each.new_tokens for each in made)
-    return Figures(rep_2, rep_3, rep_4, diversity(texts), tokens / len(made), milliseconds)
+    milliseconds = median(1000 * result.seconds / result.new_tokens for result in results)
+    return Figures(rep_2, rep_3, rep_4, diversity(texts), tokens / len(results), milliseconds)

@@ -21,7 +21,7 @@ PROMPTS = 3
 STRATEGIES = ("greedy", "sampling", "contrastive-search:penalty_alpha=0.4,top_k=4")
 
 QUESTIONS = 60
-# Of a handful of settings tried on 80 validation questions, those with the most true answers; asked are test questions.
+# Of a handful of settings tried on 80 validation questions, those with the most true answers; the demo asks others.
 ANSWERING = (
     "greedy",
     "contrastive-search:penalty_alpha=0.4,top_k=4",
@@ -58,7 +58,7 @@ def show_demo(
     """Print the stories, their figures and the verdict, then the answers."""
     show_texts(out, stories)
     if out.is_terminal:
-        out.print("Dim and underlined: phrases of four or more words that stood in the text before.\n", style="dim")
+        out.print("Dim and underlined: phrases of four or more words that occurred earlier in the text.\n", style="dim")
     show_figures(out, stories)
     out.print()
     out.print(verdict(stories), markup=False)
@@ -70,7 +70,7 @@ def show_demo(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """At 2 million parameters a second thread gains nothing, and on a busy machine threads wait for one another."""
+    """Use one thread: at 2 million parameters a second one gains nothing, and on a busy machine threads wait."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -80,10 +80,8 @@ def _one_thread() -> Iterator[None]:
 
 
 def verdict(result: Comparison) -> str:
-    """One sentence that says what the figures show of contrastive search against greedy search, whichever is ahead."""
-    figures: dict[str, Figures] = {
-        choice.name: each for choice, each in zip(result.choices, result.figures, strict=True)
-    }
+    """One sentence that compares the figures of contrastive search and greedy search, whichever is ahead."""
+    figures: dict[str, Figures] = {spec.name: values for spec, values in zip(result.specs, result.figures, strict=True)}
     greedy, contrastive = figures["greedy"], figures["contrastive-search"]
     cost = contrastive.ms_per_token / greedy.ms_per_token
     time = f"at {cost:.2f} times greedy's time per token"

@@ -1,4 +1,4 @@
-"""What contrastive search turned away from, and which earlier token that would have repeated, for people to read."""
+"""Explanations of contrastive search: tokens that it rejected, and the earlier tokens that they are similar to."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from decoding.text import Continuation, encoded, new_token_budget
 __all__ = ["Explanation", "as_markdown", "as_table", "explained"]
 
 Explanation = list[dict[str, Any]]
-"""A record a new token, as ``compare.json`` holds it: ``position``, and of the token ``chosen`` and of the most
+"""A record a new token, as in ``compare.json``: ``position``, and of the token ``chosen`` and of the most
 probable one (``greedy``) each ``token``, ``text``, ``probability``, ``penalty`` and ``repeats``: the ``position`` and
-``text`` of the earlier token that it is most like, None where there is none. Positions count the tokens of prompt and
-text from 0.
+``text`` of the earlier token that it is most similar to, None where there is none. Positions count the tokens of prompt
+and text from 0.
 """
 
 MARKS = re.compile(r"[\\`*_<|\[\]]")  # of markdown
@@ -74,7 +74,7 @@ def as_table(explanation: Explanation) -> Table:
 
 
 def as_markdown(explanation: Explanation) -> list[str]:
-    """Likewise, as lines of markdown."""
+    """The same steps as lines of markdown."""
     rows = _rows(explanation)
     lines = [_summary(explanation, rows), ""]
     if not rows:
@@ -109,8 +109,8 @@ def _rows(explanation: Explanation) -> list[tuple[str, ...]]:
 
 
 def _piece(tokenizer: Any, before: Sequence[int], token: int) -> str:
-    """The text that a token adds behind others; the token's own name where it adds none (half a character)."""
-    behind = [*before[-1:]]  # many tokenizers drop the space in front of a first word
-    start, text = (str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)) for ids in (behind, [*behind, token]))
+    """The text that a token adds after others; the token's name where it adds none (half a character)."""
+    last = [*before[-1:]]  # many tokenizers drop the space before a first word
+    start, text = (str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)) for ids in (last, [*last, token]))
     added = text[len(start) :] if text.startswith(start) else ""
     return added if added and "\ufffd" not in added else str(tokenizer.convert_ids_to_tokens(token))

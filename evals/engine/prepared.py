@@ -1,4 +1,4 @@
-"""From the options of an evaluation to a loaded model, and from its results to what is printed."""
+"""Preparation of an evaluation from its options, and the report of its results."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def report(results: Results | None, metrics: Sequence[str], json: bool, holm: bo
 
 
 def of_last_rank(
-    found: Sequence[Results | None],
-    asked: Sequence[tuple[str, Sequence[Configuration]]],
+    results: Sequence[Results | None],
+    tasks: Sequence[tuple[str, Sequence[Configuration]]],
     output: Path | None,
     *,
     limit: int | None,
@@ -106,22 +106,22 @@ def of_last_rank(
     others from their files.
 
     Args:
-        found: what each run returned on this rank.
-        asked: the name of each task and its configurations.
+        results: of each run on this rank.
+        tasks: the name of each task and its configurations.
         output: the folder of the results.
         limit: as the runs had it.
-        seed: likewise.
+        seed: as the runs had it.
     """
-    if not found or found[-1] is None:
+    if not results or results[-1] is None:
         return None
     whole = [
-        results or (results_in(output, name, configurations, limit=limit, seed=seed) if output else None)
-        for results, (name, configurations) in zip(found, asked, strict=True)
+        ours or (results_in(output, name, configurations, limit=limit, seed=seed) if output else None)
+        for ours, (name, configurations) in zip(results, tasks, strict=True)
     ]
-    missing = next((name for results, (name, _) in zip(whole, asked, strict=True) if results is None), None)
+    missing = next((name for table, (name, _) in zip(whole, tasks, strict=True) if table is None), None)
     if missing is not None:
         raise OptionError(f"{missing}: another rank has yet to write its results; run the same command once more")
-    return [results for results in whole if results is not None]
+    return [table for table in whole if table is not None]
 
 
 def _device_of_rank(device: str | None) -> str | None:

@@ -33,20 +33,20 @@ class DecodingLM(HFLM):
     """lm-eval's ``hf`` model with a strategy. Without one it is ``hf``.
 
     Tasks that generate use any strategy. Tasks that ask for log-likelihoods use a contrast strategy's (or the model's
-    own with "greedy"); the others give no score to a given token and are refused. lm-eval applies log-softmax to what
-    it is given, so scores are always normalised (``decoding.score`` also gives them raw).
+    own with "greedy"); the others cannot score a given token and are refused. lm-eval applies log-softmax to its
+    input, so scores are always normalised (``decoding.score`` also gives them raw).
 
     Args:
         pretrained: as in ``hf``, or an embedded model: "expert" (the default) or "amateur".
         strategy: a name of ``decoding.strategies.registry``, perhaps with parameters (``dola:layers=high``), or a
             :class:`decoding.Strategy`; None for none.
-        floor: log-score of a token that is not plausible. ``alpha=0`` calls every token plausible.
-        kwargs: the strategy's parameters, which go before those in ``strategy``; the rest are ``hf``'s. In a list of
-            numbers ``;`` does as well as ``,``, which parts arguments. ``device_map`` is ``parallelize=True`` with this
-            map; ``hf`` alone drops it.
+        floor: log-score of a token that is not plausible. With ``alpha=0`` every token is plausible.
+        kwargs: the strategy's parameters, which override those in ``strategy``; the rest are ``hf``'s. Separate numbers
+            of a list by ``;`` or ``,``: lm-eval separates arguments by the latter. ``device_map`` is
+            ``parallelize=True`` with this map; ``hf`` alone ignores it.
 
     Raises:
-        OptionError: an unknown strategy or parameter, or a value that is not accepted or does not fit the model.
+        OptionError: an unknown strategy or parameter, or a value that is out of range or does not fit the model.
         ModelError: no model that can be loaded, or an amateur that does not fit it.
 
     Example:
@@ -54,18 +54,18 @@ class DecodingLM(HFLM):
         >>> lm_eval.simple_evaluate(lm, tasks=["hellaswag"])
     """
 
-    choice: StrategySpec | None = None
-    _room: int | None = None
+    spec: StrategySpec | None = None
+    _longest_text: int | None = None
 
     def __init__(
         self, pretrained: Any = "expert", strategy: str | Strategy | None = None, floor: float = -1000.0, **kwargs: Any
     ) -> None:
-        choice = None
+        spec = None
         if isinstance(strategy, Strategy):
-            choice = StrategySpec(strategy.name, strategy)
+            spec = StrategySpec(strategy.name, strategy)
         elif strategy is not None:
             settings, kwargs = _divided(strategy, kwargs)
-            choice = parse_strategy(strategy, settings)
+            spec = parse_strategy(strategy, settings)
         if isinstance(pretrained, str) and pretrained in miniature.NAMES:
             pretrained = str(miniature.folder(pretrained))
         placement(None, kwargs.get("device_map"), kwargs.get("tp_plan"))
@@ -75,51 +75,51 @@ class DecodingLM(HFLM):
             super().__init__(pretrained, **kwargs)
         except DecodingError:
             raise
-        except Exception as error:  # whatever transformers raises on a name, a broken folder, or a wrong argument
+        except Exception as error:  # of any kind, from transformers: a name, a broken folder, a wrong argument
             raise ModelError(f"pretrained={pretrained}: lm-eval cannot load it ({one_line(error)})") from error
-        self._device = input_device(self.model)  # lm-eval takes a model that is split over devices to begin on cuda
+        self._device = input_device(self.model)  # lm-eval assumes that a model on several devices begins on cuda
         self.floor = float(floor)
-        if choice is not None:
-            self.choice = choice.with_tokenizer(self.tokenizer)
-            self.choice.check(unwrapped(self.model))
-            if isinstance(self.choice.strategy, ContrastStrategy):
-                self._room = longest_text(self.model, self.choice.strategy)
+        if spec is not None:
+            self.spec = spec.with_tokenizer(self.tokenizer)
+            self.spec.check(unwrapped(self.model))
+            if isinstance(self.spec.strategy, ContrastStrategy):
+                self._longest_text = longest_text(self.model, self.spec.strategy)
 
     @property
     def max_length(self) -> int:
-        """How many tokens a text may have: every reader of the strategy has room for it behind its own prefix."""
-        own = super().max_length
-        return own if self._room is None else min(own, self._room)
+        """The number of tokens that a text may have, so that it fits every reader's context after the prefix."""
+        longest: int = super().max_length
+        return longest if self._longest_text is None else min(longest, self._longest_text)
 
     def get_model_info(self) -> dict[str, Any]:
-        """What lm-eval writes into its results file, the strategy with all its parameters among it."""
-        return super().get_model_info() | {"strategy": None if self.choice is None else self.choice.label}
+        """The entries of lm-eval's results file on the model, with the strategy and all its parameters."""
+        return super().get_model_info() | {"strategy": None if self.spec is None else self.spec.label}
 
     def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
-        choice = self.choice
-        if choice is not None and not choice.strategy.scorable:
+        spec = self.spec
+        if spec is not None and not spec.strategy.scorable:
             raise OptionError(
-                f"strategy={choice.name}: it gives no score to a given token, and this task asks for log-likelihoods; "
+                f"strategy={spec.name}: it gives no score to a given token, and this task asks for log-likelihoods; "
                 f"must be {', '.join(scorable_strategies())} or no strategy (tasks that generate take every strategy)"
             )
         return super()._loglikelihood_tokens(requests, *args, **kwargs)
 
     def _model_call(self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         """(batch, length, vocab) log-scores of the token after each position of right-padded ``inps``."""
-        if self.choice is None or not isinstance(self.choice.strategy, ContrastStrategy):
+        if self.spec is None or not isinstance(self.spec.strategy, ContrastStrategy):
             return super()._model_call(inps, attn_mask, labels)
         with self._autocast():
-            return teacher_forced(self.model, inps, self.choice.strategy, self.floor)
+            return teacher_forced(self.model, inps, self.spec.strategy, self.floor)
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any) -> Tensor:
-        """(batch, at most ``max_length``) left-padded ``context`` continued until every row has met a stop string."""
-        if self.choice is not None and isinstance(self.choice.strategy, Strategy):
-            generation_kwargs["custom_generate"] = self.choice.strategy
-        elif self.choice is not None:
-            # greedy, sampling and beam say themselves how to choose, whatever the task would have
+        """(batch, at most ``max_length``) left-padded ``context``, continued until every row contains a stop string."""
+        if self.spec is not None and isinstance(self.spec.strategy, Strategy):
+            generation_kwargs["custom_generate"] = self.spec.strategy
+        elif self.spec is not None:
+            # greedy, sampling and beam override the task's generation parameters
             for name in ("do_sample", "temperature", "top_k", "top_p", "num_beams"):
                 generation_kwargs.pop(name, None)
-            generation_kwargs |= {"do_sample": self.choice.is_stochastic, **self.choice.parameters}
+            generation_kwargs |= {"do_sample": self.spec.is_stochastic, **self.spec.parameters}
         return super()._model_generate(context, max_length, stop, **generation_kwargs)
 
     def _autocast(self) -> Any:
@@ -127,17 +127,17 @@ class DecodingLM(HFLM):
         return torch.autocast(device_type=self.device.type, dtype=dtype, enabled=dtype is not None)
 
 
-def _divided(strategy: str, given: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+def _divided(strategy: str, arguments: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
     """A strategy's parameters, as text, and the arguments that are lm-eval's or transformers'.
 
-    What is neither ``hf``'s nor a parameter, yet looks like one, is taken for one misspelt.
+    An argument that is neither ``hf``'s nor a parameter, but similar to one, counts as a misspelt parameter.
     """
-    accepted = parameters_of(strategy)
+    parameters = parameters_of(strategy)
     known = inspect.signature(HFLM.__init__).parameters
     settings, rest = {}, {}
-    for name, value in given.items():
-        misspelt = name not in known and difflib.get_close_matches(name, accepted, n=1, cutoff=0.75)
-        if name in accepted or misspelt:
+    for name, value in arguments.items():
+        misspelt = name not in known and difflib.get_close_matches(name, parameters, n=1, cutoff=0.75)
+        if name in parameters or misspelt:
             settings[name] = _as_text(value)
         else:
             rest[name] = value
@@ -145,7 +145,7 @@ def _divided(strategy: str, given: Mapping[str, Any]) -> tuple[dict[str, str], d
 
 
 def _as_text(value: Any) -> str:
-    """A value that lm-eval has parsed, as a command line would give it."""
+    """A value that lm-eval has parsed, as the text of a command line."""
     if isinstance(value, (list, tuple)):
         return ",".join(map(str, value))
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

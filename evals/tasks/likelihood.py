@@ -13,9 +13,9 @@ from decoding.evals.engine.results import Results
 from decoding.models.inputs import context_of
 from decoding.scoring.score import tokens_of
 from decoding.scoring.scorer import Scorer
+from decoding.scoring.teacher_forcing import longest_text
 from decoding.strategies.baselines import Greedy
 from decoding.strategies.contrast.base import ContrastStrategy
-from decoding.strategies.contrast.readers import EXPERT, Reader
 from decoding.strategies.registry import StrategySpec, scorable_strategies
 
 __all__ = ["Likelihood", "likelihoods", "note_cuts", "scoring_strategy", "shortened"]
@@ -68,9 +68,8 @@ def likelihoods(
     strategies = [scoring_strategy(configuration.spec) for configuration in configurations]
     before, after = tokens_of(prompt, continuations, tokenizer)
     longest, text = max(zip(map(len, after), continuations, strict=True))
-    prompts = [
-        _cut(before, longest, text, _capacity(model, strategy), tokenizer.bos_token_id) for strategy in strategies
-    ]
+    capacities = [context_of(model) if strategy is None else longest_text(model, strategy) for strategy in strategies]
+    prompts = [_cut(before, longest, text, capacity, tokenizer.bos_token_id) for capacity in capacities]
     results: list[Any] = [None] * len(strategies)
     for length in set(map(len, prompts)):  # one length, unless strategies with prompts of their own leave fewer tokens
         same = [i for i, ids in enumerate(prompts) if len(ids) == length]
@@ -120,17 +119,6 @@ def shortened(text: str, limit: int = 40) -> str:
     """A text in one line, cut to ``limit`` characters, as messages show it."""
     line = " ".join(text.split())
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
-
-
-def _capacity(model: Any, strategy: ContrastStrategy | None) -> int | None:
-    """The number of tokens of prompt and continuation that every reader's context holds with the reader's prefix."""
-    readers = strategy.readers(model, 1) if strategy is not None else []
-    capacities = [
-        context - (len(reader.prefix[0]) if reader.prefix else 0)
-        for reader in [Reader(EXPERT), *readers]
-        if (context := context_of(reader.model or model)) is not None
-    ]
-    return min(capacities, default=None)
 
 
 def _cut(prompt: list[int], longest: int, text: str, capacity: int | None, bos: int | None) -> list[int]:

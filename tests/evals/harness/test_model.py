@@ -53,7 +53,7 @@ def _texts(lm: Any, prompts: list[str] = PROMPTS, **options: Any) -> list[str]:
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_log_likelihoods_are_those_of_decoding_score(arguments: dict[str, Any], batch_size: int) -> None:
     lm = _lm(**arguments, batch_size=batch_size)
-    choice = lm.choice
+    choice = lm.spec
     assert choice is not None
     said = _texts(lm, [prompt for prompt, _ in PAIRS])
     pairs = [*PAIRS, (PAIRS[0][0], said[0])]
@@ -82,11 +82,11 @@ def test_without_a_strategy_it_is_hf() -> None:
 )
 def test_it_generates_a_batch_as_decoding_generate_does_each_prompt(arguments: dict[str, Any]) -> None:
     lm = _lm(**arguments)
-    assert lm.choice is not None
+    assert lm.spec is not None
     texts = _texts(lm)
     for prompt, text in zip(PROMPTS, texts, strict=True):
         inputs = lm.tokenizer(prompt, return_tensors="pt")
-        alone = decoding.generate(lm.model, **inputs, strategy=lm.choice.strategy, max_new_tokens=20)
+        alone = decoding.generate(lm.model, **inputs, strategy=lm.spec.strategy, max_new_tokens=20)
         new = lm.tokenizer.decode(alone[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         assert text == new.split("\n")[0]
         assert text
@@ -149,10 +149,10 @@ def test_arguments_reach_the_strategy_or_the_model_in_every_form_that_lm_eval_ha
         {"lower_layers": [0.5, 3], "guidance": "none", "final_norm": "false", "alpha": "0.2"},
     ):
         lm = _lm(strategy="lol", amateur="amateur", **arguments, attn_implementation="eager")
-        assert lm.choice is not None
-        assert lm.choice.strategy == right
+        assert lm.spec is not None
+        assert lm.spec.strategy == right
         assert lm.model.config._attn_implementation == "eager"
-        assert lm.get_model_info()["strategy"] == lm.choice.label
+        assert lm.get_model_info()["strategy"] == lm.spec.label
     assert _lm().get_model_info()["strategy"] is None
 
 
@@ -164,7 +164,7 @@ def test_arguments_reach_the_strategy_or_the_model_in_every_form_that_lm_eval_ha
         ({"strategy": "lol", "amateur": "induced"}, "lol needs lower_layers"),
         ({"strategy": "lol", "amateur": "induced", "lower_layers": "9"}, "layer 9.* has 4 layers"),
         ({"strategy": "contrastive-search", "penalty_alpha": 2}, "penalty_alpha=2.0: must be a number from 0 to 1"),
-        ({"strategy": "contrastive-decoding", "amateur": "absent"}, "absent: no folder of this name"),
+        ({"strategy": "contrastive-decoding", "amateur": "absent"}, "absent: there is no folder of this name"),
         ({"pretrained": "/absent"}, "pretrained=/absent: lm-eval cannot load it"),
         ({"device_map": "gpu"}, "device_map='gpu'; expected one of auto, balanced"),
         ({"dtype": "float31"}, "models/expert: lm-eval cannot load it .*float31"),
