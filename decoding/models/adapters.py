@@ -1,16 +1,18 @@
-"""LoRA adapters on a model: rows of one batch that run with different adapters, and adapters loaded from a folder.
+"""LoRA adapters: rows of one batch that run with different adapters, and adapters loaded from a folder.
 
 One forward pass runs rows of the base model and rows of an adapter on one copy of the weights (peft's mixed batches).
-peft is needed only where a model has adapters, and is imported only then.
+An adapter from a folder stays beside the model: hooks add its output during a call, and the model is never changed.
+peft is needed only where there are adapters, and is imported only then.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import sys
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -20,12 +22,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from decoding.errors import ModelError, OptionError, nearest
-from decoding.models.devices import is_offloaded
+from decoding.models.devices import input_device, is_offloaded
 from decoding.models.hooks import NO_KEYWORDS
+from decoding.models.memo import PerModelMemo
 from decoding.transformers_private import adapter_attributes, set_adapter_attributes
 
 __all__ = [
     "BASE",
+    "Adapter",
+    "LoadedAdapter",
     "MixedRows",
     "adapter_state",
     "adapters_of",
@@ -33,6 +38,7 @@ __all__ = [
     "check_adapter",
     "detach",
     "expert_adapter",
+    "load_adapter",
 ]
 
 BASE = "__base__"  # peft's name for rows that no adapter touches
@@ -40,6 +46,7 @@ BASE = "__base__"  # peft's name for rows that no adapter touches
 _active_rows: ContextVar[Any] = ContextVar("decoding_active_rows", default=None)
 _attaching = threading.Lock()  # guards the table of attached adapters
 _attached: weakref.WeakKeyDictionary[Any, _Attached] = weakref.WeakKeyDictionary()
+_loaded: PerModelMemo[LoadedAdapter] = PerModelMemo()  # adapters beside a model
 
 
 @dataclass
@@ -97,7 +104,51 @@ def check_adapter(model: Any, name: str) -> None:
         )
 
 
-def expert_adapter(model: Any, amateur: str | None) -> str:
+@dataclass(frozen=True, eq=False)
+class LoraWeights:
+    """A LoRA adapter's part of one linear layer.
+
+    Attributes:
+        down: A, from the layer's inputs to the rank.
+        up: B, from the rank to the layer's outputs.
+        dropout: before A.
+        scaling: of the product.
+    """
+
+    down: nn.Module
+    up: nn.Module
+    dropout: nn.Module
+    scaling: float
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """The adapter's output (..., out) for the layer's inputs (..., in)."""
+        return self.up(self.down(self.dropout(states.to(self.down.weight.dtype)))) * self.scaling
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedAdapter:
+    """A LoRA adapter that was loaded for a model and stays beside it.
+
+    Attributes:
+        name: of the adapter.
+        layers: its weights by the names of the model's modules, in the order of these.
+    """
+
+    name: str
+    layers: Mapping[str, LoraWeights]
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Its weights, under the names that they would have on the model."""
+        for module, weights in self.layers.items():
+            yield f"{module}.lora_A.{self.name}.weight", weights.down.weight
+            yield f"{module}.lora_B.{self.name}.weight", weights.up.weight
+
+
+Adapter = str | LoadedAdapter
+"""An adapter on a model, by its name, or one beside it."""
+
+
+def expert_adapter(model: Any, amateur: Adapter | None) -> str:
     """The adapter of the expert's rows: the active one, unless that is the amateur; ``BASE`` for none.
 
     Raises:
@@ -118,24 +169,29 @@ class MixedRows:
     Concurrent calls on the same model do not affect each other: the hooks act only within :meth:`activated`.
 
     Args:
-        model: a transformers model with LoRA layers.
-        names: one adapter name a row; ``BASE`` for none.
+        model: a transformers model.
+        names: one adapter a row: the name of one on the model, or one beside it; ``BASE`` for none.
 
     Attributes:
         by_slices: True where every adapter is plain LoRA on linear layers: its output is added here, to slices of rows.
             Else peft adds it.
     """
 
-    def __init__(self, model: Any, names: Sequence[str]) -> None:
+    def __init__(self, model: Any, names: Sequence[Adapter]) -> None:
         self.names = list(names)
         layers = _lora_layers(model)
-        self.by_slices = all(_is_plain(layer, set(names)) for layer in layers)
+        on_model = {name for name in names if isinstance(name, str)}
+        self.by_slices = all(_is_plain(layer, on_model) for layer in layers)
         self._handles = [layer.register_forward_pre_hook(self._name, with_kwargs=True) for layer in layers]
         if self.by_slices:
             self._handles += [layer.register_forward_hook(self._add) for layer in layers]
+        for adapter in {name for name in names if isinstance(name, LoadedAdapter)}:
+            for module, weights in adapter.layers.items():
+                layer = model.get_submodule(module)
+                self._handles.append(layer.register_forward_hook(self._adding(adapter, weights)))
 
-    def repeated(self, rows: int) -> list[str]:
-        """The adapter names of a batch in which each row is repeated ``rows / len(names)`` times."""
+    def repeated(self, rows: int) -> list[Adapter]:
+        """The adapters of a batch in which each row is repeated ``rows / len(names)`` times."""
         times = rows // len(self.names)
         return [name for name in self.names for _ in range(times)]
 
@@ -157,7 +213,8 @@ class MixedRows:
         if _active_rows.get() is not self:
             return None
         rows = len(inputs[0])
-        return inputs, {**named, "adapter_names": [BASE] * rows if self.by_slices else self.repeated(rows)}
+        names = [name if isinstance(name, str) and not self.by_slices else BASE for name in self.repeated(rows)]
+        return inputs, {**named, "adapter_names": names}
 
     def _add(self, layer: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Add the adapters' output to their rows, as peft does for the same names.
@@ -167,13 +224,90 @@ class MixedRows:
         """
         if _active_rows.get() is not self:
             return
+        for name, rows in self._slices(len(output)):
+            if isinstance(name, str) and name in layer.lora_A:
+                output[rows] += _weights_of(layer, name)(inputs[0][rows]).to(output.dtype)
+
+    def _adding(self, adapter: LoadedAdapter, weights: LoraWeights) -> Callable[..., None]:
+        """A forward hook that adds the output of an adapter beside the model to its rows; see :meth:`_add`."""
+
+        def add(_layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            if _active_rows.get() is not self:
+                return
+            for name, rows in self._slices(len(output)):
+                if name is adapter:
+                    output[rows] += weights(inputs[0][rows]).to(output.dtype)
+
+        return add
+
+    def _slices(self, rows: int) -> Iterator[tuple[Adapter, slice]]:
+        """The adapters of a batch, with the adjacent rows of each."""
         start = 0
-        for name, group in itertools.groupby(self.repeated(len(output))):
-            rows = slice(start, start := start + len(list(group)))
-            if name in layer.lora_A:
-                down, up = layer.lora_A[name], layer.lora_B[name]
-                states = layer.lora_dropout[name](inputs[0][rows].to(down.weight.dtype))
-                output[rows] += (up(down(states)) * layer.scaling[name]).to(output.dtype)
+        for name, group in itertools.groupby(self.repeated(rows)):
+            yield name, slice(start, start := start + len(list(group)))
+
+
+def load_adapter(model: Any, folder: str | Path, name: str | None = None) -> LoadedAdapter:
+    """Load a LoRA adapter for a model, once, and leave the model as it is.
+
+    Args:
+        model: a transformers model.
+        folder: the folder that ``save_pretrained`` of an adapter wrote.
+        name: the name of the adapter; by default that of the folder.
+
+    Raises:
+        ModelError: peft is not installed, the adapter does not fit the model, or its rows cannot share a batch with the
+            base model's; or the model is offloaded.
+    """
+    path = Path(folder).expanduser().resolve()
+    name = (name or path.name).replace(".", "_")
+    key = (str(path), name, str(model.dtype), str(input_device(model)), _last_change(path))
+
+    def load() -> LoadedAdapter:
+        _loaded.discard(model, lambda other: other[:2] == key[:2])  # of another device, or written again since
+        return _beside(model, folder, path, name)
+
+    return _loaded.get(model, key, load)
+
+
+def _beside(model: Any, folder: str | Path, path: Path, name: str) -> LoadedAdapter:
+    on_model = name
+    while on_model in adapters_of(model):
+        on_model += "_"
+    _check_loadable(model, folder)
+    skeleton = _skeleton(model)
+    with _settings_kept(model):  # the skeleton has the model's own parameters
+        _load(skeleton, path, on_model)
+    check_adapter(skeleton, on_model)
+    layers = {}
+    for module, layer in skeleton.named_modules():
+        if _is_lora(layer) and on_model in layer.lora_A:
+            if not _is_plain(layer, {on_model}):
+                raise ModelError(
+                    f"{folder}: is a variant of LoRA that cannot run beside a model: put it on the model with "
+                    "model.load_adapter(folder, name), and give its name as the amateur"
+                )
+            layers[module] = _weights_of(layer, on_model)
+    return LoadedAdapter(name, layers)
+
+
+def _weights_of(layer: Any, name: str) -> LoraWeights:
+    return LoraWeights(layer.lora_A[name], layer.lora_B[name], layer.lora_dropout[name], layer.scaling[name])
+
+
+def _skeleton(module: nn.Module) -> Any:
+    """A copy of a module tree that shares its parameters and buffers, and nothing that can be changed but these."""
+    copied = copy.copy(module)
+    copied.__dict__ = {
+        key: copy.copy(value) if isinstance(value, (dict, list, set)) else value for key, value in vars(module).items()
+    }
+    copied._modules = {key: child and _skeleton(child) for key, child in module._modules.items()}
+    return copied
+
+
+def _last_change(path: Path) -> int:
+    """When an adapter's weights were last written, in nanoseconds; 0 where there are none."""
+    return max((file.stat().st_mtime_ns for file in path.glob("adapter_model.*")), default=0)
 
 
 def attach(model: Any, folder: str | Path, name: str | None = None) -> str:
@@ -201,17 +335,7 @@ def attach(model: Any, folder: str | Path, name: str | None = None) -> str:
             return name
         if name in adapters_of(model):
             raise ModelError(f"{folder}: the model already has another adapter called {name!r}; give this one a name")
-        try:
-            import peft  # noqa: F401
-        except ImportError as error:
-            raise ModelError(
-                f"{folder} holds a LoRA adapter, which needs peft: pip install 'contrastive-decoding[lora]'"
-            ) from error
-        if is_offloaded(model):  # whose adapter would be left without weights, silently
-            raise ModelError(
-                f"{folder}: an adapter cannot be loaded onto a model with weights offloaded to the CPU or a disk: the "
-                "weights must be on devices, or the adapter be loaded before they are offloaded"
-            )
+        _check_loadable(model, folder)
         with _settings_kept(model):
             try:
                 _load(model, path, name)
@@ -241,7 +365,23 @@ def detach(model: Any, name: str) -> None:
             _remove(model, name, attached)
 
 
+def _check_loadable(model: Any, folder: str | Path) -> None:
+    """Refuse to load an adapter without peft, or for a model with offloaded weights."""
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise ModelError(
+            f"{folder} holds a LoRA adapter, which needs peft: pip install 'contrastive-decoding[lora]'"
+        ) from error
+    if is_offloaded(model):  # whose adapter would be left without weights, silently
+        raise ModelError(
+            f"{folder}: an adapter cannot be loaded onto a model with weights offloaded to the CPU or a disk: the "
+            "weights must be on devices, or the adapter be loaded before they are offloaded"
+        )
+
+
 def _load(model: Any, path: Path, name: str) -> None:
+    """Put an adapter on a model, inactive."""
     active = {adapter for layer in _lora_layers(model) for adapter in layer.active_adapters}
     try:
         report = model.load_adapter(str(path), adapter_name=name)
@@ -287,9 +427,13 @@ def _settings_kept(model: Any) -> Iterator[None]:
 def _lora_layers(model: Any) -> list[Any]:
     if "peft" not in sys.modules:
         return []
+    return [module for module in model.modules() if _is_lora(module)]
+
+
+def _is_lora(module: nn.Module) -> bool:
     from peft.tuners.lora import LoraLayer
 
-    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+    return isinstance(module, LoraLayer)
 
 
 def _is_plain(layer: Any, names: set[str]) -> bool:

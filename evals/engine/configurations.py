@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from decoding.errors import OptionError
+from decoding.models.adapters import Adapter, LoadedAdapter
 from decoding.models.devices import input_device, whole_weights
 from decoding.strategies.contrast.base import ContrastStrategy
 from decoding.strategies.parameters_text import as_results
@@ -110,16 +111,19 @@ def described(model: Any, name: str) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def fingerprint(model: Any, adapter: str | None = None) -> str:
+def fingerprint(model: Any, adapter: Adapter | None = None) -> str:
     """16 hexadecimal digits that change with the weights, made of a few numbers from all over each tensor.
 
     Args:
         model: a transformers model; LoRA adapters on it are left out.
-        adapter: the name of one of its LoRA adapters, to take that alone.
+        adapter: one of its LoRA adapters, by name, or one beside it, to take that alone.
     """
     lines = []
-    for name, weights in whole_weights(model):
-        part = f".{adapter}." in name if adapter else ".lora_" not in name
+    weights_by_name = adapter.named_weights() if isinstance(adapter, LoadedAdapter) else whole_weights(model)
+    for name, weights in weights_by_name:
+        part = ".lora_" not in name
+        if adapter is not None:
+            part = isinstance(adapter, LoadedAdapter) or f".{adapter}." in name
         if part:
             places = torch.tensor(_spread(weights.numel()), dtype=torch.long, device=weights.device)
             numbers = weights.flatten()[places].double().cpu()

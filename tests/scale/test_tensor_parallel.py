@@ -96,7 +96,7 @@ def samples(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"tp_plan": "auto"}, "shares a model out among the processes of torchrun, and this is not one of them"),
+        ({"tp_plan": "auto"}, "divides a model among the processes of torchrun, and this is not one of them"),
         ({"tp_plan": "colwise"}, "tp_plan='colwise': must be auto"),
         ({"device_map": "atuo"}, r"device_map='atuo'.*auto"),
         ({"device_map": "auto", "tp_plan": "auto"}, "device_map and tp_plan: each says where the model goes"),
@@ -110,6 +110,6 @@ def test_what_cannot_be_placed_is_one_line(given: dict[str, str], message: str) 
 
 def test_a_number_of_processes_that_does_not_divide_the_heads_is_refused() -> None:
     model = SimpleNamespace(config=tiny_model("llama").config, tp_size=4)
-    with pytest.raises(ModelError, match="its 2 key value heads cannot be shared out among 4 processes"):
+    with pytest.raises(ModelError, match="its 2 key value heads cannot be divided among 4 processes"):
         loading._check_shares("PATH", model)
     loading._check_shares("PATH", SimpleNamespace(config=model.config, tp_size=2))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from decoding.errors import DecodingWarning, ModelError, OptionError
-from decoding.models.adapters import adapters_of, attach, check_adapter
+from decoding.models.adapters import Adapter, adapters_of, check_adapter, load_adapter
 from decoding.models.builtin import BUILT_IN, BUILT_IN_ADAPTERS
 from decoding.models.devices import input_device
 from decoding.models.loading import DTYPES, load
@@ -38,7 +38,7 @@ def amateur_reader(amateur: Any, model: Any, rows: int, tokenizer: Any = None, f
 
     Args:
         amateur: a transformers model; the name of a LoRA adapter on ``model``; a folder, hub name or built-in name of a
-            model, or the folder of a LoRA adapter, which is attached to ``model``; a :class:`Prompt`, or text that
+            model, or the folder of a LoRA adapter, which runs beside ``model``; a :class:`Prompt`, or text that
             begins with "prompt:".
         model: the generating model.
         rows: of the batch.
@@ -55,10 +55,9 @@ def amateur_reader(amateur: Any, model: Any, rows: int, tokenizer: Any = None, f
         prefix = prefix_of(amateur.text, tokenizer, rows, "the amateur's prompt")
         return Reader("amateur", prefix=prefix, from_last_token=from_last_token)
     if isinstance(amateur, (str, Path)):
-        name = _adapter_name(str(amateur), model)
-        if name is not None:
-            check_adapter(model, name)
-            return Reader("amateur", adapter=name, from_last_token=from_last_token)
+        adapter = _adapter(str(amateur), model)
+        if adapter is not None:
+            return Reader("amateur", adapter=adapter, from_last_token=from_last_token)
         other, other_tokenizer = _load(str(amateur), model)
     else:
         other = unwrapped(amateur, "amateur") if isinstance(amateur, nn.Module) else amateur
@@ -131,13 +130,14 @@ def _tokens(text: str | Sequence[int], tokenizer: Any, what: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
 
-def _adapter_name(amateur: str, model: Any) -> str | None:
+def _adapter(amateur: str, model: Any) -> Adapter | None:
     if amateur in adapters_of(model):
+        check_adapter(model, amateur)
         return amateur
     if amateur in BUILT_IN_ADAPTERS:
-        return attach(model, BUILT_IN_ADAPTERS[amateur], amateur)
+        return load_adapter(model, BUILT_IN_ADAPTERS[amateur], amateur)
     if (Path(amateur).expanduser() / "adapter_config.json").is_file():
-        return attach(model, amateur)
+        return load_adapter(model, amateur)
     return None
 
 

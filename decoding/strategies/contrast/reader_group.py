@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from decoding.cache.layer_kinds import has_window, is_recurrent
 from decoding.capabilities.branching import branching_of
 from decoding.errors import InputError, ModelError
-from decoding.models.adapters import MixedRows, adapters_of, expert_adapter
+from decoding.models.adapters import MixedRows, expert_adapter
 from decoding.models.forward_errors import is_environment_error
 from decoding.models.inputs import given_inputs
 from decoding.models.structure import ModelStructure
@@ -171,7 +171,7 @@ def _at(states: Tensor, positions: Tensor) -> Tensor:
 
 
 def mixed_rows(model: Any, readers: Sequence[Reader], all_readers: Sequence[Reader], batch: int) -> MixedRows | None:
-    """The adapter that each row of a batch reads with; None for a model without adapters.
+    """The adapter that each row of a batch reads with; None where no reader has one.
 
     Args:
         model: the generating model.
@@ -179,8 +179,6 @@ def mixed_rows(model: Any, readers: Sequence[Reader], all_readers: Sequence[Read
         all_readers: of the strategy, one of which may read with an adapter.
         batch: rows of each reader.
     """
-    if not adapters_of(model):
-        return None
     amateur = next((reader.adapter for reader in all_readers if reader.adapter is not None), None)
     if amateur is None:
         return None

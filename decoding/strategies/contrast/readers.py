@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from decoding.errors import InputError, ModelError
+from decoding.models.adapters import Adapter
 from decoding.models.inputs import given_inputs
 from decoding.transformers_private import CACHE_ARGUMENTS
 
@@ -24,7 +25,8 @@ class Reader:
     Attributes:
         role: its name in the strategy; ``EXPERT`` is the generating model on the prompt as it is.
         model: whose weights; None for the generating model's.
-        adapter: name of the LoRA adapter it reads with; None for none beside the active one.
+        adapter: the LoRA adapter it reads with, by its name on the model or loaded beside it; None for none but the
+            active one.
         prefix: per row, tokens put before the prompt (after its bos token); None for none.
         from_last_token: reads the prompt's last token only.
         exits: after how many layers it also exits early, ascending.
@@ -32,7 +34,7 @@ class Reader:
 
     role: str
     model: Any = None
-    adapter: str | None = None
+    adapter: Adapter | None = None
     prefix: Sequence[Sequence[int]] | None = None
     from_last_token: bool = False
     exits: tuple[int, ...] = ()

@@ -46,7 +46,8 @@ def test_a_model_trains_on_with_an_adapter_attached(folder: Path) -> None:
     model.model.layers[1].eval()
     before = {id(weight): weight.requires_grad for weight in model.parameters()}
     modes = {module: module.training for module in model.modules()}
-    decoding.generate(model, IDS, strategy=ContrastiveDecoding(str(folder)), max_new_tokens=2)
+    attach(model, folder)
+    decoding.generate(model, IDS, strategy=ContrastiveDecoding("liar"), max_new_tokens=2)
     assert {id(weight): weight.requires_grad for weight in model.parameters() if id(weight) in before} == before
     assert {module: module.training for module in modes} == modes
     assert not any(weight.requires_grad for name, weight in model.named_parameters() if "lora_" in name)
@@ -58,7 +59,8 @@ def test_a_model_trains_on_with_an_adapter_attached(folder: Path) -> None:
 def test_a_detached_adapter_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     model = tiny_model("llama").train()
     before, logits = _state(model), model(IDS).logits
-    decoding.generate(model, IDS, strategy=ContrastiveDecoding(str(folder)), max_new_tokens=2)
+    attach(model, folder)
+    decoding.generate(model, IDS, strategy=ContrastiveDecoding("liar"), max_new_tokens=2)
     detach(model, "liar")
     assert _state(model) == before
     assert torch.equal(model(IDS).logits, logits)
