@@ -17,6 +17,7 @@ from decoding.strategies.registry import StrategySpec
 __all__ = [
     "DEFAULT_NEW_TOKENS",
     "Continuation",
+    "check_count",
     "continuations",
     "encoded",
     "new_text",
@@ -80,7 +81,7 @@ def continuations(
         OptionError: more new tokens than the context has left, several texts of a strategy that makes one, or steps
             that cannot be captured.
     """
-    _check_count(spec, count)
+    check_count(spec, count)
     spec = spec.with_tokenizer(tokenizer)
     inputs = encoded(model, tokenizer, prompt, chat)
     length = inputs["input_ids"].shape[1]
@@ -153,7 +154,8 @@ def encoded(model: Any, tokenizer: Any, prompt: str, chat: bool = False) -> dict
     return inputs
 
 
-def _check_count(spec: StrategySpec, count: int) -> None:
+def check_count(spec: StrategySpec, count: int) -> None:
+    """Raise OptionError where a strategy cannot make so many texts of one prompt."""
     most = spec.parameters.get("num_beams", 1)
     if count > most and not spec.is_stochastic:
         raise OptionError(

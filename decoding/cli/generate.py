@@ -78,9 +78,9 @@ def generate_command(
 
     from decoding.capabilities.chunked_prefill import enable_chunked_prefill
     from decoding.models.devices import is_main_process
-    from decoding.text import _check_count, continuations
+    from decoding.text import check_count, continuations
 
-    _check_count(spec, num_return_sequences)
+    check_count(spec, num_return_sequences)
     writable(output)
     loaded, tokenizer = placement.load(model)
     enable_chunked_prefill(loaded, prefill_chunk, padded=False)
