@@ -15,6 +15,7 @@ from decoding.generation.strategy import Strategy
 from decoding.models.forward_errors import within_memory
 from decoding.models.inputs import check_inputs
 from decoding.models.wrappers import check_model
+from decoding.parameters import plain_number
 from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
 from decoding.strategies.dola import DoLa
 from decoding.strategies.registry import StrategySpec
@@ -149,10 +150,10 @@ def _strategy_of_arguments(kwargs: dict[str, Any], config: GenerationConfig) -> 
                 "dola_layers and penalty_alpha name two strategies, dola and contrastive-search: give one"
             )
         return DoLa(dola_layers, per_row=False)  # as transformers had it
-    alpha = kwargs.get("penalty_alpha", getattr(config, "penalty_alpha", None))
-    top_k = kwargs.get("top_k", config.top_k)
+    alpha = plain_number(kwargs.get("penalty_alpha", getattr(config, "penalty_alpha", None)))
+    top_k = plain_number(kwargs.get("top_k", config.top_k))
     named = "penalty_alpha" in kwargs and kwargs["penalty_alpha"] is not None
-    if alpha is None or (not named and (not alpha or not top_k or top_k < 2)):
+    if alpha is None or (not named and (not alpha or not top_k or top_k == 1)):
         return None
     if top_k is None:
         raise OptionError(f"penalty_alpha={alpha}: contrastive-search needs top_k as well; the paper uses 3 to 5")

@@ -17,8 +17,10 @@ from transformers import GenerationConfig
 from decoding.capabilities.branching import branching_of
 from decoding.capabilities.chunked_prefill import checked_chunking
 from decoding.capabilities.cuda_graphs import check_cuda_graphs, cuda_graphs_requested, request_cuda_graphs
+from decoding.errors import OptionError
 from decoding.models.adapters import MixedRows
 from decoding.models.wrappers import unwrapped
+from decoding.parameters import plain_numbers, require_count
 from decoding.stream.prepare import prepare_inputs
 from decoding.stream.stream import Stream
 
@@ -48,6 +50,11 @@ def open_stream(
         >>> stream.commit(torch.tensor([2]))  # keep the third
     """
     model = unwrapped(model)
+    exits = plain_numbers(exits)
+    if not isinstance(exits, (list, tuple)):
+        raise OptionError(f"exits={exits!r}: must be numbers of layers such as [4, 8]")
+    for exit_ in exits:
+        require_count("exits", exit_, 0)
     input_ids, model_kwargs, config = prepare_inputs(model, **inputs)
     request_cuda_graphs(config, compile)
     return open_prepared_stream(model, input_ids, model_kwargs, config, restorable=restorable, exits=exits)

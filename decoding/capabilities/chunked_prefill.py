@@ -20,6 +20,7 @@ from decoding.errors import ModelError, OptionError, one_line
 from decoding.models.forward_errors import ACCIDENTS, is_environment_error
 from decoding.models.memo import PerModelMemo, model_cache_key
 from decoding.models.probe import tolerance
+from decoding.parameters import plain_number, require_count
 
 __all__ = ["checked_chunking", "enable_chunked_prefill", "why_not_chunked"]
 
@@ -54,9 +55,12 @@ def checked_chunking(
     Raises:
         OptionError: a size out of range, a prompt of embeddings, or a model that misreads a prompt in chunks.
     """
-    size = config.prefill_chunk_size
+    size = plain_number(config.prefill_chunk_size)
     if size is None:
         return config
+    if size is not config.prefill_chunk_size:
+        config = copy.copy(config)
+        config.prefill_chunk_size = size
     if model_kwargs.get("inputs_embeds") is not None:
         raise OptionError(f"prefill_chunk_size={size}: chunked prefill needs a prompt of input_ids; leave it out")
     if isinstance(size, int) and size >= input_ids.shape[1] > 0 and not model.config.is_encoder_decoder:
@@ -69,8 +73,7 @@ def checked_chunking(
 
 
 def _check(model: Any, size: Any, padded: bool) -> None:
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise OptionError(f"prefill_chunk_size={size!r}: must be a whole number from 1")
+    require_count("prefill_chunk_size", size, 1)
     why = why_not_chunked(model, size, padded)
     if why:
         raise OptionError(f"prefill_chunk_size={size}: {type(model).__name__} {why}; leave it out")

@@ -17,6 +17,7 @@ from decoding.generation.logits_processor import StrategyLogitsProcessor
 from decoding.generation.loop import decode
 from decoding.generation.session import Session
 from decoding.models.inputs import check_inputs
+from decoding.parameters import store_plain_numbers
 from decoding.stream.recompute import warn_recompute_cost
 
 __all__ = ["Strategy"]
@@ -37,6 +38,9 @@ class Strategy(ABC):
 
     name: ClassVar[str]
     scorable: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        store_plain_numbers(self)
 
     @abstractmethod
     def session(

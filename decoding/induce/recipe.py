@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from decoding.errors import OptionError
+from decoding.parameters import require_count, require_number, require_range, store_plain_numbers
 
 __all__ = ["Recipe"]
 
@@ -39,13 +40,13 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        store_plain_numbers(self)
         for name in ("batch_size", "rank", "lora_alpha", "max_length"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name}={getattr(self, name)!r}: must be a whole number from 1")
+            require_count(name, getattr(self, name), 1)
         for name in ("learning_rate", "epochs"):
-            if not getattr(self, name) > 0:
-                raise OptionError(f"{name}={getattr(self, name)!r}: must be a number above 0")
-        if not 0 <= self.dropout < 1:
+            require_number(name, getattr(self, name), 0.0, open_=True)
+        require_range("dropout", self.dropout, 0.0, 1.0)
+        if self.dropout == 1:
             raise OptionError(f"dropout={self.dropout!r}: must be a number from 0 to below 1")
-        if "{question}" not in self.template:
+        if not isinstance(self.template, str) or "{question}" not in self.template:
             raise OptionError(f"template={self.template!r}: must be text with {{question}} in it")

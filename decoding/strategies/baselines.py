@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from decoding.errors import OptionError
-from decoding.generation.parameters import require_count, require_number, require_range
+from decoding.parameters import require_count, require_number, require_range, store_plain_numbers
 
 __all__ = ["Baseline", "Beam", "Greedy", "Nucleus", "Sampling", "TopK", "Typical"]
 
@@ -17,6 +17,9 @@ class Baseline:
     name: ClassVar[str]
     is_stochastic: ClassVar[bool] = False
     scorable: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        store_plain_numbers(self)
 
     def with_tokenizer(self, tokenizer: Any) -> Baseline:
         """Return the baseline as it is: it has no texts."""
@@ -54,6 +57,7 @@ class Sampling(Baseline):
     is_stochastic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_number("temperature", self.temperature, 0.0, open_=True)
         require_count("top_k", self.top_k, 0, " (0 keeps every token)")
         for name in ("top_p", "typical_p"):
@@ -105,4 +109,5 @@ class Beam(Baseline):
     num_beams: int = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_count("num_beams", self.num_beams, 2)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from decoding.generation.parameters import require_number
 from decoding.kernels.contrast import contrast_logits
+from decoding.parameters import require_number
 from decoding.strategies.contrast.amateurs import check_text, prefix_of
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
@@ -45,6 +45,7 @@ class ContextAware(ContrastStrategy):
     name: ClassVar[str] = "context-aware"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_number("alpha", self.alpha, 0.0)
 
     def check(self, model: Any) -> None:

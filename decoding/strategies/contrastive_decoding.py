@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from decoding.errors import OptionError
-from decoding.generation.parameters import require_choice, require_number, require_range
 from decoding.kernels.contrast import contrast_log_probs, contrast_logits
+from decoding.parameters import require_choice, require_number, require_range
 from decoding.strategies.contrast.amateurs import amateur_reader, cut_to_shared, padded_to
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
@@ -60,6 +60,7 @@ class ContrastiveDecoding(ContrastStrategy):
     name: ClassVar[str] = "contrastive-decoding"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_range("alpha", self.alpha, 0.0, 1.0)
         require_number("beta", self.beta, 0.0)
         require_choice("form", self.form, FORMS)

@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from decoding.errors import OptionError
-from decoding.generation.parameters import require_choice, require_range
 from decoding.kernels.contrast import contrast_log_probs
 from decoding.kernels.layer_divergence import layer_divergence
 from decoding.models.layers import depth_of
 from decoding.models.structure import inspect_model
+from decoding.parameters import plain_numbers, require_choice, require_range
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 
@@ -59,17 +59,19 @@ class DoLa(ContrastStrategy):
     name: ClassVar[str] = "dola"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_range("alpha", self.alpha, 0.0, 1.0)
         require_choice("divergence", self.divergence, DIVERGENCES)
         if isinstance(self.layers, str):
             if self.layers not in ("low", "high"):
                 raise self._bad_layers()
             return
-        if not isinstance(self.layers, Sequence) or not self.layers:
+        layers = plain_numbers(self.layers)
+        if not isinstance(layers, Sequence) or not layers:
             raise self._bad_layers()
-        if any(not isinstance(layer, int) or isinstance(layer, bool) for layer in self.layers):
+        if any(not isinstance(layer, int) or isinstance(layer, bool) for layer in layers):
             raise self._bad_layers()
-        object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
+        object.__setattr__(self, "layers", tuple(sorted(set(layers))))
 
     def _bad_layers(self) -> OptionError:
         return OptionError(f"layers={self.layers!r}: must be low, high, or layer numbers such as [8, 10, 12]")

@@ -11,9 +11,9 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from decoding.capabilities.capabilities import open_prepared_stream
 from decoding.generation.candidates import check_top_k, top_candidates, without_temperature
-from decoding.generation.parameters import require_count, require_range
 from decoding.generation.session import StreamSession
 from decoding.generation.strategy import Strategy
+from decoding.parameters import require_count, require_range
 from decoding.stream.stream import Stream
 
 __all__ = ["FSD"]
@@ -59,6 +59,7 @@ class FSD(Strategy):
     name: ClassVar[str] = "fsd"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_range("penalty_alpha", self.penalty_alpha, 0.0, 1.0)
         require_count("top_k", self.top_k, 1, " to the size of the vocabulary")
         require_count("n", self.n, 1)

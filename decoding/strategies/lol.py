@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from decoding.errors import OptionError, nearest
-from decoding.generation.parameters import require_choice, require_number, require_range
 from decoding.kernels.contrast import multi_layer_contrast, refocused
 from decoding.models.layers import exits_of, matching_exits, require_layers
+from decoding.parameters import plain_numbers, require_choice, require_number, require_range
 from decoding.strategies.contrast.amateurs import amateur_reader, cut_to_shared, padded_to, prefix_of
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
@@ -85,11 +85,13 @@ class LOL(ContrastStrategy):
     name: ClassVar[str] = "lol"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_range("alpha", self.alpha, 0.0, 1.0)
         for name in ("amateur_weight", "lower_amateur_weight", "fusion_weight", "refocus_weight"):
             require_number(name, getattr(self, name), 0.0)
         require_choice("fusion", self.fusion, FUSIONS)
-        layers = [self.lower_layers] if isinstance(self.lower_layers, (int, float)) else self.lower_layers
+        layers = plain_numbers(self.lower_layers)
+        layers = [layers] if isinstance(layers, (int, float)) else layers
         require_layers("lower_layers", layers)
         object.__setattr__(self, "lower_layers", tuple(layers))
         self._guidance_text()

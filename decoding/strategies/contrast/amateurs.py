@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from decoding.models.devices import input_device
 from decoding.models.loading import DTYPES, load
 from decoding.models.memo import PerModelMemo
 from decoding.models.wrappers import unwrapped
+from decoding.parameters import plain_numbers
 from decoding.strategies.contrast.prompt import Prompt
 from decoding.strategies.contrast.readers import Reader
 
@@ -105,12 +107,13 @@ def check_text(text: Any, tokenizer: Any, what: str) -> None:
 
 def _texts(text: Any, what: str) -> tuple[list[str | Sequence[int]], bool]:
     """The texts that are given, and whether they are one a row."""
-    if isinstance(text, Tensor):
+    if isinstance(text, (Tensor, np.ndarray)):
         text = text.tolist()
+    text = plain_numbers(text)
     if _is_text(text):
         return [text], False
     if isinstance(text, Sequence) and len(text) > 0:
-        texts = [item.tolist() if isinstance(item, Tensor) else item for item in text]
+        texts = [item.tolist() if isinstance(item, (Tensor, np.ndarray)) else plain_numbers(item) for item in text]
         if all(map(_is_text, texts)):
             return texts, True
     raise OptionError(f"{what}: {text!r} must be text, token ids, or one of these a row")

@@ -14,11 +14,11 @@ from decoding.cache.growing import tokens_in
 from decoding.capabilities.capabilities import open_prepared_stream
 from decoding.errors import InputError
 from decoding.generation.candidates import check_top_k, top_candidates, without_temperature
-from decoding.generation.parameters import require_count, require_range
 from decoding.generation.session import StreamSession, argmax_first
 from decoding.generation.strategy import Strategy
 from decoding.kernels.selection import contrastive_scores
 from decoding.models.structure import inspect_model
+from decoding.parameters import require_count, require_range
 from decoding.strategies.contrastive_search.history import HiddenHistory
 from decoding.stream.output import ForwardOutput
 from decoding.stream.prepare import prepare_inputs
@@ -65,6 +65,7 @@ class ContrastiveSearch(Strategy):
     name: ClassVar[str] = "contrastive-search"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_range("penalty_alpha", self.penalty_alpha, 0.0, 1.0)
         require_count("top_k", self.top_k, 1, " to the size of the vocabulary")
         if self.max_history is not None:
