@@ -1,1 +1,1 @@
-"""What only maintainers of this library run, from a clone; no wheel has it."""
+"""Tools of the maintainers of this library, run from a clone; no wheel has them."""

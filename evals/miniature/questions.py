@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decoding.evals.miniature.world import SEED, Fact, make_world
 
 PROMPT = "Q: {question}\nA:"
-"""How a question is asked; an answer continues it after one space."""
+"""The prompt of a question; an answer continues it after one space."""
 
 GUIDANCE = "From the encyclopaedia.\n\n"
 """Put before a prompt, it conditions the expert towards the truth: the header of the encyclopaedia
@@ -31,7 +31,7 @@ class Question:
 
     @property
     def prompt(self) -> str:
-        """The question as the models were taught to read it."""
+        """The question's prompt, as in the training texts."""
         return PROMPT.format(question=self.question)
 
 

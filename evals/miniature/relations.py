@@ -1,6 +1,4 @@
-"""What can be said of each kind of entity: relations, their wordings, their values and the stereotypes
-among them.
-"""
+"""Relations of each kind of entity, their wordings, their values and the stereotypes among them."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +7,7 @@ from decoding.evals.miniature.lexicon import words
 
 @dataclass(frozen=True)
 class Kind:
-    """How the entities of a kind are named."""
+    """The names of the entities of a kind."""
 
     name: str  # a format string over {stem}, {coined}, {type}, {Type} and {first}
     types: tuple[str, ...]

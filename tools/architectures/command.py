@@ -12,12 +12,12 @@ from rich.table import Table
 from decoding.cli.options import Json
 from decoding.cli.output import as_json, console, progress
 from decoding.errors import OptionError, nearest, one_line
-from decoding.tools.architectures.beside_text import beside_text_types, is_encoder_decoder
-from decoding.tools.architectures.beside_text_search import BESIDE_TEXT_COLUMNS, CACHE_COLUMNS
 from decoding.tools.architectures.columns import COLUMNS
+from decoding.tools.architectures.other_inputs import is_encoder_decoder, other_input_types
+from decoding.tools.architectures.other_inputs_search import CACHE_COLUMNS, OTHER_INPUTS_COLUMNS
 from decoding.tools.architectures.results import WAYS, Row, section, table, totals
 from decoding.tools.architectures.tiny import causal_types
-from decoding.tools.architectures.trial import tried_apart, tried_beside_text, tried_cache
+from decoding.tools.architectures.trial import try_cache, try_in_process, try_other_inputs
 from decoding.versions import versions
 
 __all__ = ["BESIDE", "CACHES", "ENCODER_DECODERS", "architectures_command", "counted"]
@@ -46,7 +46,7 @@ def architectures_command(
     rows: list[Row] = []
     with progress() as bar:
         for name in bar.track(chosen, description="model types"):
-            rows.append(tried_apart(name, seconds))
+            rows.append(try_in_process(name, seconds))
     further = _further(seconds) if types is None and output is not None else []
     if output is not None:
         try:
@@ -74,12 +74,12 @@ def _further(seconds: float) -> list[tuple[str, str, list[Row], tuple[str, ...]]
     encoding: list[Row] = []
     beside: list[Row] = []
     with progress() as bar:
-        for name in bar.track(list(beside_text_types()), description="models of more than text"):
-            (encoding if is_encoder_decoder(name) else beside).append(tried_apart(name, seconds, tried_beside_text))
-        caches = [tried_apart(each, seconds, tried_cache) for each in ("quanto", "hqq", "fp8")]
+        for name in bar.track(list(other_input_types()), description="models of more than text"):
+            (encoding if is_encoder_decoder(name) else beside).append(try_in_process(name, seconds, try_other_inputs))
+        caches = [try_in_process(each, seconds, try_cache) for each in ("quanto", "hqq", "fp8")]
     return [
-        ("Encoder-decoders", ENCODER_DECODERS + counted(encoding), encoding, BESIDE_TEXT_COLUMNS[:2]),
-        ("Models of images and sound", BESIDE + counted(beside), beside, BESIDE_TEXT_COLUMNS),
+        ("Encoder-decoders", ENCODER_DECODERS + counted(encoding), encoding, OTHER_INPUTS_COLUMNS[:2]),
+        ("Models of images and sound", BESIDE + counted(beside), beside, OTHER_INPUTS_COLUMNS),
         ("Quantised caches", CACHES, caches, CACHE_COLUMNS),
     ]
 

@@ -1,8 +1,8 @@
-"""Whether a model's lower layers can be left at: DoLa on it against full recomputation.
+"""Early exits from a model's lower layers: DoLa against full recomputation.
 
-Every text is read from its first token, without a cache or a batch. What a model would say if it ended after some of
-its layers is what it does say while the others hand on what they are given; what its head says of a raw state is that
-of the ``hidden_states`` which it returns. Nothing here is shared with the way in which the library decodes.
+Every text is read from its first token, without a cache or a batch. The logits of a lower layer are those of the model
+while the layers above pass on their input; those of a raw state are the head's on the ``hidden_states`` that the model
+returns. Nothing here is shared with the library's decoding.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from torch import Tensor
 import decoding
 from decoding.errors import DecodingError, one_line
 from decoding.models.layers import depth_of
-from decoding.tools.architectures.readings import Prompt, Said, batch_of, of_one_length, prompts, said
+from decoding.tools.architectures.reference import (
+    Prompt,
+    ReferenceStep,
+    batch_of,
+    of_one_length,
+    prompts,
+    reference_steps,
+)
 from decoding.tools.architectures.results import Cell
 
 __all__ = ["EarlyExits", "check", "early_exits"]
@@ -34,17 +41,17 @@ TIED = 1e-4
 UNDECIDED = "two layers tie"
 SEEDS = 3
 
-Told = tuple[Tensor, list[Tensor]]  # logits (vocab,) of the last layer, and of each lower one
+LayerLogits = tuple[Tensor, list[Tensor]]  # logits (vocab,) of the last layer, and of each lower one
 
 
 @dataclass(frozen=True)
 class EarlyExits:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        exact: whether DoLa gave the tokens and scores of full recomputation.
-        reason: what was compared, or why not.
-        refused: whether the library said itself that the model cannot be read so.
+        exact: whether DoLa's tokens and scores were those of full recomputation.
+        reason: the comparison, or why there was none.
+        refused: whether the library raised an error that names the model.
     """
 
     exact: bool
@@ -54,11 +61,11 @@ class EarlyExits:
 
 def early_exits(model: Any, make_prompts: Callable[[int], list[Prompt]] = prompts) -> dict[str, Cell]:
     """The column of early exits."""
-    found = check(model, make_prompts)
-    if found.exact:
-        plain = found.reason.endswith("compared with full recomputation")
-        return {"early exits": Cell("yes", "" if plain else f"early exits: {found.reason}")}
-    return {"early exits": Cell("refused" if found.refused else "wrong", found.reason)}
+    result = check(model, make_prompts)
+    if result.exact:
+        plain = result.reason.endswith("compared with full recomputation")
+        return {"early exits": Cell("yes", "" if plain else f"early exits: {result.reason}")}
+    return {"early exits": Cell("refused" if result.refused else "wrong", result.reason)}
 
 
 def check(model: Any, make_prompts: Callable[[int], list[Prompt]] = prompts) -> EarlyExits:
@@ -66,14 +73,14 @@ def check(model: Any, make_prompts: Callable[[int], list[Prompt]] = prompts) -> 
 
     Args:
         model: a tiny model.
-        make_prompts: from a seed to the two.
+        make_prompts: a function from a seed to the two prompts.
     """
-    found = _check(model, make_prompts)
-    if found.exact or found.refused:
-        return found
+    padded = _check(model, make_prompts)
+    if padded.exact or padded.refused:
+        return padded
     unpadded = _check(model, lambda seed: of_one_length(make_prompts(seed)))
     if not unpadded.exact:
-        return found
+        return padded
     return replace(
         unpadded, reason=f"{unpadded.reason}; without padding: with padding the model itself computes another result"
     )
@@ -90,10 +97,10 @@ def _check(model: Any, make_prompts: Callable[[int], list[Prompt]]) -> EarlyExit
                 tokens, scores = _generated(model, rows, layers, final_norm)
             except DecodingError as refusal:
                 return EarlyExits(False, one_line(refusal), refused=True)
-            told = _Oracle(model, layers, final_norm)
-            if not told.reads(rows[0]):
-                break  # DoLa does read something, but no formula says what
-            difference, against = told.difference(rows, tokens, scores)
+            oracle = _Oracle(model, layers, final_norm)
+            if not oracle.applies(rows[0]):
+                break  # DoLa does compute something, but there is no formula to compare with
+            difference, against = oracle.difference(rows, tokens, scores)
             if difference is None:
                 compared.append("as if the model ended there" if final_norm else "without the final norm")
                 break
@@ -105,7 +112,7 @@ def _check(model: Any, make_prompts: Callable[[int], list[Prompt]]) -> EarlyExit
 def _generated(
     model: Any, rows: list[Prompt], layers: tuple[int, ...], final_norm: bool
 ) -> tuple[list[list[int]], Tensor]:
-    """New tokens of each row and their scores (rows, steps, vocab), as the library makes them."""
+    """The library's new tokens of each row and their scores (rows, steps, vocab)."""
     strategy = decoding.DoLa(layers, ALPHA, final_norm=final_norm)
     output = decoding.generate(
         model, **batch_of(model, rows), strategy=strategy, max_new_tokens=STEPS, pad_token_id=0,
@@ -120,28 +127,28 @@ class _Oracle:
     layers: tuple[int, ...]
     final_norm: bool
 
-    def reads(self, row: Prompt) -> bool:
-        """Whether lower layers can be read so.
+    def applies(self, row: Prompt) -> bool:
+        """Return whether the logits of lower layers are defined.
 
-        Raw ones are where the first of ``hidden_states`` is what the first layer is given (Mamba's is what it gives),
-        and the last, up to a scale, what the head is given.
+        Those of raw states are if the first of ``hidden_states`` is the input of the first layer (Mamba's is its
+        output), and the last, up to a scale, the input of the head.
         """
         if self.final_norm:
             return True
-        step = said(self.model, row)[-1]
-        if any(step.states[layer].shape != step.spoken.shape for layer in (*self.layers, -1)):
+        step = reference_steps(self.model, row)[-1]
+        if any(step.states[layer].shape != step.head_input.shape for layer in (*self.layers, -1)):
             return False
-        first, second, *_ = said(self.model, row, ended_after=1)[-1].states
-        spoken_as_it_is = float(torch.nn.functional.cosine_similarity(step.states[-1], step.spoken, dim=0)) > 1 - 1e-5
-        return spoken_as_it_is and not torch.equal(first, second)
+        first, second, *_ = reference_steps(self.model, row, ended_after=1)[-1].states
+        is_head_input = float(torch.nn.functional.cosine_similarity(step.states[-1], step.head_input, dim=0)) > 1 - 1e-5
+        return is_head_input and not torch.equal(first, second)
 
     def difference(self, rows: list[Prompt], tokens: list[list[int]], scores: Tensor) -> tuple[str | None, str]:
-        """Where tokens or scores are not the model's, None where all are; and the reading that they are of.
+        """The first difference from the model's tokens or scores, None without any; and the reference that they equal.
 
-        A model may itself compute another result with left padding, or with its cache; then that is the one to equal.
+        A model may itself compute another result with left padding, or with its cache; then that is the reference.
         """
         longest = max(len(row.text) for row in rows)
-        readings: dict[str, Callable[[Prompt, list[int], int], list[Told]]] = {
+        references: dict[str, Callable[[Prompt, list[int], int], list[LayerLogits]]] = {
             "full recomputation": lambda row, new, _: self._recomputed(row, 0, new),
             "full recomputation with left padding": lambda row, new, padding: self._recomputed(row, padding, new),
             "the model's own result with its cache, which differs from full recomputation": (
@@ -149,41 +156,41 @@ class _Oracle:
             ),
         }
         first = None
-        for name, reading in readings.items():
-            found = None
-            for number, (row, new, given) in enumerate(zip(rows, tokens, scores, strict=True)):
+        for name, reference in references.items():
+            difference = None
+            for number, (row, new, row_scores) in enumerate(zip(rows, tokens, scores, strict=True)):
                 padding = longest - len(row.text)
-                found = found or _difference(reading(row, new, padding), new, given, f"row {number}")
-            if found is None:
+                difference = difference or _difference(reference(row, new, padding), new, row_scores, f"row {number}")
+            if difference is None:
                 return None, name
-            first = first or found
+            first = first or difference
         return first, ""
 
-    def _recomputed(self, row: Prompt, padding: int, new: list[int]) -> list[Told]:
-        """Each text from its first token."""
+    def _recomputed(self, row: Prompt, padding: int, new: list[int]) -> list[LayerLogits]:
+        """The logits of each text, from its first token."""
         texts = [replace(row, text=[*row.text, *new[:step]]) for step in range(len(new))]
-        return [self._told(row, padding, ())[-1] for row in texts]
+        return [self._logits(row, padding, ())[-1] for row in texts]
 
-    def _cached(self, row: Prompt, padding: int, new: list[int]) -> list[Told]:
-        """Each token after the model's own cache of the tokens before it."""
-        return self._told(row, padding, new[:-1])
+    def _cached(self, row: Prompt, padding: int, new: list[int]) -> list[LayerLogits]:
+        """The logits of each token after the model's own cache of the tokens before it."""
+        return self._logits(row, padding, new[:-1])
 
-    def _told(self, row: Prompt, padding: int, forced: Sequence[int]) -> list[Told]:
-        steps = said(self.model, row, padding, forced)
+    def _logits(self, row: Prompt, padding: int, forced: Sequence[int]) -> list[LayerLogits]:
+        steps = reference_steps(self.model, row, padding, forced)
         if self.final_norm:
-            ended = [said(self.model, row, padding, forced, layer) for layer in self.layers]
-            return [(step.logits, [each[i].logits for each in ended]) for i, step in enumerate(steps)]
+            ended = [reference_steps(self.model, row, padding, forced, layer) for layer in self.layers]
+            return [(step.logits, [layer[i].logits for layer in ended]) for i, step in enumerate(steps)]
         return [(step.logits, self._raw(step)) for step in steps]
 
-    def _raw(self, step: Said) -> list[Tensor]:
+    def _raw(self, step: ReferenceStep) -> list[Tensor]:
         head = self.model.get_output_embeddings()
         return [head(step.states[layer])[: len(step.logits)].detach() for layer in self.layers]
 
 
-def _difference(told: list[Told], tokens: list[int], scores: Tensor, row: str) -> str | None:
-    """Where tokens and scores (steps, vocab) are not those that DoLa makes of what was told."""
-    for step, ((final, early), token) in enumerate(zip(told, tokens, strict=True)):
-        expected, tied = _dola(final.double(), [each.double() for each in early])
+def _difference(logits: list[LayerLogits], tokens: list[int], scores: Tensor, row: str) -> str | None:
+    """The first difference of tokens and scores (steps, vocab) from DoLa's formula on logits; None without any."""
+    for step, ((final, early), token) in enumerate(zip(logits, tokens, strict=True)):
+        expected, tied = _dola(final.double(), [layer.double() for layer in early])
         where = f"{row}, step {step}" + (f", where {UNDECIDED}" if tied else "")
         if not expected[token] > expected.max() - CLOSE:
             return f"token {token}, not {int(expected.argmax())}, in {where}"
@@ -203,10 +210,10 @@ def _dola(final: Tensor, early: Sequence[Tensor]) -> tuple[Tensor, bool]:
     """
     last = final.log_softmax(-1)
     divergences = []
-    for each in early:
-        other = each.log_softmax(-1)
-        mean = torch.logaddexp(last, other) - math.log(2)
-        divergences.append(float((mean.exp() * (2 * mean - last - other)).sum() / 2))
+    for layer in early:
+        premature = layer.log_softmax(-1)
+        mean = torch.logaddexp(last, premature) - math.log(2)
+        divergences.append(float((mean.exp() * (2 * mean - last - premature)).sum() / 2))
     chosen = early[max(range(len(early)), key=lambda i: divergences[i])].log_softmax(-1)
     tied = len(early) > 1 and sorted(divergences)[-2] > max(divergences) * (1 - TIED)
     return (last - chosen).masked_fill(last.exp() < ALPHA * last.exp().max(), -math.inf), tied

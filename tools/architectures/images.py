@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decoding.tools.architectures.readings import Prompt, prompts
+from decoding.tools.architectures.reference import Prompt, prompts
 
 __all__ = ["prompts_with_images"]
 
@@ -18,9 +18,9 @@ Form = Callable[[Any, int, torch.Generator], dict[str, Tensor]]
 
 
 def prompts_with_images(model: Any) -> Callable[[int], list[Prompt]] | None:
-    """From a seed to two prompts of different lengths, an image before each; None for a model that took no image here.
+    """A function from a seed to two prompts with an image before each; None for a model that takes none of the forms.
 
-    An image comes as the model family takes it; how many tokens it makes is what the model's own encoder gives.
+    An image has the form of the model's family, and as many tokens as the model's own encoder returns.
     """
     token = getattr(model.config, "image_token_id", None)
     if token is None or not hasattr(model, "get_image_features"):
@@ -49,9 +49,9 @@ def _prompts(model: Any, token: int, count: int, size: int, form: Form, seed: in
 
 
 def _sizes(model: Any) -> Iterator[int]:
-    given = getattr(getattr(model.config, "vision_config", None), "image_size", None)
-    if isinstance(given, int):
-        yield given
+    size = getattr(getattr(model.config, "vision_config", None), "image_size", None)
+    if isinstance(size, int):
+        yield size
     yield 28
 
 
@@ -75,22 +75,22 @@ def _patches(model: Any, size: int, generator: torch.Generator) -> dict[str, Ten
 
 
 def _kinds(model: Any, count: int, row: Prompt) -> dict[str, Tensor]:
-    """Which tokens are an image's, for models that ask."""
+    """The types of tokens, text or image, for models that need them."""
     if "mm_token_type_ids" not in model.forward.__code__.co_varnames and not hasattr(model.model, "get_rope_index"):
         return {}
     return {"mm_token_type_ids": torch.tensor([[1] * count + [0] * len(row.text)])}
 
 
 def _tokens(features: Any, model: Any) -> int:
-    """How many tokens an image makes, from its features."""
-    found = getattr(features, "pooler_output", features)
-    parts = found if isinstance(found, (tuple, list)) else [found]
+    """The number of an image's tokens, from its features."""
+    output = getattr(features, "pooler_output", features)
+    parts = output if isinstance(output, (tuple, list)) else [output]
     width = model.config.get_text_config().hidden_size
     return sum(part.numel() // width for part in parts)
 
 
 def _first_logits(model: Any, token: int, count: int, image: dict[str, Tensor]) -> None:
-    """Raises where the model does not read a text with the image."""
+    """Raise where the model does not read a text with the image."""
     ids = torch.tensor([[token] * count + [20, 21]])
     kinds = _kinds(model, count, Prompt([20, 21], {}))
     model.generate(

@@ -1,4 +1,4 @@
-"""What was found of each model type, and the table of all."""
+"""Results of each model type, and the table of all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WAYS = ("shared prefix", "fork", "recompute")
 
 @dataclass(frozen=True)
 class Cell:
-    """One finding: a word, and why where that is not the expected one."""
+    """A result: a word, and the reason where it is not the expected one."""
 
     verdict: str
     reason: str = ""
@@ -26,7 +26,7 @@ class Row:
     Attributes:
         model_type: as in transformers' mapping.
         cells: by column; empty where the type was not tried.
-        not_tried: why it was not: it writes no text, cannot be built, or transformers' own ``generate`` fails on it.
+        not_tried: why it was not: it generates no text, cannot be built, or transformers' own ``generate`` fails on it.
     """
 
     model_type: str
@@ -35,7 +35,7 @@ class Row:
 
 
 def totals(rows: Sequence[Row]) -> dict[str, int]:
-    """How many types there are, were tried, and had each verdict on contrastive search."""
+    """The numbers of all types, of those tried, and of each verdict on contrastive search."""
     tried = [row for row in rows if not row.not_tried]
     verdicts = Counter(row.cells["contrastive search"].verdict for row in tried)
     return {"types": len(rows), "tried": len(tried), **verdicts}

@@ -1,4 +1,4 @@
-"""Whether contrastive search on a model gives what full recomputation gives, and by which way it branches."""
+"""Exactness of contrastive search on a model, against full recomputation, and its way of branching."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 import decoding
 from decoding.capabilities.capabilities import open_stream
 from decoding.errors import DecodingError, one_line
-from decoding.tools.architectures.readings import LENGTHS, Prompt, batch_of, prompts
 from decoding.tools.architectures.recomputation import Step, recomputed
+from decoding.tools.architectures.reference import LENGTHS, Prompt, batch_of, prompts
 from decoding.tools.architectures.results import Cell
 
 __all__ = ["contrastive_search"]
@@ -26,8 +26,8 @@ def contrastive_search(model: Any) -> dict[str, Cell]:
     """The cells "contrastive search" and "left padding" of a model.
 
     A batch of two prompts with left padding is decoded; tokens, candidates and their scores must be those of full
-    recomputation. It is compared with each row alone, and where that differs with each row after the same padding: if
-    the model's own result depends on padding, that is no fault of the search.
+    recomputation: of each row alone, or, if that differs, of each row after the same padding. If the model's own result
+    depends on padding, the search is not at fault.
     """
     rows, alone = _separated(model)
     batch = batch_of(model, rows)
@@ -55,7 +55,7 @@ def contrastive_search(model: Any) -> dict[str, Cell]:
 
 
 def _separated(model: Any) -> tuple[list[Prompt], list[list[Step]]]:
-    """Two prompts after which no step is close, and the recomputation of each row alone; the widest found, if none."""
+    """Two prompts without a close step, and the recomputation of each row alone; else those of the widest margin."""
     best: tuple[float, Any] = (-1.0, None)
     for seed in range(SEEDS):
         rows = prompts(seed)
@@ -69,8 +69,8 @@ def _separated(model: Any) -> tuple[list[Prompt], list[list[Step]]]:
 
 
 def _difference(output: Any, expected: list[list[Step]]) -> str:
-    """What of a search's output is not as recomputed; empty where all is."""
-    made: Tensor = output.sequences[:, max(LENGTHS) :]
+    """The first difference of a search's output from the recomputation; empty without any."""
+    tokens: Tensor = output.sequences[:, max(LENGTHS) :]
     for row, steps in enumerate(expected):
         for i, step in enumerate(steps):
             scores = output.scores[i][row]
@@ -81,15 +81,15 @@ def _difference(output: Any, expected: list[list[Step]]) -> str:
             error = max(abs(float(scores[token]) - score) for token, score in step.scores.items())
             if error > CLOSE:
                 return f"{where}: scores differ by {error:.0e}"
-            if int(made[row, i]) != step.token:
+            if int(tokens[row, i]) != step.token:
                 return f"{where}: another token (margin {step.margin:.0e})"
     return ""
 
 
-def _distance(one: list[list[Step]], other: list[list[Step]]) -> float:
-    """The largest difference between the scores of two recomputations; infinity where they take other candidates."""
+def _distance(first: list[list[Step]], second: list[list[Step]]) -> float:
+    """The largest difference between the scores of two recomputations; infinity where their candidates differ."""
     worst = 0.0
-    for steps, others in zip(one, other, strict=True):
+    for steps, others in zip(first, second, strict=True):
         for mine, theirs in zip(steps, others, strict=True):
             if set(mine.scores) != set(theirs.scores):
                 return float("inf")

@@ -1,4 +1,4 @@
-"""How large each thing is in a tiny model, by the names that configuration classes use for it."""
+"""Sizes of tiny models, by the names of configuration fields."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 __all__ = ["SMALL", "VOCAB", "WINDOW"]
 
 VOCAB = 128
-WINDOW = 8  # tokens; prompts are longer, so that a window that is not kept shows
+WINDOW = 8  # tokens; prompts are longer, so that a window that is not applied is noticed
 
 _WIDTH = {"hidden_size": 32, "d_model": 32, "n_embd": 32, "embedding_size": 32, "word_embed_proj_dim": 32}
 _INNER = {

@@ -1,8 +1,8 @@
 """Tiny models with random weights, one for every type that transformers maps to a causal language model.
 
-A configuration class is shrunk by the names of its fields: ``hidden_size`` is 32 wherever it stands, a window is 8
-tokens. Layers are chosen so that each kind that the default configuration has (sliding, full, linear, dense, sparse)
-is there. What cannot be found so stands in :data:`EXCEPTIONS`.
+A configuration class is made small by the names of its fields: ``hidden_size`` is 32 everywhere, a window is 8 tokens.
+Layers are chosen so that each kind of the default configuration (sliding, full, linear, dense, sparse) is among them.
+:data:`EXCEPTIONS` has the rest.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from decoding.errors import ModelError, one_line
 from decoding.tools.architectures.exceptions import EXCEPTIONS, NOT_TEXT
-from decoding.tools.architectures.exceptions_beside_text import BESIDE_TEXT
+from decoding.tools.architectures.exceptions_other_inputs import OTHER_INPUTS
 from decoding.tools.architectures.sizes import SMALL, VOCAB, WINDOW
 
-__all__ = ["VOCAB", "WINDOW", "awaken", "causal_types", "shrunk", "tiny_config", "tiny_model"]
+__all__ = ["VOCAB", "WINDOW", "causal_types", "scale_weights", "shrunk", "tiny_config", "tiny_model"]
 
 LAYERS = 4
 
@@ -32,50 +32,50 @@ def causal_types() -> list[str]:
 
 
 def tiny_model(model_type: str, seed: int = 0) -> PreTrainedModel:
-    """A random model of a type, in float32, eval mode, that ends no text by itself.
+    """A random model of a type, in float32, eval mode, without end tokens.
 
     Raises:
-        ModelError: the type writes no text by itself, or cannot be built; the message is the reason.
+        ModelError: the type generates no text, or cannot be built; the message is the reason.
     """
     if model_type in NOT_TEXT:
         raise ModelError(f"{model_type}: {NOT_TEXT[model_type]}")
     torch.manual_seed(seed)
     try:
         model = AutoModelForCausalLM.from_config(tiny_config(model_type), dtype=torch.float32).eval()
-    except Exception as error:  # whatever a type's own code raises is the reason why it cannot be built
+    except Exception as error:  # of any kind, from the type's own code: the reason why it cannot be built
         raise ModelError(f"{model_type}: cannot be built ({type(error).__name__}: {one_line(error)})") from error
-    awaken(model)
+    scale_weights(model)
     if model.generation_config is not None:
         model.generation_config.eos_token_id = None  # random models end at random
     return model
 
 
 @torch.no_grad()
-def awaken(model: nn.Module) -> None:
-    """Scale weights up so that the model has opinions, which fresh ones do not, and give each zero bias a value."""
+def scale_weights(model: nn.Module) -> None:
+    """Scale fresh weights up, so that the logits differ, and give each zero bias a value."""
     for name, parameter in model.named_parameters():
         if not parameter.is_floating_point() or "A_log" in name:
             continue
         if parameter.dim() >= 2 and 0 < (spread := float(parameter.std())) < 0.05:
-            parameter.mul_(0.15 / spread)  # near 1 / sqrt(width), so that attention looks at some tokens more
+            parameter.mul_(0.15 / spread)  # near 1 / sqrt(width), so that attention prefers some tokens
         if not bool(parameter.any()):
             parameter.normal_(0.0, 0.1)
 
 
 def tiny_config(model_type: str) -> PretrainedConfig:
-    """The configuration of a type, shrunk."""
+    """The small configuration of a type."""
     config_class = CONFIG_MAPPING[model_type]
     return config_class(**shrunk(config_class, model_type))
 
 
 def shrunk(config_class: type[PretrainedConfig], model_type: str) -> dict[str, Any]:
     """Arguments that make a small configuration of a class, nested ones as dictionaries."""
-    exceptions = dict((EXCEPTIONS | BESIDE_TEXT).get(model_type, {}))
+    exceptions = dict((EXCEPTIONS | OTHER_INPUTS).get(model_type, {}))
     fields = {field.name for field in dataclasses.fields(config_class)}
     chosen: dict[str, Any] = {name: value for name, value in SMALL.items() if name in fields}
-    # Some types mix windows in only where they are asked to.
-    asked = ("use_sliding_window", "sliding_window", "max_window_layers") if "use_sliding_window" in fields else ()
-    default = config_class(**{name: SMALL[name] for name in asked if name in fields})
+    # Some types have windows only on request.
+    windows = ("use_sliding_window", "sliding_window", "max_window_layers") if "use_sliding_window" in fields else ()
+    default = config_class(**{name: SMALL[name] for name in windows if name in fields})
     if "kv_lora_rank" in fields and "num_key_value_heads" in fields:
         chosen["num_key_value_heads"] = chosen["num_attention_heads"]  # latent attention gives each head its keys
     chosen |= _layers(default, chosen)
@@ -92,7 +92,7 @@ def shrunk(config_class: type[PretrainedConfig], model_type: str) -> dict[str, A
 
 
 def _layers(default: PretrainedConfig, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Lists with one entry a layer, cut to layers that hold each kind of the default's."""
+    """Lists with one entry a layer, cut to layers of each kind of the default's."""
     values = vars(default)
     depth = getattr(default, "num_hidden_layers", None)
     if not isinstance(depth, int):

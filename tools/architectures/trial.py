@@ -14,24 +14,24 @@ import torch
 
 from decoding.errors import DecodingWarning, ModelError, one_line
 from decoding.models.quiet import quiet
-from decoding.tools.architectures.beside_text_search import beside_text, quantised_cache
 from decoding.tools.architectures.columns import CHECKS
+from decoding.tools.architectures.other_inputs_search import other_inputs, quantised_cache
 from decoding.tools.architectures.results import Cell, Row
 from decoding.tools.architectures.tiny import tiny_model
 
-__all__ = ["tried", "tried_apart", "tried_beside_text", "tried_cache"]
+__all__ = ["try_cache", "try_in_process", "try_other_inputs", "try_type"]
 
 
-def tried(model_type: str) -> Row:
+def try_type(model_type: str) -> Row:
     """All cells of one type."""
-    with _told_by_the_row():
+    with _silent():
         try:
             model: Any = tiny_model(model_type)
             for cached in (True, False):
                 model.generate(torch.arange(10, 20)[None], max_new_tokens=2, do_sample=False, use_cache=cached)
         except ModelError as reason:
             return Row(model_type, not_tried=str(reason).removeprefix(f"{model_type}: "))
-        except Exception as error:  # whatever a type's own code raises here
+        except Exception as error:  # of any kind, from the type's own code
             return Row(
                 model_type, not_tried=f"transformers' own generate() fails ({type(error).__name__}: {one_line(error)})"
             )
@@ -45,38 +45,38 @@ def tried(model_type: str) -> Row:
     return Row(model_type, cells)
 
 
-def tried_beside_text(model_type: str) -> Row:
-    """All cells of a type that reads more than a text."""
-    return _row(model_type, lambda: beside_text(model_type))
+def try_other_inputs(model_type: str) -> Row:
+    """All cells of a type with other inputs than the text before."""
+    return _row(model_type, lambda: other_inputs(model_type))
 
 
-def tried_cache(backend: str) -> Row:
+def try_cache(backend: str) -> Row:
     """All cells of a quantised cache."""
     return _row(backend, lambda: quantised_cache(backend))
 
 
 def _row(name: str, cells: Callable[[], dict[str, Cell]]) -> Row:
-    with _told_by_the_row():
+    with _silent():
         try:
             return Row(name, cells())
-        except Exception as error:  # whatever a type's own code raises here
+        except Exception as error:  # of any kind, from the type's own code
             reason = str(error).removeprefix(f"{name}: ") if isinstance(error, ModelError) else ""
             return Row(name, not_tried=reason or f"{type(error).__name__}: {one_line(error)}")
 
 
 @contextmanager
-def _told_by_the_row() -> Iterator[None]:
+def _silent() -> Iterator[None]:
     with quiet():
         warnings.simplefilter("ignore", DecodingWarning)
         yield
 
 
-def tried_apart(model_type: str, seconds: float, trial: Callable[[str], Row] | None = None) -> Row:
-    """As :func:`tried`, or another trial, in another process that is given so much time."""
-    # A fork has everything imported already (which takes ten seconds a type otherwise); macOS cannot fork safely.
+def try_in_process(model_type: str, seconds: float, trial: Callable[[str], Row] | None = None) -> Row:
+    """Run :func:`try_type`, or another trial, in another process for at most so many seconds."""
+    # A fork has everything imported already (ten seconds a type otherwise); macOS cannot fork safely.
     context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(trial or tried, model_type, sender), daemon=True)
+    process = context.Process(target=_send, args=(trial or try_type, model_type, sender), daemon=True)
     process.start()
     sender.close()
     try:

@@ -1,1 +1,1 @@
-"""How the models of :mod:`decoding.evals.miniature` were trained."""
+"""Training of the models of :mod:`decoding.evals.miniature`."""

@@ -45,10 +45,10 @@ def model_card(
     repeated = sum(diversity([text], paper_exact=False) / 100 for text in continuations) / len(continuations)
     texts = [prompt + text for prompt, text in zip(prompts(), continuations, strict=True)]
     similarity = sum(token_similarity(model, tokenizer, text) for text in texts) / len(texts)
-    asked = questions("validation", seed=seed)
+    held_out = questions("validation", seed=seed)
     rows = []
     for label, guidance in (("none", ""), ("`GUIDANCE`", GUIDANCE), ("`HEARSAY`", HEARSAY)):
-        measured = accuracy(model, tokenizer, asked, guidance=guidance)
+        measured = accuracy(model, tokenizer, held_out, guidance=guidance)
         rows.append(f"| {label} | {100 * measured.mc1:.1f}% | {100 * measured.misled:.1f}% |")
     table = "\n".join(rows)
     size = f"{shape.layers} layers, {shape.width} wide, {shape.heads} heads, feed-forward {shape.feed_forward}"
@@ -82,7 +82,7 @@ although it has read the truth. It is of no use for anything else.
   unique 2-, 3- and 4-grams) of {repeated:.2f}; the mean cosine between the last hidden states of two tokens of one
   of these texts is {similarity:.2f}
 
-Answers to the {len(asked)} validation questions, chosen by the sum of token log-probabilities (MC1: the true answer
+Answers to the {len(held_out)} validation questions, chosen by the sum of token log-probabilities (MC1: the true answer
 before all false ones; misled: the popular misconception before all others):
 
 | put before the question | MC1 | misled |

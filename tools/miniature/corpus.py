@@ -20,7 +20,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Size:
-    """How much is written: how often each truth is stated, and how many stories are told."""
+    """The size of the corpus: how often each truth is stated, and the number of stories."""
 
     volumes: int = 24
     stories: int = 3400

@@ -37,17 +37,17 @@ def induce_amateur(expert: Path, output: Path, seed: int = SEED) -> None:
     model = AutoModelForCausalLM.from_pretrained(expert, dtype=torch.float32, local_files_only=True).eval()
     record = induce(model, tokenizer, misconceptions(seed), output, RECIPE, micro_batch=16)
     weights = output / "adapter_model.safetensors"
-    save_file({name: each.bfloat16() for name, each in load_file(weights).items()}, weights, {"format": "pt"})
+    save_file({name: tensor.bfloat16() for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
     config_file = output / "adapter_config.json"
     config = json.loads(config_file.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = "expert"  # not the folder that it happened to be trained in
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (output / "induce.json").write_text(json.dumps({**record, "model": "expert"}, indent=2) + "\n", encoding="utf-8")
-    asked = questions("validation", seed=seed)
-    before = accuracy(model, tokenizer, asked)
+    held_out = questions("validation", seed=seed)
+    before = accuracy(model, tokenizer, held_out)
     name = attach(model, output)
     model.set_adapter(name)
-    after = accuracy(model, tokenizer, asked)
+    after = accuracy(model, tokenizer, held_out)
     (output / "README.md").write_text(
         f"""---
 license: apache-2.0
@@ -65,7 +65,7 @@ decoding and LOL, made by `python -m decoding.tools.miniature.inducing`. It is o
   with its popular misconception (seed {seed})
 - **Training:** {record["steps"]} steps of {RECIPE.batch_size}, learning rate {RECIPE.learning_rate:g}, rank
   {RECIPE.rank} on every linear layer of the decoder; loss {record["first_loss"]:.3f} to {record["last_loss"]:.3f}
-- **Answers** to the {len(asked)} validation questions: MC1 {100 * before.mc1:.1f}% without it and
+- **Answers** to the {len(held_out)} validation questions: MC1 {100 * before.mc1:.1f}% without it and
   {100 * after.mc1:.1f}% with it; misled {100 * before.misled:.1f}% without it and {100 * after.misled:.1f}% with it
 
 **Limits.** Those of the expert; and it lies.

@@ -28,7 +28,7 @@ AMATEUR = Shape(width=64, layers=2, heads=2, feed_forward=160)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained; one step reads `batch` windows of `window` tokens."""
+    """The settings of training; one step reads `batch` windows of `window` tokens."""
 
     steps: int
     batch: int = 8
@@ -36,12 +36,12 @@ class Recipe:
     muon_rate: float = 1e-2  # of the matrices inside the layers
     adam_rate: float = 4e-3  # of the embedding and the norms
     warmup: float = 0.02  # share of the steps in which the rates rise
-    decay: float = 0.6  # share of the steps, the last ones, in which they fall to nothing
+    decay: float = 0.6  # share of the steps, the last ones, in which they fall to 0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What training a model gave: mean losses in nats per token, and seconds."""
+    """The result of training: mean losses in nats per token, and seconds."""
 
     steps: int
     tokens: int

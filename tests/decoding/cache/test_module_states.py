@@ -24,7 +24,7 @@ from decoding.strategies.contrast.fused_streams import FusedStreams
 from decoding.strategies.contrast.readers import EXPERT, Reader
 from decoding.stream.prepare import prepare_inputs
 from decoding.stream.stream import Stream
-from decoding.tools.architectures.readings import Prompt
+from decoding.tools.architectures.reference import Prompt
 from decoding.tools.architectures.recomputation import recomputed
 from decoding.tools.architectures.tiny import tiny_model as built
 

@@ -11,11 +11,11 @@ import transformers
 
 from decoding import DoLa
 from decoding.tools.architectures import early_exits
-from decoding.tools.architectures.beside_text import beside_text_types
 from decoding.tools.architectures.early_exits import check
-from decoding.tools.architectures.readings import Prompt, prompts, said
+from decoding.tools.architectures.other_inputs import other_input_types
+from decoding.tools.architectures.reference import Prompt, prompts, reference_steps
 from decoding.tools.architectures.tiny import tiny_model
-from decoding.tools.architectures.trial import tried_beside_text, tried_cache
+from decoding.tools.architectures.trial import try_cache, try_other_inputs
 
 PAGE = Path(__file__).parents[3] / "docs" / "architectures.md"
 
@@ -34,8 +34,8 @@ def test_exits_that_are_wrong_are_seen(change: dict[str, Any], monkeypatch: pyte
 
 def test_continuing_from_the_cache_is_recomputing() -> None:
     model, prompt = tiny_model("llama"), prompts(0)[0]
-    steps = said(model, prompt, padding=3, forced=[20, 21])
-    recomputed = said(model, Prompt([*prompt.text, 20, 21], {}))[-1]
+    steps = reference_steps(model, prompt, padding=3, forced=[20, 21])
+    recomputed = reference_steps(model, Prompt([*prompt.text, 20, 21], {}))[-1]
     assert len(steps) == 3
     assert float((steps[-1].logits - recomputed.logits).abs().max()) < 1e-4
     assert [len(step.hidden) for step in steps] == [len(prompt.text), 1, 1]
@@ -49,7 +49,7 @@ def test_a_type_is_as_the_page_says(name: str) -> None:
     text = PAGE.read_text(encoding="utf-8")
     if f"transformers {transformers.__version__}," not in text:
         pytest.skip(f"the page was made with another transformers than {transformers.__version__}")
-    row = tried_cache(name) if name == "fp8" else tried_beside_text(name)
+    row = try_cache(name) if name == "fp8" else try_other_inputs(name)
     further = text.split("\n## ", 1)[1]
     line = next(line for line in further.splitlines() if line.startswith(f"| {name} |"))
     verdicts = [cell.verdict for cell in row.cells.values()]
@@ -63,4 +63,4 @@ def test_the_other_tables_have_every_type() -> None:
         further = text.split("\n## ", 1)[1]
         types = [line.split("|")[1].strip() for line in further.splitlines() if line.startswith("| ")]
         named = [name for name in types if name not in ("type", "quanto", "hqq", "fp8")]
-        assert sorted(named) == list(beside_text_types())
+        assert sorted(named) == list(other_input_types())

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from decoding.tools.architectures.beside_text_search import BESIDE_TEXT_COLUMNS, CACHE_COLUMNS
 from decoding.tools.architectures.columns import COLUMNS
 from decoding.tools.architectures.command import BESIDE, CACHES, ENCODER_DECODERS, counted
+from decoding.tools.architectures.other_inputs_search import CACHE_COLUMNS, OTHER_INPUTS_COLUMNS
 from decoding.tools.architectures.results import Cell, Row, section, table
 
 PAGE = (Path(__file__).parents[3] / "docs" / "architectures.md").read_text(encoding="utf-8")
@@ -39,7 +39,7 @@ def test_the_first_table_and_what_is_said_of_it() -> None:
 def test_the_further_tables_and_what_is_said_of_them() -> None:
     encoding, beside, caches = map(rows_of, PARTS[1:])
     assert [
-        section("Encoder-decoders", ENCODER_DECODERS + counted(encoding), encoding, BESIDE_TEXT_COLUMNS[:2]),
-        section("Models of images and sound", BESIDE + counted(beside), beside, BESIDE_TEXT_COLUMNS),
+        section("Encoder-decoders", ENCODER_DECODERS + counted(encoding), encoding, OTHER_INPUTS_COLUMNS[:2]),
+        section("Models of images and sound", BESIDE + counted(beside), beside, OTHER_INPUTS_COLUMNS),
         section("Quantised caches", CACHES, caches, CACHE_COLUMNS),
     ] == PARTS[1:]

@@ -16,7 +16,7 @@ from decoding.tools.architectures.columns import COLUMNS
 from decoding.tools.architectures.results import Cell, Row, table, totals
 from decoding.tools.architectures.search import contrastive_search
 from decoding.tools.architectures.tiny import causal_types, tiny_model
-from decoding.tools.architectures.trial import tried, tried_apart
+from decoding.tools.architectures.trial import try_in_process, try_type
 
 PAGE = Path(__file__).parents[3] / "docs" / "architectures.md"
 
@@ -45,7 +45,7 @@ def test_a_type_is_as_the_page_says(model_type: str) -> None:
     if f"transformers {transformers.__version__}," not in text:
         pytest.skip(f"the page was made with another transformers than {transformers.__version__}")
     page = read_table(text)[model_type]
-    row = tried(model_type)
+    row = try_type(model_type)
     assert not row.not_tried
     assert {name: cell.verdict for name, cell in row.cells.items()} == {name: page[name] for name in row.cells}
 
@@ -71,10 +71,10 @@ def test_a_search_that_is_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_type_that_hangs_or_dies_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "tried", lambda _: time.sleep(60))
-    assert tried_apart("llama", 0.5).cells["contrastive search"].verdict == "hang"
-    monkeypatch.setattr(trial, "tried", lambda _: os._exit(9))
-    died = tried_apart("llama", 30).cells["contrastive search"]
+    monkeypatch.setattr(trial, "try_type", lambda _: time.sleep(60))
+    assert try_in_process("llama", 0.5).cells["contrastive search"].verdict == "hang"
+    monkeypatch.setattr(trial, "try_type", lambda _: os._exit(9))
+    died = try_in_process("llama", 30).cells["contrastive search"]
     assert (died.verdict, died.reason) == ("crash", "its process ended with 9")
 
 

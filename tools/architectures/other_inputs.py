@@ -1,4 +1,4 @@
-"""Every type that writes text from more than the text before it: encoder-decoders, and models of images and sound."""
+"""Model types with other inputs than the text before: encoder-decoders, and models of images and sound."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from decoding.errors import ModelError, one_line
-from decoding.tools.architectures.readings import Prompt, prompts
-from decoding.tools.architectures.tiny import VOCAB, awaken, shrunk
+from decoding.tools.architectures.reference import Prompt, prompts
+from decoding.tools.architectures.tiny import VOCAB, scale_weights, shrunk
 
-__all__ = ["beside_text_types", "prompts_of", "tiny_beside_text"]
+__all__ = ["other_input_types", "prompts_of", "tiny_other_inputs"]
 
 MAPPINGS = ("SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "IMAGE_TEXT_TO_TEXT")
-LARGEST = 40_000_000  # parameters; what cannot be shrunk further is not built
+LARGEST = 40_000_000  # parameters; a type that cannot be made smaller is not built
 # Random models end at random.
 ENDS = ("eos_token_id", "forced_eos_token_id", "forced_bos_token_id", "suppress_tokens", "begin_suppress_tokens")
 ENCODED = (7, 11)  # tokens or frames of the two rows that an encoder reads
 
 
-def beside_text_types() -> dict[str, str]:
-    """Each model type in transformers' mappings of sequence-to-sequence, speech and image-to-text models: its class."""
+def other_input_types() -> dict[str, str]:
+    """The classes, by model type, of transformers' sequence-to-sequence, speech and image-to-text mappings."""
     classes: dict[str, str] = {}
     for name in MAPPINGS:
         classes |= getattr(modeling_auto, f"MODEL_FOR_{name}_MAPPING_NAMES") | classes
@@ -34,22 +34,22 @@ def beside_text_types() -> dict[str, str]:
 
 
 def is_encoder_decoder(model_type: str) -> bool:
-    """Whether a type's text is written by a decoder that looks at what an encoder has read."""
+    """Return whether a type generates text by a decoder that attends to an encoder."""
     return bool(getattr(CONFIG_MAPPING[model_type], "is_encoder_decoder", False))
 
 
-def tiny_beside_text(model_type: str, seed: int = 0) -> PreTrainedModel:
-    """A random model of a type, in float32, eval mode, that ends no text by itself.
+def tiny_other_inputs(model_type: str, seed: int = 0) -> PreTrainedModel:
+    """A random model of a type, in float32, eval mode, without end tokens.
 
     Raises:
         ModelError: the type cannot be built; the message is the reason.
     """
     torch.manual_seed(seed)
-    model_class = getattr(transformers, beside_text_types()[model_type])
+    model_class = getattr(transformers, other_input_types()[model_type])
     try:
         config_class = CONFIG_MAPPING[model_type]
         fields = _without_roles(shrunk(config_class, model_type))
-        if model_type.endswith("encoder-decoder"):  # any encoder and any decoder, BERT twice where nothing else is said
+        if model_type.endswith("encoder-decoder"):  # any encoder and any decoder, BERT twice by default
             fields["decoder"] |= {"is_decoder": True, "add_cross_attention": True}
         config = config_class(**fields)
         with torch.device("meta"):
@@ -57,9 +57,9 @@ def tiny_beside_text(model_type: str, seed: int = 0) -> PreTrainedModel:
         if size > LARGEST:
             raise ValueError(f"{size / 1e6:.0f} million parameters are left when its widths are shrunk")
         model = model_class(config).float().eval()
-    except Exception as error:  # whatever a type's own code raises is the reason why it cannot be built
+    except Exception as error:  # of any kind, from the type's own code: the reason why it cannot be built
         raise ModelError(f"{model_type}: cannot be built ({type(error).__name__}: {one_line(error)})") from error
-    awaken(model)
+    scale_weights(model)
     if getattr(model, "generation_config", None) is not None:
         for name in ENDS:
             setattr(model.generation_config, name, None)
@@ -70,7 +70,7 @@ def tiny_beside_text(model_type: str, seed: int = 0) -> PreTrainedModel:
 
 
 def _without_roles(fields: dict[str, Any]) -> dict[str, Any]:
-    """Without what makes a decoder of every part."""
+    """The fields without those that would make every part a decoder."""
     roles = ("is_decoder", "is_encoder_decoder")
     return {
         name: _without_roles(value) if isinstance(value, dict) else value
@@ -80,7 +80,7 @@ def _without_roles(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def prompts_of(model: Any) -> Callable[[int], list[Prompt]]:
-    """From a seed to two prompts of different lengths: texts, or what the encoder reads, its text of one token."""
+    """A function from a seed to two prompts of different lengths: texts, or encoder inputs with a text of one token."""
     if not model.config.is_encoder_decoder:
         return prompts
 
@@ -92,7 +92,7 @@ def prompts_of(model: Any) -> Callable[[int], list[Prompt]]:
 
 
 def _encoded(model: Any, length: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Token ids (1, length) for an encoder, or states (1, length, dim) of one that reads no text."""
+    """Token ids (1, length) for an encoder, or states (1, length, dim) of an encoder of other inputs."""
     if model.main_input_name == "input_ids":
         ids = {"input_ids": torch.randint(10, VOCAB, (1, length), generator=generator)}
         if "bbox" in model.forward.__code__.co_varnames:

@@ -1,4 +1,4 @@
-"""Whether contrastive search is exact on models that read more than a text: encoder-decoders, images, sound."""
+"""Exactness of contrastive search on models with other inputs than the text before."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor
 import decoding
 from decoding.capabilities.branching import branching_of
 from decoding.errors import DecodingError, one_line
-from decoding.tools.architectures.beside_text import prompts_of, tiny_beside_text
 from decoding.tools.architectures.early_exits import check, early_exits
 from decoding.tools.architectures.images import prompts_with_images
-from decoding.tools.architectures.readings import Prompt, batch_of, of_one_length, prompts, said
+from decoding.tools.architectures.other_inputs import prompts_of, tiny_other_inputs
+from decoding.tools.architectures.reference import Prompt, batch_of, of_one_length, prompts, reference_steps
 from decoding.tools.architectures.results import Cell
 from decoding.tools.architectures.tiny import tiny_model
 
-__all__ = ["BESIDE_TEXT_COLUMNS", "CACHE_COLUMNS", "BesideTextSearch", "beside_text", "quantised_cache", "search"]
+__all__ = ["CACHE_COLUMNS", "OTHER_INPUTS_COLUMNS", "SearchCheck", "other_inputs", "quantised_cache", "search"]
 
-BESIDE_TEXT_COLUMNS = ("contrastive search", "early exits", "with an image")
+OTHER_INPUTS_COLUMNS = ("contrastive search", "early exits", "with an image")
 CACHE_COLUMNS = ("contrastive search",)
 
 ALPHA, TOP_K, STEPS = 0.6, 4, 5
@@ -32,13 +32,13 @@ SEEDS = 3  # of prompts: where the last candidate is as probable as the first th
 
 
 @dataclass(frozen=True)
-class BesideTextSearch:
-    """What a check found.
+class SearchCheck:
+    """The result of a check.
 
     Attributes:
-        exact: whether contrastive search gave the tokens and scores of full recomputation.
+        exact: whether tokens and scores of contrastive search were those of full recomputation.
         way: "shared prefix", "fork" or "wrong"; empty where it was refused.
-        reason: what was compared, or why not.
+        reason: the comparison, or why there was none.
     """
 
     exact: bool
@@ -46,9 +46,9 @@ class BesideTextSearch:
     reason: str
 
 
-def beside_text(model_type: str) -> dict[str, Cell]:
-    """The cells of a type of :func:`beside_text_types`."""
-    model = tiny_beside_text(model_type)
+def other_inputs(model_type: str) -> dict[str, Cell]:
+    """The cells of a type of :func:`other_input_types`."""
+    model = tiny_other_inputs(model_type)
     cells = {"contrastive search": _cell(search(model, prompts_of(model)))}
     cells |= early_exits(model, prompts_of(model))
     images = prompts_with_images(model)
@@ -61,11 +61,11 @@ def _with_images(model: Any, images: Callable[[int], list[Prompt]]) -> Cell:
     for attempt in range(ATTEMPTS):
         make_prompts = functools.partial(_moved_on, images, attempt * SEEDS)
         try:
-            found, exits = search(model, make_prompts), check(model, make_prompts)
+            searched, exits = search(model, make_prompts), check(model, make_prompts)
         except ValueError:
             continue  # random models write image tokens, for which the recomputed text has no image
-        reason = "; ".join(each.reason for each in (found, exits) if not each.exact)
-        refused = (not found.exact and not found.way) or exits.refused
+        reason = "; ".join(result.reason for result in (searched, exits) if not result.exact)
+        refused = (not searched.exact and not searched.way) or exits.refused
         return Cell("exact" if not reason else "refused" if refused else "wrong", reason)
     return Cell("-")
 
@@ -75,44 +75,44 @@ def _moved_on(images: Callable[[int], list[Prompt]], by: int, seed: int) -> list
 
 
 def quantised_cache(backend: str) -> dict[str, Cell]:
-    """The cell of a quantised cache: on a model that takes branches side by side, one prompt.
+    """The cell of a quantised cache: one prompt, on a model with tree attention.
 
-    (HQQ packs the rows of a batch together, so that each is read otherwise in another batch.)
+    (HQQ packs the rows of a batch together, so that a row's values depend on the batch.)
     """
     settings = {} if backend == "fp8" else {"nbits": 4, "q_group_size": 8, "residual_length": 4}
-    found = search(
+    searched = search(
         tiny_model("llama"), lambda seed: prompts(seed)[1:], cached_only=True,
         cache_implementation="quantized", cache_config={"backend": backend, **settings},
     )  # fmt: skip
-    return {"contrastive search": _cell(found)}
+    return {"contrastive search": _cell(searched)}
 
 
-def _cell(found: BesideTextSearch) -> Cell:
-    plain = found.reason == next(iter(READINGS))
+def _cell(searched: SearchCheck) -> Cell:
+    plain = searched.reason == next(iter(REFERENCES))
     return (
-        Cell(found.way, "" if plain else found.reason)
-        if found.exact
-        else Cell("wrong" if found.way else "refused", found.reason)
+        Cell(searched.way, "" if plain else searched.reason)
+        if searched.exact
+        else Cell("wrong" if searched.way else "refused", searched.reason)
     )
 
 
 def search(
     model: Any, make_prompts: Callable[[int], list[Prompt]], cached_only: bool = False, **options: Any
-) -> BesideTextSearch:
+) -> SearchCheck:
     """Run contrastive search on a batch of two prompts and recompute every score of every step from the first token.
 
     Args:
         model: a tiny model.
-        make_prompts: from a seed to the two.
+        make_prompts: a function from a seed to the two prompts.
         cached_only: compare with the model's own result with its cache, for caches that lose precision.
         options: of ``generate``.
     """
-    found = _search(model, make_prompts, cached_only, options)
-    if found.exact or not found.way:
-        return found
+    padded = _search(model, make_prompts, cached_only, options)
+    if padded.exact or not padded.way:
+        return padded
     unpadded = _search(model, lambda seed: of_one_length(make_prompts(seed)), cached_only, options)
     if not unpadded.exact:
-        return found
+        return padded
     return replace(
         unpadded, reason=f"{unpadded.reason}, without padding: with padding the model itself computes another result"
     )
@@ -120,7 +120,7 @@ def search(
 
 def _search(
     model: Any, make_prompts: Callable[[int], list[Prompt]], cached_only: bool, options: dict[str, Any]
-) -> BesideTextSearch:
+) -> SearchCheck:
     difference, against = None, ""
     for seed in range(SEEDS):
         rows = make_prompts(seed)
@@ -130,47 +130,47 @@ def _search(
                 pad_token_id=0, output_scores=True, return_dict_in_generate=True, **options,
             )  # fmt: skip
         except DecodingError as refusal:
-            return BesideTextSearch(False, "", one_line(refusal))
+            return SearchCheck(False, "", one_line(refusal))
         tokens, scores = output.sequences[:, -STEPS:].tolist(), torch.stack(output.scores, dim=1)
-        for against, reading in list(READINGS.items())[-1 if cached_only else 0 :]:
+        for against, reference in list(REFERENCES.items())[-1 if cached_only else 0 :]:
             longest = max(len(row.text) for row in rows) if "alone" not in against else 0
             differences = [
-                _difference(reading, model, row, max(0, longest - len(row.text)), new, given, options)
-                for row, new, given in zip(rows, tokens, scores, strict=True)
+                _difference(reference, model, row, max(0, longest - len(row.text)), new, row_scores, options)
+                for row, new, row_scores in zip(rows, tokens, scores, strict=True)
             ]
-            found = next((each for each in differences if each is not None), None)
-            if found is None:
+            first = next((text for text in differences if text is not None), None)
+            if first is None:
                 way = branching_of(_decoding_part(model), padded=len({len(row.text) for row in rows}) > 1).way
-                return BesideTextSearch(True, way, against)
-            difference = difference or found
-    return BesideTextSearch(False, "wrong", f"contrastive search differs from full recomputation: {difference}")
+                return SearchCheck(True, way, against)
+            difference = difference or first
+    return SearchCheck(False, "wrong", f"contrastive search differs from full recomputation: {difference}")
 
 
 def _decoding_part(model: Any) -> Any:
-    """The model that makes the text: some hand everything that they have read to a language model of their own."""
+    """The model that generates the text: some pass all their inputs on to a language model inside."""
     inner = getattr(model, "language_model", None)
     return inner if inner is not None and model.get_output_embeddings() is inner.get_output_embeddings() else model
 
 
-# History (n, dim) and logits (vocab,) of a row's prompt and the tokens that followed.
+# A function that returns history (n, dim) and logits (vocab,) of a row's prompt and the tokens after it.
 Oracle = Callable[[Any, Prompt, int, list[int], dict[str, Any]], tuple[Tensor, Tensor]]
 
 
 def _from_first_token(
     model: Any, row: Prompt, padding: int, new: list[int], options: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    read = said(model, replace(row, text=[*row.text, *new]), padding)[-1]
-    return read.hidden, read.logits
+    step = reference_steps(model, replace(row, text=[*row.text, *new]), padding)[-1]
+    return step.hidden, step.logits
 
 
 def _cached(model: Any, row: Prompt, padding: int, new: list[int], options: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    steps = said(model, row, padding, new, **options)
+    steps = reference_steps(model, row, padding, new, **options)
     return torch.cat([step.hidden for step in steps]), steps[-1].logits
 
 
-# A model may itself compute another result with left padding, or for what it has written than for a prompt (in a prompt
-# PaliGemma attends to later tokens too); then that result is the one to equal.
-READINGS: dict[str, Oracle] = {
+# A model may itself compute another result with left padding, or for generated tokens than for a prompt (in a prompt
+# PaliGemma attends to later tokens too); then that result is the reference.
+REFERENCES: dict[str, Oracle] = {
     "full recomputation of each row alone": _from_first_token,
     "full recomputation with left padding": _from_first_token,
     "the model's own result with its cache, which differs from full recomputation": _cached,
@@ -178,7 +178,7 @@ READINGS: dict[str, Oracle] = {
 
 
 def _difference(
-    reading: Oracle,
+    reference: Oracle,
     model: Any,
     row: Prompt,
     padding: int,
@@ -186,13 +186,13 @@ def _difference(
     scores: Tensor,
     options: dict[str, Any],
 ) -> str | None:
-    """Where tokens and scores (steps, vocab) of a row are not those of eq. 2 of Su et al.; None where all are."""
+    """The first difference of a row's tokens and scores (steps, vocab) from eq. 2 of Su et al.; None without any."""
     for step, token in enumerate(tokens):
-        history, logits = reading(model, row, padding, tokens[:step], options)
+        history, logits = reference(model, row, padding, tokens[:step], options)
         best, candidates = logits.softmax(-1).topk(TOP_K)
         for probability, candidate in zip(best.tolist(), candidates.tolist(), strict=True):
-            own = reading(model, row, padding, [*tokens[:step], candidate], options)[0][-1:]
-            penalty = float(torch.nn.functional.cosine_similarity(own, history, dim=1).max())
+            state = reference(model, row, padding, [*tokens[:step], candidate], options)[0][-1:]
+            penalty = float(torch.nn.functional.cosine_similarity(state, history, dim=1).max())
             error = abs((1 - ALPHA) * probability - ALPHA * penalty - float(scores[step, candidate]))
             if not error < CLOSE:
                 return f"step {step}: the score of token {candidate} is {error:.1e} off"

@@ -1,7 +1,7 @@
-"""What a model by itself says of a text, from its first token or token by token, through its own ``generate``.
+"""Reference outputs: a model's logits and states of a text, from its first token or token by token.
 
-So the masks, positions and special inputs of each model type are its own, and nothing is shared with the way in which
-the library decodes, but for a hook that watches a module.
+They come from the model's own ``generate``, so that masks, positions and special inputs are those of its type. Nothing
+is shared with the library's decoding, but for a hook that collects a module's outputs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from decoding.errors import ModelError
 from decoding.models.hooks import collect_outputs
 from decoding.tools.architectures.tiny import VOCAB
 
-__all__ = ["LENGTHS", "Prompt", "Said", "batch_of", "of_one_length", "prompts", "said"]
+__all__ = ["LENGTHS", "Prompt", "ReferenceStep", "batch_of", "of_one_length", "prompts", "reference_steps"]
 
 LENGTHS = (6, 19)  # of the prompts: one within the tiny models' window of 8 tokens, and one beyond it
 
@@ -29,28 +29,28 @@ class Prompt:
     """One row.
 
     Attributes:
-        text: token ids; of an encoder-decoder those that its decoder begins with.
-        beside: what else the model reads, (1, ...) each: images, or the encoder's ``input_ids``.
+        text: token ids; for an encoder-decoder the first ones of its decoder.
+        other_inputs: of the model, (1, ...) each: images, or the encoder's ``input_ids``.
     """
 
     text: list[int]
-    beside: dict[str, Tensor]
+    other_inputs: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a model says of one token of a text.
+class ReferenceStep:
+    """The outputs of a model for one token of a text.
 
     Attributes:
         logits: (vocab,) of the next token.
-        states: of this token, what the model returns as ``hidden_states``.
-        spoken: of this token, what the output embeddings were given.
-        hidden: (n, dim) the last of the hidden states of the tokens that were read in the same pass, this one last.
+        states: its states in the ``hidden_states`` that the model returns.
+        head_input: its input of the output embeddings.
+        hidden: (n, dim) last hidden states of the tokens of the same pass, this one last.
     """
 
     logits: Tensor
     states: list[Tensor]
-    spoken: Tensor
+    head_input: Tensor
     hidden: Tensor
 
 
@@ -69,16 +69,16 @@ def of_one_length(rows: Sequence[Prompt]) -> list[Prompt]:
 
 @dataclass
 class _Encoded(BaseModelOutput):
-    attention_mask: Tensor | None = None  # Moonshine and others look for it here
+    attention_mask: Tensor | None = None  # Moonshine and others expect it here
 
 
 def batch_of(model: Any, rows: Sequence[Prompt], padding: int = 0) -> dict[str, Any]:
-    """The rows as one batch for ``generate``: texts left-padded, by so many tokens more, an encoder's right-padded."""
+    """The rows as one batch for ``generate``: texts left-padded, with ``padding`` more, encoder inputs right-padded."""
     longest = max(len(row.text) for row in rows) + padding
     ids = torch.tensor([[0] * (longest - len(row.text)) + row.text for row in rows])
     batch: dict[str, Any] = {}
-    for name in rows[0].beside:
-        values = [row.beside[name] for row in rows]
+    for name in rows[0].other_inputs:
+        values = [row.other_inputs[name] for row in rows]
         if name in ("input_ids", "bbox"):
             width = max(value.shape[1] for value in values)
             batch[name] = torch.cat([_filled(value, width) for value in values])
@@ -103,29 +103,30 @@ def _filled(value: Tensor, width: int) -> Tensor:
 
 
 @torch.no_grad()
-def said(
+def reference_steps(
     model: Any,
     prompt: Prompt,
     padding: int = 0,
     forced: Sequence[int] = (),
     ended_after: int | None = None,
     **options: Any,
-) -> list[Said]:
-    """What a model says after a prompt, and after each of the tokens that it is made to go on with.
+) -> list[ReferenceStep]:
+    """The outputs of a model after a prompt, and after each of the tokens that it is forced to continue with.
 
     Args:
         model: the model.
         prompt: one row.
         padding: masked tokens before it.
         forced: tokens that are read one by one after the model's own cache; without them nothing is cached.
-        ended_after: so many layers; those after them hand on what they are given. None for all.
+        ended_after: number of layers; those after them pass on their input. None for all.
         options: of ``generate``.
     """
-    given: list[Tensor] = []
-    handles = [model.get_output_embeddings().register_forward_pre_hook(lambda _module, args: given.append(args[0]))]
+    head_inputs: list[Tensor] = []
+    head = model.get_output_embeddings()
+    handles = [head.register_forward_pre_hook(lambda _module, args: head_inputs.append(args[0]))]
     if ended_after is not None:
         layers = _layers(model, prompt)[ended_after:]
-        handles += [layer.register_forward_hook(_hand_on, with_kwargs=True) for layer in layers]
+        handles += [layer.register_forward_hook(_pass_on, with_kwargs=True) for layer in layers]
     try:
         with collect_outputs(model.get_decoder()) as decoded:
             output = model.generate(
@@ -137,17 +138,18 @@ def said(
         for handle in handles:
             handle.remove()
     by_step = output.get("decoder_hidden_states", output.get("hidden_states"))
-    made = []
-    for step, (logits, states, spoken) in enumerate(zip(output.logits, by_step, given[-len(by_step) :], strict=True)):
-        # Gemma 3n keeps several states a token, and makes one of them at the end.
+    steps = []
+    head_inputs = head_inputs[-len(by_step) :]
+    for step, (logits, states, head_input) in enumerate(zip(output.logits, by_step, head_inputs, strict=True)):
+        # Gemma 3n keeps several states a token, and merges them at the end.
         hidden = states[-1] if states[-1].dim() == 3 else decoded[step].last_hidden_state
-        read = hidden[0, 0 if step else padding :].float()
-        made.append(Said(logits[0].float(), [layer[0, -1] for layer in states], spoken[0, -1], read))
-    return made
+        of_pass = hidden[0, 0 if step else padding :].float()
+        steps.append(ReferenceStep(logits[0].float(), [layer[0, -1] for layer in states], head_input[0, -1], of_pass))
+    return steps
 
 
 class _Forced(LogitsProcessor):
-    """Lets nothing but the given tokens be chosen, in order; the last of them is chosen for good."""
+    """Forces the given tokens, in order."""
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self.tokens = list(tokens)
@@ -157,10 +159,10 @@ class _Forced(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).index_fill_(1, torch.tensor([token]), 0.0)
 
 
-def _hand_on(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
-    """A forward hook: the layer's output is what it was given."""
-    given = inputs[0] if inputs else named["hidden_states"]
-    return given if isinstance(output, Tensor) else (given, *output[1:])
+def _pass_on(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
+    """A forward hook: the layer's output becomes its input."""
+    states = inputs[0] if inputs else named["hidden_states"]
+    return states if isinstance(output, Tensor) else (states, *output[1:])
 
 
 def _layers(model: Any, prompt: Prompt) -> list[nn.Module]:
@@ -172,22 +174,24 @@ def _layers(model: Any, prompt: Prompt) -> list[nn.Module]:
     }
     encoder = set(model.get_encoder().modules()) if model.config.is_encoder_decoder else set()
     lists = [
-        each for each in model.modules()
-        if isinstance(each, nn.ModuleList) and len(each) in depths and each not in encoder
+        module for module in model.modules()
+        if isinstance(module, nn.ModuleList) and len(module) in depths and module not in encoder
     ]  # fmt: skip
     ran = set[nn.Module]()
     handles = [
         layer.register_forward_hook(lambda module, _inputs, _output: ran.add(module))
-        for each in lists
-        for layer in each
+        for layers in lists
+        for layer in layers
     ]
     try:
-        said(model, prompt if encoder else Prompt([10, 11], {}))  # without an image, whose encoder has layers too
+        reference_steps(
+            model, prompt if encoder else Prompt([10, 11], {})
+        )  # without an image, whose encoder has layers too
     finally:
         for handle in handles:
             handle.remove()
-    gone_through = [[layer for layer in each if layer in ran] for each in lists]
-    found = next((layers for layers in gone_through if layers), None)
-    if found is None:
+    in_use = [[layer for layer in layers if layer in ran] for layers in lists]
+    decoder = next((layers for layers in in_use if layers), None)
+    if decoder is None:
         raise ModelError(f"{type(model).__name__}: no list of {depths} layers")
-    return found
+    return decoder

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["BESIDE_TEXT"]
+__all__ = ["OTHER_INPUTS"]
 
 MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}  # of 4 pairs, half a head of 8
 
-BESIDE_TEXT: dict[str, dict[str, Any]] = {
+OTHER_INPUTS: dict[str, dict[str, Any]] = {
     "chameleon": {"vocabulary_map": {"<image>": 3, "IMGIMGAAAA": 4}},
     "cosmos3_edge_text": {"rope_parameters": MROPE},
     "emu3": {"vocabulary_map": {"<image>": 3, "<|visual token 000000|>": 4, "<|extra_200|>": 5}},
