@@ -115,8 +115,8 @@ class LoraWeights:
         scaling: of the product.
     """
 
-    down: nn.Module
-    up: nn.Module
+    down: nn.Linear
+    up: nn.Linear
     dropout: nn.Module
     scaling: float
 
