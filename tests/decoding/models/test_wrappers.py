@@ -11,6 +11,8 @@ from typing import Any
 import peft
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from tiny_models import tiny_model
 from torch import nn
 from transformers import T5EncoderModel
@@ -95,6 +97,10 @@ def test_virtual_tokens_are_not_left_out_silently(kind: str, way_in: str) -> Non
         WAYS_IN[way_in](with_virtual_tokens(kind))
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) >= Version("5.24") and Version(peft.__version__) <= Version("0.21.2"),
+    reason="peft does not know transformers' new name of the cache: its own generate() loses the virtual tokens",
+)
 @pytest.mark.parametrize("kind", PROMPT_LEARNING)
 def test_generating_reads_the_virtual_tokens(kind: str) -> None:
     model, ids = with_virtual_tokens(kind), torch.tensor([[11, 12, 13, 14]])
