@@ -30,7 +30,7 @@ __all__ = ["run_on_ray"]
 
 DEATHS = 3  # in a row, without a document done in between, after which a rank is given up
 GPU_UNITS = 10_000  # the shares of a GPU that Ray tells apart
-POLL = 0.5  # seconds between looks at the workers
+POLL = 0.5  # seconds between checks of the workers
 # Environment variables that change models or numbers are set on the other machines too.
 PASSED_ON = ("HF_", "TRANSFORMERS_", "TOKENIZERS_", "DECODING_", "OMP_NUM_THREADS", "TRITON_")
 

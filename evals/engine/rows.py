@@ -1,4 +1,4 @@
-"""Rows of data files: CSV, JSON and JSON lines, told apart by content; each fault named by file, row and column."""
+"""Rows of data files: CSV, JSON and JSON lines, told apart by content; messages name file, row and column."""
 
 from __future__ import annotations
 

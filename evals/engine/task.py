@@ -119,12 +119,12 @@ class Shard:
         """
         for rank, world, mark in (("RANK", "WORLD_SIZE", "RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_ID")):
             if all(environment.get(name) for name in (rank, world, mark)):
-                given = f"{rank}={environment[rank]}, {world}={environment[world]}"
+                variables = f"{rank}={environment[rank]}, {world}={environment[world]}"
                 try:
                     shard = cls(int(environment[rank]), int(environment[world]))
                 except ValueError:
                     shard = cls(0, 0)
                 if not 0 <= shard.rank < shard.world:
-                    raise OptionError(f"{given} in the environment: ranks must be from 0 to {world} - 1")
+                    raise OptionError(f"{variables} in the environment: ranks must be from 0 to {world} - 1")
                 return shard
         return cls()

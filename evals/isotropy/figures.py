@@ -40,8 +40,8 @@ def layer_figures(
     Args:
         number: of the layer.
         depth: of the model.
-        sums: over all tokens.
-        moments: likewise.
+        sums: cosines of all tokens.
+        moments: of all tokens.
         texts: states of the sample, each (length, dim).
         settings: of the analysis.
     """

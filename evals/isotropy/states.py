@@ -55,7 +55,7 @@ def read_states(model: Any, texts: Sequence[Sequence[int]], layers: Sequence[int
     Args:
         model: a decoder-only transformers model.
         texts: token ids, one sequence a text.
-        layers: ascending numbers, as :func:`layer_numbers` gives them.
+        layers: ascending numbers, from :func:`layer_numbers`.
 
     Raises:
         ModelError: the model's layers do not pass on one state a token.

@@ -28,7 +28,7 @@ class TextFile:
             ``sentence``.
 
     Raises:
-        InputError: it cannot be read, or a line is no JSON or lacks the field; says which. Found while iterating.
+        InputError: it cannot be read, or a line is no JSON or lacks the field; raised while iterating.
     """
 
     def __init__(self, path: str | Path, field: str | None = None) -> None:

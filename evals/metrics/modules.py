@@ -28,13 +28,13 @@ def metric_module(
     A function and not a base class, which ``evaluate.load`` would take for the metric wherever it is imported.
 
     Args:
-        compute: from ``predictions``, perhaps ``references``, and settings to figures by name; its docstring says what
-            they are.
-        description: what it measures.
-        citation: where it comes from.
-        features: the types of predictions and references; several where several are taken.
+        compute: a function from ``predictions``, perhaps ``references``, and settings to figures by name; its
+            docstring describes them.
+        description: of the metric.
+        citation: its source.
+        features: the types of predictions and references; several where there is a choice.
     """
-    accepted: Sequence[datasets.Features] = [datasets.Features(dict(types)) for types in features]
+    types_of: Sequence[datasets.Features] = [datasets.Features(dict(types)) for types in features]
 
     class TextMetric(evaluate.Metric):
         _compute = staticmethod(compute)
@@ -44,7 +44,7 @@ def metric_module(
                 description=description or "",
                 citation=citation,
                 inputs_description=inspect.getdoc(compute) or "",
-                features=accepted[0] if len(accepted) == 1 else list(accepted),
+                features=types_of[0] if len(types_of) == 1 else list(types_of),
             )
 
     return TextMetric

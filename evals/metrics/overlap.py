@@ -80,9 +80,9 @@ def character_counts(text: str, reference: str) -> list[int]:
     counts = []
     ours, theirs = ("".join(side.split()) for side in (text, reference))
     for n in range(1, CHARACTERS + 1):
-        given, wanted = _counted(ours, n), _counted(theirs, n)
+        counted, wanted = _counted(ours, n), _counted(theirs, n)
         # As in sacrebleu, n-grams longer than the reference do not count.
-        counts += [given.total() if wanted else 0, wanted.total(), (given & wanted).total()]
+        counts += [counted.total() if wanted else 0, wanted.total(), (counted & wanted).total()]
     return counts
 
 

@@ -51,8 +51,8 @@ class Texts:
     Attributes:
         name: of the row.
         texts: the continuations.
-        prefixes: what they continue, where the file says.
-        references: what people wrote instead, where the file says.
+        prefixes: the texts that they continue, where the file has them.
+        references: human continuations, where the file has them.
         settings: the units of n-grams, and the model that judges.
     """
 
@@ -74,31 +74,31 @@ class Texts:
         return texts
 
 
-def _repetition(given: Texts) -> dict[str, float]:
-    shares = {f"rep-{n}": repetition(given.texts, n, given.settings.units) for n in (2, 3, 4)}
-    exact, corrected = (diversity(given.texts, given.settings.units, paper_exact=mode) for mode in (True, False))
+def _repetition(row: Texts) -> dict[str, float]:
+    shares = {f"rep-{n}": repetition(row.texts, n, row.settings.units) for n in (2, 3, 4)}
+    exact, corrected = (diversity(row.texts, row.settings.units, paper_exact=mode) for mode in (True, False))
     return {**shares, "diversity": exact, "diversity corrected": corrected}
 
 
-def _rouge(given: Texts) -> dict[str, float]:
+def _rouge(row: Texts) -> dict[str, float]:
     # None: the words of rouge_score itself, English ones, stemmed
-    units = None if given.settings.by_words else given.settings.units
-    return {"rougeL": rouge(given.texts, given.needed("references"), units)["rougeL"]}
+    units = None if row.settings.by_words else row.settings.units
+    return {"rougeL": rouge(row.texts, row.needed("references"), units)["rougeL"]}
 
 
 METRICS: dict[str, Callable[[Texts], dict[str, float]]] = {
     "repetition": _repetition,
-    "distinct": lambda given: {f"distinct-{n}": distinct(given.texts, n, given.settings.units) for n in (1, 2)},
-    "self-bleu": lambda given: {"self-BLEU": self_bleu(given.texts, given.settings.units)},
-    "coherence": lambda given: {
-        "coherence": coherence(given.needed("prefixes"), given.texts, *given.settings.judge.loaded).mean
+    "distinct": lambda row: {f"distinct-{n}": distinct(row.texts, n, row.settings.units) for n in (1, 2)},
+    "self-bleu": lambda row: {"self-BLEU": self_bleu(row.texts, row.settings.units)},
+    "coherence": lambda row: {
+        "coherence": coherence(row.needed("prefixes"), row.texts, *row.settings.judge.loaded).mean
     },
-    "perplexity": lambda given: {"perplexity": perplexity(given.texts, *given.settings.judge.loaded).corpus},
-    "mauve": lambda given: {
-        "MAUVE": mauve(given.texts, given.needed("references"), *given.settings.judge.loaded, same_length=True).score
+    "perplexity": lambda row: {"perplexity": perplexity(row.texts, *row.settings.judge.loaded).corpus},
+    "mauve": lambda row: {
+        "MAUVE": mauve(row.texts, row.needed("references"), *row.settings.judge.loaded, same_length=True).score
     },
-    "bleu": lambda given: {"BLEU": bleu(given.texts, given.needed("references")).score},
-    "chrf": lambda given: {"chrF": chrf(given.texts, given.needed("references")).score},
+    "bleu": lambda row: {"BLEU": bleu(row.texts, row.needed("references")).score},
+    "chrf": lambda row: {"chrF": chrf(row.texts, row.needed("references")).score},
     "rouge": _rouge,
 }
 

@@ -93,7 +93,7 @@ def run_program(
         limits: its resources.
         weak: run it also where the kernel cannot prevent all that it must not do (:attr:`Isolation.missing`).
         kernel: False leaves the kernel's line out (for tests of the other one).
-        hooks: False leaves the interpreter's line out (likewise).
+        hooks: False leaves the interpreter's line out (for the same purpose).
 
     Raises:
         OptionError: the kernel cannot isolate it and ``weak`` is False; or this is not Linux.

@@ -1,4 +1,4 @@
-"""The columns of the table: each a function of a freshly built model that gives the cells of one or more columns."""
+"""The columns of the table: functions of a new model that return the cells of one or more columns."""
 
 from __future__ import annotations
 

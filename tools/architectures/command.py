@@ -50,7 +50,7 @@ def architectures_command(
     further = _further(seconds) if types is None and output is not None else []
     if output is not None:
         try:
-            page = table(rows, COLUMNS, versions()) + "".join(section(*each) for each in further)
+            page = table(rows, COLUMNS, versions()) + "".join(section(*part) for part in further)
             output.write_text(page, encoding="utf-8")
         except OSError as error:
             raise OptionError(f"--output {output}: cannot be written ({one_line(error)})") from error
@@ -76,7 +76,7 @@ def _further(seconds: float) -> list[tuple[str, str, list[Row], tuple[str, ...]]
     with progress() as bar:
         for name in bar.track(list(other_input_types()), description="models of more than text"):
             (encoding if is_encoder_decoder(name) else beside).append(try_in_process(name, seconds, try_other_inputs))
-        caches = [try_in_process(each, seconds, try_cache) for each in ("quanto", "hqq", "fp8")]
+        caches = [try_in_process(backend, seconds, try_cache) for backend in ("quanto", "hqq", "fp8")]
     return [
         ("Encoder-decoders", ENCODER_DECODERS + counted(encoding), encoding, OTHER_INPUTS_COLUMNS[:2]),
         ("Models of images and sound", BESIDE + counted(beside), beside, OTHER_INPUTS_COLUMNS),

@@ -1,4 +1,4 @@
-"""Fields of single model types that shrink in a way of their own."""
+"""Fields of single model types with special small values."""
 
 from __future__ import annotations
 

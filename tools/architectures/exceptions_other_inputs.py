@@ -1,4 +1,4 @@
-"""Fields that shrink in a way of their own in the parts of models that read more than a text."""
+"""Fields with special small values in models with other inputs than the text before."""
 
 from __future__ import annotations
 

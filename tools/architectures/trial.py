@@ -1,4 +1,4 @@
-"""Trying a model type in a process of its own, so that one that crashes or hangs is a row that says so."""
+"""Trials of model types in processes, so that a type that crashes or hangs becomes a row of the table."""
 
 from __future__ import annotations
 

@@ -11,12 +11,12 @@ from decoding.errors import OptionError
 from decoding.evals.engine.configurations import fingerprint
 from decoding.evals.engine.text_generation import TextGenerator
 from decoding.evals.sandbox import Limits
-from decoding.evals.tasks.multilingual import data as data_
+from decoding.evals.tasks.multilingual import data as files
 from decoding.evals.tasks.multilingual.languages import Language, language
 from decoding.evals.tasks.multilingual.programs import Code
 from decoding.evals.tasks.multilingual.tasks import GenerationTask, OpenEnded, Summarization, Translation
 
-__all__ = ["DEFAULTS", "PYTHON", "Given", "Options", "read", "task_of", "with_defaults"]
+__all__ = ["DEFAULTS", "PYTHON", "LanguageData", "Options", "read", "task_of", "with_defaults"]
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,15 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Given:
+class LanguageData:
     """The content of a language's files: documents, examples for the prompt, and why rows were left out."""
 
     documents: Sequence[Any]
-    examples: Sequence[data_.Passage]
+    examples: Sequence[files.Passage]
     skipped: Sequence[str]
 
 
-def read(options: Options, source: data_.Source, spoken: Language) -> Given:
+def read(options: Options, source: files.Source, spoken: Language) -> LanguageData:
     """The documents of one language.
 
     Raises:
@@ -80,56 +80,56 @@ def read(options: Options, source: data_.Source, spoken: Language) -> Given:
         OptionError: as many examples as there are rows.
     """
     if options.task == "code":
-        problems, bad = data_.problems(source.file, options.skip_bad)
-        return Given(problems, [], bad)
+        problems, bad = files.problems(source.file, options.skip_bad)
+        return LanguageData(problems, [], bad)
     if options.task == "open-ended":
-        passages, bad = data_.passages(source, options.skip_bad)
-        return Given(passages, [], bad)
+        passages, bad = files.passages(source, options.skip_bad)
+        return LanguageData(passages, [], bad)
 
-    def pairs(source: data_.Source, skip_bad: bool) -> tuple[list[data_.Passage], list[str]]:
+    def pairs(source: files.Source, skip_bad: bool) -> tuple[list[files.Passage], list[str]]:
         if options.task == "summarization":
-            return data_.articles(source.file, skip_bad)
-        return data_.translations(source, spoken.code, options.target, skip_bad)
+            return files.articles(source.file, skip_bad)
+        return files.translations(source, spoken.code, options.target, skip_bad)
 
     rows, bad = pairs(source, options.skip_bad)
     if options.examples is not None:
-        return Given(rows, pairs(data_.Source(options.examples), False)[0][: options.shots], bad)
+        return LanguageData(rows, pairs(files.Source(options.examples), False)[0][: options.shots], bad)
     # The data's first rows are examples, and then no documents.
     shots = DEFAULTS[options.task].shots if options.shots is None else options.shots
     if shots >= len(rows):
         raise OptionError(f"--shots {shots}: {source.file} has {len(rows)} rows, of which none would be left")
-    return Given(rows[shots:], rows[:shots], bad)
+    return LanguageData(rows[shots:], rows[:shots], bad)
 
 
-def task_of(options: Options, given: Given, spoken: Language, model: Any, tokenizer: Any) -> GenerationTask:
+def task_of(options: Options, data: LanguageData, spoken: Language, model: Any, tokenizer: Any) -> GenerationTask:
     """The task of one language."""
     name = options.task if spoken is PYTHON else f"{options.task}-{spoken.code}"
     generator = TextGenerator(model, tokenizer, options.max_new_tokens, DEFAULTS[options.task].stop)
-    common: dict[str, Any] = {"skipped": given.skipped, "batch_size": options.batch_size}
+    common: dict[str, Any] = {"skipped": data.skipped, "batch_size": options.batch_size}
     settings: dict[str, Any] = {}
     if options.task == "code":
         return Code(
-            name, generator, given.documents, settings, samples=options.samples, k=options.k, limits=options.limits,
+            name, generator, data.documents, settings, samples=options.samples, k=options.k, limits=options.limits,
             weak=options.weak, **common,
         )  # fmt: skip
     if options.task == "open-ended":
-        unsplit = any(not passage.text for passage in given.documents)
+        unsplit = any(not passage.text for passage in data.documents)
         length, units = options.prefix_length or (PREFIX_LENGTH if unsplit else None), options.units or spoken.units
         settings = {"prefix_length": length, "units": units}
         if options.judge is not None:
             settings["judge"] = {"name": options.judge[0], "fingerprint": fingerprint(options.judge[1])}
         judge, featurizer = (named and named[1:] for named in (options.judge, options.featurizer))
         return OpenEnded(
-            name, generator, given.documents, settings, prefix_length=length, units=units, judge=judge,
+            name, generator, data.documents, settings, prefix_length=length, units=units, judge=judge,
             featurizer=featurizer, **common,
         )  # fmt: skip
-    common["examples"] = given.examples
+    common["examples"] = data.examples
     if options.task == "translation":
         target = language(options.target)
         settings = {"from": spoken.code, "to": target.code, "tokenize": target.bleu}
-        return Translation(name, generator, given.documents, settings, languages=(spoken, target), **common)
+        return Translation(name, generator, data.documents, settings, languages=(spoken, target), **common)
     rouge_units = options.units or (None if spoken.code == "en" else spoken.units)
-    return Summarization(name, generator, given.documents, {"units": rouge_units}, units=rouge_units, **common)
+    return Summarization(name, generator, data.documents, {"units": rouge_units}, units=rouge_units, **common)
 
 
 def with_defaults(spec: str, task: str, spoken: Language) -> str:

@@ -20,7 +20,7 @@ from decoding.scoring.scorer import TOKENS_AT_ONCE, Scorer
 __all__ = ["METRICS", "MultipleChoice"]
 
 METRICS = ("MC1", "MC2", "MC3", "MC1 raw", "MC2 raw", "MC3 raw")
-"""Normalised: from the log-softmax of a strategy's scores. Raw, un-normalised: from its scores as they are."""
+"""Normalised: from the log-softmax of a strategy's scores. Raw: from its unchanged scores."""
 
 # In a forward pass: about 30 of a question and 100 of its answers, less their common tokens. So four questions are read
 # together, and a kill loses them. One at a time took 1.61 times as long on the embedded expert (7 strategies), two
