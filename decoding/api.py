@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from transformers.generation.stopping_criteria import StopStringCriteria
 from decoding.errors import InputError, OptionError
 from decoding.generation.strategy import Strategy
 from decoding.models.forward_errors import within_memory
-from decoding.models.inputs import check_inputs
+from decoding.models.inputs import check_inputs, with_named_inputs
 from decoding.models.wrappers import check_model
 from decoding.parameters import plain_number
 from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
@@ -26,7 +27,7 @@ __all__ = ["generate", "generate_with"]
 
 def generate(
     model: Any,
-    inputs: Tensor | None = None,
+    inputs: Tensor | Mapping[str, Any] | None = None,
     *,
     strategy: Strategy | None = None,
     generation_config: GenerationConfig | None = None,
@@ -40,7 +41,8 @@ def generate(
 
     Args:
         model: a generating transformers model.
-        inputs: (batch, length) token ids, or as keyword ``input_ids``, ``inputs_embeds``, ...
+        inputs: (batch, length) token ids, or what a tokenizer or processor returns; or as keyword ``input_ids``,
+            ``inputs_embeds``, ...
         strategy: how to choose tokens. None takes it from the generation config of a model that was exported (see
             :func:`decoding.export`), from the arguments, or else from the model's generation config:
             ``penalty_alpha`` > 0 with ``top_k`` > 1 is ``ContrastiveSearch``, ``dola_layers`` is ``DoLa`` as
@@ -49,7 +51,8 @@ def generate(
         generation_config: as in ``model.generate``.
         stopping_criteria: as in ``model.generate``.
         streamer: as in ``model.generate``; receives the prompt, each token and the end.
-        tokenizer: needed for ``stop_strings``, and for a strategy that has texts but no tokenizer.
+        tokenizer: needed for ``stop_strings`` and ``token_healing``, and for a strategy that has texts but no
+            tokenizer.
         compile: capture the decode step and replay it for each token: the same tokens, and a GPU that does not wait
             between kernels (docs/compile.md: when it pays, memory, what is refused).
         kwargs: everything else that ``model.generate`` takes.
@@ -67,7 +70,10 @@ def generate(
         >>> decoding.generate(model, **tokenizer("The town lies", return_tensors="pt"), penalty_alpha=0.6, top_k=4)
     """
     check_model(model)
+    inputs, kwargs = with_named_inputs(inputs, kwargs)
     config = generation_config or model.generation_config
+    if tokenizer is None and kwargs.get("token_healing", config.token_healing):
+        raise OptionError("token_healing=True: pass tokenizer=... as well, to find the tokens that the last one begins")
     strategy = (
         strategy
         or stored_strategy(model, generation_config, kwargs, tokenizer)
@@ -102,6 +108,14 @@ def generate(
         # transformers builds this criterion only where it finds a tokenizer, which it never passes to a callable
         generation_config = copy.deepcopy(config)
         generation_config.stop_strings = None
+    if kwargs.pop("token_healing", config.token_healing):
+        prompt = _healed(model, prompt, kwargs, tokenizer)
+        if inputs is None:
+            kwargs["input_ids"] = prompt
+        else:
+            positional = (prompt,)
+        generation_config = copy.deepcopy(generation_config or config)
+        generation_config.token_healing = False
     custom: Any = strategy if streamer is None else functools.partial(strategy, streamer=streamer)
     with within_memory(model, "its prompt"):
         return model.generate(
@@ -112,6 +126,22 @@ def generate(
             **({"compile": True} if compile else {}),
             **kwargs,
         )
+
+
+def _healed(model: Any, prompt: Any, kwargs: dict[str, Any], tokenizer: Any) -> Tensor:
+    """The prompt with its last token replaced by what ``heal_tokens`` of transformers finds; the mask goes along.
+
+    transformers has no tokenizer for it where a callable decodes.
+    """
+    if not isinstance(prompt, Tensor) or model.config.is_encoder_decoder:
+        raise OptionError("token_healing=True: needs a decoder-only model and a prompt of input_ids; leave it out")
+    if tokenizer.pad_token_id is None:
+        raise OptionError("token_healing=True: the tokenizer has no pad token; set tokenizer.pad_token")
+    healed: Tensor = model.heal_tokens(prompt, tokenizer)
+    mask = kwargs.get("attention_mask")
+    if mask is not None and mask.shape != healed.shape:  # spaces at the end of a prompt are left out
+        kwargs["attention_mask"] = (healed != tokenizer.pad_token_id).to(mask.dtype)
+    return healed
 
 
 def generate_with(spec: StrategySpec, model: Any, **inputs: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +19,7 @@ from decoding.capabilities.chunked_prefill import checked_chunking
 from decoding.capabilities.cuda_graphs import check_cuda_graphs, cuda_graphs_requested, request_cuda_graphs
 from decoding.errors import OptionError
 from decoding.models.adapters import MixedRows
+from decoding.models.inputs import with_named_inputs
 from decoding.models.wrappers import unwrapped
 from decoding.parameters import plain_numbers, require_count
 from decoding.stream.prepare import prepare_inputs
@@ -28,18 +29,26 @@ __all__ = ["open_prepared_stream", "open_stream"]
 
 
 def open_stream(
-    model: Any, restorable: bool = False, exits: Sequence[int] = (), compile: bool = False, **inputs: Any
+    model: Any,
+    inputs: Tensor | Mapping[str, Any] | None = None,
+    *,
+    restorable: bool = False,
+    exits: Sequence[int] = (),
+    compile: bool = False,
+    **named: Any,
 ) -> Stream:
     """Open a stream and read its prompt.
 
     Args:
         model: a generating transformers model.
+        inputs: (batch, length) token ids, or what a tokenizer or processor returns.
         restorable: see :class:`decoding.Stream`.
         exits: numbers of layers after which outputs also have hidden states (0 for the embeddings); ascending.
         compile: capture the one-token steps and the branches; see :func:`decoding.generate`.
-        inputs: what ``generate`` takes: ``input_ids`` (batch, length), ``attention_mask``, ...
+        named: what ``generate`` takes: ``input_ids`` (batch, length), ``attention_mask``, ...
 
     Raises:
+        InputError: a prompt that is no tensor.
         OptionError: ``compile`` with a model or a call that cannot be captured.
         ModelError: what was given is no generating model, or has an adapter of prompt learning.
 
@@ -55,7 +64,10 @@ def open_stream(
         raise OptionError(f"exits={exits!r}: must be numbers of layers such as [4, 8]")
     for exit_ in exits:
         require_count("exits", exit_, 0)
-    input_ids, model_kwargs, config = prepare_inputs(model, **inputs)
+    inputs, named = with_named_inputs(inputs, named)
+    if inputs is not None:
+        named["inputs"] = inputs
+    input_ids, model_kwargs, config = prepare_inputs(model, **named)
     request_cuda_graphs(config, compile)
     return open_prepared_stream(model, input_ids, model_kwargs, config, restorable=restorable, exits=exits)
 

@@ -38,13 +38,15 @@ class StrategyLogitsProcessor(LogitsProcessor):
     def __init__(self, strategy: Any, model: Any, compile: bool = False, **inputs: Any) -> None:
         model = unwrapped(model)
         strategy.check(model)
-        if model.config.is_encoder_decoder and not any(
-            name in inputs for name in ("input_ids", "encoder_outputs", "inputs_embeds")
-        ):
-            raise InputError(
-                f"{type(model).__name__} is an encoder-decoder: its processor needs the encoder's input_ids "
-                "(and attention_mask)"
-            )
+        if model.config.is_encoder_decoder:
+            main = model.get_encoder().main_input_name  # pixel_values, input_features, ...
+            if not any(
+                inputs.get(name) is not None for name in (main, "input_ids", "encoder_outputs", "inputs_embeds")
+            ):
+                raise InputError(
+                    f"{type(model).__name__} is an encoder-decoder: its processor needs the encoder's {main} "
+                    "(and attention_mask)"
+                )
         self.strategy = strategy
         self.model = model
         self.compile = compile

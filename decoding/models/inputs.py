@@ -14,7 +14,47 @@ from decoding.errors import InputError, ModelError
 from decoding.models.devices import input_device
 from decoding.transformers_private import CACHE_ARGUMENT, cache_in
 
-__all__ = ["check_cache", "check_inputs", "check_mask", "check_tokens", "context_of", "given_inputs"]
+__all__ = [
+    "check_cache",
+    "check_inputs",
+    "check_mask",
+    "check_tokens",
+    "context_of",
+    "given_inputs",
+    "with_named_inputs",
+]
+
+
+def with_named_inputs(inputs: Any, named: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The first argument of ``generate`` and its keyword arguments, where the first may be a tokenizer's output.
+
+    Args:
+        inputs: a tensor, None, or what a tokenizer or processor returns (``BatchEncoding``, ``BatchFeature``, any
+            mapping), which joins the keyword arguments.
+        named: the keyword arguments.
+
+    Returns:
+        The first argument, None where it was a mapping, and all keyword arguments.
+
+    Raises:
+        InputError: text or another thing that is no tensor, or an input that is given twice.
+    """
+    named = dict(named)
+    if isinstance(inputs, Mapping):
+        twice = sorted(name for name in inputs if named.get(name) is not None)
+        if twice:
+            raise InputError(f"{twice[0]} is given twice: in the first argument and by name")
+        named = {**named, **inputs}
+        inputs = None
+    tokens = inputs if inputs is not None else named.get("input_ids")
+    if isinstance(tokens, str):
+        raise InputError("the prompt is text: give its tokens, tokenizer(text, return_tensors='pt')")
+    if tokens is not None and not isinstance(tokens, Tensor):
+        raise InputError(
+            f"the prompt's tokens must be a tensor (batch, length), and are a {type(tokens).__name__}: a tokenizer "
+            "returns tensors with return_tensors='pt'"
+        )
+    return inputs, named
 
 
 def check_tokens(model: Any, input_ids: Tensor) -> None:

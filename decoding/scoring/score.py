@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,15 +10,19 @@ from torch import Tensor
 
 from decoding.errors import InputError, OptionError
 from decoding.scoring.scorer import Scorer
+from decoding.scoring.token_ids import as_continuations, token_ids
 
 __all__ = ["score", "tokens_of"]
+
+Text = str | Sequence[int] | Tensor | Mapping[str, Any]
+"""Text, token ids, or what a tokenizer returns for one text."""
 
 
 @torch.no_grad()
 def score(
     model: Any,
-    prompt: str | Sequence[int] | Tensor,
-    continuations: Sequence[str | Sequence[int] | Tensor],
+    prompt: Text,
+    continuations: str | Sequence[Text] | Tensor | Mapping[str, Any],
     strategy: Any = None,
     normalized: bool = True,
     *,
@@ -31,9 +35,10 @@ def score(
 
     Args:
         model: a decoder-only transformers model.
-        prompt: text, or (length,) token ids.
+        prompt: text, (length,) token ids, or what a tokenizer returns for one text.
         continuations: each text or (n,) token ids, n >= 1; text goes on where the prompt ends, with its own leading
-            space.
+            space. One text alone is one continuation, and so is one list of token ids; of what a tokenizer returns
+            each row is one.
         strategy: a scorable strategy (``ContrastiveDecoding``, ``DoLa``, ``ContextAware``, ``LOL``); None, or the
             baseline ``Greedy``, for the model's own log-probabilities.
         normalized: True returns the log-softmax of the strategy's scores over its plausible tokens. False returns the
@@ -61,8 +66,8 @@ def score(
 
 
 def tokens_of(
-    prompt: str | Sequence[int] | Tensor,
-    continuations: Sequence[str | Sequence[int] | Tensor],
+    prompt: Text,
+    continuations: str | Sequence[Text] | Tensor | Mapping[str, Any],
     tokenizer: Any,
     special_tokens: bool = True,
 ) -> tuple[list[int], list[list[int]]]:
@@ -81,6 +86,7 @@ def tokens_of(
         OptionError: text without a tokenizer.
         InputError: nothing to read or to score.
     """
+    continuations = as_continuations(continuations)
     if tokenizer is None and any(isinstance(text, str) for text in (prompt, *continuations)):
         raise OptionError("prompt and continuations as text need tokenizer=...; or give token ids")
     if not continuations:
@@ -92,7 +98,7 @@ def tokens_of(
         encoded = tokenizer([prompt, *(prompt + text for text in texts)], add_special_tokens=special_tokens)
         prompt_ids, *whole_texts = [_without_ends(ids, tokenizer) for ids in encoded["input_ids"]]
     else:
-        prompt_ids = _ids(prompt)
+        prompt_ids = token_ids(prompt, "prompt")
     if not prompt_ids:
         raise InputError("the prompt is empty: give at least one token")
     length = len(prompt_ids)
@@ -102,9 +108,9 @@ def tokens_of(
     for index, continuation in enumerate(continuations):
         if isinstance(continuation, str):
             ids = next(from_text)
-            ids = _ids(tokenizer(continuation, add_special_tokens=False)["input_ids"]) if ids is None else ids
+            ids = token_ids(tokenizer(continuation, add_special_tokens=False)["input_ids"]) if ids is None else ids
         else:
-            ids = _ids(continuation)
+            ids = token_ids(continuation, f"continuation {index}")
         if not ids:
             raise InputError(f"continuation {index} is empty: give at least one token")
         continuation_ids.append(ids)
@@ -118,7 +124,3 @@ def _without_ends(ids: Sequence[int], tokenizer: Any) -> list[int]:
     while kept and kept[-1] in ends:
         kept.pop()
     return kept
-
-
-def _ids(tokens: Any) -> list[int]:
-    return tokens.flatten().tolist() if isinstance(tokens, Tensor) else list(tokens)

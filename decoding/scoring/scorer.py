@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,6 +15,8 @@ from decoding.generation.unpadded_text import NO_TOKEN
 from decoding.models.devices import input_device
 from decoding.models.inputs import check_inputs
 from decoding.models.wrappers import unwrapped
+from decoding.parameters import plain_number, require_count
+from decoding.scoring.token_ids import as_continuations, token_ids
 from decoding.strategies.baselines import Greedy
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.fused_streams import FusedStreams
@@ -87,9 +89,12 @@ class Scorer:
         floor: float = -1000.0,
     ) -> None:
         self.model = unwrapped(model)
-        self.prefix = list(prefix)
+        self.prefix = token_ids(prefix, "prefix")
+        if isinstance(strategies, str) or not isinstance(strategies, Iterable):
+            strategies = [strategies]
         self.strategies = [_scoring_strategy(strategy, tokenizer) for strategy in strategies]
-        self.max_branch_tokens = TOKENS_AT_ONCE if max_branch_tokens is None else max_branch_tokens
+        self.max_branch_tokens = TOKENS_AT_ONCE if max_branch_tokens is None else plain_number(max_branch_tokens)
+        require_count("max_branch_tokens", self.max_branch_tokens, 1)
         self.floor = floor
         if not self.prefix:
             raise InputError("the prompt is empty: give at least one token")
@@ -125,6 +130,10 @@ class Scorer:
         Raises:
             InputError: an empty continuation, or one past a reader's context.
         """
+        requests = [
+            (token_ids(prompt, "prompt"), [token_ids(ids, "continuation") for ids in as_continuations(continuations)])
+            for prompt, continuations in requests
+        ]
         together = self._shared.score(requests) if self._shared is not None else [[] for _ in requests]
         scored = []
         for (prompt, continuations), by_strategy in zip(requests, together, strict=True):

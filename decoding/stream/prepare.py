@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +12,10 @@ from decoding.models.wrappers import check_model
 from decoding.transformers_private import cache_in
 
 __all__ = ["prepare_inputs"]
+
+
+class _Prepared(Exception):  # noqa: N818 - no error
+    """Ends ``generate`` once it has prepared its inputs."""
 
 
 def prepare_inputs(model: Any, **inputs: Any) -> tuple[Tensor, dict[str, Any], GenerationConfig]:
@@ -31,13 +36,14 @@ def prepare_inputs(model: Any, **inputs: Any) -> tuple[Tensor, dict[str, Any], G
 
     def keep(model: Any, input_ids: Tensor, **kwargs: Any) -> Tensor:
         prepared.update(kwargs, input_ids=input_ids)
-        return input_ids
+        raise _Prepared  # a text without new tokens is more than Whisper's own generate() can end
 
     use_cache = inputs.pop("use_cache", True)
     config = GenerationConfig(max_new_tokens=1, do_sample=False, num_beams=1, penalty_alpha=None, use_cache=use_cache)
     if model.generation_config.cache_implementation and cache_in(inputs) is None:
         config.cache_implementation = "dynamic"  # the model's own setting is for the text of generate()
-    model.generate(**inputs, generation_config=config, custom_generate=keep)
+    with contextlib.suppress(_Prepared):
+        model.generate(**inputs, generation_config=config, custom_generate=keep)
     for name in ("logits_processor", "stopping_criteria"):
         prepared.pop(name)
     config = prepared.pop("generation_config")

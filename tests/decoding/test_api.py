@@ -286,3 +286,65 @@ def test_an_assistant_is_refused_in_both_ways_in(llama: Any) -> None:
 def test_alpha_without_k_and_no_strategy_are_refused(llama: Any) -> None:
     with pytest.raises(OptionError, match="strategy='contrastive'"):
         decoding.generate(llama, random_ids(1, 4), strategy="contrastive")  # type: ignore[arg-type]
+
+
+# --- the output of a tokenizer as the first argument ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", [None, ContrastiveSearch(**SEARCH)], ids=["plain", "contrastive-search"])
+def test_the_first_argument_may_be_what_a_tokenizer_returns(llama: Any, strategy: Any, tokenizer: Any) -> None:
+    encoding = tokenizer(["w5 w9 w3", "w8"], return_tensors="pt", padding=True, padding_side="left")
+    encoding.pop("token_type_ids", None)
+    settings = {"strategy": strategy, "max_new_tokens": 6, "do_sample": False}
+    expected = decoding.generate(llama, **encoding, **settings)
+    assert decoding.generate(llama, encoding, **settings).tolist() == expected.tolist()
+    assert decoding.generate(llama, dict(encoding), **settings).tolist() == expected.tolist()
+    stream = decoding.open_stream(llama, encoding)
+    assert torch.equal(
+        stream.logits(stream.prompt), (named := decoding.open_stream(llama, **encoding)).logits(named.prompt)
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("w5 w9", r"the prompt is text: give its tokens"),
+        ([[5, 9]], r"must be a tensor \(batch, length\), and are a list"),
+        (torch.tensor([[5, 9]]).numpy(), "are a ndarray"),
+        ({"input_ids": [5, 9]}, "return_tensors='pt'"),
+    ],
+    ids=["text", "lists", "numpy", "encoding-of-lists"],
+)
+def test_a_prompt_that_is_no_tensor_is_refused_in_one_line(llama: Any, prompt: Any, message: str) -> None:
+    for strategy in (None, ContrastiveSearch(**SEARCH)):
+        with pytest.raises(decoding.InputError, match=message):
+            decoding.generate(llama, prompt, strategy=strategy)
+    with pytest.raises(decoding.InputError, match=message):
+        decoding.open_stream(llama, prompt)
+
+
+def test_an_input_in_the_first_argument_and_by_name_is_refused(llama: Any) -> None:
+    with pytest.raises(decoding.InputError, match="input_ids is given twice"):
+        decoding.generate(llama, {"input_ids": random_ids(1, 4)}, input_ids=random_ids(1, 4))
+
+
+# --- token healing --------------------------------------------------------------------------------------------------
+
+
+def test_token_healing_has_the_tokenizer_that_was_given() -> None:
+    """The healed prompt and its greedy continuation are those of plain generate, with a mask or without one."""
+    model, tokenizer = miniature.load("expert")
+    ids = tokenizer("Long ago a stubborn garde", return_tensors="pt").input_ids
+    settings = {"max_new_tokens": 5, "do_sample": False, "token_healing": True, "tokenizer": tokenizer}
+    healed = model.generate(ids, **settings)
+    greedy = ContrastiveSearch(penalty_alpha=0.0)
+    assert decoding.generate(model, ids, strategy=greedy, **settings).tolist() == healed.tolist()
+    masked = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    assert decoding.generate(model, masked, strategy=greedy, **settings).tolist() == healed.tolist()
+    longer = {name: torch.nn.functional.pad(value, (0, 1), value=1) for name, value in masked.items()}
+    longer["input_ids"][:, -1] = tokenizer(" ", add_special_tokens=False)["input_ids"][-1]  # a space at the end
+    assert decoding.generate(model, longer, strategy=greedy, **settings).tolist() == healed.tolist()
+    del settings["tokenizer"]
+    for strategy in (None, greedy):
+        with pytest.raises(OptionError, match="token_healing=True: pass tokenizer="):
+            decoding.generate(model, ids, strategy=strategy, **settings)

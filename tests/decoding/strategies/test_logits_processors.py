@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from search_oracle import contrastive_search_tokens
-from tiny_models import VOCAB, random_ids, tiny_model
+from tiny_models import TOKENS, VOCAB, random_ids, tiny_model
 
 import decoding
-from decoding import ContrastiveSearch, ContrastiveSearchLogitsProcessor, InputError, OptionError
+from decoding import ContrastiveSearch, ContrastiveSearchLogitsProcessor, DoLa, InputError, OptionError
 
 SEARCH = {"penalty_alpha": 0.6, "top_k": 4}
 
@@ -145,3 +145,46 @@ def test_bad_hyper_parameters_are_refused_when_it_is_made() -> None:
     with pytest.raises(OptionError, match="penalty_alpha=2"):
         ContrastiveSearchLogitsProcessor(tiny_model("llama"), penalty_alpha=2)
     assert ContrastiveSearch().logits_processor(tiny_model("llama")).supports_continuous_batching is False
+
+
+# --- encoder-decoders whose encoder reads no tokens -------------------------------------------------------------------
+
+
+def _whisper() -> tuple[Any, dict[str, Any]]:
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    config = WhisperConfig(
+        vocab_size=VOCAB, num_mel_bins=8, encoder_layers=1, decoder_layers=3, encoder_attention_heads=2,
+        decoder_attention_heads=2, d_model=16, encoder_ffn_dim=16, decoder_ffn_dim=16, max_source_positions=20,
+        max_target_positions=40, decoder_start_token_id=1, begin_suppress_tokens=[0], **TOKENS,
+    )  # fmt: skip
+    return WhisperForConditionalGeneration(config), {"input_features": torch.randn(2, 8, 40)}
+
+
+def _image_captions() -> tuple[Any, dict[str, Any]]:
+    from transformers import GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
+
+    encoder = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=8, patch_size=4
+    )
+    decoder = GPT2Config(vocab_size=VOCAB, n_embd=16, n_layer=3, n_head=2, n_positions=40, **TOKENS)
+    model = VisionEncoderDecoderModel(VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder))
+    model.generation_config.update(decoder_start_token_id=1, pad_token_id=0, eos_token_id=2)
+    return model, {"pixel_values": torch.randn(2, 3, 8, 8)}
+
+
+@pytest.mark.parametrize("make", [_whisper, _image_captions])
+@pytest.mark.parametrize("strategy", [ContrastiveSearch(0.6, 4), DoLa([0, 1])], ids=["contrastive-search", "dola"])
+def test_the_encoder_reads_what_its_model_is_given(make: Any, strategy: Any) -> None:
+    """Sound and images by the name that the model has for them; without them the message has that name."""
+    torch.manual_seed(0)
+    model, inputs = make()
+    with torch.no_grad():
+        for parameter in model.eval().parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+    settings = {"max_new_tokens": 6, "do_sample": False}
+    expected = decoding.generate(model, **inputs, strategy=strategy, **settings)
+    processor = strategy.logits_processor(model, **inputs)
+    assert model.generate(**inputs, logits_processor=[processor], **settings).tolist() == expected.tolist()
+    with pytest.raises(InputError, match=f"its processor needs the encoder's {next(iter(inputs))}"):
+        strategy.logits_processor(model)
