@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import tempfile
 from typing import Any
 
 import pytest
 import torch
+from quick_interpreter import patch_once
 
 # Code of model folders and of metrics is copied here by the folder's name: not where another process, or the user of
 # this machine, keeps a folder of the same name. transformers reads it as it is imported.
@@ -26,6 +28,8 @@ if not torch.cuda.is_available():
 
 def pytest_collection_finish() -> None:
     """Keep the garbage collector away from imported modules: a pass over them takes 0.3 s, and tests ask for many."""
+    if interpreter := sys.modules.get("triton.runtime.interpreter"):
+        patch_once(interpreter)
     gc.collect()
     gc.freeze()
 

@@ -9,6 +9,9 @@ import pytest
 import torch
 from kernel_checks import poison_empty
 
+if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None:
+    import triton.runtime.interpreter  # noqa: F401 - loaded before tests/conftest.py quickens it
+
 
 @pytest.fixture
 def kernel_device() -> torch.device:
