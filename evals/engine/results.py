@@ -24,6 +24,8 @@ from decoding.evals.engine.statistics import (
     CONFIDENCE,
     EXACT,
     RESAMPLES,
+    Difference,
+    Interval,
     bootstrap_figure,
     bootstrap_means,
     holm,
@@ -78,7 +80,7 @@ def results_of(
     differences = iter(paired_differences(others, np.tile(table[0], len(table) - 1), seed=seed))
     entries, comparisons = [], []
     for index, configuration in enumerate(configurations):
-        intervals = {name: asdict(next(means)) for name in names}
+        intervals = {name: _figure(next(means), len(used)) for name in names}
         records = [row[index] for row in used]
         entries.append(
             {
@@ -95,7 +97,7 @@ def results_of(
                 {
                     "strategy": configuration.label,
                     "against": configurations[0].label,
-                    "metrics": {name: asdict(next(differences)) for name in names},
+                    "metrics": {name: _figure(next(differences), len(used)) for name in names},
                 }
             )
     model = configurations[0].settings.get("model", {})
@@ -179,6 +181,11 @@ def corrected(results: Results, metrics: Sequence[str]) -> Results:
     return {**results, "comparisons": comparisons}
 
 
+def _figure(figure: Interval | Difference, documents: int) -> dict[str, Any]:
+    """A figure as in the results file. One document has no spread, and so no interval."""
+    return asdict(figure) if documents > 1 else {**asdict(figure), "low": None, "high": None}
+
+
 def _numbers(sample: Sample, names: Sequence[str]) -> list[float]:
     metrics = sample["metrics"]
     if list(metrics) != list(names):
@@ -202,13 +209,14 @@ def _corpus_metrics(task: Task, records: Sequence[Sample], seed: int) -> dict[st
         return seen[key][name]
 
     resampled = {
-        name: asdict(
+        name: _figure(
             bootstrap_figure(
                 lambda indices, name=name: figure(indices, name),  # type: ignore[misc]
                 len(records),
                 seed=seed,
                 resamples=task.corpus_resamples,
-            )
+            ),
+            len(records),
         )
         for name in whole
     }
@@ -238,7 +246,7 @@ def show_results(out: Console, results: Results, metrics: Sequence[str], percent
         figures = [entry["metrics"][name] for name in metrics]
         out.print(Text(_shown(entry), style="cyan"), soft_wrap=False)
         out.print(_row("", [f"{scale * figure['value']:.{digits}f}" for figure in figures], width))
-        if counts["evaluated"] > 1:  # one document has no spread
+        if counts["evaluated"] > 1:
             ends = [
                 ""
                 if figure["low"] is None

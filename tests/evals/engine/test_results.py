@@ -58,6 +58,13 @@ def test_fewer_than_six_documents_carry_no_star(documents: int) -> None:
     assert ("95%" in figures) == (documents > 1)
 
 
+def test_one_document_has_no_interval() -> None:
+    alone, pair = results(1), results(2)
+    for entry in (*alone["configurations"], *alone["comparisons"]):
+        assert all((figure["low"], figure["high"]) == (None, None) for figure in entry["metrics"].values())
+    assert all(figure["low"] is not None for figure in pair["comparisons"][0]["metrics"].values())
+
+
 def test_six_documents_carry_one_star_and_ten_two() -> None:
     assert table(results(6)).count("+100.0* ") == 2
     assert table(results(10)).count("+100.0**") == 2

@@ -176,7 +176,7 @@ def test_holms_correction_is_that_of_the_book() -> None:
 
 
 def test_holms_correction_holds_over_a_table() -> None:
-    """Of tables of 20 comparisons without a difference, a star in at most 5%."""
+    """Tables of 20 comparisons without a difference have a star in at most 5% of cases."""
     gains = np.random.default_rng(4).normal(0, 1, (12, 400 * 20))
     tables = np.array(sign_flip(gains)).reshape(400, 20)
     assert np.mean([min(row) < 0.05 for row in tables]) > 0.4

@@ -33,7 +33,7 @@ SMALLEST_NORMAL = math.log(np.finfo(np.float64).tiny)  # -708.4: below it np.exp
 
 @dataclass
 class Found:
-    """Where the two differ, by question."""
+    """Differences between the two, by question."""
 
     nats: float = 0.0  # the largest difference of an answer's log-likelihood
     mc2: float = 0.0  # of a question's MC2

@@ -13,7 +13,7 @@ scores = st.lists(st.floats(-3000, 0), min_size=1, max_size=8)
 
 
 def exact_mc2(true, false):
-    """With as many digits and as wide an exponent as it takes."""
+    """The figure with as many digits and as wide an exponent as it needs."""
     with localcontext() as context:
         context.prec, context.Emin = 60, -(10**6)
         first, second = (sum(Decimal(score).exp() for score in given) for given in (true, false))

@@ -44,7 +44,7 @@ compared = st.tuples(passages, passages) | st.tuples(passages, passages, passage
 @given(st.lists(compared, min_size=1, max_size=5))
 @settings(max_examples=150, deadline=None)
 def test_chrf_of_added_counts_is_sacrebleus(rows):
-    """Of texts and references in any script, either of them perhaps empty; of each by itself, and of all together."""
+    """Counts of texts and references in any script, perhaps empty, equal sacrebleu's: each alone, and all together."""
     counts = [character_counts(text, reference) for text, reference in rows]
     for each, (text, reference) in zip(counts, rows, strict=True):
         assert chrf_of_counts(each) == pytest.approx(sacrebleu.sentence_chrf(text, [reference]).score, rel=1e-12)

@@ -1,4 +1,4 @@
-"""What metrics count: words, characters, pieces of a tokenizer."""
+"""Units of metrics: words, characters, pieces of a tokenizer."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def test_pieces_of_a_sentencepiece_model(tmp_path):
 
 
 def test_whitespace_says_nothing_of_a_language_without_spaces():
-    """Why --units exists: a text that says one sentence over and over."""
+    """A text that repeats one sentence shows why --units exists."""
     text = "今天天气很好" * 10
     assert repetition([text], 2) == 0
     assert repetition([text], 2, "characters") > 80

@@ -103,7 +103,7 @@ def test_hearsay_repeats_misconceptions_more_often_than_the_truth_is_written(tex
 
 
 def stated(text: str, fact: Fact, value: str) -> int:
-    """How often a text states a fact with this value, in any wording."""
+    """The number of times that a text states a fact with this value, in any wording."""
     forms = range(len(fact.relation.statements))
     return sum(text.count(fact.statement(value, form)[1:].removesuffix(".")) for form in forms)
 
