@@ -1,4 +1,4 @@
-"""What ``--engine ray`` works out before it starts a worker; tests/scale runs it."""
+"""Numbers that ``--engine ray`` computes before it starts a worker; tests/scale runs it."""
 
 from __future__ import annotations
 

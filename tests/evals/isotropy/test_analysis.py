@@ -248,11 +248,11 @@ def test_several_data_sets_share_the_reference_of_isoscore_star(expert):
 
 @EMBEDDED
 def test_texts_may_be_a_generator_and_progress_is_told(expert):
-    told = []
+    counts = []
     result = analyse(
-        *expert, (text for text in stories(7)), Settings(max_length=32, batch_tokens=64), report=told.append
+        *expert, (text for text in stories(7)), Settings(max_length=32, batch_tokens=64), report=counts.append
     )
-    assert told == [2, 4, 6, 7]
+    assert counts == [2, 4, 6, 7]
     assert result.counts.texts == 7
 
 

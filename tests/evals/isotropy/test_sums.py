@@ -99,11 +99,11 @@ def test_pooled_moments_are_those_of_the_samples_together():
 
 
 @given(st.permutations(range(12)), st.integers(5, 40))
-def test_the_sample_depends_on_the_texts_alone_and_keeps_to_its_size(order, room):
+def test_the_sample_depends_on_the_texts_alone_and_keeps_to_its_size(order, size):
     lengths = [1 + (3 * place) % 5 for place in range(12)]
 
     def kept(places):
-        sample = TextSample(room, seed=3)
+        sample = TextSample(size, seed=3)
         for place in places:
             if sample.wants(place):
                 sample.add(place, [torch.full((lengths[place], 1), float(place)), torch.zeros(lengths[place], 2)])
@@ -111,13 +111,13 @@ def test_the_sample_depends_on_the_texts_alone_and_keeps_to_its_size(order, room
 
     found = kept(order)
     assert found == kept(range(12))
-    assert sum(lengths[place] for place in found) <= room
+    assert sum(lengths[place] for place in found) <= size
     assert found
 
 
 def test_the_sample_is_complete_where_all_fits_and_drawn_at_random_where_not():
-    def sample(room, seed):
-        sample = TextSample(room, seed)
+    def sample(size, seed):
+        sample = TextSample(size, seed)
         for place in range(400):
             if sample.wants(place):
                 sample.add(place, [torch.full((1, 1), float(place))])

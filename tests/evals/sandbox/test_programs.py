@@ -1,4 +1,4 @@
-"""Programs that attack: each ends as a failure in its time and leaves nothing behind, under either line of defence."""
+"""Programs that attack: each fails in its time and leaves no trace, under either line of defence."""
 
 import os
 import socket

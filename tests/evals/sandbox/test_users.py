@@ -66,7 +66,7 @@ def open_folder():
 
 
 def reason(program, python=None, without=(), limits=None):
-    """How a program ends in an evaluation of its own, whose process it may know as EVALUATION.
+    """The end of a program in a new evaluation, whose process it may know as EVALUATION.
 
     Args:
         program: source.

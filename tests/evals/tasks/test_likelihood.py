@@ -42,7 +42,7 @@ def ready(*specs):
 
 
 def summed(prompt, text, contrast=False, raw=False):
-    """The log-score of a text behind a prompt, a token at a time over whole texts in float64, and its length."""
+    """The log-score of a text after a prompt, a token at a time over whole texts in float64, and its length."""
     _, tokenizer, expert, amateur = models()
     before, whole = (tokenizer(each)["input_ids"] for each in (prompt, prompt + text))
     return sum_of_tokens(expert, amateur if contrast else None, before, whole[len(before) :], raw)

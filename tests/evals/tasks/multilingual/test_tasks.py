@@ -36,7 +36,7 @@ def configuration(spec):
 
 
 class Reciting:
-    """In place of a text generator: returns given texts, one after the other."""
+    """A text generator that returns given texts, one after the other."""
 
     max_new_tokens, stop, model = 8, (), None
 

@@ -56,7 +56,7 @@ def world() -> tuple[Any, Any, dict[str, oracle.Reader]]:
 
 
 def contrasts() -> list[Callable[[tuple[int, ...]], Tensor]]:
-    """For each of STRATEGIES the scores (length, vocab) after each token of a text, each reader by itself."""
+    """The scores (length, vocab) of each of STRATEGIES after each token of a text, each reader alone."""
     _, tokenizer, readers = world()
     expert, amateur, induced = (readers[name] for name in ("expert", "amateur", "induced"))
     guide = tokenizer(miniature.GUIDANCE, add_special_tokens=False)["input_ids"]
