@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decoding.errors import InputError, OptionError
+from decoding.errors import InputError
+from decoding.evals.metrics.texts import as_texts
 from decoding.models.devices import input_device
 from decoding.models.inputs import context_of
+from decoding.parameters import require_count
 from decoding.scoring.score import tokens_of
 
 __all__ = ["Coherence", "Perplexity", "coherence", "padded_batches", "perplexity"]
@@ -75,6 +77,7 @@ def coherence(
     Raises:
         InputError: prefixes and texts that do not match, an empty prefix, or a text longer than the model's context.
     """
+    prefixes, texts = as_texts(prefixes, "prefixes"), as_texts(texts)
     if len(prefixes) != len(texts):
         raise InputError(f"{len(prefixes)} prefixes and {len(texts)} texts: each text needs its own")
     sequences, starts, indices = [], [], []
@@ -114,6 +117,7 @@ def perplexity(
     Raises:
         InputError: no text, or one longer than the model's context.
     """
+    texts = as_texts(texts)
     if not texts:
         raise InputError("no text: give at least one")
     sequences = []
@@ -138,8 +142,7 @@ def padded_batches(
     Yields:
         The indices of the sequences; their ids (batch, length); their attention mask (batch, length).
     """
-    if tokens_at_once < 1:
-        raise OptionError(f"tokens_at_once={tokens_at_once}: must be a whole number from 1")
+    require_count("tokens_at_once", tokens_at_once, 1)
     order = sorted((i for i, ids in enumerate(sequences) if ids), key=lambda i: -len(sequences[i]))
     while order:
         width = len(sequences[order[0]])
@@ -178,6 +181,8 @@ def _sums(
 
 
 def _cut(ids: list[int], max_length: int | None, model: Any, index: int) -> list[int]:
+    if max_length is not None:
+        require_count("max_length", max_length, 1)
     ids = ids[:max_length]
     context = context_of(model)
     if context is not None and len(ids) > context:

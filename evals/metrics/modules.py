@@ -36,14 +36,25 @@ def metric_module(
     """
     types_of: Sequence[datasets.Features] = [datasets.Features(dict(types)) for types in features]
 
+    figures = compute
+
     class TextMetric(evaluate.Metric):
-        _compute = staticmethod(compute)
+        _compute = staticmethod(figures)
+
+        def compute(self, *, predictions: Any = None, references: Any = None, **settings: Any) -> Any:
+            """Compute the figures; one text alone is a list of one."""
+            given = {
+                name: [value] if isinstance(value, str) else value
+                for name, value in (("predictions", predictions), ("references", references))
+                if value is not None
+            }
+            return super().compute(**given, **settings)
 
         def _info(self) -> evaluate.MetricInfo:
             return evaluate.MetricInfo(
                 description=description or "",
                 citation=citation,
-                inputs_description=inspect.getdoc(compute) or "",
+                inputs_description=inspect.getdoc(figures) or "",
                 features=types_of[0] if len(types_of) == 1 else list(types_of),
             )
 

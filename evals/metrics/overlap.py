@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from decoding.errors import InputError, OptionError
+from decoding.errors import InputError
 from decoding.evals.metrics.repetition import ngrams
+from decoding.evals.metrics.texts import as_list, as_texts
 from decoding.evals.metrics.units import Units, splitter
+from decoding.parameters import plain_number, require_choice, require_count
 
 __all__ = ["Overlap", "bleu", "character_counts", "chrf", "chrf_of_counts", "rouge", "self_bleu"]
 
@@ -51,8 +53,7 @@ def bleu(texts: Sequence[str], references: References, *, tokenize: str = "13a",
     """
     from sacrebleu.metrics import BLEU
 
-    if tokenize not in BLEU.TOKENIZERS:
-        raise OptionError(f"tokenize={tokenize!r}: must be one of {', '.join(BLEU.TOKENIZERS)}")
+    require_choice("tokenize", tokenize, list(BLEU.TOKENIZERS))
     return _corpus(BLEU(tokenize=tokenize, lowercase=lowercase), texts, references)
 
 
@@ -69,7 +70,8 @@ def chrf(texts: Sequence[str], references: References, *, word_order: int = 0) -
     """
     from sacrebleu.metrics import CHRF
 
-    return _corpus(CHRF(word_order=word_order), texts, references)
+    require_count("word_order", word_order, 0)
+    return _corpus(CHRF(word_order=plain_number(word_order)), texts, references)
 
 
 def character_counts(text: str, reference: str) -> list[int]:
@@ -116,7 +118,7 @@ def rouge(texts: Sequence[str], references: References, units: Units | None = No
 
     names = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
     scorer = RougeScorer(names, use_stemmer=True, tokenizer=None if units is None else _Split(units))
-    scores = [scorer.score_multi(wanted, text) for text, wanted in zip(texts, _listed(texts, references), strict=True)]
+    scores = [scorer.score_multi(wanted, text) for text, wanted in zip(*_listed(texts, references), strict=True)]
     return {name: 100 * sum(score[name].fmeasure for score in scores) / len(scores) for name in names}
 
 
@@ -139,8 +141,8 @@ def self_bleu(texts: Sequence[str], units: Units = "whitespace", order: int = 4)
         InputError: fewer than two texts.
         OptionError: units of another name, or order below 1.
     """
-    if order < 1:
-        raise OptionError(f"order={order}: must be a whole number from 1")
+    require_count("order", order, 1)
+    texts = as_texts(texts)
     if len(texts) < 2:
         raise InputError(f"self-BLEU compares texts with one another: {len(texts)} given, at least 2 are needed")
     split = splitter(units)
@@ -194,21 +196,23 @@ def _counted(words: Sequence[str], n: int) -> Counter[Gram]:
 
 
 def _corpus(metric: Any, texts: Sequence[str], references: References) -> Overlap:
-    listed = _listed(texts, references)
+    texts, listed = _listed(texts, references)
     # sacrebleu wants the first references of all texts, then the second ones; None where a text has fewer.
     streams = [[row[i] if i < len(row) else None for row in listed] for i in range(max(map(len, listed)))]
-    score = metric.corpus_score(list(texts), streams).score
+    score = metric.corpus_score(texts, streams).score
     return Overlap(float(score), str(metric.get_signature()))
 
 
-def _listed(texts: Sequence[str], references: References) -> list[list[str]]:
-    """The references of each text as a list."""
+def _listed(texts: Sequence[str], references: References) -> tuple[list[str], list[list[str]]]:
+    """The texts, and the references of each as a list."""
+    texts = as_texts(texts)
+    references = as_list(references, "references")
     if len(texts) != len(references):
         raise InputError(f"{len(texts)} texts and {len(references)} references: each text needs its own")
-    listed = [[reference] if isinstance(reference, str) else list(reference) for reference in references]
+    listed = [as_texts(reference, f"references of text {number}") for number, reference in enumerate(references, 1)]
     if not listed or not all(listed):
         raise InputError("no reference: each text needs at least one")
-    return listed
+    return texts, listed
 
 
 class _Split:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from decoding.errors import InputError, OptionError
+from decoding.parameters import require_count
 
 __all__ = ["mean_pass_at_k", "pass_at_k"]
 
@@ -29,6 +30,7 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
         >>> pass_at_k(samples=10, passed=1, k=5)
         0.5
     """
+    require_count("k", k, 1)
     if not 1 <= k <= samples:
         raise OptionError(f"k={k}: there are {samples} samples a problem; k must be 1 to {samples}")
     if not 0 <= passed <= samples:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from math import prod
 
-from decoding.errors import OptionError
+from decoding.evals.metrics.texts import as_texts
 from decoding.evals.metrics.units import Units, splitter
+from decoding.parameters import require_count
 
 __all__ = ["counted", "distinct", "diversity", "diversity_of", "ngrams", "pooled", "repetition"]
 
@@ -17,7 +18,7 @@ def repetition(texts: Iterable[str], n: int, units: Units = "whitespace", *, pap
     Unique and total n-grams are counted text by text and then summed over all texts.
 
     Args:
-        texts: continuations, without their prompts.
+        texts: continuations, without their prompts; one text alone is a list of one.
         n: length of the n-grams, at least 1.
         units: what an n-gram is made of (:func:`decoding.evals.metrics.units.splitter`).
         paper_exact: the figure that Su et al. (NeurIPS 2022) publish: their code leaves out the last n-gram of a text
@@ -30,7 +31,8 @@ def repetition(texts: Iterable[str], n: int, units: Units = "whitespace", *, pap
         OptionError: n below 1, or units of another name.
     """
     split = splitter(units)
-    return pooled([counted(split(text), n, paper_exact=paper_exact) for text in texts], paper_exact=paper_exact)
+    counts = [counted(split(text), n, paper_exact=paper_exact) for text in as_texts(texts)]
+    return pooled(counts, paper_exact=paper_exact)
 
 
 def counted(words: Sequence[str], n: int, *, paper_exact: bool = True) -> tuple[int, int]:
@@ -63,7 +65,7 @@ def diversity(texts: Iterable[str], units: Units = "whitespace", *, paper_exact:
         >>> diversity(["the sea the sea the sea the sea"]) < diversity(["the sea was calm and the town slept"])
         True
     """
-    texts = list(texts)
+    texts = as_texts(texts)
     return diversity_of(repetition(texts, n, units, paper_exact=paper_exact) for n in (2, 3, 4))
 
 
@@ -91,7 +93,7 @@ def distinct(texts: Iterable[str], n: int, units: Units = "whitespace") -> float
     """
     _check(n)
     split = splitter(units)
-    grams = [gram for text in texts for gram in ngrams(split(text), n)]
+    grams = [gram for text in as_texts(texts) for gram in ngrams(split(text), n)]
     return 100 * len(set(grams)) / len(grams) if grams else 0.0
 
 
@@ -101,5 +103,4 @@ def ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 
 def _check(n: int) -> None:
-    if n < 1:
-        raise OptionError(f"n={n}: must be a whole number from 1")
+    require_count("n", n, 1)

@@ -42,6 +42,9 @@ def splitter(units: Units) -> Splitter:
     """
     if callable(units):
         return units
+    if not isinstance(units, (str, Path)):
+        raise OptionError(f"units={units!r}: expected a name, a file or folder, or a function from text to units")
+    units = str(units)
     if units in UNITS:
         return UNITS[units]
     path = Path(units).expanduser()
