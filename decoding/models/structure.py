@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from decoding.errors import ModelError, OptionError
+from decoding.models.autocast import autocast_to, recorded_autocast
 from decoding.models.backbone import as_one_module, call_backbone, find_backbone, find_layers, is_separable
+from decoding.models.devices import input_device
 from decoding.models.forward_errors import forward_pass
 from decoding.models.head import HEAD_TRANSFORMS, HeadTransform, unpadded
 from decoding.models.hooks import recorded_calls
@@ -43,6 +45,8 @@ class ModelStructure:
             model (OPT-350m), the merging of several residual streams (DeepSeek-V4). None where every output fits.
         state_dims: dimensions of a layer's input for one token: 1, or 2 for several residual streams.
         no_early_exit: the reason why the output of a lower layer cannot be read as logits; None where it can.
+        autocast: the dtype that the model's own ``forward`` computes in under autocast (accelerate's mixed precision);
+            None where it has no autocast. Calls of its parts from outside are put under the same.
     """
 
     backbone: nn.Module
@@ -54,16 +58,17 @@ class ModelStructure:
     projection: nn.Module | None
     state_dims: int
     no_early_exit: str | None
+    autocast: torch.dtype | None = None
 
     def forward_backbone(self, model: Any, inputs: dict[str, Any]) -> Any:
         """The backbone's output for the model's own inputs; needs ``separable``."""
-        return call_backbone(model, self.backbone, inputs)
+        with autocast_to(self.autocast, input_device(model)):
+            return call_backbone(model, self.backbone, inputs)
 
     def logits(self, model: Any, hidden: Tensor) -> Tensor:
         """Logits (..., vocab) of hidden states (..., dim) after the final norm; needs ``head_transform``."""
         before, after = self._head_transform(model)
-        with small_batch_linear(hidden.numel() // hidden.shape[-1], hidden.device):
-            return after(model, self.head(before(model, hidden)))
+        return after(model, self._product(before(model, hidden)))
 
     def before_head(self, states: Tensor, final_norm: bool) -> Tensor:
         """The head's input (..., dim) for the input of a lower layer.
@@ -75,10 +80,11 @@ class ModelStructure:
         module = self.final_norm if final_norm else self.projection
         if module is None:
             return states
-        if self.state_dims == 1:
-            return module(states)
-        tokens = states.shape[: -self.state_dims]
-        return module(states.reshape(1, -1, *states.shape[len(tokens) :])).reshape(*tokens, -1)
+        with autocast_to(self.autocast, states.device):
+            if self.state_dims == 1:
+                return module(states)
+            tokens = states.shape[: -self.state_dims]
+            return module(states.reshape(1, -1, *states.shape[len(tokens) :])).reshape(*tokens, -1)
 
     def exit_logits(self, model: Any, states: Tensor, final_norm: bool) -> Tensor:
         """Logits (..., vocab) of the input of a lower layer.
@@ -87,7 +93,7 @@ class ModelStructure:
         last layer. Without it they are those of the head alone on the raw state.
         """
         states = self.before_head(states, final_norm)
-        return self.logits(model, states) if final_norm else unpadded(model, self.head(states))
+        return self.logits(model, states) if final_norm else unpadded(model, self._product(states))
 
     def all_logits(
         self, model: Any, hidden: Tensor, normed: Tensor | None, bare: Tensor | None = None
@@ -109,10 +115,16 @@ class ModelStructure:
         early = nothing if normed is None else before(model, self.before_head(normed, True))
         raw = nothing if bare is None else self.before_head(bare, False)
         states = torch.cat([before(model, hidden), early.to(hidden.device), raw.to(hidden.device)])
-        with small_batch_linear(states.numel() // states.shape[-1], states.device):
-            product = self.head(states)
+        product = self._product(states)
         final, lower, raw = product.split([len(hidden), len(early), len(raw)])
         return after(model, final), after(model, lower), unpadded(model, raw)
+
+    def _product(self, states: Tensor) -> Tensor:
+        """The head's output for (..., dim) states; in float32 where the model's own ``forward`` converts it to that."""
+        rows = states.numel() // states.shape[-1]
+        with autocast_to(self.autocast, states.device), small_batch_linear(rows, states.device):
+            product: Tensor = self.head(states)
+        return product if self.autocast is None else product.float()
 
     def _head_transform(self, model: Any) -> HeadTransform:
         if self.head_transform is None:
@@ -166,11 +178,15 @@ def inspect_model(model: Any) -> ModelStructure:
     )
 
 
-def _replaceable(model: Any) -> tuple[nn.Module | None, ...]:
-    """The head and the lists of layers, which are replaced when a model is cut or resized."""
+def _replaceable(model: Any) -> tuple[Any, ...]:
+    """The head and the lists of layers, which are replaced when a model is cut or resized, and which ``forward`` it
+    has: accelerate wraps it.
+    """
     head = model.get_output_embeddings()
     lists = () if head is None else model.get_decoder().children()
-    return head, *(module for module in lists if isinstance(module, nn.ModuleList))
+    # The wrapper's id: it holds the model, which would live as long as the memo.
+    forward = id(vars(model).get("forward"))
+    return forward, head, *(module for module in lists if isinstance(module, nn.ModuleList))
 
 
 def _examine(model: Any) -> ModelStructure:
@@ -179,10 +195,12 @@ def _examine(model: Any) -> ModelStructure:
             f"{type(model).__name__} has no output embeddings (lm_head): only models that generate text can be decoded"
         )
     inputs = probe_inputs(model)
-    with recorded_calls(model) as calls:
+    with recorded_calls(model) as calls, recorded_autocast(model) as autocasts:
         logits = model(**inputs, use_cache=False, return_dict=True).logits
-    backbone, hidden, head_transform, head = find_backbone(model, calls, logits)
-    separable = head_transform is not None and is_separable(model, backbone, inputs, hidden)
+    autocast = autocasts[0] if autocasts else None
+    with autocast_to(autocast, input_device(model)):
+        backbone, hidden, head_transform, head = find_backbone(model, calls, logits)
+        separable = head_transform is not None and is_separable(model, backbone, inputs, hidden)
     layers, rest, reason = find_layers(backbone, calls, hidden, model.config.get_text_config(decoder=True))
     changing = [call for call in rest if getattr(call.given, "shape", None) != getattr(call.returned, "shape", None)]
     entry = next((call.given for call in calls if layers is not None and call.module is layers[0]), None)
@@ -190,4 +208,6 @@ def _examine(model: Any) -> ModelStructure:
     if head_transform is None:
         reason = NO_NUMBERS if bool(logits.isnan().any()) else "its logits could not be rebuilt from its hidden states"
     final_norm, projection = as_one_module(rest), as_one_module(changing)
-    return ModelStructure(backbone, head, head_transform, separable, layers, final_norm, projection, state_dims, reason)
+    return ModelStructure(
+        backbone, head, head_transform, separable, layers, final_norm, projection, state_dims, reason, autocast
+    )

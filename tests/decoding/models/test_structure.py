@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import tiny_model
+from tiny_models import random_ids, tiny_model
 from torch import Tensor, nn
 from transformers import (
     BertConfig,
@@ -28,6 +28,7 @@ from transformers import (
 import decoding
 from decoding import DoLa, ModelError
 from decoding.models.hooks import chained, recorded_calls
+from decoding.models.probe import relative_error
 from decoding.models.structure import inspect_model
 
 SIZES = {"vocab_size": 120, "hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": 64}
@@ -135,3 +136,57 @@ def test_a_chain_of_calls_leads_from_one_tensor_to_another() -> None:
     assert [type(call.module) for call in chain] == [nn.Linear, nn.LayerNorm, nn.Linear]  # Identity changes nothing
     assert chained(inner, given + 1, end) is None
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+# --- mixed precision of accelerate ------------------------------------------------------------------------------------
+
+
+def _prepared(name: str) -> Any:
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=True, mixed_precision="bf16").prepare(tiny_model(name))
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "opt", "t5"])
+def test_mixed_precision_is_that_of_the_models_own_forward(name: str) -> None:
+    """The rebuilt logits are the model's own: its parts are put under the autocast of its forward."""
+    plain = inspect_model(tiny_model(name))
+    model = _prepared(name)
+    structure = inspect_model(model)
+    assert structure.autocast == torch.bfloat16
+    assert plain.autocast is None
+    assert (structure.head_transform, structure.separable) == (plain.head_transform, plain.separable)
+    assert structure.no_early_exit is None
+    if not model.config.is_encoder_decoder:
+        ids = random_ids(2, 6)
+        with torch.no_grad():
+            hidden = structure.forward_backbone(model, {"input_ids": ids, "use_cache": False}).last_hidden_state
+            rebuilt, own = structure.logits(model, hidden), model(input_ids=ids, use_cache=False).logits
+        assert rebuilt.dtype == own.dtype == torch.float32
+        assert relative_error(rebuilt, own) < 1e-2  # a bfloat16 product of few rows may take another order
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        decoding.DoLa([0, 1]), decoding.LOL(decoding.Prompt([3, 4]), [1]), decoding.ContrastiveSearch(),
+        decoding.ContrastiveDecoding(decoding.Prompt([3, 4])), decoding.FSD(),
+    ],
+    ids=lambda strategy: strategy.name,
+)  # fmt: skip
+def test_mixed_precision_models_decode_as_under_their_autocast(strategy: Any) -> None:
+    """DoLa and LOL were refused: their logits "could not be rebuilt"."""
+    ids, model = random_ids(2, 6), tiny_model("llama")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = decoding.generate(model, ids, strategy=strategy, max_new_tokens=8)
+    given = decoding.generate(_prepared("llama"), ids, strategy=strategy, max_new_tokens=8)
+    assert given.tolist() == expected.tolist()
+
+
+def test_a_model_that_was_inspected_before_it_was_prepared_is_inspected_again() -> None:
+    from accelerate import Accelerator
+
+    model = tiny_model("llama")
+    assert inspect_model(model).autocast is None
+    prepared = Accelerator(cpu=True, mixed_precision="bf16").prepare(model)
+    assert inspect_model(prepared).autocast == torch.bfloat16
