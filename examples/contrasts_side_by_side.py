@@ -20,10 +20,8 @@ strategies = {
     "DoLa": decoding.DoLa(layers=[1, 2, 3], alpha=0.3),
 }
 for name, strategy in strategies.items():
-    tokens = decoding.generate(
-        model, **inputs, strategy=strategy, max_new_tokens=20, stop_strings="\n", tokenizer=tokenizer
-    )
+    tokens = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=12)
     print(name)
     answers = tokenizer.batch_decode(tokens[:, length:], skip_special_tokens=True)
     for (question, truth), answer in zip(questions.items(), answers, strict=True):
-        print(f"  {question} {answer.strip()} (true: {truth})")
+        print(f"  {question} {answer.strip().splitlines()[0]} (true: {truth})")

@@ -283,6 +283,26 @@ def test_make_targets_and_extras_are_there(document: Path) -> None:
     assert named <= set(project["optional-dependencies"])
 
 
+def test_the_tree_names_every_package() -> None:
+    """And nothing that is not there."""
+    tree = blocks(read(ROOT / "CONTRIBUTING.md"), "")[0]
+    named: list[str] = []
+    parents: list[str] = []
+    for line in tree.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        entry = re.split(r" {2,}", line.strip())[0]
+        for name in entry.split(", "):
+            named.append("".join([*parents[:depth], name]))
+        parents[depth:] = [entry]
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    modules = [
+        path for top in ("tools", "evals", "decoding") for path in (ROOT / top).iterdir() if not path.is_symlink()
+    ]
+    packages = {f"{path.relative_to(ROOT)}/" for path in modules if (path / "__init__.py").is_file()}
+    files = {str(path.relative_to(ROOT)) for path in modules if path.suffix == ".py" and path.name != "__init__.py"}
+    assert (packages | files) - set(named) == set()
+
+
 def needs_nothing(code: str) -> bool:
     """Whether a block of Python binds every name that it uses."""
     tree = ast.parse(code)
