@@ -15,8 +15,9 @@ from decoding.cli.output import as_json, console, writable
 from decoding.errors import OptionError
 from decoding.evals.engine.configurations import Configuration, configured
 from decoding.evals.engine.options import EvaluationOptions
-from decoding.evals.engine.results import Results, corrected, results_in, show_results
+from decoding.evals.engine.results import Results, corrected, results_in
 from decoding.evals.engine.runner import run
+from decoding.evals.engine.tables import show_results
 from decoding.evals.engine.task import Task
 from decoding.strategies.registry import StrategySpec, parse_strategy
 

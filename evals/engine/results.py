@@ -1,20 +1,16 @@
-"""Results of evaluations: figures with intervals, paired tests, the results file and the table."""
+"""Results of evaluations: figures with intervals, paired tests, and the results file."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from decoding.cli.output import as_json
 from decoding.errors import InputError, OptionError, one_line
@@ -33,13 +29,12 @@ from decoding.evals.engine.statistics import (
 )
 from decoding.files import write_whole
 from decoding.kernels.backend import choose
-from decoding.strategies.registry import STRATEGIES
 from decoding.versions import versions
 
 if TYPE_CHECKING:
     from decoding.evals.engine.task import Document, Task
 
-__all__ = ["Results", "corrected", "results_in", "results_of", "show_results", "write_results"]
+__all__ = ["Results", "corrected", "p_of", "results_in", "results_of", "write_results"]
 
 Results = dict[str, Any]
 """The content of ``results_<utc>.json``; docs/evaluation.md describes it."""
@@ -174,11 +169,16 @@ def corrected(results: Results, metrics: Sequence[str]) -> Results:
     places = [
         (row, name) for row, entry in enumerate(results["comparisons"]) for name in metrics if name in entry["metrics"]
     ]
-    p_values = holm([_p_of(results["comparisons"][row]["metrics"][name]) for row, name in places])
+    p_values = holm([p_of(results["comparisons"][row]["metrics"][name]) for row, name in places])
     comparisons = [{**entry, "metrics": dict(entry["metrics"])} for entry in results["comparisons"]]
     for (row, name), p in zip(places, p_values, strict=True):
         comparisons[row]["metrics"][name] = {**comparisons[row]["metrics"][name], "p_holm": p}
     return {**results, "comparisons": comparisons}
+
+
+def p_of(difference: Mapping[str, Any]) -> float:
+    """The p-value of a comparison: of McNemar's test where there is one."""
+    return float(difference["p"] if difference["mcnemar_p"] is None else difference["mcnemar_p"])
 
 
 def _figure(figure: Interval | Difference, documents: int) -> dict[str, Any]:
@@ -221,81 +221,3 @@ def _corpus_metrics(task: Task, records: Sequence[Sample], seed: int) -> dict[st
         for name in whole
     }
     return {**resampled, **{name: {"value": value, "low": None, "high": None} for name, value in once.items()}}
-
-
-# --- showing ---------------------------------------------------------------------------------------------------------
-
-WIDTH = 10  # of a column, which "25.4-100.0" fills
-
-
-def show_results(out: Console, results: Results, metrics: Sequence[str], percent: bool = True) -> None:
-    """Print each strategy's metrics, with intervals and differences from the first strategy.
-
-    Args:
-        out: the console.
-        results: of :func:`decoding.evals.engine.runner.run`, perhaps :func:`corrected`.
-        metrics: those of its metrics that are shown, in order.
-        percent: show shares in percent.
-    """
-    scale, digits = (100, 1) if percent else (1, 2)
-    paired = {entry["strategy"]: entry["metrics"] for entry in results["comparisons"]}
-    first, counts = results["configurations"][0], results["counts"]
-    width = max(WIDTH - 1, *map(len, metrics))
-    out.print(_row("", metrics, width, "bold"))
-    for entry in results["configurations"]:
-        figures = [entry["metrics"][name] for name in metrics]
-        out.print(Text(_shown(entry), style="cyan"), soft_wrap=False)
-        out.print(_row("", [f"{scale * figure['value']:.{digits}f}" for figure in figures], width))
-        if counts["evaluated"] > 1:
-            ends = [
-                ""
-                if figure["low"] is None
-                else f"{scale * figure['low']:.{digits}f}-{scale * figure['high']:.{digits}f}"
-                for figure in figures
-            ]
-            out.print(_row(f"{CONFIDENCE:.0%}", ends, width, "dim"))
-        if entry is not first:
-            gains = [paired[entry["label"]].get(name) for name in metrics]
-            cells = [f"{scale * gain['value']:+.{digits}f}{_stars(gain):2}" if gain else "" for gain in gains]
-            out.print(_row(f"against {first['strategy']}", cells, width))
-    left_out = counts["skipped"] + counts["left_out_of_the_data"]
-    note = f"{counts['evaluated']} document" + ("s" if counts["evaluated"] != 1 else "")
-    note += f", {left_out} more left out" if left_out else ""
-    tests = [gains[name] for gains in paired.values() for name in metrics if name in gains]
-    if tests:
-        together = f"Holm's correction for {len(tests)}" if "p_holm" in tests[0] else "one comparison at a time"
-        note += f"; * p < 0.05, ** p < 0.01: paired, {together}"
-    out.print(Text(note, style="dim"))
-    for skipped in itertools.islice(results["skipped"], SKIPPED_SHOWN):
-        out.print(Text(f"left out: {skipped['reason']}", style="dim"))
-
-
-SKIPPED_SHOWN = 5
-
-
-def _row(name: str, cells: Sequence[str], width: int, style: str = "") -> Table:
-    """One line of figures; the columns are the same in every line."""
-    row = Table.grid(padding=(0, 1))
-    row.add_column(min_width=16, max_width=16, overflow="ellipsis", no_wrap=True)
-    for _ in cells:
-        row.add_column(min_width=width, justify="right", no_wrap=True)
-    row.add_row(*(Text(cell, style=style) for cell in (name, *cells)))
-    return row
-
-
-def _shown(entry: Mapping[str, Any]) -> str:
-    """A strategy and those of its parameters that are not at their defaults."""
-    defaults = {field.name: field.default for field in fields(STRATEGIES[entry["strategy"]])}
-    changed = {name: value for name, value in entry["parameters"].items() if value != defaults.get(name)}
-    inside = ", ".join(f"{name}={' '.join(str(value).split())}" for name, value in changed.items())
-    return f"{entry['strategy']}({inside})" if inside else entry["strategy"]
-
-
-def _p_of(difference: Mapping[str, Any]) -> float:
-    """The p-value of a comparison: of McNemar's test where there is one."""
-    return float(difference["p"] if difference["mcnemar_p"] is None else difference["mcnemar_p"])
-
-
-def _stars(difference: Mapping[str, Any]) -> str:
-    p = difference.get("p_holm", _p_of(difference))
-    return "**" if p < 0.01 else "*" if p < 0.05 else ""

@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from decoding.evals.engine.configurations import Configuration
-from decoding.evals.engine.results import Results, corrected, show_results
+from decoding.evals.engine.results import Results, corrected
 from decoding.evals.engine.runner import run
+from decoding.evals.engine.tables import show_results
 from decoding.evals.engine.task import Document, Task
 from decoding.strategies.registry import parse_strategy
 
