@@ -12,7 +12,7 @@ from decoding.capabilities.cuda_graphs import request_cuda_graphs
 from decoding.errors import InputError
 from decoding.generation.session import Session, argmax_first
 from decoding.models.forward_errors import not_a_number, within_memory
-from decoding.models.inputs import check_inputs
+from decoding.models.inputs import check_inputs, with_named_inputs
 from decoding.models.wrappers import unwrapped
 from decoding.stream.prepare import prepare_inputs
 
@@ -37,6 +37,7 @@ class StrategyLogitsProcessor(LogitsProcessor):
 
     def __init__(self, strategy: Any, model: Any, compile: bool = False, **inputs: Any) -> None:
         model = unwrapped(model)
+        _, inputs = with_named_inputs(None, inputs)
         strategy.check(model)
         if model.config.is_encoder_decoder:
             main = model.get_encoder().main_input_name  # pixel_values, input_features, ...

@@ -41,6 +41,8 @@ def with_named_inputs(inputs: Any, named: Mapping[str, Any]) -> tuple[Any, dict[
     """
     named = dict(named)
     if isinstance(inputs, Mapping):
+        if not any(isinstance(value, Tensor) for value in inputs.values()):
+            raise InputError("the first argument holds no tensor: a tokenizer returns them with return_tensors='pt'")
         twice = sorted(name for name in inputs if named.get(name) is not None)
         if twice:
             raise InputError(f"{twice[0]} is given twice: in the first argument and by name")
@@ -53,6 +55,14 @@ def with_named_inputs(inputs: Any, named: Mapping[str, Any]) -> tuple[Any, dict[
         raise InputError(
             f"the prompt's tokens must be a tensor (batch, length), and are a {type(tokens).__name__}: a tokenizer "
             "returns tensors with return_tensors='pt'"
+        )
+    if isinstance(tokens, Tensor) and tokens.dim() < 2:
+        raise InputError(f"the prompt's tokens {tuple(tokens.shape)}: must be (batch, length)")
+    mask = named.get("attention_mask")
+    if mask is not None and (not isinstance(mask, Tensor) or mask.dim() < 2 or mask.is_meta):
+        given = tuple(mask.shape) if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+        raise InputError(
+            f"attention_mask must be a tensor (batch, length) of ones, and zeros for padding, and is {given}"
         )
     return inputs, named
 

@@ -57,6 +57,10 @@ def load(
     Example:
         >>> model, tokenizer = decoding.load("expert")
     """
+    for option, value in (("spec", spec), ("device", device), ("dtype", dtype)):
+        if not isinstance(value, (str, Path)) and (option == "spec" or value is not None):
+            raise OptionError(f"{option}={value!r}: must be text")
+    spec = str(spec)
     placed = placement(device, device_map, tp_plan)
     chosen_device = pick_device(device)
     if dtype not in (None, "auto", *DTYPES):

@@ -90,12 +90,15 @@ class Scorer:
     ) -> None:
         self.model = unwrapped(model)
         self.prefix = token_ids(prefix, "prefix")
-        if isinstance(strategies, str) or not isinstance(strategies, Iterable):
+        no_list = not isinstance(strategies, Iterable) or getattr(strategies, "ndim", 1) == 0
+        if no_list or isinstance(strategies, str):
             strategies = [strategies]
         self.strategies = [_scoring_strategy(strategy, tokenizer) for strategy in strategies]
         self.max_branch_tokens = TOKENS_AT_ONCE if max_branch_tokens is None else plain_number(max_branch_tokens)
         require_count("max_branch_tokens", self.max_branch_tokens, 1)
-        self.floor = floor
+        self.floor = plain_number(floor)
+        if not isinstance(self.floor, (int, float)):
+            raise OptionError(f"floor={floor!r}: must be a number")
         if not self.prefix:
             raise InputError("the prompt is empty: give at least one token")
         # A reader of the last token of each prompt shares no prefix with other prompts.

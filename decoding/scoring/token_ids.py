@@ -20,9 +20,13 @@ def as_continuations(continuations: Any) -> list[Any]:
         return [continuations]
     if isinstance(continuations, Mapping):
         return _rows(continuations)
-    if isinstance(continuations, (Tensor, np.ndarray)):
+    if isinstance(continuations, (Tensor, np.ndarray)) and continuations.ndim > 0:
         return list(continuations) if continuations.ndim > 1 else [continuations]
-    if not isinstance(continuations, Iterable):
+    if (
+        not isinstance(continuations, Iterable)
+        or getattr(continuations, "ndim", 1) == 0
+        or isinstance(continuations, bytes)
+    ):
         raise InputError(f"continuations={continuations!r}: must be texts or token ids, one of them or a list")
     continuations = list(continuations)
     if continuations and all(isinstance(plain_number(token), int) for token in continuations):
@@ -56,6 +60,8 @@ def token_ids(tokens: Any, what: str = "token ids") -> list[int]:
     if isinstance(tokens, (Tensor, np.ndarray)):
         if tokens.ndim > 1 and tokens.shape[0] != 1:
             raise InputError(f"{what}: {tuple(tokens.shape)}, where one text, (length,) or (1, length), is expected")
+        if tokens.ndim == 0 or getattr(tokens, "is_meta", False):
+            raise InputError(f"{what}: {tokens!r} must be token ids, whole numbers in a list")
         tokens = tokens.flatten().tolist()
     if isinstance(tokens, str) or not isinstance(tokens, Iterable):
         raise InputError(f"{what}: {tokens!r} must be token ids, whole numbers in a list")

@@ -141,7 +141,7 @@ class LOL(ContrastStrategy):
 
     def _guidance_text(self) -> Any:
         guidance = self.guidance
-        if guidance == "default":
+        if isinstance(guidance, str) and guidance == "default":
             guidance = GUIDANCE
         if isinstance(guidance, Mapping):
             if self.language not in guidance:

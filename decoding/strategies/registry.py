@@ -131,6 +131,8 @@ def parse_strategy(spec: str, settings: Mapping[str, str] | None = None) -> Stra
         >>> parse_strategy("contrastive-search", {"top_k": "5"}).label
         'contrastive-search(penalty_alpha=0.6, top_k=5)'
     """
+    if not isinstance(spec, str):
+        raise OptionError(f"strategy={spec!r}: must be a name, perhaps with parameters, such as dola:alpha=0.2")
     inline = spec.partition(":")[2]
     name = strategy_name(spec)
     texts = _inline(spec, inline) | dict(settings or {})

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decoding.errors import InputError
+from decoding.errors import InputError, ModelError
 from decoding.evals.metrics.texts import as_texts
 from decoding.models.devices import input_device
 from decoding.models.inputs import context_of
+from decoding.models.wrappers import check_model
 from decoding.parameters import require_count
 from decoding.scoring.score import tokens_of
 
@@ -78,6 +79,7 @@ def coherence(
         InputError: prefixes and texts that do not match, an empty prefix, or a text longer than the model's context.
     """
     prefixes, texts = as_texts(prefixes, "prefixes"), as_texts(texts)
+    check_model(model)
     if len(prefixes) != len(texts):
         raise InputError(f"{len(prefixes)} prefixes and {len(texts)} texts: each text needs its own")
     sequences, starts, indices = [], [], []
@@ -118,6 +120,7 @@ def perplexity(
         InputError: no text, or one longer than the model's context.
     """
     texts = as_texts(texts)
+    check_model(model)
     if not texts:
         raise InputError("no text: give at least one")
     sequences = []
@@ -162,6 +165,12 @@ def _sums(
     model: Any, sequences: Sequence[Sequence[int]], starts: Sequence[int], tokens_at_once: int
 ) -> tuple[list[float], list[int]]:
     """The sum of the log-probabilities of each sequence's tokens from its start on, and their number."""
+    check_model(model)
+    if model.config.is_encoder_decoder:
+        raise ModelError(f"{type(model).__name__} is an encoder-decoder; texts are scored by decoder-only models")
+    if input_device(model).type == "meta":
+        raise ModelError(f"{type(model).__name__} is on the meta device, without weights: load them first")
+    require_count("tokens_at_once", tokens_at_once, 1)
     vocab = model.config.get_text_config(decoder=True).vocab_size
     at_once = min(tokens_at_once, max(1, NUMBERS_AT_ONCE // vocab))
     sums, counts = [0.0] * len(sequences), [0] * len(sequences)

@@ -5,6 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
+from decoding.errors import InputError
+from decoding.parameters import plain_number
+
 __all__ = ["mc1", "mc2", "mc3"]
 
 
@@ -16,7 +21,7 @@ def mc1(best: float, false: Sequence[float]) -> float:
         false: log-scores of the false answers, at least one.
 
     Raises:
-        ValueError: a score that is no number, or none.
+        InputError: a score that is no number, or none.
     """
     _check([best], false)
     return float(best > max(false))
@@ -37,12 +42,12 @@ def mc2(true: Sequence[float], false: Sequence[float]) -> float:
         In [0, 1].
 
     Raises:
-        ValueError: a score that is no number, none, or minus infinity for every answer.
+        InputError: a score that is no number, none, or minus infinity for every answer.
     """
     _check(true, false)
     highest = max(*true, *false)
     if highest == -math.inf:
-        raise ValueError("every answer has the log-score -inf: the share of the true ones is not defined")
+        raise InputError("every answer has the log-score -inf: the share of the true ones is not defined")
     first, second = (math.fsum(math.exp(score - highest) for score in scores) for scores in (true, false))
     return first / (first + second)
 
@@ -58,7 +63,7 @@ def mc3(true: Sequence[float], false: Sequence[float]) -> float:
         In [0, 1].
 
     Raises:
-        ValueError: a score that is no number, or none.
+        InputError: a score that is no number, or none.
     """
     _check(true, false)
     bar = max(false)
@@ -67,7 +72,10 @@ def mc3(true: Sequence[float], false: Sequence[float]) -> float:
 
 def _check(true: Sequence[float], false: Sequence[float]) -> None:
     for name, scores in (("true", true), ("false", false)):
+        listed = scores.ndim == 1 if isinstance(scores, np.ndarray) else isinstance(scores, Sequence)
+        if not listed or not all(isinstance(plain_number(score), (int, float)) for score in scores):
+            raise InputError(f"log-scores of {name} answers: expected a list of numbers, not {scores!r}")
         if not len(scores):
-            raise ValueError(f"no log-score of a {name} answer: expected at least one")
+            raise InputError(f"no log-score of a {name} answer: expected at least one")
         if any(math.isnan(score) or score == math.inf for score in scores):
-            raise ValueError(f"log-scores of {name} answers {list(scores)}: must be finite numbers or -inf")
+            raise InputError(f"log-scores of {name} answers {list(scores)}: must be finite numbers or -inf")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from decoding.errors import InputError, OptionError
-from decoding.parameters import require_count
+from decoding.parameters import plain_number, require_count
 
 __all__ = ["mean_pass_at_k", "pass_at_k"]
 
@@ -31,6 +31,10 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
         0.5
     """
     require_count("k", k, 1)
+    require_count("samples", samples, 0)
+    passed = plain_number(passed)
+    if not isinstance(passed, int):
+        raise InputError(f"{passed!r} samples passed: must be a whole number")
     if not 1 <= k <= samples:
         raise OptionError(f"k={k}: there are {samples} samples a problem; k must be 1 to {samples}")
     if not 0 <= passed <= samples:
@@ -45,6 +49,15 @@ def mean_pass_at_k(outcomes: Sequence[Sequence[bool]], k: int) -> float:
         outcomes: for each problem and sample, whether it passed.
         k: 1 to the smallest number of samples.
     """
+    if (
+        isinstance(outcomes, str)
+        or not isinstance(outcomes, Sequence)
+        or not all(
+            isinstance(passed, Sequence) and all(isinstance(plain_number(one), int) for one in passed)
+            for passed in outcomes
+        )
+    ):
+        raise InputError(f"outcomes: expected for each problem a list of True and False, not {outcomes!r}")
     if not outcomes:
         raise InputError("no problem: give the outcomes of at least one")
     return sum(pass_at_k(len(passed), sum(passed), k) for passed in outcomes) / len(outcomes)

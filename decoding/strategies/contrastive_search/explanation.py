@@ -10,7 +10,7 @@ from torch import Tensor
 from decoding.errors import InputError, OptionError
 from decoding.generation.strategy import check_generation_config
 from decoding.kernels.selection import contrastive_scores
-from decoding.models.inputs import check_inputs
+from decoding.models.inputs import check_inputs, check_tokens, with_named_inputs
 from decoding.models.wrappers import unwrapped
 from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
 from decoding.transformers_private import CALLERS_CACHE_ARGUMENTS, optimized_for_decode
@@ -99,6 +99,8 @@ def explain_contrastive_search(
     model = unwrapped(model)
     if not isinstance(strategy, ContrastiveSearch):
         raise OptionError(f"strategy={strategy!r}: must be ContrastiveSearch, whose penalty is explained")
+    _, inputs = with_named_inputs(None, inputs)
+    check_tokens(model, sequences)
     for name in (*CALLERS_CACHE_ARGUMENTS, "inputs_embeds"):
         if inputs.get(name) is not None and not (name == "inputs_embeds" and model.config.is_encoder_decoder):
             raise InputError(f"{name}: tokens of the whole text are named, so give it as input_ids from the first on")
