@@ -8,6 +8,7 @@ its bare head.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,26 +20,33 @@ Ids = Sequence[int]
 
 
 class Reader:
-    """A model in float64 that reads one text at a time."""
+    """A model in float64 that reads one text at a time.
+
+    What it made of the last texts is kept: strategies and scores of every kind ask for the same ones.
+    """
 
     def __init__(self, model: Any) -> None:
         self.model = copy.deepcopy(model).double().eval()
         self.cut: dict[int, Any] = {}
+        self._output = functools.lru_cache(maxsize=128)(self._forward)
 
-    @torch.no_grad()
     def logits(self, ids: Ids) -> Tensor:
         """(length, vocab)."""
-        return self.model(torch.tensor([list(ids)]), use_cache=False).logits[0]
+        return self._output(tuple(map(int, ids))).logits[0]
 
     @torch.no_grad()
     def early(self, ids: Ids, layer: int, norm: bool) -> Tensor:
         """(length, vocab) logits of a model that ends after so many layers, or the bare head on what it has there."""
         if norm:
-            if layer not in self.cut:
-                self.cut[layer] = ended_after(self.model, layer)
-            return self.cut[layer](torch.tensor([list(ids)]), use_cache=False).logits[0]
-        output = self.model(torch.tensor([list(ids)]), use_cache=False, output_hidden_states=True)
-        return self.model.get_output_embeddings()(output.hidden_states[layer][0])
+            return self._output(tuple(map(int, ids)), layer).logits[0]
+        return self.model.get_output_embeddings()(self._output(tuple(map(int, ids))).hidden_states[layer][0])
+
+    @torch.no_grad()
+    def _forward(self, ids: tuple[int, ...], layers: int | None = None) -> Any:
+        if layers is not None and layers not in self.cut:
+            self.cut[layers] = ended_after(self.model, layers)
+        model = self.model if layers is None else self.cut[layers]
+        return model(torch.tensor([ids]), use_cache=False, output_hidden_states=layers is None)
 
 
 def ended_after(model: Any, layer: int) -> Any:
