@@ -125,10 +125,10 @@ def ngram_penalty(text: Tensor, candidates: Tensor, n: int, beta: float) -> Tens
         follows = follows & torch.nn.functional.pad(same, (back, 0))
         counts.append((matches & follows[:, None]).sum(-1))
         totals.append(follows.sum(-1, keepdim=True) + 1)
-    penalty = torch.zeros(candidates.shape, device=text.device)
+    penalty = torch.zeros(candidates.shape, dtype=torch.float32, device=text.device)
     rest = torch.ones_like(penalty)
     for order in reversed(range(len(counts))):
-        share = counts[order] / totals[order]
+        share = counts[order].float() / totals[order]
         if order == 0:
             return penalty + rest * share
         penalty += rest * beta * share

@@ -12,7 +12,7 @@ import torch
 from tiny_models import tiny_model
 
 import decoding
-from decoding import LOL, ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Prompt, Strategy
+from decoding import FSD, LOL, ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Prompt, Strategy
 from decoding.evals import miniature
 from decoding.evals.isotropy import analyse
 from decoding.scoring.teacher_forcing import teacher_forced
@@ -24,6 +24,7 @@ MODELS: dict[str, Callable[[], Any]] = {
 IDS = torch.tensor([[11, 12, 13, 14, 15, 12], [21, 22, 23, 24, 25, 22]])
 STRATEGIES: dict[str, Strategy] = {
     "contrastive search": ContrastiveSearch(0.6, 4),
+    "FSD": FSD(),
     "contrastive decoding": ContrastiveDecoding(Prompt([7, 8]), form="log_probs"),
     "DoLa": DoLa([0, 1]),
     "context-aware": ContextAware([5, 6, 7]),
@@ -68,7 +69,7 @@ CASES = [
     *((call, name) for call in ("generate", "sampled", "processor") for name in STRATEGIES),
     ("encoder-decoder", "contrastive search"),
     ("encoder-decoder", "DoLa"),
-    *((call, name) for call in ("score", "texts") for name in STRATEGIES if name != "contrastive search"),
+    *((call, name) for call in ("score", "texts") for name in STRATEGIES if STRATEGIES[name].scorable),
     ("isotropy", "DoLa"),
 ]
 

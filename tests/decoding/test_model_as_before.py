@@ -13,7 +13,7 @@ from tiny_models import tiny_model
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 import decoding
-from decoding import LOL, ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Prompt, Scorer, Strategy
+from decoding import FSD, LOL, ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Prompt, Scorer, Strategy
 from decoding.scoring.teacher_forcing import teacher_forced
 
 IDS = torch.tensor([[11, 12, 13, 14], [21, 22, 23, 24]])
@@ -51,6 +51,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 STRATEGIES: dict[str, Callable[[Path], Strategy]] = {
     "contrastive search": lambda adapter: ContrastiveSearch(0.6, 4),
+    "FSD": lambda adapter: FSD(),
     "DoLa": lambda adapter: DoLa([0, 1]),
     "context-aware": lambda adapter: ContextAware([5, 6, 7]),
     "an amateur of its own": lambda adapter: ContrastiveDecoding(tiny_model("llama", 1)),
@@ -118,8 +119,9 @@ WAYS: dict[str, Callable[[Any, Strategy], Any]] = {
     "scorer": scorer,
     "texts": lambda model, strategy: teacher_forced(model, IDS, strategy),
 }
+NO_SCORES = ("contrastive search", "FSD")
 SCORING = ("score", "scorer", "texts")
-CASES = [(way, name) for way in WAYS for name in STRATEGIES if not (way in SCORING and name == "contrastive search")]
+CASES = [(way, name) for way in WAYS for name in STRATEGIES if not (way in SCORING and name in NO_SCORES)]
 
 
 @pytest.fixture(scope="module", params=["eval", "train"])

@@ -24,8 +24,8 @@ from decoding.strategies.contrast.fused_streams import FusedStreams
 from decoding.strategies.contrast.readers import EXPERT, Reader
 from decoding.stream.prepare import prepare_inputs
 from decoding.stream.stream import Stream
-from decoding.tools.architectures.reference import Prompt
 from decoding.tools.architectures.recomputation import recomputed
+from decoding.tools.architectures.reference import Prompt
 from decoding.tools.architectures.tiny import tiny_model as built
 
 ELSEWHERE = ["minimax", "recurrent_gemma", "xlstm"]
