@@ -12,18 +12,18 @@ from tiny_models import tiny_model
 
 import decoding
 from decoding import LOL, ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, InputError, Prompt, Strategy
-from decoding.tools.architectures.beside_text import tiny_beside_text
 from decoding.tools.architectures.images import prompts_with_images
+from decoding.tools.architectures.other_inputs import tiny_other_inputs
 
 # The image itself, or what transformers has encoded it to.
 BLIND = r"(pixel_values|mm_encoder_outputs \(image\)): the expert alone would get it"
 
-tiny = functools.cache(tiny_beside_text)
+tiny = functools.cache(tiny_other_inputs)
 IMAGES = ["llava", "qwen2_vl"]
 AMATEURS: dict[str, Callable[[str], Strategy]] = {
     "empty context": lambda name: ContextAware([]),
     "context": lambda name: ContextAware([7, 8, 9]),
-    "a model of its own": lambda name: ContrastiveDecoding(tiny_beside_text(name, seed=1)),
+    "a model of its own": lambda name: ContrastiveDecoding(tiny_other_inputs(name, seed=1)),
     "prompt": lambda name: ContrastiveDecoding(Prompt([5, 6])),
     "LOL": lambda name: LOL(Prompt([5, 6]), [1]),
 }
@@ -34,7 +34,7 @@ def image_prompt(name: str) -> dict[str, Any]:
     make = prompts_with_images(tiny(name))
     assert make is not None
     prompt = make(0)[0]
-    return {"input_ids": torch.tensor([prompt.text]), **prompt.beside}
+    return {"input_ids": torch.tensor([prompt.text]), **prompt.other_inputs}
 
 
 @pytest.mark.parametrize("name", IMAGES)
