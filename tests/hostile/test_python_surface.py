@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mixed_precision import prepared
 from tiny_models import VOCAB, random_ids, tiny_model
 from torch import nn
 from transformers import AutoModel, BatchEncoding, PreTrainedTokenizerFast
@@ -57,7 +58,6 @@ def _tokenizer() -> Any:
 @cache
 def _models() -> list[Any]:
     """Models that generate, and what is taken for one."""
-    from accelerate import Accelerator
     from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 
     headless = AutoModel.from_config(tiny_model("llama").config)
@@ -67,7 +67,7 @@ def _models() -> list[Any]:
         tiny_model("llama").to(torch.float64),
         tiny_model("mamba"),
         tiny_model("t5"),
-        Accelerator(cpu=True, mixed_precision="bf16").prepare(tiny_model("llama")),
+        prepared(tiny_model("llama")),
         get_peft_model(tiny_model("llama"), LoraConfig(r=2, target_modules=["q_proj"])),
         get_peft_model(tiny_model("llama"), PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)),
         tiny_model("llama").to("meta"),

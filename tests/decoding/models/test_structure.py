@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from mixed_precision import prepared
 from tiny_models import random_ids, tiny_model
 from torch import Tensor, nn
 from transformers import (
@@ -142,9 +143,8 @@ def test_a_chain_of_calls_leads_from_one_tensor_to_another() -> None:
 
 
 def _prepared(name: str) -> Any:
-    from accelerate import Accelerator
 
-    return Accelerator(cpu=True, mixed_precision="bf16").prepare(tiny_model(name))
+    return prepared(tiny_model(name))
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "opt", "t5"])
@@ -184,9 +184,8 @@ def test_mixed_precision_models_decode_as_under_their_autocast(strategy: Any) ->
 
 
 def test_a_model_that_was_inspected_before_it_was_prepared_is_inspected_again() -> None:
-    from accelerate import Accelerator
 
     model = tiny_model("llama")
     assert inspect_model(model).autocast is None
-    prepared = Accelerator(cpu=True, mixed_precision="bf16").prepare(model)
-    assert inspect_model(prepared).autocast == torch.bfloat16
+    mixed = prepared(model)
+    assert inspect_model(mixed).autocast == torch.bfloat16
