@@ -397,8 +397,14 @@ def _load(model: Any, path: Path, name: str) -> None:
 
 def _remove(model: Any, name: str, attached: _Attached) -> None:
     """Remove an adapter from a model, and the layers of peft that are left without one."""
-    if name in adapters_of(model):
-        model.delete_adapter(name)
+    # Not model.delete_adapter(): transformers 5.24 refuses it with peft 0.21, the newest.
+    for layer in _lora_layers(model):
+        if name in _names(layer):
+            layer.delete_adapter(name)
+    adapters = getattr(model, "peft_config", {})
+    adapters.pop(name, None)
+    if not adapters:
+        vars(model).pop("peft_config", None)
     if not attached.folders:
         set_adapter_attributes(model, attached.attributes)
     for module in list(model.modules()):
