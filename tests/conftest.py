@@ -17,8 +17,10 @@ from quick_interpreter import patch_once
 MODULES = tempfile.TemporaryDirectory(prefix="hf-modules-")
 os.environ["HF_MODULES_CACHE"] = MODULES.name
 
-# The models of the tests are so small that a second thread costs more than it gives.
+# The models of the tests are so small that a second thread costs more than it gives: in the processes that tests start
+# as well, beside which another worker runs.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Without a GPU the kernels are tested in Triton's interpreter. Triton reads this as it is imported, which transformers
 # may do first; whoever sets it decides.
