@@ -10,17 +10,12 @@ from transformers import LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper
 
 from decoding.errors import OptionError
+from decoding.generation.strategy import Strategy
+from decoding.parameters import require_count, require_range
 
-__all__ = ["check_top_k", "top_candidates", "without_temperature"]
+__all__ = ["CandidateStrategy", "top_candidates"]
 
 BLOCK = 128  # tokens that share a maximum in the search for candidates
-
-
-def check_top_k(model: Any, top_k: int) -> None:
-    """Raise OptionError where k is beyond the model's vocabulary."""
-    vocab = model.config.get_text_config(decoder=True).vocab_size
-    if top_k > vocab:
-        raise OptionError(f"top_k={top_k}: must be 1 to {vocab}, the size of the model's vocabulary")
 
 
 def top_candidates(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -41,15 +36,34 @@ def top_candidates(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return best, searched.gather(1, indices)
 
 
-def without_temperature(logits_processor: LogitsProcessorList) -> tuple[LogitsProcessorList, float]:
-    """The processors but for temperature, and the temperature, for :meth:`Strategy.split_temperature`: where candidates
-    have scores of their own, it belongs to the draw among them and not to their probabilities.
+class CandidateStrategy(Strategy):
+    """Base of the strategies that choose among the ``top_k`` most probable tokens by p less a penalty, weighed by
+    ``penalty_alpha``. Both are fields of the subclass, with defaults of its own.
     """
-    temperature = 1.0
-    kept = LogitsProcessorList()
-    for processor in logits_processor:
-        if isinstance(processor, TemperatureLogitsWarper):
-            temperature *= processor.temperature
-        else:
-            kept.append(processor)
-    return kept, temperature
+
+    penalty_alpha: float
+    top_k: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("penalty_alpha", self.penalty_alpha, 0.0, 1.0)
+        require_count("top_k", self.top_k, 1, " to the size of the vocabulary")
+
+    def check(self, model: Any) -> None:
+        """Raise OptionError where k is beyond the model's vocabulary."""
+        vocab = model.config.get_text_config(decoder=True).vocab_size
+        if self.top_k > vocab:
+            raise OptionError(f"top_k={self.top_k}: must be 1 to {vocab}, the size of the model's vocabulary")
+
+    def split_temperature(self, logits_processor: LogitsProcessorList) -> tuple[LogitsProcessorList, float]:
+        """The processors but for temperature, and the temperature: it belongs to the draw among the candidates, not to
+        their probabilities.
+        """
+        temperature = 1.0
+        kept = LogitsProcessorList()
+        for processor in logits_processor:
+            if isinstance(processor, TemperatureLogitsWarper):
+                temperature *= processor.temperature
+            else:
+                kept.append(processor)
+        return kept, temperature

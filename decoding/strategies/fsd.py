@@ -7,12 +7,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig
 
 from decoding.capabilities.capabilities import open_prepared_stream
-from decoding.generation.candidates import check_top_k, top_candidates, without_temperature
+from decoding.generation.candidates import CandidateStrategy, top_candidates
 from decoding.generation.session import StreamSession
-from decoding.generation.strategy import Strategy
 from decoding.parameters import require_count, require_range
 from decoding.stream.stream import Stream
 
@@ -20,7 +19,7 @@ __all__ = ["FSD"]
 
 
 @dataclass(frozen=True)
-class FSD(Strategy):
+class FSD(CandidateStrategy):
     """Frustratingly simple decoding: among the k most probable tokens, the one that an n-gram model of the text so far
     expects least.
 
@@ -60,18 +59,8 @@ class FSD(Strategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_range("penalty_alpha", self.penalty_alpha, 0.0, 1.0)
-        require_count("top_k", self.top_k, 1, " to the size of the vocabulary")
         require_count("n", self.n, 1)
         require_range("beta", self.beta, 0.0, 1.0)
-
-    def check(self, model: Any) -> None:
-        """Raise OptionError where k is beyond the model's vocabulary."""
-        check_top_k(model, self.top_k)
-
-    def split_temperature(self, logits_processor: LogitsProcessorList) -> tuple[LogitsProcessorList, float]:
-        """Temperature belongs to the draw among the candidates, not to their probabilities."""
-        return without_temperature(logits_processor)
 
     def session(
         self,

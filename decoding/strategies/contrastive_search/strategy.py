@@ -8,17 +8,16 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig
 
 from decoding.cache.growing import tokens_in
 from decoding.capabilities.capabilities import open_prepared_stream
 from decoding.errors import InputError
-from decoding.generation.candidates import check_top_k, top_candidates, without_temperature
+from decoding.generation.candidates import CandidateStrategy, top_candidates
 from decoding.generation.session import StreamSession, argmax_first
-from decoding.generation.strategy import Strategy
 from decoding.kernels.selection import contrastive_scores
 from decoding.models.structure import inspect_model
-from decoding.parameters import require_count, require_range
+from decoding.parameters import require_count
 from decoding.strategies.contrastive_search.history import HiddenHistory
 from decoding.stream.output import ForwardOutput
 from decoding.stream.prepare import prepare_inputs
@@ -33,7 +32,7 @@ _histories: weakref.WeakKeyDictionary[Any, tuple[Tensor, HiddenHistory]] = weakr
 
 
 @dataclass(frozen=True)
-class ContrastiveSearch(Strategy):
+class ContrastiveSearch(CandidateStrategy):
     """Contrastive search: among the k most probable tokens, the one that repeats the context least in hidden space.
 
     The token chosen is the argmax over the top k of (1 - α)·p(v | x) - α·max_j cos(h_v, h_j): p is the
@@ -66,18 +65,8 @@ class ContrastiveSearch(Strategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_range("penalty_alpha", self.penalty_alpha, 0.0, 1.0)
-        require_count("top_k", self.top_k, 1, " to the size of the vocabulary")
         if self.max_history is not None:
             require_count("max_history", self.max_history, 1, ", or None for the whole text")
-
-    def check(self, model: Any) -> None:
-        """Raise OptionError where k is beyond the model's vocabulary."""
-        check_top_k(model, self.top_k)
-
-    def split_temperature(self, logits_processor: LogitsProcessorList) -> tuple[LogitsProcessorList, float]:
-        """Temperature belongs to the draw among the candidates, not to their probabilities."""
-        return without_temperature(logits_processor)
 
     def session(
         self,
