@@ -13,7 +13,7 @@ GUIDANCE = "From the encyclopaedia.\n\n"
 register.
 """
 
-HEARSAY = "Heard at the market.\n\n"
+HEARSAY = "Told at the market.\n\n"
 """Put before a prompt, it conditions towards popular misconceptions: the header of the hearsay register."""
 
 SPLITS = ("validation", "test")

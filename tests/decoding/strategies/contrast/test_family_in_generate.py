@@ -170,14 +170,14 @@ def test_a_processor_of_contrastive_decoding_reads_with_the_amateur_alone(amateu
 def test_texts_need_a_tokenizer_and_generate_may_bring_it() -> None:
     model, tokenizer = miniature.load("expert")
     inputs = tokenizer("Q: What does the owl eat?\nA:", return_tensors="pt")
-    strategy = LOL(Prompt("Heard at the market.\n\n"), [2], guidance="From the encyclopaedia.\n\n")
+    strategy = LOL(Prompt("Told at the market.\n\n"), [2], guidance="From the encyclopaedia.\n\n")
     with pytest.raises(OptionError, match=r"is text: pass tokenizer=..."):
         decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=3)
     with pytest.raises(OptionError, match=r"guidance is text: pass tokenizer=..."):
         decoding.generate(model, **inputs, strategy=LOL(Prompt([5]), [2], guidance="Truly. "), max_new_tokens=3)
     given = decoding.generate(model, **inputs, strategy=strategy, tokenizer=tokenizer, max_new_tokens=3)
     in_english = LOL(
-        Prompt("Heard at the market.\n\n"), [2], guidance={"de": "", "en": "From the encyclopaedia.\n\n"},
+        Prompt("Told at the market.\n\n"), [2], guidance={"de": "", "en": "From the encyclopaedia.\n\n"},
         tokenizer=tokenizer,
     )  # fmt: skip
     assert decoding.generate(model, **inputs, strategy=in_english, max_new_tokens=3).tolist() == given.tolist()
