@@ -16,6 +16,7 @@ from decoding.kernels import OPERATIONS
 from decoding.kernels.backend import BackendError, choose
 from decoding.models.devices import device_names, input_device
 from decoding.models.probe import probe_inputs
+from decoding.models.small_batch_linear import measured_forms
 from decoding.models.structure import inspect_model
 from decoding.transformers_private import attention_implementation
 from decoding.versions import versions
@@ -23,6 +24,7 @@ from decoding.versions import versions
 __all__ = ["diagnose"]
 
 WITH_PADDING = "branching with left padding"
+CANDIDATES = 4  # rows of a step of contrastive search at batch 1, as its defaults are
 CHUNK = 512  # tokens; any size above one is the same to a model
 
 
@@ -83,7 +85,7 @@ def _service(model: Any) -> dict[str, Any]:
         report["branching"] = "refused"
         kind = "" if isinstance(error, DecodingError) else f"{type(error).__name__}: "
         report["branching because"] = kind + one_line(error)
-    return report | _backends(model)
+    return report | _backends(model) | _linear_forms(model)
 
 
 def _with_left_padding(model: Any, way: str) -> dict[str, Any]:
@@ -93,6 +95,14 @@ def _with_left_padding(model: Any, way: str) -> dict[str, Any]:
     except ModelError as refusal:
         return {WITH_PADDING: "refused", f"{WITH_PADDING} because": one_line(refusal, 300)}
     return {} if branching.way == way else {WITH_PADDING: branching.way, f"{WITH_PADDING} because": branching.reason}
+
+
+def _linear_forms(model: Any) -> dict[str, str]:
+    """Name the forms in which this machine computes the linear layers over the four tokens of a step."""
+    forms = measured_forms(model, CANDIDATES)
+    if not forms:
+        return {}
+    return {f"linear layers of {CANDIDATES} rows": ", ".join(f"{count} x {form}" for form, count in forms.items())}
 
 
 def _backends(model: Any) -> dict[str, str]:

@@ -1,60 +1,215 @@
-"""Linear layers over a handful of tokens on a CPU: the matrix product transposed.
+"""Linear layers over a handful of tokens on a CPU: the form of the product that this machine computes soonest.
 
-A step of these strategies reads 2 to 9 rows where greedy search reads one. For so few rows the CPU's product of
-states and transposed weights runs on one core; the product of weights and states runs on all.
+A step of these strategies reads 2 to 16 rows where greedy search reads one. One row is limited by reading the weights
+once, and so should a handful be; but torch's own product may take two or four times as long, depending on the CPU, the
+number of threads and the shape. The same product has two more forms: weights times states, and oneDNN's. Which is the
+quickest is measured once for each shape and number of rows, and remembered as long as the process lives.
+
+Only float32 is treated: the forms round differently in the last bits, as do numbers of threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-__all__ = ["small_batch_linear"]
+from decoding.errors import OptionError
 
-# Numbers of rows for which transposing pays: in float32 on two cores, 32000 x 512, 1.4 against 8.7 ms for two rows, 1.9
-# against 12.7 for three, 3.8 against 9.4 for nine; 1408 x 512, 0.065 against 0.128 for four, 0.153 against 0.176 for
-# nine. With more rows it loses on smaller matrices; one row is a vector, whose product is quick already.
-ROWS = range(2, 10)
+__all__ = ["ENVIRONMENT_VARIABLE", "FORMS", "SmallBatchLinear", "measured_forms"]
 
+Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
-def small_batch_linear(tokens: int, device: torch.device) -> AbstractContextManager[Any]:
-    """Speed up ``torch.nn.functional.linear`` on so few float32 rows of a CPU, in this thread within the context.
+ENVIRONMENT_VARIABLE = "DECODING_SMALL_BATCH_LINEAR"
 
-    Args:
-        tokens: the number of rows of the products to come; outside 2 to 9 nothing changes.
-        device: where they are.
-    """
-    pays = tokens in ROWS and device.type == "cpu" and torch.get_num_threads() > 1
-    return TransposedLinear() if pays and not torch.is_grad_enabled() else nullcontext()
+ROWS = range(2, 17)  # numbers of rows that are measured; one row is quick already, many are torch's own strength
+
+# Another form is chosen where it takes at most this share of the time of torch's own: what decides must be more than
+# the noise of a measurement, or the last bits would differ from process to process.
+GAIN = 0.85
+LAYERS = 6  # of one shape that are measured in turn, so that the weights come from memory as in a forward pass
+REPEATS = 2
 
 
-class TransposedLinear(TorchFunctionMode):
-    """``linear`` computed as weights times states. Modules, their hooks and wrappers are not affected."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        # A model that its user has compiled is left to its compiler.
-        if func is nn.functional.linear and not kwargs and len(args) >= 2 and not torch.compiler.is_compiling():
-            states, weight = args[0], args[1]
-            bias = args[2] if len(args) > 2 else None
-            if _is_plain(weight) and states.dtype == torch.float32 and states.shape[-1] > 0:
-                rows = states.numel() // states.shape[-1]
-                if rows in ROWS:
-                    return _linear(states.reshape(rows, -1), weight, bias).reshape(*states.shape[:-1], -1)
-        return func(*args, **(kwargs or {}))
-
-
-def _linear(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _transposed(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Weights times states, (out, rows), turned round."""
     product = torch.mm(weight, states.T) if bias is None else torch.addmm(bias[:, None], weight, states.T)
     return product.T.contiguous()
 
 
-def _is_plain(weight: Tensor) -> bool:
-    """False for quantised and distributed weights, which have products of their own."""
-    return type(weight) in (nn.Parameter, Tensor) and weight.dtype == torch.float32 and weight.device.type == "cpu"
+def _onednn(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """OneDNN's inner product over the weights as they lie, by the operation that torch's compiler uses."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
+    return product
+
+
+FORMS: dict[str, Product] = {"linear": nn.functional.linear, "transposed": _transposed, "onednn": _onednn}
+
+
+class SmallBatchLinear:
+    """The plain linear layers among some modules, computed in their quickest form for few rows.
+
+    A layer is plain where it computes ``torch.nn.functional.linear`` of ordinary float32 weights itself: subclasses
+    with a ``forward`` of their own, quantised and distributed weights, and layers whose ``forward`` was wrapped stay as
+    they are, and so does all of a model that its user has compiled. What stands around a layer (hooks, adapters) is not
+    touched.
+
+    Args:
+        modules: of a model, or its head alone.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._modules = modules
+        self._layers: list[nn.Linear] | None = None  # found when they are first needed
+        self._changed: dict[int, list[tuple[nn.Linear, Product]]] = {}  # by number of rows
+
+    def quickest(self, rows: int, device: torch.device) -> AbstractContextManager[None]:
+        """A context for forward passes of this thread in which the layers compute ``rows`` rows in their quickest form.
+
+        Args:
+            rows: of the products to come; outside 2 to 16 nothing changes.
+            device: where they are computed; nothing changes but on a CPU.
+
+        Raises:
+            OptionError: the environment variable ``DECODING_SMALL_BATCH_LINEAR`` names no form.
+        """
+        if rows not in ROWS or device.type != "cpu" or torch.is_grad_enabled():
+            return nullcontext()
+        if rows not in self._changed:
+            if self._layers is None:
+                self._layers = _plain_layers(self._modules)
+            forms = [(layer, _form_of(layer, rows, self._layers)) for layer in self._layers]
+            self._changed[rows] = [(layer, FORMS[form]) for layer, form in forms if form != "linear"]
+        changed = self._changed[rows]
+        return _installed(changed, rows) if changed else nullcontext()
+
+
+def measured_forms(model: nn.Module, rows: int) -> dict[str, int]:
+    """How many plain linear layers of a model on a CPU compute so many rows in which form; measured where not known."""
+    layers = _plain_layers(model.modules())
+    return dict(Counter(_form_of(layer, rows, layers) for layer in layers))
+
+
+# --- which form ------------------------------------------------------------------------------------------------------
+
+_measured: dict[tuple[int, int, int, int], str] = {}
+_measuring = threading.Lock()
+
+
+def _form_of(layer: nn.Linear, rows: int, layers: Sequence[nn.Linear]) -> str:
+    """The name of a layer's form for so many rows, measured on the layers of its shape where it is not known yet."""
+    usable = _usable_forms()
+    if len(usable) == 1:
+        return usable[0]
+    outputs, inputs = layer.weight.shape
+    key = (torch.get_num_threads(), rows, outputs, inputs)
+    with _measuring:
+        if key not in _measured:
+            alike = [other for other in layers if other.weight.shape == layer.weight.shape]
+            _measured[key] = _quickest(usable, alike[:LAYERS], rows)
+        return _measured[key]
+
+
+def _usable_forms() -> list[str]:
+    """The forms to choose from; one where there is no choice."""
+    setting = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
+    if setting != "auto":
+        if setting not in FORMS:
+            raise OptionError(f"{ENVIRONMENT_VARIABLE} must be one of auto, {', '.join(FORMS)}, got {setting!r}")
+        return [setting if setting != "onednn" or _has_onednn() else "linear"]
+    if torch.are_deterministic_algorithms_enabled():
+        return ["linear"]
+    return [form for form in FORMS if form != "onednn" or _has_onednn()]
+
+
+def _has_onednn() -> bool:
+    """True where oneDNN computes float32 products in float32."""
+    exact = torch.get_float32_matmul_precision() == "highest"
+    available = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    return exact and available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@torch.no_grad()
+def _quickest(forms: Sequence[str], layers: Sequence[nn.Linear], rows: int) -> str:
+    """Measure the forms on some layers of one shape; takes some milliseconds."""
+    weights = [(layer.weight, layer.bias) for layer in layers]
+    states = weights[0][0].new_zeros(rows, weights[0][0].shape[1])
+    seconds = {form: min(_seconds(FORMS[form], states, weights) for _ in range(REPEATS)) for form in forms}
+    best = min(forms, key=seconds.__getitem__)
+    return best if seconds[best] <= GAIN * seconds["linear"] else "linear"
+
+
+def _seconds(product: Product, states: Tensor, weights: Sequence[tuple[Tensor, Tensor | None]]) -> float:
+    start = time.perf_counter()
+    for weight, bias in weights:
+        product(states, weight, bias)
+    return time.perf_counter() - start
+
+
+# --- which layers, and their forward while a form is installed -------------------------------------------------------
+
+
+def _plain_layers(modules: Iterable[nn.Module]) -> list[nn.Linear]:
+    found = list(modules)
+    if any(hasattr(module, "_orig_mod") or module._compiled_call_impl for module in found):
+        return []  # left to its compiler
+    return [module for module in found if isinstance(module, nn.Linear) and _is_plain(module)]
+
+
+def _is_plain(layer: nn.Linear) -> bool:
+    own = vars(layer).get("forward")
+    if type(layer).forward is not nn.Linear.forward or not (own is None or isinstance(own, _Forward)):
+        return False
+    weight = layer.weight
+    ordinary = type(weight) in (nn.Parameter, Tensor) and weight.layout == torch.strided
+    return ordinary and weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() > 0
+
+
+class _Forward:
+    """The ``forward`` of a layer while some thread reads a few rows."""
+
+    def __init__(self, layer: nn.Linear, product: Product) -> None:
+        self.layer = layer
+        self.product = product
+        self.users = 0
+
+    def __call__(self, input: Tensor) -> Tensor:  # torch's own name of the argument
+        weight, bias = self.layer.weight, self.layer.bias
+        width = input.shape[-1]
+        rows = input.numel() // max(width, 1)
+        if rows != _rows.get() or input.dtype != torch.float32 or weight.dtype != torch.float32:
+            return nn.functional.linear(input, weight, bias)
+        return self.product(input.reshape(rows, width), weight, bias).view(*input.shape[:-1], -1)
+
+
+_rows: ContextVar[int | None] = ContextVar("small_batch_linear", default=None)  # None outside of the context
+_installing = threading.Lock()
+
+
+@contextmanager
+def _installed(changed: Sequence[tuple[nn.Linear, Product]], rows: int) -> Iterator[None]:
+    """The context in which these layers compute so many rows of this thread in another form."""
+    token = _rows.set(rows)
+    installed: list[_Forward] = []
+    try:
+        with _installing:
+            for layer, product in changed:
+                forward = vars(layer).setdefault("forward", _Forward(layer, product))
+                if isinstance(forward, _Forward):  # or else it was wrapped since the layers were found
+                    forward.users += 1
+                    installed.append(forward)
+        yield
+    finally:
+        with _installing:
+            for forward in installed:
+                forward.users -= 1
+                if not forward.users:
+                    vars(forward.layer).pop("forward", None)
+        _rows.reset(token)

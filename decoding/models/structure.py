@@ -23,7 +23,7 @@ from decoding.models.head import HEAD_TRANSFORMS, HeadTransform, unpadded
 from decoding.models.hooks import recorded_calls
 from decoding.models.memo import PerModelMemo, model_cache_key
 from decoding.models.probe import NO_NUMBERS, PROBED, probe_inputs
-from decoding.models.small_batch_linear import small_batch_linear
+from decoding.models.small_batch_linear import SmallBatchLinear
 
 __all__ = ["ModelStructure", "inspect_model"]
 
@@ -122,7 +122,7 @@ class ModelStructure:
     def _product(self, states: Tensor) -> Tensor:
         """The head's output for (..., dim) states; in float32 where the model's own ``forward`` converts it to that."""
         rows = states.numel() // states.shape[-1]
-        with autocast_to(self.autocast, states.device), small_batch_linear(rows, states.device):
+        with autocast_to(self.autocast, states.device), SmallBatchLinear([self.head]).quickest(rows, states.device):
             product: Tensor = self.head(states)
         return product if self.autocast is None else product.float()
 

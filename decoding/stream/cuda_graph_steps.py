@@ -24,7 +24,6 @@ from decoding.models.adapters import adapter_state
 from decoding.models.attention import grouped_heads
 from decoding.models.forward_errors import forward_pass
 from decoding.models.hooks import collect_inputs
-from decoding.models.small_batch_linear import small_batch_linear
 from decoding.stream.output import ForwardOutput
 from decoding.stream.state import BatchState
 from decoding.stream.static_layout import LayerShape, StaticLayout, StaticStep, bucket_of
@@ -164,7 +163,7 @@ class CudaGraphSteps:
         """Hidden states (batch, flat, dim), and those of each exit."""
 
         def forward() -> list[Tensor]:
-            few = small_batch_linear(step.tokens.numel(), layout.device)
+            few = state.passes.linear_layers.quickest(step.tokens.numel(), layout.device)
             with grouped_heads(), few, collect_inputs(state.passes.exit_layers) as exits:
                 output = state.structure.forward_backbone(state.model, step.inputs(layout))
             return [output.last_hidden_state, *exits]

@@ -16,7 +16,7 @@ from decoding.models.attention import grouped_heads
 from decoding.models.devices import input_device
 from decoding.models.forward_errors import forward_pass
 from decoding.models.hooks import collect_inputs, collect_outputs
-from decoding.models.small_batch_linear import small_batch_linear
+from decoding.models.small_batch_linear import SmallBatchLinear
 from decoding.models.structure import ModelStructure, inspect_model
 from decoding.stream.output import ForwardOutput, recorded
 from decoding.transformers_private import prefill
@@ -34,6 +34,7 @@ class ForwardPasses:
 
     Attributes:
         structure: of the model.
+        linear_layers: those that a pass goes through, which compute few rows in their quickest form.
         exit_layers: the layers whose inputs are the outputs' exits.
     """
 
@@ -41,6 +42,9 @@ class ForwardPasses:
         self.model = model
         self.mixed = mixed
         self.structure: ModelStructure = inspect_model(model)
+        # A separable head is called on its own, with other numbers of rows.
+        read = self.structure.backbone if self.structure.separable else model
+        self.linear_layers = SmallBatchLinear(read.modules())
         self.exits = tuple(exits)
         self.exit_layers = self.structure.layers_before(model, exits)
 
@@ -66,7 +70,7 @@ class ForwardPasses:
         with (
             forward_pass(self.model, rows, tokens, past),
             self.adapters(),
-            small_batch_linear(rows * tokens, device),
+            self.linear_layers.quickest(rows * tokens, device),
             grouped_heads(),
             module_states_installed(inputs),
         ):

@@ -1,80 +1,235 @@
-"""Linear layers over a handful of rows: what the CPU is spared, and what stays as it was."""
+"""Linear layers over a handful of rows: which form of the product is computed, and what stays as it was."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from tiny_models import tiny_model
-from torch import nn
+from torch import Tensor, nn
 
-from decoding import ContrastiveSearch, generate
+from decoding import ContrastiveSearch, OptionError, generate
 from decoding.models import small_batch_linear
+from decoding.models.small_batch_linear import ENVIRONMENT_VARIABLE, FORMS, SmallBatchLinear, measured_forms
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def _two_threads() -> Iterator[None]:
-    """With one thread nothing is turned round."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
+def _without_autograd(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(small_batch_linear, "_measured", {})
     with torch.no_grad():
         yield
-    torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=["transposed", "onednn"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A form that every layer takes, whatever is quickest here."""
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, request.param)
+    return request.param
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the forms other than torch's own that are computed, in order."""
+    names: list[str] = []
+
+    def recording(name: str) -> Any:
+        form = FORMS[name]
+        return lambda *given: names.append(name) or form(*given)
+
+    for name in ("transposed", "onednn"):
+        monkeypatch.setitem(FORMS, name, recording(name))
+    return names
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("shape", [(1,), (2,), (9,), (10,), (1, 4), (2, 3), (1, 2, 2)])
-def test_the_product_is_that_of_the_layer(shape: tuple[int, ...], bias: bool) -> None:
+@pytest.mark.parametrize("shape", [(1,), (2,), (16,), (17,), (1, 4), (2, 3), (1, 2, 2)])
+def test_the_product_is_that_of_the_layer(shape: tuple[int, ...], bias: bool, form: str, computed: list[str]) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(48, 301, bias=bias)
     states = torch.randn(*shape, 48)
-    with small_batch_linear.small_batch_linear(4, CPU):
+    rows = states[..., 0].numel()
+    with SmallBatchLinear([layer]).quickest(rows, CPU):
         product = layer(states)
+    assert computed == ([form] if 2 <= rows <= 16 else [])
     assert product.shape == (*shape, 301)
     assert product.is_contiguous()
     # a float32 sum over 48 products in another order
     torch.testing.assert_close(product, layer(states), rtol=1e-5, atol=1e-5)
 
 
-def test_only_plain_float32_weights_are_turned_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    turned: list[int] = []
-    linear = small_batch_linear._linear
-    monkeypatch.setattr(small_batch_linear, "_linear", lambda *given: turned.append(1) or linear(*given))
+def test_rows_that_a_view_spreads_are_computed_too(form: str) -> None:
+    layer, states = nn.Linear(8, 5), torch.randn(8, 4, 2).permute(1, 2, 0)  # no view of it is (rows, 8)
+    with SmallBatchLinear([layer]).quickest(8, CPU):
+        product = layer(states)
+    torch.testing.assert_close(product, layer(states), rtol=1e-5, atol=1e-5)
 
-    class Packed(nn.Parameter):
-        """Stands for a quantised or a distributed weight, which computes its product itself."""
 
-    states = torch.randn(3, 8)
-    plain, half, packed = nn.Linear(8, 5), nn.Linear(8, 5).bfloat16(), nn.Linear(8, 5)
-    packed.weight = Packed(packed.weight.data)
-    with small_batch_linear.small_batch_linear(3, CPU):
-        plain(states)
-        assert len(turned) == 1
-        half(states.bfloat16())
-        packed(states)
-    plain(states)
-    with small_batch_linear.small_batch_linear(64, CPU):
-        plain(states)
-    assert len(turned) == 1
+class Packed(nn.Parameter):
+    """Stands for a quantised or a distributed weight, which computes its product itself."""
+
+
+class Scaled(nn.Linear):
+    """A layer with a forward of its own."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        return 2 * super().forward(states)
+
+
+def wrapped() -> nn.Linear:
+    """A layer whose forward was replaced, as accelerate does."""
+    layer = nn.Linear(8, 5)
+    forward = layer.forward
+    layer.forward = lambda states: forward(states)
+    return layer
+
+
+def packed() -> nn.Linear:
+    layer = nn.Linear(8, 5)
+    layer.weight = Packed(layer.weight.data)
+    return layer
+
+
+OTHERS = {
+    "half": lambda: nn.Linear(8, 5).bfloat16(),
+    "packed": packed,
+    "forward of its own": lambda: Scaled(8, 5),
+    "wrapped": wrapped,
+    "compiled": lambda: torch.compile(nn.Linear(8, 5), backend="eager"),
+    "compiled in place": lambda: (layer := nn.Linear(8, 5), layer.compile(backend="eager"))[0],
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_layer_that_is_not_plain_is_left_alone(kind: str, form: str, computed: list[str]) -> None:
+    layer = OTHERS[kind]()
+    states = torch.randn(3, 8, dtype=layer.weight.dtype)
+    before = sorted(vars(layer))
+    with SmallBatchLinear(layer.modules()).quickest(3, CPU):
+        assert sorted(vars(layer)) == before
+        product = layer(states)
+    assert not computed
+    assert torch.equal(product, layer(states))
+
+
+def test_hooks_and_the_layer_itself_stay(form: str, computed: list[str]) -> None:
+    layer = nn.Linear(8, 5)
+    seen: list[Tensor] = []
+    layer.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    before = sorted(vars(layer))
+
+    def interrupted() -> None:
+        with SmallBatchLinear([layer]).quickest(3, CPU):
+            layer(torch.randn(3, 8))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert len(seen) == len(computed) == 1
+    assert sorted(vars(layer)) == before
+
+
+def test_other_rows_and_other_threads_compute_torchs_own(form: str, computed: list[str]) -> None:
+    layer, states = nn.Linear(8, 5), torch.randn(3, 8)
+    with SmallBatchLinear([layer]).quickest(3, CPU):
+        layer(states[:2])
+        elsewhere = threading.Thread(target=lambda: layer(states))
+        elsewhere.start()
+        elsewhere.join()
+        assert not computed
+        layer(states)
+    layer(states)
+    assert len(computed) == 1
+
+
+def test_two_threads_share_a_layer(form: str) -> None:
+    """Each thread's end leaves the other's layers as that one set them."""
+    layer, inside, leave = nn.Linear(8, 5), threading.Event(), threading.Event()
+
+    def other() -> None:
+        with torch.no_grad(), SmallBatchLinear([layer]).quickest(3, CPU):
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert inside.wait(10)
+    with SmallBatchLinear([layer]).quickest(3, CPU):
+        pass
+    assert "forward" in vars(layer)  # the other thread still reads
+    leave.set()
+    thread.join()
+    assert "forward" not in vars(layer)
+
+
+class Slow:
+    """A clock that makes some forms slow, in place of the machine's noise."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds = {FORMS[name]: cost for name, cost in seconds.items()}
+        self.asked = 0
+
+    def __call__(self, product: Any, states: Tensor, weights: Any) -> float:
+        self.asked += 1
+        product(states, *weights[0])
+        return self.seconds[product]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        ({"linear": 1.0, "transposed": 0.5, "onednn": 0.7}, "transposed"),
+        ({"linear": 1.0, "transposed": 2.0, "onednn": 0.7}, "onednn"),
+        ({"linear": 1.0, "transposed": 0.9, "onednn": 0.95}, "linear"),  # within the noise
+    ],
+)
+def test_the_quickest_form_is_measured_once(
+    seconds: dict[str, float], chosen: str, monkeypatch: pytest.MonkeyPatch, computed: list[str]
+) -> None:
+    clock = Slow(seconds)
+    monkeypatch.setattr(small_batch_linear, "_seconds", clock)
+    layers = [nn.Linear(8, 5) for _ in range(3)]
+    for _ in range(2):
+        with SmallBatchLinear(layers).quickest(4, CPU):
+            computed.clear()
+            layers[2](torch.randn(4, 8))
+            assert computed == ([] if chosen == "linear" else [chosen])
+    assert clock.asked == len(FORMS) * small_batch_linear.REPEATS
+    assert measured_forms(nn.Sequential(*layers), 4) == {chosen: 3}
+    assert clock.asked == len(FORMS) * small_batch_linear.REPEATS
+
+
+def test_deterministic_algorithms_do_not_depend_on_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Slow({"linear": 1.0, "transposed": 0.5, "onednn": 0.7})
+    monkeypatch.setattr(small_batch_linear, "_seconds", clock)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert measured_forms(nn.Linear(8, 5), 4) == {"linear": 1}
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert not clock.asked
+
+
+def test_an_unknown_form_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "fast")
+    with pytest.raises(OptionError, match=r"must be one of auto, linear, transposed, onednn, got 'fast'"):
+        SmallBatchLinear([nn.Linear(8, 5)]).quickest(4, CPU)
 
 
 @pytest.mark.parametrize("name", ["llama", "opt"])
-def test_the_tokens_are_those_of_untouched_layers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tokens_are_those_of_untouched_layers(
+    name: str, form: str, computed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny_model(name)
     prompt = torch.randint(10, 100, (1, 9), generator=torch.Generator().manual_seed(1))
     settings = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": 8, "do_sample": False}
     tokens = generate(model, prompt, strategy=ContrastiveSearch(0.6, 5), **settings)
-    monkeypatch.setattr(small_batch_linear, "ROWS", range(0))
+    assert computed
+    computed.clear()
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "linear")
     assert torch.equal(tokens, generate(model, prompt, strategy=ContrastiveSearch(0.6, 5), **settings))
-
-
-def test_a_layer_that_its_user_compiled_is_left_to_its_compiler() -> None:
-    layer = nn.Linear(8, 5)
-    compiled = torch.compile(layer, backend="eager")
-    for rows in (3, 4, 5):  # the second and third are traced with a symbolic number of rows
-        states = torch.randn(rows, 8)
-        with small_batch_linear.small_batch_linear(rows, CPU):
-            assert torch.equal(compiled(states), layer(states))
+    assert not computed
