@@ -8,7 +8,7 @@ with a mask.) :func:`decoding.kernels.few_query_attention.few_query_attention` c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -20,6 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from decoding.kernels.backend import choose
 from decoding.kernels.few_query_attention import few_query_attention, seen_span
+from decoding.kernels.few_query_attention.eager import few_query_attention_eager, grouped_mask
 
 __all__ = ["grouped_heads", "install_attention"]
 
@@ -33,8 +34,6 @@ FEW = 64
 LONG = 2048
 
 WIDEST = 256  # the most dimensions of a head that the kernel was compiled and tested with
-
-Span = tuple[Tensor, Tensor]
 
 
 @contextmanager
@@ -50,21 +49,25 @@ def grouped_heads() -> Iterator[None]:
         _within.reset(token)
 
 
-# The spans of the masks of the pass within the context; None outside of it.
-_within: ContextVar[dict[Any, tuple[Tensor, Span]] | None] = ContextVar("grouped_heads", default=None)
+# What was made of the masks of the pass within the context, once for all the layers that share one; None outside of it.
+_within: ContextVar[dict[Any, tuple[Tensor, Any]] | None] = ContextVar("grouped_heads", default=None)
 
 
 def _attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Any]:
     """``sdpa`` for every model; differs from transformers' own only within :func:`grouped_heads`."""
-    spans = _within.get()
-    if spans is None or not _fits(query, key, attention_mask, kwargs):
+    made = _within.get()
+    if made is None or not _fits(query, key, attention_mask, kwargs):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    span, backend = None, "torch"
+    scale = kwargs.get("scaling")
     if _by_kernel(query, key, value):
-        span, backend = None if attention_mask is None else _span(attention_mask, spans), "triton"
-    output = few_query_attention(query, key, value, attention_mask, kwargs.get("scaling"), span, backend)
+        span = None if attention_mask is None else _once(made, attention_mask, seen_span)
+        output = few_query_attention(query, key, value, attention_mask, scale, span, "triton")
+    else:
+        heads, key_heads = query.shape[1], key.shape[1]
+        mask = None if attention_mask is None else _once(made, attention_mask, grouped_mask, heads, key_heads)
+        output = few_query_attention_eager(query, key, value, mask, query.shape[3] ** -0.5 if scale is None else scale)
     return output.transpose(1, 2).contiguous(), None
 
 
@@ -96,12 +99,12 @@ def _by_kernel(query: Tensor, key: Tensor, value: Tensor) -> bool:
     return not differentiated and choose("auto", query.device) == "triton"
 
 
-def _span(mask: Tensor, spans: dict[Any, tuple[Tensor, Span]]) -> Span:
-    """:func:`seen_span` of a mask, computed once for all the layers that share it."""
-    place = (mask.data_ptr(), mask.shape, mask.stride(), mask.device)
-    if place not in spans:
-        spans[place] = mask, seen_span(mask)  # holds the mask, or another tensor could be put at its address
-    return spans[place][1]
+def _once(made: dict[Any, tuple[Tensor, Any]], mask: Tensor, make: Callable[..., Any], *given: int) -> Any:
+    """What ``make`` makes of a mask, computed once for all the layers that share it."""
+    place = (make, *given, mask.data_ptr(), mask.shape, mask.stride(), mask.device)
+    if place not in made:
+        made[place] = mask, make(mask, *given)  # holds the mask, or another tensor could be put at its address
+    return made[place][1]
 
 
 def install_attention() -> None:

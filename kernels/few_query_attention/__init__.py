@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from decoding.kernels.backend import choose
-from decoding.kernels.few_query_attention.eager import few_query_attention_eager
+from decoding.kernels.few_query_attention.eager import few_query_attention_eager, grouped_mask
 from decoding.kernels.few_query_attention.naive import few_query_attention_naive
 
 __all__ = ["few_query_attention", "few_query_attention_naive", "seen_span"]
@@ -54,7 +54,8 @@ def few_query_attention(
         from decoding.kernels.few_query_attention.fused import few_query_attention_triton
 
         return few_query_attention_triton(query, key, value, mask, scale, span)
-    return few_query_attention_eager(query, key, value, mask, scale)
+    grouped = None if mask is None else grouped_mask(mask, query.shape[1], key.shape[1])
+    return few_query_attention_eager(query, key, value, grouped, scale)
 
 
 def seen_span(mask: Tensor) -> tuple[Tensor, Tensor]:

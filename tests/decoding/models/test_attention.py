@@ -140,12 +140,12 @@ def test_gradients_flow_whichever_backend_is_asked_for(monkeypatch: pytest.Monke
 def test_the_kernel_is_given_what_it_was_made_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def watched(query: Tensor, *arguments: Any) -> Tensor:
-        asked.append(arguments[-1])
-        return query
+    def watched(backend: str) -> Any:
+        return lambda query, *_: asked.append(backend) or query
 
     monkeypatch.setattr(attention, "choose", lambda *_: "triton")
-    monkeypatch.setattr(attention, "few_query_attention", watched)
+    monkeypatch.setattr(attention, "few_query_attention", watched("triton"))
+    monkeypatch.setattr(attention, "few_query_attention_eager", watched("torch"))
     for tokens, dim, dtype in [
         (4, 8, torch.float32),
         (4, 8, torch.float64),
@@ -158,15 +158,18 @@ def test_the_kernel_is_given_what_it_was_made_for(monkeypatch: pytest.MonkeyPatc
     assert asked == ["triton", "torch", "torch", "torch"]
 
 
-def test_the_span_of_a_mask_is_found_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    compute, masks = attention.seen_span, []
+@pytest.mark.parametrize(("backend", "made"), [("triton", "seen_span"), ("torch", "grouped_mask")])
+def test_what_is_made_of_a_mask_is_made_once_for_all_layers(
+    backend: str, made: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute, masks = getattr(attention, made), []
 
-    def watched(mask: Tensor) -> attention.Span:
+    def watched(mask: Tensor, *given: int) -> Any:
         masks.append(mask)
-        return compute(mask)
+        return compute(mask, *given)
 
-    monkeypatch.setattr(attention, "seen_span", watched)
-    monkeypatch.setattr(attention, "choose", lambda *_: "triton")
+    monkeypatch.setattr(attention, made, watched)
+    monkeypatch.setattr(attention, "choose", lambda *_: backend)
     monkeypatch.setattr(attention, "few_query_attention", lambda query, *_: query)
     _, query, key, value, mask = problem = _problem(6, 2, 4, "one")
     assert mask is not None
