@@ -120,7 +120,7 @@ def work(options: argparse.Namespace) -> None:
     before = peak_memory_mb(options.device)
     task = json.loads(options.worker)
     expert = model_of(options.layers, options.width, options)
-    weights = sum(each.numel() * each.element_size() for each in expert.parameters()) / 2**20
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in expert.parameters()) / 2**20
     ids = torch.randint(10, VOCAB, (task["batch"], task["context"]), generator=torch.Generator().manual_seed(1))
     ids = ids.to(options.device)
     strategy = strategy_of(task["method"], expert, options)

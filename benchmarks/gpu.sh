@@ -17,7 +17,7 @@ except ImportError as absent:
     sys.exit(f"gpu.sh: {sys.executable}: {absent}; PYTHON=... names another interpreter")
 if not torch.cuda.is_available():
     sys.exit("gpu.sh needs a CUDA GPU and finds none")
-versions = (f"{each.__name__} {each.__version__}" for each in (torch, triton, transformers))
+versions = (f"{package.__name__} {package.__version__}" for package in (torch, triton, transformers))
 print(torch.cuda.get_device_name(), *versions, sep=", ")
 CHECK
 

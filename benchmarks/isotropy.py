@@ -91,7 +91,7 @@ def times(question: str, methods: dict[str, str], texts: int, options: argparse.
     rows = []
     for method, against in methods.items():
         results = runs[method]
-        low, median, high = (quantile([each["ms_per_token"] for each in results], q) for q in (0.2, 0.5, 0.8))
+        low, median, high = (quantile([result["ms_per_token"] for result in results], q) for q in (0.2, 0.5, 0.8))
         ratio = paired_ratio(results, runs[against])
         print(f"{method:26}{median * texts * options.tokens:10.0f} ms{ratio:9.2f} x {against}")
         scale = texts * options.tokens

@@ -52,7 +52,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--contexts", type=lambda text: [int(each) for each in text.split(",")], default=[1024, 4096, 16384, 32768]
+        "--contexts", type=lambda text: [int(length) for length in text.split(",")], default=[1024, 4096, 16384, 32768]
     )
     parser.add_argument("--prefill-chunk", type=int, help="read the prompt in pieces of so many tokens")
     parser.add_argument("--max-history", type=int, default=1024, help="of the method with a window")

@@ -47,7 +47,7 @@ def main() -> None:
     options = parse()
     if options.worker:
         return work(options)
-    batch_sizes = [int(each) for each in options.batch_sizes.split(",")]
+    batch_sizes = [int(size) for size in options.batch_sizes.split(",")]
     found = {size: once(f"{LM_EVAL}, batch {size}", options) for size in batch_sizes}
     best = min(found, key=lambda size: found[size])
     for size, seconds in found.items():
@@ -67,7 +67,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = SHARED / "data/truthfulqa/TruthfulQA.csv", SHARED / "models/stories3M"
-    data, tokenizer = (str(each) if each.exists() else None for each in here)
+    data, tokenizer = (str(path) if path.exists() else None for path in here)
     parser.add_argument("--data", default=data, help="TruthfulQA.csv; by default that beside the repository, if any")
     parser.add_argument("--tokenizer", default=tokenizer, help="a folder; by default the embedded one's")
     parser.add_argument("--questions", type=int, default=10, help="the first so many")
@@ -149,13 +149,13 @@ def work(options: argparse.Namespace) -> None:
     heads = max(1, options.width // 64)
     model = llama(options.layers, options.width, heads, options.device, options.dtype)
     tokens = [
-        tokens_of(prompt.text(each.question), [prompt.answer(answer) for answer in each.answers], tokenizer)
-        for each in questions
+        tokens_of(prompt.text(question.question), [prompt.answer(answer) for answer in question.answers], tokenizer)
+        for question in questions
     ]
     facts = {
-        "answers": sum(len(each.answers) for each in questions),
+        "answers": sum(len(question.answers) for question in questions),
         "prompt_tokens": round(statistics.mean(len(before) for before, _ in tokens)),
-        "answer_tokens": round(statistics.mean(len(each) for _, after in tokens for each in after), 1),
+        "answer_tokens": round(statistics.mean(len(answer) for _, after in tokens for answer in after), 1),
     }
     method, _, batch = options.worker.partition(", batch ")
     call = {OURS: with_decoding, PER_ANSWER: with_a_pass_per_answer, LM_EVAL: with_lm_eval}[method](
@@ -187,7 +187,7 @@ def with_decoding(model: Any, tokenizer: Any, questions: Any, prompt: Any, _batc
             run(task, configurations, output=Path(folder))
             lines = (Path(folder) / f"samples_{task.name}.jsonl").read_text().splitlines()
         metrics = [json.loads(line)["metrics"] for line in lines]
-        return [each["MC1"] for each in metrics], [each["MC2"] for each in metrics]
+        return [row["MC1"] for row in metrics], [row["MC2"] for row in metrics]
 
     return call
 
@@ -206,7 +206,9 @@ def with_a_pass_per_answer(
         log_probs = model(whole).logits[0].log_softmax(-1)[before.shape[1] - 1 : -1]
         return float(log_probs.gather(1, whole[0, before.shape[1] :, None]).sum())
 
-    return lambda: figures(questions, [[score(each.question, answer) for answer in each.answers] for each in questions])
+    return lambda: figures(
+        questions, [[score(question.question, answer) for answer in question.answers] for question in questions]
+    )
 
 
 def with_lm_eval(model: Any, tokenizer: Any, questions: Any, prompt: Any, batch: int) -> Callable[[], Figures]:
@@ -216,14 +218,14 @@ def with_lm_eval(model: Any, tokenizer: Any, questions: Any, prompt: Any, batch:
 
     harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
     requests = [
-        Instance("loglikelihood", {}, (prompt.text(each.question), prompt.answer(answer)), index)
-        for each in questions
-        for index, answer in enumerate(each.answers)
+        Instance("loglikelihood", {}, (prompt.text(question.question), prompt.answer(answer)), index)
+        for question in questions
+        for index, answer in enumerate(question.answers)
     ]
 
     def call() -> Figures:
         scores = iter([score for score, _ in harness.loglikelihood(requests, disable_tqdm=True)])
-        return figures(questions, [[next(scores) for _ in each.answers] for each in questions])
+        return figures(questions, [[next(scores) for _ in question.answers] for question in questions])
 
     return call
 
@@ -235,8 +237,8 @@ def figures(questions: Any, scores: list[list[float]]) -> Figures:
     first, second = [], []
     for question, values in zip(questions, scores, strict=True):
         of = dict(zip(question.answers, values, strict=True))
-        first.append(mc1(of[question.mc1.true[0]], [of[each] for each in question.mc1.false]))
-        second.append(mc2([of[each] for each in question.mc2.true], [of[each] for each in question.mc2.false]))
+        first.append(mc1(of[question.mc1.true[0]], [of[answer] for answer in question.mc1.false]))
+        second.append(mc2([of[answer] for answer in question.mc2.true], [of[answer] for answer in question.mc2.false]))
     return first, second
 
 

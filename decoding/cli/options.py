@@ -84,7 +84,11 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
     reads has the options alone.
     """
     parameters = inspect.signature(command, eval_str=True).parameters.values()
-    groups = {each.name: each.annotation for each in parameters if dataclasses.is_dataclass(each.annotation)}
+    groups = {
+        parameter.name: parameter.annotation
+        for parameter in parameters
+        if dataclasses.is_dataclass(parameter.annotation)
+    }
 
     @functools.wraps(command)
     def with_groups(**given: Any) -> None:

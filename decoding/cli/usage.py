@@ -69,7 +69,9 @@ def _command(group: Any, arguments: Sequence[str]) -> tuple[str, Any, list[str]]
 
 
 def _parameter(command: Any, option: str | None) -> Any:
-    return next((each for each in command.params if option in (*each.opts, *each.secondary_opts)), None)
+    return next(
+        (parameter for parameter in command.params if option in (*parameter.opts, *parameter.secondary_opts)), None
+    )
 
 
 def _named(parameter: Any) -> str:

@@ -174,7 +174,7 @@ class CudaGraphSteps:
                 return forward()
             if step.graph is None:
                 step.graph = GRAPHS[layout.device.type](forward, layout, type(state.model).__name__)
-        return [each.clone() for each in step.graph.replay()]  # the next replay writes over them
+        return [output.clone() for output in step.graph.replay()]  # the next replay writes over them
 
 
 class CudaGraph:
@@ -235,13 +235,13 @@ def _take(model: Any, kinds: Sequence[LayerShape], batch: int, capacity: int, de
     with _pooling:
         idle = _idle.setdefault(model, [])
         fitting = [
-            each
-            for each in idle
-            if (each.state, each.layers, each.batch) == (state, kinds, batch)
-            and capacity <= each.capacity <= 2 * capacity
+            layout
+            for layout in idle
+            if (layout.state, layout.layers, layout.batch) == (state, kinds, batch)
+            and capacity <= layout.capacity <= 2 * capacity
         ]
         if fitting:
-            layout = min(fitting, key=lambda each: each.capacity)
+            layout = min(fitting, key=lambda candidate: candidate.capacity)
             idle.remove(layout)
         else:
             idle.clear()
@@ -261,5 +261,5 @@ def _state(model: Any) -> tuple[Any, ...]:
 
     Weights that are changed in place are read again at each replay.
     """
-    addresses = tuple(each.data_ptr() for tensors in (model.parameters(), model.buffers()) for each in tensors)
+    addresses = tuple(tensor.data_ptr() for tensors in (model.parameters(), model.buffers()) for tensor in tensors)
     return addresses, adapter_state(model), attention_implementation(model)

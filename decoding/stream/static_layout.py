@@ -76,12 +76,12 @@ class StaticLayout:
             # Zeros: a slot that was never written weighs nothing, but nothing times NaN is NaN.
             self._stacks = {
                 kind: torch.zeros((count, batch, kind[0], capacity, kind[1]), dtype=kind[2], device=device)
-                for kind, count in Counter(kind for each in layers for kind in (each.keys, each.values)).items()
+                for kind, count in Counter(kind for layer in layers for kind in (layer.keys, layer.values)).items()
             }
             self.present = torch.ones((batch, capacity), dtype=torch.bool, device=device)
             self.length = torch.zeros(1, dtype=torch.long, device=device)
             of_kind = {kind: iter(stack) for kind, stack in self._stacks.items()}
-            self.storage = [(next(of_kind[each.keys]), next(of_kind[each.values])) for each in layers]
+            self.storage = [(next(of_kind[layer.keys]), next(of_kind[layer.values])) for layer in layers]
         self._place = _Place()
         self._cache = Cache(layers=[_StaticLayer(keys, values, self._place) for keys, values in self.storage])
         self.steps: dict[Any, StaticStep] = {}
@@ -134,8 +134,8 @@ class StaticStep:
         self.bucket, self.dtype = bucket, dtype
         self.graph: Any = None
         device, flat = layout.device, branches * n
-        self.windows = {each.window for each in layout.layers}
-        self.window_of = dict(zip(layer_types or (), (each.window for each in layout.layers), strict=False))
+        self.windows = {layer.window for layer in layout.layers}
+        self.window_of = dict(zip(layer_types or (), (layer.window for layer in layout.layers), strict=False))
         with torch.inference_mode(False):
             self.tokens = torch.zeros((layout.batch, flat), dtype=torch.long, device=device)
             self.positions = torch.zeros_like(self.tokens)
