@@ -166,10 +166,10 @@ def test_a_model_that_misreads_its_pieces_is_refused(case: str) -> None:
     if reason.startswith("otherwise"):  # so it is in transformers' own greedy search, which says nothing
         whole, pieces = (
             model.generate(
-                **batch, max_new_tokens=1, do_sample=False, prefill_chunk_size=each, return_dict_in_generate=True,
+                **batch, max_new_tokens=1, do_sample=False, prefill_chunk_size=chunk_size, return_dict_in_generate=True,
                 output_logits=True, pad_token_id=0,
             ).logits[0]
-            for each in (None, size)
+            for chunk_size in (None, size)
         )  # fmt: skip
         assert float((whole - pieces).abs().max()) > 0.05
 
@@ -183,14 +183,14 @@ def test_half_precision_is_no_reason_to_refuse() -> None:
 def test_a_model_that_gives_no_numbers_is_looked_at_again() -> None:
     model = tiny_model("llama")
     weights = model.lm_head.weight, model.model.norm.weight
-    kept = [each.detach().clone() for each in weights]
+    kept = [weight.detach().clone() for weight in weights]
     with torch.no_grad():
         weights[1].fill_(torch.nan)
     with pytest.raises(ModelError, match="NaN"):
         made(model, ContrastiveSearch(0.6, 4), 4, left_padded(PROMPTS))
     with torch.no_grad():
-        for each, value in zip(weights, kept, strict=True):
-            each.copy_(value)
+        for weight, value in zip(weights, kept, strict=True):
+            weight.copy_(value)
     made(model, ContrastiveSearch(0.6, 4), 4, left_padded(PROMPTS))
 
 
@@ -309,7 +309,7 @@ def test_compare_and_evaluations_read_in_pieces(tmp_path: Path, capsys: pytest.C
     for options in ([], ["--prefill-chunk", "24"]):
         assert main([*evaluate, *options]) == 0
         found.append(json.loads(capsys.readouterr().out)["configurations"][0]["metrics"])
-    for one, other in zip(*(each.values() for each in found), strict=True):
+    for one, other in zip(*(metrics.values() for metrics in found), strict=True):
         assert other["value"] == pytest.approx(one["value"], abs=1e-3)
     with only_pieces(24):
         assert main([*evaluate, "--generation", "--max-new-tokens", "4", "--prefill-chunk", "24"]) == 0

@@ -193,7 +193,7 @@ def test_layouts_that_do_not_fit_make_room_and_go_with_their_model() -> None:
         kept.append(weakref.ref(layout))
     del layout
     gc.collect()
-    assert [each() is None for each in kept] == [True, True, False]
+    assert [reference() is None for reference in kept] == [True, True, False]
     del model
     gc.collect()
     assert kept[2]() is None
@@ -214,23 +214,23 @@ def test_a_stream_branches_rewinds_reorders_and_extends_as_without_compile(name:
         # two ways through attention in float32
         torch.testing.assert_close(readings[1].hidden, readings[0].hidden, atol=1e-4, rtol=1e-4)
 
-    same(*(each.branch(several) for each in pair))
-    for each in pair:
-        each.reorder(rows)  # with the branches, which still wait
-    same(*(each.commit(torch.tensor([1, 0, 3])) for each in pair))
+    same(*(stream.branch(several) for stream in pair))
+    for stream in pair:
+        stream.reorder(rows)  # with the branches, which still wait
+    same(*(stream.commit(torch.tensor([1, 0, 3])) for stream in pair))
     for token in single.split(1, dim=1):
-        same(*(each.extend(token) for each in pair))
-    for each in pair:
-        each.reorder(rows)
-    same(*(each.branch(several[:, :, 0]) for each in pair))
+        same(*(stream.extend(token) for stream in pair))
+    for stream in pair:
+        stream.reorder(rows)
+    same(*(stream.branch(several[:, :, 0]) for stream in pair))
     if name == "llama":  # a window that has moved on cannot go back
-        for each in pair:
-            each.rewind(9)  # into the prompt
-        same(*(each.extend(single[:, :1]) for each in pair))
+        for stream in pair:
+            stream.rewind(9)  # into the prompt
+        same(*(stream.extend(single[:, :1]) for stream in pair))
         assert pair[0].length == pair[1].length == 10
-    same(*(each.extend(single) for each in pair))
-    for each in pair:
-        each.release()
+    same(*(stream.extend(single) for stream in pair))
+    for stream in pair:
+        stream.release()
 
 
 def test_a_text_of_unknown_length_outgrows_its_layout(way: str) -> None:
@@ -331,7 +331,7 @@ def test_inside_and_outside_inference_mode(recorded: type[RecordedGraph]) -> Non
 def test_threads_share_a_model_and_no_layout(way: str) -> None:
     model, strategy = _model("llama"), ContrastiveSearch(0.6, 4)
     prompts = [_prompts(9, seed=seed) for seed in range(4)]
-    expected = [decoding.generate(model, **each, strategy=strategy, max_new_tokens=20).tolist() for each in prompts]
+    expected = [decoding.generate(model, **prompt, strategy=strategy, max_new_tokens=20).tolist() for prompt in prompts]
     answers: dict[int, Any] = {}
 
     def call(index: int) -> None:
@@ -341,10 +341,10 @@ def test_threads_share_a_model_and_no_layout(way: str) -> None:
             ).tolist()
 
     threads = [threading.Thread(target=call, args=(index,)) for index in range(4)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert [answers[index] for index in range(4)] == expected
 
 

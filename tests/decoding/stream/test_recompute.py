@@ -40,7 +40,7 @@ SEARCH = {"penalty_alpha": 0.6, "top_k": 4, "max_new_tokens": 8, "pad_token_id":
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "bloom", "t5"])
-@pytest.mark.parametrize("strategy", [ContrastiveSearch(0.6, 4), DoLa([0, 1])], ids=lambda each: each.name)
+@pytest.mark.parametrize("strategy", [ContrastiveSearch(0.6, 4), DoLa([0, 1])], ids=lambda strategy: strategy.name)
 def test_a_call_without_a_cache_gives_the_same_tokens(name: str, strategy: Strategy) -> None:
     model = tiny_model(name)
     batch = left_padded(PROMPTS)
