@@ -38,12 +38,12 @@ def test_compare_writes_and_prints_the_same(model, tmp_path, capfd):
     assert (code, err) == (0, "")
     result = json.loads(out)
     assert result == json.loads((tmp_path / "compare.json").read_text())
-    assert [each["label"] for each in result["strategies"]] == [
+    assert [strategy["label"] for strategy in result["strategies"]] == [
         "greedy",
         "contrastive-search(penalty_alpha=0.6, top_k=3)",
     ]
     for strategy in result["strategies"]:
-        texts = [each["continuation"] for each in strategy["continuations"]]
+        texts = [continuation["continuation"] for continuation in strategy["continuations"]]
         assert len(texts) == 2
         assert strategy["figures"]["rep_2"] == repetition(texts, 2)
         assert strategy["figures"]["ms_per_token"] > 0
@@ -154,19 +154,21 @@ def test_the_demo_shows_three_strategies_and_what_came_out(tmp_path, capfd):
     assert err == ""
     assert max(map(len, out.splitlines())) <= 80
     record = json.loads((tmp_path / "demo.json").read_text())
-    assert [each["strategy"] for each in record["strategies"]] == ["greedy", "sampling", "contrastive-search"]
+    assert [strategy["strategy"] for strategy in record["strategies"]] == ["greedy", "sampling", "contrastive-search"]
     assert " ".join(record["verdict"].split()) in " ".join(out.split())
     asked = record["asked"]
-    assert {each["strategy"] for each in asked["answers"]} == {
+    assert {row["strategy"] for row in asked["answers"]} == {
         "greedy", "contrastive-search", "contrastive-decoding", "dola", "context-aware", "lol",
     }  # fmt: skip
-    for each in asked["answers"]:
-        assert len(each["answers"]) == len(asked["questions"])
-        assert re.search(rf"^{each['strategy']} +{each['true']} +{each['popular']} ", out, re.MULTILINE)
+    for row in asked["answers"]:
+        assert len(row["answers"]) == len(asked["questions"])
+        assert re.search(rf"^{row['strategy']} +{row['true']} +{row['popular']} ", out, re.MULTILINE)
     assert main(["demo", "--max-new-tokens", "60", "--json"]) == 0
     again = json.loads(capfd.readouterr().out)
-    texts = [[each["continuation"] for each in one["continuations"]] for one in record["strategies"]]
-    assert texts == [[each["continuation"] for each in one["continuations"]] for one in again["strategies"]]
+    texts = [[continuation["continuation"] for continuation in one["continuations"]] for one in record["strategies"]]
+    assert texts == [
+        [continuation["continuation"] for continuation in one["continuations"]] for one in again["strategies"]
+    ]
 
 
 @pytest.mark.skipif(not EMBEDDED, reason="the embedded expert has not been trained here")

@@ -15,7 +15,7 @@ def written(tmp_path, name, content):
 
 
 def texts(path, *columns, skip_bad=False):
-    return documents(read_rows(path), lambda row: tuple(row.text(each) for each in columns), skip_bad)
+    return documents(read_rows(path), lambda row: tuple(row.text(column) for column in columns), skip_bad)
 
 
 ROWS = [("Is it?", "Yes, it is;\nno"), ("Why?", 'Because "so"')]

@@ -44,8 +44,8 @@ class Toy(Task):
         if document.content in self.bad:
             raise InputError("its answer is too long")
         records = []
-        for each in configurations:
-            drawn = random.Random(each.seed(document.id) + len(each.label)).random()
+        for configuration in configurations:
+            drawn = random.Random(configuration.seed(document.id) + len(configuration.label)).random()
             records.append({"metrics": {"right": float(drawn < 0.4), "share": drawn}, "text": f"été {drawn}"})
         return records
 
@@ -128,7 +128,7 @@ def test_two_processes_share_the_documents_and_one_merges(tmp_path: Path, monkey
         assert child.exitcode == 0
     assert results_in(tmp_path / "two") == [without_times(alone)]
     assert sorted(path.suffix for path in (tmp_path / "two").iterdir()) == [".json", ".jsonl"]
-    merged, single = (tmp_path / each / "samples_toy.jsonl" for each in ("two", "alone"))
+    merged, single = (tmp_path / folder / "samples_toy.jsonl" for folder in ("two", "alone"))
     assert merged.read_bytes() == single.read_bytes()
 
 
@@ -137,7 +137,7 @@ def test_work_of_ranks_that_died_is_taken_up_by_another_number_of_them(tmp_path:
     folder = tmp_path / "shared"
     assert run(Toy(20), toys(), output=folder, shard=Shard(1, 3)) is None
     whole = [run(task := Toy(20), toys(), output=folder, shard=Shard(i, 2)) for i in range(2)]
-    assert [without_times(each) if each else None for each in whole] == [None, without_times(alone)]
+    assert [without_times(results) if results else None for results in whole] == [None, without_times(alone)]
     assert len(task.seen) < 10  # the dead rank's documents are known
     again = Toy(20)
     assert without_times(run(again, toys(), output=folder)) == without_times(alone)
@@ -210,7 +210,7 @@ def test_a_bad_document_is_named_or_left_out_of_every_figure(tmp_path: Path) -> 
     results = run(Toy(10, bad=[7, 8], group_size=3), toys(), output=tmp_path, skip_bad=True)
     assert results is not None
     assert results["counts"] == {"documents": 10, "evaluated": 8, "skipped": 2, "left_out_of_the_data": 0}
-    assert [each["document"] for each in results["skipped"]] == ["d7", "d8"]
+    assert [skipped["document"] for skipped in results["skipped"]] == ["d7", "d8"]
     assert without_times(run(Toy(10), toys(), output=tmp_path)) == without_times(results)  # and stays left out
     with pytest.raises(InputError, match="every document was skipped"):
         run(Toy(2, bad=[0, 1]), toys(), skip_bad=True)
@@ -295,7 +295,7 @@ def test_figures_that_are_no_means_have_intervals_too() -> None:
 
         def corpus_metrics(self, records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             self.calls += 1
-            shares = [each["metrics"]["share"] for each in records]
+            shares = [record["metrics"]["share"] for record in records]
             return {"highest": max(shares), "spread": max(shares) - min(shares)}
 
     task = Pooled(30)
@@ -313,7 +313,8 @@ def test_a_configuration_is_known_by_its_weights_and_parameters() -> None:
     def hashes(model: Any, *specs: str, **changed: Any) -> list[str]:
         given = {**settings, **changed}
         return [
-            each.hash for each in configured([parse_strategy(spec) for spec in specs], model, None, "tiny", **given)
+            configuration.hash
+            for configuration in configured([parse_strategy(spec) for spec in specs], model, None, "tiny", **given)
         ]
 
     first = hashes(model, "greedy", "dola:layers=1", "dola:layers=2", "sampling")

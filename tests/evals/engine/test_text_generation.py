@@ -30,8 +30,8 @@ def test_a_text_does_not_depend_on_its_neighbours(generator, spec):
     choice = parse_strategy(spec)
     together = generator.generate(choice, PROMPTS, [1, 2, 3])
     assert together == [generator.generate(choice, [prompt], [i])[0] for i, prompt in enumerate(PROMPTS, 1)]
-    assert all(each.text for each in together)
-    assert all(1 <= each.tokens <= 12 for each in together)
+    assert all(made.text for made in together)
+    assert all(1 <= made.tokens <= 12 for made in together)
 
 
 def test_draws_come_from_the_seed_alone(generator):
@@ -81,6 +81,6 @@ def test_encoder_decoders_write_too():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
     generator = TextGenerator(tiny_model("t5"), tokenizer, 5)
     together = generator.generate(parse_strategy("greedy"), ["w5 w6 w7", "w9"], [0, 0])
-    assert together == [generator.generate(parse_strategy("greedy"), [each], [0])[0] for each in ("w5 w6 w7", "w9")]
+    assert together == [generator.generate(parse_strategy("greedy"), [prompt], [0])[0] for prompt in ("w5 w6 w7", "w9")]
     assert together[0].tokens == 5
     assert together[0].text.startswith("w")

@@ -66,11 +66,12 @@ def test_lol_on_local_truthfulqa_and_on_a_task_that_generates(tmp_path: Path) ->
         file = tmp_path / "questions.json"
         rows = [
             {
-                "question": each.question,
-                "mc1_targets": {each.best_answer: 1} | dict.fromkeys(each.incorrect_answers, 0),
-                "mc2_targets": dict.fromkeys(each.correct_answers, 1) | dict.fromkeys(each.incorrect_answers, 0),
+                "question": question.question,
+                "mc1_targets": {question.best_answer: 1} | dict.fromkeys(question.incorrect_answers, 0),
+                "mc2_targets": dict.fromkeys(question.correct_answers, 1)
+                | dict.fromkeys(question.incorrect_answers, 0),
             }
-            for each in miniature.questions("test")[:2]
+            for question in miniature.questions("test")[:2]
         ]
         file.write_text(json.dumps(rows))
     results = _lm_eval(

@@ -68,7 +68,7 @@ def test_the_miniature_asks_its_test_questions() -> None:
     tasks = _tasks(["miniature_mc1", "miniature_mc2", "miniature_gen"])
     for task in tasks.values():
         asked = [task.doc_to_text(document) for document in task.eval_docs]
-        assert asked == [each.prompt for each in miniature.questions("test")]
+        assert asked == [question.prompt for question in miniature.questions("test")]
     question, document = miniature.questions("test")[0], tasks["miniature_gen"].eval_docs[0]
     assert tasks["miniature_gen"].doc_to_target(document) == list(question.correct_answers)
     assert tasks["miniature_mc1"].doc_to_choice(document)[0] == question.best_answer

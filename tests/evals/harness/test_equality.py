@@ -57,7 +57,7 @@ def _of_lm_eval(model: Any, tokenizer: Any, file: Path) -> list[dict[str, Any]]:
         lm, tasks=tasks, limit=QUESTIONS, log_samples=True, bootstrap_iters=0,
         task_manager=TaskManager(include_defaults=False),
     )  # fmt: skip
-    return [{each["doc_id"]: each for each in samples} for _, samples in sorted(results["samples"].items())]
+    return [{sample["doc_id"]: sample for sample in samples} for _, samples in sorted(results["samples"].items())]
 
 
 def _found(model: Any, tokenizer: Any, file: Path) -> Found:
@@ -69,24 +69,24 @@ def _found(model: Any, tokenizer: Any, file: Path) -> Found:
         prompt = sample["arguments"][0][0]
         choices = {name: sample["doc"][f"{name}_targets"] for name in ("mc1", "mc2")}
         assert first[number]["arguments"][0][0] == prompt
-        answers = [f" {each}" for each in dict.fromkeys(choices["mc1"]["choices"] + choices["mc2"]["choices"])]
+        answers = [f" {answer}" for answer in dict.fromkeys(choices["mc1"]["choices"] + choices["mc2"]["choices"])]
         before = tokenizer(prompt)["input_ids"]
-        whole = [tokenizer(prompt + each)["input_ids"] for each in answers]
+        whole = [tokenizer(prompt + answer)["input_ids"] for answer in answers]
         if max(map(len, whole)) > model.config.max_position_embeddings:
             found.no_room.append(number)
             continue
-        if any(each[: len(before)] != before for each in whole):
+        if any(ids[: len(before)] != before for ids in whole):
             found.other_tokens.append(number)
             continue
         scores = decoding.score(model, prompt, answers, tokenizer=tokenizer)
-        ours = {answer.removeprefix(" "): each.sum().item() for answer, each in zip(answers, scores, strict=True)}
+        ours = {answer.removeprefix(" "): score.sum().item() for answer, score in zip(answers, scores, strict=True)}
         theirs: dict[str, float] = {}
-        for name, each in (("mc1", first[number]), ("mc2", sample)):
-            for choice, (value, _) in zip(choices[name]["choices"], each["filtered_resps"], strict=True):
+        for name, logged in (("mc1", first[number]), ("mc2", sample)):
+            for choice, (value, _) in zip(choices[name]["choices"], logged["filtered_resps"], strict=True):
                 theirs[choice] = value
-        found.nats = max([found.nats, *(abs(ours[each] - theirs[each]) for each in theirs)])
+        found.nats = max([found.nats, *(abs(ours[choice] - theirs[choice]) for choice in theirs)])
 
-        best, *rest = (ours[each] for each in choices["mc1"]["choices"])
+        best, *rest = (ours[choice] for choice in choices["mc1"]["choices"])
         assert choices["mc1"]["labels"] == [1] + [0] * len(rest)
         if float(best > max(rest)) != first[number]["acc"]:
             found.mc1_differs.append(number)
@@ -109,11 +109,11 @@ def _exported(path: Path) -> Path:
     """The miniature's test questions in the form of TruthfulQA's ``mc_task.json``."""
     rows = [
         {
-            "question": each.question,
-            "mc1_targets": {each.best_answer: 1} | dict.fromkeys(each.incorrect_answers, 0),
-            "mc2_targets": dict.fromkeys(each.correct_answers, 1) | dict.fromkeys(each.incorrect_answers, 0),
+            "question": question.question,
+            "mc1_targets": {question.best_answer: 1} | dict.fromkeys(question.incorrect_answers, 0),
+            "mc2_targets": dict.fromkeys(question.correct_answers, 1) | dict.fromkeys(question.incorrect_answers, 0),
         }
-        for each in miniature.questions("test")
+        for question in miniature.questions("test")
     ]
     path.write_text(json.dumps(rows))
     return path

@@ -89,7 +89,7 @@ def check_against_every_pair(result, layers):
         assert found.first_component == pytest.approx(variances[0] / variances.sum(), abs=1e-5)
         assert found.participation_ratio == pytest.approx(variances.sum() ** 2 / (variances**2).sum(), rel=1e-4)
         expected = contributions(texts)
-        assert [each.dimension for each in found.rogue][:2] == np.argsort(-expected)[:2].tolist()
+        assert [entry.dimension for entry in found.rogue][:2] == np.argsort(-expected)[:2].tolist()
         assert found.rogue[0].contribution == pytest.approx(expected.max(), abs=1e-5)
         assert found.rogue[0].share == pytest.approx(expected.max() / expected.sum(), rel=1e-3)
         assert found.log_partition_score == pytest.approx(log_partition_score(every), rel=1e-3, abs=1e-4)
@@ -133,12 +133,12 @@ def test_layers_are_those_of_output_hidden_states(architecture):
     model = tiny_model(architecture)
     generator = torch.Generator().manual_seed(0)
     ids = [torch.randint(5, 90, (length,), generator=generator).tolist() for length in (17, 9, 4, 30)]
-    result = analyse(model, Numbers(), [" ".join(map(str, each)) for each in ids])
+    result = analyse(model, Numbers(), [" ".join(map(str, text)) for text in ids])
     layers = states_of(model, ids)
     if architecture == "mamba":  # transformers leaves out its embeddings and gives the last layer twice, the norm apart
-        embeddings = [model.backbone.embeddings(torch.tensor(each)).detach().double().numpy() for each in ids]
+        embeddings = [model.backbone.embeddings(torch.tensor(text)).detach().double().numpy() for text in ids]
         layers = [embeddings, *layers[:-2], layers[-1]]
-    assert [each.layer for each in result.layers] == list(range(len(layers)))
+    assert [layer.layer for layer in result.layers] == list(range(len(layers)))
     for found, texts in zip(result.layers, layers, strict=True):
         within, across = mean_cosines(texts)
         assert (found.within.raw, found.across.raw) == pytest.approx((within, across), abs=1e-5)
@@ -157,7 +157,7 @@ def test_batches_and_order_do_not_matter(expert):
         for left, right in zip(pair[0].layers, pair[1].layers, strict=True):
             for kind in ("within", "across"):
                 for form in ("raw", "centred", "standardised"):
-                    values = [getattr(getattr(each, kind), form) for each in (left, right)]
+                    values = [getattr(getattr(layer, kind), form) for layer in (left, right)]
                     assert values[0] == pytest.approx(values[1], abs=1e-5)
             assert left.isoscore == pytest.approx(right.isoscore, abs=1e-5)
             assert left.isotropy.low == pytest.approx(right.isotropy.low, abs=1e-5)
@@ -182,7 +182,7 @@ def test_the_paper_mode_is_the_published_definition(loaded, name):
     texts = stories(6)
     ids = [tokenizer(text)["input_ids"][:256] for text in texts]
     result = analyse(model, tokenizer, texts, PAPER)
-    assert [each.layer for each in result.layers] == [model.config.num_hidden_layers]
+    assert [layer.layer for layer in result.layers] == [model.config.num_hidden_layers]
     published = published_isotropy(model, ids)
     assert result.last.isotropy.value == pytest.approx(published, abs=1e-5)
     assert round(result.last.isotropy.value, 2) == round(published, 2)
@@ -204,9 +204,9 @@ def test_bos_and_special_tokens_can_be_left_out(loaded, name):
     special = set(tokenizer.all_special_ids)
     layers = states_of(model, ids)
     for settings, kept in (
-        (Settings(), [[True] * len(each) for each in ids]),
-        (Settings(skip_bos=True), [[False] + [True] * (len(each) - 1) for each in ids]),
-        (Settings(skip_special=True), [[token not in special for token in each] for each in ids]),
+        (Settings(), [[True] * len(text) for text in ids]),
+        (Settings(skip_bos=True), [[False] + [True] * (len(text) - 1) for text in ids]),
+        (Settings(skip_special=True), [[token not in special for token in text] for text in ids]),
     ):
         result = analyse(model, tokenizer, texts, settings)
         assert result.counts.tokens == sum(map(sum, kept))
@@ -221,7 +221,7 @@ def test_chosen_layers_are_those_of_the_whole_analysis(expert):
     whole = analyse(*expert, texts, Settings(max_length=32)).layers
     for chosen, expected in (((0, -1), (0, 4)), ((2,), (2,)), ((-1,), (4,)), ((3, 1, 3), (1, 3))):
         result = analyse(*expert, texts, Settings(max_length=32, layers=chosen))
-        assert tuple(each.layer for each in result.layers) == expected
+        assert tuple(layer.layer for layer in result.layers) == expected
         assert result.layers == tuple(whole[layer] for layer in expected)
         assert (result.last is None) == (4 not in expected)
         assert (result.penalty is None) == (4 not in expected)
@@ -232,7 +232,7 @@ def test_several_data_sets_share_the_reference_of_isoscore_star(expert):
     data = {"one": stories(4), "two": ["A much shorter text.", "And one more of that kind."]}
     settings = Settings(max_length=48, layers=(-1,), zeta=0.3)
     results = analyse_each(*expert, data, settings)
-    assert [each.data for each in results] == ["one", "two"]
+    assert [result.data for result in results] == ["one", "two"]
     model, tokenizer = expert
     states = [
         np.concatenate(states_of(model, [tokenizer(text)["input_ids"][:48] for text in texts])[-1])

@@ -32,15 +32,15 @@ def test_results_and_report_are_written_and_shown(texts, tmp_path, capfd):
     assert (record["task"], record["mode"]) == ("isotropy", "full")
     assert record["versions"]["torch"]
     assert record["times"]["seconds"] > 0
-    assert [(each["model"], each["data"]) for each in record["results"]] == [
+    assert [(result["model"], result["data"]) for result in record["results"]] == [
         ("expert", "en"), ("expert", "xx"), ("amateur", "en"), ("amateur", "xx")
     ]  # fmt: skip
-    for each in record["results"]:
-        assert each["counts"]["texts"] == 3
-        assert each["settings"]["max_length"] == 256
-        last = each["layers"][-1]
+    for result in record["results"]:
+        assert result["counts"]["texts"] == 3
+        assert result["settings"]["max_length"] == 256
+        last = result["layers"][-1]
         assert last["isotropy"]["value"] == pytest.approx(1 - last["within"]["raw"])
-        assert f"{each['verdict']['text'][:40]}" in " ".join(out.split())
+        assert f"{result['verdict']['text'][:40]}" in " ".join(out.split())
         assert f"{last['isotropy']['value']:.3f}" in out
     assert "amateur" in (output / "isotropy.html").read_text(encoding="utf-8")
 

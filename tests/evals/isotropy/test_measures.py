@@ -75,7 +75,9 @@ def test_partition_score_is_its_definition(scale):
 def test_partition_score_tells_isotropic_vectors_from_others():
     isotropic = torch.nn.functional.normalize(gaussian(20_000, 10), dim=-1)
     shifted = isotropic + 2 * torch.eye(10, dtype=torch.float64)[0]
-    scores = [partition_score(each, torch.linalg.eigh(each.T @ each).eigenvectors) for each in (isotropic, shifted)]
+    scores = [
+        partition_score(states, torch.linalg.eigh(states.T @ states).eigenvectors) for states in (isotropic, shifted)
+    ]
     assert math.exp(scores[0]) > 0.95
     assert math.exp(scores[1]) < 0.1
 

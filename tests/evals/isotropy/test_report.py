@@ -118,12 +118,12 @@ def test_plots_have_a_line_or_bar_for_each_analysis(results):
     comparison = plots.plot_comparison(results).axes[0]
     assert [label.get_text() for label in comparison.get_yticklabels()] == list(TEXTS)
     bars = [patch.get_width() for patch in comparison.patches if 0.6 < patch.get_height() < 0.7]
-    assert bars == pytest.approx([each.last.isotropy.value for each in results])
+    assert bars == pytest.approx([result.last.isotropy.value for result in results])
     spectrum = plots.plot_spectrum(results).axes[0]
     assert len(spectrum.get_legend().get_texts()) == len(results)
     assert "rank" in spectrum.get_xlabel()
     rogue = plots.plot_rogue(results).axes[0]
-    assert len(rogue.patches) == sum(len(each.last.rogue) for each in results)
+    assert len(rogue.patches) == sum(len(result.last.rogue) for result in results)
     svg = as_svg(comparison.figure)
     assert svg.startswith("<svg")
     assert "isotropy of the last layer" in svg  # text, not outlines of letters
@@ -131,7 +131,7 @@ def test_plots_have_a_line_or_bar_for_each_analysis(results):
 
 
 def test_several_models_are_told_apart_by_their_lines(results):
-    others = [replace(each, model="models/other", depth=8) for each in results]
+    others = [replace(result, model="models/other", depth=8) for result in results]
     lines = plots.plot_layers([*results, *others]).axes[0].lines
     assert {line.get_linestyle() for line in lines[: len(results)]} == {"-"}
     assert {line.get_linestyle() for line in lines[len(results) :]} == {"--"}

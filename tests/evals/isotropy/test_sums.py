@@ -125,6 +125,6 @@ def test_the_sample_is_complete_where_all_fits_and_drawn_at_random_where_not():
 
     assert sample(400, 0) == list(range(400))
     drawn = [sample(100, seed) for seed in range(20)]
-    assert all(len(each) == 100 for each in drawn)
+    assert all(len(places) == 100 for places in drawn)
     # The mean place of 100 of 400 drawn at random is 199.5 with a deviation of 10; of 20 draws, 2.2.
     assert np.mean(drawn) == pytest.approx(199.5, abs=7)

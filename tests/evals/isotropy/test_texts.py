@@ -85,7 +85,7 @@ def test_the_built_in_stories_differ_and_stay_the_same():
 
 def test_tokens_are_cut_and_ends_left_out():
     texts = encoded_texts([" abcde ", "x", "ab"], Letters(), Settings(), 4)
-    found = [(each.index, each.ids, each.kept, each.whole) for each in texts]
+    found = [(text.index, text.ids, text.kept, text.whole) for text in texts]
     assert found == [(0, [1, 97, 98, 99], [True] * 4, 6), (1, [], [], 0), (2, [1, 97, 98], [True] * 3, 3)]
 
 
@@ -97,7 +97,7 @@ def test_left_out_tokens_are_read_but_do_not_count(wanted):
 
 def test_a_limit_on_texts_counts_texts_only():
     found = list(encoded_texts(["ab", "", "cd", "ef", "gh"], Letters(), Settings(max_texts=3), 9))
-    assert [each.text for each in found] == ["ab", "", "cd", "ef"]
+    assert [text.text for text in found] == ["ab", "", "cd", "ef"]
 
 
 @given(st.lists(st.integers(1, 40), max_size=200), st.integers(1, 60))

@@ -67,7 +67,7 @@ def test_reach_is_what_the_penalty_can_outweigh():
 
 def test_alpha_and_k_follow_size_and_language():
     assert (verdict(result()).penalty_alpha, verdict(result(parameters=2_000_000)).penalty_alpha) == (0.6, 0.4)
-    assert [top_k_of(each) for each in ("en", "DE", "nl", "rus", "ja", "zh", "hin", "stories")] == [
+    assert [top_k_of(language) for language in ("en", "DE", "nl", "rus", "ja", "zh", "hin", "stories")] == [
         4,
         4,
         4,

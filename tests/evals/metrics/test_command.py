@@ -32,7 +32,7 @@ def test_a_table_with_a_row_a_field(file, capfd):
 
 def test_json_is_also_what_the_folder_gets(file, tmp_path, capfd):
     names = ["repetition", "distinct", "self-bleu", "bleu", "chrf", "rouge"]
-    options = [each for name in names for each in ("--metric", name)]
+    options = [word for name in names for word in ("--metric", name)]
     assert main(["metrics", file, *options, "--json", "--output", str(tmp_path / "out")]) == 0
     out, err = capfd.readouterr()
     assert err == ""

@@ -37,7 +37,7 @@ def test_the_score_is_that_of_mauve_text(judge):
     found = mauve(generated, human, model, tokenizer, max_length=8, tokens_at_once=40)
     own = {}
     for name, given in (("p", human), ("q", generated)):
-        tokens = [tokenizer(each, return_tensors="pt", truncation=True, max_length=8)["input_ids"] for each in given]
+        tokens = [tokenizer(text, return_tensors="pt", truncation=True, max_length=8)["input_ids"] for text in given]
         own[f"{name}_features"] = featurize_tokens_from_model(model, tokens, 1).numpy()
     direct = compute_mauve(**own, seed=25)
     assert found.score == pytest.approx(100 * direct.mauve, abs=1e-3)
@@ -62,7 +62,7 @@ def test_the_same_texts_are_closer_than_others(judge):
 def test_pairs_are_cut_to_the_shorter_of_the_two(judge):
     model, tokenizer = judge
     human = texts(1)
-    longer = [f"{each} {each}" for each in human]
+    longer = [f"{text} {text}" for text in human]
     # Both begin with the same tokens, so that nothing is left that differs.
     assert mauve(longer, human, model, tokenizer, same_length=True).score == pytest.approx(100, abs=1e-6)
     assert mauve(["", *longer], ["left out", *human], model, tokenizer, same_length=True).texts == (30, 30)

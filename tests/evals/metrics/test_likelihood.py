@@ -52,7 +52,7 @@ def test_coherence_agrees_with_scoring(judge):
     scored = [
         score(model, prefix, [text], tokenizer=tokenizer)[0] for prefix, text in zip(PREFIXES, TEXTS, strict=True)
     ]
-    assert found == pytest.approx([float(each.double().mean()) for each in scored], abs=1e-5)
+    assert found == pytest.approx([float(scores.double().mean()) for scores in scored], abs=1e-5)
 
 
 def test_perplexity_of_texts_and_of_all_tokens(judge):
@@ -63,9 +63,9 @@ def test_perplexity_of_texts_and_of_all_tokens(judge):
         ids = tokenizer(text)["input_ids"]
         ids = ids if ids[0] == tokenizer.bos_token_id else [tokenizer.bos_token_id, *ids]
         direct.append(log_probabilities(model, ids, 1))
-    assert found.texts == pytest.approx([math.exp(-sum(each) / len(each)) for each in direct], rel=1e-5)
+    assert found.texts == pytest.approx([math.exp(-sum(row) / len(row)) for row in direct], rel=1e-5)
     assert found.mean == pytest.approx(sum(found.texts) / 3)
-    pooled = [each for row in direct for each in row]
+    pooled = [log_prob for row in direct for log_prob in row]
     assert found.corpus == pytest.approx(math.exp(-sum(pooled) / len(pooled)), rel=1e-5)
     assert found.tokens == len(pooled)
 

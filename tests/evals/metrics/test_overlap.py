@@ -46,8 +46,8 @@ compared = st.tuples(passages, passages) | st.tuples(passages, passages, passage
 def test_chrf_of_added_counts_is_sacrebleus(rows):
     """Counts of texts and references in any script, perhaps empty, equal sacrebleu's: each alone, and all together."""
     counts = [character_counts(text, reference) for text, reference in rows]
-    for each, (text, reference) in zip(counts, rows, strict=True):
-        assert chrf_of_counts(each) == pytest.approx(sacrebleu.sentence_chrf(text, [reference]).score, rel=1e-12)
+    for row_counts, (text, reference) in zip(counts, rows, strict=True):
+        assert chrf_of_counts(row_counts) == pytest.approx(sacrebleu.sentence_chrf(text, [reference]).score, rel=1e-12)
     texts, references = map(list, zip(*rows, strict=True))
     total = chrf_of_counts([sum(column) for column in zip(*counts, strict=True)])
     assert total == pytest.approx(sacrebleu.corpus_chrf(texts, [references]).score, rel=1e-12)

@@ -29,13 +29,13 @@ MACHINES = {
 
 def interpreter_for_all():
     """A Python that any user may run: the one that runs this may lie in somebody's home."""
-    for each in filter(None, (sys.executable, shutil.which("python3", path=os.defpath))):
-        command = [each, "-I", "-c", f"open({str(programs.INSIDE)!r}).read(); import ctypes"]
+    for interpreter in filter(None, (sys.executable, shutil.which("python3", path=os.defpath))):
+        command = [interpreter, "-I", "-c", f"open({str(programs.INSIDE)!r}).read(); import ctypes"]
         try:
             subprocess.run(command, user=NOBODY, group=NOBODY, extra_groups=[], check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError):
             continue
-        return each
+        return interpreter
     return None
 
 

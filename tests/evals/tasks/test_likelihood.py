@@ -38,13 +38,13 @@ def models():
 
 def ready(*specs):
     expert, tokenizer, _, _ = models()
-    return configured([parse_strategy(each) for each in specs or STRATEGIES], expert, tokenizer, "expert", task={})
+    return configured([parse_strategy(spec) for spec in specs or STRATEGIES], expert, tokenizer, "expert", task={})
 
 
 def summed(prompt, text, contrast=False, raw=False):
     """The log-score of a text after a prompt, a token at a time over whole texts in float64, and its length."""
     _, tokenizer, expert, amateur = models()
-    before, whole = (tokenizer(each)["input_ids"] for each in (prompt, prompt + text))
+    before, whole = (tokenizer(string)["input_ids"] for string in (prompt, prompt + text))
     return sum_of_tokens(expert, amateur if contrast else None, before, whole[len(before) :], raw)
 
 
@@ -75,7 +75,7 @@ def written_factor(tmp_path, rows, name="news.csv"):
 
 def test_likelihoods_are_those_of_one_pass_a_text():
     expert, tokenizer, _, _ = models()
-    prompt, texts = PREFIX.rstrip(), [f" {each}" for each in COMPLETIONS]
+    prompt, texts = PREFIX.rstrip(), [f" {completion}" for completion in COMPLETIONS]
     plain, contrast = likelihoods(ready(), expert, tokenizer, prompt, texts)
     assert plain[1] == contrast[1] == 0
     for text, one, other in zip(texts, plain[0], contrast[0], strict=True):
@@ -139,9 +139,9 @@ def test_factor_accuracy_is_that_of_one_pass_a_completion(tmp_path):
             raw, mean = "raw" in name, "/token" in name
             right = 0
             for row in rows:
-                scores = [summed(PREFIX.rstrip(), f" {each}", contrast, raw) for each in row[3:6]]
+                scores = [summed(PREFIX.rstrip(), f" {completion}", contrast, raw) for completion in row[3:6]]
                 true, *false = [total / tokens if mean else total for total, tokens in scores]
-                right += all(true >= each for each in false)
+                right += all(true >= score for score in false)
             assert entry["metrics"][name]["value"] == right / len(rows)
 
 
@@ -188,7 +188,7 @@ def test_halueval_pairs_are_told_apart_as_by_one_pass_a_text(tmp_path, knowledge
         prompt = f"Knowledge: {row['knowledge']}\n" * knowledge + f"Question: {row['question']}\nAnswer:"
         scores.append([summed(prompt, f" {row[name]}") for name in ("right_answer", "hallucinated_answer")])
     for way, value in (("", lambda total, tokens: total), ("/token", lambda total, tokens: total / tokens)):
-        pairs = [[value(*each) for each in pair] for pair in scores]
+        pairs = [[value(*score) for score in pair] for pair in scores]
         assert entry["metrics"][f"acc{way}"]["value"] == sum(one > other for one, other in pairs) / 2
         ordered = [one > other for one, _ in pairs for _, other in pairs]
         assert entry["metrics"][f"AUC{way}"]["value"] == sum(ordered) / 4
@@ -197,7 +197,7 @@ def test_halueval_pairs_are_told_apart_as_by_one_pass_a_text(tmp_path, knowledge
 def test_halueval_general_responses_are_ranked_all_together(tmp_path):
     expert, tokenizer, _, _ = models()
     responses, _ = halueval.load(written_halueval(tmp_path, GENERAL))
-    assert [(each.id, len(each.right)) for each in responses] == [("1", 1), ("2", 0), ("3", 1)]
+    assert [(response.id, len(response.right)) for response in responses] == [("1", 1), ("2", 0), ("3", 1)]
     task = halueval.HaluEval(expert, tokenizer, responses)
     assert not task.paired
     results = run(task, ready("greedy"))
@@ -257,15 +257,17 @@ def test_the_published_files_are_read_and_scored():
     assert (len(responses), bad) == (500, [])
     general, bad = halueval.load(str(SHARED / "data/halueval/general_data.json"))
     assert (len(general), bad) == (4507, [])
-    assert sum(bool(each.hallucinated) for each in general) == 815
+    assert sum(bool(response.hallucinated) for response in general) == 815
     reader = oracle.Reader(model)
-    asked = [each.prompt_and_texts for each in completions if len(each.prefix) < 400][:3]
-    asked += [(each.prompt(True), [f" {each.right[0]}", f" {each.hallucinated[0]}"]) for each in responses[:3]]
+    asked = [completion.prompt_and_texts for completion in completions if len(completion.prefix) < 400][:3]
+    asked += [
+        (response.prompt(True), [f" {response.right[0]}", f" {response.hallucinated[0]}"]) for response in responses[:3]
+    ]
     (greedy,) = configured([parse_strategy("greedy")], model, tokenizer, "stories3M", task={})
     for prompt, texts in asked:
         ((found, cut),) = likelihoods([greedy], model, tokenizer, prompt, texts)
         assert cut == 0
         for text, one in zip(texts, found, strict=True):
-            before, whole = (tokenizer(each)["input_ids"] for each in (prompt, prompt + text))
+            before, whole = (tokenizer(string)["input_ids"] for string in (prompt, prompt + text))
             total, tokens = sum_of_tokens(reader, None, before, whole[len(before) :], False)
             assert (one.normalized, one.tokens) == (pytest.approx(total, abs=2e-3), tokens)

@@ -48,7 +48,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def command(data, tmp_path_factory):
     output = tmp_path_factory.mktemp("output")
-    strategies = [each for name in STRATEGIES for each in ("--strategy", name)]
+    strategies = [word for name in STRATEGIES for word in ("--strategy", name)]
     report = ["--report", str(output / "report.html")]
     return output, ["eval", "multilingual", "--data", str(data), "--max-new-tokens", "6", *strategies, "--output",
                     str(output), *report]  # fmt: skip
@@ -64,12 +64,12 @@ def ran(command):
 def test_every_language_runs_with_its_own_k_and_units(ran):
     found = json.loads((ran / "multilingual_open-ended.json").read_text(encoding="utf-8"))
     assert list(found["languages"]) == list(LANGUAGES)
-    for code, each in found["languages"].items():
-        labels = list(each["strategies"])
+    for code, language in found["languages"].items():
+        labels = list(language["strategies"])
         assert labels[0] == "greedy"
         assert labels[2] == f"contrastive-search(penalty_alpha=0.6, top_k={LANGUAGES[code].top_k})"
-        assert all(0 <= figures["diversity"]["value"] <= 100 for figures in each["strategies"].values())
-        assert each["counts"]["evaluated"] == 2
+        assert all(0 <= figures["diversity"]["value"] <= 100 for figures in language["strategies"].values())
+        assert language["counts"]["evaluated"] == 2
     for path in ran.glob("results_*.json"):
         settings = json.loads(path.read_text(encoding="utf-8"))["task_settings"]
         assert settings["units"] == LANGUAGES[settings["task"].rpartition("-")[2]].units
@@ -110,7 +110,7 @@ def test_strategies_that_draw_do_so_from_the_seed(ran, command, tmp_path):
 
     def texts(folder):
         lines = (folder / "samples_open-ended-de.jsonl").read_text(encoding="utf-8").splitlines()
-        return [each["text"] for each in map(json.loads, lines) if each["strategy"].startswith("nucleus")]
+        return [sample["text"] for sample in map(json.loads, lines) if sample["strategy"].startswith("nucleus")]
 
     assert texts(tmp_path) == texts(ran)
 
@@ -177,11 +177,11 @@ def browse(path, tmp_path, *more):
 
 # Right-to-left texts begin at the right edge of their box, the others at the left; and no box is empty.
 LAID_OUT = """<script>
-document.body.dataset.laid = JSON.stringify([...document.querySelectorAll("p[dir=auto][lang]")].map(each => {
-  const range = document.createRange(); range.selectNodeContents(each);
-  const [line, box] = [range.getClientRects()[0], each.getBoundingClientRect()];
-  return {lang: each.lang, text: each.textContent, right: box.right - line.right < line.left - box.left,
-          direction: getComputedStyle(each).direction, height: line.height, width: line.width};
+document.body.dataset.laid = JSON.stringify([...document.querySelectorAll("p[dir=auto][lang]")].map(paragraph => {
+  const range = document.createRange(); range.selectNodeContents(paragraph);
+  const [line, box] = [range.getClientRects()[0], paragraph.getBoundingClientRect()];
+  return {lang: paragraph.lang, text: paragraph.textContent, right: box.right - line.right < line.left - box.left,
+          direction: getComputedStyle(paragraph).direction, height: line.height, width: line.width};
 }));</script>"""
 
 
@@ -197,12 +197,12 @@ def test_a_browser_shows_every_script_from_its_side_without_an_error(ran, tmp_pa
     dom, errors = browse(scripted, tmp_path, "--dump-dom")
     assert errors == []
     laid = json.loads(html.unescape(re.search(r'data-laid="([^"]*)"', dom)[1]))
-    prompts = {each["lang"]: each for each in laid if each["text"] == TEXTS[each["lang"]]}
+    prompts = {paragraph["lang"]: paragraph for paragraph in laid if paragraph["text"] == TEXTS[paragraph["lang"]]}
     assert set(prompts) == set(TEXTS)
-    for code, each in prompts.items():
-        assert each["direction"] == ("rtl" if code == "ar" else "ltr")
-        assert each["right"] == (code == "ar")
-        assert min(each["height"], each["width"]) > 10
+    for code, paragraph in prompts.items():
+        assert paragraph["direction"] == ("rtl" if code == "ar" else "ltr")
+        assert paragraph["right"] == (code == "ar")
+        assert min(paragraph["height"], paragraph["width"]) > 10
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed here")
@@ -211,7 +211,7 @@ def test_the_browser_would_tell_of_an_error_and_the_report_runs_no_script(ran, t
     broken = tmp_path / "broken.html"
     broken.write_text(page.replace("</main>", "</main><script>undefined_name()</script>"), encoding="utf-8")
     _, errors = browse(broken, tmp_path, "--dump-dom")
-    assert any("Content Security Policy" in each for each in errors)
+    assert any("Content Security Policy" in error for error in errors)
 
 
 # --- the other tasks -------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_each_language_may_have_its_model_which_is_loaded_once(data, monkeypatch
     arguments = ["eval", "multilingual", "--data", str(data), "--languages", "fr,de,es", "--strategy", "greedy"]
     assert main([*arguments, "--models", "fr=amateur", "--max-new-tokens", "2", "--limit", "1", "--json"]) == 0
     found = json.loads(capfd.readouterr().out)["languages"]
-    assert {code: each["model"]["name"] for code, each in found.items()} == {
+    assert {code: language["model"]["name"] for code, language in found.items()} == {
         "fr": "amateur",
         "de": "expert",
         "es": "expert",

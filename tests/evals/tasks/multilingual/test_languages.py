@@ -34,21 +34,21 @@ def test_the_paper_has_sixteen():
 
 
 def test_k_is_the_papers():
-    by_k = {k: {code for code, each in LANGUAGES.items() if each.top_k == k} for k in (3, 4, 5)}
+    by_k = {k: {code for code, language in LANGUAGES.items() if language.top_k == k} for k in (3, 4, 5)}
     assert by_k[4] == {"en", "ru", "de", "nl"}
     assert by_k[5] == {"ja"}
     assert len(by_k[3]) == 11
 
 
 def test_scripts_without_spaces_count_characters():
-    assert {code for code, each in LANGUAGES.items() if each.units == "characters"} == {"zh", "ja", "th"}
-    for each in LANGUAGES.values():
-        assert splitter(each.units)
+    assert {code for code, language in LANGUAGES.items() if language.units == "characters"} == {"zh", "ja", "th"}
+    for entry in LANGUAGES.values():
+        assert splitter(entry.units)
 
 
 def test_sacrebleu_has_the_tokenizers():
     metrics = pytest.importorskip("sacrebleu.metrics")
-    assert {each.bleu for each in LANGUAGES.values()} <= set(metrics.BLEU.TOKENIZERS)
+    assert {language.bleu for language in LANGUAGES.values()} <= set(metrics.BLEU.TOKENIZERS)
 
 
 def test_another_language_is_named():

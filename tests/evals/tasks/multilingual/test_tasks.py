@@ -67,7 +67,7 @@ def test_coherence_is_the_judges_over_texts_that_are_not_empty():
     model, tokenizer = miniature.load("expert", dtype=torch.float32)
     texts = [" had a small house", "", " was tired", " a b"]
     task = OpenEnded("t", Reciting(texts), PASSAGES, {}, judge=(model, tokenizer))
-    direct = coherence([each.text for each in PASSAGES], texts, model, tokenizer)
+    direct = coherence([passage.text for passage in PASSAGES], texts, model, tokenizer)
     assert figures(task)["coherence"] == pytest.approx(direct.mean, abs=1e-5)
 
 
@@ -79,7 +79,7 @@ def test_mauve_compares_with_what_people_wrote_and_has_no_interval():
     (entry,) = run(OpenEnded("t", Reciting(texts), PASSAGES, {}, featurizer=pair), [configuration("greedy")])[
         "configurations"
     ]
-    direct = mauve(texts, [each.reference for each in PASSAGES], *pair, same_length=True)
+    direct = mauve(texts, [passage.reference for passage in PASSAGES], *pair, same_length=True)
     assert entry["metrics"]["MAUVE"] == {"value": pytest.approx(direct.score), "low": None, "high": None}
     assert entry["metrics"]["diversity"]["low"] is not None
     with pytest.raises(InputError, match="fewer than 2 of the data's texts have"):
@@ -103,14 +103,14 @@ def test_a_prefix_of_tokens_ends_with_a_whole_character():
 def test_bleu_and_chrf_of_translations_are_sacrebleus_of_all_sentences():
     texts = [" the cat sat on the mat", " a dog ran fast over the hill", "", " so it goes"]
     rows = [
-        Passage(f"{i}", each)
-        for i, each in enumerate(["the cat sat on a mat", "the dog ran fast over the hill", "x", "so it goes on"])
+        Passage(f"{i}", reference)
+        for i, reference in enumerate(["the cat sat on a mat", "the dog ran fast over the hill", "x", "so it goes on"])
     ]
     pair = (LANGUAGES["de"], LANGUAGES["en"])
     generator = Reciting(texts)
     task = Translation("t", generator, rows, {}, examples=[Passage("Haus", "house")], languages=pair)
     found = figures(task)
-    written, references = [each.strip() for each in texts], [each.reference for each in rows]
+    written, references = [text.strip() for text in texts], [row.reference for row in rows]
     assert found["BLEU"] == pytest.approx(bleu(written, references).score)
     assert found["chrF"] == pytest.approx(chrf(written, references).score)
     sentences = [chrf([text], [reference]).score for text, reference in zip(written, references, strict=True)]
@@ -123,7 +123,7 @@ def test_a_summary_has_the_rouge_of_rouge_score():
     rows = [Passage(f"\n\nArticle:\n{i}\n\nSummarization: ", "A cat sat down. Dogs ran") for i in range(4)]
     generator = Reciting(texts)
     found = figures(Summarization("t", generator, rows, {}, examples=[Passage("Long: ", " Short.")], units=None))
-    direct = rouge([each.strip() for each in texts], [each.reference for each in rows])
+    direct = rouge([text.strip() for text in texts], [row.reference for row in rows])
     assert {name: found[name] for name in ("rouge1", "rouge2", "rougeL")} == {
         name: pytest.approx(direct[name]) for name in ("rouge1", "rouge2", "rougeL")
     }

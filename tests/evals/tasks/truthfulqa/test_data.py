@@ -150,7 +150,7 @@ def test_bad_questions_are_named(tmp_path, content, message):
 def test_bad_questions_can_be_left_out_and_are_reported(tmp_path):
     path = written(tmp_path, "data.csv", CSV.replace("So; Because it is", ";"))
     questions, bad = load(path, skip_bad=True)
-    assert [each.id for each in questions] == ["1"]
+    assert [question.id for question in questions] == ["1"]
     assert bad == [f"{path}, row 2 (line 3), column Correct Answers: has no answer"]
 
 
@@ -171,16 +171,16 @@ def test_published_files_load_whole(name, count, language, blanks):
         warnings.simplefilter("always")
         questions, bad = load(path)
     assert (len(questions), bad) == (count, [])
-    assert {each.language for each in questions} == {language}
-    assert len({each.id for each in questions}) == count
-    rows = [str(each.message).split("in rows ")[1].split(" (columns")[0].split(", ") for each in noted]
-    assert [len(each) for each in rows] == ([blanks] if blanks else [])
+    assert {question.language for question in questions} == {language}
+    assert len({question.id for question in questions}) == count
+    rows = [str(warning.message).split("in rows ")[1].split(" (columns")[0].split(", ") for warning in noted]
+    assert [len(row) for row in rows] == ([blanks] if blanks else [])
 
 
 def test_the_csv_and_the_file_of_targets_agree():
     """But for five questions, where the authors' two files differ."""
     of_csv = load(published("truthfulqa/TruthfulQA.csv"))[0]
-    of_targets = {each.question: each for each in load(published("truthfulqa/mc_task.json"))[0]}
-    pairs = [(each, of_targets[each.question]) for each in of_csv]
+    of_targets = {question.question: question for question in load(published("truthfulqa/mc_task.json"))[0]}
+    pairs = [(question, of_targets[question.question]) for question in of_csv]
     assert all(one.mc1.true == other.mc1.true for one, other in pairs)
     assert sum(one.mc2 != other.mc2 for one, other in pairs) == 5

@@ -35,10 +35,11 @@ def expert():
 def questions(count=5):
     return [
         Question(
-            each.id, each.question, each.best_answer, each.correct_answers, each.incorrect_answers,
-            Targets((each.best_answer,), each.incorrect_answers), Targets(each.correct_answers, each.incorrect_answers),
+            question.id, question.question, question.best_answer, question.correct_answers, question.incorrect_answers,
+            Targets((question.best_answer,), question.incorrect_answers),
+            Targets(question.correct_answers, question.incorrect_answers),
         )
-        for each in miniature.questions("validation")[:count]
+        for question in miniature.questions("validation")[:count]
     ]  # fmt: skip
 
 
@@ -50,7 +51,7 @@ def made(*specs, seed=0, **options):
 
 
 def stripped(texts):
-    return [each.text.strip() for each in texts]
+    return [text.text.strip() for text in texts]
 
 
 def answers(task, configurations, documents=None):
@@ -105,7 +106,7 @@ def test_an_encoder_decoder_writes_behind_its_start_token():
         pad_token_id, eos_token_id = 0, 2
 
         def decode(self, tokens, skip_special_tokens):
-            return " ".join(str(int(each)) for each in tokens if each > 2)
+            return " ".join(str(int(token)) for token in tokens if token > 2)
 
     model = tiny_model("t5")
     greedy = parse_strategy("greedy")
@@ -125,7 +126,7 @@ def test_going_on_from_a_shared_prompt_changes_no_answer(kind, spec):
         pad_token_id, eos_token_id = 0, 2
 
         def decode(self, tokens, skip_special_tokens):
-            return " ".join(str(int(each)) for each in tokens)
+            return " ".join(str(int(token)) for token in tokens)
 
     model = tiny_model(kind)
     choice = parse_strategy(spec)
@@ -160,7 +161,7 @@ def test_the_few_shot_prompt_is_read_once(spec, monkeypatch):
         found = [answers(task, configurations, task.documents()[start : start + 2]) for start in (0, 2)]
     finally:
         handle.remove()
-    assert sum(each > 200 for each in lengths) == 1
+    assert sum(length > 200 for length in lengths) == 1
     monkeypatch.setattr(SharedPrompt, "serves", lambda *_: False)
     assert [answers(task, configurations, task.documents()[start : start + 2]) for start in (0, 2)] == found
 
@@ -234,7 +235,7 @@ def test_the_command_writes_answers_and_asks_judges(tmp_path, capfd):
     path = tmp_path / "samples_truthfulqa_generation_miniature.jsonl"
     samples = list(map(json.loads, path.read_text(encoding="utf-8").splitlines()))
     assert len(samples) == 3
-    assert all(set(each["judged"]) == {"truth"} and each["answer"] for each in samples)
+    assert all(set(sample["judged"]) == {"truth"} and sample["answer"] for sample in samples)
 
 
 @pytest.mark.parametrize(

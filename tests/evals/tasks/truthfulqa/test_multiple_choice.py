@@ -61,7 +61,7 @@ def contrasts() -> list[Callable[[tuple[int, ...]], Tensor]]:
     expert, amateur, induced = (readers[name] for name in ("expert", "amateur", "induced"))
     guide = tokenizer(miniature.GUIDANCE, add_special_tokens=False)["input_ids"]
 
-    def each(score: Callable[..., Tensor], *logits: Tensor) -> Tensor:
+    def stepwise(score: Callable[..., Tensor], *logits: Tensor) -> Tensor:
         return torch.stack([score(*step) for step in zip(*logits, strict=True)])
 
     def guided(text: tuple[int, ...]) -> Tensor:
@@ -86,21 +86,21 @@ def contrasts() -> list[Callable[[tuple[int, ...]], Tensor]]:
 
     return [
         expert.logits,
-        lambda text: each(
+        lambda text: stepwise(
             lambda e, a: oracle.contrastive_decoding(e, a, 0.1, 0.5, "logits"),
             expert.logits(text),
             amateur.logits(text),
         ),
-        lambda text: each(
+        lambda text: stepwise(
             lambda e, a: oracle.contrastive_decoding(e, a, 0.0, 1.0, "log_probs"),
             expert.logits(text),
             induced.logits(text),
         ),
         # "high" of 4 layers is layer 2 alone
-        lambda text: each(
+        lambda text: stepwise(
             lambda e, p: oracle.dola(e, [p], 0.1, "dola"), expert.logits(text), expert.early(text, 2, False)
         ),
-        lambda text: each(lambda c, e: oracle.context_aware(c, e, 0.5), guided(text), expert.logits(text)),
+        lambda text: stepwise(lambda c, e: oracle.context_aware(c, e, 0.5), guided(text), expert.logits(text)),
         lambda text: lol(text, False),
         lambda text: lol(text, True),
     ]
@@ -109,12 +109,12 @@ def contrasts() -> list[Callable[[tuple[int, ...]], Tensor]]:
 def figures(question: Question, scores: Sequence[float]) -> tuple[float, float, float]:
     """MC1, MC2 and MC3 by their definitions, in float64 with plain exponentials above the highest score."""
     of = dict(zip(question.answers, scores, strict=True))
-    true, false = ([of[each] for each in answers] for answers in question.mc2)
+    true, false = ([of[answer] for answer in answers] for answers in question.mc2)
     best = of[question.best_answer]
-    first = float(all(best > of[each] for each in question.mc1.false))
+    first = float(all(best > of[answer] for answer in question.mc1.false))
     top = max(*true, *false)
-    p_true, p_false = (sum(math.exp(each - top) for each in side) for side in (true, false))
-    return first, p_true / (p_true + p_false), sum(each > max(false) for each in true) / len(true)
+    p_true, p_false = (sum(math.exp(score - top) for score in side) for side in (true, false))
+    return first, p_true / (p_true + p_false), sum(score > max(false) for score in true) / len(true)
 
 
 def by_oracle(scores_of: Callable[[tuple[int, ...]], Tensor], question: Question, plain: bool) -> list[float]:
@@ -209,7 +209,7 @@ LOL_SPEC = "lol:amateur=induced,lower_layers=0.5"
 
 def results_in(folder: Path) -> list[dict[str, Any]]:
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("results_*.json"))]
-    return [{name: value for name, value in each.items() if name != "times"} for each in found]
+    return [{name: value for name, value in results.items() if name != "times"} for results in found]
 
 
 def test_the_command_killed_and_resumed_and_shared_by_two_ranks_gives_the_same_files(tmp_path: Path) -> None:
@@ -242,11 +242,11 @@ def test_the_command_killed_and_resumed_and_shared_by_two_ranks_gives_the_same_f
     assert results_in(killed)[-1:] == alone
 
     ranks = [command(tmp_path / "two", RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
-    for each in ranks:
-        each.join()
-        assert each.exitcode == 0
+    for process in ranks:
+        process.join()
+        assert process.exitcode == 0
     assert results_in(tmp_path / "two") == alone
-    merged, single = (tmp_path / each / "samples_truthfulqa_miniature.jsonl" for each in ("two", "alone"))
+    merged, single = (tmp_path / folder / "samples_truthfulqa_miniature.jsonl" for folder in ("two", "alone"))
     assert merged.read_bytes() == single.read_bytes()
 
 
@@ -270,11 +270,11 @@ def test_hyper_parameters_are_chosen_on_the_validation_questions(
         record = test["tuning"]["strategies"][name]
         assert entry["parameters"] == record["chosen"]
         assert len(record["tried"]) == len(grids[name])
-        best = max(record["tried"], key=lambda each: (each["MC1"], each["MC2"]))
+        best = max(record["tried"], key=lambda tried: (tried["MC1"], tried["MC2"]))
         assert best["parameters"] == record["chosen"]
     asked = {json.loads(line)["document"] for line in (tmp_path / "samples_truthfulqa_miniature.jsonl").open()}
-    assert asked == {each.id for each in questions("test")[:30]}
-    assert asked.isdisjoint({each.id for each in questions("validation")})
+    assert asked == {question.id for question in questions("test")[:30]}
+    assert asked.isdisjoint({question.id for question in questions("validation")})
     shown = capfd.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80
     assert "against greedy" in shown
@@ -305,7 +305,7 @@ def test_a_translation_is_asked_with_guidance_in_its_language(tmp_path: Path) ->
         ["eval", "truthfulqa", "--data", str(tmp_path), "--languages", "de,es", "--prompt", "none", "--strategy", spec,
          "--output", str(output)]
     ) == 0  # fmt: skip
-    found = {each["task"]: each["configurations"][0]["parameters"]["language"] for each in results_in(output)}
+    found = {results["task"]: results["configurations"][0]["parameters"]["language"] for results in results_in(output)}
     assert found == {"truthfulqa_mc_de": "de", "truthfulqa_mc_es": "es"}
 
 

@@ -29,7 +29,7 @@ def question(language="en"):
 def test_references_are_closed_and_declining_is_true():
     true, false = references(question())
     assert true == [f"{TRUE[0]}.", "Nothing happens.", f"{TRUE[2]}.", "I have no comment."]
-    assert false == [f"{each}." for each in FALSE]
+    assert false == [f"{answer}." for answer in FALSE]
     assert references(question("es"))[0][-1] == "No tengo ningún comentario."
     assert len(references(question("de"))[0]) == len(TRUE)  # no published wording
 
