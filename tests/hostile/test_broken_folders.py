@@ -73,7 +73,7 @@ MODELS: dict[str, tuple[Breaking, str]] = {
     "weights-with-a-huge-header": (_put(WEIGHTS, b"\xff" * 7 + b"\x7f{}"), "weights cannot be loaded"),
     "weights-missing": (_without(WEIGHTS), "weights cannot be loaded"),
     "weights-a-folder": (_folder_instead_of(WEIGHTS), "weights cannot be loaded"),
-    "weights-nan": (_weights(WEIGHTS, lambda each: each * torch.nan), "gave NaN logits at step 0"),
+    "weights-nan": (_weights(WEIGHTS, lambda weight: weight * torch.nan), "gave NaN logits at step 0"),
     "shard-missing": (
         _one_after_the_other(
             _without(WEIGHTS),
@@ -104,14 +104,14 @@ MODELS: dict[str, tuple[Breaking, str]] = {
         _put("tokenizer_config.json", '{"tokenizer_class": "BertTokenizer"}'),
         "tokenizer does not work",
     ),
-    "empty": (lambda folder: [each.unlink() for each in folder.iterdir()], "no config.json"),
+    "empty": (lambda folder: [file.unlink() for file in folder.iterdir()], "no config.json"),
 }  # fmt: skip
 ADAPTERS: dict[str, tuple[Breaking, str]] = {
     "weights-cut": (_cut(ADAPTER, 0.5), "adapter cannot be loaded"),
     "weights-missing": (_without(ADAPTER), "adapter cannot be loaded"),
-    "weights-nan": (_weights(ADAPTER, lambda each: each * torch.nan), "the amateur .* gave NaN logits"),
+    "weights-nan": (_weights(ADAPTER, lambda weight: weight * torch.nan), "the amateur .* gave NaN logits"),
     "weights-of-another-model": (
-        _weights(ADAPTER, lambda each: torch.cat([each, each], -1)), "adapter cannot be loaded",
+        _weights(ADAPTER, lambda weight: torch.cat([weight, weight], -1)), "adapter cannot be loaded",
     ),
     "weights-under-other-names": (
         lambda folder: save_file({"other": torch.ones(2)}, folder / ADAPTER, metadata={"format": "pt"}),

@@ -45,7 +45,7 @@ def _refused(arguments: list[str], size: int, capsys: pytest.CaptureFixture[str]
 
 def _figures(folder: Path) -> list[Any]:
     [file] = folder.glob("results_*.json")
-    return [each["metrics"] for each in json.loads(file.read_text())["configurations"]]
+    return [configuration["metrics"] for configuration in json.loads(file.read_text())["configurations"]]
 
 
 def test_an_evaluation_keeps_its_samples_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,12 +85,12 @@ def test_results_that_do_not_fit_are_not_half_there(tmp_path: Path, capsys: pyte
 
 
 def test_generated_texts_leave_those_before_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [*GENERATE, "--output", str(tmp_path), *(each for i in range(4) for each in ("--prompt", f"Q: {i}?"))]
+    arguments = [*GENERATE, "--output", str(tmp_path), *(word for i in range(4) for word in ("--prompt", f"Q: {i}?"))]
     assert main([*GENERATE, "--output", str(tmp_path), "--prompt", "Q: What?"]) == 0
     before = (tmp_path / "generate.jsonl").read_bytes()
     capsys.readouterr()
     assert f"--output {tmp_path}: cannot be written" in _refused(arguments, 100, capsys)
-    assert [each.name for each in tmp_path.iterdir()] == ["generate.jsonl"]
+    assert [file.name for file in tmp_path.iterdir()] == ["generate.jsonl"]
     assert (tmp_path / "generate.jsonl").read_bytes() == before
     assert main(arguments) == 0
     assert len((tmp_path / "generate.jsonl").read_text().splitlines()) == 4

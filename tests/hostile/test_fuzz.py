@@ -26,5 +26,5 @@ def test_the_same_calls_again_leave_nothing_more_behind() -> None:
         for call in again:
             outcome(call)
         gc.collect()
-        left.append(sum(issubclass(type(each), Tensor) for each in gc.get_objects()))
+        left.append(sum(issubclass(type(tracked), Tensor) for tracked in gc.get_objects()))
     assert left[1] == left[2]  # the first time, models are made and looked at

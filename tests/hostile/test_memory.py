@@ -176,9 +176,9 @@ def test_nothing_keeps_a_model(born: weakref.WeakSet[Cache]) -> None:
     known = weakref.ref(model), weakref.ref(amateur)
     del model, amateur
     gc.collect()  # modules of torch refer to each other
-    assert [each() for each in known] == [None, None]
+    assert [reference() for reference in known] == [None, None]
     assert not born
 
 
 def _hooks(model: Any) -> int:
-    return sum(len(each._forward_hooks) + len(each._forward_pre_hooks) for each in model.modules())
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())

@@ -166,7 +166,7 @@ def test_memory_that_ends_while_a_model_is_inspected_is_not_taken_for_a_property
 def test_a_model_cut_to_fewer_layers_than_its_config_counts(name: str) -> None:
     model, ids = tiny_model(name), random_ids(2, 6)
     decoder = model.get_decoder()
-    layers = next(each for each in decoder.children() if isinstance(each, torch.nn.ModuleList))
+    layers = next(child for child in decoder.children() if isinstance(child, torch.nn.ModuleList))
     decoding.generate(model, ids, strategy=ContrastiveSearch(), max_new_tokens=4)
     del layers[-1]
     one = decoding.generate(model, ids, strategy=ContrastiveSearch(top_k=1), max_new_tokens=4)

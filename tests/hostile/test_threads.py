@@ -76,6 +76,6 @@ def test_threads_do_not_see_each_other(name: str, way: str) -> None:
     for thread in threads:
         thread.join(timeout=60)
         assert not thread.is_alive()
-    assert found == [[each] * CALLS for each in expected]
-    hooks = [hook for each in new.modules() for hook in (*each._forward_hooks, *each._forward_pre_hooks)]
+    assert found == [[answer] * CALLS for answer in expected]
+    hooks = [hook for module in new.modules() for hook in (*module._forward_hooks, *module._forward_pre_hooks)]
     assert not hooks

@@ -31,7 +31,7 @@ def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tu
         if hasattr(command, "commands"):
             yield from commands(command, (*path, name))
         else:
-            yield (*path, name), {option for each in command.params for option in each.opts}
+            yield (*path, name), {option for parameter in command.params for option in parameter.opts}
 
 
 def test_every_command_with_a_device_takes_a_map_of_devices() -> None:
@@ -91,7 +91,7 @@ def test_the_texts_are_those_of_one_device(second_device: None, said: Callable[.
     found = [
         said(*command, "--max-new-tokens", "4", "--dtype", "float32", *where) for where in (["--device", "cpu"], SPLIT)
     ]
-    texts = [[each["continuations"][0]["continuation"] for each in made["strategies"]] for made in found]
+    texts = [[strategy["continuations"][0]["continuation"] for strategy in made["strategies"]] for made in found]
     assert texts[0] == texts[1]
 
 
@@ -100,7 +100,7 @@ def test_isotropy_is_that_of_one_device(second_device: None, said: Callable[...,
     one, other = (said(*command, *where)["results"][0]["layers"] for where in (["--device", "cpu"], SPLIT))
     for name in ("isoscore", "participation_ratio", "mean_norm"):
         # attention is computed in other steps there
-        assert [each[name] for each in other] == pytest.approx([each[name] for each in one], rel=1e-4)
+        assert [layer[name] for layer in other] == pytest.approx([layer[name] for layer in one], rel=1e-4)
 
 
 def test_doctor_says_where_the_model_is(second_device: None, said: Callable[..., Any]) -> None:
@@ -141,7 +141,7 @@ def test_an_amateur_is_induced_on_a_split_model(tmp_path: Path, told: list[Any],
     parts = said(*command, "--output", str(tmp_path / "parts"), *SPLIT)
     assert told == [{}, {"device_map": "auto"}]
     assert parts == whole
-    one, other = ((tmp_path / each / "adapter_model.safetensors").read_bytes() for each in ("whole", "parts"))
+    one, other = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "parts"))
     assert one == other
 
 

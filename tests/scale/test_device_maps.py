@@ -89,7 +89,7 @@ def test_the_second_device_refuses_what_real_ones_do() -> None:
 def test_tokens_are_those_of_one_device(case: str, strategy: str) -> None:
     whole, parts = split(case)
     made = STRATEGIES[strategy]()
-    one, other = (decoding.generate(each, **PADDED, strategy=made, max_new_tokens=10) for each in (whole, parts))
+    one, other = (decoding.generate(model, **PADDED, strategy=made, max_new_tokens=10) for model in (whole, parts))
     assert one.tolist() == other.tolist()
 
 
@@ -126,7 +126,7 @@ def test_forked_branches_are_those_of_one_device() -> None:
         kept = stream.commit(torch.tensor([1, 0]))
         stream.reorder(torch.tensor([1, 0]))
         after = stream.branch(torch.tensor([[41], [42]])).hidden
-        texts.append([each.to("cpu") for each in (looked_at, kept.hidden, *kept.exits, after)])
+        texts.append([states.to("cpu") for states in (looked_at, kept.hidden, *kept.exits, after)])
     for one, other in zip(*texts, strict=True):
         close(one, other)
 
@@ -138,7 +138,7 @@ def test_scores_are_those_of_one_device(case: str) -> None:
     for model in split(case):
         with Scorer(model, [11, 12, 13], strategies) as scorer:
             scored = scorer.score([([21, 22], [[31, 32, 33], [31, 34]]), ([23], [[35, 36]])])
-        found.append([each for by_strategy in scored for scores in by_strategy for each in scores])
+        found.append([score for by_strategy in scored for scores in by_strategy for score in scores])
     for one, other in zip(*found, strict=True):
         close(one.normalized, other.normalized)
         close(one.raw, other.raw)
@@ -147,7 +147,7 @@ def test_scores_are_those_of_one_device(case: str) -> None:
 @pytest.mark.parametrize("strategy", ["DoLa", "DoLa behind the norm", "contrastive decoding", "an amateur's prompt"])
 def test_whole_texts_are_scored_as_on_one_device(strategy: str) -> None:
     made = STRATEGIES[strategy]()
-    one, other = (teacher_forced(each, PADDED["input_ids"], made) for each in split("head elsewhere"))
+    one, other = (teacher_forced(model, PADDED["input_ids"], made) for model in split("head elsewhere"))
     close(one, other.to("cpu"))
 
 
@@ -187,7 +187,9 @@ def test_weights_on_a_disk_say_the_same(offloaded: Any) -> None:
     assert input_device(offloaded) == torch.device("cpu")
     for make in STRATEGIES.values():
         made = make()
-        one, other = (decoding.generate(each, **PADDED, strategy=made, max_new_tokens=6) for each in (whole, offloaded))
+        one, other = (
+            decoding.generate(model, **PADDED, strategy=made, max_new_tokens=6) for model in (whole, offloaded)
+        )
         assert one.tolist() == other.tolist()
     assert described(whole, "") == described(offloaded, "")
 

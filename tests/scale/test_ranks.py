@@ -127,8 +127,8 @@ def test_two_ranks_give_what_one_process_gives(name: str, data: Path, tmp_path: 
     if "--json" not in arguments:  # which holds the times
         assert printed(shared) == printed(alone)
     else:
-        (own,), (theirs,) = (map(json.loads, printed(each)) for each in (alone, shared))
-        assert [each["configurations"] for each in own] == [each["configurations"] for each in theirs]
+        (own,), (theirs,) = (map(json.loads, printed(folder)) for folder in (alone, shared))
+        assert [results["configurations"] for results in own] == [results["configurations"] for results in theirs]
     ended(*(evaluate(arguments, shared, rank, 2) for rank in range(2)))  # again, with nothing left to do
     assert len(printed(shared)) == 1
     assert not list(shared.glob("*rank*"))
@@ -170,7 +170,7 @@ def test_as_many_documents_are_lost_as_are_read_together(
 
     def counted(file: SampleFile, samples: Iterable[Sample]) -> None:
         held = list(samples)
-        written.append(len({each["document"] for each in held}))
+        written.append(len({sample["document"] for sample in held}))
         append(file, held)
 
     monkeypatch.setattr(SampleFile, "append", counted)

@@ -36,7 +36,7 @@ def cluster() -> Iterator[None]:
 
 def results_in(folder: Path) -> list[dict[str, Any]]:
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("results_*.json"))]
-    return [{name: value for name, value in each.items() if name != "times"} for each in found]
+    return [{name: value for name, value in results.items() if name != "times"} for results in found]
 
 
 def test_a_worker_that_is_killed_is_replaced_and_nothing_is_done_twice(
@@ -48,7 +48,7 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_is_done_twice(
         run_on_ray(toy_command, arguments, workers=2, gpus_per_worker=0)
     assert capsys.readouterr().out == "20\n20\n"
     assert results_in(tmp_path / "ray") == results_in(tmp_path / "alone")
-    one, other = (tmp_path / each / "samples_toy.jsonl" for each in ("alone", "ray"))
+    one, other = (tmp_path / folder / "samples_toy.jsonl" for folder in ("alone", "ray"))
     assert one.read_bytes() == other.read_bytes()
     assert (tmp_path / "ray" / "deaths.txt").read_text() == "0"
 
@@ -76,7 +76,7 @@ def test_two_workers_give_what_one_process_gives(tmp_path: Path, capsys: pytest.
     assert main([*command, "--output", str(tmp_path / "ray"), "--engine", "ray", "--workers", "2"]) == 0
     assert capsys.readouterr() == alone
     assert results_in(tmp_path / "ray") == results_in(tmp_path / "alone")
-    one, other = (tmp_path / each / "samples_truthfulqa_miniature.jsonl" for each in ("alone", "ray"))
+    one, other = (tmp_path / folder / "samples_truthfulqa_miniature.jsonl" for folder in ("alone", "ray"))
     assert one.read_bytes() == other.read_bytes()
     assert not list((tmp_path / "ray").glob("*rank*"))
 

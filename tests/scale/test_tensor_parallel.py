@@ -66,24 +66,24 @@ def test_ranks_that_draw_apart_go_on_with_the_same_tokens(of_ranks: list[dict[st
 def test_the_commands_print_and_write_once(
     folder: Path, of_ranks: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert [(each["generate"], each["evaluate"]) for each in of_ranks] == [(0, 0), (0, 0)]
+    assert [(of_rank["generate"], of_rank["evaluate"]) for of_rank in of_ranks] == [(0, 0), (0, 0)]
     assert (folder / "generate1.txt").read_text() == (folder / "evaluate1.txt").read_text() == ""
     assert main([*GENERATE, "--device", "cpu"]) == 0
     assert (folder / "generate0.txt").read_text() == capsys.readouterr().out
     assert main([*EVALUATE, "--device", "cpu", "--output", str(tmp_path)]) == 0
     assert (folder / "evaluate0.txt").read_text() == capsys.readouterr().out
     ours, theirs = ([json.loads(line) for line in samples(path)] for path in (tmp_path, folder / "shared"))
-    assert [(each["document"], each["configuration"]) for each in ours] == [
-        (each["document"], each["configuration"]) for each in theirs
+    assert [(sample["document"], sample["configuration"]) for sample in ours] == [
+        (sample["document"], sample["configuration"]) for sample in theirs
     ]
     for one, other in zip(ours, theirs, strict=True):
         assert other["normalized"] == pytest.approx(one["normalized"], rel=1e-4)
-    assert sorted(each.suffix for each in (folder / "shared").iterdir()) == [".json", ".jsonl"]
+    assert sorted(path.suffix for path in (folder / "shared").iterdir()) == [".json", ".jsonl"]
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_commands_print_once_as_well(name: str, folder: Path, of_ranks: list[dict[str, Any]]) -> None:
-    assert [each[name] for each in of_ranks] == [0, 0]
+    assert [of_rank[name] for of_rank in of_ranks] == [0, 0]
     assert (folder / f"{name}1.txt").read_text() == ""
     assert json.loads((folder / f"{name}0.txt").read_text())
 

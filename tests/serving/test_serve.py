@@ -79,7 +79,7 @@ class Server:
         if not stream:
             return Answer(answer.choices[0].message.content, 1, answer.choices[0].finish_reason)
         pieces = [chunk.choices[0] for chunk in answer]
-        texts = [each.delta.content for each in pieces if each.delta.content]
+        texts = [piece.delta.content for piece in pieces if piece.delta.content]
         return Answer("".join(texts), len(texts), pieces[-1].finish_reason)
 
 
@@ -125,7 +125,7 @@ def test_a_client_gets_the_text_of_contrastive_search(server, texts, stream):
 def test_two_clients_at_once_each_get_their_own_text(server, texts):
     asked = [(prompt, stream) for prompt in PROMPTS for stream in (True, False)]
     with ThreadPoolExecutor(2) as clients:
-        answers = list(clients.map(lambda each: server.ask(*each), asked))
+        answers = list(clients.map(lambda request: server.ask(*request), asked))
     for (prompt, _), answer in zip(asked, answers, strict=True):
         assert answer.text == texts(prompt)
 
