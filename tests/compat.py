@@ -81,7 +81,7 @@ def _key(name: str) -> str:
 
 
 def _install(site: Path, *what: str) -> None:
-    mark = site / f".{'-'.join(each.strip('-').replace('/', '') for each in what)}.installed"
+    mark = site / f".{'-'.join(requirement.strip('-').replace('/', '') for requirement in what)}.installed"
     if not mark.exists():
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--upgrade", "--no-compile"]
         subprocess.run([*pip, "--target", str(site), *what], check=True)

@@ -72,5 +72,5 @@ def test_a_part_that_is_none_is_one_line(python: Path) -> None:
 def test_make_hands_over_parts_and_peer() -> None:
     command = ["make", "-n", "-C", str(ROOT), "bench", "PART=contrast isotropy", "PEER=/peer/python"]
     last = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
-    (line,) = [each for each in last if "cpu.sh" in each]
+    (line,) = [text for text in last if "cpu.sh" in text]
     assert line.endswith('PEER="/peer/python" benchmarks/cpu.sh contrast isotropy')

@@ -63,9 +63,9 @@ def batches(model: Any, folder: str) -> list[tuple[list[list[int]], list[list[in
     pad = model.generation_config.pad_token_id
     ids = [tokenizer(prompt).input_ids for prompt in PROMPTS]
     width = max(map(len, ids))
-    padded = [[pad] * (width - len(each)) + each for each in ids]
-    masks = [[0] * (width - len(each)) + [1] * len(each) for each in ids]
-    return [*(([each], [[1] * len(each)]) for each in ids), (padded, masks)]
+    padded = [[pad] * (width - len(prompt)) + prompt for prompt in ids]
+    masks = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in ids]
+    return [*(([prompt], [[1] * len(prompt)]) for prompt in ids), (padded, masks)]
 
 
 def merge(file: Path, name: str, cases: list[dict[str, Any]]) -> None:

@@ -83,8 +83,8 @@ def contrastive_decoding(
 
 def dola(final: Tensor, premature: Sequence[Tensor], alpha: float, kind: str) -> Tensor:
     log_p, distances = log_softmax(final), []
-    for each in premature:
-        log_q = log_softmax(each)
+    for logits in premature:
+        log_q = log_softmax(logits)
         log_m = torch.stack([log_p, log_q]).logsumexp(0) - math.log(2)
         pairs = ((log_m, log_p), (log_m, log_q)) if kind == "dola" else ((log_p, log_m), (log_q, log_m))
         distances.append(sum(float((a.exp() * (a - b)).sum()) for a, b in pairs) / 2)

@@ -90,10 +90,10 @@ def _with_drawn(use: Callable[[Call], Any], count: int, seed: int) -> None:
         max_examples=count, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
     )
     @hypothesis.given(calls())
-    def each(call: Call) -> None:
+    def use_drawn(call: Call) -> None:
         use(call)
 
-    each()
+    use_drawn()
 
 
 def outcome(call: Call) -> str:
@@ -135,10 +135,10 @@ def _with_change(call: Call, caches: weakref.WeakSet[Cache]) -> str:
     model, new = (fresh(call.model, call.weights) for _ in range(2))
     made = Made(call, model)
     how, _ = _ended(made, caches)
-    for each in (model, new):
+    for changed in (model, new):
         torch.manual_seed(0)
         try:
-            CHANGES[call.change](each)
+            CHANGES[call.change](changed)
         except Exception:  # a change that this model does not allow
             return how
     return _as_good_as_new(made, new, caches)
@@ -162,12 +162,12 @@ def _as_good_as_new(made: Made, new: Any, caches: weakref.WeakSet[Cache]) -> str
     if ended[0] == "tokens" and call.strategy not in BASELINES and plain and not trained:
         found, sought = (
             (
-                branching_of(each).way,
-                inspect_model(each).head_transform,
-                inspect_model(each).separable,
-                inspect_model(each).no_early_exit,
+                branching_of(examined).way,
+                inspect_model(examined).head_transform,
+                inspect_model(examined).separable,
+                inspect_model(examined).no_early_exit,
             )
-            for each in (model, new)
+            for examined in (model, new)
         )
         if found != sought:
             raise BrokenRuleError(f"what is known of the model, {found}, is not what is known of a new one, {sought}")
@@ -202,7 +202,7 @@ def _merged(model: Any) -> None:
 
 def _shallower(model: Any, in_place: bool) -> None:
     decoder = model.get_decoder()
-    name, layers = next(each for each in decoder.named_children() if isinstance(each[1], torch.nn.ModuleList))
+    name, layers = next(child for child in decoder.named_children() if isinstance(child[1], torch.nn.ModuleList))
     if in_place:
         del layers[-1]
     else:
@@ -268,10 +268,10 @@ def _ended(made: Made, caches: weakref.WeakSet[Cache], injected: list[Any] | Non
         how = "tokens"
         tokens = _checked(call, model, made, output)
         if not isinstance(output, Tensor):
-            kept |= {each for each in caches if each is output.past_key_values}
+            kept |= {cache for cache in caches if cache is output.past_key_values}
         del output
-    for each in (*made.raised, *(injected or [])):
-        each.__traceback__ = None
+    for exception in (*made.raised, *(injected or [])):
+        exception.__traceback__ = None
     if made.changed:
         raise BrokenRuleError(f"{made.changed} was changed")
     if _state(model) != before:
@@ -287,15 +287,15 @@ def _ended(made: Made, caches: weakref.WeakSet[Cache], injected: list[Any] | Non
 def _foreign(call: Call, model: Any, error: BaseException, raised: list[BaseException], injected: list[Any]) -> str:
     """How a call ended that raised no error of the project's."""
     frames = traceback.extract_tb(error.__traceback__)
-    strategy = [each for each in frames if _of_a_strategy(each)]
-    if any(error is each for each in raised):
+    strategy = [frame for frame in frames if _of_a_strategy(frame)]
+    if any(error is thrown for thrown in raised):
         return "the caller's own error"
-    if any(error is each for each in injected) and (isinstance(error, KeyboardInterrupt) or not strategy):
+    if any(error is planted for planted in injected) and (isinstance(error, KeyboardInterrupt) or not strategy):
         return "KeyboardInterrupt" if isinstance(error, KeyboardInterrupt) else "transformers: out of memory"
     if isinstance(error, BrokenRuleError) or not isinstance(error, Exception):
         raise error
     # The call's processors are transformers' own, though they run in the strategy's loop.
-    if strategy and not any(Path(each.filename).name == "logits_process.py" for each in frames):
+    if strategy and not any(Path(frame.filename).name == "logits_process.py" for frame in frames):
         where = f"{Path(strategy[-1].filename).name}:{strategy[-1].lineno}"
         raise BrokenRuleError(f"{type(error).__name__} from inside the strategy ({where}): {error}") from error
     if call.strategy not in BASELINES:
@@ -346,7 +346,7 @@ def _checked(call: Call, model: Any, made: Made, output: Any) -> list[list[int]]
     if most is not None and sequences.shape[1] - start > max(most, 1):
         problem = f"{sequences.shape[1] - start} new tokens where {most} were asked for"
     scores = getattr(output, "scores", None) or ()
-    if any(bool(each.isnan().any()) for each in scores) and call.strategy not in BASELINES:
+    if any(bool(score.isnan().any()) for score in scores) and call.strategy not in BASELINES:
         problem = "a score is NaN"
     if problem:
         raise BrokenRuleError(problem)
@@ -361,10 +361,12 @@ def _kept_for_the_next_call() -> set[Cache]:
 def _state(model: Any) -> tuple[Any, ...]:
     """What a call must leave as it found it."""
     hooks = [
-        hook for each in model.modules() for hook in (*each._forward_hooks.values(), *each._forward_pre_hooks.values())
+        hook
+        for module in model.modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     ]
     hooks = [
-        each for each in hooks if each.__module__ != "transformers.utils.output_capturing"
+        hook for hook in hooks if hook.__module__ != "transformers.utils.output_capturing"
     ]  # put on once, for good
     return len(hooks), model.training, model.generation_config.to_json_string(), torch.is_grad_enabled()
 

@@ -126,7 +126,7 @@ class Made:
             value, str
         ):
             tokens = {"half": range(self.vocab // 2, self.vocab), "all": range(self.vocab), "past": [self.vocab + 3]}
-            return [[each] for each in tokens[value]] if name == "bad_words_ids" else list(tokens[value])
+            return [[token] for token in tokens[value]] if name == "bad_words_ids" else list(tokens[value])
         return self.vocab + 3 if value == "past" else value
 
 

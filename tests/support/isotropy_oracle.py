@@ -14,9 +14,9 @@ import torch
 def states_of(model: Any, ids: list[list[int]]) -> list[list[np.ndarray]]:
     """States (tokens, dim) by layer and text, float64."""
     by_text = []
-    for each in ids:
+    for text in ids:
         with torch.no_grad():
-            found = model(torch.tensor([each]), output_hidden_states=True).hidden_states
+            found = model(torch.tensor([text]), output_hidden_states=True).hidden_states
         by_text.append([state[0].double().numpy() for state in found])
     return [list(layer) for layer in zip(*by_text, strict=True)]
 

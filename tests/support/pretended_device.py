@@ -74,7 +74,9 @@ def spread(model: Any, *elsewhere: str) -> Any:
     accelerate's ``dispatch_model`` does for a model spread over GPUs.
     """
     decoder = model.get_decoder()
-    blocks = [each for child in decoder.children() for each in (child if isinstance(child, nn.ModuleList) else [child])]
+    blocks = [
+        block for child in decoder.children() for block in (child if isinstance(child, nn.ModuleList) else [child])
+    ]
     blocks.append(model.get_output_embeddings())
     there = [model.get_submodule(name) for name in elsewhere]
     for block in blocks:
@@ -154,7 +156,7 @@ def _wrapped(value: Any) -> Any:
 
 
 def _same_place(func: Any, tensors: list[Tensor]) -> torch.device:
-    places = {each.device for each in tensors if each.dim() > 0}
+    places = {tensor.device for tensor in tensors if tensor.dim() > 0}
     if len(places) > 1:
         raise RuntimeError(f"{func}: expected all tensors on one device, found {sorted(map(str, places))}")
     return next(iter(places), tensors[0].device if tensors else CPU)

@@ -50,10 +50,10 @@ def said(model: Any) -> dict[str, Any]:
         found[name] = decoding.generate(model, **PROMPTS, strategy=strategy, max_new_tokens=10).tolist()
     processor = STRATEGIES["DoLa"].logits_processor(model, **PROMPTS)
     found["beams"] = model.generate(**PROMPTS, num_beams=2, max_new_tokens=5, logits_processor=[processor]).tolist()
-    scoring = [None, *(each for each in STRATEGIES.values() if not isinstance(each, ContrastiveSearch))]
+    scoring = [None, *(strategy for strategy in STRATEGIES.values() if not isinstance(strategy, ContrastiveSearch))]
     with Scorer(model, [11, 12], scoring) as scorer:
         (by_strategy,) = scorer.score([([13], [[21, 22], [21, 23, 24]])])
-    found["scores"] = [each.normalized.tolist() for scores in by_strategy for each in scores]
+    found["scores"] = [score.normalized.tolist() for scores in by_strategy for score in scores]
     return found
 
 

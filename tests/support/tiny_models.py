@@ -122,6 +122,6 @@ def random_prompt(length: int, seed: int) -> list[int]:
 def left_padded(prompts: list[list[int]]) -> dict[str, torch.Tensor]:
     """The prompts as one batch for ``generate``."""
     width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(each)) + each for each in prompts])
-    mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in prompts])
+    ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     return {"input_ids": ids, "attention_mask": mask}

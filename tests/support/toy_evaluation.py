@@ -33,8 +33,8 @@ class Toy(Task):
             os.kill(os.getpid(), signal.SIGKILL)
         if document.content == self.bad:
             raise InputError("its answer is too long")
-        drawn = [random.Random(each.seed(document.id)).random() for each in configurations]
-        return [{"metrics": {"right": float(each < 0.4), "share": each}} for each in drawn]
+        drawn = [random.Random(configuration.seed(document.id)).random() for configuration in configurations]
+        return [{"metrics": {"right": float(share < 0.4), "share": share}} for share in drawn]
 
 
 def toy_command(
