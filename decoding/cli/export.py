@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from decoding.cli.options import Device, DeviceMap, Model, Settings, known_strategies, settings_of
+from decoding.cli.options import Device, DeviceMap, Model, Settings, settings_of, strategy_option
 from decoding.strategies.registry import exportable_strategies, parse_strategy
 
 __all__ = ["export_command"]
@@ -16,14 +16,7 @@ __all__ = ["export_command"]
 def export_command(
     output: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")],
     model: Model = "expert",
-    strategy: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            callback=known_strategies,
-            help=f"One of {', '.join(exportable_strategies())}; parameters may follow a colon.",
-        ),
-    ] = "contrastive-search",
+    strategy: Annotated[str, strategy_option(exportable_strategies())] = "contrastive-search",
     set_: Settings = None,
     link: Annotated[
         str | None, typer.Option(metavar="hard|sym", help="Link the model's files; by default they are copied.")

@@ -16,9 +16,9 @@ from decoding.cli.options import (
     Seed,
     Settings,
     expanded,
-    known_strategies,
     prompts_of,
     settings_of,
+    strategy_option,
 )
 from decoding.cli.output import as_json, progress, writable, write_files
 from decoding.errors import OptionError
@@ -35,14 +35,7 @@ __all__ = ["generate_command"]
 def generate_command(
     *,
     model: Model = "expert",
-    strategy: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            callback=known_strategies,
-            help=f"One of {', '.join(STRATEGIES)}; parameters may follow a colon.",
-        ),
-    ] = "contrastive-search",
+    strategy: Annotated[str, strategy_option(STRATEGIES)] = "contrastive-search",
     set_: Settings = None,
     prompt: Annotated[
         list[str] | None,

@@ -7,7 +7,7 @@ import functools
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -141,6 +141,13 @@ def known_strategies(given: Any) -> Any:
     for spec in [given] if isinstance(given, str) else given or ():
         strategy_name(spec)
     return given
+
+
+def strategy_option(names: Iterable[str]) -> Any:
+    """Return the option ``--strategy`` of a command that takes one strategy, of these names."""
+    return typer.Option(
+        metavar="NAME", callback=known_strategies, help=f"One of {', '.join(names)}; parameters may follow a colon."
+    )
 
 
 def settings_of(pairs: Sequence[str]) -> dict[str, str]:
