@@ -29,15 +29,7 @@ PROMPTS = {
 GENERATE = ["generate", "--prompt", "The old clockmaker", "--max-new-tokens", "8"]
 EVALUATE = ["eval", "truthfulqa", "--miniature", "--limit", "5", "--strategy", "greedy", "--strategy", "dola:layers=2"]
 OTHERS = {
-    "compare": [
-        "--prompt",
-        "The old clockmaker",
-        "--max-new-tokens",
-        "4",
-        "--strategy",
-        "contrastive-search",
-        "--json",
-    ],
+    "compare": ["--prompt", "Long ago", "--max-new-tokens", "4", "--strategy", "contrastive-search", "--json"],
     "doctor": ["--json"],
     "isotropy": ["--max-texts", "2", "--layers", "-1", "--json"],
 }

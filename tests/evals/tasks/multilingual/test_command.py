@@ -96,16 +96,8 @@ def test_a_second_run_writes_nothing_anew_and_ends_with_the_same(ran, command, m
 def test_strategies_that_draw_do_so_from_the_seed(ran, command, tmp_path):
     _, arguments = command
     other = [
-        "eval",
-        "multilingual",
-        *arguments[2:4],
-        "--languages",
-        "de",
-        "--strategy",
-        "nucleus",
-        "--max-new-tokens",
-        "6",
-    ]
+        "eval", "multilingual", *arguments[2:4], "--languages", "de", "--strategy", "nucleus", "--max-new-tokens", "6",
+    ]  # fmt: skip
     assert main([*other, "--output", str(tmp_path), "--json"]) == 0
 
     def texts(folder):
