@@ -71,12 +71,17 @@ def resolve(dotted: str) -> bool:
 
 def unknown_names(text: str) -> list[str]:
     shown = shown_modules(text)
-    return sorted({name for name in NAME.findall(text) if name not in shown | GROUPS and not resolve(name)})
+    return sorted(
+        name
+        for name in set(NAME.findall(text))
+        if not shown & {name, name.rpartition(".")[0]} and name not in GROUPS and not resolve(name)
+    )
 
 
 def shown_modules(text: str) -> set[str]:
     """The modules whose files a recipe shows."""
-    return {f"decoding.{path.removeprefix('decoding/')[:-3].replace('/', '.')}" for path in NEW_FILE.findall(text)}
+    paths = [path.removesuffix(".py").removesuffix("/__init__") for path in NEW_FILE.findall(text)]
+    return {f"decoding.{path.removeprefix('decoding/').replace('/', '.')}" for path in paths}
 
 
 def blocks(text: str, language: str) -> list[str]:
