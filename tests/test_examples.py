@@ -24,7 +24,6 @@ def test_it_runs_and_shows_what_it_is_for(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What a script registers is known in this test only.
-    monkeypatch.setattr(STRATEGIES, "_classes", dict(STRATEGIES._classes))
     monkeypatch.setattr(STRATEGIES, "_registered", {})
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     assert SHOWN[name] in capsys.readouterr().out

@@ -48,6 +48,7 @@ FLOORS = [
     "decoding.versions",
     "decoding.files",
     "decoding.lazy",
+    "decoding.entry_points",
     "decoding.parameters",
     "decoding.errors",
     "decoding.kernels",

@@ -16,6 +16,7 @@ from typer.main import get_command
 from decoding.cli.app import app
 from decoding.evals import miniature
 from decoding.evals.cli import main
+from decoding.models import loading
 from decoding.models.builtin import BUILT_IN
 
 pytestmark = pytest.mark.skipif(
@@ -54,7 +55,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         seen.append(placed)
         return real(dtype, **placed)
 
-    monkeypatch.setitem(BUILT_IN, "expert", watched)
+    monkeypatch.setattr(loading, "BUILT_IN", {**BUILT_IN, "expert": watched})
     return seen
 
 
@@ -70,7 +71,7 @@ def second_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             spread(model, "model.layers.2", "model.layers.3", "model.norm", "lm_head")
         return model, tokenizer
 
-    monkeypatch.setitem(BUILT_IN, "expert", halved)
+    monkeypatch.setattr(loading, "BUILT_IN", {**BUILT_IN, "expert": halved})
     with pretended_device():
         yield
 

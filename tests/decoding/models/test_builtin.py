@@ -6,26 +6,28 @@ import os
 import subprocess
 import sys
 from importlib.metadata import EntryPoint, EntryPoints
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from decoding.evals import miniature
-from decoding.models import builtin
-from decoding.models.builtin import EntryPointTable
+import decoding
+from decoding import DecodingWarning, OptionError, entry_points
+from decoding.entry_points import EntryPointTable
+from decoding.evals import builtin, miniature
+from decoding.models import loading
+from decoding.models.builtin import BUILT_IN, BUILT_IN_ADAPTERS
 
 
 def _table(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> EntryPointTable[Any]:
-    monkeypatch.setattr(builtin, "entry_points", lambda group: EntryPoints(entries).select(group=group))
-    return EntryPointTable("decoding.adapters", "ADAPTERS")
+    monkeypatch.setattr(entry_points, "entry_points", lambda group: EntryPoints(entries).select(group=group))
+    return EntryPointTable("decoding.adapters", "adapter", BUILT_IN_ADAPTERS.locations)
 
 
-def test_the_embedded_models_are_known_where_the_package_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = _table(monkeypatch)
-    assert list(table) == ["induced"]
-    assert table["induced"] == miniature.folder("induced")
-    assert table.get("else") is None
+def test_the_embedded_models_are_known() -> None:
+    assert BUILT_IN["expert"] is builtin.load_expert
+    assert BUILT_IN["amateur"] is builtin.load_amateur
+    assert BUILT_IN_ADAPTERS["induced"] == miniature.folder("induced")
+    assert BUILT_IN_ADAPTERS.get("else") is None
 
 
 def test_another_packages_objects_are_imported_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,24 +37,28 @@ def test_another_packages_objects_are_imported_when_they_are_asked_for(monkeypat
         EntryPoint("broken", "no_such_package:FOLDER", "decoding.adapters"),
         EntryPoint("a model", "os:sep", "decoding.models"),
     )
-    assert sorted(table) == ["broken", "induced", "mine"]
+    assert list(table) == ["induced", "mine", "broken"]
+    assert len(table) == 3
     assert "broken" in table
     assert table["mine"] == os.sep
-    with pytest.raises(ModuleNotFoundError):
+    message = r"adapter broken of package \(unknown\): no_such_package:FOLDER cannot be imported \(ModuleNotFoundError"
+    with pytest.raises(OptionError, match=message):
         table["broken"]
 
 
-def test_entry_points_of_this_package_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = _table(monkeypatch, EntryPoint("tamed", "decoding.evals.builtin:INDUCED", "decoding.adapters"))
-    assert dict(table) == {"tamed": miniature.folder("induced")}
+def test_a_name_of_this_library_cannot_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = _table(monkeypatch, EntryPoint("induced", "os:sep", "decoding.adapters"))
+    with pytest.warns(DecodingWarning, match=r"adapter induced of .* is left out: the name is taken by this library"):
+        assert list(table) == ["induced"]
+    assert table["induced"] == miniature.folder("induced")
 
 
-def test_what_is_put_in_goes_before_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = _table(monkeypatch, EntryPoint("induced", "decoding.evals.builtin:INDUCED", "decoding.adapters"))
-    table["induced"] = Path("elsewhere")
-    assert table["induced"] == Path("elsewhere")
-    del table["induced"]
-    assert len(table) == 0
+def test_a_broken_model_of_another_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = EntryPoints([EntryPoint("mine", "no_such_package:load", "decoding.models")])
+    monkeypatch.setattr(entry_points, "entry_points", lambda group: entries)
+    monkeypatch.setattr(loading, "BUILT_IN", EntryPointTable("decoding.models", "model", {}))
+    with pytest.raises(OptionError, match=r"model mine of package .* cannot be imported"):
+        decoding.load("mine")
 
 
 def test_embedded_models_need_no_command_line() -> None:

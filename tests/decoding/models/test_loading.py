@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from decoding import ModelError, OptionError
-from decoding.models.builtin import BUILT_IN
+from decoding.models import loading
 from decoding.models.loading import load
 
 
@@ -76,7 +76,7 @@ def test_an_encoder_decoder_comes_with_its_head(tmp_path):
 
 
 def test_a_built_in_name_goes_before_everything_else(saved, monkeypatch):
-    monkeypatch.setitem(BUILT_IN, "mine", lambda dtype: load(str(saved), dtype="float32"))
+    monkeypatch.setattr(loading, "BUILT_IN", {"mine": lambda dtype: load(str(saved), dtype="float32")})
     assert load("mine")[0].config.vocab_size == 4
 
 
@@ -84,7 +84,7 @@ def test_a_built_in_model_that_is_missing(monkeypatch):
     def absent(dtype):
         raise FileNotFoundError("its folder holds\nno model")
 
-    monkeypatch.setitem(BUILT_IN, "mine", absent)
+    monkeypatch.setattr(loading, "BUILT_IN", {"mine": absent})
     assert "'mine' cannot be loaded (its folder holds" in refused("mine")
 
 
@@ -134,7 +134,6 @@ def test_a_folder_without_a_tokenizer(broken):
 
 def test_a_hub_name_without_the_hub(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setitem(BUILT_IN, "expert", lambda dtype: None)
     monkeypatch.chdir(tmp_path)
     assert "out of reach; did you mean expert? built in:" in refused("exprt")
     assert "no folder of this name" in refused("someone/no-such-model")

@@ -151,7 +151,6 @@ class Registered(ContrastiveSearch):
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have registrations undone after the test."""
     monkeypatch.setattr(STRATEGIES, "_registered", {})
-    monkeypatch.setattr(STRATEGIES, "_classes", dict(STRATEGIES._classes))
 
 
 def test_a_registered_strategy_is_known_by_its_name(clean: None) -> None:
