@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +63,53 @@ def induce(
         InputError: no examples, or none that fits.
         OptionError: the folder holds a run with other settings, or cannot be written.
     """
-    try:
-        import peft
-        from transformers import Trainer, TrainerCallback, TrainingArguments
-        from transformers.trainer_utils import get_last_checkpoint
-        from transformers.utils.import_utils import is_accelerate_available
-    except ImportError as error:
-        raise ModelError("induce needs peft: pip install 'contrastive-decoding[lora]'") from error
-    if not is_accelerate_available():
-        raise ModelError("induce needs accelerate: pip install 'contrastive-decoding[lora]'")
     recipe = recipe or Recipe()
     output = Path(output)
     model = unwrapped(model)
+    _check_packages()
+    _check_trainable(model)
+    rows = _tokenized(tokenizer, examples, recipe)
+    _check_resumable(output, _fingerprint(rows, recipe))
+    with _lora_layers(model, recipe) as wrapped:
+        trainer = _trainer(wrapped, tokenizer, rows, output, recipe, micro_batch, report)
+        try:
+            _remove_unfinished(output / CHECKPOINTS)
+            with _written(output):
+                outcome = trainer.train(resume_from_checkpoint=_last_checkpoint(output))
+                wrapped.save_pretrained(str(output))
+        except OptionError:
+            (output / "adapter_config.json").unlink(
+                missing_ok=True
+            )  # or an incomplete adapter would pass for a whole one
+            raise
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    record = {
+        "model": getattr(model, "name_or_path", "") or type(model).__name__,
+        "examples": len(rows),
+        "steps": trainer.state.global_step,
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+        "training_loss": outcome.training_loss,
+        "recipe": dataclasses.asdict(recipe),
+        "versions": {"torch": torch.__version__, "peft": version("peft")},
+    }
+    with _written(output):
+        write_whole(output / RECORD, json.dumps(record, indent=2) + "\n")
+    shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+    return record
+
+
+def _check_packages() -> None:
+    """Raise ModelError where peft or accelerate is not installed."""
+    from transformers.utils.import_utils import is_accelerate_available, is_peft_available
+
+    for package, is_there in (("peft", is_peft_available()), ("accelerate", is_accelerate_available())):
+        if not is_there:
+            raise ModelError(f"induce needs {package}: pip install 'contrastive-decoding[lora]'")
+
+
+def _check_trainable(model: Any) -> None:
+    """Raise ModelError where a model has adapters, or weights on which this process cannot train one."""
     if adapters_of(model):
         raise ModelError("the model has adapters already: induce an amateur on the model without them")
     if is_offloaded(model) or is_tensor_parallel(model):
@@ -82,8 +118,13 @@ def induce(
             f"the model has weights {where}, where no adapter can be trained on them: it must be on one device, or "
             "split over devices of this process"
         )
-    rows = _tokenized(tokenizer, examples, recipe)
-    _check_resumable(output, _fingerprint(rows, recipe))
+
+
+@contextmanager
+def _lora_layers(model: Any, recipe: Recipe) -> Iterator[Any]:
+    """Put new LoRA layers on a model, which is as before after the context."""
+    import peft
+
     config = peft.LoraConfig(
         r=recipe.rank, lora_alpha=recipe.lora_alpha, lora_dropout=recipe.dropout, task_type="CAUSAL_LM",
         target_modules=_target_modules(model),
@@ -92,12 +133,37 @@ def induce(
     was_training = model.training
     trainable = [parameter.requires_grad for parameter in model.parameters()]
     wrapped = peft.get_peft_model(model, config)
+    try:
+        yield wrapped
+    finally:
+        wrapped.unload()
+        # unload() takes the LoRA layers out and leaves their configuration on the model.
+        vars(model).pop("peft_config", None)
+        model.train(was_training)
+        for parameter, wanted in zip(model.parameters(), trainable, strict=True):
+            parameter.requires_grad_(wanted)
+
+
+def _trainer(
+    wrapped: Any,
+    tokenizer: Any,
+    rows: list[dict[str, list[int]]],
+    output: Path,
+    recipe: Recipe,
+    micro_batch: int,
+    report: Callable[[int, int, float | None], None] | None,
+) -> Any:
+    """Return the transformers Trainer of a model with LoRA layers."""
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers.trainer_callback import PrinterCallback
+
     micro = min(micro_batch, recipe.batch_size, len(rows))
+    model = wrapped.get_base_model()
     device = input_device(model).type
     on_gpu = device == "cuda"
-    accumulate = max(1, min(recipe.batch_size, len(rows)) // micro)
     arguments = TrainingArguments(
-        output_dir=str(output / CHECKPOINTS), per_device_train_batch_size=micro, gradient_accumulation_steps=accumulate,
+        output_dir=str(output / CHECKPOINTS), per_device_train_batch_size=micro,
+        gradient_accumulation_steps=max(1, min(recipe.batch_size, len(rows)) // micro),
         num_train_epochs=recipe.epochs, learning_rate=recipe.learning_rate, lr_scheduler_type="linear",
         seed=recipe.seed, save_strategy="epoch", save_total_limit=1, logging_strategy="steps", logging_steps=1,
         report_to=[], disable_tqdm=True, remove_unused_columns=False, use_cpu=device == "cpu",
@@ -112,37 +178,15 @@ def induce(
     trainer = Trainer(
         model=wrapped, args=arguments, train_dataset=rows, data_collator=_Collator(tokenizer), callbacks=[Progress()]
     )
-    trainer.remove_callback(_printer())
-    try:
-        _remove_unfinished(output / CHECKPOINTS)
-        with _written(output):
-            outcome = trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output / CHECKPOINTS)))
-            wrapped.save_pretrained(str(output))
-    except OptionError:
-        (output / "adapter_config.json").unlink(missing_ok=True)  # or an incomplete adapter would pass for a whole one
-        raise
-    finally:
-        wrapped.unload()
-        # unload() takes the LoRA layers out and leaves their configuration on the model.
-        vars(model).pop("peft_config", None)
-        model.train(was_training)
-        for parameter, wanted in zip(model.parameters(), trainable, strict=True):
-            parameter.requires_grad_(wanted)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    record = {
-        "model": getattr(model, "name_or_path", "") or type(model).__name__,
-        "examples": len(rows),
-        "steps": trainer.state.global_step,
-        "first_loss": losses[0] if losses else None,
-        "last_loss": losses[-1] if losses else None,
-        "training_loss": outcome.training_loss,
-        "recipe": dataclasses.asdict(recipe),
-        "versions": {"torch": torch.__version__, "peft": peft.__version__},
-    }
-    with _written(output):
-        write_whole(output / RECORD, json.dumps(record, indent=2) + "\n")
-    shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
-    return record
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _last_checkpoint(output: Path) -> str | None:
+    from transformers.trainer_utils import get_last_checkpoint
+
+    found: str | None = get_last_checkpoint(str(output / CHECKPOINTS))
+    return found
 
 
 @contextmanager
@@ -204,12 +248,6 @@ class _Collator:
 
         mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in rows])
         return {"input_ids": padded("input_ids", self.pad), "labels": padded("labels", -100), "attention_mask": mask}
-
-
-def _printer() -> Any:
-    from transformers.trainer_callback import PrinterCallback
-
-    return PrinterCallback
 
 
 def _target_modules(model: Any) -> list[str]:
