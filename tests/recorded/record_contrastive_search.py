@@ -33,14 +33,25 @@ NEW_TOKENS = 48
 
 def record(name: str, folder: str) -> list[dict[str, Any]]:
     """All cases of one model: greedy and contrastive, each prompt alone and all of them as one left-padded batch."""
-    model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    settings = [{}, *({"penalty_alpha": alpha, "top_k": k} for alpha, k in SETTINGS)]
+    return cases_of(load(folder), name, folder, settings, NEW_TOKENS)
+
+
+def load(folder: str) -> Any:
+    """The model of a folder, in float32."""
+    return AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32).eval()
+
+
+def cases_of(
+    model: Any, name: str, folder: str, settings: list[dict[str, Any]], max_new_tokens: int
+) -> list[dict[str, Any]]:
+    """What ``generate`` chooses on every batch with every setting."""
     cases = []
-    for (input_ids, mask), setting in itertools.product(batches(model, folder), [None, *SETTINGS]):
-        options: dict[str, Any] = {} if setting is None else {"penalty_alpha": setting[0], "top_k": setting[1]}
+    for (input_ids, mask), options in itertools.product(batches(model, folder), settings):
         tokens = model.generate(
             input_ids=torch.tensor(input_ids),
             attention_mask=torch.tensor(mask),
-            max_new_tokens=NEW_TOKENS,
+            max_new_tokens=max_new_tokens,
             do_sample=False,
             **options,
         )
@@ -49,7 +60,7 @@ def record(name: str, folder: str) -> list[dict[str, Any]]:
                 "model": name,
                 "input_ids": input_ids,
                 "attention_mask": mask,
-                "max_new_tokens": NEW_TOKENS,
+                "max_new_tokens": max_new_tokens,
                 **options,
                 "tokens": tokens[:, len(input_ids[0]) :].tolist(),
             }

@@ -9,15 +9,12 @@ Adds (or replaces) the cases of that model in dola_4_55_4.json beside this file;
 
 from __future__ import annotations
 
-import itertools
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
-from record_contrastive_search import batches, merge
-from transformers import AutoModelForCausalLM
+from record_contrastive_search import cases_of, load, merge
 
 FILE = Path(__file__).with_name("dola_4_55_4.json")
 NEW_TOKENS = 32
@@ -25,7 +22,7 @@ NEW_TOKENS = 32
 
 def record(name: str, folder: str) -> list[dict[str, Any]]:
     """All cases of one model: each prompt alone and all of them as one left-padded batch."""
-    model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    model = load(folder)
     depth = model.config.num_hidden_layers
     settings = [
         {"dola_layers": "low"},
@@ -33,26 +30,7 @@ def record(name: str, folder: str) -> list[dict[str, Any]]:
         {"dola_layers": list(range(1, depth))},
         {"dola_layers": "high", "repetition_penalty": 1.2},
     ]
-    cases = []
-    for (input_ids, mask), options in itertools.product(batches(model, folder), settings):
-        tokens = model.generate(
-            input_ids=torch.tensor(input_ids),
-            attention_mask=torch.tensor(mask),
-            max_new_tokens=NEW_TOKENS,
-            do_sample=False,
-            **options,
-        )
-        cases.append(
-            {
-                "model": name,
-                "input_ids": input_ids,
-                "attention_mask": mask,
-                "max_new_tokens": NEW_TOKENS,
-                **options,
-                "tokens": tokens[:, len(input_ids[0]) :].tolist(),
-            }
-        )
-    return cases
+    return cases_of(model, name, folder, settings, NEW_TOKENS)
 
 
 if __name__ == "__main__":
