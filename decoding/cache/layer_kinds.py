@@ -35,7 +35,7 @@ class LayerKind:
     ``slots`` counts tokens. Rows of branches stand together: row ``i·branches + j`` is branch j of row i.
 
     Attributes:
-        can_share_prefix: True where branches may stand side by side behind one prefix.
+        can_share_prefix: True where branches may stand side by side after one prefix.
         one_token_a_pass: True where several tokens after the prompt must be read one by one.
     """
 
@@ -217,7 +217,7 @@ def has_window(cache: Any) -> bool:
 
 
 def can_share_prefix(cache: Any) -> bool:
-    """True where every layer of a cache allows branches behind one prefix."""
+    """True where every layer of a cache allows branches after one prefix."""
     return all(kind_of(layer).can_share_prefix for layer in layers_of(cache))
 
 

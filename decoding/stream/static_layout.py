@@ -139,7 +139,7 @@ class StaticStep:
         with torch.inference_mode(False):
             self.tokens = torch.zeros((layout.batch, flat), dtype=torch.long, device=device)
             self.positions = torch.zeros_like(self.tokens)
-            self.slots = torch.arange(flat, device=device)  # behind the prefix
+            self.slots = torch.arange(flat, device=device)  # after the prefix
             self.every_slot = torch.arange(bucket, device=device)
             # Copies, since a graph goes on reading them where a table that others share may be dropped.
             self.relations = {

@@ -135,14 +135,14 @@ def plausible(logits: Tensor, alpha: float) -> Tensor:
     return logits >= best + math.log(alpha)
 
 
-def masked(scores: Tensor, evidence: Tensor, alpha: float | None) -> Tensor:
+def masked(scores: Tensor, plausibility_logits: Tensor, alpha: float | None) -> Tensor:
     """Mask scores with -inf where a token is not plausible.
 
     Where every plausible token of a row is excluded, plausibility is computed again among the tokens that are left.
 
     Args:
         scores: (..., vocab), -inf where a token is already excluded.
-        evidence: (..., vocab), the logits whose plausibility counts.
+        plausibility_logits: (..., vocab), the logits whose plausibility counts.
         alpha: in [0, 1]; None lets every token pass.
 
     Returns:
@@ -150,10 +150,10 @@ def masked(scores: Tensor, evidence: Tensor, alpha: float | None) -> Tensor:
     """
     if alpha is None:
         return scores
-    plausible_scores = scores.masked_fill(~plausible(evidence, alpha), -torch.inf)
+    plausible_scores = scores.masked_fill(~plausible(plausibility_logits, alpha), -torch.inf)
     empty = plausible_scores.amax(-1, keepdim=True) == -torch.inf
     if bool(empty.any()):
-        remaining = evidence.masked_fill(scores == -torch.inf, -torch.inf)
+        remaining = plausibility_logits.masked_fill(scores == -torch.inf, -torch.inf)
         fallback = scores.masked_fill(~plausible(remaining, alpha), -torch.inf)
         plausible_scores = torch.where(empty, fallback, plausible_scores)
     return plausible_scores

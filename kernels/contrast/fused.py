@@ -7,6 +7,9 @@ which both launches compute as they read.
 
 Lower layers may exclude every plausible token of a row. Then the scores are launched twice: the first launch also
 stores each block's maxima, and the second returns early for every row that still has a token.
+
+Both kernels take the same inputs in the same order, spelled out in each: Triton could take them as one tuple, in which
+pointers, shapes and strides would have numbers and no names.
 """
 
 # mypy: disable-error-code="no-untyped-def"
