@@ -78,9 +78,8 @@ def induce(
                 outcome = trainer.train(resume_from_checkpoint=_last_checkpoint(output))
                 wrapped.save_pretrained(str(output))
         except OptionError:
-            (output / "adapter_config.json").unlink(
-                missing_ok=True
-            )  # or an incomplete adapter would pass for a whole one
+            # Or an incomplete adapter would pass for a whole one.
+            (output / "adapter_config.json").unlink(missing_ok=True)
             raise
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     record = {
