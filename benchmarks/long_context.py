@@ -117,25 +117,13 @@ def work(options: argparse.Namespace) -> None:
 def _method(model: Any, name: str, options: argparse.Namespace) -> Any:
     """What generates by a method, as a function of tokens and options of ``generate``."""
     import torch
+    from own_greedy import OwnGreedy
 
     import decoding
-    from decoding.strategies.contrast.base import Contrast, ContrastStrategy
-    from decoding.strategies.contrast.readers import EXPERT, Reader
-
-    class Greedy(ContrastStrategy):
-        """The model alone, in this library's loop and on its cache."""
-
-        name = "greedy"
-
-        def readers(self, model: Any, rows: int) -> list[Reader]:
-            return [Reader(EXPERT)]
-
-        def contrast(self, logits: Any, input_ids: Any) -> Contrast:
-            return Contrast(lambda alpha: logits[EXPERT].final, lambda: logits[EXPERT].final, None)
 
     strategies = {
         GREEDY: None,
-        LOOP: Greedy(),
+        LOOP: OwnGreedy(),
         OURS: decoding.ContrastiveSearch(penalty_alpha=0.6, top_k=options.k),
         WINDOW: decoding.ContrastiveSearch(0.6, options.k, max_history=options.max_history),
     }
