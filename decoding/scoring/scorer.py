@@ -355,7 +355,7 @@ def _union(groups: Sequence[Sequence[Reader]]) -> tuple[list[Reader], list[dict[
         shared_roles = {}
         for reader in group:
             prefix = None if reader.prefix is None else tuple(map(tuple, reader.prefix))
-            key = (id(reader.model), reader.adapter, prefix, reader.from_last_token)
+            key = (id(reader.model), reader.adapter, prefix, reader.system, reader.from_last_token)
             if key not in union:
                 names = {known.role for known in union.values()}
                 number = next(n for n in range(1, len(union) + 2) if _numbered(reader.role, n) not in names)

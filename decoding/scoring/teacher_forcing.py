@@ -45,7 +45,8 @@ def teacher_forced(model: Any, input_ids: Tensor, strategy: ContrastStrategy, fl
 
     Returns:
         (batch, length, vocab) float32, the log-softmax of the strategy's scores over its plausible tokens; those of row
-        r at position t are of the token after ``input_ids[r, : t + 1]``.
+        r at position t are of the token after ``input_ids[r, : t + 1]``. Where a reader reads a chat with its text as
+        system message, the positions before the first message that it shares with the text mean nothing.
 
     Raises:
         OptionError: an amateur that reads from the prompt's last token on: a whole text has no prompt.
@@ -84,7 +85,7 @@ def teacher_forced(model: Any, input_ids: Tensor, strategy: ContrastStrategy, fl
 
 
 def longest_text(model: Any, strategy: ContrastStrategy) -> int | None:
-    """The number of tokens that a text may have, so that it fits every reader's context after the reader's prefix.
+    """The number of tokens that a text may have, so that it fits every reader's context with the reader's own text.
 
     None where no config has a limit.
     """
@@ -94,7 +95,7 @@ def longest_text(model: Any, strategy: ContrastStrategy) -> int | None:
 
 def _longest(model: Any, readers: Sequence[Reader]) -> int | None:
     lengths = [
-        context - max(map(len, reader.prefix or [()]))
+        context - max(max(map(len, reader.prefix or [()])), reader.system.most_added() if reader.system else 0)
         for reader in readers
         if (context := context_of(reader.model or model)) is not None
     ]
@@ -109,7 +110,8 @@ class _GroupOutput:
         head: of the readers, with one row of each.
         output: of the pass; row ``i·batch + r`` is the text of row r as reader i has it.
         batch: number of texts.
-        starts: for each row of the output, the position of its text's first token: after the reader's prefix.
+        starts: for each row of the output, the position of its text's first token: after the reader's prefix. Below 0
+            where a reader's system message is shorter than a chat template's default one.
     """
 
     head: ReaderHead
@@ -126,7 +128,8 @@ class _GroupOutput:
 
         def positions(states: Tensor) -> Tensor:
             rows = range(row, len(self.starts), self.batch)
-            return torch.stack([states[i, self.starts[i] + start : self.starts[i] + end] for i in rows])
+            places = torch.arange(start, end, device=states.device)
+            return torch.stack([states[i, (places + self.starts[i]).clamp(min=0)] for i in rows])
 
         exits = [positions(states) for states in self.output.exits]
         logits = None if self.output.logits is None else positions(self.output.logits)

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from decoding.kernels.contrast import contrast_logits
 from decoding.parameters import require_number
-from decoding.strategies.contrast.amateurs import check_text, prefix_of
+from decoding.strategies.contrast.amateurs import check_text, text_reader
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
+from decoding.strategies.contrast.system_messages import Placement, require_placement
 
 __all__ = ["ContextAware"]
 
@@ -21,18 +22,21 @@ __all__ = ["ContextAware"]
 class ContextAware(ContrastStrategy):
     """Context-aware decoding: what the context adds to the prompt, amplified.
 
-    The score is (1 + α)·logit(y | c, x) - α·logit(y | x), with the prompt x and a context c before it.
-    Source: Shi et al., "Trusting Your Evidence: Hallucinate Less with Context-aware Decoding", 2305.14739. Both
-    readers go through one forward pass a token.
+    The score is (1 + α)·logit(y | c, x) - α·logit(y | x), with the prompt x and a context c before it: in a chat, as
+    its system message. Both readers go through one forward pass a token.
+    Source: Shi et al., "Trusting Your Evidence: Hallucinate Less with Context-aware Decoding", 2305.14739.
 
     Args:
         context: c: text, token ids, or a sequence of one of these a row. Empty, this is plain decoding.
         alpha: α >= 0; the paper uses 0.5 for summaries and 1 where the context contradicts what the model knows.
         tokenizer: for a context given as text.
+        placement: "system" makes the context the system message of a chat, "prefix" puts it before the whole prompt.
+            None is "system" where a prompt begins as the tokenizer's chat template does, and "prefix" where not.
 
     Raises:
         OptionError: a value out of range, or text without a tokenizer (when a call begins).
-        InputError: a context that fills the model's context length (likewise).
+        InputError: a context that fills the model's context length, or a prompt that is no chat with
+            ``placement="system"`` (likewise).
 
     Example:
         >>> strategy = ContextAware("Argentina won the World Cup in 1978, 1986 and 2022. ", tokenizer=tokenizer)
@@ -42,11 +46,13 @@ class ContextAware(ContrastStrategy):
     context: Any = field(metadata={"example": "TEXT"})
     alpha: float = 0.5
     tokenizer: Any = field(default=None, repr=False, compare=False)
+    placement: Placement | None = None
     name: ClassVar[str] = "context-aware"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_number("alpha", self.alpha, 0.0)
+        require_placement(self.placement)
 
     def check(self, model: Any) -> None:
         """Raise OptionError where the context is text and there is no tokenizer."""
@@ -54,8 +60,8 @@ class ContextAware(ContrastStrategy):
 
     def readers(self, model: Any, rows: int) -> list[Reader]:
         """The model on the prompt, and on the context and the prompt."""
-        prefix = prefix_of(self.context, self.tokenizer, rows, "context")
-        return [Reader(EXPERT), Reader("expert in context", prefix=prefix)]
+        role = "expert in context"
+        return [Reader(EXPERT), text_reader(role, self.context, self.tokenizer, rows, "context", self.placement)]
 
     def contrast(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor) -> Contrast:
         """The logits with the context, contrasted with those without."""

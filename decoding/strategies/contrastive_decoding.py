@@ -14,6 +14,7 @@ from decoding.parameters import require_choice, require_number, require_range
 from decoding.strategies.contrast.amateurs import amateur_reader, cut_to_shared, padded_to
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
+from decoding.strategies.contrast.system_messages import Placement, require_placement
 
 __all__ = ["ContrastiveDecoding"]
 
@@ -41,6 +42,9 @@ class ContrastiveDecoding(ContrastStrategy):
         amateur_context: "full", or "last_token" to let the amateur read the prompt's last token only, as Li et al. do.
         tokenizer: the expert's; compared with the amateur's where that is loaded by name, and needed for a prompt given
             as text.
+        placement: of a ``Prompt``'s text: "system" makes it the system message of a chat, "prefix" puts it before the
+            whole prompt. None is "system" where a prompt begins as the tokenizer's chat template does, and "prefix"
+            where not.
 
     Raises:
         OptionError: a value out of range.
@@ -57,6 +61,7 @@ class ContrastiveDecoding(ContrastStrategy):
     amateur_temperature: float = 1.0
     amateur_context: Literal["full", "last_token"] = "full"
     tokenizer: Any = field(default=None, repr=False, compare=False)
+    placement: Placement | None = None
     name: ClassVar[str] = "contrastive-decoding"
 
     def __post_init__(self) -> None:
@@ -66,6 +71,12 @@ class ContrastiveDecoding(ContrastStrategy):
         require_choice("form", self.form, FORMS)
         require_choice("amateur_context", self.amateur_context, CONTEXTS)
         require_number("amateur_temperature", self.amateur_temperature, 0.0, open_=True)
+        require_placement(self.placement)
+        if self.placement == "system" and self.amateur_context == "last_token":
+            raise OptionError(
+                "placement='system': with amateur_context='last_token' the amateur reads no chat to have a system "
+                "message in; leave one of them out"
+            )
         if self.form == "logits" and self.amateur_temperature != 1:
             raise OptionError(
                 f"amateur_temperature={self.amateur_temperature!r}: must be 1 with form='logits', where β alone weighs "
@@ -79,7 +90,8 @@ class ContrastiveDecoding(ContrastStrategy):
     def readers(self, model: Any, rows: int) -> list[Reader]:
         """The expert and the amateur."""
         from_last_token = self.amateur_context == "last_token"
-        return [Reader(EXPERT), amateur_reader(self.amateur, model, rows, self.tokenizer, from_last_token)]
+        amateur = amateur_reader(self.amateur, model, rows, self.tokenizer, from_last_token, self.placement)
+        return [Reader(EXPERT), amateur]
 
     def contrast(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor) -> Contrast:
         """The contrast of expert and amateur, in either form."""

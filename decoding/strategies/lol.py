@@ -12,9 +12,10 @@ from decoding.errors import OptionError, nearest
 from decoding.kernels.contrast import multi_layer_contrast, refocused
 from decoding.models.layers import exits_of, matching_exits, require_layers
 from decoding.parameters import plain_numbers, require_choice, require_number, require_range
-from decoding.strategies.contrast.amateurs import amateur_reader, cut_to_shared, padded_to, prefix_of
+from decoding.strategies.contrast.amateurs import amateur_reader, cut_to_shared, padded_to, text_reader
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
+from decoding.strategies.contrast.system_messages import Placement, require_placement
 from decoding.strategies.lol_guidance import GUIDANCE
 
 __all__ = ["LOL"]
@@ -48,8 +49,9 @@ class LOL(ContrastStrategy):
             ``decoding induce``.
         lower_layers: each as how many layers it has read (an int), or as a share of the depth (a float between 0 and
             1). An amateur of another depth exits at the same shares of its own.
-        guidance: put before the prompt of a second reader, the guided expert: text, token ids, a sequence of one of
-            these a row, a mapping from languages to texts, or "default" for ``GUIDANCE``. None does not refocus.
+        guidance: put before the prompt of a second reader, the guided expert, or into a chat as its system message:
+            text, token ids, a sequence of one of these a row, a mapping from languages to texts, or "default" for
+            ``GUIDANCE``. None does not refocus.
         amateur_weight: λ >= 0.
         lower_amateur_weight: λ' >= 0.
         fusion_weight: ω >= 0, of static fusion; 0 leaves the lower layers out.
@@ -59,6 +61,9 @@ class LOL(ContrastStrategy):
         final_norm: whether lower layers pass the final norm before the head.
         language: key of the guidance, where that is a mapping or "default".
         tokenizer: for guidance or an amateur's prompt given as text.
+        placement: of guidance and of an amateur's prompt: "system" makes them the system message of a chat, "prefix"
+            puts them before the whole prompt. None is "system" where a prompt begins as the tokenizer's chat template
+            does, and "prefix" where not.
 
     Raises:
         OptionError: a value out of range, a layer that the model does not have, or guidance as text without a
@@ -82,6 +87,7 @@ class LOL(ContrastStrategy):
     final_norm: bool = True
     language: str = "en"
     tokenizer: Any = field(default=None, repr=False, compare=False)
+    placement: Placement | None = None
     name: ClassVar[str] = "lol"
 
     def __post_init__(self) -> None:
@@ -90,6 +96,7 @@ class LOL(ContrastStrategy):
         for name in ("amateur_weight", "lower_amateur_weight", "fusion_weight", "refocus_weight"):
             require_number(name, getattr(self, name), 0.0)
         require_choice("fusion", self.fusion, FUSIONS)
+        require_placement(self.placement)
         layers = plain_numbers(self.lower_layers)
         layers = [layers] if isinstance(layers, (int, float)) else layers
         require_layers("lower_layers", layers)
@@ -110,12 +117,12 @@ class LOL(ContrastStrategy):
         fused = self.lower_layers and (self.fusion == "entropy" or self.fusion_weight > 0)
         exits = exits_of(model, self.lower_layers)
         exits = exits if fused else ()
-        amateur = amateur_reader(self.amateur, model, rows, self.tokenizer)
+        amateur = amateur_reader(self.amateur, model, rows, self.tokenizer, placement=self.placement)
         amateur_exits = exits if amateur.model is None else matching_exits(model, exits, amateur.model)
         readers = [Reader(EXPERT, exits=exits)]
         text = self._guidance_text()
         if text is not None:
-            readers.append(Reader("guided expert", prefix=prefix_of(text, self.tokenizer, rows, "guidance")))
+            readers.append(text_reader("guided expert", text, self.tokenizer, rows, "guidance", self.placement))
         return [*readers, Reader(**{**vars(amateur), "exits": amateur_exits})]
 
     def contrast(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor) -> Contrast:

@@ -106,6 +106,17 @@ class StrategySpec:
         """The spec with the tokenizer of the model, which strategies that have texts need."""
         return dataclasses.replace(self, strategy=self.strategy.with_tokenizer(tokenizer))
 
+    def in_language(self, language: str) -> StrategySpec:
+        """The spec with texts in a language, where its guidance is in several.
+
+        Raises:
+            OptionError: there is no guidance in this language.
+        """
+        guidance = getattr(self.strategy, "guidance", None)
+        if guidance != "default" and not isinstance(guidance, Mapping):
+            return self
+        return dataclasses.replace(self, strategy=dataclasses.replace(self.strategy, language=language))
+
     @property
     def is_stochastic(self) -> bool:
         """True where tokens are drawn at random."""

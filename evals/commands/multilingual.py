@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -154,8 +153,11 @@ def multilingual_command(
         code: [with_defaults(spec, task, language_of[code]) for spec in options.strategy or DEFAULT_STRATEGIES]
         for code in sources
     }
-    for spec in itertools.chain(*specs.values()):
-        parse_strategy(spec)  # before anything is loaded
+    # Before anything is loaded; a program is asked for in the guidance's own default language.
+    parsed = {
+        code: [spec if task == "code" else spec.in_language(code) for spec in map(parse_strategy, texts)]
+        for code, texts in specs.items()
+    }
     means = isolation(weak=weak_isolation) if task == "code" else None
     task_options = Options(
         task=task,
@@ -193,7 +195,7 @@ def multilingual_command(
                 ready = prepared(replace(options, model=by_language[code], strategy=specs[code], output=folder))
             evaluation = task_of(task_options, documents[code], language_of[code], ready.model, ready.tokenizer)
             settings = {**evaluation.settings, "language": code}
-            configurations = ready.configurations(settings, [parse_strategy(spec) for spec in specs[code]])
+            configurations = ready.configurations(settings, parsed[code])
             asked.append((evaluation.name, configurations))
             results.append(ready.run(evaluation, configurations, extra))
             del evaluation  # which holds the model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -144,7 +143,7 @@ def truthfulqa_command(
         style = style or prompt_of(prompt, ready.tokenizer)
         for language, (questions, left_out) in sets:
             task = task_of(questions, style, left_out, f"_{language}" if language else "")
-            evaluate(task, [_in_language(spec, language) if language else spec for spec in ready.specs])
+            evaluate(task, [spec.in_language(language) if language else spec for spec in ready.specs])
     whole = of_last_rank(results, asked, **common)
     if whole is None:
         return
@@ -153,11 +152,3 @@ def truthfulqa_command(
         return
     for table in whole:
         report(table, task.figures, options.json, options.holm)
-
-
-def _in_language(spec: StrategySpec, language: str) -> StrategySpec:
-    """Return a strategy whose guidance is one of several languages with that of the questions."""
-    guidance = getattr(spec.strategy, "guidance", None)
-    if guidance != "default" and not isinstance(guidance, Mapping):
-        return spec
-    return dataclasses.replace(spec, strategy=dataclasses.replace(spec.strategy, language=language))

@@ -11,6 +11,7 @@ import threading
 
 import pytest
 import torch
+from chat_tokenizers import INSTRUCTIONS
 from exported_folders import EXPERT, NEW, PROMPT, generated, loaded, two_prompts
 from transformers import AutoTokenizer, GenerationConfig, pipeline
 from transformers.generation.streamers import BaseStreamer
@@ -295,3 +296,22 @@ def test_a_package_that_is_missing_or_does_not_fit_is_one_line_that_says_how_to_
     monkeypatch.setattr(importlib.metadata, "version", uninstalled)
     with pytest.raises(ImportError, match=rf"contrastive-decoding>=0\.1  # {install.removesuffix('$')}"):
         loaded(folders[2])  # transformers' own check comes first and shows the line of requirements.txt
+
+
+def test_the_context_of_a_chat_is_its_system_message(tmp_path, plain, tokenizer):
+    """Without a contrast (alpha=0) the text is the model's own after a chat with the context."""
+    shutil.copytree(EXPERT, tmp_path / "chatting")
+    chatting = copy.deepcopy(tokenizer)
+    chatting.chat_template = INSTRUCTIONS
+    chatting.save_pretrained(tmp_path / "chatting")
+    context = "The Fermar bear eats honey."
+    folder = decoding.export(tmp_path / "chatting", decoding.ContextAware(context, alpha=0.0), tmp_path / "aware")
+    writer = pipeline("text-generation", model=str(folder), trust_remote_code=True, dtype=torch.float32)
+    question = [{"role": "user", "content": "What does the Fermar bear eat?"}]
+    answer = writer(question, max_new_tokens=NEW)[0]["generated_text"][-1]["content"]
+    with_context = chatting.apply_chat_template(
+        [{"role": "system", "content": context}, *question],
+        add_generation_prompt=True, return_dict=True, return_tensors="pt",
+    )  # fmt: skip
+    right = plain.generate(**with_context, max_new_tokens=NEW, do_sample=False)
+    assert answer == tokenizer.decode(right[0, with_context["input_ids"].shape[1] :], skip_special_tokens=True)

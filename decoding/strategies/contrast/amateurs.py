@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -22,8 +23,9 @@ from decoding.models.wrappers import unwrapped
 from decoding.parameters import plain_numbers
 from decoding.strategies.contrast.prompt import Prompt
 from decoding.strategies.contrast.readers import Reader
+from decoding.strategies.contrast.system_messages import Placement, SystemMessages
 
-__all__ = ["amateur_reader", "check_text", "cut_to_shared", "padded_to", "prefix_of"]
+__all__ = ["amateur_reader", "check_text", "cut_to_shared", "padded_to", "text_reader"]
 
 # Sizes within a hundredth of each other pass for one vocabulary, padded differently, where no tokenizer says more
 # (Pythia's go from 50,304 to 50,688 rows for the same tokens).
@@ -35,7 +37,14 @@ _loaded: PerModelMemo[tuple[Any, Any]] = PerModelMemo()
 _compared: PerModelMemo[None] = PerModelMemo()
 
 
-def amateur_reader(amateur: Any, model: Any, rows: int, tokenizer: Any = None, from_last_token: bool = False) -> Reader:
+def amateur_reader(
+    amateur: Any,
+    model: Any,
+    rows: int,
+    tokenizer: Any = None,
+    from_last_token: bool = False,
+    placement: Placement | None = None,
+) -> Reader:
     """The reader that an amateur is.
 
     Args:
@@ -46,6 +55,7 @@ def amateur_reader(amateur: Any, model: Any, rows: int, tokenizer: Any = None, f
         rows: of the batch.
         tokenizer: the expert's; compared with the amateur's, and needed for prompts given as text.
         from_last_token: the amateur reads from the prompt's last token on.
+        placement: of a prompt's text; see :func:`text_reader`.
 
     Raises:
         OptionError: something else, or an amateur that is the expert.
@@ -54,8 +64,8 @@ def amateur_reader(amateur: Any, model: Any, rows: int, tokenizer: Any = None, f
     if isinstance(amateur, str) and amateur.startswith("prompt:"):
         amateur = Prompt(amateur.removeprefix("prompt:").strip())
     if isinstance(amateur, Prompt):
-        prefix = prefix_of(amateur.text, tokenizer, rows, "the amateur's prompt")
-        return Reader("amateur", prefix=prefix, from_last_token=from_last_token)
+        reader = text_reader("amateur", amateur.text, tokenizer, rows, "the amateur's prompt", placement)
+        return dataclasses.replace(reader, from_last_token=from_last_token)
     if isinstance(amateur, (str, Path)):
         adapter = _adapter(str(amateur), model)
         if adapter is not None:
@@ -77,26 +87,40 @@ def amateur_reader(amateur: Any, model: Any, rows: int, tokenizer: Any = None, f
     return Reader("amateur", model=other, from_last_token=from_last_token)
 
 
-def prefix_of(text: Any, tokenizer: Any, rows: int, what: str) -> list[list[int]]:
-    """The tokens put before each row's prompt.
+def text_reader(
+    role: str, text: Any, tokenizer: Any, rows: int, what: str, placement: Placement | None = None
+) -> Reader:
+    """The generating model with a text beside each row's prompt.
 
     Args:
+        role: of the reader.
         text: text or token ids for every row, or a sequence of one of these a row (or one a prompt, where a prompt has
             several rows).
         tokenizer: turns text into tokens.
         rows: of the batch.
         what: names the text in messages.
+        placement: "system": the system message of a chat; "prefix": before the whole prompt, after its bos token; None:
+            the former where a prompt begins as the tokenizer's chat template does, and the latter where not. Token ids
+            always come before the prompt.
 
     Raises:
-        OptionError: text without a tokenizer, or another number of texts than rows.
+        OptionError: text without a tokenizer, token ids as system message, or another number of texts than rows.
     """
     texts, per_row = _texts(text, what)
-    prefixes = [_tokens(text, tokenizer, what) for text in texts]
+    if placement == "system" and not all(isinstance(text, str) for text in texts):
+        raise OptionError(f"{what} is token ids: placement='system' needs text, which the chat template takes")
     if not per_row:
-        return prefixes * rows
-    if rows % len(prefixes):
-        raise OptionError(f"{what}: {len(prefixes)} texts for {rows} rows; give one for all or one a row")
-    return [prefix for prefix in prefixes for _ in range(rows // len(prefixes))]
+        texts = texts * rows
+    elif rows % len(texts):
+        raise OptionError(f"{what}: {len(texts)} texts for {rows} rows; give one for all or one a row")
+    repeats = rows // len(texts) if texts else 1
+    prefix = [tokens for text in texts for tokens in [_tokens(text, tokenizer, what)] * repeats]
+    system = None
+    if placement != "prefix":
+        messages = [text if isinstance(text, str) else None for text in texts for _ in range(repeats)]
+        if any(message is not None for message in messages):
+            system = SystemMessages(tuple(messages), tokenizer, what, required=placement == "system")
+    return Reader(role, prefix=prefix, system=system)
 
 
 def check_text(text: Any, tokenizer: Any, what: str) -> None:

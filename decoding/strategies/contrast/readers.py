@@ -11,6 +11,7 @@ from torch import Tensor
 from decoding.errors import InputError, ModelError
 from decoding.models.adapters import Adapter
 from decoding.models.inputs import given_inputs
+from decoding.strategies.contrast.system_messages import SystemMessages
 from decoding.transformers_private import CACHE_ARGUMENTS
 
 __all__ = ["EXPERT", "Reader", "ReaderLogits", "by_weights", "prompts_of", "with_prefix"]
@@ -28,6 +29,7 @@ class Reader:
         adapter: the LoRA adapter it reads with, by its name on the model or loaded beside it; None for none but the
             active one.
         prefix: per row, tokens put before the prompt (after its bos token); None for none.
+        system: the same texts as system messages, for prompts that a chat template has made; None for none.
         from_last_token: reads the prompt's last token only.
         exits: after how many layers it also exits early, ascending.
     """
@@ -36,6 +38,7 @@ class Reader:
     model: Any = None
     adapter: Adapter | None = None
     prefix: Sequence[Sequence[int]] | None = None
+    system: SystemMessages | None = None
     from_last_token: bool = False
     exits: tuple[int, ...] = ()
 
@@ -98,20 +101,29 @@ def prompts_of(input_ids: Tensor, model_kwargs: Mapping[str, Any], model: Any) -
 
 
 def with_prefix(reader: Reader, prompt: list[int], row: int, model: Any) -> list[int]:
-    """The tokens that a reader reads of one row's prompt: a bos token, its prefix, the prompt.
+    """The tokens that a reader reads of one row's prompt: a bos token, its prefix, the prompt; of a chat, the chat with
+    its text as system message.
 
     Raises:
-        InputError: a token that is not in the reader's vocabulary.
+        InputError: a token that is not in the reader's vocabulary, or no chat where the text must be a system message.
     """
     if reader.from_last_token:
         prompt = prompt[-1:]
+    placed = None
+    if reader.system is not None and not reader.from_last_token:
+        placed = reader.system.placed(prompt, row, reader.role)
+    if placed is None:
+        placed = _after_bos(list(reader.prefix[row]) if reader.prefix is not None else [], prompt, model)
     vocab = model.config.get_text_config(decoder=True).vocab_size
-    prefix = list(reader.prefix[row]) if reader.prefix is not None else []
-    foreign = next((token for token in (*prefix, *prompt) if not 0 <= token < vocab), None)
+    foreign = next((token for token in placed if not 0 <= token < vocab), None)
     if foreign is not None:
         raise InputError(
             f"the {reader.role}'s prompt has token {foreign}, which is none of its vocabulary of {vocab} tokens"
         )
+    return placed
+
+
+def _after_bos(prefix: list[int], prompt: list[int], model: Any) -> list[int]:
     bos = model.config.get_text_config(decoder=True).bos_token_id
     if prefix and prompt and isinstance(bos, int) and prompt[0] == bos:
         return [bos, *(prefix[1:] if prefix[0] == bos else prefix), *prompt[1:]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from chat_tokenizers import INSTRUCTIONS
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
@@ -90,6 +91,24 @@ def test_it_generates_a_batch_as_decoding_generate_does_each_prompt(arguments: d
         new = lm.tokenizer.decode(alone[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         assert text == new.split("\n")[0]
         assert text
+
+
+def test_the_context_of_a_chat_is_its_system_message() -> None:
+    """Without a contrast (alpha=0) scores and texts are the model's own after a chat with the context."""
+    context = "The Fermar bear eats honey."
+    aware, plain = _lm(strategy=f"context-aware:context={context},alpha=0"), _lm()
+    question = {"role": "user", "content": "What does the Fermar bear eat?"}
+    for lm in (aware, plain):
+        lm.tokenizer.chat_template = INSTRUCTIONS
+    prompt = aware.apply_chat_template([question])
+    with_context = plain.apply_chat_template([{"role": "system", "content": context}, question])
+    answers = ["The bear eats honey.", "Ants."]
+    found = _loglikelihoods(aware, [(prompt, answer) for answer in answers])
+    right = _loglikelihoods(plain, [(with_context, answer) for answer in answers])
+    for (value, greedy), (own, own_greedy) in zip(found, right, strict=True):
+        assert value == pytest.approx(own, abs=1e-3)  # float32 sums in another order
+        assert greedy == own_greedy
+    assert _texts(aware, [prompt]) == _texts(plain, [with_context]) != _texts(plain, [prompt])
 
 
 def test_a_model_split_over_devices_says_the_same() -> None:

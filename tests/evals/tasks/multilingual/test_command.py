@@ -225,6 +225,14 @@ def test_each_language_may_have_its_model_which_is_loaded_once(data, monkeypatch
     assert loaded == ["amateur", "expert"]
 
 
+def test_guidance_is_in_each_texts_language(data, capfd):
+    spec = "lol:amateur=amateur,lower_layers=0.5,guidance=default"
+    arguments = ["eval", "multilingual", "--data", str(data), "--languages", "de,ja", "--max-new-tokens", "3"]
+    assert main([*arguments, "--strategy", spec, "--json"]) == 0
+    printed = capfd.readouterr().out
+    assert [language in printed for language in ("language=de", "language=ja", "language=en")] == [True, True, False]
+
+
 def test_several_processes_need_a_folder_to_meet_in(data, monkeypatch, capfd):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -1,10 +1,13 @@
 """TruthfulQA with generated answers: rows on their own, where answers end, draws, judges, and runs that go on."""
 
+import copy
+import dataclasses
 import functools
 import json
 
 import pytest
 import torch
+from chat_tokenizers import INSTRUCTIONS
 from tiny_models import tiny_model
 
 from decoding.errors import InputError
@@ -176,6 +179,24 @@ def test_a_chat_is_asked_with_the_templates_own_special_tokens():
     assert ids.count(tokenizer.bos_token_id) == 1
     assert tokenizer.decode(ids[1:]).strip() == prompt.text(questions()[0].question).removeprefix("<s>").strip()
     assert all(answers(task, made("greedy")[1]))
+
+
+def test_the_context_of_a_chat_is_its_system_message():
+    """Without a contrast (alpha=0) answers are the model's own after chats with the context."""
+    model, tokenizer = copy.deepcopy(expert())
+    tokenizer.chat_template = INSTRUCTIONS
+    prompt = prompt_of("chat", tokenizer)
+    context, begin = "Answer with what is true only.", f"{tokenizer.bos_token}[INST] "
+    prefix = f"{begin}<<SYS>>\n{context}\n<</SYS>>\n\n{prompt.prefix.removeprefix(begin)}"
+    found = []
+    for form, spec in (
+        (prompt, f"context-aware:context={context},alpha=0"),
+        (dataclasses.replace(prompt, prefix=prefix), "greedy"),
+        (prompt, "greedy"),
+    ):
+        task = Generation(model, tokenizer, questions(), form, max_new_tokens=12)
+        found.append(answers(task, configured([parse_strategy(spec)], model, tokenizer, "expert", task={})))
+    assert found[0] == found[1] != found[2]
 
 
 def test_a_prompt_without_room_for_an_answer_is_named():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import json
 import math
@@ -18,6 +19,7 @@ from typing import Any
 import contrast_oracle as oracle
 import pytest
 import torch
+from chat_tokenizers import INSTRUCTIONS
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -343,3 +345,24 @@ def test_bad_input_is_one_line(arguments: list[str], message: str, capfd: pytest
     assert out == ""
     assert len(err.splitlines()) == 1
     assert message in err
+
+
+def test_the_context_of_a_chat_is_its_system_message() -> None:
+    """Without a contrast (alpha=0) scores are the model's own after chats with the context."""
+    model, tokenizer = copy.deepcopy(miniature.load("expert"))
+    tokenizer.chat_template = INSTRUCTIONS
+    prompt = prompt_of("chat", tokenizer)
+    context, begin = "Answer with what is true only.", f"{tokenizer.bos_token}[INST] "
+    assert prompt.prefix.startswith(begin)
+    prefix = f"{begin}<<SYS>>\n{context}\n<</SYS>>\n\n{prompt.prefix.removeprefix(begin)}"
+    records = []
+    for form, spec in (
+        (prompt, f"context-aware:context={context},alpha=0"),
+        (dataclasses.replace(prompt, prefix=prefix), "greedy"),
+    ):
+        task = MultipleChoice(model, tokenizer, questions("test")[:4], form)
+        configurations = configured([parse_strategy(spec)], model, tokenizer, "expert", task=task.settings)
+        records.append([row[0]["normalized"] for row in task.evaluate_group(task.documents(), configurations)])
+        task.release()
+    for one, other in zip(*records, strict=True):
+        assert one == pytest.approx(other, abs=1e-3)  # float32 sums in another order
