@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from decoding.cli.options import (
+    Chat,
     Json,
     MaxNewTokens,
     Model,
@@ -45,7 +46,7 @@ def generate_command(
     num_return_sequences: Annotated[
         int, typer.Option(min=1, metavar="N", help="Texts per prompt, with sampling or beam.")
     ] = 1,
-    chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")] = False,
+    chat: Chat = False,
     stream: Annotated[bool, typer.Option("--stream", help="Print the text while it is generated; one prompt.")] = False,
     compile: Annotated[
         bool, typer.Option("--compile", help="CUDA graphs of the decode step: faster after their capture, same text.")

@@ -49,6 +49,7 @@ MaxNewTokens = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="At most N new tokens; by default 100, or what the context has left."),
 ]
+Chat = Annotated[bool, typer.Option("--chat", help="Put each prompt into the model's chat template.")]
 Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the random draws; every prompt starts from it.")]
 Output = Annotated[Path | None, typer.Option(metavar="DIR", help="Also write the results to files in this folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

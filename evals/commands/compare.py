@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from decoding.cli.options import (
+    Chat,
     Json,
     MaxNewTokens,
     Model,
@@ -46,6 +47,7 @@ def compare_command(
     ] = None,
     prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="A file of prompts, one a line.")] = None,
     max_new_tokens: MaxNewTokens = None,
+    chat: Chat = False,
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Show which tokens contrastive search rejected, and what they would repeat."),
@@ -74,7 +76,9 @@ def compare_command(
     check_distinct(specs)
     loaded, tokenizer = placement.load(model)
     enable_chunked_prefill(loaded, prefill_chunk, padded=False)
-    result = compare(model, loaded, tokenizer, specs, texts, max_new_tokens=max_new_tokens, seed=seed, explain=explain)
+    result = compare(
+        model, loaded, tokenizer, specs, texts, max_new_tokens=max_new_tokens, seed=seed, explain=explain, chat=chat
+    )
     if not is_main_process(loaded):
         return
     write_files(

@@ -114,11 +114,12 @@ def compare(
     max_new_tokens: int | None = None,
     seed: int = 0,
     explain: bool = False,
+    chat: bool = False,
 ) -> Comparison:
     """Continue every prompt with every strategy, one prompt at a time, each from the same seed.
 
-    With ``explain`` the texts of contrastive search are read again for :attr:`Comparison.explanations`, after all times
-    are taken.
+    With ``chat`` each prompt is the user's message in the tokenizer's chat template. With ``explain`` the texts of
+    contrastive search are read again for :attr:`Comparison.explanations`, after all times are taken.
 
     Raises:
         InputError: a prompt that the model cannot read; found before anything is generated.
@@ -128,10 +129,10 @@ def compare(
     for spec in specs:
         spec.check(model)
     for prompt in prompts:
-        encoded(model, tokenizer, prompt)
+        encoded(model, tokenizer, prompt, chat)
     warm_up = min(WARM_UP_TOKENS, max_new_tokens or WARM_UP_TOKENS)
     for spec in specs:
-        continuations(model, tokenizer, spec, prompts[0], max_new_tokens=warm_up)
+        continuations(model, tokenizer, spec, prompts[0], max_new_tokens=warm_up, chat=chat)
     by_strategy: list[list[Continuation]] = [[] for _ in specs]
     with progress(shown=is_main_process(model)) as bar:
         searches = [s for s, spec in enumerate(specs) if explain and isinstance(spec.strategy, ContrastiveSearch)]
@@ -139,12 +140,14 @@ def compare(
         # Strategies take turns on each prompt, so that a busy spell of the machine slows them all.
         for prompt in prompts:
             for spec, texts in zip(specs, by_strategy, strict=True):
-                texts += continuations(model, tokenizer, spec, prompt, max_new_tokens=max_new_tokens, seed=seed)
+                texts += continuations(
+                    model, tokenizer, spec, prompt, max_new_tokens=max_new_tokens, seed=seed, chat=chat
+                )
                 bar.advance(task)
         explanations = {}
         for s in searches:
             for p, text in enumerate(by_strategy[s]):
-                explanations[s, p] = explained(model, tokenizer, specs[s].strategy, text, max_new_tokens)
+                explanations[s, p] = explained(model, tokenizer, specs[s].strategy, text, max_new_tokens, chat)
                 bar.advance(task)
     figures = [_figures(texts) for texts in by_strategy]
     return Comparison(name, seed, list(prompts), list(specs), by_strategy, figures, explanations)

@@ -28,10 +28,15 @@ COLUMNS = ("token", "chosen", "penalty", "instead of", "p", "penalty", "which re
 
 
 def explained(
-    model: Any, tokenizer: Any, strategy: ContrastiveSearch, made: Continuation, max_new_tokens: int | None = None
+    model: Any,
+    tokenizer: Any,
+    strategy: ContrastiveSearch,
+    made: Continuation,
+    max_new_tokens: int | None = None,
+    chat: bool = False,
 ) -> Explanation:
     """The steps of a text that :func:`decoding.text.continuations` made with this strategy."""
-    inputs = encoded(model, tokenizer, made.prompt)
+    inputs = encoded(model, tokenizer, made.prompt, chat)
     steps = explain_contrastive_search(
         model, torch.tensor([made.token_ids]), strategy, **inputs, do_sample=False, num_beams=1,
         max_new_tokens=new_token_budget(model, inputs["input_ids"].shape[1], max_new_tokens),

@@ -1,10 +1,12 @@
 """``decoding compare`` and ``decoding demo``."""
 
+import copy
 import json
 import re
 from pathlib import Path
 
 import pytest
+from chat_tokenizers import INSTRUCTIONS
 from rich.console import Console
 
 from decoding.evals import miniature
@@ -107,6 +109,28 @@ def test_compare_explains_what_contrastive_search_turned_away_from(model, tmp_pa
     plain = json.loads(capfd.readouterr().out)["strategies"][1]["continuations"][0]
     assert plain["continuation"] == continuation["continuation"]
     assert set(plain) == {"continuation", "new_tokens", "seconds"}
+
+
+def test_compare_puts_prompts_into_the_chat_template(tmp_path, capfd):
+    model, tokenizer = copy.deepcopy(miniature.load("expert"))
+    tokenizer.chat_template = INSTRUCTIONS
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    question, context = "What does the Fermar bear eat?", "The Fermar bear eats honey."
+    specs = ["greedy", "contrastive-search", f"context-aware:context={context},alpha=0"]
+    strategies = [part for spec in specs for part in ("--strategy", spec)]
+    arguments = ["compare", "--model", str(tmp_path), "--prompt", question, "--chat", "--explain", "--json"]
+    assert main([*arguments, *strategies, "--max-new-tokens", "8"]) == 0
+    found = json.loads(capfd.readouterr().out)["strategies"]
+    for system, strategy in (([], found[0]), ([{"role": "system", "content": context}], found[2])):
+        inputs = tokenizer.apply_chat_template(
+            [*system, {"role": "user", "content": question}],
+            add_generation_prompt=True, return_dict=True, return_tensors="pt",
+        )  # fmt: skip
+        tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        assert strategy["continuations"][0]["continuation"].strip() == tokenizer.decode(tokens).strip()
+    (searched,) = found[1]["continuations"]
+    assert len(searched["explanation"]) == searched["new_tokens"]
 
 
 def test_a_text_that_greedy_search_would_have_written_has_no_table():
