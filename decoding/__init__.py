@@ -11,7 +11,7 @@ from decoding.lazy import lazy_names
 from decoding.versions import __version__
 
 if TYPE_CHECKING:
-    from decoding.api import generate
+    from decoding.api import generate, pipeline_kwargs
     from decoding.capabilities.capabilities import open_stream
     from decoding.errors import DecodingError, DecodingWarning, InputError, ModelError, OptionError
     from decoding.exporting import export
@@ -71,6 +71,7 @@ _HOMES = {
     "generate": "decoding.api",
     "load": "decoding.models.loading",
     "open_stream": "decoding.capabilities.capabilities",
+    "pipeline_kwargs": "decoding.api",
     "register": "decoding.strategies.registry",
     "score": "decoding.scoring.score",
 }
@@ -107,6 +108,7 @@ __all__ = [
     "generate",
     "load",
     "open_stream",
+    "pipeline_kwargs",
     "register",
     "score",
 ]

@@ -22,7 +22,7 @@ from decoding.strategies.dola import DoLa
 from decoding.strategies.registry import StrategySpec
 from decoding.strategies.stored import SETTINGS, stored_strategy
 
-__all__ = ["generate", "generate_with"]
+__all__ = ["generate", "generate_with", "pipeline_kwargs"]
 
 
 def generate(
@@ -126,6 +126,32 @@ def generate(
             **({"compile": True} if compile else {}),
             **kwargs,
         )
+
+
+def pipeline_kwargs(strategy: Strategy, **options: Any) -> dict[str, Any]:
+    """The arguments with which a pipeline of transformers generates as :func:`generate` does.
+
+    ``custom_generate=strategy`` alone is not enough: text-generation pipelines sample at temperature 0.7, and pipelines
+    for speech search with five beams, unless the call or the model's own generation config says otherwise.
+
+    Args:
+        strategy: how to choose tokens; one with texts needs its tokenizer.
+        options: of ``generate``, such as ``max_new_tokens``, for which pipelines have defaults of their own (256). They
+            have priority: with ``do_sample=True`` the strategy samples.
+
+    Returns:
+        Keyword arguments of a call of the pipeline. Pipelines of images and text take them as ``generate_kwargs``.
+
+    Raises:
+        OptionError: no strategy.
+
+    Example:
+        >>> pipe = transformers.pipeline("text-generation", model=model, tokenizer=tokenizer)
+        >>> pipe("The town lies", **decoding.pipeline_kwargs(ContrastiveSearch(), max_new_tokens=64))
+    """
+    if not isinstance(strategy, Strategy):
+        raise OptionError(f"strategy={strategy!r}: must be a strategy such as decoding.ContrastiveSearch()")
+    return {"custom_generate": strategy, "do_sample": False, "num_beams": 1, **options}
 
 
 def _healed(model: Any, prompt: Any, kwargs: dict[str, Any], tokenizer: Any) -> Tensor:
