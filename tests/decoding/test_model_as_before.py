@@ -10,11 +10,13 @@ import peft
 import pytest
 import torch
 from tiny_models import tiny_model
+from tiny_strategies import ADAPTER, EXAMPLES
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 import decoding
-from decoding import FSD, LOL, ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Prompt, Scorer, Strategy
+from decoding import LOL, ContrastiveDecoding, Scorer, Strategy
 from decoding.scoring.teacher_forcing import teacher_forced
+from decoding.strategies.registry import exportable_strategies, scorable_strategies
 
 IDS = torch.tensor([[11, 12, 13, 14], [21, 22, 23, 24]])
 
@@ -49,13 +51,12 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _alone(make: Callable[[], Strategy]) -> Callable[[Path], Strategy]:
+    return lambda adapter: make()
+
+
 STRATEGIES: dict[str, Callable[[Path], Strategy]] = {
-    "contrastive search": lambda adapter: ContrastiveSearch(0.6, 4),
-    "FSD": lambda adapter: FSD(),
-    "DoLa": lambda adapter: DoLa([0, 1]),
-    "context-aware": lambda adapter: ContextAware([5, 6, 7]),
-    "an amateur of its own": lambda adapter: ContrastiveDecoding(tiny_model("llama", 1)),
-    "a prompt": lambda adapter: ContrastiveDecoding(Prompt([7, 8])),
+    **{name: _alone(make) for name, make in EXAMPLES.items() if name != ADAPTER},
     "a LoRA amateur": lambda adapter: ContrastiveDecoding(str(adapter)),
     "LOL, a LoRA amateur": lambda adapter: LOL(str(adapter), [1], guidance=[5, 6]),
 }
@@ -119,7 +120,7 @@ WAYS: dict[str, Callable[[Any, Strategy], Any]] = {
     "scorer": scorer,
     "texts": lambda model, strategy: teacher_forced(model, IDS, strategy),
 }
-NO_SCORES = ("contrastive search", "FSD")
+NO_SCORES = [name for name in exportable_strategies() if name not in scorable_strategies()]
 SCORING = ("score", "scorer", "texts")
 CASES = [(way, name) for way in WAYS for name in STRATEGIES if not (way in SCORING and name in NO_SCORES)]
 

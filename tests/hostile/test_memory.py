@@ -13,10 +13,11 @@ import pytest
 import torch
 from resident_memory import stays_flat
 from tiny_models import random_ids, tiny_model
+from tiny_strategies import ADAPTER, EXAMPLES, adapted
 from transformers.cache_utils import Cache, DynamicCache
 
 import decoding
-from decoding import LOL, ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Prompt, Strategy
+from decoding import LOL, ContrastiveSearch
 
 NEW_TOKENS = 24
 WARM_UP, CALLS = 30, 120
@@ -32,28 +33,13 @@ def model() -> Any:
 
 
 @pytest.fixture(scope="module")
-def adapted() -> Any:
-    peft = pytest.importorskip("peft")
-    model = tiny_model("llama")
-    model.add_adapter(peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False), "liar")
+def with_adapter() -> Any:
+    model = adapted(tiny_model("llama"))
     model.disable_adapters()
     model.enable_adapters()
     return model
 
 
-def _amateur() -> Any:
-    return tiny_model("llama", seed=7)
-
-
-STRATEGIES: dict[str, Callable[[], Strategy]] = {
-    "contrastive-search": ContrastiveSearch,
-    "contrastive-decoding": lambda: ContrastiveDecoding(_amateur()),
-    "amateur-prompt": lambda: ContrastiveDecoding(Prompt([5, 6])),
-    "amateur-adapter": lambda: ContrastiveDecoding("liar"),
-    "dola": lambda: DoLa([1, 2]),
-    "context-aware": lambda: ContextAware([7, 8]),
-    "lol": lambda: LOL(_amateur(), [1], guidance=[5, 6]),
-}
 WAYS: dict[str, Callable[..., Any]] = {
     "facade": lambda model, ids, strategy, **options: decoding.generate(model, ids, strategy=strategy, **options),
     "custom": lambda model, ids, strategy, **options: model.generate(ids, custom_generate=strategy, **options),
@@ -69,11 +55,11 @@ WAYS: dict[str, Callable[..., Any]] = {
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
     ("name", "way"),
-    [*((name, "facade") for name in STRATEGIES), *(("lol", way) for way in ("custom", "processor", "compile"))],
+    [*((name, "facade") for name in EXAMPLES), *(("lol", way) for way in ("custom", "processor", "compile"))],
 )
-def test_resident_memory_is_flat(name: str, way: str, model: Any, adapted: Any) -> None:
-    model = adapted if name == "amateur-adapter" else model
-    strategy, ids = STRATEGIES[name](), random_ids(2, 64)
+def test_resident_memory_is_flat(name: str, way: str, model: Any, with_adapter: Any) -> None:
+    model = with_adapter if name == ADAPTER else model
+    strategy, ids = EXAMPLES[name](), random_ids(2, 64)
     for _ in range(WARM_UP):
         WAYS[way](model, ids, strategy, max_new_tokens=2)
 
@@ -135,10 +121,12 @@ def test_the_cache_dies_with_the_call(architecture: str, way: str, born: weakref
 
 
 @pytest.mark.parametrize("way", ["facade", "custom", "processor"])
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_no_strategy_holds_a_cache(name: str, way: str, model: Any, adapted: Any, born: weakref.WeakSet[Cache]) -> None:
-    model = adapted if name == "amateur-adapter" else model
-    strategy = STRATEGIES[name]()
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_no_strategy_holds_a_cache(
+    name: str, way: str, model: Any, with_adapter: Any, born: weakref.WeakSet[Cache]
+) -> None:
+    model = with_adapter if name == ADAPTER else model
+    strategy = EXAMPLES[name]()
     WAYS[way](model, random_ids(2, 6), strategy, max_new_tokens=4)
     assert not born
     assert _hooks(model) == 0
@@ -152,13 +140,13 @@ def test_a_cache_that_was_handed_in_is_its_callers_alone(model: Any, born: weakr
     assert not born
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", EXAMPLES)
 @pytest.mark.parametrize("passes", [0, 1, 3])
 def test_a_failed_call_leaves_nothing(
-    name: str, passes: int, model: Any, adapted: Any, born: weakref.WeakSet[Cache]
+    name: str, passes: int, model: Any, with_adapter: Any, born: weakref.WeakSet[Cache]
 ) -> None:
-    model = adapted if name == "amateur-adapter" else model
-    strategy, ids = STRATEGIES[name](), random_ids(2, 6)
+    model = with_adapter if name == ADAPTER else model
+    strategy, ids = EXAMPLES[name](), random_ids(2, 6)
     expected = decoding.generate(model, ids, strategy=strategy, max_new_tokens=6).tolist()
     left = [passes]
 
@@ -192,7 +180,7 @@ def test_a_processor_lets_go_when_it_is_told_to(model: Any, born: weakref.WeakSe
 
 
 def test_nothing_keeps_a_model(born: weakref.WeakSet[Cache]) -> None:
-    model, amateur = tiny_model("llama"), _amateur()
+    model, amateur = tiny_model("llama"), tiny_model("llama", seed=7)
     decoding.generate(model, random_ids(2, 6), strategy=LOL(amateur, [1], guidance=[5]), max_new_tokens=4, compile=True)
     known = weakref.ref(model), weakref.ref(amateur)
     del model, amateur

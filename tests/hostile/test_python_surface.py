@@ -6,6 +6,7 @@ Strings stand for lists, NumPy numbers and tensors for Python numbers, wrapped a
 from __future__ import annotations
 
 import collections
+import dataclasses
 import random
 import warnings
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from torch import nn
 from transformers import AutoModel, BatchEncoding, PreTrainedTokenizerFast
 
 import decoding
-from decoding import FSD, LOL, ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Prompt, Scorer
+from decoding import LOL, ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Prompt, Scorer
 from decoding.errors import DecodingError
 from decoding.evals.metrics import multiple_choice
 from decoding.evals.metrics.likelihood import coherence, perplexity
@@ -29,8 +30,7 @@ from decoding.evals.metrics.overlap import bleu, chrf, rouge, self_bleu
 from decoding.evals.metrics.passing import mean_pass_at_k, pass_at_k
 from decoding.evals.metrics.repetition import distinct, diversity, repetition
 from decoding.induce.recipe import Recipe
-from decoding.strategies.baselines import Beam, Sampling
-from decoding.strategies.registry import parse_strategy
+from decoding.strategies.registry import STRATEGIES, parse_strategy
 
 DRAWS = 2000
 
@@ -113,26 +113,21 @@ def _explained(model: Any, sequences: Any, strategy: Any, input_ids: Any) -> Any
 
 TEXTS = ["w5 w9 w3", "w8 w8 w8 w8"]
 
+
+def _arguments_of(strategy: type) -> dict[str, Any]:
+    """The parameters of a strategy: the examples that it declares, and its defaults."""
+    return {
+        field.name: field.metadata.get("example") if field.default is dataclasses.MISSING else field.default
+        for field in dataclasses.fields(strategy)
+    }
+
+
 # By name: the function, and values for its arguments that go well.
 FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
-    "ContrastiveSearch": (ContrastiveSearch, {"penalty_alpha": 0.6, "top_k": 4, "max_history": None}),
-    "FSD": (FSD, {"penalty_alpha": 0.6, "top_k": 3, "n": 3, "beta": 0.9}),
-    "DoLa": (DoLa, {"layers": "high", "alpha": 0.1, "divergence": "dola", "final_norm": False, "per_row": True}),
-    "LOL": (
-        LOL,
-        {
-            "amateur": Prompt([3]), "lower_layers": [0.5], "guidance": None, "amateur_weight": 1.0,
-            "fusion_weight": 0.5, "fusion": "static", "alpha": 0.1, "language": "en", "tokenizer": None,
-        },
-    ),
-    "ContrastiveDecoding": (
-        ContrastiveDecoding,
-        {"amateur": Prompt([3]), "alpha": 0.1, "beta": 0.5, "form": "logits", "amateur_temperature": 1.0,
-         "amateur_context": "full"},
-    ),
-    "ContextAware": (ContextAware, {"context": [3, 4], "alpha": 0.5}),
-    "Sampling": (Sampling, {"temperature": 1.0, "top_k": 0, "top_p": 0.95, "typical_p": 1.0}),
-    "Beam": (Beam, {"num_beams": 4}),
+    **{kind.__name__: (kind, _arguments_of(kind)) for kind in map(STRATEGIES.__getitem__, STRATEGIES)},
+    "LOL": (LOL, _arguments_of(LOL) | {"amateur": Prompt([3]), "lower_layers": [0.5]}),
+    "ContrastiveDecoding": (ContrastiveDecoding, _arguments_of(ContrastiveDecoding) | {"amateur": Prompt([3])}),
+    "ContextAware": (ContextAware, _arguments_of(ContextAware) | {"context": [3, 4]}),
     "Recipe": (Recipe, {"learning_rate": 1e-3, "batch_size": 8, "epochs": 1, "dropout": 0.0, "template": "{question}"}),
     "parse_strategy": (parse_strategy, {"spec": "dola:alpha=0.2"}),
     "load": (decoding.load, {"spec": "./nowhere", "device": "cpu", "dtype": "float32"}),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import VOCAB, random_ids, tiny_model
+from tiny_strategies import ADAPTER, EXAMPLES, adapted
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
@@ -68,12 +69,16 @@ CALLS: dict[str, tuple[Callable[[], dict[str, Any]], type[Exception], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("strategy", [ContrastiveSearch(), DoLa([1])], ids=["contrastive-search", "dola"])
+@pytest.mark.parametrize("strategy", EXAMPLES)
 @pytest.mark.parametrize("name", CALLS)
-def test_a_call_that_cannot_go_well(name: str, strategy: Any) -> None:
+def test_a_call_that_cannot_go_well(name: str, strategy: str) -> None:
     arguments, error, message = CALLS[name]
+    model = tiny_model("llama")
     with pytest.raises(error, match=message) as refusal:
-        decoding.generate(tiny_model("llama"), **arguments(), strategy=strategy, max_new_tokens=4)
+        decoding.generate(
+            adapted(model) if strategy == ADAPTER else model,
+            **arguments(), strategy=EXAMPLES[strategy](), max_new_tokens=4,
+        )  # fmt: skip
     assert "\n" not in str(refusal.value)
 
 

@@ -3,53 +3,32 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from tiny_models import random_ids, tiny_model
+from tiny_strategies import ADAPTER, EXAMPLES, adapted
 from torch import Tensor
 
 import decoding
-from decoding import LOL, ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Strategy
 
 THREADS, CALLS = 3, 4
 
 
-def _amateur() -> Any:
-    return tiny_model("llama", seed=7)
-
-
-def _adapted(model: Any) -> Any:
-    peft = pytest.importorskip("peft")
-    model.add_adapter(peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False), "liar")
-    return model
-
-
-STRATEGIES: dict[str, Callable[[], Strategy]] = {
-    "contrastive-search": ContrastiveSearch,
-    "contrastive-decoding": lambda: ContrastiveDecoding(_amateur()),
-    "amateur-adapter": lambda: ContrastiveDecoding("liar"),
-    "dola": lambda: DoLa([1, 2]),
-    "context-aware": lambda: ContextAware([7, 8]),
-    "lol": lambda: LOL(_amateur(), [1], guidance=[5, 6]),
-}
-
-
 @pytest.mark.parametrize(
     ("name", "way"),
-    [*((name, "facade") for name in STRATEGIES), ("contrastive-search", "processor"), ("amateur-adapter", "processor")],
+    [*((name, "facade") for name in EXAMPLES), ("contrastive-search", "processor"), (ADAPTER, "processor")],
 )
 def test_threads_do_not_see_each_other(name: str, way: str) -> None:
     torch.manual_seed(0)
     known, new = tiny_model("llama"), tiny_model("llama")
-    if name == "amateur-adapter":
+    if name == ADAPTER:
         torch.manual_seed(1)
-        _adapted(known)
+        adapted(known)
         torch.manual_seed(1)
-        _adapted(new)
-    strategy = STRATEGIES[name]()
+        adapted(new)
+    strategy = EXAMPLES[name]()
     prompts = [random_ids(1 + thread % 2, 4 + thread, seed=thread) for thread in range(THREADS)]
 
     def made(model: Any, ids: Tensor) -> list[list[int]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import strategies as st
+
+from decoding.strategies.registry import STRATEGIES
 
 __all__ = ["Call", "calls"]
 
@@ -105,6 +108,19 @@ PARAMETERS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "typical": ({}, {"typical_p": ODD_NUMBERS}),
     "beam": ({}, {"num_beams": [0, -1, 1, 2, 7, 40, 2.5, "4", None, True]}),
 }  # fmt: skip
+# For the parameters that are not listed, those of new strategies among them.
+ODD_ANYTHING = [*ODD_NUMBERS, *ODD_COUNTS, "system", "prefix", "half", "", [], [0.5]]
+
+
+def _completed(name: str) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """The entry of a strategy of the registry, with all its parameters."""
+    needed, odd = PARAMETERS.get(name, ({}, {}))
+    fields = [field for field in dataclasses.fields(STRATEGIES[name]) if field.repr]
+    examples = {field.name: field.metadata["example"] for field in fields if field.default is dataclasses.MISSING}
+    return examples | needed, {field.name: ODD_ANYTHING for field in fields} | odd
+
+
+PARAMETERS = {name: _completed(name) for name in STRATEGIES}
 BASELINES = ("greedy", "sampling", "top-k", "nucleus", "typical", "beam")
 
 MODELS = [

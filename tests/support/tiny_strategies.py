@@ -1,0 +1,49 @@
+"""Every strategy of the registry on a tiny llama, so that tests over all strategies take a new one up unasked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tiny_models import tiny_model
+
+from decoding import LOL, ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Prompt, Strategy
+from decoding.strategies.registry import example_of, exportable_strategies, parse_strategy
+
+__all__ = ["ADAPTER", "EXAMPLES", "adapted"]
+
+ADAPTER = "amateur-adapter"  # the example that needs a model with the adapter "liar"
+
+
+def _amateur() -> Any:
+    return tiny_model("llama", seed=7)
+
+
+# Those whose examples are made for the embedded models, or whose defaults do little on three layers.
+_ON_A_TINY_MODEL: dict[str, Callable[[], Strategy]] = {
+    "contrastive-search": ContrastiveSearch,
+    "contrastive-decoding": lambda: ContrastiveDecoding(_amateur()),
+    "dola": lambda: DoLa([1, 2]),
+    "context-aware": lambda: ContextAware([7, 8]),
+    "lol": lambda: LOL(_amateur(), [1], guidance=[5, 6]),
+}
+
+
+def _example(name: str) -> Callable[[], Strategy]:
+    """The strategy with its defaults and the examples that it declares, unless there is one for tiny models."""
+    return _ON_A_TINY_MODEL.get(name, lambda: parse_strategy(example_of(name)).strategy)
+
+
+EXAMPLES: dict[str, Callable[[], Strategy]] = {
+    **{name: _example(name) for name in exportable_strategies()},
+    "amateur-prompt": lambda: ContrastiveDecoding(Prompt([5, 6])),
+    ADAPTER: lambda: ContrastiveDecoding("liar"),
+}
+
+
+def adapted(model: Any) -> Any:
+    """The model with a random LoRA adapter, "liar"."""
+    peft = pytest.importorskip("peft")
+    model.add_adapter(peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False), "liar")
+    return model
