@@ -37,7 +37,15 @@ PLACEHOLDER = re.compile(r"^PATH$|=PATH\b|\.(?:csv|jsonl|txt)$")  # a file or fo
 NEW_FILE = re.compile(r"^`([\w/]+\.py)`:$", re.MULTILINE)  # that a recipe shows: tests/test_recipes.py runs it
 GROUPS = {"decoding.adapters", "decoding.models", "decoding.strategies"}  # of entry points
 # Options of other programs that the documents name.
-FOREIGN = {"--", "--continuous-batching", "--help", "--model_args", "--tasks", "--trust-remote-code"}
+FOREIGN = {
+    "--",
+    "--apply_chat_template",
+    "--continuous-batching",
+    "--help",
+    "--model_args",
+    "--tasks",
+    "--trust-remote-code",
+}
 
 
 def read(document: Path) -> str:

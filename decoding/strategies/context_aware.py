@@ -46,7 +46,7 @@ class ContextAware(ContrastStrategy):
     context: Any = field(metadata={"example": "TEXT"})
     alpha: float = 0.5
     tokenizer: Any = field(default=None, repr=False, compare=False)
-    placement: Placement | None = None
+    placement: Placement | None = field(default=None, metadata={"added_later": True})
     name: ClassVar[str] = "context-aware"
 
     def __post_init__(self) -> None:

@@ -61,7 +61,7 @@ class ContrastiveDecoding(ContrastStrategy):
     amateur_temperature: float = 1.0
     amateur_context: Literal["full", "last_token"] = "full"
     tokenizer: Any = field(default=None, repr=False, compare=False)
-    placement: Placement | None = None
+    placement: Placement | None = field(default=None, metadata={"added_later": True})
     name: ClassVar[str] = "contrastive-decoding"
 
     def __post_init__(self) -> None:

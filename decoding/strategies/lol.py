@@ -87,7 +87,7 @@ class LOL(ContrastStrategy):
     final_norm: bool = True
     language: str = "en"
     tokenizer: Any = field(default=None, repr=False, compare=False)
-    placement: Placement | None = None
+    placement: Placement | None = field(default=None, metadata={"added_later": True})
     name: ClassVar[str] = "lol"
 
     def __post_init__(self) -> None:

@@ -81,8 +81,18 @@ class StrategySpec:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Every parameter and its value, those left at their default included."""
-        return {name: getattr(self.strategy, name) for name in parameter_types(type(self.strategy))}
+        """Every parameter and its value, those left at their default included.
+
+        Left out are those of fields with ``metadata={"added_later": True}`` that have their default: samples of
+        evaluations are kept under hashes of these, and must be found again.
+        """
+        later = {
+            field.name: field.default
+            for field in dataclasses.fields(self.strategy)
+            if field.metadata.get("added_later", False)
+        }
+        values = {name: getattr(self.strategy, name) for name in parameter_types(type(self.strategy))}
+        return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
     @property
     def label(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from decoding.errors import InputError
@@ -67,7 +66,7 @@ class Generation(GroupTask):
         self.skipped = left_out
         self.name = name
         self.settings = {
-            "prompt": asdict(prompt),
+            "prompt": prompt.settings,
             "questions": digest(
                 [[question.question, question.correct_answers, question.incorrect_answers] for question in questions]
             ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from decoding.errors import InputError
@@ -66,7 +65,7 @@ class MultipleChoice(GroupTask):
         self.max_branch_tokens = max_branch_tokens or TOKENS_AT_ONCE
         self.group_size = batch_size or max(1, self.max_branch_tokens // TOKENS_A_QUESTION)
         self.settings = {
-            "prompt": asdict(prompt),
+            "prompt": prompt.settings,
             "languages": sorted({question.language for question in self.questions}),
             "questions": digest([[question.question, question.mc1, question.mc2] for question in self.questions]),
         }

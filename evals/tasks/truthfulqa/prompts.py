@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from decoding.errors import OptionError, nearest, one_line
@@ -59,6 +59,11 @@ class Prompt:
     after: str
     answer_space: str = " "
     special_tokens: bool = True
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What kept samples depend on; in a chat also where the texts of second readers go."""
+        return asdict(self) | ({"second readers": "system message"} if self.style == "chat" else {})
 
     def asked(self, question: str) -> str:
         """The text after the prefix, up to the answer."""

@@ -59,6 +59,15 @@ def test_hashes_of_what_is_no_text_stay_what_they_were(strategy: Any, right: str
     assert _digest(StrategySpec("any", strategy())) == right
 
 
+def test_a_parameter_that_was_added_later_has_a_hash_of_its_own_once_it_is_given() -> None:
+    specs = [
+        parse_strategy(f"context-aware:context=sea{rest}") for rest in ("", ",placement=none", ",placement=system")
+    ]
+    assert ["placement" in spec.parameters for spec in specs] == [False, False, True]
+    assert len({_digest(spec) for spec in specs}) == 2
+    assert parse_strategy(specs[2].spec) == specs[2]
+
+
 def test_a_file_holds_values_as_they_are_read_again() -> None:
     value = {"de": [4, 5.5, True, None], "path": Path("a/b"), "rows": torch.tensor([[1, 2]]), "lie": Prompt("Lie.")}
     written = as_json("guidance", value)
