@@ -2,8 +2,9 @@
 
 A step of these strategies reads 2 to 16 rows where greedy search reads one. One row is limited by reading the weights
 once, and so should a handful be; but torch's own product may take two or four times as long, depending on the CPU, the
-number of threads and the shape. The same product has two more forms: weights times states, and oneDNN's. Which is the
-quickest is measured once for each shape and number of rows, and remembered as long as the process lives.
+number of threads and the shape. The same product has three more forms: weights times states, oneDNN's, and blocks of
+the weights side by side. Which is the quickest is measured once for each shape and number of rows, and remembered as
+long as the process lives.
 
 Only float32 is treated: the forms round differently in the last bits, as do numbers of threads.
 """
@@ -36,6 +37,7 @@ ROWS = range(2, 17)  # numbers of rows that are measured; one row is quick alrea
 GAIN = 0.8
 LAYERS = 16  # of one shape that are measured in turn, so that the weights come from memory as in a forward pass
 REPEATS = 3
+BLOCKS = 16
 
 
 def _transposed(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -50,7 +52,20 @@ def _onednn(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product
 
 
-FORMS: dict[str, Product] = {"linear": nn.functional.linear, "transposed": _transposed, "onednn": _onednn}
+def _blocks(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The products with 16 blocks of the weight's rows, side by side."""
+    outputs, inputs = weight.shape
+    if outputs % BLOCKS:
+        return nn.functional.linear(states, weight, bias)
+    rows = states.shape[0]
+    blocks = weight.view(BLOCKS, outputs // BLOCKS, inputs).transpose(1, 2)
+    product = torch.bmm(states.expand(BLOCKS, rows, inputs), blocks).transpose(0, 1).reshape(rows, outputs)
+    return product if bias is None else product + bias
+
+
+FORMS: dict[str, Product] = {
+    "linear": nn.functional.linear, "transposed": _transposed, "onednn": _onednn, "blocks": _blocks,
+}  # fmt: skip
 
 
 class SmallBatchLinear:
@@ -171,7 +186,7 @@ def _is_plain(layer: nn.Linear) -> bool:
     if type(layer).forward is not nn.Linear.forward or not (own is None or isinstance(own, _Forward)):
         return False
     weight = layer.weight
-    ordinary = type(weight) in (nn.Parameter, Tensor) and weight.layout == torch.strided
+    ordinary = type(weight) in (nn.Parameter, Tensor) and weight.layout == torch.strided and weight.is_contiguous()
     return ordinary and weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() > 0
 
 

@@ -25,7 +25,7 @@ def _without_autograd(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["transposed", "onednn"])
+@pytest.fixture(params=["transposed", "onednn", "blocks"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A form that every layer takes, whatever is quickest here."""
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, request.param)
@@ -41,22 +41,25 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         form = FORMS[name]
         return lambda *given: names.append(name) or form(*given)
 
-    for name in ("transposed", "onednn"):
+    for name in ("transposed", "onednn", "blocks"):
         monkeypatch.setitem(FORMS, name, recording(name))
     return names
 
 
 @pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("outputs", [301, 48])
 @pytest.mark.parametrize("shape", [(1,), (2,), (16,), (17,), (1, 4), (2, 3), (1, 2, 2)])
-def test_the_product_is_that_of_the_layer(shape: tuple[int, ...], bias: bool, form: str, computed: list[str]) -> None:
+def test_the_product_is_that_of_the_layer(
+    shape: tuple[int, ...], outputs: int, bias: bool, form: str, computed: list[str]
+) -> None:
     torch.manual_seed(0)
-    layer = nn.Linear(48, 301, bias=bias)
+    layer = nn.Linear(48, outputs, bias=bias)
     states = torch.randn(*shape, 48)
     rows = states[..., 0].numel()
     with SmallBatchLinear([layer]).quickest(rows, CPU):
         product = layer(states)
     assert computed == ([form] if 2 <= rows <= 16 else [])
-    assert product.shape == (*shape, 301)
+    assert product.shape == (*shape, outputs)
     assert product.is_contiguous()
     # a float32 sum over 48 products in another order
     torch.testing.assert_close(product, layer(states), rtol=1e-5, atol=1e-5)
@@ -182,9 +185,9 @@ class Slow:
 @pytest.mark.parametrize(
     ("seconds", "chosen"),
     [
-        ({"linear": 1.0, "transposed": 0.5, "onednn": 0.7}, "transposed"),
-        ({"linear": 1.0, "transposed": 2.0, "onednn": 0.7}, "onednn"),
-        ({"linear": 1.0, "transposed": 0.9, "onednn": 0.95}, "linear"),  # within the noise
+        ({"linear": 1.0, "transposed": 0.5, "onednn": 0.7, "blocks": 1.0}, "transposed"),
+        ({"linear": 1.0, "transposed": 2.0, "onednn": 0.7, "blocks": 1.0}, "onednn"),
+        ({"linear": 1.0, "transposed": 0.9, "onednn": 0.95, "blocks": 0.9}, "linear"),  # within the noise
     ],
 )
 def test_the_quickest_form_is_measured_once(
@@ -204,7 +207,7 @@ def test_the_quickest_form_is_measured_once(
 
 
 def test_deterministic_algorithms_do_not_depend_on_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Slow({"linear": 1.0, "transposed": 0.5, "onednn": 0.7})
+    clock = Slow({"linear": 1.0, "transposed": 0.5, "onednn": 0.7, "blocks": 1.0})
     monkeypatch.setattr(small_batch_linear, "_seconds", clock)
     torch.use_deterministic_algorithms(True)
     try:
@@ -216,7 +219,7 @@ def test_deterministic_algorithms_do_not_depend_on_a_clock(monkeypatch: pytest.M
 
 def test_an_unknown_form_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "fast")
-    with pytest.raises(OptionError, match=r"must be one of auto, linear, transposed, onednn, got 'fast'"):
+    with pytest.raises(OptionError, match=r"must be one of auto, linear, transposed, onednn, blocks, got 'fast'"):
         SmallBatchLinear([nn.Linear(8, 5)]).quickest(4, CPU)
 
 
