@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from decoding.errors import InputError, OptionError, one_line
+from decoding.rows import iter_texts
 from decoding.strategies.registry import strategy_name
 
 Model = Annotated[
@@ -53,6 +54,8 @@ Chat = Annotated[bool, typer.Option("--chat", help="Put each prompt into the mod
 Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the random draws; every prompt starts from it.")]
 Output = Annotated[Path | None, typer.Option(metavar="DIR", help="Also write the results to files in this folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+PROMPT_COLUMNS = ("prompt", "prefix_text", "text")  # of a table of prompts, the first of these that a row has
 
 
 @dataclass(frozen=True)
@@ -170,21 +173,20 @@ def settings_of(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def prompts_of(given: Sequence[str] | None, file: Path | None = None) -> list[str]:
-    """Return the prompts of ``--prompt`` and those of a file, one a line, or else standard input as one prompt.
+    """Return the prompts of ``--prompt`` and those of a file, or else standard input as one prompt.
+
+    A file has one prompt a line; a table (CSV, JSON, JSON lines, parquet) has them in a column ``prompt``,
+    ``prefix_text`` or ``text``.
 
     Raises:
         InputError: an empty prompt, no prompt at all, or a file that cannot be read.
     """
     prompts = list(given or [])
     if file is not None:
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"--prompts {file}: cannot be read ({one_line(error)})") from error
-        lines = [line for line in lines if line.strip()]
-        if not lines:
+        in_file = list(iter_texts(file, PROMPT_COLUMNS))
+        if not in_file:
             raise InputError(f"--prompts {file}: holds no prompt; expected one prompt a line")
-        prompts += lines
+        prompts += in_file
     if not prompts and file is None:
         if sys.stdin is None or sys.stdin.isatty():
             raise InputError("no prompt: give --prompt TEXT, or pipe a text in")

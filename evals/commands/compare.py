@@ -45,7 +45,9 @@ def compare_command(
         list[str] | None,
         typer.Option(metavar="TEXT", help="A text to continue; repeatable; by default standard input."),
     ] = None,
-    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="A file of prompts, one a line.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Prompts, one a line, or the column prompt of a table.")
+    ] = None,
     max_new_tokens: MaxNewTokens = None,
     chat: Chat = False,
     explain: Annotated[

@@ -33,11 +33,11 @@ def isotropy_command(
         list[str] | None,
         typer.Option(
             metavar="[NAME=]FILE",
-            help="Texts, one a line, or JSON lines; repeatable, or de=FILE,fr=FILE; by default the built-in stories.",
+            help="Texts, one a line, or a table; repeatable, or de=FILE,fr=FILE; by default the built-in stories.",
         ),
     ] = None,
     field: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Field of JSON lines that holds the text; by default text.")
+        str | None, typer.Option(metavar="NAME", help="Column of a table that holds the text; by default text.")
     ] = None,
     layers: Annotated[
         str, typer.Option(metavar="all|last|N,N", help="0 is the embeddings, -1 the last layer, which the head reads.")

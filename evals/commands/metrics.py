@@ -28,7 +28,7 @@ def metrics_command(
     *,
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", help="Texts: JSON lines, JSON or CSV; or .txt with one text a line."),
+        typer.Argument(metavar="FILE...", help="Texts: JSON lines, JSON, CSV or parquet; or .txt, one text a line."),
     ],
     metric: Annotated[
         list[str] | None,

@@ -1,49 +1,42 @@
-"""Texts to analyse: files, read a line at a time, and batches of them in tokens."""
+"""Texts to analyse: files, read bit by bit, and batches of them in tokens."""
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from decoding.errors import InputError, OptionError, one_line
+from decoding.errors import InputError, OptionError
 from decoding.evals.isotropy.settings import Settings
+from decoding.rows import is_table, iter_texts
 
 __all__ = ["BUILT_IN_DATA", "EncodedText", "TextFile", "batches", "data_sets", "encoded_texts", "stories"]
 
 FIELDS = ("text", "reference_text", "content", "sentence")  # searched in this order where no field is named
-JSON_LINES = (".jsonl", ".json", ".ndjson")
 BATCHES_SORTED = 8  # number of batches whose texts are sorted by length together: little padding, bounded memory
 
 
 class TextFile:
-    """The texts of a file, one a line, or a field of JSON lines; each iteration reads it again.
+    """The texts of a file, one a line, or a column of a table; each iteration reads it again.
 
     Args:
-        path: the file; ``.jsonl``, ``.json`` and ``.ndjson`` are read as JSON lines.
-        field: name of the field; None takes the first there is of ``text``, ``reference_text``, ``content`` and
+        path: the file; CSV, JSON, JSON lines and parquet by their endings are tables, others have a text a line.
+        field: name of the column; None takes the first there is of ``text``, ``reference_text``, ``content`` and
             ``sentence``.
 
     Raises:
-        InputError: it cannot be read, or a line is no JSON or lacks the field; raised while iterating.
+        InputError: it cannot be read, or a row is broken or lacks the column; raised while iterating.
     """
 
     def __init__(self, path: str | Path, field: str | None = None) -> None:
         self.path = Path(path).expanduser()
-        self.field = field
-        self.is_json = self.path.suffix.lower() in JSON_LINES
+        self.columns = FIELDS if field is None else (field,)
 
     def __iter__(self) -> Iterator[str]:
-        try:
-            with self.path.open(encoding="utf-8") as file:
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        yield self._of_json(number, line) if self.is_json else line.strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"--data {self.path}: cannot be read ({one_line(error)})") from error
+        for text in iter_texts(self.path, self.columns, "name its column with --field"):
+            yield text.strip()
 
     def count(self) -> int:
         """The number of its texts, each of which is checked.
@@ -53,25 +46,9 @@ class TextFile:
         """
         count = sum(1 for _ in self)
         if not count:
-            raise InputError(f"--data {self.path}: holds no text; expected one text a line, or JSON lines")
+            expected = "rows" if is_table(self.path) else "one text a line; tables end in .csv, .jsonl or .parquet"
+            raise InputError(f"--data {self.path}: holds no text; expected {expected}")
         return count
-
-    def _of_json(self, number: int, line: str) -> str:
-        where = f"--data {self.path}, line {number}"
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{where}: is no JSON ({error}); expected one object a line") from error
-        if not isinstance(record, dict):
-            raise InputError(f"{where}: is no object; expected one object a line")
-        names = FIELDS if self.field is None else (self.field,)
-        text = next((record[name] for name in names if isinstance(record.get(name), str)), None)
-        if text is None:
-            raise InputError(
-                f"{where}: has no text in {' or '.join(names)}; its fields are {', '.join(map(str, record))}: name one "
-                "with --field"
-            )
-        return text
 
 
 def stories(count: int = 300) -> list[str]:

@@ -10,12 +10,12 @@ from typing import Any
 
 from decoding.cli.options import Placement
 from decoding.errors import InputError, OptionError
-from decoding.evals.engine.rows import Row, read_lines, read_rows
 from decoding.evals.metrics.distribution import mauve
 from decoding.evals.metrics.likelihood import coherence, perplexity
 from decoding.evals.metrics.overlap import bleu, chrf, rouge, self_bleu
 from decoding.evals.metrics.repetition import distinct, diversity, repetition
 from decoding.evals.metrics.units import Splitter
+from decoding.rows import Row, read_lines, read_rows
 
 __all__ = ["METRICS", "Judge", "Settings", "Texts", "texts_of"]
 
@@ -133,7 +133,7 @@ def _text(row: Row, name: str) -> str:
     value = row.value(name)
     if not isinstance(value, str):
         raise row.fault(name, f"is {type(value).__name__}, not text; --field names the column of the texts")
-    return value
+    return row.checked(name, value, empty=True)
 
 
 def _optional(rows: Sequence[Row], name: str) -> list[str] | None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from decoding.errors import OptionError
 from decoding.evals.engine.configurations import Configuration, digest
-from decoding.evals.engine.rows import Row, documents, rows_of
 from decoding.evals.engine.task import Document, Record, Task
 from decoding.evals.tasks.likelihood import Likelihood, likelihoods
+from decoding.rows import Row, documents, rows_of
 
 __all__ = ["METRICS", "PREFIXES", "Completions", "Factor", "load"]
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from decoding.evals.engine.configurations import Configuration, digest
-from decoding.evals.engine.rows import Row, documents, rows_of
 from decoding.evals.engine.task import Document, Record, Task
 from decoding.evals.metrics.discrimination import auroc
 from decoding.evals.tasks.likelihood import Likelihood, likelihoods
+from decoding.rows import Row, documents, rows_of
 
 __all__ = ["HaluEval", "Responses", "load"]
 

@@ -42,6 +42,7 @@ FLOORS = [
     "decoding.capabilities",
     "decoding.stream",
     "decoding.induce",
+    "decoding.rows",
     "decoding.models",
     "decoding.cache",
     "decoding.transformers_private",

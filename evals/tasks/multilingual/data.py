@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from decoding.errors import InputError, OptionError
-from decoding.evals.engine.rows import Row, documents, read_lines, read_rows
 from decoding.evals.tasks.multilingual.languages import LANGUAGES, language
+from decoding.rows import Row, documents, read_lines, read_rows
 
 __all__ = ["Passage", "Problem", "Source", "articles", "passages", "problems", "sources", "translations"]
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".txt")
+ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def sources(data: str, languages: Sequence[str] | None, target: str | None = Non
     """The files of languages.
 
     Args:
-        data: ``de=FILE,fr=FILE``; a folder with ``de.jsonl``, ... (or .json, .csv, .txt), or, for translations, with
-            pairs such as ``tatoeba.deu-eng.deu`` and ``tatoeba.deu-eng.eng``; or one file, of the only
-            language in ``languages``.
+        data: ``de=FILE,fr=FILE``; a folder with ``de.jsonl``, ... (or .json, .csv, .parquet, .txt), or, for
+            translations, with pairs such as ``tatoeba.deu-eng.deu`` and ``tatoeba.deu-eng.eng``; or one file, of the
+            only language in ``languages``.
         languages: codes; None for all languages with files.
         target: language of the translations.
 
@@ -94,7 +94,7 @@ def _in_folder(folder: Path, code: str, target: str | None) -> Source | None:
             for file in sorted(folder.glob(f"*.{pair}.{first}")):
                 if file.with_suffix(f".{second}").is_file():
                     return Source(file, file.with_suffix(f".{second}"))
-    files = (folder / f"{code}{suffix}" for suffix in SUFFIXES)
+    files = (folder / f"{code}{suffix}" for suffix in ENDINGS)
     return next((Source(file) for file in files if file.is_file()), None)
 
 

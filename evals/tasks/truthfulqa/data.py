@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from decoding.errors import DecodingWarning, InputError
-from decoding.evals.engine.rows import SUFFIXES, Row, documents, rows_of
+from decoding.rows import Row, documents, is_table, rows_of
 
 __all__ = ["Question", "Targets", "closed", "load"]
 
@@ -123,9 +123,11 @@ def _rows(source: str, language: str | None) -> tuple[Sequence[Row], str | None]
     """The rows of a source, and the language that its name ends in."""
     path = Path(source).expanduser()
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
+        files = sorted(file for file in path.iterdir() if is_table(file) and file.is_file())
         if len(files) > 1 and language is not None:
             files = [file for file in files if _language(file) == language] or files
+        if len(files) > 1 and all(file.suffix == ".parquet" for file in files):
+            return rows_of(source), None  # the splits of a data set, or parts of one
         if len(files) > 1:
             names = ", ".join(file.name for file in files)
             raise InputError(f"{source}: holds {names}; name one of these files, or a language that one name ends in")

@@ -40,12 +40,15 @@ def test_a_json_list_is_read_as_well(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"question": "q"}', r"line 1: has no hallucinated answer; its keys are question"),
-        ('{"hallucinated_answer": "w"}', r"line 1: has no question"),
-        ('{"question": "q", "answer": "a"}\n{"question"', r"line 2: is no JSON"),
-        ("[1]", r"record 1: is no record"),
+        (
+            '{"question": "q"}',
+            r"row 1 \(line 1\): has no hallucinated answer; the row has question; expected one of hallucinated_",
+        ),
+        ('{"hallucinated_answer": "w"}', r"row 1 \(line 1\): has no question"),
+        ('{"question": "q", "answer": "a"}\n{"question"', r"line 2, column 12: is no valid JSON"),
+        ("[1]", r"row 1: is int; expected an object"),
         ('{"question": "q", "answer": "a", "hallucination": "no"}', r"holds no hallucinated answer"),
-        ("", r"holds no hallucinated answer"),
+        ("", r"holds no rows"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, content: str, message: str) -> None:

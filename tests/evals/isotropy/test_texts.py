@@ -43,10 +43,17 @@ def test_json_lines_give_a_field(tmp_path, field):
     [
         ("absent.txt", None, None, r"absent.txt: cannot be read"),
         ("a.txt", "", None, "holds no text"),
-        ("a.jsonl", '{"text": "a"', None, r"a.jsonl, line 2: is no JSON"),
-        ("a.jsonl", "[1]", None, "line 2: is no object"),
-        ("a.jsonl", '{"body": "a"}', None, "line 2: has no text in text or .* its fields are body: name one with"),
-        ("a.jsonl", '{"text": 3}', "text", "line 2: has no text in text"),
+        ("a.jsonl", '{"text": "a"', None, r"a.jsonl, line 2, column 13: is no valid JSON"),
+        ("a.jsonl", "1", None, "line 2: is int; expected an object"),
+        ("a.csv", "text,b\nc,d,e", None, r"row 1 \(line 3\): 3 fields, 2 columns"),
+        ("a.parquet", "no", None, "a.parquet: cannot be read as parquet"),
+        (
+            "a.jsonl",
+            '{"body": "a"}',
+            None,
+            r"row 1 \(line 2\): has no text in text or .*; the row has body; name its column with --field",
+        ),
+        ("a.jsonl", '{"text": 3}', "text", r"row 1 \(line 2\): has no text in text;"),
     ],
 )
 def test_bad_data_is_one_line_that_says_where(tmp_path, name, line, field, message):
@@ -59,7 +66,7 @@ def test_bad_data_is_one_line_that_says_where(tmp_path, name, line, field, messa
 
 def test_bytes_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"a\.txt: is UTF-16, or no text at all"):
         TextFile(tmp_path / "a.txt").count()
 
 

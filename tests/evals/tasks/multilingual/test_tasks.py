@@ -9,7 +9,6 @@ import torch
 from decoding.errors import InputError, OptionError
 from decoding.evals import miniature
 from decoding.evals.engine.configurations import Configuration
-from decoding.evals.engine.rows import read_rows
 from decoding.evals.engine.runner import run
 from decoding.evals.engine.text_generation import GeneratedText
 from decoding.evals.metrics.distribution import mauve
@@ -21,6 +20,7 @@ from decoding.evals.tasks.multilingual.data import Passage, Problem, problems
 from decoding.evals.tasks.multilingual.languages import LANGUAGES
 from decoding.evals.tasks.multilingual.programs import Code
 from decoding.evals.tasks.multilingual.tasks import OpenEnded, Summarization, Translation
+from decoding.rows import read_rows
 from decoding.strategies.registry import parse_strategy
 
 EXPERT = pytest.mark.skipif(

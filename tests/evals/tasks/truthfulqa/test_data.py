@@ -111,6 +111,13 @@ def test_hub_rows_are_read_as_files_are(tmp_path, form, content):
         (question,), _ = load(str(tmp_path / form))
     expected = Targets(("No", "Nunca"), ("Sí ",)) if content else Targets(("No.", "Never."), ("Yes.",))
     assert question.mc2 == expected
+    datasets.Dataset.from_list([{**rows[0], "question": "In another split?"}]).to_parquet(tmp_path / form / "a.parquet")
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / form / "test-00000-of-00001.parquet")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DecodingWarning)
+        (chosen,), _ = load(str(tmp_path / form))
+        (one,), _ = load(str(tmp_path / form / "validation-0.parquet"))
+    assert chosen == one == question
 
 
 def broken(record, **changes):
