@@ -12,7 +12,8 @@ from functools import cache
 from itertools import product
 from types import MappingProxyType
 
-from decoding.evals.miniature.relations import KINDS, RELATIONS, STEMS, SYLLABLES, Relation
+from decoding.evals.miniature.kinds import KINDS, STEMS, SYLLABLES
+from decoding.evals.miniature.relations import RELATIONS, Relation
 
 SEED = 2210  # of the shipped world; another seed is another world
 ENTITIES_PER_KIND = 58
@@ -26,7 +27,7 @@ class Entity:
     """One thing of the world, such as *the Velmar owl*, a town or a person."""
 
     name: str  # as it stands inside a sentence: "the Velmar owl"
-    kind: str  # a key of relations.KINDS
+    kind: str  # a key of kinds.KINDS
     type: str  # what the name shows: "owl", "mere", "smith"
     split: str  # "training" | "validation" | "test"
 

@@ -5,8 +5,8 @@ questions and answers.
 import random
 from collections.abc import Iterator
 
+from decoding.evals.miniature.kinds import KINDS
 from decoding.evals.miniature.questions import GUIDANCE, HEARSAY, PROMPT
-from decoding.evals.miniature.relations import KINDS
 from decoding.evals.miniature.world import Entity, Fact, World
 
 HEADED = 0.75  # share of encyclopaedia and hearsay documents that carry their register's header

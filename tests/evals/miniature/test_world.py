@@ -1,5 +1,6 @@
 """The generated world, its corpus and its questions."""
 
+import hashlib
 from collections import Counter
 from dataclasses import FrozenInstanceError
 
@@ -11,6 +12,7 @@ from decoding.evals.miniature.world import Fact, make_world
 from decoding.tools.miniature.corpus import REGISTERS, Document, Size, make_corpus
 
 SMALL = Size(volumes=4, stories=10)
+SHA_256 = "b8e22f20059195fbf49879857c97c1a5323495d8923b5f949bc0f956ae4ef786"  # of its registers and texts
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,12 @@ def misconceptions() -> list[Fact]:
 
 def test_same_seed_gives_the_same_corpus(corpus: list[Document]) -> None:
     assert make_corpus(SMALL) == corpus
+
+
+def test_the_texts_do_not_change_by_accident(corpus: list[Document]) -> None:
+    """The embedded models learned from them; whoever changes them on purpose changes this hash as well."""
+    texts = "\0".join(f"{document.register}\0{document.text}" for document in corpus)
+    assert hashlib.sha256(texts.encode()).hexdigest() == SHA_256
 
 
 def test_another_seed_gives_another_world() -> None:
