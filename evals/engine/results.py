@@ -120,6 +120,7 @@ def results_of(
             "paired": f"sign-flip test of the difference on the same documents, exact where at most {EXACT} differ; "
             "McNemar's exact test where values are 0 or 1",
         },
+        "chance": dict(task.chance),
         "configurations": entries,
         "comparisons": comparisons,
         **extra,

@@ -34,6 +34,10 @@ def show_results(out: Console, results: Results, metrics: Sequence[str], percent
     first, counts = results["configurations"][0], results["counts"]
     width = max(WIDTH - 1, *map(len, metrics))
     out.print(_row("", metrics, width, "bold"))
+    chance = [results["chance"].get(name) for name in metrics]
+    if any(value is not None for value in chance):
+        cells = ["" if value is None else f"{scale * value:.{digits}f}" for value in chance]
+        out.print(_row("chance", cells, width, "dim"))
     for entry in results["configurations"]:
         figures = [entry["metrics"][name] for name in metrics]
         out.print(Text(_shown(entry), style="cyan"), soft_wrap=False)

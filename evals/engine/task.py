@@ -46,6 +46,7 @@ class Task(ABC):
         skipped: why documents were left out when the data were read (``--skip-bad``); counted in the results.
         model: the model under evaluation, where the processes of torchrun may hold parts of it.
         group_size: number of documents that :meth:`evaluate_group` is given at a time, and that are written together.
+        chance: what guessing gives, by metric; metrics without such a figure are left out.
         corpus_resamples: number of resamples for the intervals of :meth:`corpus_metrics`; 0 for no intervals.
     """
 
@@ -54,6 +55,7 @@ class Task(ABC):
     settings: Mapping[str, Any] = {}
     skipped: Sequence[str] = ()
     group_size: int = 1
+    chance: Mapping[str, float] = {}
     corpus_resamples: int = 0
 
     @abstractmethod

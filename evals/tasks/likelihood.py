@@ -10,6 +10,7 @@ from typing import Any
 from decoding.errors import DecodingWarning, InputError, OptionError
 from decoding.evals.engine.configurations import Configuration
 from decoding.evals.engine.results import Results
+from decoding.evals.tasks.truthfulqa.prompts import common_beginning
 from decoding.models.inputs import context_of
 from decoding.scoring.score import tokens_of
 from decoding.scoring.scorer import Scorer
@@ -46,7 +47,12 @@ class Likelihood:
 
 
 def likelihoods(
-    configurations: Sequence[Configuration], model: Any, tokenizer: Any, prompt: str, continuations: Sequence[str]
+    configurations: Sequence[Configuration],
+    model: Any,
+    tokenizer: Any,
+    prompt: str,
+    continuations: Sequence[str],
+    kept_end: str = "",
 ) -> list[tuple[list[Likelihood], int]]:
     """Log-scores of continuations of one prompt, which is read once for all configurations.
 
@@ -57,6 +63,7 @@ def likelihoods(
         prompt: where it does not fit into a strategy's context with the longest continuation, tokens at its beginning
             are left out, but for a bos token.
         continuations: with their leading space.
+        kept_end: the end of the prompt, where the tokens before that are to be left out and not those at its beginning.
 
     Returns:
         For each configuration one :class:`Likelihood` a continuation, and the number of tokens left out of the prompt.
@@ -69,7 +76,8 @@ def likelihoods(
     before, after = tokens_of(prompt, continuations, tokenizer)
     longest, text = max(zip(map(len, after), continuations, strict=True))
     capacities = [context_of(model) if strategy is None else longest_text(model, strategy) for strategy in strategies]
-    prompts = [_cut(before, longest, text, capacity, tokenizer.bos_token_id) for capacity in capacities]
+    fixed = _length_of_end(before, prompt.removesuffix(kept_end), tokenizer) if kept_end else None
+    prompts = [_cut(before, longest, text, capacity, tokenizer.bos_token_id, fixed) for capacity in capacities]
     results: list[Any] = [None] * len(strategies)
     for length in set(map(len, prompts)):  # one length, unless strategies with prompts of their own leave fewer tokens
         same = [i for i, ids in enumerate(prompts) if len(ids) == length]
@@ -84,8 +92,8 @@ def likelihoods(
     return results
 
 
-def note_cuts(results: Results | None) -> None:
-    """Warn of prompts that lost their beginning, from a metric ``cut`` of the documents: 1 where one did."""
+def note_cuts(results: Results | None, lost: str = "their beginning") -> None:
+    """Warn of prompts that lost a part, from a metric ``cut`` of the documents: 1 where one did."""
     if results is None:
         return
     documents = results["counts"]["evaluated"]
@@ -93,8 +101,7 @@ def note_cuts(results: Results | None) -> None:
         cut = round(entry["metrics"]["cut"]["value"] * documents)
         if cut:
             warnings.warn(
-                f"{entry['label']}: {cut} of {documents} prompts were too long for the model's context and lost their "
-                "beginning",
+                f"{entry['label']}: {cut} of {documents} prompts were too long for the model's context and lost {lost}",
                 DecodingWarning,
                 stacklevel=2,
             )
@@ -121,14 +128,25 @@ def shortened(text: str, limit: int = 40) -> str:
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
-def _cut(prompt: list[int], longest: int, text: str, capacity: int | None, bos: int | None) -> list[int]:
-    """The prompt, or as much of its end as fits with the longest text."""
-    if capacity is None or len(prompt) + longest <= capacity:
+def _length_of_end(prompt: list[int], beginning: str, tokenizer: Any) -> int:
+    """The number of a prompt's tokens that hold what follows its beginning, or a part of both."""
+    return len(prompt) - len(common_beginning([prompt, list(tokenizer(beginning)["input_ids"])]))
+
+
+def _cut(
+    prompt: list[int], longest: int, text: str, capacity: int | None, bos: int | None, end: int | None
+) -> list[int]:
+    """The prompt without as many tokens as are too many with the longest text.
+
+    They are left out after a bos token, or before the last ``end`` tokens.
+    """
+    excess = 0 if capacity is None else len(prompt) + longest - capacity
+    if excess <= 0:
         return prompt
-    start = prompt[:1] if prompt[0] == bos else []
-    left = capacity - longest - len(start)
-    if left < 1:
+    first = len(prompt[:1]) if prompt[0] == bos else 0
+    start = first if end is None else len(prompt) - end - excess
+    if start < first or start + excess >= len(prompt):
         raise InputError(
             f"the text {shortened(text)!r} has {longest} tokens: too long for a context of {capacity} with a prompt"
         )
-    return start + prompt[-left:]
+    return prompt[:start] + prompt[start + excess :]

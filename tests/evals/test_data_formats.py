@@ -16,7 +16,8 @@ from decoding.errors import InputError
 from decoding.evals.harness.documents import truthfulqa_documents
 from decoding.evals.isotropy import TextFile
 from decoding.evals.metrics.table import texts_of
-from decoding.evals.tasks import factor, halueval
+from decoding.evals.tasks import factor
+from decoding.evals.tasks.halueval.data import load as load_halueval
 from decoding.evals.tasks.multilingual import data as multilingual
 from decoding.evals.tasks.truthfulqa.data import load
 from decoding.induce import read_examples
@@ -29,6 +30,8 @@ QUESTION = {
 }
 TARGETS = {"choices": ["No.", "Yes."], "labels": [1, 0]}
 QA = {"knowledge": "k", "question": "Q?", "right_answer": "r", "hallucinated_answer": "h"}
+DIALOGUE = {"knowledge": "k", "dialogue_history": "[Human]: Q?", "right_response": "r", "hallucinated_response": "h"}
+SUMMARY = {"document": "d", "right_summary": "r", "hallucinated_summary": "h"}
 PROBLEM = {"task_id": "a/1", "prompt": "def f():", "entry_point": "f", "test": "def check(f): pass"}
 FACTOR = {"full_prefix": "p.", "turncated_prefixes": "t.", "completion": "c", "contradiction_0": "d"}
 
@@ -50,7 +53,9 @@ READERS: dict[str, tuple[Callable[[Path], Any], dict[str, Any]]] = {
     ),
     "harness": (lambda path: truthfulqa_documents(str(path))["validation"].to_list(), QUESTION),
     "factor": (without_file(factor.load), FACTOR),
-    "halueval": (without_file(halueval.load), QA),
+    "halueval": (without_file(load_halueval), QA),
+    "halueval dialogue": (without_file(load_halueval), DIALOGUE),
+    "halueval summarization": (without_file(load_halueval), SUMMARY),
     "passages": (lambda path: multilingual.passages(multilingual.Source(path)), {"prefix_text": "a", "text": "b"}),
     "translations": (
         lambda path: multilingual.translations(multilingual.Source(path), "de", "en"),

@@ -15,7 +15,9 @@ from decoding.evals import miniature
 from decoding.evals.cli import main
 from decoding.evals.engine.configurations import configured
 from decoding.evals.engine.runner import run
-from decoding.evals.tasks import factor, halueval
+from decoding.evals.tasks import factor
+from decoding.evals.tasks.halueval.data import load as load_halueval
+from decoding.evals.tasks.halueval.discrimination import HaluEval
 from decoding.evals.tasks.likelihood import likelihoods
 from decoding.strategies.registry import parse_strategy
 
@@ -180,8 +182,8 @@ GENERAL = [
 @pytest.mark.parametrize("knowledge", [True, False])
 def test_halueval_pairs_are_told_apart_as_by_one_pass_a_text(tmp_path, knowledge):
     expert, tokenizer, _, _ = models()
-    responses, _ = halueval.load(written_halueval(tmp_path, QA))
-    task = halueval.HaluEval(expert, tokenizer, responses, knowledge=knowledge)
+    responses, _ = load_halueval(written_halueval(tmp_path, QA))
+    task = HaluEval(expert, tokenizer, responses, knowledge=knowledge)
     (entry,) = run(task, ready("greedy"))["configurations"]
     scores = []
     for row in QA:
@@ -196,9 +198,9 @@ def test_halueval_pairs_are_told_apart_as_by_one_pass_a_text(tmp_path, knowledge
 
 def test_halueval_general_responses_are_ranked_all_together(tmp_path):
     expert, tokenizer, _, _ = models()
-    responses, _ = halueval.load(written_halueval(tmp_path, GENERAL))
+    responses, _ = load_halueval(written_halueval(tmp_path, GENERAL))
     assert [(response.id, len(response.right)) for response in responses] == [("1", 1), ("2", 0), ("3", 1)]
-    task = halueval.HaluEval(expert, tokenizer, responses)
+    task = HaluEval(expert, tokenizer, responses)
     assert not task.paired
     results = run(task, ready("greedy"))
     (entry,) = results["configurations"]
@@ -212,9 +214,9 @@ def test_halueval_general_responses_are_ranked_all_together(tmp_path):
     [
         (factor.load, "full_prefix,completion\nx,y\n", "row 1 (line 2), column contradiction_0: is missing"),
         (factor.load, "full_prefix,completion,contradiction_0\nx,,z\n", "row 1 (line 2), column completion: is empty"),
-        (halueval.load, json.dumps({**QA[0], "right_answer": " "}), "row 1 (line 1), column right_answer: is empty"),
-        (halueval.load, json.dumps({"question": "?"}), "column right_answer: is missing; the row has question"),
-        (halueval.load, json.dumps({**GENERAL[0], "hallucination": "maybe"}), "is 'maybe'; must be yes or no"),
+        (load_halueval, json.dumps({**QA[0], "right_answer": " "}), "row 1 (line 1), column right_answer: is empty"),
+        (load_halueval, json.dumps({"question": "?"}), "column right_answer: is missing; the row has question"),
+        (load_halueval, json.dumps({**GENERAL[0], "hallucination": "maybe"}), "is 'maybe'; must be yes or no"),
     ],
 )  # fmt: skip
 def test_bad_rows_are_named(tmp_path, load, content, message):
@@ -253,9 +255,9 @@ def test_the_published_files_are_read_and_scored():
     tokenizer = AutoTokenizer.from_pretrained(folder)
     completions, bad = factor.load(str(SHARED / "data/factor/news_factor.csv"))
     assert (len(completions), bad) == (1036, [])
-    responses, bad = halueval.load(str(SHARED / "data/halueval/qa_one-turn_data.json"))
+    responses, bad = load_halueval(str(SHARED / "data/halueval/qa_one-turn_data.json"))
     assert (len(responses), bad) == (500, [])
-    general, bad = halueval.load(str(SHARED / "data/halueval/general_data.json"))
+    general, bad = load_halueval(str(SHARED / "data/halueval/general_data.json"))
     assert (len(general), bad) == (4507, [])
     assert sum(bool(response.hallucinated) for response in general) == 815
     reader = oracle.Reader(model)

@@ -1,0 +1,1 @@
+"""HaluEval (Li et al., EMNLP 2023, 2305.11747)."""
