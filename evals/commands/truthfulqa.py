@@ -17,11 +17,12 @@ from decoding.strategies.registry import StrategySpec
 if TYPE_CHECKING:
     from decoding.evals.engine.configurations import Configuration
     from decoding.evals.engine.results import Results
+    from decoding.evals.tasks.truthfulqa.binary_choice import BinaryChoice
     from decoding.evals.tasks.truthfulqa.data import Question
     from decoding.evals.tasks.truthfulqa.generation import Generation
     from decoding.evals.tasks.truthfulqa.multiple_choice import MultipleChoice
 
-    Evaluation = MultipleChoice | Generation
+    Evaluation = MultipleChoice | BinaryChoice | Generation
 
 __all__ = ["truthfulqa_command"]
 
@@ -46,6 +47,10 @@ def truthfulqa_command(
     ] = False,
     tune: Annotated[
         bool, typer.Option("--tune", help="With --miniature: choose hyper-parameters on its validation questions.")
+    ] = False,
+    binary: Annotated[
+        bool,
+        typer.Option("--binary", help="The choice of the best answer or the best incorrect one, of January 2025."),
     ] = False,
     max_branch_tokens: Annotated[
         int | None,
@@ -72,7 +77,7 @@ def truthfulqa_command(
     ] = None,
     options: ComparisonOptions,
 ) -> None:
-    """TruthfulQA: multiple choice (MC1, MC2, MC3, normalised and raw) or --generation, with paired tests.
+    """TruthfulQA: multiple choice (MC1, MC2, MC3, normalised and raw), --binary or --generation, with paired tests.
 
     Example: decoding eval truthfulqa --miniature --strategy greedy --strategy dola
     """
@@ -82,6 +87,8 @@ def truthfulqa_command(
         raise OptionError("--tune chooses from the grids of --miniature: expected with --miniature, without --strategy")
     if tune and generation:
         raise OptionError("--tune chooses by multiple choice: leave --generation out")
+    if binary and (tune or generation):
+        raise OptionError("--binary is a choice of two answers: leave --tune and --generation out")
     named_judges = {"truth": judge_truth, "info": judge_info}
     if any(named_judges.values()) and not generation:
         raise OptionError("--judge-truth and --judge-info judge generated answers: give --generation as well")
@@ -90,6 +97,7 @@ def truthfulqa_command(
     from decoding.evals.engine.prepared import of_last_rank, prepared, report
     from decoding.evals.engine.results import corrected
     from decoding.evals.tasks.truthfulqa import miniature
+    from decoding.evals.tasks.truthfulqa.binary_choice import BinaryChoice
     from decoding.evals.tasks.truthfulqa.data import load
     from decoding.evals.tasks.truthfulqa.generation import Generation
     from decoding.evals.tasks.truthfulqa.judge import Judge
@@ -97,9 +105,10 @@ def truthfulqa_command(
     from decoding.models import loading
     from decoding.models.devices import input_device
 
-    source = data or f"{ON_THE_HUB}:{'generation' if generation else 'multiple_choice'}"
+    source = data or f"{ON_THE_HUB}:{'generation' if generation or binary else 'multiple_choice'}"
     codes = [] if miniature_ else languages.split(",") if languages else [None]
-    sets = [(language, load(source, language, options.skip_bad)) for language in codes]  # before a model is loaded
+    # Before a model is loaded.
+    sets = [(language, load(source, language, options.skip_bad, binary=binary)) for language in codes]
     ready = prepared(options)
     judges = [
         Judge(asks, *loading.load(name, str(input_device(ready.model)), options.placement.dtype))
@@ -113,6 +122,11 @@ def truthfulqa_command(
                 ready.model, ready.tokenizer, questions, style, max_new_tokens=max_new_tokens,
                 batch_size=batch_size or GENERATION_BATCH,
                 judges=judges, left_out=left_out, name=f"truthfulqa_generation{suffix}",
+            )  # fmt: skip
+        if binary:
+            return BinaryChoice(
+                ready.model, ready.tokenizer, questions, style, seed=options.seed, left_out=left_out,
+                name=f"truthfulqa_binary{suffix}", max_branch_tokens=max_branch_tokens, batch_size=batch_size,
             )  # fmt: skip
         name = "truthfulqa_miniature" if miniature_ else f"truthfulqa_mc{suffix}"
         return MultipleChoice(
@@ -129,7 +143,7 @@ def truthfulqa_command(
         try:
             results.append(ready.run(task, configurations, extra))
         finally:
-            if isinstance(task, MultipleChoice):
+            if not isinstance(task, Generation):
                 task.release()
 
     common: dict[str, Any] = {"output": options.output, "limit": options.limit, "seed": options.seed}

@@ -17,6 +17,7 @@ LISTS = (
     "mc1_targets", "mc2_targets", "mc1_targets_choices", "mc2_targets_choices", "correct_answers", "incorrect_answers",
 )  # fmt: skip
 ANSWERS = ("best_answer", "correct_answers", "incorrect_answers")
+BEST_INCORRECT = "best_incorrect_answer"
 
 
 class Targets(NamedTuple):
@@ -46,6 +47,7 @@ class Question:
         mc1: best answer against false ones.
         mc2: true against false answers; MC3 uses the same.
         language: such as "en".
+        best_incorrect_answer: the false answer of the binary choice; "" where it was not asked for.
         where: file and row that it comes from, for messages.
         columns: the columns of that row that hold true and false answers.
     """
@@ -58,6 +60,7 @@ class Question:
     mc1: Targets
     mc2: Targets
     language: str = "en"
+    best_incorrect_answer: str = ""
     where: str = field(default="", compare=False, repr=False)
     columns: tuple[str, str] = field(default=("", ""), compare=False, repr=False)
 
@@ -67,7 +70,9 @@ class Question:
         return tuple(dict.fromkeys((*self.mc1.true, *self.mc2.true, *self.mc1.false, *self.mc2.false)))
 
 
-def load(source: str, language: str | None = None, skip_bad: bool = False) -> tuple[list[Question], list[str]]:
+def load(
+    source: str, language: str | None = None, skip_bad: bool = False, *, binary: bool = False
+) -> tuple[list[Question], list[str]]:
     """Questions from a file, a folder or the hub.
 
     The forms are told apart by their columns:
@@ -85,19 +90,26 @@ def load(source: str, language: str | None = None, skip_bad: bool = False) -> tu
             where none is given.
         language: such as "es"; None takes it from the data, else from the end of the file's name, else "en".
         skip_bad: leave bad questions out instead of raising.
+        binary: read the column ``Best Incorrect Answer`` too, which ``TruthfulQA.csv`` has since January 2025.
 
     Returns:
         The questions, and one line for each that was left out.
 
     Raises:
         InputError: no such data, or a bad row without ``skip_bad``: a missing column, no true or no false answer, an
-            empty best answer, text that is not UTF-8. The message names file, row and column.
+            empty best answer, text that is not UTF-8; with ``binary`` no best incorrect answer, or one that is the best
+            answer. The message names file, row and column.
 
     Example:
         >>> questions, left_out = load("TruthfulQA.csv")
     """
     rows, of_the_file = _rows(source, language)
-    questions, bad = documents(rows, lambda row: _question(row, language or of_the_file), skip_bad)
+    if binary and not any(BEST_INCORRECT in row.columns for row in rows):
+        raise InputError(
+            f"{source}: has no column Best Incorrect Answer, which the binary choice needs; the authors' "
+            "TruthfulQA.csv has it since January 2025"
+        )
+    questions, bad = documents(rows, lambda row: _question(row, language or of_the_file, binary), skip_bad)
     seen: set[str] = set()
     for question in questions:
         if question.id in seen:
@@ -140,7 +152,7 @@ def _language(path: Path) -> str | None:
     return end if len(end) == 2 and end.isalpha() and end.islower() else None
 
 
-def _question(row: Row, language: str | None) -> Question:
+def _question(row: Row, language: str | None, binary: bool) -> Question:
     question = row.text("question").strip()
     if "mc1_targets" in row or "mc2_targets" in row:
         mc1, mc2 = (_targets(row, name, *_choices(row, name)) for name in ("mc1_targets", "mc2_targets"))
@@ -165,10 +177,13 @@ def _question(row: Row, language: str | None) -> Question:
         correct, incorrect = _listed(row, "correct_answers"), _listed(row, "incorrect_answers")
     else:
         best, correct, incorrect = mc1.true[0], mc2.true, mc2.false
+    best_incorrect = row.text(BEST_INCORRECT).strip() if binary else ""
+    if best_incorrect == best:
+        raise row.fault(BEST_INCORRECT, "is the best answer too")
     name, stated = row.fields.get("id"), row.fields.get("lang")
     return Question(
         str(row.number if name is None else name), question, best, correct, incorrect, mc1, mc2,
-        language or (stated if isinstance(stated, str) else None) or "en",
+        language or (stated if isinstance(stated, str) else None) or "en", best_incorrect,
         row.where, (row.columns[columns[0]], row.columns[columns[1]]),
     )  # fmt: skip
 

@@ -91,6 +91,7 @@ def questions(split: str) -> list[Question]:
             item.incorrect_answers,
             Targets((item.best_answer,), item.incorrect_answers),
             Targets(item.correct_answers, item.incorrect_answers),
+            best_incorrect_answer=item.incorrect_answers[0],  # the popular one
         )
         for item in miniature.questions(split)
     ]

@@ -5,26 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from decoding.errors import InputError
 from decoding.evals.engine.configurations import Configuration, digest
 from decoding.evals.engine.task import Document, GroupTask, Record
 from decoding.evals.metrics.multiple_choice import mc1, mc2, mc3
-from decoding.evals.tasks.likelihood import scoring_strategy, shortened
 from decoding.evals.tasks.truthfulqa.data import Question
-from decoding.evals.tasks.truthfulqa.prompts import Prompt, common_beginning
-from decoding.models.inputs import context_of
-from decoding.scoring.score import tokens_of
-from decoding.scoring.scorer import TOKENS_AT_ONCE, Scorer
+from decoding.evals.tasks.truthfulqa.prompt_scorer import PromptScorer, Sums, questions_at_once
+from decoding.evals.tasks.truthfulqa.prompts import Prompt
 
 __all__ = ["METRICS", "MultipleChoice"]
 
 METRICS = ("MC1", "MC2", "MC3", "MC1 raw", "MC2 raw", "MC3 raw")
 """Normalised: from the log-softmax of a strategy's scores. Raw: from its unchanged scores."""
-
-# In a forward pass: about 30 of a question and 100 of its answers, less their common tokens. So four questions are read
-# together, and a kill loses them. One at a time took 1.61 times as long on the embedded expert (7 strategies), two
-# 1.28 times; on a Llama of 8 layers x 512, 1.08 times and as long (2 cores). Eight were no faster.
-TOKENS_A_QUESTION = 128
 
 
 class MultipleChoice(GroupTask):
@@ -62,16 +53,14 @@ class MultipleChoice(GroupTask):
         self.prompt = prompt
         self.skipped = left_out
         self.name = name
-        self.max_branch_tokens = max_branch_tokens or TOKENS_AT_ONCE
-        self.group_size = batch_size or max(1, self.max_branch_tokens // TOKENS_A_QUESTION)
+        self.group_size = batch_size or questions_at_once(max_branch_tokens)
         self.settings = {
             "prompt": prompt.settings,
             "languages": sorted({question.language for question in self.questions}),
             "questions": digest([[question.question, question.mc1, question.mc2] for question in self.questions]),
         }
-        self._scorer: Scorer | None = None
-        self._scored: list[str] = []  # hashes of the configurations that the scorer is for
-        self._prefix: list[int] | None = None
+        texts = [question.question for question in self.questions]
+        self._scorer = PromptScorer(model, tokenizer, prompt, texts, max_branch_tokens)
 
     @property
     def figures(self) -> tuple[str, ...]:
@@ -91,68 +80,27 @@ class MultipleChoice(GroupTask):
             InputError: an answer longer than a reader's context.
         """
         questions = [document.content for document in documents]
-        scorer = self._scorer_of(configurations)
-        requests = []
-        for question in questions:
-            before, after = self._tokens(question)
-            self._check_length(question, len(before), after)
-            requests.append((before[len(scorer.prefix) :], after))
-        records: list[list[Record]] = []
-        for question, by_strategy in zip(questions, scorer.score(requests), strict=True):
-            records.append([])
-            for scores in by_strategy:
-                normalized = [answer.normalized.double().sum().item() for answer in scores]
-                raw = [answer.raw.double().sum().item() for answer in scores]
-                metrics = dict(zip(METRICS, [*_figures(question, normalized), *_figures(question, raw)], strict=True))
-                records[-1].append({"metrics": metrics, "normalized": normalized, "raw": raw})
-        return records
+        asked = [
+            self._scorer.asked(
+                question.question,
+                question.answers,
+                [question.columns[answer not in question.mc2.true] for answer in question.answers],
+            )
+            for question in questions
+        ]
+        return [
+            [_record(question, sums) for sums in by_configuration]
+            for question, by_configuration in zip(questions, self._scorer.score(configurations, asked), strict=True)
+        ]
 
     def release(self) -> None:
         """Free the caches."""
-        if self._scorer is not None:
-            self._scorer.release()
-        self._scorer, self._scored = None, []
+        self._scorer.release()
 
-    def _tokens(self, question: Question) -> tuple[list[int], list[list[int]]]:
-        return tokens_of(
-            self.prompt.text(question.question),
-            [self.prompt.answer(answer) for answer in question.answers],
-            self.tokenizer,
-            self.prompt.special_tokens,
-        )
 
-    def _check_length(self, question: Question, prompt: int, after: Sequence[Sequence[int]]) -> None:
-        context = context_of(self.model)
-        for answer, tokens in zip(question.answers, after, strict=True):
-            if context is not None and prompt + len(tokens) > context:
-                column = question.columns[answer not in question.mc2.true]
-                raise InputError(
-                    (f"column {column}: " if column else "") + f"the answer {shortened(answer)!r} has {len(tokens)} "
-                    f"tokens and its prompt {prompt}, which is more than the model's context of {context}"
-                )
-
-    def _scorer_of(self, configurations: Sequence[Configuration]) -> Scorer:
-        """The scorer of these configurations; the last one is kept, with its cache of the prompt."""
-        hashes = [configuration.hash for configuration in configurations]
-        if self._scorer is None or hashes != self._scored:
-            self.release()
-            self._scorer = Scorer(
-                self.model,
-                self._common(),
-                [scoring_strategy(configuration.spec) for configuration in configurations],
-                tokenizer=self.tokenizer,
-                max_branch_tokens=self.max_branch_tokens,
-            )
-            self._scored = hashes
-        return self._scorer
-
-    def _common(self) -> list[int]:
-        """The tokens that every prompt begins with."""
-        if self._prefix is None:
-            texts = [self.prompt.text(question.question) for question in self.questions]
-            ids = self.tokenizer(texts, add_special_tokens=self.prompt.special_tokens)["input_ids"]
-            self._prefix = common_beginning(ids)
-        return self._prefix
+def _record(question: Question, sums: Sums) -> Record:
+    figures = [*_figures(question, sums.normalized), *_figures(question, sums.raw)]
+    return {"metrics": dict(zip(METRICS, figures, strict=True)), "normalized": sums.normalized, "raw": sums.raw}
 
 
 def _figures(question: Question, scores: Sequence[float]) -> tuple[float, float, float]:

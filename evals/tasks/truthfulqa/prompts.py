@@ -78,7 +78,7 @@ class Prompt:
         return self.answer_space + answer
 
 
-def prompt_of(style: str, tokenizer: Any = None) -> Prompt:
+def prompt_of(style: str, tokenizer: Any = None, demonstrations: Sequence[tuple[str, str]] = DEMONSTRATIONS) -> Prompt:
     r"""The prompt of a style.
 
     Args:
@@ -86,6 +86,7 @@ def prompt_of(style: str, tokenizer: Any = None) -> Prompt:
             "lm-eval": the demonstrations alone, as lm-eval's ``truthfulqa_mc1``; "chat": the demonstrations as earlier
             turns in the tokenizer's chat template, the question as the user's next one; "none": ``Q: ...\nA:``.
         tokenizer: for "chat".
+        demonstrations: questions and answers before the question, in the styles that have any.
 
     Raises:
         OptionError: an unknown style, or "chat" with a tokenizer whose chat template is missing or takes no such turns.
@@ -97,8 +98,8 @@ def prompt_of(style: str, tokenizer: Any = None) -> Prompt:
     if style not in STYLES:
         raise OptionError(f"unknown prompt style {style!r}{nearest(style, STYLES)}")
     if style == "chat":
-        return _chat(tokenizer)
-    shots = "".join(f"Q: {question}\nA: {answer}\n\n" for question, answer in DEMONSTRATIONS)
+        return _chat(tokenizer, demonstrations)
+    shots = "".join(f"Q: {question}\nA: {answer}\n\n" for question, answer in demonstrations)
     prefix = {"dola": f"{INSTRUCTION}\n\n{shots}", "lm-eval": shots, "none": ""}[style]
     return Prompt(style, prefix, "Q: ", "\nA:")
 
@@ -110,11 +111,11 @@ def common_beginning(prompts: Sequence[list[int]]) -> list[int]:
     return [token for token, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
 
 
-def _chat(tokenizer: Any) -> Prompt:
+def _chat(tokenizer: Any, demonstrations: Sequence[tuple[str, str]]) -> Prompt:
     if not getattr(tokenizer, "chat_template", None):
         raise OptionError("prompt style chat: the model's tokenizer has no chat template; use dola, lm-eval or none")
     messages = []
-    for question, answer in DEMONSTRATIONS:
+    for question, answer in demonstrations:
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     messages.append({"role": "user", "content": _QUESTION})
     answered = [*messages, {"role": "assistant", "content": _ANSWER}]
