@@ -70,7 +70,7 @@ def continuations(
         spec: how to choose tokens.
         prompt: at least one word.
         max_new_tokens: None is 100, or as many as the context has left.
-        seed: of the random draws.
+        seed: of the random draws, if the strategy makes any.
         chat: put the prompt into the tokenizer's chat template as the user's message.
         count: how many continuations; more than 1 needs sampling or beams.
         streamer: receives the tokens as they come.
@@ -85,7 +85,8 @@ def continuations(
     spec = spec.with_tokenizer(tokenizer)
     inputs = encoded(model, tokenizer, prompt, chat)
     length = inputs["input_ids"].shape[1]
-    torch.manual_seed(seed)
+    if spec.is_stochastic:
+        torch.manual_seed(seed)
     began = time.perf_counter()
     sequences = generate_with(
         spec,

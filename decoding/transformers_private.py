@@ -26,7 +26,6 @@ __all__ = [
     "OUTPUT_RECORDING_MODULE",
     "DummyLayer",
     "QuantisedLayer",
-    "adapter_attributes",
     "attention_implementation",
     "cache_in",
     "commit_hash",
@@ -36,7 +35,6 @@ __all__ = [
     "optimized_for_decode",
     "pad_token",
     "prefill",
-    "set_adapter_attributes",
     "supports_logits_to_keep",
     "tensor_parallel_mesh",
     "update_model_kwargs",
@@ -60,9 +58,6 @@ CALLERS_CACHE_ARGUMENTS = tuple(dict.fromkeys((*CACHE_ARGUMENTS, "past_key_value
 OUTPUT_RECORDING_MODULE = "transformers.utils.output_capturing"
 
 
-_ADAPTER_ATTRIBUTES = ("_hf_peft_config_loaded", "_weight_conversions")
-
-
 class _NoDummyLayer:
     """A kind of layer that no cache has."""
 
@@ -81,18 +76,6 @@ QuantisedLayer: Any = getattr(cache_utils, "BaseQuantizedLayer", cache_utils.Qua
 def attention_implementation(model: Any) -> str | None:
     """The name of the attention that a model's decoder runs: "sdpa", "eager", ...; None where its config has none."""
     return getattr(model.config.get_text_config(decoder=True), "_attn_implementation", None)
-
-
-def adapter_attributes(model: Any) -> dict[str, Any]:
-    """The attributes that ``load_adapter`` sets on a model and ``delete_adapter`` leaves there."""
-    return {name: vars(model)[name] for name in _ADAPTER_ATTRIBUTES if name in vars(model)}
-
-
-def set_adapter_attributes(model: Any, values: dict[str, Any]) -> None:
-    """Set these attributes to what :func:`adapter_attributes` returned once."""
-    for name in _ADAPTER_ATTRIBUTES:
-        vars(model).pop(name, None)
-    vars(model).update(values)
 
 
 def commit_hash(model: Any) -> str | None:

@@ -18,8 +18,8 @@ from decoding.capabilities.branching import branching_of
 from decoding.capabilities.chunked_prefill import checked_chunking
 from decoding.capabilities.cuda_graphs import check_cuda_graphs, cuda_graphs_requested, request_cuda_graphs
 from decoding.errors import OptionError
-from decoding.models.adapters import MixedRows
 from decoding.models.inputs import with_named_inputs
+from decoding.models.mixed_rows import MixedRows
 from decoding.models.wrappers import unwrapped
 from decoding.parameters import plain_numbers, require_count
 from decoding.stream.prepare import prepare_inputs

@@ -17,10 +17,10 @@ from decoding.cache.layer_kinds import is_recurrent
 from decoding.capabilities.branching import branching_of
 from decoding.capabilities.probes import open_probe_stream, probe_batch, run_probe
 from decoding.errors import OptionError
-from decoding.models.adapters import MixedRows
 from decoding.models.devices import input_device, is_tensor_parallel
 from decoding.models.inputs import given_inputs
 from decoding.models.memo import PerModelMemo, model_cache_key
+from decoding.models.mixed_rows import MixedRows
 from decoding.models.probe import relative_error, tolerance
 from decoding.models.structure import inspect_model
 from decoding.stream.cuda_graph_steps import GraphPlan

@@ -82,7 +82,7 @@ class StrategyLogitsProcessor(LogitsProcessor):
         self.release()
 
     def release(self) -> None:
-        """Free the session, its cache and its hooks on the model; the next call begins another.
+        """Free the session and its cache; the next call begins another.
 
         A processor is not told when ``generate`` ends, so it holds the session of its last call until this is called,
         until its next call, or until it is garbage-collected.

@@ -21,6 +21,7 @@ from decoding.induce.examples import Example
 from decoding.induce.recipe import Recipe
 from decoding.models.adapters import adapters_of
 from decoding.models.devices import input_device, is_offloaded, is_tensor_parallel
+from decoding.models.settings import settings_kept
 from decoding.models.structure import inspect_model
 from decoding.models.wrappers import unwrapped
 
@@ -129,18 +130,14 @@ def _lora_layers(model: Any, recipe: Recipe) -> Iterator[Any]:
         target_modules=_target_modules(model),
     )  # fmt: skip
     torch.manual_seed(recipe.seed)
-    was_training = model.training
-    trainable = [parameter.requires_grad for parameter in model.parameters()]
-    wrapped = peft.get_peft_model(model, config)
-    try:
-        yield wrapped
-    finally:
-        wrapped.unload()
-        # unload() takes the LoRA layers out and leaves their configuration on the model.
-        vars(model).pop("peft_config", None)
-        model.train(was_training)
-        for parameter, wanted in zip(model.parameters(), trainable, strict=True):
-            parameter.requires_grad_(wanted)
+    with settings_kept(model):
+        wrapped = peft.get_peft_model(model, config)
+        try:
+            yield wrapped
+        finally:
+            wrapped.unload()
+            # unload() takes the LoRA layers out and leaves their configuration on the model.
+            vars(model).pop("peft_config", None)
 
 
 def _trainer(

@@ -115,7 +115,7 @@ class Scorer:
         self.release()
 
     def release(self) -> None:
-        """Free the caches, and take the hooks off the model."""
+        """Free the caches."""
         if self._shared is not None:
             self._shared.streams.release()
 

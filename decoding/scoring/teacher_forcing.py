@@ -153,10 +153,6 @@ def _read(expert: Any, group: list[Reader], texts: list[list[int]]) -> _GroupOut
     mixed = mixed_rows(model, group, group, batch) if group[0].model is None else None
     exits = tuple(sorted({exit_ for reader in group for exit_ in reader.exits}))
     passes = ForwardPasses(model, exits, mixed)
-    try:
-        output, _ = passes.run({"input_ids": ids, "use_cache": False}, len(rows), 0, every_logit=True)
-    finally:
-        if mixed is not None:
-            mixed.release()
+    output, _ = passes.run({"input_ids": ids, "use_cache": False}, len(rows), 0, every_logit=True)
     head = ReaderHead(model, passes.structure, group, 1)
     return _GroupOutput(head, output, batch, [len(row) - length for row in rows])

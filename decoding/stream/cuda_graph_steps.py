@@ -164,12 +164,13 @@ class CudaGraphSteps:
 
         def forward() -> list[Tensor]:
             few = state.passes.linear_layers.quickest(step.tokens.numel(), layout.device)
-            with grouped_heads(), few, collect_inputs(state.passes.exit_layers) as exits:
+            exit_states = collect_inputs(state.passes.exit_layers)
+            with state.passes.adapters(), grouped_heads(), few, exit_states as exits:
                 output = state.structure.forward_backbone(state.model, step.inputs(layout))
             return [output.last_hidden_state, *exits]
 
         rows, tokens = step.tokens.shape
-        with forward_pass(state.model, rows, tokens, state.length), state.passes.adapters():
+        with forward_pass(state.model, rows, tokens, state.length):
             if not GRAPHS.get(layout.device.type) or self._probing:
                 return forward()
             if step.graph is None:

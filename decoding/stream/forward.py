@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from decoding.cache.module_states import module_states_installed
-from decoding.models.adapters import MixedRows
 from decoding.models.attention import grouped_heads
 from decoding.models.devices import input_device
 from decoding.models.forward_errors import forward_pass
 from decoding.models.hooks import collect_inputs, collect_outputs
+from decoding.models.mixed_rows import MixedRows
 from decoding.models.small_batch_linear import SmallBatchLinear
 from decoding.models.structure import ModelStructure, inspect_model
 from decoding.stream.output import ForwardOutput, recorded

@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache
 
 from decoding.cache.growing import grow_in_place, reserve_lookahead_slot, tokens_in
 from decoding.cache.module_states import WrappedCache, with_states
-from decoding.models.adapters import MixedRows
+from decoding.models.mixed_rows import MixedRows
 from decoding.models.structure import ModelStructure
 from decoding.stream.forward import ForwardPasses
 from decoding.stream.output import ForwardOutput

@@ -19,7 +19,7 @@ from decoding.cache.layer_kinds import is_recurrent, kind_of
 from decoding.cache.module_states import as_model_cache
 from decoding.cache.quantised import is_quantised
 from decoding.errors import InputError, ModelError
-from decoding.models.adapters import MixedRows
+from decoding.models.mixed_rows import MixedRows
 from decoding.stream.cuda_graph_steps import CudaGraphSteps, GraphPlan
 from decoding.stream.forked_rows import ForkedBranches
 from decoding.stream.output import ForwardOutput, joined, reordered

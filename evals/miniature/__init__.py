@@ -39,7 +39,7 @@ __all__ = [
 
 def folder(name: str) -> Path:
     """The folder of a shipped model, "expert" or "amateur", as `from_pretrained` takes it, or of the LoRA adapter
-    "induced", an amateur that `decoding.models.adapters.attach` puts on the expert.
+    "induced", an amateur of the expert.
 
     Raises ValueError for another name.
     """

@@ -22,7 +22,6 @@ from decoding.evals.cli import main
 from decoding.evals.engine.configurations import described
 from decoding.evals.isotropy.states import read_states
 from decoding.induce import Example, induce
-from decoding.models.adapters import attach
 from decoding.models.devices import device_names, input_device
 from decoding.scoring.teacher_forcing import teacher_forced
 
@@ -157,7 +156,6 @@ def test_lora_amateurs_speak_on_every_device() -> None:
     texts = []
     for there in ((), ("model.layers.1", "model.layers.3", "model.norm", "lm_head")):
         model = untied(miniature.load("expert")[0])
-        attach(model, miniature.folder("induced"), "induced")
         model = spread(model, *there) if there else model
         strategy = decoding.LOL("induced", (0.5, 0.75), guidance=[9, 10])
         texts.append(decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=8).tolist())
@@ -224,7 +222,7 @@ def test_where_weights_are_is_told(offloaded: Any) -> None:
 
 def test_an_adapter_is_not_put_on_weights_that_are_not_there(offloaded: Any) -> None:
     with pytest.raises(ModelError, match="induced: an adapter cannot be loaded onto a model with weights offloaded"):
-        attach(offloaded, miniature.folder("induced"))
+        decoding.generate(offloaded, **PADDED, strategy=decoding.ContrastiveDecoding("induced"), max_new_tokens=4)
 
 
 def test_the_command_line_splits_a_model(capsys: pytest.CaptureFixture[str]) -> None:

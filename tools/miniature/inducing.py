@@ -16,7 +16,6 @@ from decoding.evals.miniature import folder
 from decoding.evals.miniature.questions import PROMPT, questions
 from decoding.evals.miniature.world import SEED, make_world
 from decoding.induce import Example, Recipe, induce
-from decoding.models.adapters import attach
 from decoding.tools.miniature.accuracy import accuracy
 
 # The learning rate of the literature; smaller batches and more epochs, since a small world has few misconceptions.
@@ -45,8 +44,7 @@ def induce_amateur(expert: Path, output: Path, seed: int = SEED) -> None:
     (output / "induce.json").write_text(json.dumps({**record, "model": "expert"}, indent=2) + "\n", encoding="utf-8")
     held_out = questions("validation", seed=seed)
     before = accuracy(model, tokenizer, held_out)
-    name = attach(model, output)
-    model.set_adapter(name)
+    model.load_adapter(str(output))
     after = accuracy(model, tokenizer, held_out)
     (output / "README.md").write_text(
         f"""---

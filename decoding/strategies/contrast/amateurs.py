@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from decoding.errors import DecodingWarning, ModelError, OptionError
-from decoding.models.adapters import Adapter, adapters_of, check_adapter, load_adapter
+from decoding.models.adapter_folders import load_adapter
+from decoding.models.adapters import Adapter, adapters_of, check_adapter
 from decoding.models.builtin import BUILT_IN, BUILT_IN_ADAPTERS
 from decoding.models.devices import input_device
 from decoding.models.loading import DTYPES, load

@@ -18,7 +18,6 @@ from decoding.capabilities.capabilities import open_prepared_stream
 from decoding.capabilities.chunked_prefill import why_not_chunked
 from decoding.capabilities.cuda_graphs import cuda_graphs_requested, request_cuda_graphs
 from decoding.errors import InputError
-from decoding.models.adapters import MixedRows
 from decoding.models.devices import input_device
 from decoding.models.forward_errors import not_a_number
 from decoding.models.inputs import check_inputs, context_of
@@ -79,7 +78,6 @@ class FusedStreams:
         self.chunk_size = (generation_config or model.generation_config).prefill_chunk_size
         self.step = 0
         self.groups: list[ReaderGroup] = []
-        self.mixed: list[MixedRows] = []  # those of groups that could not be opened included: their hooks must go
         expert = next((reader for reader in readers if reader.role == EXPERT), None)
         others = [reader for reader in readers if reader is not expert]
         prompts = prompts_of(input_ids, model_kwargs, model) if others else []
@@ -108,7 +106,7 @@ class FusedStreams:
         generation_config: GenerationConfig | None,
         restorable: bool,
     ) -> None:
-        mixed = self._mixed([expert], others)
+        mixed = mixed_rows(self.model, [expert], others, self.batch)
         stream = open_prepared_stream(
             self.model, input_ids, model_kwargs, generation_config, restorable=restorable,
             exits=expert.exits, mixed=mixed, whole_prompt=False,
@@ -132,7 +130,7 @@ class FusedStreams:
         ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=input_device(model))
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=input_device(model))
         check_inputs(model, ids, {"attention_mask": mask})
-        mixed = self._mixed(readers, readers) if readers[0].model is None else None
+        mixed = mixed_rows(model, readers, readers, self.batch) if readers[0].model is None else None
         exits = tuple(sorted({exit_ for reader in readers for exit_ in reader.exits}))
         inputs, kwargs, config = prepare_inputs(model, input_ids=ids, attention_mask=mask, use_cache=self.use_cache)
         if self.chunk_size is not None:
@@ -153,12 +151,6 @@ class FusedStreams:
 
     def _head(self, stream: Stream, readers: Sequence[Reader]) -> ReaderHead:
         return ReaderHead(stream.model, stream.structure, readers, self.batch)
-
-    def _mixed(self, readers: list[Reader], all_readers: list[Reader]) -> MixedRows | None:
-        rows = mixed_rows(self.model, readers, all_readers, self.batch)
-        if rows is not None:
-            self.mixed.append(rows)
-        return rows
 
     @property
     def prompt(self) -> list[ForwardOutput]:
@@ -265,12 +257,10 @@ class FusedStreams:
         return cache
 
     def release(self) -> None:
-        """Free everything large, and take the hooks off the model."""
+        """Free everything large."""
         for group in self.groups:
             group.stream.release()
-        for rows in self.mixed:
-            rows.release()
-        self.groups, self.mixed = [], []
+        self.groups = []
 
 
 def _new_tokens(config: GenerationConfig | None, input_ids: Tensor) -> int:

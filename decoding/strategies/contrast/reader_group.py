@@ -14,9 +14,10 @@ from transformers.cache_utils import Cache, DynamicCache
 from decoding.cache.layer_kinds import has_window, is_recurrent
 from decoding.capabilities.branching import branching_of
 from decoding.errors import InputError, ModelError
-from decoding.models.adapters import MixedRows, expert_adapter
+from decoding.models.adapters import expert_adapter
 from decoding.models.forward_errors import is_environment_error
 from decoding.models.inputs import given_inputs
+from decoding.models.mixed_rows import MixedRows
 from decoding.models.structure import ModelStructure
 from decoding.strategies.contrast.readers import Reader, ReaderLogits
 from decoding.stream.output import ForwardOutput, joined

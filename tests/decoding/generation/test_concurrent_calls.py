@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import threading
 
 import pytest
@@ -12,8 +13,9 @@ from tiny_models import BUILDERS
 from torch import nn
 
 import decoding
-from decoding.models.adapters import BASE, MixedRows
+from decoding.models.adapters import BASE
 from decoding.models.hooks import collect_inputs, recorded_calls
+from decoding.models.mixed_rows import MixedRows
 
 
 def in_a_thread(call):
@@ -38,7 +40,9 @@ def recording(layer):
 
 
 def mixing(layer):
-    return MixedRows(nn.Sequential(layer), [BASE, "amateur"]).release
+    context, stack = contextvars.copy_context(), contextlib.ExitStack()
+    context.run(stack.enter_context, MixedRows(nn.Sequential(layer), [BASE, "amateur"]).activated())
+    return lambda: context.run(stack.close)
 
 
 @pytest.mark.parametrize("hang", [capturing, recording, mixing])

@@ -15,7 +15,6 @@ from decoding import ContrastiveDecoding, InputError, ModelError, OptionError
 from decoding.evals import miniature
 from decoding.evals.cli import main
 from decoding.induce import Example, Recipe, induce
-from decoding.models.adapters import attach
 from decoding.tools.miniature.accuracy import accuracy
 from decoding.tools.miniature.inducing import misconceptions
 
@@ -51,7 +50,7 @@ def test_the_adapter_learns_the_answers_and_the_model_stays_as_it_was(expert: An
     assert all(parameter.requires_grad for parameter in model.parameters())
 
     liar, _ = miniature.load("expert")
-    liar.set_adapter(attach(liar, tmp_path, "liar"))
+    liar.load_adapter(str(tmp_path))
     example = _examples()[0]
     asked = miniature.PROMPT.format(question=example.question)
     mean = [
@@ -136,14 +135,13 @@ def test_the_command_makes_an_adapter_that_generate_takes(tmp_path: Path, capsys
 def test_the_shipped_adapter_lies_and_contrasting_with_it_helps(expert: Any) -> None:
     model, tokenizer = miniature.load("expert")
     asked = miniature.questions("validation")
-    name = attach(model, miniature.folder("induced"))
     plain = accuracy(model, tokenizer, asked)
-    model.set_adapter(name)
+    model.load_adapter(str(miniature.folder("induced")), "induced")
     induced = accuracy(model, tokenizer, asked)
     assert induced.mc1 < plain.mc1
     assert induced.misled > plain.misled
     right = 0
-    strategy = ContrastiveDecoding(name, alpha=0.0, beta=1.0, form="log_probs")
+    strategy = ContrastiveDecoding("induced", alpha=0.0, beta=1.0, form="log_probs")
     for question in asked:
         answers = [" " + answer for answer in (question.best_answer, *question.incorrect_answers)]
         scores = decoding.score(model, question.prompt, answers, strategy, normalized=False, tokenizer=tokenizer)
@@ -154,6 +152,6 @@ def test_the_shipped_adapter_lies_and_contrasting_with_it_helps(expert: Any) -> 
 
 def test_a_model_with_adapters_is_refused(tmp_path: Path) -> None:
     model, tokenizer = miniature.load("expert")
-    attach(model, miniature.folder("induced"))
+    model.load_adapter(str(miniature.folder("induced")))
     with pytest.raises(ModelError, match="has adapters already"):
         induce(model, tokenizer, _examples(), tmp_path)

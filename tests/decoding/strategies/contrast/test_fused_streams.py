@@ -14,7 +14,7 @@ from torch import Tensor
 
 import decoding
 from decoding import LOL, ContextAware, ContrastiveDecoding, DoLa, InputError, ModelError, OptionError, Prompt
-from decoding.models.adapters import attach
+from decoding.models.adapters import adapters_of
 from decoding.models.wrappers import unwrapped
 from decoding.tools.architectures.tiny import tiny_model as tiny_type
 
@@ -202,7 +202,7 @@ def test_an_adapter_that_is_not_there_is_refused_with_those_that_are() -> None:
         check_adapter(unwrapped(_with_adapter()), "lair")
 
 
-def test_an_adapter_from_a_folder_is_attached_and_left_inactive(tmp_path: Any) -> None:
+def test_an_adapter_from_a_folder_stays_beside_the_model(tmp_path: Any) -> None:
     _with_adapter().save_pretrained(tmp_path)
     folder = tmp_path / "liar"
     model = tiny_model("llama")
@@ -216,10 +216,10 @@ def test_an_adapter_from_a_folder_is_attached_and_left_inactive(tmp_path: Any) -
             model, ids, attention_mask=mask, strategy=ContrastiveDecoding(str(folder)), max_new_tokens=6
         )
         assert tokens.tolist() == expected.tolist()
-    assert attach(model, folder) == "liar"
+    assert adapters_of(model) == {}
     assert torch.equal(model(ids, attention_mask=mask).logits, before)
     with pytest.raises(ModelError, match=r"does not fit the model|cannot be loaded"):
-        attach(tiny_model("gpt2"), folder)
+        decoding.generate(tiny_model("gpt2"), ids, strategy=ContrastiveDecoding(str(folder)), max_new_tokens=6)
 
 
 def test_an_expert_whose_own_adapter_is_active_stays_the_expert(tmp_path: Any) -> None:

@@ -40,13 +40,11 @@ QUESTIONS = int(os.environ.get("ORACLE_QUESTIONS", "10"))  # 50 take a minute, m
 
 @functools.cache
 def world() -> tuple[Any, Any, dict[str, oracle.Reader]]:
-    """The embedded expert with the induced adapter on, its tokenizer, and every reader in float64 by itself."""
-    from decoding.models.adapters import attach
-
+    """The embedded expert, its tokenizer, and every reader in float64 by itself."""
     model, tokenizer = miniature.load("expert")
     readers = {"expert": oracle.Reader(model), "amateur": oracle.Reader(miniature.load("amateur")[0])}
-    attach(model, miniature.folder("induced"), "induced")
     merged = copy.deepcopy(model)
+    merged.load_adapter(str(miniature.folder("induced")), "induced")
     for layer in list(merged.modules()):
         if hasattr(layer, "lora_A"):
             layer.merge(adapter_names=["induced"])
