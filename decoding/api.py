@@ -72,7 +72,8 @@ def generate(
     check_model(model)
     inputs, kwargs = with_named_inputs(inputs, kwargs)
     config = generation_config or model.generation_config
-    if tokenizer is None and kwargs.get("token_healing", config.token_healing):
+    text_options = _text_options(config, model.generation_config)
+    if tokenizer is None and kwargs.get("token_healing", text_options.get("token_healing")):
         raise OptionError("token_healing=True: pass tokenizer=... as well, to find the tokens that the last one begins")
     strategy = (
         strategy
@@ -99,23 +100,26 @@ def generate(
     prompt = inputs if inputs is not None else kwargs.get("input_ids")
     if isinstance(prompt, Tensor) and prompt.numel() == 0 and kwargs.get("inputs_embeds") is None:
         raise InputError("the prompt is empty: give at least one token (for text from nothing, the model's bos token)")
-    stop_strings = kwargs.pop("stop_strings", None) or config.stop_strings
+    stop_strings = kwargs.pop("stop_strings", None) or text_options.get("stop_strings")
     if stop_strings:
         if tokenizer is None:
             raise OptionError(f"stop_strings={stop_strings!r}: pass tokenizer=... as well, to find where strings end")
         stopping_criteria = StoppingCriteriaList(stopping_criteria or [])
         stopping_criteria.append(StopStringCriteria(tokenizer, stop_strings))
-        # transformers builds this criterion only where it finds a tokenizer, which it never passes to a callable
-        generation_config = copy.deepcopy(config)
-        generation_config.stop_strings = None
-    if kwargs.pop("token_healing", config.token_healing):
+    if kwargs.pop("token_healing", text_options.get("token_healing")):
         prompt = _healed(model, prompt, kwargs, tokenizer)
         if inputs is None:
             kwargs["input_ids"] = prompt
         else:
             positional = (prompt,)
-        generation_config = copy.deepcopy(generation_config or config)
-        generation_config.token_healing = False
+    if text_options:
+        # Both are done here. transformers would do them too, and miss the tokenizer that it never passes to a callable.
+        done = {"stop_strings": None, "token_healing": False}
+        if generation_config is not None:
+            generation_config = copy.deepcopy(generation_config)
+            generation_config.update(**done)
+        if generation_config is None or model.generation_config.stop_strings:  # from which None is filled in
+            kwargs.update(done)
     custom: Any = strategy if streamer is None else functools.partial(strategy, streamer=streamer)
     with within_memory(model, "its prompt"):
         return model.generate(
@@ -154,6 +158,16 @@ def pipeline_kwargs(strategy: Strategy, **options: Any) -> dict[str, Any]:
     return {"custom_generate": strategy, "do_sample": False, "num_beams": 1, **options}
 
 
+def _text_options(*configs: GenerationConfig) -> dict[str, Any]:
+    """The options of configs, the first that says something, for which ``generate`` needs a tokenizer."""
+    options = {}
+    for name in ("stop_strings", "token_healing"):
+        value = next((getattr(config, name) for config in configs if getattr(config, name) is not None), None)
+        if value:
+            options[name] = value
+    return options
+
+
 def _healed(model: Any, prompt: Any, kwargs: dict[str, Any], tokenizer: Any) -> Tensor:
     """The prompt with its last token replaced by what ``heal_tokens`` of transformers finds; the mask goes along.
 
@@ -163,7 +177,11 @@ def _healed(model: Any, prompt: Any, kwargs: dict[str, Any], tokenizer: Any) -> 
         raise OptionError("token_healing=True: needs a decoder-only model and a prompt of input_ids; leave it out")
     if tokenizer.pad_token_id is None:
         raise OptionError("token_healing=True: the tokenizer has no pad token; set tokenizer.pad_token")
-    healed: Tensor = model.heal_tokens(prompt, tokenizer)
+    # heal_tokens() generates, with the options of the model's own config, and fails where they ask for these two.
+    quiet = copy.copy(model)
+    quiet.generation_config = copy.deepcopy(model.generation_config)
+    quiet.generation_config.update(stop_strings=None, token_healing=False)
+    healed: Tensor = quiet.heal_tokens(prompt, tokenizer)
     mask = kwargs.get("attention_mask")
     if mask is not None and mask.shape != healed.shape:  # spaces at the end of a prompt are left out
         kwargs["attention_mask"] = (healed != tokenizer.pad_token_id).to(mask.dtype)

@@ -32,6 +32,7 @@ __all__ = [
     "expand_inputs",
     "has_unfinished_sequences",
     "is_callers_cache",
+    "mask_length",
     "optimized_for_decode",
     "pad_token",
     "prefill",
@@ -86,6 +87,11 @@ def commit_hash(model: Any) -> str | None:
 def is_callers_cache(cache: Any) -> bool:
     """True for a cache that the caller of ``generate`` passed in, and may continue from afterwards."""
     return bool(getattr(cache, "_is_user_defined", False))
+
+
+def mask_length(config: GenerationConfig) -> int | None:
+    """The width of the mask that a running ``generate`` was given and left out, since it was all ones."""
+    return getattr(config, "_mask_length", None)
 
 
 def pad_token(config: GenerationConfig) -> Tensor | None:

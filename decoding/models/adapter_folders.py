@@ -68,8 +68,8 @@ def _beside(model: Any, folder: str | Path, path: Path, name: str) -> LoadedAdap
         if is_lora(layer) and on_model in layer.lora_A:
             if not is_plain_layer(layer, {on_model}):
                 raise ModelError(
-                    f"{folder}: cannot run beside this model: it is a variant of LoRA, or {module} is a layer that peft "
-                    "runs by a method of its own (some quantised ones); put it on the model with "
+                    f"{folder}: cannot run beside this model: it is a variant of LoRA, or peft runs {module} by a "
+                    "method of its own, as some quantised layers; put it on the model with "
                     "model.load_adapter(folder, name), and give its name as the amateur"
                 )
             weights = layers[module] = lora_weights(layer, on_model)

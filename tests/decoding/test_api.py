@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from tiny_models import VOCAB, random_ids, tiny_model
 from transformers import (
+    GenerationConfig,
     LogitsProcessor,
     PreTrainedTokenizerFast,
     StoppingCriteria,
@@ -18,7 +20,7 @@ from transformers import (
 )
 
 import decoding
-from decoding import ContrastiveSearch, OptionError
+from decoding import FSD, ContrastiveSearch, OptionError
 from decoding.evals import miniature
 
 SEARCH = {"penalty_alpha": 0.6, "top_k": 4}
@@ -121,6 +123,30 @@ def test_stop_strings_stop() -> None:
     assert stop in text[-len(stop) - 8 :]
     with pytest.raises(OptionError, match="pass tokenizer"):
         decoding.generate(model, **inputs, stop_strings=[stop], **SEARCH)
+
+
+def test_stop_strings_and_token_healing_draw_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A config that is not the caller's beside the caller's options: transformers would warn once a process."""
+    model, tokenizer = miniature.load("expert")
+    ids = tokenizer("Long ago a stubborn garde", return_tensors="pt").input_ids
+    warned: list[str] = []
+    monkeypatch.setattr(
+        logging.getLogger("transformers.generation.utils"), "warning_once", warned.append, raising=False
+    )
+    options = {"tokenizer": tokenizer, "strategy": FSD()}
+    beside = decoding.generate(model, ids, stop_strings=["er"], token_healing=True, max_new_tokens=16, **options)
+    before = model.generation_config.to_dict()
+    model.generation_config.stop_strings, model.generation_config.token_healing = ["er"], True
+    of_config = decoding.generate(model, ids, max_new_tokens=16, **options)
+    assert model.generation_config.to_dict() == {**before, "stop_strings": ["er"], "token_healing": True}
+    assert beside.tolist() == of_config.tolist()
+    given = GenerationConfig(max_new_tokens=16, stop_strings=["er"], token_healing=True)
+    model.generation_config.stop_strings = model.generation_config.token_healing = None
+    assert decoding.generate(model, ids, generation_config=given, **options).tolist() == beside.tolist()
+    free = decoding.generate(model, ids, token_healing=True, max_new_tokens=16, **options)
+    assert beside.shape[1] < free.shape[1]
+    assert tokenizer.decode(free[0]).startswith(tokenizer.decode(beside[0]))
+    assert warned == []
 
 
 # --- processors and sampling ----------------------------------------------------------------------------------------

@@ -194,7 +194,7 @@ def strategy_tokenizer() -> Any:
 
 def _piped(model: Any, strategy: Any, batch: dict[str, Tensor]) -> None:
     pipe = pipeline("text-generation", model=model, tokenizer=strategy_tokenizer())
-    pipe(PROMPTS[0], custom_generate=strategy, max_new_tokens=4, do_sample=False)
+    pipe(PROMPTS[0], **decoding.pipeline_kwargs(strategy, max_new_tokens=4))
 
 
 WAYS: dict[str, Callable[[Any, Any, dict[str, Tensor]], Any]] = {
@@ -335,9 +335,8 @@ def test_after_an_error_and_ctrl_c(
     row = {name: values[1:] for name, values in batch.items()}
 
     def call() -> None:
-        with pytest.raises(
-            (error, decoding.ModelError), match="the middle|the fuse"
-        ) as raised:  # the traceback is kept, as notebooks do
+        # The traceback is kept, as notebooks keep it.
+        with pytest.raises((error, decoding.ModelError), match=r"the middle|the fuse") as raised:
             FAILURES[place](model, spec.strategy, row, error)
         kept.append(raised)
 

@@ -22,7 +22,7 @@ from decoding.strategies.contrastive_search.history import HiddenHistory
 from decoding.stream.output import ForwardOutput
 from decoding.stream.prepare import prepare_inputs
 from decoding.stream.stream import Stream
-from decoding.transformers_private import CACHE_ARGUMENT, cache_in
+from decoding.transformers_private import CACHE_ARGUMENT, cache_in, mask_length
 
 __all__ = ["ContrastiveSearch"]
 
@@ -172,19 +172,21 @@ def _history_before(
     encoder_decoder = bool(model.config.is_encoder_decoder)
     mask = model_kwargs.get("decoder_attention_mask" if encoder_decoder else "attention_mask")
     length = input_ids.shape[1] if mask is None else mask.shape[1]
+    if mask is None and past > 0 and config is not None and not encoder_decoder:
+        length = mask_length(config) or length
     whole = length == input_ids.shape[1]
     if past == 0:
         return HiddenHistory(mask, length, expected, window)
     if cache in _histories:
         ids, history = _histories[cache]
-        known = ids.shape == (len(input_ids), past) and (not whole or bool((ids == input_ids[:, :past]).all()))
+        known = ids.shape == (len(input_ids), past) and (not whole or torch.equal(ids, input_ids[:, :past]))
         if known and history.length == past and history.reaches(window):
             return history.continued(window, expected)
     structure = inspect_model(model)
     if not whole or past >= input_ids.shape[1] or not structure.separable or encoder_decoder:
         raise InputError(
             f"{CACHE_ARGUMENT} holds {past} tokens whose hidden states contrastive search needs: pass input_ids from "
-            "the first token on, or a cache that contrastive search returned"
+            "the first token on, or a cache that contrastive search returned (a copy of one has none)"
         )
     inputs: dict[str, Any] = {"input_ids": input_ids[:, :past], "use_cache": False}
     if mask is not None:

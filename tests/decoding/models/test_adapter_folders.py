@@ -1,4 +1,4 @@
-"""LoRA amateurs given as folders: beside models with adapters of their own, in threads, on devices, in quantised models."""
+"""LoRA amateurs given as folders: beside adapters of the user's, in threads, in quantised models."""
 
 from __future__ import annotations
 

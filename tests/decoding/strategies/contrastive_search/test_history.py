@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from search_oracle import contrastive_search_tokens
@@ -106,6 +108,31 @@ def test_a_continued_cache_keeps_its_history_or_reads_it_anew() -> None:
             past_key_values=output.past_key_values, max_new_tokens=6,
         )  # fmt: skip
         assert tokens[0, len(so_far) :].tolist() == contrastive_search_tokens(model, so_far, 0.9, 5, 6, window=second)
+
+
+def test_a_copied_cache_is_continued_from_the_whole_text_and_refused_without_it() -> None:
+    """One cache of a prompt, copied for each continuation: a copy has no history, which is read again."""
+    model, strategy = tiny_model("llama"), decoding.ContrastiveSearch(0.9, 5)
+    output = decoding.generate(
+        model, torch.tensor([random_prompt(12, seed=4)]), strategy=strategy, max_new_tokens=4,
+        return_dict_in_generate=True,
+    )  # fmt: skip
+    for seed in (5, 6):
+        cache = copy.deepcopy(output.past_key_values)
+        text = [*output.sequences[0].tolist(), *random_prompt(3, seed=seed)]
+        tokens = decoding.generate(
+            model, torch.tensor([text]), strategy=strategy, past_key_values=cache, max_new_tokens=6
+        )
+        assert tokens[0, len(text) :].tolist() == contrastive_search_tokens(model, text, 0.9, 5, 6)
+    cache = copy.deepcopy(output.past_key_values)
+    rest = {"attention_mask": torch.ones(1, len(text), dtype=torch.long), "past_key_values": cache}
+    with pytest.raises(decoding.InputError, match=r"from the first token on, or a cache .* \(a copy of one has none\)"):
+        decoding.generate(model, torch.tensor([text[15:]]), **rest, strategy=strategy, max_new_tokens=6)
+    rest["past_key_values"] = output.past_key_values  # the cache itself has its history
+    with pytest.raises(decoding.InputError, match="pass input_ids from the first token on"):  # 4 tokens are the whole?
+        decoding.generate(model, torch.tensor([text[15:]]), past_key_values=output.past_key_values, strategy=strategy)
+    tokens = decoding.generate(model, torch.tensor([text[15:]]), **rest, strategy=strategy, max_new_tokens=6)
+    assert tokens[0, 4:].tolist() == contrastive_search_tokens(model, text, 0.9, 5, 6)
 
 
 @pytest.mark.parametrize("window", [0, -1, 2.5, True, "8"])
