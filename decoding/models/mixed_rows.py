@@ -63,8 +63,7 @@ class MixedRows:
     def activated(self) -> Iterator[None]:
         """Run the forward passes of this context with the adapters of these rows.
 
-        The hooks are put on for one pass: on two CPU cores 210 of them cost 0.5 ms, a thirtieth of what the layers
-        under them take.
+        The hooks are put on for one pass, which costs about a millisecond for 210 layers.
         """
         handles = []
         token = _active_rows.set(self)
