@@ -19,8 +19,9 @@ from decoding.models.wrappers import check_model
 from decoding.parameters import plain_number
 from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
 from decoding.strategies.dola import DoLa
+from decoding.strategies.effective_config import with_strategy
 from decoding.strategies.registry import StrategySpec
-from decoding.strategies.stored import SETTINGS, stored_strategy
+from decoding.strategies.stored import stored_strategy
 
 __all__ = ["generate", "generate_with", "pipeline_kwargs"]
 
@@ -201,15 +202,10 @@ def generate_with(spec: StrategySpec, model: Any, **inputs: Any) -> Any:
         InputError: an empty prompt, or one as long as the model's context.
     """
     spec.check(model)
-    # penalty_alpha 0 and not None: transformers fills None from the model's own generation config.
-    config = copy.deepcopy(inputs.pop("generation_config", None) or model.generation_config)
-    config.update(do_sample=spec.is_stochastic, num_beams=1, penalty_alpha=0.0)
-    setattr(config, SETTINGS, None)
+    config = with_strategy(spec, copy.deepcopy(inputs.pop("generation_config", None) or model.generation_config))
     strategy = spec.strategy if isinstance(spec.strategy, Strategy) else None
-    if strategy is None:
-        config.update(**spec.parameters)
-        if inputs.get("input_ids") is not None:
-            check_inputs(model, inputs["input_ids"], inputs)
+    if strategy is None and inputs.get("input_ids") is not None:
+        check_inputs(model, inputs["input_ids"], inputs)
     # transformers wants options either in the config or beside it; update() returns what is no option.
     inputs = config.update(**inputs)
     return generate(model, strategy=strategy, generation_config=config, **inputs)

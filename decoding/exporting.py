@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -23,6 +23,7 @@ from decoding.models.probe import probe_inputs
 from decoding.models.quiet import quiet
 from decoding.strategies.contrast.amateurs import amateur_reader
 from decoding.strategies.contrast.prompt import Prompt
+from decoding.strategies.generation_options import NO_OPTIONS, check_apply, checked_options
 from decoding.strategies.parameters_text import as_json
 from decoding.strategies.registry import STRATEGIES, StrategySpec, exportable_strategies, parse_strategy
 from decoding.strategies.stored import AMATEUR, SETTINGS, home_of
@@ -94,6 +95,7 @@ def export(
     force: bool = False,
     device: str | None = None,
     device_map: str | None = None,
+    generation_config: Mapping[str, Any] = NO_OPTIONS,
 ) -> Path:
     """Write a model folder whose ``generate`` is a strategy.
 
@@ -113,23 +115,28 @@ def export(
         device: where the strategy is tried on the model before anything is written; see
             :func:`decoding.models.loading.load`.
         device_map: likewise, over several devices.
+        generation_config: options of transformers' ``GenerationConfig`` to write beside the strategy, such as
+            ``{"repetition_penalty": 1.2}``.
 
     Returns:
         The folder.
 
     Raises:
-        OptionError: a strategy that is not registered, or an ``output`` that cannot be written.
+        OptionError: a strategy that is not registered, options that are unknown or out of range, or an ``output`` that
+            cannot be written.
         ModelError: the model or the amateur cannot be loaded, or the strategy cannot decode them.
 
     Example:
         >>> decoding.export("path/to/model", ContrastiveSearch(top_k=5), "path/to/exported")
     """
     spec = _chosen(strategy)
+    options = checked_options(generation_config)
+    check_apply(options, [spec])
     if link not in (None, *LINKS):
         raise OptionError(f"link={link!r}: must be {' or '.join(LINKS)}, or None for copies")
     with _written(Path(output).expanduser(), force) as (folder, replaced):
         loaded, tokenizer = load(str(model), device, "auto", device_map=device_map)
-        loaded.generation_config = config = _config(loaded)
+        loaded.generation_config = config = _config(loaded, options)
         tried = spec.with_tokenizer(tokenizer).strategy
         amateur = _amateur_folder(spec, loaded, tokenizer)  # before the trial puts an adapter on the model
         _try(tried, loaded)
@@ -164,12 +171,13 @@ def _chosen(strategy: Strategy | str) -> StrategySpec:
     return spec
 
 
-def _config(model: Any) -> GenerationConfig:
-    """The model's generation config without other ways to choose tokens."""
+def _config(model: Any, options: Mapping[str, Any]) -> GenerationConfig:
+    """The model's generation config without other ways to choose tokens, and with these options."""
     config = copy.deepcopy(model.generation_config)
     for name in OTHER_OPTIONS:
         if hasattr(config, name):
             setattr(config, name, None)
+    config.update(**options)
     config.do_sample = False  # written and not left out: pipelines would sample
     return with_no_model_defaults(config)
 

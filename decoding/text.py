@@ -95,6 +95,7 @@ def continuations(
         max_new_tokens=new_token_budget(model, length, max_new_tokens),
         num_return_sequences=count,
         streamer=streamer,
+        tokenizer=tokenizer,
         compile=compile,
     )
     sequences = sequences.cpu()  # waits for the device

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from decoding.cli.options import (
     Chat,
+    GenerationOptions,
     Json,
     MaxNewTokens,
     Model,
@@ -24,6 +26,7 @@ from decoding.cli.options import (
 from decoding.cli.output import as_json, progress, writable, write_files
 from decoding.errors import OptionError
 from decoding.strategies.baselines import Baseline
+from decoding.strategies.generation_options import check_apply, options_from_text
 from decoding.strategies.registry import STRATEGIES, StrategySpec, parse_strategy
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ def generate_command(
     model: Model = "expert",
     strategy: Annotated[str, strategy_option(STRATEGIES)] = "contrastive-search",
     set_: Settings = None,
+    generation_config: GenerationOptions = None,
     prompt: Annotated[
         list[str] | None,
         typer.Option(metavar="TEXT", help="The text to continue; repeatable; by default standard input."),
@@ -59,9 +63,14 @@ def generate_command(
 ) -> None:
     """Continue a text.
 
+    What the model's generation_config.json has beside the strategy (penalties, banned tokens) acts too, as in
+    transformers' own generate(); --generation-config sets it for this call.
+
     Example: decoding generate --prompt "The old clockmaker" --set top_k=5
     """
     spec = parse_strategy(strategy, settings_of(set_ or []))
+    options = options_from_text(generation_config or ())
+    check_apply(options, [spec])
     prompts = prompts_of(prompt)
     if compile and isinstance(spec.strategy, Baseline):
         raise OptionError(f"--compile: {spec.name} is a strategy of transformers; expected one of this library")
@@ -72,6 +81,7 @@ def generate_command(
 
     from decoding.capabilities.chunked_prefill import enable_chunked_prefill
     from decoding.models.devices import is_main_process
+    from decoding.strategies.effective_config import decoded_with, effective_config
     from decoding.text import check_count, continuations
 
     check_count(spec, num_return_sequences)
@@ -80,28 +90,32 @@ def generate_command(
     enable_chunked_prefill(loaded, prefill_chunk, padded=False)
     main = is_main_process(loaded)
     streamer = TextStreamer(tokenizer, skip_prompt=chat, skip_special_tokens=True) if stream and main else None
+    effective = effective_config(spec, loaded, options, folder=True)
     lines = []
-    with progress(shown=main) as bar:
+    with decoded_with(loaded, options, folder=True), progress(shown=main) as bar:
         task = bar.add_task(spec.name, total=len(prompts), visible=len(prompts) > 1)
         for text in prompts:
             for continuation in continuations(
                 loaded, tokenizer, spec, text, max_new_tokens=max_new_tokens, seed=seed, chat=chat,
                 count=num_return_sequences, streamer=streamer, compile=compile,
             ):  # fmt: skip
-                lines.append(as_json(_record(continuation, spec, model)))
+                lines.append(as_json(_record(continuation, spec, effective, model)))
                 if not stream and main:
                     print(lines[-1] if json else continuation.text, flush=True)
             bar.advance(task)
     write_files(output if main else None, {"generate.jsonl": "".join(f"{line}\n" for line in lines)})
 
 
-def _record(continuation: Continuation, spec: StrategySpec, model: str) -> dict[str, Any]:
+def _record(
+    continuation: Continuation, spec: StrategySpec, generation_config: Mapping[str, Any], model: str
+) -> dict[str, Any]:
     return {
         "prompt": continuation.prompt,
         "text": continuation.text,
         "continuation": continuation.continuation,
         "strategy": spec.name,
         "parameters": spec.parameters,
+        "generation_config": generation_config,
         "new_tokens": continuation.new_tokens,
         "seconds": round(continuation.seconds, 4),
         "model": model,

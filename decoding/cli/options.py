@@ -46,6 +46,14 @@ PrefillChunk = Annotated[
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the strategy; repeatable.")
 ]
+GenerationOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--generation-config",
+        metavar="NAME=VALUE",
+        help="An option of transformers' GenerationConfig, such as repetition_penalty=1.2; repeatable.",
+    ),
+]
 MaxNewTokens = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="At most N new tokens; by default 100, or what the context has left."),

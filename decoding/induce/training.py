@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from decoding.induce.examples import Example
 from decoding.induce.recipe import Recipe
 from decoding.models.adapters import adapters_of
 from decoding.models.devices import input_device, is_offloaded, is_tensor_parallel
+from decoding.models.identity import digest, identity
 from decoding.models.settings import settings_kept
 from decoding.models.structure import inspect_model
 from decoding.models.wrappers import unwrapped
@@ -70,7 +70,7 @@ def induce(
     _check_packages()
     _check_trainable(model)
     rows = _tokenized(tokenizer, examples, recipe)
-    _check_resumable(output, _fingerprint(rows, recipe))
+    _check_resumable(output, digest([identity(model), dataclasses.asdict(recipe), rows]))
     with _lora_layers(model, recipe) as wrapped:
         trainer = _trainer(wrapped, tokenizer, rows, output, recipe, micro_batch, report)
         try:
@@ -263,18 +263,13 @@ def _target_modules(model: Any) -> list[str]:
     return sorted(names)
 
 
-def _fingerprint(rows: list[dict[str, list[int]]], recipe: Recipe) -> str:
-    content = json.dumps([dataclasses.asdict(recipe), rows], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
 def _check_resumable(output: Path, fingerprint: str) -> None:
     """Note the fingerprint of this run, or refuse to continue from the checkpoints of another one."""
     noted = output / CHECKPOINTS / "fingerprint"
     if noted.is_file() and noted.read_text() != fingerprint:
         raise OptionError(
-            f"{output}: holds a run that was begun with another recipe or other data; finish it with those, or remove "
-            f"its {CHECKPOINTS} folder"
+            f"{output}: holds a run that was begun with another model, another recipe or other data; finish it with "
+            f"those, or remove its {CHECKPOINTS} folder"
         )
     with _written(output):
         noted.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ __all__ = [
     "Adapter",
     "LoadedAdapter",
     "LoraWeights",
+    "active_adapters",
     "adapter_state",
     "adapters_of",
     "check_adapter",
@@ -28,6 +29,7 @@ __all__ = [
     "is_plain_layer",
     "lora_layers",
     "lora_weights",
+    "scalings_of",
 ]
 
 BASE = "__base__"  # peft's name for rows that no adapter touches
@@ -184,6 +186,23 @@ def is_plain_layer(layer: Any, names: set[str]) -> bool:
 def lora_weights(layer: Any, name: str) -> LoraWeights:
     """An adapter's weights in one of peft's linear layers, which has it."""
     return LoraWeights(layer.lora_A[name], layer.lora_B[name], layer.lora_dropout[name], layer.scaling[name])
+
+
+def active_adapters(model: Any) -> list[str]:
+    """The names of the LoRA adapters that a model reads with, as it is; none where they are disabled."""
+    layers = [layer for layer in lora_layers(model) if not layer.disable_adapters]
+    return sorted({name for layer in layers for name in adapter_names(layer) & set(layer.active_adapters)})
+
+
+def scalings_of(model: Any, adapter: Adapter) -> dict[str, float]:
+    """What multiplies the product of a LoRA adapter's weights, by the names of its modules."""
+    if isinstance(adapter, LoadedAdapter):
+        return {module: weights.scaling for module, weights in adapter.layers.items()}
+    return {
+        module: layer.scaling[adapter]
+        for module, layer in model.named_modules()
+        if "peft" in sys.modules and is_lora(layer) and adapter in adapter_names(layer)
+    }
 
 
 def adapter_names(layer: Any) -> set[str]:

@@ -9,6 +9,7 @@ import typer
 
 from decoding.cli.options import (
     Chat,
+    GenerationOptions,
     Json,
     MaxNewTokens,
     Model,
@@ -22,6 +23,7 @@ from decoding.cli.options import (
 )
 from decoding.cli.output import as_json, console, writable, write_files
 from decoding.errors import OptionError
+from decoding.strategies.generation_options import check_apply, options_from_text
 from decoding.strategies.registry import STRATEGIES, parse_strategy
 
 __all__ = ["compare_command"]
@@ -50,6 +52,7 @@ def compare_command(
     ] = None,
     max_new_tokens: MaxNewTokens = None,
     chat: Chat = False,
+    generation_config: GenerationOptions = None,
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Show which tokens contrastive search rejected, and what they would repeat."),
@@ -62,11 +65,16 @@ def compare_command(
 ) -> None:
     """Continue the same prompts with several strategies; show the texts, how much they repeat and what they cost.
 
+    Strategies are what they are called: penalties and the like of the model's generation_config.json are off, unless
+    --generation-config turns them on for all.
+
     Example: decoding compare --prompt "The old clockmaker" --strategy greedy --strategy contrastive-search:top_k=5
     """
     specs = [parse_strategy(spec) for spec in strategy or DEFAULT_STRATEGIES]
     if explain and not any(isinstance(spec.strategy, STRATEGIES["contrastive-search"]) for spec in specs):
         raise OptionError("--explain explains contrastive search, and no strategy is that: add contrastive-search")
+    options = options_from_text(generation_config or ())
+    check_apply(options, specs)
     texts = prompts_of(prompt, prompts)
     writable(output)
 
@@ -79,8 +87,9 @@ def compare_command(
     loaded, tokenizer = placement.load(model)
     enable_chunked_prefill(loaded, prefill_chunk, padded=False)
     result = compare(
-        model, loaded, tokenizer, specs, texts, max_new_tokens=max_new_tokens, seed=seed, explain=explain, chat=chat
-    )
+        model, loaded, tokenizer, specs, texts, max_new_tokens=max_new_tokens, seed=seed, explain=explain, chat=chat,
+        generation_config=options,
+    )  # fmt: skip
     if not is_main_process(loaded):
         return
     write_files(

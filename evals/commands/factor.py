@@ -33,6 +33,6 @@ def factor_command(
     completions, left_out = load(data, prefix, options.skip_bad)
     ready = prepared(options)
     task = Factor(ready.model, ready.tokenizer, completions, left_out=left_out)
-    results = ready.run(task, ready.configurations(task.settings))
+    results = ready.run(task, ready.configurations(task.settings, generation_config=None))
     note_cuts(results)
     report(results, METRICS[:3], options.json, options.holm)

@@ -76,6 +76,6 @@ def halueval_command(
     evaluation = HaluEval(
         ready.model, ready.tokenizer, responses, knowledge=knowledge, prompt=prompt, left_out=left_out
     )
-    results = ready.run(evaluation, ready.configurations(evaluation.settings))
+    results = ready.run(evaluation, ready.configurations(evaluation.settings, generation_config=None))
     note_cuts(results, evaluation.lost)
     report(results, evaluation.figures, options.json, options.holm)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decoding.cli.options import expanded, known_strategies
+from decoding.cli.options import GenerationOptions, expanded, known_strategies
 from decoding.cli.output import as_json, console, writable, write_files
 from decoding.errors import OptionError, nearest
 from decoding.evals.engine.options import EvaluationOptions
 from decoding.evals.tasks.multilingual.languages import LANGUAGES, language
+from decoding.strategies.generation_options import EVALUATIONS_REFUSE, check_apply, options_from_text
 from decoding.strategies.registry import parse_strategy
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def multilingual_command(
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write an HTML file with samples side by side.")
     ] = None,
+    generation_config: GenerationOptions = None,
     options: MultilingualOptions,
 ) -> None:
     """Generate in many languages with several strategies: continuations, translations, summaries, programs.
@@ -123,6 +125,7 @@ def multilingual_command(
     """
     if task == "code" and not allow_code_execution:
         raise OptionError("--task code runs what a model writes: say --allow-code-execution (docs/multilingual.md)")
+    chosen = options_from_text(generation_config or (), EVALUATIONS_REFUSE)
     judges = {"--coherence-model": coherence_model, "--mauve-model": mauve_model}
     for option, name in judges.items():
         if name is not None and task != "open-ended":
@@ -158,6 +161,8 @@ def multilingual_command(
         code: [spec if task == "code" else spec.in_language(code) for spec in map(parse_strategy, texts)]
         for code, texts in specs.items()
     }
+    for of_language in parsed.values():
+        check_apply(chosen, of_language)
     means = isolation(weak=weak_isolation) if task == "code" else None
     task_options = Options(
         task=task,
@@ -184,7 +189,7 @@ def multilingual_command(
     task_options = replace(task_options, judge=judge, featurizer=featurizer)
     extra = {"isolation": vars(means)} if means is not None else {}
     if featurizer is not None:
-        extra["mauve_model"] = described(featurizer[1], featurizer[0])
+        extra["mauve_model"] = described(featurizer[1], featurizer[0], featurizer[2])
     results: list[Results | None] = []
     asked: list[tuple[str, list[Configuration]]] = []
     ready: Prepared | None = None
@@ -195,7 +200,7 @@ def multilingual_command(
                 ready = prepared(replace(options, model=by_language[code], strategy=specs[code], output=folder))
             evaluation = task_of(task_options, documents[code], language_of[code], ready.model, ready.tokenizer)
             settings = {**evaluation.settings, "language": code}
-            configurations = ready.configurations(settings, parsed[code])
+            configurations = ready.configurations(settings, parsed[code], chosen)
             asked.append((evaluation.name, configurations))
             results.append(ready.run(evaluation, configurations, extra))
             del evaluation  # which holds the model

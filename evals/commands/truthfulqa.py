@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decoding.cli.options import expanded
+from decoding.cli.options import GenerationOptions, expanded
 from decoding.cli.output import as_json
 from decoding.errors import OptionError
 from decoding.evals.engine.options import ComparisonOptions
 from decoding.evals.tasks.truthfulqa.prompts import STYLES, Prompt, prompt_of
+from decoding.strategies.generation_options import EVALUATIONS_REFUSE, options_from_text
 from decoding.strategies.registry import StrategySpec
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def truthfulqa_command(
     judge_info: Annotated[
         str | None, typer.Option(metavar="MODEL", help="With --generation: a fine-tuned judge of informativeness.")
     ] = None,
+    generation_config: GenerationOptions = None,
     options: ComparisonOptions,
 ) -> None:
     """TruthfulQA: multiple choice (MC1, MC2, MC3, normalised and raw), --binary or --generation, with paired tests.
@@ -92,6 +94,11 @@ def truthfulqa_command(
     named_judges = {"truth": judge_truth, "info": judge_info}
     if any(named_judges.values()) and not generation:
         raise OptionError("--judge-truth and --judge-info judge generated answers: give --generation as well")
+    if generation_config and not generation:
+        raise OptionError(
+            "--generation-config: multiple choice reads likelihoods and generates no text: give --generation"
+        )
+    chosen = options_from_text(generation_config or (), EVALUATIONS_REFUSE) if generation else None
     style = None if prompt == "chat" else prompt_of(prompt)
 
     from decoding.evals.engine.prepared import of_last_rank, prepared, report
@@ -138,7 +145,7 @@ def truthfulqa_command(
     asked: list[tuple[str, list[Configuration]]] = []
 
     def evaluate(task: Evaluation, specs: Sequence[StrategySpec], extra: Mapping[str, Any] | None = None) -> None:
-        configurations = ready.configurations(task.settings, specs)
+        configurations = ready.configurations(task.settings, specs, chosen)
         asked.append((task.name, configurations))
         try:
             results.append(ready.run(task, configurations, extra))

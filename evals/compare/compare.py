@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -17,6 +17,8 @@ from decoding.evals.compare.explanations import Explanation, as_markdown, as_tab
 from decoding.evals.metrics import diversity, repetition
 from decoding.models.devices import is_main_process
 from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
+from decoding.strategies.effective_config import decoded_with, effective_config, options_of_folder, warn_of_folder
+from decoding.strategies.generation_options import NO_OPTIONS, check_apply, checked_options
 from decoding.strategies.registry import StrategySpec
 from decoding.text import Continuation, continuations, encoded
 from decoding.versions import versions
@@ -52,7 +54,9 @@ class Figures:
 class Comparison:
     """Strategies side by side: ``continuations[s][p]`` is that of ``prompts[p]`` by ``specs[s]``.
 
-    ``explanations`` are by (s, p), for contrastive search where the user wants them.
+    ``explanations`` are by (s, p), for contrastive search where the user wants them. ``generation_configs`` has what
+    each strategy decoded with, ``options`` what of it was asked for beside the strategies, and
+    ``folder_generation_config`` what the model's own has and is off.
     """
 
     model: str
@@ -62,6 +66,9 @@ class Comparison:
     continuations: list[list[Continuation]]
     figures: list[Figures]
     explanations: dict[tuple[int, int], Explanation] = field(default_factory=dict)
+    generation_configs: list[dict[str, Any]] = field(default_factory=list)
+    folder_generation_config: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The comparison as in ``compare.json``."""
@@ -70,6 +77,7 @@ class Comparison:
                 "strategy": spec.name,
                 "parameters": spec.parameters,
                 "label": spec.label,
+                "generation_config": config,
                 "figures": asdict(figures),
                 "continuations": [
                     {name: value for name, value in asdict(text).items() if name in REPORTED}
@@ -77,11 +85,14 @@ class Comparison:
                     for p, text in enumerate(texts)
                 ],
             }
-            for s, (spec, texts, figures) in enumerate(zip(self.specs, self.continuations, self.figures, strict=True))
+            for s, (spec, texts, figures, config) in enumerate(
+                zip(self.specs, self.continuations, self.figures, self.generation_configs, strict=True)
+            )
         ]
         return {
             "model": self.model,
             "seed": self.seed,
+            "folder_generation_config": self.folder_generation_config,
             "versions": versions(),
             "prompts": self.prompts,
             "strategies": strategies,
@@ -90,6 +101,9 @@ class Comparison:
     def as_markdown(self) -> str:
         """The comparison as in ``compare.md``: the figures, then the texts under their prompts."""
         lines = [f"# {self.model}: {len(self.prompts)} prompts, seed {self.seed}", ""]
+        if self.options:
+            given = ", ".join(f"`{name}={value}`" for name, value in self.options.items())
+            lines += [f"All strategies with {given}.", ""]
         header = ["strategy", *COLUMNS]
         lines += [f"| {' | '.join(header)} |", f"|---{'|---:' * len(COLUMNS)}|"]
         for spec, figures in zip(self.specs, self.figures, strict=True):
@@ -115,16 +129,58 @@ def compare(
     seed: int = 0,
     explain: bool = False,
     chat: bool = False,
+    generation_config: Mapping[str, Any] = NO_OPTIONS,
 ) -> Comparison:
     """Continue every prompt with every strategy, one prompt at a time, each from the same seed.
 
-    With ``chat`` each prompt is the user's message in the tokenizer's chat template. With ``explain`` the texts of
-    contrastive search are read again for :attr:`Comparison.explanations`, after all times are taken.
+    Strategies are what they are called: penalties, samplers and the like of the model's own generation config are off.
+
+    Args:
+        name: of the model, as the user gave it.
+        model: a generating transformers model.
+        tokenizer: its tokenizer.
+        specs: the strategies.
+        prompts: texts to continue.
+        max_new_tokens: None is 100, or as many as the context has left.
+        seed: of the random draws.
+        explain: read the texts of contrastive search again for :attr:`Comparison.explanations`, after all times are
+            taken.
+        chat: put each prompt into the tokenizer's chat template as the user's message.
+        generation_config: options of transformers' ``GenerationConfig`` beside the strategies, such as
+            ``{"repetition_penalty": 1.2}``.
 
     Raises:
         InputError: a prompt that the model cannot read; found before anything is generated.
-        OptionError: parameters that do not fit the model; found before as well.
+        OptionError: parameters that do not fit the model, or options that are unknown, out of range, or a strategy's
+            own; found before as well.
+
+    Warns:
+        DecodingWarning: the model's own generation config has penalties that are off.
     """
+    options = checked_options(generation_config)
+    check_apply(options, specs)
+    warn_of_folder(model, options)
+    with decoded_with(model, options):
+        compared = _compare(name, model, tokenizer, specs, prompts, max_new_tokens, seed, explain, chat)
+    return replace(
+        compared,
+        generation_configs=[effective_config(spec, model, options) for spec in specs],
+        folder_generation_config=options_of_folder(model),
+        options=options,
+    )
+
+
+def _compare(
+    name: str,
+    model: Any,
+    tokenizer: Any,
+    specs: Sequence[StrategySpec],
+    prompts: Sequence[str],
+    max_new_tokens: int | None,
+    seed: int,
+    explain: bool,
+    chat: bool,
+) -> Comparison:
     specs = [spec.with_tokenizer(tokenizer) for spec in specs]
     for spec in specs:
         spec.check(model)

@@ -1,26 +1,33 @@
-"""Configurations: a strategy with all that decides its numbers, and the hash that its samples are kept under."""
+"""Configurations: a strategy with all that decides its numbers, and the hash that its samples are kept under.
+
+What is hashed is what a number depends on beyond rounding: weights, config, tokenizer and chat template, the strategy
+with its amateurs, the effective generation config of texts, the task, the versions of this library and of transformers
+(whose code the models, ``generate`` and its processors are). Where a number is computed is left out: device, kernel
+backend, attention, versions of torch and triton, chunks of a prefill. They change the last bits, and a run may end on
+another machine than it began on. Results report them, of the process that wrote them.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
+import transformers
 
 from decoding.errors import OptionError
-from decoding.models.adapters import Adapter, LoadedAdapter
-from decoding.models.devices import input_device, whole_weights
+from decoding.models.devices import input_device
+from decoding.models.identity import digest, identity
 from decoding.strategies.contrast.base import ContrastStrategy
+from decoding.strategies.effective_config import effective_config, options_of_folder
+from decoding.strategies.generation_options import EVALUATIONS_REFUSE, NO_OPTIONS, check_apply, checked_options
 from decoding.strategies.parameters_text import as_results
 from decoding.strategies.registry import StrategySpec
 from decoding.versions import __version__
 
-__all__ = ["Configuration", "check_distinct", "configured", "described", "fingerprint"]
+__all__ = ["Configuration", "check_distinct", "configured", "described", "digest"]
 
-SAMPLED = 16  # numbers of each weight tensor that its fingerprint is made of
+REPORTED = ("device", "folder_generation_config")  # settings that are no part of the hash
 
 
 @dataclass(frozen=True)
@@ -30,11 +37,13 @@ class Configuration:
     Attributes:
         spec: the strategy with all its hyper-parameters.
         settings: JSON-able, everything that decides the numbers: strategy, parameters, model, task, seed where
-            tokens are sampled, version of this library.
+            tokens are sampled, versions; and the device.
+        generation_config: options of transformers' ``GenerationConfig`` that were asked for, for texts.
     """
 
     spec: StrategySpec
     settings: Mapping[str, Any] = field(hash=False)
+    generation_config: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def label(self) -> str:
@@ -43,10 +52,10 @@ class Configuration:
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits, which differ where the settings do. The device is no part of them: a run may end on
-        another device than it began on.
+        """16 hexadecimal digits, which differ where the settings do. Neither the device is part of them, since a run
+        may end on another device than it began on, nor what a folder asks for and is off.
         """
-        return digest({name: value for name, value in self.settings.items() if name != "device"})
+        return digest({name: value for name, value in self.settings.items() if name not in REPORTED})
 
     def seed(self, document: str) -> int:
         """The seed of a document's random draws: the same on every rank, whatever was evaluated before."""
@@ -54,7 +63,14 @@ class Configuration:
 
 
 def configured(
-    specs: Sequence[StrategySpec], model: Any, tokenizer: Any, name: str, *, task: Mapping[str, Any], seed: int = 0
+    specs: Sequence[StrategySpec],
+    model: Any,
+    tokenizer: Any,
+    name: str,
+    *,
+    task: Mapping[str, Any],
+    seed: int = 0,
+    generation_config: Mapping[str, Any] | None = NO_OPTIONS,
 ) -> list[Configuration]:
     """The configurations of strategies on one model.
 
@@ -65,16 +81,22 @@ def configured(
         name: of the model, as the user gave it.
         task: JSON-able settings of the task that bear on its numbers (prompt style, a hash of the data, ...).
         seed: of random draws; part of the settings of strategies that sample.
+        generation_config: options of transformers' ``GenerationConfig`` beside the strategy, such as
+            ``{"repetition_penalty": 1.2}``. Those of the model's folder that change which tokens are chosen are off
+            (:mod:`decoding.strategies.effective_config`). None for a task that reads likelihoods and generates no text.
 
     Raises:
-        OptionError: a strategy given twice, or parameters that do not fit the model.
+        OptionError: a strategy given twice, parameters that do not fit the model, or options that are unknown, out of
+            range, or without effect on every strategy.
         ModelError: an amateur that cannot be loaded.
     """
     check_distinct(specs)
     specs = [spec.with_tokenizer(tokenizer) for spec in specs]
     for spec in specs:
         spec.check(model)
-    description = described(model, name)
+    options = checked_options(generation_config or {}, EVALUATIONS_REFUSE)
+    check_apply(options, specs)
+    description = described(model, name, tokenizer)
     configurations = []
     for spec in specs:
         settings = {
@@ -85,9 +107,13 @@ def configured(
             "device": str(input_device(model)),
             "task": dict(task),
             "version": __version__,
+            "transformers": transformers.__version__,
             **({"seed": seed} if spec.is_stochastic else {}),
         }
-        configurations.append(Configuration(spec, settings))
+        if generation_config is not None:
+            settings["generation_config"] = effective_config(spec, model, options)
+            settings["folder_generation_config"] = options_of_folder(model)
+        configurations.append(Configuration(spec, settings, options))
     return configurations
 
 
@@ -99,58 +125,22 @@ def check_distinct(specs: Sequence[StrategySpec]) -> None:
         raise OptionError(f"--strategy {twice}: given twice; expected strategies that differ")
 
 
-def described(model: Any, name: str) -> dict[str, Any]:
-    """The description of a model in results."""
+def described(model: Any, name: str, tokenizer: Any = None) -> dict[str, Any]:
+    """The description of a model in results, with the digests of :func:`decoding.models.identity.identity`."""
     return {
         "name": name,
         "architecture": type(model).__name__,
         "parameters": sum(weights.numel() for key, weights in model.named_parameters() if ".lora_" not in key),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "fingerprint": fingerprint(model),
+        **identity(model, tokenizer),
     }
 
 
-@torch.no_grad()
-def fingerprint(model: Any, adapter: Adapter | None = None) -> str:
-    """16 hexadecimal digits that change with the weights, made of a few numbers from all over each tensor.
-
-    Args:
-        model: a transformers model; LoRA adapters on it are left out.
-        adapter: one of its LoRA adapters, by name, or one beside it, to take that alone.
-    """
-    lines = []
-    weights_by_name = adapter.named_weights() if isinstance(adapter, LoadedAdapter) else whole_weights(model)
-    for name, weights in weights_by_name:
-        part = ".lora_" not in name
-        if adapter is not None:
-            part = isinstance(adapter, LoadedAdapter) or f".{adapter}." in name
-        if part:
-            places = torch.tensor(_spread(weights.numel()), dtype=torch.long, device=weights.device)
-            numbers = weights.flatten()[places].double().cpu()
-            plain = name.replace(".base_layer.", ".")  # as it was called before an adapter was put on
-            lines.append((name, f"{plain}{tuple(weights.shape)}{numbers.tolist()}"))
-    return hashlib.sha256("".join(line for _, line in sorted(lines)).encode()).hexdigest()[:16]
-
-
-def digest(value: Any) -> str:
-    """16 hexadecimal digits of a JSON-able value, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
-
-
-def _spread(count: int) -> list[int]:
-    """``SAMPLED`` indices into ``count`` numbers, evenly spread from the first to the last; none for no numbers.
-
-    Made of integers: float32 does not hold all integers above 2^24, and indices made with it fall past the end.
-    """
-    return [i * (count - 1) // (SAMPLED - 1) for i in range(SAMPLED)] if count else []
-
-
-def _others(spec: StrategySpec, model: Any) -> dict[str, str]:
-    """Fingerprints of the other readers of a contrast: an amateur's name does not say which weights it stands for."""
+def _others(spec: StrategySpec, model: Any) -> dict[str, Any]:
+    """Identities of the other readers of a contrast: an amateur's name does not say which weights it stands for."""
     if not isinstance(spec.strategy, ContrastStrategy):
         return {}
     return {
-        reader.role: fingerprint(reader.model or model, reader.adapter)
+        reader.role: identity(reader.model or model, adapter=reader.adapter)
         for reader in spec.strategy.readers(model, 1)
         if reader.model is not None or reader.adapter is not None
     }

@@ -19,6 +19,8 @@ from decoding.evals.engine.results import Results, corrected, results_in
 from decoding.evals.engine.runner import run
 from decoding.evals.engine.tables import show_results
 from decoding.evals.engine.task import Task
+from decoding.strategies.effective_config import warn_of_folder
+from decoding.strategies.generation_options import NO_OPTIONS
 from decoding.strategies.registry import StrategySpec, parse_strategy
 
 __all__ = ["Prepared", "of_last_rank", "prepared", "report"]
@@ -34,13 +36,24 @@ class Prepared:
     specs: list[StrategySpec]
 
     def configurations(
-        self, settings: Mapping[str, Any], specs: Sequence[StrategySpec] | None = None
+        self,
+        settings: Mapping[str, Any],
+        specs: Sequence[StrategySpec] | None = None,
+        generation_config: Mapping[str, Any] | None = NO_OPTIONS,
     ) -> list[Configuration]:
-        """Return the configurations of a task with these settings: of the strategies asked for, or of others."""
+        """Return the configurations of a task with these settings: of the strategies asked for, or of others.
+
+        Args:
+            settings: of the task.
+            specs: the strategies; None for those asked for.
+            generation_config: options of ``--generation-config``; None for a task that generates no text.
+        """
         options = self.options
+        if generation_config is not None:
+            warn_of_folder(self.model, generation_config)
         return configured(
             self.specs if specs is None else specs, self.model, self.tokenizer, options.model, task=settings,
-            seed=options.seed,
+            seed=options.seed, generation_config=generation_config,
         )  # fmt: skip
 
     def run(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from decoding.api import generate_with
 from decoding.errors import InputError
 from decoding.models.devices import input_device
 from decoding.models.inputs import context_of
+from decoding.strategies.effective_config import decoded_with
+from decoding.strategies.generation_options import EVALUATIONS_REFUSE, NO_OPTIONS, checked_options
 from decoding.strategies.registry import StrategySpec
 from decoding.text import new_text
 from decoding.transformers_private import CACHE_ARGUMENT
@@ -44,21 +46,29 @@ class TextGenerator:
     max_new_tokens: int
     stop: tuple[str, ...] = ()
 
-    def generate(self, spec: StrategySpec, prompts: Sequence[str], seeds: Sequence[int]) -> list[GeneratedText]:
+    def generate(
+        self,
+        spec: StrategySpec,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        generation_config: Mapping[str, Any] = NO_OPTIONS,
+    ) -> list[GeneratedText]:
         """A continuation of each prompt.
 
         Args:
             spec: how to choose tokens.
             prompts: texts to continue.
             seeds: of the random draws, one for each prompt.
+            generation_config: see :func:`generate_texts`.
 
         Raises:
             InputError: a prompt that is empty, or too long for the model's context with the new tokens.
         """
         rows = [self._encode(prompt) for prompt in prompts]
         return generate_texts(
-            spec, self.model, self.tokenizer, rows, seeds, max_new_tokens=self.max_new_tokens, stop=self.stop
-        )
+            spec, self.model, self.tokenizer, rows, seeds, max_new_tokens=self.max_new_tokens, stop=self.stop,
+            generation_config=generation_config,
+        )  # fmt: skip
 
     def _encode(self, prompt: str) -> list[int]:
         ids = list(self.tokenizer(prompt)["input_ids"])
@@ -82,8 +92,11 @@ def generate_texts(
     max_new_tokens: int,
     stop: Sequence[str] = (),
     prefix_cache: Callable[[Sequence[int]], Any] | None = None,
+    generation_config: Mapping[str, Any] = NO_OPTIONS,
 ) -> list[GeneratedText]:
     """Continue prompts of token ids. A continuation depends on its prompt and its seed, not on its neighbours.
+
+    Penalties, samplers and the like of the model's own generation config are off.
 
     Args:
         spec: how to choose tokens.
@@ -95,14 +108,21 @@ def generate_texts(
         stop: texts end before the first of these strings.
         prefix_cache: returns a cache of the tokens that all prompts begin with, from each row's number of pad tokens;
             None computes them again.
+        generation_config: options of transformers' ``GenerationConfig`` beside the strategy, such as
+            ``{"repetition_penalty": 1.2}``: those of :attr:`decoding.evals.engine.configurations.Configuration`.
+
+    Raises:
+        OptionError: an option that is unknown, out of range, or the strategy's or the task's own.
     """
-    if not spec.is_stochastic:
-        return _generate_batch(spec, model, tokenizer, prompts, max_new_tokens, stop, prefix_cache)
-    texts = []
-    for prompt, seed in zip(prompts, seeds, strict=True):
-        torch.manual_seed(seed)
-        texts += _generate_batch(spec, model, tokenizer, [prompt], max_new_tokens, stop, prefix_cache)
-    return texts
+    options = checked_options(generation_config, EVALUATIONS_REFUSE)
+    with decoded_with(model, options):
+        if not spec.is_stochastic:
+            return _generate_batch(spec, model, tokenizer, prompts, max_new_tokens, stop, prefix_cache)
+        texts = []
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            torch.manual_seed(seed)
+            texts += _generate_batch(spec, model, tokenizer, [prompt], max_new_tokens, stop, prefix_cache)
+        return texts
 
 
 def _generate_batch(

@@ -10,27 +10,36 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import lm_eval
 import torch
+import transformers
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
 from decoding.errors import DecodingError, ModelError, OptionError, one_line
 from decoding.evals import miniature
+from decoding.evals.engine.configurations import configured, described, digest
 from decoding.generation.strategy import Strategy
 from decoding.models.devices import input_device
 from decoding.models.loading import placement
 from decoding.models.wrappers import unwrapped
 from decoding.scoring.teacher_forcing import longest_text, teacher_forced
 from decoding.strategies.contrast.base import ContrastStrategy
+from decoding.strategies.effective_config import decoded_with, effective_config, folder_config, options_of_folder
 from decoding.strategies.registry import StrategySpec, parameters_of, parse_strategy, scorable_strategies
 
 __all__ = ["DecodingLM"]
+
+CACHE_KEY = "decoding"  # of lm-eval's cache of answers: beside it stand digests of requests
 
 
 @register_model("decoding")
 class DecodingLM(HFLM):
     """lm-eval's ``hf`` model with a strategy. Without one it is ``hf``.
+
+    With a strategy, penalties, samplers and the like of the model's ``generation_config.json`` are off; those of the
+    task and of lm-eval's ``--gen_kwargs`` act.
 
     Tasks that generate use any strategy. Tasks that ask for log-likelihoods use a contrast strategy's (or the model's
     own with "greedy"); the others cannot score a given token and are refused. lm-eval applies log-softmax to its
@@ -92,8 +101,48 @@ class DecodingLM(HFLM):
         return longest if self._longest_text is None else min(longest, self._longest_text)
 
     def get_model_info(self) -> dict[str, Any]:
-        """The entries of lm-eval's results file on the model, with the strategy and all its parameters."""
-        return super().get_model_info() | {"strategy": None if self.spec is None else self.spec.label}
+        """The entries of lm-eval's results file on the model, with the strategy and all its parameters.
+
+        With a strategy also what it decodes with, but for the task's own parameters, and what the model's generation
+        config has and is off.
+        """
+        info = super().get_model_info() | {"strategy": None if self.spec is None else self.spec.label}
+        if self.spec is None:
+            return info
+        return info | {
+            "generation_config": effective_config(self.spec, self.model, {}),
+            "folder_generation_config": options_of_folder(self.model),
+        }
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Take lm-eval's cache of answers (``--use_cache``), whose keys have the request and no model or strategy.
+
+        Raises:
+            OptionError: it has answers of another model, tokenizer, strategy or version.
+        """
+        super().set_cache_hook(cache_hook)
+        answers = cache_hook.dbdict
+        if answers is None:
+            return
+        here = self._configuration()
+        if len(answers) == 0:
+            answers[CACHE_KEY] = here
+            answers.commit()
+        elif answers.get(CACHE_KEY) != here:
+            raise OptionError(
+                "use_cache: this cache has answers of another model or strategy, or of another version: give another "
+                "path to --use_cache, or remove the file"
+            )
+
+    def _configuration(self) -> str:
+        """A digest of all that decides an answer beside its request."""
+        request = {"max_length": self.max_length, "add_bos_token": self.add_bos_token, "truncation": self.truncation}
+        if self.spec is None:  # lm-eval's own hf, which decodes with all that the folder has
+            model, versions = described(self.model, "", self.tokenizer), (lm_eval.__version__, transformers.__version__)
+            return digest([model, folder_config(self.model), versions, request])
+        task = {**request, "floor": self.floor, "lm_eval": lm_eval.__version__}
+        (configuration,) = configured([self.spec], unwrapped(self.model), self.tokenizer, "", task=task)
+        return configuration.hash
 
     def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
         spec = self.spec
@@ -113,14 +162,17 @@ class DecodingLM(HFLM):
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any) -> Tensor:
         """(batch, at most ``max_length``) left-padded ``context``, continued until every row contains a stop string."""
-        if self.spec is not None and isinstance(self.spec.strategy, Strategy):
+        if self.spec is None:
+            return super()._model_generate(context, max_length, stop, **generation_kwargs)
+        if isinstance(self.spec.strategy, Strategy):
             generation_kwargs["custom_generate"] = self.spec.strategy
-        elif self.spec is not None:
+        else:
             # greedy, sampling and beam override the task's generation parameters
             for name in ("do_sample", "temperature", "top_k", "top_p", "num_beams"):
                 generation_kwargs.pop(name, None)
             generation_kwargs |= {"do_sample": self.spec.is_stochastic, **self.spec.parameters}
-        return super()._model_generate(context, max_length, stop, **generation_kwargs)
+        with decoded_with(self.model, {}):
+            return super()._model_generate(context, max_length, stop, **generation_kwargs)
 
     def _autocast(self) -> Any:
         dtype = self.mixed_precision_dtype

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from transformers import AutoTokenizer
 
 from decoding.errors import OptionError, one_line
 from decoding.models.builtin import BUILT_IN
+from decoding.models.identity import tokenizer_digest
 from decoding.models.loading import DTYPES
 from decoding.models.quiet import quiet
 
-__all__ = ["UNITS", "Splitter", "Units", "splitter"]
+__all__ = ["UNITS", "Splitter", "Units", "splitter", "units_identity"]
 
 Splitter = Callable[[str], Sequence[str]]
 
@@ -51,12 +53,7 @@ def splitter(units: Units) -> Splitter:
     try:
         if path.is_file():
             return _pieces(path)
-        with quiet():
-            if units in BUILT_IN:
-                return _tokens(BUILT_IN[units](DTYPES["float32"])[1])
-            if not path.is_dir() and units.count("/") != 1:
-                raise OSError("there is no such file or folder")
-            return _tokens(AutoTokenizer.from_pretrained(str(path) if path.is_dir() else units))
+        return _tokens(_tokenizer(units))
     except Exception as error:  # of any kind, from the reader of a broken file
         raise OptionError(
             f"units={units!r}: must be {', '.join(UNITS)}, a sentencepiece model FILE.model, or the folder or "
@@ -64,11 +61,37 @@ def splitter(units: Units) -> Splitter:
         ) from error
 
 
+def units_identity(units: str) -> str:
+    """The name of units as results have it, with a digest of the file or tokenizer that it stands for.
+
+    Raises:
+        OptionError: there are no such units.
+    """
+    if units in UNITS:
+        return units
+    splitter(units)  # which says what is wrong
+    path = Path(units).expanduser()
+    is_file = path.is_file()
+    content = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if is_file else tokenizer_digest(_tokenizer(units))
+    return f"{units} ({content})"
+
+
 def _pieces(path: Path) -> Splitter:
     from sentencepiece import SentencePieceProcessor  # an optional package
 
     processor = SentencePieceProcessor(model_file=str(path))
     return lambda text: processor.encode(text, out_type=str)
+
+
+def _tokenizer(units: str) -> Any:
+    """The tokenizer of an embedded model, a folder or a hub name."""
+    path = Path(units).expanduser()
+    with quiet():
+        if units in BUILT_IN:
+            return BUILT_IN[units](DTYPES["float32"])[1]
+        if not path.is_dir() and units.count("/") != 1:
+            raise OSError("there is no such file or folder")
+        return AutoTokenizer.from_pretrained(str(path) if path.is_dir() else units)
 
 
 def _tokens(tokenizer: Any) -> Splitter:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from decoding.errors import OptionError
-from decoding.evals.engine.configurations import fingerprint
 from decoding.evals.engine.text_generation import TextGenerator
+from decoding.evals.metrics.units import units_identity
 from decoding.evals.sandbox import Limits
 from decoding.evals.tasks.multilingual import data as files
 from decoding.evals.tasks.multilingual.languages import Language, language
 from decoding.evals.tasks.multilingual.programs import Code
 from decoding.evals.tasks.multilingual.tasks import GenerationTask, OpenEnded, Summarization, Translation
+from decoding.models.identity import identity
 
 __all__ = ["DEFAULTS", "PYTHON", "LanguageData", "Options", "read", "task_of", "with_defaults"]
 
@@ -115,9 +116,9 @@ def task_of(options: Options, data: LanguageData, spoken: Language, model: Any, 
     if options.task == "open-ended":
         unsplit = any(not passage.text for passage in data.documents)
         length, units = options.prefix_length or (PREFIX_LENGTH if unsplit else None), options.units or spoken.units
-        settings = {"prefix_length": length, "units": units}
+        settings = {"prefix_length": length, "units": units_identity(units)}
         if options.judge is not None:
-            settings["judge"] = {"name": options.judge[0], "fingerprint": fingerprint(options.judge[1])}
+            settings["judge"] = {"name": options.judge[0], **identity(*options.judge[1:])}
         judge, featurizer = (named and named[1:] for named in (options.judge, options.featurizer))
         return OpenEnded(
             name, generator, data.documents, settings, prefix_length=length, units=units, judge=judge,
@@ -129,7 +130,14 @@ def task_of(options: Options, data: LanguageData, spoken: Language, model: Any, 
         settings = {"from": spoken.code, "to": target.code, "tokenize": target.bleu}
         return Translation(name, generator, data.documents, settings, languages=(spoken, target), **common)
     rouge_units = options.units or (None if spoken.code == "en" else spoken.units)
-    return Summarization(name, generator, data.documents, {"units": rouge_units}, units=rouge_units, **common)
+    return Summarization(
+        name,
+        generator,
+        data.documents,
+        {"units": rouge_units and units_identity(rouge_units)},
+        units=rouge_units,
+        **common,
+    )
 
 
 def with_defaults(spec: str, task: str, spoken: Language) -> str:

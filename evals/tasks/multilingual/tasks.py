@@ -81,7 +81,7 @@ class GenerationTask(GroupTask):
         records: list[list[Record]] = [[] for _ in documents]
         for configuration in configurations:
             seeds = [configuration.seed(document.id) for document in documents]
-            texts = self.generator.generate(configuration.spec, prompts, seeds)
+            texts = self.generator.generate(configuration.spec, prompts, seeds, configuration.generation_config)
             for document, generated, row in zip(documents, texts, records, strict=True):
                 row.append({"strategy": configuration.label, **self.record(document.content, generated)})
         return records

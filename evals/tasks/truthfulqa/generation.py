@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from decoding.errors import InputError
-from decoding.evals.engine.configurations import Configuration, digest, fingerprint
+from decoding.evals.engine.configurations import Configuration, digest
 from decoding.evals.engine.task import Document, GroupTask, Record
 from decoding.evals.engine.text_generation import generate_texts
 from decoding.evals.tasks.truthfulqa.data import Question
@@ -14,6 +14,7 @@ from decoding.evals.tasks.truthfulqa.judge import Judge
 from decoding.evals.tasks.truthfulqa.prompts import Prompt, common_beginning
 from decoding.evals.tasks.truthfulqa.shared_prompt import SharedPrompt
 from decoding.evals.tasks.truthfulqa.similarity import references, similarities
+from decoding.models.identity import identity
 from decoding.models.inputs import context_of
 
 __all__ = ["STOPS", "Generation"]
@@ -72,7 +73,7 @@ class Generation(GroupTask):
             ),
             "max_new_tokens": max_new_tokens,
             "batch_size": batch_size,
-            "judges": {judge.asks: fingerprint(judge.model) for judge in judges},
+            "judges": {judge.asks: identity(judge.model, judge.tokenizer) for judge in judges},
         }
         self._shared: SharedPrompt | None = None
 
@@ -139,6 +140,7 @@ class Generation(GroupTask):
             max_new_tokens=self.max_new_tokens,
             stop=() if self.prompt.style == "chat" else STOPS,
             prefix_cache=shared.cache if shared.serves(configuration.spec, self.model) else None,
+            generation_config=configuration.generation_config,
         )
         return [answer.text.strip() for answer in answers]
 

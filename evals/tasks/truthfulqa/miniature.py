@@ -126,7 +126,7 @@ def tuned(
         model, tokenizer, questions("validation"), prompt_of("none"), name="truthfulqa_miniature_validation"
     )
     specs = [spec for grid in grids.values() for spec in grid]
-    configurations = configured(specs, model, tokenizer, name, task=task.settings, seed=seed)
+    configurations = configured(specs, model, tokenizer, name, task=task.settings, seed=seed, generation_config=None)
     results = run(task, configurations, output=output, limit=limit, seed=seed, everywhere=True)
     task.release()
     assert results is not None

@@ -17,10 +17,11 @@ from tiny_models import tiny_model
 from decoding.errors import DecodingWarning, InputError, OptionError
 from decoding.evals.engine import runner as runner_module
 from decoding.evals.engine import samples as samples_module
-from decoding.evals.engine.configurations import Configuration, configured, fingerprint
+from decoding.evals.engine.configurations import Configuration, configured
 from decoding.evals.engine.runner import run
 from decoding.evals.engine.samples import SampleFile
 from decoding.evals.engine.task import Document, Shard, Task
+from decoding.models.identity import fingerprint
 from decoding.strategies.registry import parse_strategy
 
 FORK = multiprocessing.get_context("fork")  # a child that need not import torch again

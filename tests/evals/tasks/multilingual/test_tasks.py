@@ -43,7 +43,7 @@ class Reciting:
     def __init__(self, texts, tokenizer=None):
         self.texts, self.tokenizer, self.prompts, self.seeds = iter(texts), tokenizer, [], []
 
-    def generate(self, choice, prompts, seeds):
+    def generate(self, choice, prompts, seeds, generation_config):
         self.prompts += prompts
         self.seeds += seeds
         return [GeneratedText(next(self.texts), 3) for _ in prompts]
