@@ -169,6 +169,23 @@ def test_the_command_writes_the_folder_and_says_what_it_does(tmp_path, capfd):
     assert torch.equal(generated(loaded(out), inputs), expected)
 
 
+def test_options_of_the_generation_config_are_written_beside_the_strategy(tmp_path, capfd):
+    output = tmp_path / "out"
+    arguments = ["export", "--model", "expert", "--strategy", "dola:layers=1,alpha=0", "--output", str(output)]
+    assert cli.main([*arguments, "--generation-config", "repetition_penalty=1.2"]) == 0
+    capfd.readouterr()
+    assert json.loads((output / "generation_config.json").read_text())["repetition_penalty"] == 1.2
+    inputs = two_prompts()
+    expert = loaded(EXPERT)
+    right = generated(expert, inputs, decoding.DoLa(layers=[1], alpha=0), repetition_penalty=1.2)
+    assert generated(loaded(output), inputs).tolist() == right.tolist()
+    assert generated(expert, inputs, decoding.DoLa(layers=[1], alpha=0)).tolist() != right.tolist()
+    shutil.rmtree(output)
+    assert cli.main([*arguments, "--generation-config", "min_p=0.2"]) == 2
+    assert "min_p: has an effect with sampling alone, and dola has none" in capfd.readouterr().err
+    assert not output.exists()
+
+
 def test_an_amateur_in_memory_is_refused(tmp_path):
     with pytest.raises(OptionError, match=r"in memory .* give the folder"):
         decoding.export("expert", decoding.ContrastiveDecoding(miniature.load("amateur")[0]), tmp_path / "out")

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -244,3 +245,59 @@ def test_repeats_are_marked_on_a_terminal_only(capfd):
 def test_help_has_an_example(command, capfd):
     assert main([command, "--help"]) == 0
     assert "Example: decoding" in capfd.readouterr().out
+
+
+def test_compare_leaves_a_folders_penalties_out_and_takes_those_asked_for(tmp_path, capfd):
+    folder = shutil.copytree(miniature.folder("expert"), tmp_path / "model")
+    config = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(config | {"repetition_penalty": 1.5, "do_sample": True}))
+    arguments = ["compare", "--prompt", "Long ago", "--max-new-tokens", "24", "--strategy", "greedy", "--strategy",
+                 "contrastive-search:penalty_alpha=0.3", "--explain", "--device", "cpu", "--json"]  # fmt: skip
+
+    def compared(*more):
+        assert main([*arguments, *more]) == 0
+        out, err = capfd.readouterr()
+        return json.loads(out), err
+
+    def texts(result):
+        return [strategy["continuations"][0]["continuation"] for strategy in result["strategies"]]
+
+    plain, quiet = compared("--model", "expert")
+    off, note = compared("--model", str(folder))
+    asked, _ = compared(
+        "--model", str(folder), "--generation-config", "repetition_penalty=1.5", "--output", str(tmp_path / "out")
+    )
+    assert texts(off) == texts(plain)
+    assert all(one != other for one, other in zip(texts(asked), texts(plain), strict=True))
+    assert quiet == ""
+    assert "repetition_penalty=1.5: off here" in note
+    assert off["folder_generation_config"] == {"do_sample": True, "repetition_penalty": 1.5}
+    penalties = [
+        [strategy["generation_config"].get("repetition_penalty") for strategy in result["strategies"]]
+        for result in (off, asked)
+    ]
+    assert penalties == [[None, None], [1.5, 1.5]]
+    assert "All strategies with `repetition_penalty=1.5`." in (tmp_path / "out" / "compare.md").read_text()
+    # The explanation reads what was decoded: with the same penalties.
+    for result in (off, asked):
+        continuation = result["strategies"][1]["continuations"][0]
+        chosen = "".join(step["chosen"]["text"] for step in continuation["explanation"])
+        assert continuation["continuation"].strip() in chosen.replace("</s>", "")
+
+
+def test_compare_refuses_an_option_that_no_strategy_uses(model, capfd):
+    assert main(["compare", "--model", model, "--prompt", "a", "--strategy", "greedy", "--strategy", "beam",
+                 "--generation-config", "min_p=0.1"]) == 2  # fmt: skip
+    assert "min_p: has an effect with sampling alone" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "contrastive-search", "beam"])
+def test_a_text_ends_with_a_stop_string_of_the_generation_config(strategy, capfd):
+    def generated(*more):
+        assert main(["generate", "--prompt", "Long ago", "--strategy", strategy, "--max-new-tokens", "24", "--json",
+                     "--device", "cpu", *more]) == 0  # fmt: skip
+        return json.loads(capfd.readouterr().out)["continuation"]
+
+    whole = generated()
+    word = whole.split()[3]
+    assert generated("--generation-config", f"stop_strings={word}") == whole[: whole.index(word) + len(word)]

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+import decoding
 from decoding.cli.app import run
 from decoding.strategies.registry import parse_strategy
 
@@ -72,6 +74,75 @@ def refused(result):
 
 
 # --- generate --------------------------------------------------------------------------------------------------------
+
+
+PROMPT = "w1 w2 w3 w1 w2 w3"
+OPTIONS = {"repetition_penalty": 1.2, "no_repeat_ngram_size": 2, "suppress_tokens": [5, 9], "eos_token_id": [7, 8]}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("strategy", ["greedy", "beam", "dola:layers=1"])
+def test_an_option_of_the_generation_config_gives_the_tokens_of_generate_with_it(option, strategy, generate, tiny):
+    value = OPTIONS[option]
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    code, out, err = generate(
+        "--prompt", PROMPT, "--strategy", strategy, "--max-new-tokens", "12", "--generation-config", f"{option}={text}",
+        "--json",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    record = json.loads(out)
+    assert record["generation_config"][option] == value
+    model, tokenizer = decoding.load(tiny, "cpu")
+    inputs = tokenizer(PROMPT, return_tensors="pt")
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    spec = parse_strategy(strategy)
+    ways = {"greedy": {}, "beam": {"num_beams": 4}}.get(strategy, {"custom_generate": spec.strategy})
+    made = model.generate(ids, attention_mask=mask, max_new_tokens=12, do_sample=False, **ways, **{option: value})
+    assert record["continuation"].strip() == tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+def test_a_sampler_of_the_generation_config_is_that_of_generate(generate, tiny):
+    result = generate("--prompt", PROMPT, "--strategy", "sampling:top_p=1.0", "--max-new-tokens", "12", "--seed", "3",
+                      "--generation-config", "min_p=0.9", "--json")  # fmt: skip
+    model, tokenizer = decoding.load(tiny, "cpu")
+    ids = tokenizer(PROMPT, return_tensors="pt")["input_ids"]
+    made = []
+    for min_p in (0.9, None):
+        torch.manual_seed(3)
+        new = model.generate(ids, max_new_tokens=12, do_sample=True, top_k=0, min_p=min_p)[0, ids.shape[1] :]
+        made.append(tokenizer.decode(new, skip_special_tokens=True))
+    assert json.loads(result[1])["continuation"].strip() == made[0] != made[1]
+
+
+def test_what_the_folder_has_acts_unless_the_call_says_otherwise(generate, tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "penalised")
+    config = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(config | {"repetition_penalty": 3.0, "temperature": 0.5}))
+    asked = ("--prompt", PROMPT, "--strategy", "greedy", "--max-new-tokens", "12", "--json")
+    plain, own, off = (
+        json.loads(generate(*asked, *more)[1])
+        for more in (
+            (), ("--model", str(folder)), ("--model", str(folder), "--generation-config", "repetition_penalty=1"),
+        )
+    )  # fmt: skip
+    assert plain["continuation"] == off["continuation"] != own["continuation"]
+    shown = [record["generation_config"].get("repetition_penalty") for record in (plain, own, off)]
+    assert shown == [None, 3.0, 1.0]
+    assert "temperature" not in own["generation_config"]  # which has no effect on greedy search
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("repetition_penalti=1.2", "transformers has no such option; did you mean repetition_penalty"),
+        ("repetition_penalty=high", "repetition_penalty='high': must be a number"),
+        ("max_new_tokens=9", "max_new_tokens: is given by --max-new-tokens N"),
+        ("num_return_sequences=2", "is given by --num-return-sequences N"),
+        ("min_p=0.1", "min_p: has an effect with sampling alone, and contrastive-search has none"),
+    ],
+)
+def test_a_wrong_option_of_the_generation_config_is_one_line(option, message, generate):
+    assert message in refused(generate("--prompt", PROMPT, "--generation-config", option))
 
 
 def test_the_prompt_and_its_continuation_are_printed(generate):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -201,3 +202,34 @@ def test_a_strategy_itself_may_be_given() -> None:
     assert _loglikelihoods(lm) == _loglikelihoods(
         _lm(strategy="lol", amateur="amateur", lower_layers=[1], guidance="Be right.")
     )
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "contrastive-search", "dola:alpha=0"])
+def test_a_folders_penalties_act_without_a_strategy_alone_and_a_tasks_always(strategy: str) -> None:
+    lm, plain = _lm(strategy=strategy), _lm(strategy=strategy)
+    lm.model.generation_config.repetition_penalty = 3.0
+    assert _texts(lm) == _texts(plain)
+    assert _texts(lm, repetition_penalty=3.0) != _texts(plain)
+    info = lm.get_model_info()
+    assert info["folder_generation_config"] == {"repetition_penalty": 3.0}
+    assert "repetition_penalty" not in info["generation_config"]
+    own = _lm()
+    own.model.generation_config.repetition_penalty = 3.0
+    assert _texts(own) != _texts(_lm())
+
+
+def test_a_cache_of_answers_serves_the_configuration_that_made_them_alone(tmp_path: Path) -> None:
+    pytest.importorskip("sqlitedict")
+    from lm_eval.api.model import CachingLM
+
+    file = str(tmp_path / "answers.db")
+    requests = [Instance("generate_until", {}, (PROMPTS[0], {"until": ["\n"], "max_gen_toks": 12}), 0)]
+    first = CachingLM(_lm(strategy="greedy"), file).generate_until(requests)
+    again = _lm(strategy="greedy")
+    again._model_generate = None  # type: ignore[assignment, method-assign] - it is not asked
+    assert CachingLM(again, file).generate_until(requests) == first
+    changed = _lm(strategy="greedy")
+    changed.model.config.rms_norm_eps = 0.1
+    for other in (_lm(), _lm(strategy="dola"), _lm(strategy="greedy", floor=-5.0), changed):
+        with pytest.raises(OptionError, match="use_cache: this cache has answers of another model or strategy"):
+            CachingLM(other, file)
