@@ -40,6 +40,7 @@ __all__ = [
     "tensor_parallel_mesh",
     "update_model_kwargs",
     "with_no_model_defaults",
+    "without_stop_strings",
 ]
 
 check_transformers(transformers.__version__)
@@ -97,6 +98,24 @@ def mask_length(config: GenerationConfig) -> int | None:
 def pad_token(config: GenerationConfig) -> Tensor | None:
     """The pad token of a running ``generate`` as a tensor; there is one wherever there is an end token."""
     return config._pad_token_tensor
+
+
+class _WithoutStopStrings(GenerationConfig):
+    """A generation config whose stop strings stay unset: ``generate`` fills None from the model's own config."""
+
+    def update(self, **kwargs: Any) -> dict[str, Any]:
+        """Update all but the stop strings."""
+        return super().update(**{name: value for name, value in kwargs.items() if name != "stop_strings"})
+
+
+def without_stop_strings(config: GenerationConfig) -> GenerationConfig:
+    """Unset the stop strings of a generation config, those of the model's own included, and return it.
+
+    ``generate`` refuses them where it decodes with a callable, as it has no tokenizer for them then.
+    """
+    config.__class__ = _WithoutStopStrings
+    config.stop_strings = None
+    return config
 
 
 def with_no_model_defaults(config: GenerationConfig) -> GenerationConfig:

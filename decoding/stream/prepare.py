@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from decoding.models.wrappers import check_model
-from decoding.transformers_private import cache_in
+from decoding.transformers_private import cache_in, without_stop_strings
 
 __all__ = ["prepare_inputs"]
 
@@ -43,7 +43,7 @@ def prepare_inputs(model: Any, **inputs: Any) -> tuple[Tensor, dict[str, Any], G
     if model.generation_config.cache_implementation and cache_in(inputs) is None:
         config.cache_implementation = "dynamic"  # the model's own setting is for the text of generate()
     with contextlib.suppress(_Prepared):
-        model.generate(**inputs, generation_config=config, custom_generate=keep)
+        model.generate(**inputs, generation_config=without_stop_strings(config), custom_generate=keep)
     for name in ("logits_processor", "stopping_criteria"):
         prepared.pop(name)
     config = prepared.pop("generation_config")

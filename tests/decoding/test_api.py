@@ -111,6 +111,19 @@ def test_max_time_and_own_stopping_criteria_stop(llama: Any) -> None:
     assert decoding.generate(llama, ids, max_new_tokens=50, stopping_criteria=[AfterFive()], **SEARCH).shape[1] == 13
 
 
+def test_stop_strings_of_the_models_own_config_stop() -> None:
+    model, tokenizer = miniature.load("expert")
+    inputs = tokenizer("The town lies", return_tensors="pt")
+    inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    whole = decoding.generate(model, **inputs, max_new_tokens=40, **SEARCH)[0]
+    stop = tokenizer.decode(whole[12:14]).strip()
+    given = decoding.generate(model, **inputs, max_new_tokens=40, stop_strings=stop, tokenizer=tokenizer, **SEARCH)
+    model.generation_config.stop_strings = stop
+    own = decoding.generate(model, **inputs, max_new_tokens=40, tokenizer=tokenizer, **SEARCH)
+    assert own.tolist() == given.tolist() != [whole.tolist()]
+    assert model.generation_config.stop_strings == stop
+
+
 def test_stop_strings_stop() -> None:
     model, tokenizer = miniature.load("expert")
     inputs = tokenizer(miniature.prompts()[0], return_tensors="pt")

@@ -91,6 +91,10 @@ def test_checkpoints_of_another_run_are_not_mixed_in(expert: Any, tmp_path: Path
         induce(model, tokenizer, _examples(), tmp_path, RECIPE, report=stop)
     with pytest.raises(OptionError, match="another recipe or other data"):
         induce(model, tokenizer, _examples()[:20], tmp_path, RECIPE)
+    other, _ = miniature.load("expert")
+    other.config.rms_norm_eps *= 2
+    with pytest.raises(OptionError, match="begun with another model"):
+        induce(other, tokenizer, _examples(), tmp_path, RECIPE)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Units of metrics: words, characters, pieces of a tokenizer."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from decoding.errors import OptionError
 from decoding.evals import miniature
 from decoding.evals.metrics.repetition import repetition
-from decoding.evals.metrics.units import splitter
+from decoding.evals.metrics.units import splitter, units_identity
 
 EXPERT = miniature.folder("expert")
 needs_expert = pytest.mark.skipif(not (EXPERT / "tokenizer.json").is_file(), reason="the embedded expert is not here")
@@ -56,3 +58,31 @@ def test_what_are_no_units(units):
 def test_a_folder_without_a_tokenizer(tmp_path: Path):
     with pytest.raises(OptionError, match="units="):
         splitter(str(tmp_path))
+
+
+@needs_expert
+def test_units_are_told_by_what_their_file_or_tokenizer_holds(tmp_path):
+    folder = shutil.copytree(EXPERT, tmp_path / "tokenizer")
+    before = units_identity(str(folder))
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Lowercase"}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    after = units_identity(str(folder))
+    assert before != after
+    assert before.startswith(f"{folder} (")
+    assert units_identity("expert").partition(" ")[2] == before.removeprefix(f"{folder} ")
+    assert units_identity("characters") == "characters"
+    with pytest.raises(OptionError, match=r"units='\./absent'"):
+        units_identity("./absent")
+
+
+def test_a_sentencepiece_model_is_told_by_its_bytes(tmp_path):
+    spm = pytest.importorskip("sentencepiece")
+    seen = []
+    for text in ("the town lies by the river ", "rain fell on a market where nobody sold anything "):
+        spm.SentencePieceTrainer.train(
+            sentence_iterator=iter([text * 9]), model_prefix=str(tmp_path / "units"), vocab_size=30,
+            hard_vocab_limit=False, minloglevel=2,
+        )  # fmt: skip
+        seen.append(units_identity(str(tmp_path / "units.model")))
+    assert seen[0] != seen[1]

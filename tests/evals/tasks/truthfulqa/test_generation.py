@@ -232,6 +232,7 @@ def test_verdicts_are_figures_and_their_product_one_more():
     }  # fmt: skip
     assert record["judged"] == {"truth": 0.5, "info": 0.4}
     assert set(task.settings["judges"]) == {"truth", "info"}
+    assert {"fingerprint", "config", "tokenizer", "dtype"} <= task.settings["judges"]["info"].keys()
 
 
 def test_a_run_that_goes_on_ends_as_one_undisturbed(tmp_path):
