@@ -103,9 +103,10 @@ def pad_token(config: GenerationConfig) -> Tensor | None:
 class _WithoutStopStrings(GenerationConfig):
     """A generation config whose stop strings stay unset: ``generate`` fills None from the model's own config."""
 
-    def update(self, **kwargs: Any) -> dict[str, Any]:
+    def update(self, defaults_only: bool = False, allow_custom_entries: bool = False, **kwargs: Any) -> dict[str, Any]:
         """Update all but the stop strings."""
-        return super().update(**{name: value for name, value in kwargs.items() if name != "stop_strings"})
+        kwargs.pop("stop_strings", None)
+        return super().update(defaults_only, allow_custom_entries, **kwargs)
 
 
 def without_stop_strings(config: GenerationConfig) -> GenerationConfig:

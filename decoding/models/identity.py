@@ -22,12 +22,12 @@ __all__ = ["config_digest", "digest", "fingerprint", "identity", "tokenizer_dige
 
 SAMPLED = 16  # numbers of each weight tensor that its fingerprint is made of
 
-# Entries of a config.json that decide no number: names, versions, labels of classifiers, what a call returns, what is
-# kept of it, and the attention's code path, which rounds differently, as another device does. The dtype is told apart.
+# Entries of a config.json that decide no number: names, versions, labels of classifiers, what a call returns and keeps.
+# The dtype is told apart. Private entries decide none either: where a model came from, and the code of its attention,
+# which rounds differently, as another device does.
 NOT_NUMBERS = {
-    "_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "architectures", "dtype", "torch_dtype",
-    "id2label", "label2id", "problem_type", "return_dict", "output_attentions", "output_hidden_states", "use_cache",
-    "_attn_implementation", "_attn_implementation_internal", "_experts_implementation",
+    "name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "id2label", "label2id",
+    "problem_type", "return_dict", "output_attentions", "output_hidden_states", "use_cache",
 }  # fmt: skip
 
 # Settings of a tokenizer that are names or places of files, or that calls change.
@@ -93,11 +93,11 @@ def fingerprint(model: Any, adapter: Adapter | None = None) -> str:
 
 
 def config_digest(model: Any) -> str:
-    """16 hexadecimal digits of a model's config, but for entries that decide no number (``NOT_NUMBERS``).
+    """16 hexadecimal digits of a model's config, but for entries that decide no number.
 
     ``rope_theta`` is such a number that no weight tells, and so are windows, scales, epsilons and activations.
     """
-    return digest(_without(json.loads(model.config.to_json_string(use_diff=False)), NOT_NUMBERS))
+    return digest(_numbers(json.loads(model.config.to_json_string(use_diff=False))))
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -158,11 +158,13 @@ def _attempted(part: Callable[[], Any]) -> Any:
         return None
 
 
-def _without(value: Any, names: set[str]) -> Any:
-    """A JSON value without the entries of these names, however deep."""
+def _numbers(value: Any) -> Any:
+    """A config as JSON without the entries that decide no number, however deep."""
     if isinstance(value, Mapping):
-        return {name: _without(part, names) for name, part in value.items() if name not in names}
-    return [_without(part, names) for part in value] if isinstance(value, list) else value
+        return {
+            name: _numbers(part) for name, part in value.items() if name not in NOT_NUMBERS and not name.startswith("_")
+        }
+    return [_numbers(part) for part in value] if isinstance(value, list) else value
 
 
 def digest(value: Any) -> str:
