@@ -24,7 +24,7 @@ HOME = ROOT / "decoding" / "transformers_private.py"
 # Names that begin with an underscore and are not transformers'.
 OTHERS = {
     "_getframe", "_exit",  # sys and os
-    "_python_dispatch", "_forward_pre_hooks", "_forward_hooks", "_parameters",  # torch
+    "_python_dispatch", "_forward_pre_hooks", "_forward_hooks", "_parameters", "_orig_mod",  # torch
     "_mixed_batch_forward",  # peft
     "_hf_hook",  # accelerate
     "_loglikelihood_tokens", "_model_call", "_model_generate",  # lm-eval's class, which ours extends
