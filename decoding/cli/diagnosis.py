@@ -11,6 +11,7 @@ from decoding.cache.growing import layers_of
 from decoding.capabilities.branching import branching_of
 from decoding.capabilities.capabilities import open_stream
 from decoding.capabilities.chunked_prefill import why_not_chunked
+from decoding.capabilities.exit_quality import exit_quality
 from decoding.errors import DecodingError, ModelError, one_line
 from decoding.kernels import OPERATIONS
 from decoding.kernels.backend import BackendError, choose
@@ -18,6 +19,7 @@ from decoding.models.devices import device_names, input_device
 from decoding.models.probe import probe_inputs
 from decoding.models.small_batch_linear import measured_forms
 from decoding.models.structure import inspect_model
+from decoding.strategies.dola import DoLa
 from decoding.transformers_private import attention_implementation
 from decoding.versions import versions
 
@@ -71,6 +73,8 @@ def _service(model: Any) -> dict[str, Any]:
         }
         if structure.no_early_exit is not None:
             report["no early exits because"] = structure.no_early_exit
+        elif not model.config.is_encoder_decoder:
+            report |= _exits(model)
         stream = open_stream(model, input_ids=probe_inputs(model)["input_ids"])
         refusal = why_not_chunked(model, CHUNK)
         report["chunked prefill"] = not refusal
@@ -86,6 +90,24 @@ def _service(model: Any) -> dict[str, Any]:
         kind = "" if isinstance(error, DecodingError) else f"{type(error).__name__}: "
         report["branching because"] = kind + one_line(error)
     return report | _backends(model) | _linear_forms(model)
+
+
+def _exits(model: Any) -> dict[str, Any]:
+    """Say how well the exits of DoLa's upper half predict the model's own text, and warn where they are noise."""
+    strategy = DoLa("high")
+    quality = exit_quality(model, strategy.candidates(model))
+    figures = zip(quality.exits, quality.bare, quality.normed, strict=True)
+    report: dict[str, Any] = {
+        "nats per token of exits": ", ".join(f"{exit_}: {bare:.1f} ({normed:.1f})" for exit_, bare, normed in figures)
+        + f"; in brackets with the final norm; chance {quality.chance:.1f}"
+    }
+    if quality.noisy:
+        tell = "also" if quality.noisy_with_norm == quality.exits else "less so"
+        report["exits are noise"] = (
+            f"{', '.join(map(str, quality.noisy))} predict the model's own text worse than chance, so DoLa and LOL "
+            f"choose by noise there; with the final norm (dola:final_norm=true) {tell}"
+        )
+    return report
 
 
 def _with_left_padding(model: Any, way: str) -> dict[str, Any]:

@@ -1,0 +1,81 @@
+"""How well the lower layers of a model predict its own text: whether an early exit tells anything, or is noise.
+
+DoLa contrasts the last layer with lower ones by the head alone, as its authors' code does. That was made on models
+whose raw hidden states the head can read. Those of others are many times as long as the head expects: the exit is sure
+of a token that has nothing to do with the text, and a contrast with it chooses by chance among the plausible tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from decoding.models.probe import probe_inputs
+from decoding.stream.forward import ForwardPasses
+
+__all__ = ["ExitQuality", "exit_quality"]
+
+TOKENS = 48  # of greedy text after the probe
+
+
+@dataclass(frozen=True)
+class ExitQuality:
+    """Nats per token that exits give a text which the model wrote by greedy search.
+
+    Attributes:
+        exits: numbers of layers after which they are, ascending.
+        bare: of each exit, the head applied to the raw hidden state.
+        normed: the same after the model's final norm.
+        chance: nats of a uniform guess, log of the vocabulary.
+    """
+
+    exits: tuple[int, ...]
+    bare: tuple[float, ...]
+    normed: tuple[float, ...]
+    chance: float
+
+    @property
+    def noisy(self) -> tuple[int, ...]:
+        """The exits that predict the text worse than a uniform guess without the final norm."""
+        return tuple(exit_ for exit_, nats in zip(self.exits, self.bare, strict=True) if not nats < self.chance)
+
+    @property
+    def noisy_with_norm(self) -> tuple[int, ...]:
+        """The exits that do so with it."""
+        return tuple(exit_ for exit_, nats in zip(self.exits, self.normed, strict=True) if not nats < self.chance)
+
+
+@torch.no_grad()
+def exit_quality(model: Any, exits: Sequence[int]) -> ExitQuality:
+    """Let a model write a short text, and read it with early exits.
+
+    Args:
+        model: a decoder-only transformers model whose lower layers can be read.
+        exits: numbers of layers after which to exit, at least one.
+
+    Raises:
+        ModelError: the model's layers cannot be read.
+        OptionError: an exit that it does not have.
+    """
+    exits = sorted(set(exits))
+    passes = ForwardPasses(model, exits)
+    prompt = probe_inputs(model)["input_ids"]
+    # Without an end token, so that there are tokens enough.
+    config = GenerationConfig(max_new_tokens=TOKENS, do_sample=False, pad_token_id=0)
+    text = model.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=config)
+    output, _ = passes.run({"input_ids": text, "use_cache": False}, 1, 0, every_logit=True)
+    written = slice(prompt.shape[1] - 1, text.shape[1] - 1)  # the positions whose next tokens the model wrote
+    targets = text[0, written.start + 1 :]
+
+    def nats(states: torch.Tensor, final_norm: bool) -> float:
+        logits = passes.structure.exit_logits(model, states[:, written], final_norm)[0]
+        return float(torch.nn.functional.cross_entropy(logits.float(), targets.to(logits.device)))
+
+    vocab = model.config.get_text_config(decoder=True).vocab_size
+    bare, normed = (tuple(nats(states, norm) for states in output.exits) for norm in (False, True))
+    return ExitQuality(tuple(exits), bare, normed, math.log(vocab))
