@@ -18,7 +18,8 @@ from decoding.errors import DecodingError, ModelError, OptionError, one_line
 from decoding.generation.strategy import Strategy
 from decoding.models.adapters import adapters_of
 from decoding.models.builtin import BUILT_IN_ADAPTERS
-from decoding.models.loading import load
+from decoding.models.gguf import is_gguf
+from decoding.models.loading import load, load_tokenizer, save
 from decoding.models.probe import probe_inputs
 from decoding.models.quiet import quiet
 from decoding.strategies.contrast.amateurs import amateur_reader
@@ -51,6 +52,8 @@ EXCLUDED = (
     "optimizer*", "scheduler*", "rng_state*", "trainer_state.json", "training_args.bin", "consolidated*",
     "generation_config.json",
 )  # fmt: skip
+Source = Path | tuple[Any, Any]  # a folder whose files are copied, or a model and its tokenizer that have no folder
+
 TEMPLATES = "additional_chat_templates"
 
 # Options of a generation config that are another way to choose tokens, that strategies refuse, or that are left from
@@ -105,7 +108,8 @@ def export(
     strategy, where this package is installed in the same minor version. See docs/serving.md.
 
     Args:
-        model: a folder, a hub name or a built-in model.
+        model: a folder, a hub name, a built-in or fetched model, or a ``.gguf`` file, whose weights are written
+            dequantised in float32.
         strategy: a registered strategy, or its name with parameters as
             :func:`decoding.strategies.registry.parse_strategy` takes it. An amateur is given by folder or name. One of
             another package needs that package where the folder is used.
@@ -138,12 +142,18 @@ def export(
         loaded, tokenizer = load(str(model), device, "auto", device_map=device_map)
         loaded.generation_config = config = _config(loaded, options)
         tried = spec.with_tokenizer(tokenizer).strategy
-        amateur = _amateur_folder(spec, loaded, tokenizer)  # before the trial puts an adapter on the model
+        amateur = _amateur_source(spec, loaded, tokenizer)  # before the trial puts an adapter on the model
         _try(tried, loaded)
-        for source, target in ((home_of(loaded, local_files_only=True), folder), (amateur, folder / AMATEUR)):
-            if source is not None and source.is_relative_to(replaced):
-                raise OptionError(f"output={str(output)!r} holds {source}, which is exported: give another folder")
-            if source is not None:
+        if is_gguf(loaded.name_or_path):
+            home: Source = (loaded, tokenizer)
+        else:
+            home = home_of(loaded, local_files_only=True)
+        for source, target in ((home, folder), (amateur, folder / AMATEUR)):
+            if isinstance(source, tuple):
+                _save(*source, target, link)
+            elif source is not None:
+                if source.is_relative_to(replaced):
+                    raise OptionError(f"output={str(output)!r} holds {source}, which is exported: give another folder")
                 _copy_files(source, target, link)
         parameters = {name: as_json(name, value) for name, value in spec.parameters.items()}
         settings = {"name": spec.name, **parameters}
@@ -182,8 +192,8 @@ def _config(model: Any, options: Mapping[str, Any]) -> GenerationConfig:
     return with_no_model_defaults(config)
 
 
-def _amateur_folder(spec: StrategySpec, model: Any, tokenizer: Any) -> Path | None:
-    """The folder of the strategy's amateur; None where it has none (a prompt, an adapter in the model)."""
+def _amateur_source(spec: StrategySpec, model: Any, tokenizer: Any) -> Source | None:
+    """The strategy's amateur; None where it has no files (a prompt, an adapter in the model)."""
     amateur = spec.parameters.get("amateur")
     if isinstance(amateur, (str, Path)):
         if str(amateur) in adapters_of(model) or str(amateur).startswith("prompt:"):
@@ -191,7 +201,10 @@ def _amateur_folder(spec: StrategySpec, model: Any, tokenizer: Any) -> Path | No
         adapter = BUILT_IN_ADAPTERS.get(str(amateur), Path(amateur).expanduser())
         if (adapter / "adapter_config.json").is_file():
             return adapter.resolve()
-        return home_of(amateur_reader(amateur, model, 1, tokenizer).model, local_files_only=True)
+        reader = amateur_reader(amateur, model, 1, tokenizer)
+        if is_gguf(str(amateur)):
+            return reader.model, load_tokenizer(str(amateur))
+        return home_of(reader.model, local_files_only=True)
     if amateur is not None and not isinstance(amateur, Prompt):
         raise OptionError(
             f"amateur={type(amateur).__name__}: is in memory and has no files to export; give the folder that "
@@ -247,6 +260,13 @@ def _written(output: Path, force: bool) -> Iterator[tuple[Path, Path]]:
         raise OptionError(f"output={str(output)!r}: cannot be written ({one_line(error)})") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _save(model: Any, tokenizer: Any, target: Path, link: str | None) -> None:
+    """Write a model that was read from a .gguf file."""
+    if link is not None:
+        raise OptionError(f"link={link!r}: {model.name_or_path} has no files that a model folder could link to")
+    save(model, tokenizer, target)
 
 
 def _copy_files(source: Path, target: Path, link: str | None) -> None:

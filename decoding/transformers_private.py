@@ -7,8 +7,10 @@ is not supported. It stands below every floor that uses it; the cache's is the l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import functools
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,13 +31,17 @@ __all__ = [
     "attention_implementation",
     "cache_in",
     "commit_hash",
+    "detach_gguf_quantizer",
     "expand_inputs",
+    "gguf_architectures",
     "has_unfinished_sequences",
     "is_callers_cache",
     "mask_length",
     "optimized_for_decode",
     "pad_token",
     "prefill",
+    "read_gguf",
+    "silent_gguf_reader",
     "supports_logits_to_keep",
     "tensor_parallel_mesh",
     "update_model_kwargs",
@@ -134,6 +140,20 @@ def tensor_parallel_mesh(model: Any) -> Any:
     return mesh["tp"] if mesh.ndim > 1 else mesh
 
 
+def detach_gguf_quantizer(model: Any) -> None:
+    """Make a model with dequantised weights of a GGUF file one that was never quantised.
+
+    transformers leaves its quantiser on it, whatever the weights are, and then neither saves nor trains it.
+    """
+    model.hf_quantizer = None
+    model.is_quantized = False
+    vars(model).pop("quantization_method", None)
+    for module in model.modules():
+        if (config := getattr(module, "config", None)) is not None:
+            vars(config).pop("quantization_config", None)
+            vars(config).pop("_is_quantized", None)
+
+
 # --- functions -------------------------------------------------------------------------------------------------------
 
 
@@ -192,3 +212,49 @@ def has_unfinished_sequences(model: Any, finished: bool, synced_gpus: bool, devi
 def supports_logits_to_keep(model: Any) -> bool:
     """True where a model's forward takes ``logits_to_keep``. (``GenerationMixin._supports_logits_to_keep``)"""
     return model._supports_logits_to_keep()
+
+
+def gguf_architectures() -> set[str]:
+    """The architectures of GGUF files that transformers reads, by llama.cpp's names.
+
+    (``modeling_gguf_pytorch_utils`` has most; those of ``integrations.gguf`` are read in another way.)
+    """
+    from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
+    # Its table also has groups of metadata, and transformers' own names of what its loader renames.
+    renamed = {"gpt_oss": "gpt-oss", "minimax_m2": "minimax-m2", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}
+    named = {renamed.get(name, name) for name in (*GGUF_SUPPORTED_ARCHITECTURES, *GGUF_CONFIG_ARCHS)}
+    return named - {"general", "tokenizer", "tokenizer_config"}
+
+
+def read_gguf(path: Path) -> tuple[dict[str, Any], tuple[str, ...], int | None]:
+    """The metadata of a GGUF file, the names of its weights, and the byte at which they end.
+
+    The end is None where the file has weights of a type that this reader does not know. Arrays of strings are their
+    lengths. What a broken file raises passes. (``integrations.gguf.reader``)
+    """
+    from transformers.integrations.gguf.reader import GgufHeader, read_gguf_metadata
+
+    metadata, names = read_gguf_metadata(str(path))
+    try:
+        header = GgufHeader.from_file(str(path))
+    except ValueError:
+        return metadata, names, None
+    return metadata, names, header.data_start + max((info.offset + info.nbytes for info in header.tensors), default=0)
+
+
+@contextmanager
+def silent_gguf_reader() -> Iterator[None]:
+    """Within this context a GGUF file is read without the progress bar that no setting of transformers turns off.
+
+    (``modeling_gguf_pytorch_utils``)
+    """
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    shown = reader.tqdm
+    reader.tqdm = functools.partial(shown, disable=True)
+    try:
+        yield
+    finally:
+        reader.tqdm = shown

@@ -17,6 +17,7 @@ import typer
 
 from decoding.cli.doctor import doctor_command
 from decoding.cli.export import export_command
+from decoding.cli.fetch import fetch_command
 from decoding.cli.generate import generate_command
 from decoding.cli.induce import induce_command
 from decoding.cli.usage import UsageError, explain
@@ -55,6 +56,7 @@ add_command(app, "generate", generate_command)
 add_command(app, "export", export_command)
 add_command(app, "induce", induce_command)
 add_command(app, "doctor", doctor_command)
+add_command(app, "fetch", fetch_command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -19,7 +19,12 @@ from decoding.rows import iter_texts
 from decoding.strategies.registry import strategy_name
 
 Model = Annotated[
-    str, typer.Option(metavar="NAME", help="A built-in model (expert, amateur), a model folder, or a name on the hub.")
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="A built-in model (expert, amateur), a fetched one (decoding fetch), a model folder, a .gguf file, or "
+        "a name on the hub.",
+    ),
 ]
 Device = Annotated[
     str | None,

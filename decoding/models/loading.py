@@ -1,4 +1,7 @@
-"""Models by name: a folder, a name on the Hugging Face hub, or a built-in one. Every failure is one line."""
+"""Models by name: a folder, a GGUF file, a name on the Hugging Face hub, a built-in or a fetched one.
+
+Every failure is one line.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,13 @@ import json
 import os
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GgufConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING as MODEL_FOR_SEQ2SEQ_LM_MAPPING,
@@ -21,9 +25,12 @@ from transformers.models.auto.modeling_auto import (
 
 from decoding.errors import DecodingError, ModelError, OptionError, nearest, one_line
 from decoding.models.builtin import BUILT_IN
+from decoding.models.gguf import GgufFile, complete_config, complete_model, complete_tokenizer, is_gguf, open_gguf
 from decoding.models.quiet import quiet
+from decoding.models.releases import RELEASES, fetched_folder
+from decoding.transformers_private import silent_gguf_reader
 
-__all__ = ["DTYPES", "load", "pick_device", "placement"]
+__all__ = ["DTYPES", "load", "load_tokenizer", "pick_device", "placement", "save"]
 
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -40,11 +47,11 @@ def load(
     """Load a model, ready to generate, and its tokenizer.
 
     Args:
-        spec: a built-in name, a folder that ``save_pretrained`` wrote, or a name on the hub. A built-in name wins;
-            ``./name`` is always a folder.
+        spec: a built-in name; the name of a model that ``decoding fetch`` brought; a folder that ``save_pretrained``
+            wrote; a ``.gguf`` file; or a name on the hub. The first kind that fits wins; ``./name`` is always a folder.
         device: "cpu", "cuda", "cuda:1", ...; None is cuda where there is one, else cpu.
-        dtype: "float32", "bfloat16", "float16" or "auto" (as the weights are stored); None is auto on a GPU and
-            float32 on the CPU.
+        dtype: "float32", "bfloat16", "float16" or "auto" (as the weights are stored; float32 for the quantised
+            weights of a ``.gguf`` file, which are dequantised); None is auto on a GPU and float32 on the CPU.
         device_map: splits the model over devices, as ``from_pretrained`` of transformers does: "auto", "balanced",
             "balanced_low_0", "sequential", or a mapping of modules to devices. Needs accelerate.
         tp_plan: "auto" divides the weights among the processes of torchrun (tensor parallelism). All of them must
@@ -78,6 +85,37 @@ def load(
             return model.to(chosen_device).eval(), tokenizer
         except RuntimeError as error:  # out of memory
             raise ModelError(f"{spec}: cannot be moved to {chosen_device} ({one_line(error)})") from error
+
+
+def load_tokenizer(spec: str) -> Any:
+    """Load a tokenizer alone.
+
+    Args:
+        spec: see :func:`load`.
+
+    Raises:
+        ModelError: it cannot be loaded; one line says why.
+    """
+    with quiet():
+        if spec in BUILT_IN:
+            return _built_in(spec, torch.float32, {})[1]
+        return _tokenizer(spec, *_source(spec))
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write a model that was loaded from a ``.gguf`` file as an ordinary folder.
+
+    Args:
+        model: as :func:`load` returned it; its dtype is that of the folder.
+        tokenizer: of the model.
+        folder: where the files go; made where it is missing.
+
+    Raises:
+        OSError: the files cannot be written.
+    """
+    with quiet():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def pick_device(device: str | None) -> torch.device:
@@ -157,11 +195,12 @@ def _built_in(name: str, dtype: torch.dtype, placed: Mapping[str, Any]) -> tuple
 
 
 def _from_pretrained(spec: str, dtype: str, placed: Mapping[str, Any]) -> tuple[Any, Any]:
-    source = _source(spec)
-    if Path(source).is_dir():
-        config = _attempt(f"{spec}: its config.json cannot be read", AutoConfig.from_pretrained, source)
-    else:
-        config = _hub_config(source)
+    source, file = _source(spec)
+    config, options = _config(spec, source, file), dict(placed)
+    if file is not None:
+        options |= _of_file(file)
+        # Read before, since that takes seconds; and no weight may stay packed, as transformers would have it.
+        options |= {"config": config, "quantization_config": GgufConfig(dequantize=True)}
     encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
     mapping = MODEL_FOR_SEQ2SEQ_LM_MAPPING if encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
     layers = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
@@ -172,25 +211,27 @@ def _from_pretrained(spec: str, dtype: str, placed: Mapping[str, Any]) -> tuple[
             f"{spec}: a {config.model_type} model has no head that generates text; expected a causal or "
             "sequence-to-sequence language model"
         )
-    tokenizer = _attempt(f"{spec}: its tokenizer cannot be loaded", AutoTokenizer.from_pretrained, source)
-    _attempt(f"{spec}: its tokenizer does not work", tokenizer, "An 8? é, 字 🙂")
+    tokenizer = _tokenizer(spec, source, file)
     auto = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
-    model, report = _attempt(
-        f"{spec}: its weights cannot be loaded",
-        auto.from_pretrained,
-        source,
-        dtype=DTYPES.get(dtype, "auto"),
-        output_loading_info=True,
-        **placed,
-    )
+    with nullcontext() if file is None else silent_gguf_reader():
+        model, report = _attempt(
+            f"{spec}: its weights cannot be loaded",
+            auto.from_pretrained,
+            source,
+            dtype=DTYPES.get(dtype, "auto"),
+            output_loading_info=True,
+            **options,
+        )
     # transformers would fill these with random numbers and only warn.
     for problem in ("missing_keys", "mismatched_keys"):
         if report.get(problem):
             first = sorted(map(str, report[problem]))[0]
             raise ModelError(
-                f"{spec}: its weights do not fit its config.json "
+                f"{spec}: its weights do not fit its {'metadata' if file else 'config.json'} "
                 f"({problem.replace('_', ' ')}: {len(report[problem])}, {first})"
             )
+    if file is not None:
+        complete_model(model, tokenizer, file)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         given = getattr(model.generation_config, name)
         if not all(isinstance(token, int) for token in (given if isinstance(given, list) else [given or 0])):
@@ -198,19 +239,51 @@ def _from_pretrained(spec: str, dtype: str, placed: Mapping[str, Any]) -> tuple[
     return model, tokenizer
 
 
-def _source(spec: str) -> str:
-    """The argument of ``from_pretrained``: a folder that was checked, or a hub name."""
+def _config(spec: str, source: str, file: GgufFile | None) -> Any:
+    if file is not None:
+        failure = f"{spec}: its metadata are not those of a model"
+        config = _attempt(failure, AutoConfig.from_pretrained, source, **_of_file(file))
+        _attempt(failure, complete_config, config, file=file)
+        return config
+    if Path(source).is_dir():
+        return _attempt(f"{spec}: its config.json cannot be read", AutoConfig.from_pretrained, source)
+    return _hub_config(source)
+
+
+def _tokenizer(spec: str, source: str, file: GgufFile | None) -> Any:
+    failure, options = f"{spec}: its tokenizer cannot be loaded", {} if file is None else _of_file(file)
+    tokenizer = _attempt(failure, AutoTokenizer.from_pretrained, source, **options)
+    if file is not None:
+        _attempt(failure, complete_tokenizer, tokenizer, file=file)
+    _attempt(f"{spec}: its tokenizer does not work", tokenizer, "An 8? é, 字 🙂")
+    return tokenizer
+
+
+def _of_file(file: GgufFile) -> dict[str, Any]:
+    """The option of ``from_pretrained`` that names a file in the folder."""
+    return {"gguf_file": file.path.name}
+
+
+def _source(spec: str) -> tuple[str, GgufFile | None]:
+    """The argument of ``from_pretrained``: a folder that was checked, or a hub name; and the GGUF file in it."""
     if not spec.strip():
-        raise ModelError("the model's name is empty: give a folder, a hub name or a built-in model")
+        raise ModelError("the model's name is empty: give a folder, a .gguf file, a hub name or a built-in model")
+    if is_gguf(spec) and not Path(spec).expanduser().is_dir():
+        file = open_gguf(spec)
+        return str(file.path.parent), file
+    if spec in RELEASES:
+        return str(fetched_folder(spec)), None
     try:
-        return _folder_or_name(spec, Path(spec).expanduser())
+        return _folder_or_name(spec, Path(spec).expanduser()), None
     except (OSError, RuntimeError) as error:  # no permission, a name that is too long, an unknown user's home
         raise ModelError(f"{spec[:80]}: cannot be read ({one_line(error)})") from error
 
 
 def _folder_or_name(spec: str, folder: Path) -> str:
     if folder.is_file():
-        raise ModelError(f"{spec}: is a file; expected the folder that holds config.json and the weights")
+        raise ModelError(
+            f"{spec}: is a file; expected a .gguf file, or the folder that holds config.json and the weights"
+        )
     if not folder.is_dir():
         if spec.startswith((".", "~", os.sep)) or spec.count("/") > 1 or spec.endswith("/"):
             raise ModelError(f"{spec}: there is no such folder")
@@ -234,7 +307,7 @@ def _check_json(spec: str, file: Path) -> None:
         raise ModelError(f"{spec}: its {file.name} cannot be read (it holds a {type(content).__name__}, no object)")
 
 
-def _attempt(failure: str, load_it: Callable[..., Any], source: str, **kwargs: Any) -> Any:
+def _attempt(failure: str, load_it: Callable[..., Any], source: Any, **kwargs: Any) -> Any:
     try:
         return load_it(source, **kwargs)
     except Exception as error:  # readers of broken files raise errors of many kinds
@@ -247,7 +320,7 @@ def _hub_config(name: str) -> Any:
         return AutoConfig.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError):
         pass  # not downloaded before
-    guess = nearest(name, BUILT_IN, "built in:")
+    guess = nearest(name, [*BUILT_IN, *RELEASES], "known by name:")
     missing = f"{name}: there is no folder of this name, and"
     if not _hub_is_in_reach():
         raise ModelError(f"{missing} the Hugging Face hub is out of reach{guess}")

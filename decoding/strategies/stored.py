@@ -14,6 +14,8 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from decoding.errors import ModelError, OptionError, nearest
 from decoding.generation.strategy import Strategy
+from decoding.models.gguf import is_gguf
+from decoding.models.loading import load_tokenizer
 from decoding.models.memo import PerModelMemo
 from decoding.strategies.contrast.prompt import Prompt
 from decoding.strategies.registry import STRATEGIES, exportable_strategies
@@ -122,4 +124,6 @@ def home_of(model: Any, **download: Any) -> Path:
 
 
 def _tokenizer(model: Any) -> Any:
+    if is_gguf(model.name_or_path):
+        return load_tokenizer(model.name_or_path)
     return AutoTokenizer.from_pretrained(model.name_or_path, revision=commit_hash(model))

@@ -22,7 +22,9 @@ from decoding.evals import miniature
 from decoding.evals.engine.configurations import configured, described, digest
 from decoding.generation.strategy import Strategy
 from decoding.models.devices import input_device
-from decoding.models.loading import placement
+from decoding.models.gguf import is_gguf
+from decoding.models.loading import DTYPES, load, placement
+from decoding.models.releases import RELEASES, fetched_folder
 from decoding.models.wrappers import unwrapped
 from decoding.scoring.teacher_forcing import longest_text, teacher_forced
 from decoding.strategies.contrast.base import ContrastStrategy
@@ -46,7 +48,8 @@ class DecodingLM(HFLM):
     input, so scores are always normalised (``decoding.score`` also gives them raw).
 
     Args:
-        pretrained: as in ``hf``, or an embedded model: "expert" (the default) or "amateur".
+        pretrained: as in ``hf``; an embedded model, "expert" (the default) or "amateur"; a fetched one; or a ``.gguf``
+            file.
         strategy: a name of ``decoding.strategies.registry``, perhaps with parameters (``dola:layers=high``), or a
             :class:`decoding.Strategy`; None for none.
         floor: log-score of a token that is not plausible. With ``alpha=0`` every token is plausible.
@@ -77,6 +80,12 @@ class DecodingLM(HFLM):
             spec = parse_strategy(strategy, settings)
         if isinstance(pretrained, str) and pretrained in miniature.NAMES:
             pretrained = str(miniature.folder(pretrained))
+        elif pretrained in RELEASES:
+            pretrained = str(fetched_folder(pretrained))
+        elif isinstance(pretrained, str) and is_gguf(pretrained):
+            dtype = kwargs.get("dtype")
+            pretrained, tokenizer = load(pretrained, kwargs.get("device"), dtype if dtype in DTYPES else None)
+            kwargs.setdefault("tokenizer", tokenizer)
         placement(None, kwargs.get("device_map"), kwargs.get("tp_plan"))
         if kwargs.get("device_map") is not None:
             kwargs["parallelize"] = True

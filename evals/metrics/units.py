@@ -11,9 +11,11 @@ from transformers import AutoTokenizer
 
 from decoding.errors import OptionError, one_line
 from decoding.models.builtin import BUILT_IN
+from decoding.models.gguf import is_gguf
 from decoding.models.identity import tokenizer_digest
-from decoding.models.loading import DTYPES
+from decoding.models.loading import load_tokenizer
 from decoding.models.quiet import quiet
+from decoding.models.releases import RELEASES
 
 __all__ = ["UNITS", "Splitter", "Units", "splitter", "units_identity"]
 
@@ -32,8 +34,8 @@ def splitter(units: Units) -> Splitter:
 
     Args:
         units: "whitespace"; "characters" (Unicode code points without whitespace: a Thai vowel sign is one); a
-            sentencepiece model (``FILE.model``, needs the sentencepiece package); a folder or hub name with a
-            tokenizer, or an embedded model; or such a function itself.
+            sentencepiece model (``FILE.model``, needs the sentencepiece package); a folder, hub name or ``.gguf`` file
+            with a tokenizer, or an embedded or fetched model; or such a function itself.
 
     Raises:
         OptionError: it is none of these.
@@ -51,7 +53,7 @@ def splitter(units: Units) -> Splitter:
         return UNITS[units]
     path = Path(units).expanduser()
     try:
-        if path.is_file():
+        if path.is_file() and not is_gguf(units):
             return _pieces(path)
         return _tokens(_tokenizer(units))
     except Exception as error:  # of any kind, from the reader of a broken file
@@ -71,7 +73,7 @@ def units_identity(units: str) -> str:
         return units
     splitter(units)  # which says what is wrong
     path = Path(units).expanduser()
-    is_file = path.is_file()
+    is_file = path.is_file() and not is_gguf(units)
     content = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if is_file else tokenizer_digest(_tokenizer(units))
     return f"{units} ({content})"
 
@@ -84,13 +86,13 @@ def _pieces(path: Path) -> Splitter:
 
 
 def _tokenizer(units: str) -> Any:
-    """The tokenizer of an embedded model, a folder or a hub name."""
+    """The tokenizer of an embedded or fetched model, a .gguf file, a folder or a hub name."""
+    if units in BUILT_IN or units in RELEASES or is_gguf(units):
+        return load_tokenizer(units)
     path = Path(units).expanduser()
-    with quiet():
-        if units in BUILT_IN:
-            return BUILT_IN[units](DTYPES["float32"])[1]
-        if not path.is_dir() and units.count("/") != 1:
-            raise OSError("there is no such file or folder")
+    if not path.is_dir() and units.count("/") != 1:
+        raise OSError("there is no such file or folder")
+    with quiet():  # a folder may hold a tokenizer alone
         return AutoTokenizer.from_pretrained(str(path) if path.is_dir() else units)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,11 @@ def cases_of(
     return cases
 
 
-def batches(model: Any, folder: str) -> list[tuple[list[list[int]], list[list[int]]]]:
+def batches(model: Any, folder: str, prompts: Sequence[str] = PROMPTS) -> list[tuple[list[list[int]], list[list[int]]]]:
     """Input ids and masks: each prompt alone, then all of them left-padded."""
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(Path(folder) / "tokenizer.json"))
     pad = model.generation_config.pad_token_id
-    ids = [tokenizer(prompt).input_ids for prompt in PROMPTS]
+    ids = [tokenizer(prompt).input_ids for prompt in prompts]
     width = max(map(len, ids))
     padded = [[pad] * (width - len(prompt)) + prompt for prompt in ids]
     masks = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in ids]

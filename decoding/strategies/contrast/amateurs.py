@@ -20,6 +20,7 @@ from decoding.models.builtin import BUILT_IN, BUILT_IN_ADAPTERS
 from decoding.models.devices import input_device
 from decoding.models.loading import DTYPES, load
 from decoding.models.memo import PerModelMemo
+from decoding.models.releases import RELEASES
 from decoding.models.wrappers import unwrapped
 from decoding.parameters import plain_numbers
 from decoding.strategies.contrast.prompt import Prompt
@@ -50,8 +51,8 @@ def amateur_reader(
 
     Args:
         amateur: a transformers model; the name of a LoRA adapter on ``model``; a folder, hub name or built-in name of a
-            model, or the folder of a LoRA adapter, which runs beside ``model``; a :class:`Prompt`, or text that
-            begins with "prompt:".
+            model, a ``.gguf`` file, or the folder of a LoRA adapter, which runs beside ``model``; a :class:`Prompt`, or
+            text that begins with "prompt:".
         model: the generating model.
         rows: of the batch.
         tokenizer: the expert's; compared with the amateur's, and needed for prompts given as text.
@@ -180,7 +181,8 @@ def _load(spec: str, model: Any) -> tuple[Any, Any]:
         except ModelError as error:
             adapters = adapters_of(model)
             known = f"; the model's adapters: {', '.join(adapters)}" if adapters else ""
-            known += f"; built in: {', '.join(BUILT_IN)}" if BUILT_IN and "built in" not in str(error) else ""
+            named = ", ".join([*BUILT_IN, *RELEASES])
+            known += "" if "known by name" in str(error) else f"; known by name: {named}"
             raise ModelError(f"amateur {error}{known}") from error
 
     return _loaded.get(model, (spec, str(input_device(model)), model.dtype), load_it)

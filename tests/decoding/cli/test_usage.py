@@ -154,7 +154,7 @@ def test_what_lm_eval_takes_follows_two_dashes(refused):
 
 
 MISSING_FILES = {
-    "generate": ["--prompt", "x", "--model", "./absent"],
+    "generate": ["--prompt", "x", "--model", "./absent.gguf"],
     "compare": ["--prompts", "absent.txt"],
     "doctor": ["--model", "./absent"],
     "export": ["--model", "./absent", "--output", "new"],
@@ -175,7 +175,7 @@ def test_a_missing_file_is_named(words, refused, tmp_path, monkeypatch):
         pytest.importorskip("lm_eval")
     monkeypatch.chdir(tmp_path)
     assert "absent" in refused(*words.split(), *MISSING_FILES[words])
-    assert {" ".join(command) for command in COMMANDS} - set(MISSING_FILES) == {"demo"}  # which reads no file
+    assert {" ".join(command) for command in COMMANDS} - set(MISSING_FILES) == {"demo", "fetch"}  # which read no file
 
 
 def test_help_and_wrong_options_import_no_model_code():

@@ -135,7 +135,7 @@ def test_a_folder_without_a_tokenizer(broken):
 def test_a_hub_name_without_the_hub(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
-    assert "out of reach; did you mean expert? built in:" in refused("exprt")
+    assert "out of reach; did you mean expert? known by name: " in refused("exprt")
     assert "no folder of this name" in refused("someone/no-such-model")
 
 

