@@ -26,7 +26,8 @@ def isotropy_command(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A built-in model, a model folder, or a name on the hub; repeatable; by default expert.",
+            help="A built-in or fetched model, a model folder, a .gguf file, or a name on the hub; repeatable; by "
+            "default expert.",
         ),
     ] = None,
     data: Annotated[
