@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import pre_tokenizers
+from tokenizers import decoders, pre_tokenizers
 
 from decoding.errors import DecodingWarning, ModelError, one_line
 from decoding.transformers_private import detach_gguf_quantizer, gguf_architectures, read_gguf
@@ -47,6 +47,9 @@ AS_GPT2 = {
 LIKE_LLAMA3 = {
     "falcon-h1", "falcon3", "jina-v5-nano", "lfm2", "llama-bpe", "llama-v3", "llama3", "midm-2.0", "pixtral", "tekken",
 }  # fmt: skip
+
+# Special tokens of a tokenizer, by their names in a file. (5.17 guesses some.)
+SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 
 # Control tokens that end a turn in a chat template. A file names one end token, and seldom this one.
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<end_of_utterance>")
@@ -174,6 +177,7 @@ def complete_tokenizer(tokenizer: Any, file: GgufFile) -> None:
     kind, split = (file.metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
     backend = tokenizer.backend_tokenizer
     if kind == "gpt2":
+        backend.decoder = decoders.ByteLevel()  # 5.17's takes a space from the beginning
         if split in SINGLE_DIGITS:
             backend.pre_tokenizer = pre_tokenizers.Sequence(
                 [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -187,6 +191,10 @@ def complete_tokenizer(tokenizer: Any, file: GgufFile) -> None:
             )
         if split in LIKE_LLAMA3:
             backend.model.ignore_merges = True
+    for name, key in SPECIAL.items():
+        token = file.metadata.get(f"tokenizer.ggml.{key}_token_id")
+        if token is not None and getattr(tokenizer, f"{name}_token_id") != token:
+            setattr(tokenizer, f"{name}_token", tokenizer.convert_ids_to_tokens(token))
     if kind == "gemma4":
         return  # its chat template has the BOS token
     begins = file.metadata.get("tokenizer.ggml.add_bos_token", kind == "llama" or split in LIKE_LLAMA3)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from chat_tokenizers import INSTRUCTIONS
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
@@ -14,6 +15,8 @@ import decoding
 from decoding import LOL, ContrastiveSearch, ModelError, OptionError
 from decoding.evals import miniature
 from decoding.evals.harness.model import DecodingLM
+from decoding.models.loading import save
+from decoding.models.releases import RELEASES, folder_of
 from decoding.strategies.lol_guidance import GUIDANCE
 from decoding.strategies.registry import parse_strategy
 
@@ -194,6 +197,28 @@ def test_a_mistake_is_one_line_that_says_what_is_accepted(arguments: dict[str, A
     with pytest.raises((OptionError, ModelError), match=message) as caught:
         _lm(**arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["file", "fetched"])
+def test_a_gguf_file_and_a_fetched_model_are_those_of_decoding_load(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gguf")
+    from tiny_gguf import TEXT, tiny_llama, tokenizer_of_digits, write_llama
+
+    tokenizer = tokenizer_of_digits()
+    name = str(tmp_path / "tiny.gguf")
+    write_llama(Path(name), tiny_llama(len(tokenizer)), tokenizer, **{"tokenizer.ggml.add_bos_token": True})
+    if kind == "fetched":
+        monkeypatch.setenv("DECODING_CACHE", str(tmp_path))
+        monkeypatch.setitem(RELEASES, "tiny", RELEASES["smollm2-135m"])
+        save(*decoding.load(name), folder_of("tiny"))
+        name = "tiny"
+    lm = DecodingLM(name, device="cpu", dtype="float32")
+    model, of_file = decoding.load(name)
+    assert lm.tok_encode(TEXT[0], add_special_tokens=True) == of_file(TEXT[0])["input_ids"]
+    ids = of_file(TEXT[0], return_tensors="pt")["input_ids"]
+    assert torch.equal(lm.model(ids).logits, model(ids).logits)
 
 
 def test_a_strategy_itself_may_be_given() -> None:
