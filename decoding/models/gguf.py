@@ -49,7 +49,7 @@ LIKE_LLAMA3 = {
 }  # fmt: skip
 
 # Special tokens of a tokenizer, by their names in a file. (5.17 guesses some.)
-SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
 # Control tokens that end a turn in a chat template. A file names one end token, and seldom this one.
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<end_of_utterance>")
@@ -192,9 +192,9 @@ def complete_tokenizer(tokenizer: Any, file: GgufFile) -> None:
         if split in LIKE_LLAMA3:
             backend.model.ignore_merges = True
     for name, key in SPECIAL.items():
-        token = file.metadata.get(f"tokenizer.ggml.{key}_token_id")
-        if token is not None and getattr(tokenizer, f"{name}_token_id") != token:
-            setattr(tokenizer, f"{name}_token", tokenizer.convert_ids_to_tokens(token))
+        number = file.metadata.get(f"tokenizer.ggml.{key}_token_id")
+        if number is not None and getattr(tokenizer, name) != (token := tokenizer.convert_ids_to_tokens(number)):
+            setattr(tokenizer, name, token)
     if kind == "gemma4":
         return  # its chat template has the BOS token
     begins = file.metadata.get("tokenizer.ggml.add_bos_token", kind == "llama" or split in LIKE_LLAMA3)
