@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All benchmarks on this machine's CPU, one after the other; results go to benchmarks/results/.
 #
-#     benchmarks/cpu.sh [PART...]       parts: startup contrastive_search contrast long_context isotropy truthfulqa_mc; all by default
+#     benchmarks/cpu.sh [PART...]       parts: startup contrastive_search contrast long_context isotropy truthfulqa_mc real_models; all by default
 #
 # Needs a python with this library, peft and lm-eval: PYTHON names it, python3 otherwise (`make bench` brings one). PEER
 # names one with transformers 4.55.4, whose contrastive search is then measured too. RESULTS names another folder. Nothing
@@ -22,6 +22,15 @@ truthfulqa_mc() {
     bench truthfulqa_mc --questions 4 --prompt-tokens 600 || status=1
     return $status
 }
+# Those that `decoding fetch` has brought; without any, the part is skipped.
+real_models() {
+    local name fetched=()
+    for name in smollm2-135m gemma-3-270m; do
+        "$PYTHON" -c "from decoding.models.releases import fetched_folder; fetched_folder('$name')" 2>/dev/null && fetched+=("$name")
+    done
+    [[ ${#fetched[@]} != 0 ]] || { echo "skipped: no model was fetched (decoding fetch smollm2-135m)"; return 0; }
+    bench real_models --models "$(IFS=,; echo "${fetched[*]}")"
+}
 
-PARTS=(startup contrastive_search contrast long_context isotropy truthfulqa_mc)
+PARTS=(startup contrastive_search contrast long_context isotropy truthfulqa_mc real_models)
 run_parts "$@"
