@@ -24,7 +24,7 @@ from decoding.models.probe import probe_inputs
 from decoding.models.quiet import quiet
 from decoding.strategies.contrast.amateurs import amateur_reader
 from decoding.strategies.contrast.prompt import Prompt
-from decoding.strategies.generation_options import NO_OPTIONS, check_apply, checked_options
+from decoding.strategies.generation_options import NO_OPTIONS, check_apply, check_tokens, checked_options
 from decoding.strategies.parameters_text import as_json
 from decoding.strategies.registry import STRATEGIES, StrategySpec, exportable_strategies, parse_strategy
 from decoding.strategies.stored import AMATEUR, SETTINGS, home_of
@@ -140,6 +140,7 @@ def export(
         raise OptionError(f"link={link!r}: must be {' or '.join(LINKS)}, or None for copies")
     with _written(Path(output).expanduser(), force) as (folder, replaced):
         loaded, tokenizer = load(str(model), device, "auto", device_map=device_map)
+        check_tokens(options, loaded.config.get_text_config(decoder=True).vocab_size)
         loaded.generation_config = config = _config(loaded, options)
         tried = spec.with_tokenizer(tokenizer).strategy
         amateur = _amateur_source(spec, loaded, tokenizer)  # before the trial puts an adapter on the model

@@ -22,6 +22,7 @@ from decoding.models.adapters import (
 )
 from decoding.models.devices import input_device, is_offloaded
 from decoding.models.memo import PerModelMemo
+from decoding.models.quiet import quiet
 from decoding.models.settings import settings_kept
 
 __all__ = ["load_adapter"]
@@ -113,7 +114,9 @@ def _load(skeleton: Any, path: Path, name: str) -> None:
     """Put an adapter on a skeleton."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:
-        with torch.random.fork_rng(devices):  # peft draws weights before it reads them
+        # peft draws weights before it reads them. Both libraries report the user's own adapters, which are not read, as
+        # missing.
+        with torch.random.fork_rng(devices), quiet():
             report = skeleton.load_adapter(str(path), adapter_name=name)
     except Exception as error:  # peft raises errors of many kinds on a broken or foreign adapter
         raise ModelError(f"{path}: the adapter cannot be loaded ({' '.join(str(error).split())[:160]})") from error

@@ -48,7 +48,10 @@ def _hub_rows(name: str, configuration: str | None = None) -> list[Row]:
         with quiet():
             loaded = datasets.load_dataset(name, configuration)
     except Exception as error:  # of any kind: there are no rows
-        raise InputError(f"{name}: no data of this name could be loaded ({one_line(error)})") from error
+        what = (
+            "the data of this folder cannot be read" if Path(name).is_dir() else "no data of this name could be loaded"
+        )
+        raise InputError(f"{name}: {what} ({one_line(error.__cause__ or error)})") from error
     finally:
         if not bars:
             datasets.enable_progress_bars()

@@ -27,6 +27,7 @@ __all__ = [
     "Option",
     "applies",
     "check_apply",
+    "check_tokens",
     "checked_options",
     "options_from_text",
 ]
@@ -86,6 +87,12 @@ def _token(name: str, value: Any) -> None:
     for token in [value] if not isinstance(value, (list, tuple)) else value or [None]:
         if not isinstance(token, int) or isinstance(token, bool) or token < 0:
             raise OptionError(f"{name}={value!r}: must be a token's number, or several with commas between")
+
+
+def _one_token(name: str, value: Any) -> None:
+    if isinstance(value, (list, tuple)):
+        raise OptionError(f"{name}={value!r}: must be one token's number")
+    _token(name, value)
 
 
 def _tokens(name: str, value: Any) -> None:
@@ -150,9 +157,9 @@ OPTIONS: Mapping[str, Option] = {
     "sequence_bias": Option(list, _biases),
     "suppress_tokens": Option(Sequence, _tokens),
     "begin_suppress_tokens": Option(Sequence, _tokens),
-    "forced_bos_token_id": Option(int, _count),
+    "forced_bos_token_id": Option(int, _one_token),
     "forced_eos_token_id": Option(int | Sequence, _token),
-    "decoder_start_token_id": Option(int, _count),
+    "decoder_start_token_id": Option(int, _one_token),
     "eos_token_id": Option(int | Sequence, _token),
     "stop_strings": Option(str | list, _strings),
     "max_time": Option(float, _number(0.0, open_=True)),
@@ -266,6 +273,27 @@ def check_apply(options: Mapping[str, Any], specs: Sequence[StrategySpec]) -> No
             raise OptionError(
                 f"{name}: has an effect with {needs} alone, and {specs[0].name} has none: --strategy {example}"
             )
+
+
+def check_tokens(options: Mapping[str, Any], vocabulary: int) -> None:
+    """Raise OptionError where an option names a token that the model does not have.
+
+    Args:
+        options: checked ones.
+        vocabulary: the number of the model's tokens.
+    """
+    for name, value in options.items():
+        if OPTIONS[name].check in (_token, _one_token, _tokens, _words):
+            for token in _numbers_in(value):
+                if token >= vocabulary:
+                    raise OptionError(f"{name}={token}: the model's tokens are 0 to {vocabulary - 1}")
+
+
+def _numbers_in(value: Any) -> list[int]:
+    """The numbers of a number, a list, or a list of lists."""
+    if isinstance(value, (list, tuple)):
+        return [number for item in value for number in _numbers_in(item)]
+    return [value]
 
 
 def applies(name: str, spec: StrategySpec) -> bool:

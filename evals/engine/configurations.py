@@ -28,6 +28,7 @@ from decoding.versions import __version__
 __all__ = ["Configuration", "check_distinct", "configured", "described", "digest"]
 
 REPORTED = ("device", "folder_generation_config")  # settings that are no part of the hash
+NAMES = ("amateur",)  # parameters that name another model or an adapter; ``others`` has its identity
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,15 @@ class Configuration:
     @property
     def hash(self) -> str:
         """16 hexadecimal digits, which differ where the settings do. Neither the device is part of them, since a run
-        may end on another device than it began on, nor what a folder asks for and is off.
+        may end on another device than it began on, nor what a folder asks for and is off, nor the names of models and
+        adapters, whose identities are.
         """
-        return digest({name: value for name, value in self.settings.items() if name not in REPORTED})
+        settings = {name: value for name, value in self.settings.items() if name not in REPORTED}
+        unnamed = {"model": ("name",), "parameters": NAMES if settings.get("others") else ()}
+        for part, names in unnamed.items():
+            if part in settings:
+                settings[part] = {name: value for name, value in settings[part].items() if name not in names}
+        return digest(settings)
 
     def seed(self, document: str) -> int:
         """The seed of a document's random draws: the same on every rank, whatever was evaluated before."""
@@ -114,7 +121,17 @@ def configured(
             settings["generation_config"] = effective_config(spec, model, options)
             settings["folder_generation_config"] = options_of_folder(model)
         configurations.append(Configuration(spec, settings, options))
+    _check_hashes(configurations)
     return configurations
+
+
+def _check_hashes(configurations: Sequence[Configuration]) -> None:
+    """Raise OptionError where two strategies are one, whose amateur has two names."""
+    known: dict[str, str] = {}
+    for configuration in configurations:
+        other = known.setdefault(configuration.hash, configuration.label)
+        if other != configuration.label:
+            raise OptionError(f"--strategy {configuration.label}: is {other} under another name; expected others")
 
 
 def check_distinct(specs: Sequence[StrategySpec]) -> None:

@@ -77,7 +77,7 @@ def _same_name() -> Any:
 
 @pytest.mark.parametrize("make", [_active, _inside, _disabled, _second_of_two, _same_name])
 def test_the_amateur_is_the_base_model_with_its_adapter_alone(
-    make: Callable[[], Any], folders: list[Path], merged: list[Any]
+    make: Callable[[], Any], folders: list[Path], merged: list[Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The adapters of the user's own stay the expert's, and act no longer where they are disabled."""
     model = make()
@@ -85,6 +85,7 @@ def test_the_amateur_is_the_base_model_with_its_adapter_alone(
     expected = _tokens(model, merged[0])
     assert _tokens(model, str(folders[0])) == expected != _tokens(tiny_model("llama", seed=3), merged[0])
     assert torch.equal(model(IDS).logits, logits)
+    assert "MISSING" not in "".join(capfd.readouterr())  # what peft and transformers say of the user's own
 
 
 def test_adapters_that_are_merged_between_two_calls_are_refused(folders: list[Path]) -> None:

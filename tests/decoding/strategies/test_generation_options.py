@@ -15,6 +15,7 @@ from decoding.strategies.generation_options import (
     OPTIONS,
     REFUSED,
     check_apply,
+    check_tokens,
     checked_options,
     options_from_text,
 )
@@ -115,3 +116,18 @@ def test_an_option_without_effect_on_any_strategy_is_refused() -> None:
         check_apply({"min_p": 0.1}, [greedy, beam])
     with pytest.raises(OptionError, match="length_penalty: has an effect with beams alone"):
         check_apply({"length_penalty": 2.0}, [greedy, sampling])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("forced_eos_token_id", 9), ("eos_token_id", [2, 9]), ("suppress_tokens", [9]),
+        ("bad_words_ids", [[1], [2, 9]]),
+        ("forced_bos_token_id", 9),
+    ],
+)  # fmt: skip
+def test_a_token_that_the_model_does_not_have_is_refused(name: str, value: Any) -> None:
+    options = checked_options({name: value})
+    check_tokens(options, 10)
+    with pytest.raises(OptionError, match=f"{name}=9: the model's tokens are 0 to 8"):
+        check_tokens(options, 9)

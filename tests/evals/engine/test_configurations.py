@@ -151,6 +151,21 @@ def test_where_numbers_are_computed_is_reported_and_not_hashed() -> None:
     assert here.hash == elsewhere.hash != updated.hash
 
 
+def test_names_and_places_of_folders_are_reported_and_not_hashed(folder: Path, tmp_path: Path) -> None:
+    adapter = miniature.folder("induced")
+    copies = [str(adapter), shutil.copytree(adapter, tmp_path / "other")]
+    made = []
+    for name, amateur in zip(("model", str(folder)), copies, strict=True):
+        model, tokenizer = load(str(folder))
+        specs = [parse_strategy("greedy"), parse_strategy(f"contrastive-decoding:amateur={amateur}")]
+        made.append(configured(specs, model, tokenizer, name, task={}))
+    assert [one.hash for one in made[0]] == [other.hash for other in made[1]]
+    assert [one.settings["model"]["name"] for one, _ in made] == ["model", str(folder)]
+    twice = [parse_strategy(f"contrastive-decoding:amateur={amateur}") for amateur in copies]
+    with pytest.raises(OptionError, match="under another name"):
+        configured(twice, *load(str(folder)), "model", task={})
+
+
 @pytest.mark.parametrize("name", ["rms_norm_eps", "rope_theta"])
 def test_the_config_of_an_amateur_is_told_as_its_weights_are(name: str) -> None:
     hashes = []
