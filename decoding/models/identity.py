@@ -98,6 +98,7 @@ def _content(weights: Tensor) -> str:
     content = hashlib.sha256(str(weights.dtype).encode())
     rows = max(1, HASHED_AT_ONCE * weights.shape[0] // weights.numel()) if weights.dim() and weights.numel() else 1
     for part in weights.detach().split(rows) if weights.dim() else [weights.detach()]:
+        numbers: Any
         try:
             numbers = part.contiguous().cpu().flatten().view(torch.uint8).numpy()
         except (RuntimeError, TypeError, NotImplementedError):  # packed, as quantised weights are: what they stand for
