@@ -26,7 +26,7 @@ truthfulqa_mc() {
 real_models() {
     local name fetched=()
     for name in smollm2-135m gemma-3-270m; do
-        "$PYTHON" -c "from decoding.models.releases import fetched_folder; fetched_folder('$name')" 2>/dev/null && fetched+=("$name")
+        "$PYTHON" -c "from decoding.models.releases import fetched_folder; fetched_folder('$name')" >/dev/null 2>&1 && fetched+=("$name")
     done
     [[ ${#fetched[@]} != 0 ]] || { echo "skipped: no model was fetched (decoding fetch smollm2-135m)"; return 0; }
     bench real_models --models "$(IFS=,; echo "${fetched[*]}")"

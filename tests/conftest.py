@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -11,6 +12,11 @@ from typing import Any
 import pytest
 import torch
 from quick_interpreter import patch_once
+
+# optimum-quanto imports setuptools (through torch's builder of extensions), which refuses to come after the distutils
+# of the standard library; packages that other tests need import that.
+with contextlib.suppress(ImportError):
+    import setuptools  # noqa: F401
 
 # Code of model folders and of metrics is copied here by the folder's name: not where another process, or the user of
 # this machine, keeps a folder of the same name. transformers reads it as it is imported.
