@@ -44,11 +44,16 @@ def load(folder: str) -> Any:
 
 
 def cases_of(
-    model: Any, name: str, folder: str, settings: list[dict[str, Any]], max_new_tokens: int
+    model: Any,
+    name: str,
+    folder: str,
+    settings: list[dict[str, Any]],
+    max_new_tokens: int,
+    prompts: Sequence[str] = PROMPTS,
 ) -> list[dict[str, Any]]:
     """What ``generate`` chooses on every batch with every setting."""
     cases = []
-    for (input_ids, mask), options in itertools.product(batches(model, folder), settings):
+    for (input_ids, mask), options in itertools.product(batches(model, folder, prompts), settings):
         tokens = model.generate(
             input_ids=torch.tensor(input_ids),
             attention_mask=torch.tensor(mask),
@@ -69,7 +74,7 @@ def cases_of(
     return cases
 
 
-def batches(model: Any, folder: str, prompts: Sequence[str] = PROMPTS) -> list[tuple[list[list[int]], list[list[int]]]]:
+def batches(model: Any, folder: str, prompts: Sequence[str]) -> list[tuple[list[list[int]], list[list[int]]]]:
     """Input ids and masks: each prompt alone, then all of them left-padded."""
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(Path(folder) / "tokenizer.json"))
     pad = model.generation_config.pad_token_id

@@ -11,17 +11,14 @@ embedding have their old names: the model is read from a folder that links the w
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
-from record_contrastive_search import batches, merge
-from transformers import AutoModelForCausalLM
+from record_contrastive_search import cases_of, load, merge
 
 FILE = Path(__file__).with_name("real_models_4_55_4.json")
 PROMPTS = [
@@ -46,28 +43,7 @@ def record(name: str, folder: Path) -> list[dict[str, Any]]:
         (Path(old) / "config.json").unlink()
         config = json.loads((folder / "config.json").read_text())
         (Path(old) / "config.json").write_text(json.dumps(as_before_5(config)))
-        model = AutoModelForCausalLM.from_pretrained(old, torch_dtype=torch.float32).eval()
-        prompts = batches(model, old, PROMPTS)
-    cases = []
-    for (input_ids, mask), options in itertools.product(prompts, SETTINGS):
-        tokens = model.generate(
-            input_ids=torch.tensor(input_ids),
-            attention_mask=torch.tensor(mask),
-            max_new_tokens=NEW_TOKENS,
-            do_sample=False,
-            **options,
-        )
-        cases.append(
-            {
-                "model": name,
-                "input_ids": input_ids,
-                "attention_mask": mask,
-                "max_new_tokens": NEW_TOKENS,
-                **options,
-                "tokens": tokens[:, len(input_ids[0]) :].tolist(),
-            }
-        )
-    return cases
+        return cases_of(load(old), name, old, SETTINGS, NEW_TOKENS, PROMPTS)
 
 
 def as_before_5(config: dict[str, Any]) -> dict[str, Any]:
