@@ -43,7 +43,12 @@ NOT_TOKENS = {
 PROBE = "An 8? é, 字 🙂\n  The   3rd\tkey's"
 
 
-def identity(model: Any, tokenizer: Any = None, adapter: Adapter | None = None) -> dict[str, Any]:
+def identity(
+    model: Any,
+    tokenizer: Any = None,
+    adapter: Adapter | None = None,
+    of_weights: Callable[[Any, Adapter | None], str] | None = None,
+) -> dict[str, Any]:
     """Digests of all that decides the numbers of a model on a text.
 
     Args:
@@ -51,24 +56,26 @@ def identity(model: Any, tokenizer: Any = None, adapter: Adapter | None = None) 
         tokenizer: its tokenizer; None where it is given tokens.
         adapter: a LoRA adapter that it reads with, by its name on the model or loaded beside it; None for those that
             are active.
+        of_weights: :func:`fingerprint`, or one that remembers what it read, for a caller who asks for several
+            identities while no weight changes.
 
     Returns:
         ``dtype``, ``fingerprint`` (of the weights), ``config``, and where there are such ``tokenizer`` and
         ``adapters``.
     """
+    of_weights = of_weights or fingerprint
     adapters: list[Adapter] = [*active_adapters(model)] if adapter is None else [adapter]
     return {
         "dtype": str(model.dtype).removeprefix("torch."),
-        "fingerprint": fingerprint(model),
+        "fingerprint": of_weights(model, None),
         "config": config_digest(model),
         **({} if tokenizer is None else {"tokenizer": tokenizer_digest(tokenizer)}),
-        **({"adapters": [_adapter_identity(model, name) for name in adapters]} if adapters else {}),
+        **(
+            {"adapters": [digest([of_weights(model, name), scalings_of(model, name)]) for name in adapters]}
+            if adapters
+            else {}
+        ),
     }
-
-
-def _adapter_identity(model: Any, adapter: Adapter) -> str:
-    """A digest of an adapter's weights and of what scales their product, which no weight tells."""
-    return digest([fingerprint(model, adapter), scalings_of(model, adapter)])
 
 
 @torch.no_grad()

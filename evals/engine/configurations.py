@@ -9,7 +9,8 @@ another machine than it began on. Results report them, of the process that wrote
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ import transformers
 
 from decoding.errors import OptionError
 from decoding.models.devices import input_device
-from decoding.models.identity import digest, identity
+from decoding.models.identity import digest, fingerprint, identity
 from decoding.strategies.contrast.base import ContrastStrategy
 from decoding.strategies.effective_config import effective_config, options_of_folder
 from decoding.strategies.generation_options import EVALUATIONS_REFUSE, NO_OPTIONS, check_apply, checked_options
@@ -103,13 +104,14 @@ def configured(
         spec.check(model)
     options = checked_options(generation_config or {}, EVALUATIONS_REFUSE)
     check_apply(options, specs)
-    description = described(model, name, tokenizer)
+    of_weights = functools.cache(fingerprint)  # strategies share models; no weight changes meanwhile
+    description = _described(model, name, identity(model, tokenizer, of_weights=of_weights))
     configurations = []
     for spec in specs:
         settings = {
             "strategy": spec.name,
             "parameters": {key: as_results(value) for key, value in spec.parameters.items()},
-            "others": _others(spec, model),
+            "others": _others(spec, model, of_weights),
             "model": description,
             "device": str(input_device(model)),
             "task": dict(task),
@@ -144,20 +146,24 @@ def check_distinct(specs: Sequence[StrategySpec]) -> None:
 
 def described(model: Any, name: str, tokenizer: Any = None) -> dict[str, Any]:
     """The description of a model in results, with the digests of :func:`decoding.models.identity.identity`."""
+    return _described(model, name, identity(model, tokenizer))
+
+
+def _described(model: Any, name: str, identified: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         "architecture": type(model).__name__,
         "parameters": sum(weights.numel() for key, weights in model.named_parameters() if ".lora_" not in key),
-        **identity(model, tokenizer),
+        **identified,
     }
 
 
-def _others(spec: StrategySpec, model: Any) -> dict[str, Any]:
+def _others(spec: StrategySpec, model: Any, of_weights: Callable[[Any, Any], str]) -> dict[str, Any]:
     """Identities of the other readers of a contrast: an amateur's name does not say which weights it stands for."""
     if not isinstance(spec.strategy, ContrastStrategy):
         return {}
     return {
-        reader.role: identity(reader.model or model, adapter=reader.adapter)
+        reader.role: identity(reader.model or model, adapter=reader.adapter, of_weights=of_weights)
         for reader in spec.strategy.readers(model, 1)
         if reader.model is not None or reader.adapter is not None
     }
