@@ -14,8 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
-from decoding.errors import InputError, OptionError, one_line
+from decoding.errors import InputError, one_line
 from decoding.rows import iter_texts
+from decoding.strategies.parameters_text import named_values
 from decoding.strategies.registry import strategy_name
 
 Model = Annotated[
@@ -173,16 +174,7 @@ def settings_of(pairs: Sequence[str]) -> dict[str, str]:
     Raises:
         OptionError: a string without ``=``, or a name given twice.
     """
-    settings: dict[str, str] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        name = name.strip()
-        if not equals or not name:
-            raise OptionError(f"--set {pair!r}: expected name=value, for instance --set top_k=5")
-        if name in settings:
-            raise OptionError(f"--set {name}: given twice")
-        settings[name] = value
-    return settings
+    return named_values("--set", pairs, "--set top_k=5")
 
 
 def prompts_of(given: Sequence[str] | None, file: Path | None = None) -> list[str]:

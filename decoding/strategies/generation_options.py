@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from decoding.errors import OptionError, nearest
 from decoding.parameters import plain_number, plain_numbers, require_count, require_number, require_range
-from decoding.strategies.parameters_text import from_text
+from decoding.strategies.parameters_text import from_text, named_values
 
 if TYPE_CHECKING:
     from decoding.strategies.registry import StrategySpec
@@ -239,15 +239,10 @@ def options_from_text(pairs: Sequence[str], refused: Mapping[str, str] = NO_OPTI
         >>> options_from_text(["repetition_penalty=1.2", "suppress_tokens=5,6"])
         {'repetition_penalty': 1.2, 'suppress_tokens': [5, 6]}
     """
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        name = name.strip()
-        if not equals or not name:
-            raise OptionError(f"--generation-config {pair!r}: expected name=value, for instance repetition_penalty=1.2")
-        if name in options:
-            raise OptionError(f"--generation-config {name}: given twice")
-        options[name] = _from_text(name, text.strip(), _known(name, refused, "--generation-config ").kind)
+    options = {
+        name: _from_text(name, text.strip(), _known(name, refused, "--generation-config ").kind)
+        for name, text in named_values("--generation-config", pairs, "repetition_penalty=1.2").items()
+    }
     return _checked(options, "--generation-config ")
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union
 from decoding.errors import OptionError
 from decoding.strategies.contrast.prompt import Prompt
 
-__all__ = ["as_json", "as_results", "as_text", "from_text", "model_name", "parameter_types"]
+__all__ = ["as_json", "as_results", "as_text", "from_text", "model_name", "named_values", "parameter_types"]
 
 _KINDS: dict[Any, str] = {
     int: "a whole number",
@@ -74,6 +74,29 @@ def as_json(name: str, value: Any) -> Any:
         raise OptionError(f"{name}={other!r} cannot be written to a file; must be text, numbers or lists of them")
 
     return _plain(value, "text", path_only)
+
+
+def named_values(option: str, pairs: Sequence[str], example: str) -> dict[str, str]:
+    """Return the ``name=value`` strings of a repeatable option as a dictionary.
+
+    Args:
+        option: as the command line has it, for messages.
+        pairs: its strings.
+        example: of one, for messages.
+
+    Raises:
+        OptionError: a string without ``=``, or a name given twice.
+    """
+    values: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise OptionError(f"{option} {pair!r}: expected name=value, for instance {example}")
+        if name in values:
+            raise OptionError(f"{option} {name}: given twice")
+        values[name] = value
+    return values
 
 
 def as_results(value: Any) -> Any:
