@@ -19,7 +19,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from turns import Worker, llama, measure, paired_ratio, peak_memory_mb, quantile, run, serve, timed
+from turns import (
+    ENVIRONMENT,
+    Worker,
+    llama,
+    measure,
+    paired_ratio,
+    peak_memory_mb,
+    percentile_columns,
+    percentiles,
+    run,
+    serve,
+    timed,
+)
 
 GREEDY, CONTRASTIVE = "greedy (transformers)", "contrastive decoding"
 DOLA, DOLA_EIGHT = "DoLa high", "DoLa, 8 candidate layers"
@@ -27,9 +39,9 @@ FUSED, UNFUSED = "LOL fused", "LOL unfused"
 METHODS = (GREEDY, CONTRASTIVE, DOLA, DOLA_EIGHT, FUSED, UNFUSED)
 VOCAB, GUIDANCE_TOKENS = 32000, 24
 COLUMNS = [
-    "method", "batch", "context", "new_tokens", "ms_per_token_p20", "ms_per_token_p50", "ms_per_token_p80",
+    "method", "batch", "context", "new_tokens", *percentile_columns("ms_per_token"),
     "ratio_to_greedy", "ratio_to_unfused", "whole_call_s", "memory_mb", "memory_ratio_to_weights_and_three_caches",
-    "repeats", "layers", "width", "compile", "dtype", "device", "threads", "torch", "transformers", "python",
+    "repeats", "layers", "width", "compile", "dtype", *ENVIRONMENT,
 ]  # fmt: skip
 
 
@@ -74,21 +86,20 @@ def compare(batch: int, context: int, options: argparse.Namespace) -> list[dict[
     rows = []
     for method, results in runs.items():
         times = [result["ms_per_token"] for result in results]
-        low, median, high = (quantile(times, q) for q in (0.2, 0.5, 0.8))
+        median = statistics.median(times)
         ratio, unfused = paired_ratio(results, runs[GREEDY]), paired_ratio(results, runs[UNFUSED])
         used, share = memory[method]
         print(f"{method:28}{median:10.2f}{ratio:10.2f}{used:8.0f}{share:24.2f}")
         rows.append(
             {
                 "method": method, "batch": batch, "context": context, "new_tokens": options.new_tokens,
-                "ms_per_token_p20": f"{low:.3f}", "ms_per_token_p50": f"{median:.3f}",
-                "ms_per_token_p80": f"{high:.3f}", "ratio_to_greedy": f"{ratio:.3f}",
+                **percentiles("ms_per_token", times), "ratio_to_greedy": f"{ratio:.3f}",
                 "ratio_to_unfused": f"{unfused:.3f}", "memory_mb": f"{used:.0f}",
                 "whole_call_s": f"{statistics.median(r['call_s'] for r in results):.3f}",
                 "memory_ratio_to_weights_and_three_caches": f"{share:.3f}", "repeats": options.repeats,
                 "layers": options.layers, "width": options.width,
                 "compile": options.compile and method != GREEDY, "dtype": options.dtype,
-                **{name: facts[method][name] for name in ("device", "threads", "torch", "transformers", "python")},
+                **{name: facts[method][name] for name in ENVIRONMENT},
             }
         )  # fmt: skip
     print(f"LOL fused is {paired_ratio(runs[UNFUSED], runs[FUSED]):.2f} times as fast as unfused")

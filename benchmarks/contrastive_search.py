@@ -19,15 +19,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from turns import Worker, llama, measure, paired_ratio, quantile, run, serve, timed
+from turns import (
+    ENVIRONMENT,
+    Worker,
+    llama,
+    measure,
+    paired_ratio,
+    percentile_columns,
+    percentiles,
+    run,
+    serve,
+    timed,
+)
 
 GREEDY, OURS = "greedy (transformers)", "contrastive search (ours)"
 PEER_GREEDY, PEER = "greedy (peer)", "contrastive search (peer)"
 COLUMNS = [
     "layers", "width",
-    "method", "batch", "context", "new_tokens", "k", "ms_per_token_p20", "ms_per_token_p50", "ms_per_token_p80",
+    "method", "batch", "context", "new_tokens", "k", *percentile_columns("ms_per_token"),
     "ratio_to_greedy", "whole_call_s", "peak_memory_mb", "memory_ratio_to_greedy", "repeats", "kv_heads",
-    "compile", "dtype", "device", "threads", "torch", "transformers", "python",
+    "compile", "dtype", *ENVIRONMENT,
 ]  # fmt: skip
 
 
@@ -111,7 +122,7 @@ def report(
     rows = []
     for method, results in runs.items():
         times = [result["ms_per_token"] for result in results]
-        low, median, high = (quantile(times, q) for q in (0.2, 0.5, 0.8))
+        median = statistics.median(times)
         ratio = paired_ratio(results, runs[GREEDY])
         memory = facts[method]["peak_memory_mb"]
         memory_ratio = memory / facts[GREEDY]["peak_memory_mb"]
@@ -124,9 +135,7 @@ def report(
                 "context": context,
                 "new_tokens": options.new_tokens,
                 "k": options.k,
-                "ms_per_token_p20": f"{low:.3f}",
-                "ms_per_token_p50": f"{median:.3f}",
-                "ms_per_token_p80": f"{high:.3f}",
+                **percentiles("ms_per_token", times),
                 "ratio_to_greedy": f"{ratio:.3f}",
                 "peak_memory_mb": f"{memory:.0f}",
                 "whole_call_s": f"{statistics.median(r['call_s'] for r in results):.3f}",
@@ -134,7 +143,7 @@ def report(
                 "repeats": options.repeats, "kv_heads": options.kv_heads,
                 "compile": options.compile and method == OURS,
                 "dtype": options.dtype,
-                **{name: facts[method][name] for name in ("device", "threads", "torch", "transformers", "python")},
+                **{name: facts[method][name] for name in ENVIRONMENT},
             }
         )  # fmt: skip
     if PEER in runs:

@@ -21,13 +21,27 @@ import argparse
 import csv
 import functools
 import json
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from turns import MEASURE_MEMORY, Worker, llama, paired_ratio, peak_memory_mb, quantile, serve, take_turns, write_csv
+from turns import (
+    ENVIRONMENT,
+    MEASURE_MEMORY,
+    Worker,
+    environment,
+    llama,
+    paired_ratio,
+    peak_memory_mb,
+    percentile_columns,
+    percentiles,
+    serve,
+    take_turns,
+    write_csv,
+)
 
 FORWARD, STREAMING, ANALYSIS = "forward passes alone", "streaming pass", "whole analysis"
 SUMS, PAIRS_WITHIN = "sums: mean cosines", "pairs within texts"
@@ -36,8 +50,8 @@ MEMORY = "whole analysis, memory"
 QUESTIONS = ("pass", "states", "memory")
 VOCAB = 32000
 COLUMNS = [
-    "question", "method", "texts", "tokens_a_text", "ms_p20", "ms_p50", "ms_p80", "against", "ratio",
-    "memory_mb", "repeats", "layers", "width", "dtype", "device", "threads", "torch", "transformers", "python",
+    "question", "method", "texts", "tokens_a_text", *percentile_columns("ms"), "against", "ratio",
+    "memory_mb", "repeats", "layers", "width", "dtype", *ENVIRONMENT,
 ]  # fmt: skip
 
 
@@ -91,14 +105,13 @@ def times(question: str, methods: dict[str, str], texts: int, options: argparse.
     rows = []
     for method, against in methods.items():
         results = runs[method]
-        low, median, high = (quantile([result["ms_per_token"] for result in results], q) for q in (0.2, 0.5, 0.8))
+        whole = [result["ms_per_token"] * texts * options.tokens for result in results]
         ratio = paired_ratio(results, runs[against])
-        print(f"{method:26}{median * texts * options.tokens:10.0f} ms{ratio:9.2f} x {against}")
-        scale = texts * options.tokens
+        print(f"{method:26}{statistics.median(whole):10.0f} ms{ratio:9.2f} x {against}")
         rows.append(
             {
                 "question": question, "method": method, "texts": texts, "tokens_a_text": options.tokens,
-                "ms_p20": f"{low * scale:.1f}", "ms_p50": f"{median * scale:.1f}", "ms_p80": f"{high * scale:.1f}",
+                **percentiles("ms", whole, digits=1),
                 "against": against, "ratio": f"{ratio:.3f}", "repeats": options.repeats, **common(results[0], options),
             }
         )  # fmt: skip
@@ -144,23 +157,14 @@ def start(
 
 def work(options: argparse.Namespace) -> None:
     """The worker: build the model, then run the method once for each line read."""
-    import platform
-
     import torch
-    import transformers
 
     torch.set_grad_enabled(False)
     task = json.loads(options.worker)
     model = llama(options.layers, options.width, options.width // 64, options.device, options.dtype)
     call = method_of(task["method"], model, task["texts"], task["tokens"], options.batch_tokens)
     before = peak_memory_mb(options.device)
-    facts = {
-        "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else platform.machine() + " cpu",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
+    facts = environment(options.device)
 
     def once() -> dict[str, Any]:
         began = time.perf_counter()

@@ -14,7 +14,6 @@ kernels, but does not time them.
 from __future__ import annotations
 
 import argparse
-import csv
 import platform
 import statistics
 import sys
@@ -27,7 +26,7 @@ from typing import Any
 import torch
 from kernel_cases import OPERATIONS, Forms, Operation, Size
 from torch import Tensor
-from turns import quantile
+from turns import percentile_columns, percentiles, write_csv
 
 from decoding.kernels.backend import BackendError, choose, interpreted
 
@@ -36,7 +35,7 @@ KERNEL, TORCH, BEFORE = "kernel", "torch", "transformers 4.55.4"
 # each form rounds (1.7e-3 in bfloat16; the interpreter truncates, 3.4e-3).
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 5e-3}
 COLUMNS = [
-    "operation", "form", "size", "dtype", "us_p20", "us_p50", "us_p80", "gb_per_s", "copy_gb_per_s", "share_of_copy",
+    "operation", "form", "size", "dtype", *percentile_columns("us"), "gb_per_s", "copy_gb_per_s", "share_of_copy",
     "kernel_is_faster_by", "relative_rmse", "repeats", "device", "torch", "triton", "cuda", "python",
 ]  # fmt: skip
 
@@ -68,11 +67,7 @@ def main() -> int:
             if options.device != "cpu":
                 torch.cuda.empty_cache()
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        with options.output.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(rows, COLUMNS, options.output)
         print(f"\nwritten: {options.output}")
     return int(wrong > 0)
 
@@ -110,14 +105,14 @@ def compare(
     print(f"\n{operation.name} {label}{'; kernel: ' + note if note else ''}")
     rows = []
     for form, seconds in times.items():
-        low, median, high = (quantile(seconds, q) for q in (0.2, 0.5, 0.8))
+        median = statistics.median(seconds)
         rate = forms.moved / median / 1e9
         faster = "" if KERNEL not in times else f"{_ratio(seconds, times[KERNEL]):.2f}"
         print(f"  {form:42}{1e6 * median:10.1f}{rate:8.0f}{rate / copy_rate:9.2f}{faster:>21}")
         rows.append(
             {
                 "operation": operation.name, "form": form, "size": label, "dtype": str(dtype).removeprefix("torch."),
-                "us_p20": f"{1e6 * low:.2f}", "us_p50": f"{1e6 * median:.2f}", "us_p80": f"{1e6 * high:.2f}",
+                **percentiles("us", [1e6 * duration for duration in seconds], digits=2),
                 "gb_per_s": f"{rate:.1f}", "copy_gb_per_s": f"{copy_rate:.1f}",
                 "share_of_copy": f"{rate / copy_rate:.3f}", "kernel_is_faster_by": faster,
                 "relative_rmse": f"{error:.1e}" if form == KERNEL else "", "repeats": clock.repeats,

@@ -24,7 +24,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from turns import Worker, llama, measure, paired_ratio, quantile, run, serve, timed
+from turns import (
+    ENVIRONMENT,
+    Worker,
+    llama,
+    measure,
+    paired_ratio,
+    percentile_columns,
+    percentiles,
+    run,
+    serve,
+    timed,
+)
 
 GREEDY, LOOP, OURS, WINDOW = (
     "greedy (transformers)",
@@ -35,9 +46,9 @@ GREEDY, LOOP, OURS, WINDOW = (
 KEY = ["context", "prefill_chunk", "layers", "width", "k", "device", "dtype"]
 COLUMNS = [
     "context", "prefill_chunk", "method", "layers", "width", "kv_heads", "k", "max_history", "new_tokens", "turns",
-    "ms_per_token_p20", "ms_per_token_p50", "ms_per_token_p80", "ratio_to_greedy", "ratio_to_our_greedy",
+    *percentile_columns("ms_per_token"), "ratio_to_greedy", "ratio_to_our_greedy",
     "first_token_s", "first_token_ratio", "peak_memory_mb", "memory_ratio", "memory_beside_greedy_mb",
-    "dtype", "device", "threads", "torch", "transformers", "python",
+    "dtype", *ENVIRONMENT,
 ]  # fmt: skip
 
 
@@ -142,7 +153,7 @@ def _row(
 ) -> dict[str, Any]:
     """Print one line of the table; its CSV row."""
     times = [result["ms_per_token"] for result in runs[method]]
-    low, median, high = (quantile(times, q) for q in (0.2, 0.5, 0.8))
+    median = statistics.median(times)
     ratio = paired_ratio(runs[method], runs[GREEDY])
     first, memory = facts[method]["first_token_s"], facts[method]["peak_memory_mb"]
     first_ratio, memory_ratio = first / facts[GREEDY]["first_token_s"], memory / facts[GREEDY]["peak_memory_mb"]
@@ -152,14 +163,14 @@ def _row(
         "layers": options.layers, "width": options.width, "kv_heads": options.kv_heads, "k": options.k,
         "max_history": options.max_history if method == WINDOW else "",
         "new_tokens": options.new_tokens, "turns": options.turns,
-        "ms_per_token_p20": f"{low:.3f}", "ms_per_token_p50": f"{median:.3f}", "ms_per_token_p80": f"{high:.3f}",
+        **percentiles("ms_per_token", times),
         "ratio_to_greedy": f"{ratio:.3f}",
         "ratio_to_our_greedy": f"{paired_ratio(runs[method], runs[LOOP]):.3f}",
         "first_token_s": f"{first:.3f}", "first_token_ratio": f"{first_ratio:.3f}",
         "peak_memory_mb": f"{memory:.0f}", "memory_ratio": f"{memory_ratio:.3f}",
         "memory_beside_greedy_mb": f"{memory - facts[GREEDY]['peak_memory_mb']:.0f}",
         "dtype": options.dtype,
-        **{name: facts[method][name] for name in ("device", "threads", "torch", "transformers", "python")},
+        **{name: facts[method][name] for name in ENVIRONMENT},
     }  # fmt: skip
 
 

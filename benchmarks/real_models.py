@@ -22,7 +22,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from turns import Worker, paired_ratio, quantile, serve, take_turns, timed, written
+from turns import (
+    Worker,
+    paired_ratio,
+    percentile_columns,
+    percentiles,
+    serve,
+    take_turns,
+    timed,
+    written,
+)
 
 GREEDY, IN_PLACE = "greedy (transformers)", "greedy (in place)"
 SEARCH, CONTRASTIVE, DOLA, LOL = "contrastive search", "contrastive decoding (LoRA)", "DoLa high", "LOL fused"
@@ -30,7 +39,7 @@ METHODS = (GREEDY, IN_PLACE, SEARCH, CONTRASTIVE, DOLA, LOL)
 GUIDANCE_TOKENS = 24
 KEY = ["model", "batch", "context", "threads", "cpu", "cpu_capability"]
 COLUMNS = [
-    "model", "method", "batch", "context", "new_tokens", "ms_per_token_p20", "ms_per_token_p50", "ms_per_token_p80",
+    "model", "method", "batch", "context", "new_tokens", *percentile_columns("ms_per_token"),
     "ratio_to_greedy", "whole_call_s", "repeats", "threads", "cpu", "cpu_capability", "torch", "transformers", "python",
 ]  # fmt: skip
 
@@ -85,14 +94,13 @@ def compare(model: str, threads: int, batch: int, context: int, options: argpars
     rows = []
     for method, results in runs.items():
         times = [result["ms_per_token"] for result in results]
-        low, median, high = (quantile(times, q) for q in (0.2, 0.5, 0.8))
+        median = statistics.median(times)
         ratio = paired_ratio(results, runs[GREEDY])
         print(f"{method:36}{median:10.2f}{ratio:10.2f}")
         rows.append(
             {
                 "model": model, "method": method, "batch": batch, "context": context, "new_tokens": options.new_tokens,
-                "ms_per_token_p20": f"{low:.3f}", "ms_per_token_p50": f"{median:.3f}",
-                "ms_per_token_p80": f"{high:.3f}", "ratio_to_greedy": f"{ratio:.3f}",
+                **percentiles("ms_per_token", times), "ratio_to_greedy": f"{ratio:.3f}",
                 "whole_call_s": f"{statistics.median(result['call_s'] for result in results):.3f}",
                 "repeats": options.repeats, "cpu": results[0]["cpu"], "cpu_capability": results[0]["cpu_capability"],
                 **{name: facts[method][name] for name in ("threads", "torch", "transformers", "python")},

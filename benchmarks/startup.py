@@ -21,14 +21,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from turns import quantile, write_csv
+from turns import percentile_columns, percentiles, write_csv
 
 TRANSFORMERS = "from transformers import AutoModelForCausalLM, GenerationMixin"
 IMPORTS = (TRANSFORMERS, "import decoding", "from decoding import ContrastiveSearch, generate")
 CONSOLE_SCRIPT = "import sys; from decoding.evals.cli import main; sys.exit(main())"
 COLUMNS = [
-    "process", "cpu_s_p20", "cpu_s_p50", "cpu_s_p80", "wall_s_p20", "wall_s_p50", "wall_s_p80", "cpu_ratio",
-    "wall_ratio", "repeats", "device", "cpus", "torch", "transformers", "typer", "python",
+    "process", *percentile_columns("cpu_s"), *percentile_columns("wall_s"), "cpu_ratio", "wall_ratio",
+    "repeats", "device", "cpus", "torch", "transformers", "typer", "python",
 ]  # fmt: skip
 
 
@@ -93,7 +93,7 @@ def row(process: str, spent: list[tuple[float, float]], baseline: list[tuple[flo
     figures: dict[str, Any] = {"process": process}
     for index, name in enumerate(("cpu", "wall")):
         values = [times[index] for times in spent]
-        figures |= {f"{name}_s_p{percent}": f"{quantile(values, percent / 100):.3f}" for percent in (20, 50, 80)}
+        figures |= percentiles(f"{name}_s", values)
         ratio = statistics.median(times[index] / other[index] for times, other in zip(spent, baseline, strict=True))
         figures[f"{name}_ratio"] = f"{ratio:.3f}"
     return figures | {

@@ -31,14 +31,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from turns import Runs, Worker, llama, paired_ratio, quantile, serve, take_turns, write_csv
+from turns import (
+    ENVIRONMENT,
+    Runs,
+    Worker,
+    llama,
+    paired_ratio,
+    percentile_columns,
+    percentiles,
+    serve,
+    take_turns,
+    write_csv,
+)
 
 OURS, PER_ANSWER, LM_EVAL = "decoding", "one pass per answer", "lm-eval"
 SHARED = Path(__file__).resolve().parents[2] / "shared"  # data and models that lie beside the repository
 COLUMNS = [
-    "method", "questions", "answers", "prompt_tokens", "answer_tokens", "seconds_p20", "seconds_p50", "seconds_p80",
+    "method", "questions", "answers", "prompt_tokens", "answer_tokens", *percentile_columns("seconds"),
     "ms_per_answer", "times_slower_than_decoding", "largest_difference_mc2", "different_mc1", "peak_memory_mb",
-    "repeats", "layers", "width", "dtype", "device", "threads", "torch", "transformers", "python",
+    "repeats", "layers", "width", "dtype", *ENVIRONMENT,
 ]  # fmt: skip
 
 
@@ -100,7 +111,7 @@ def table(runs: Runs, facts: dict[str, dict[str, Any]], options: argparse.Namesp
     rows = []
     for method, results in runs.items():
         seconds = [result["seconds"] for result in results]
-        low, median, high = (quantile(seconds, q) for q in (0.2, 0.5, 0.8))
+        median = statistics.median(seconds)
         ratio = paired_ratio(results, runs[OURS], "seconds")
         mc2 = max(abs(a - b) for a, b in zip(results[0]["mc2"], ours["mc2"], strict=True))
         mc1 = sum(a != b for a, b in zip(results[0]["mc1"], ours["mc1"], strict=True))
@@ -109,12 +120,12 @@ def table(runs: Runs, facts: dict[str, dict[str, Any]], options: argparse.Namesp
         told = facts[method]
         rows.append(
             {
-                "method": method, "questions": options.questions, "seconds_p20": f"{low:.3f}",
-                "seconds_p50": f"{median:.3f}", "seconds_p80": f"{high:.3f}", "ms_per_answer": f"{per_answer:.2f}",
+                "method": method, "questions": options.questions, **percentiles("seconds", seconds),
+                "ms_per_answer": f"{per_answer:.2f}",
                 "times_slower_than_decoding": f"{ratio:.2f}", "largest_difference_mc2": f"{mc2:.1e}",
                 "different_mc1": mc1, "repeats": options.repeats, "layers": options.layers, "width": options.width,
                 "dtype": options.dtype, "peak_memory_mb": f"{told['peak_memory_mb']:.0f}",
-                **{name: told[name] for name in ("device", "threads", "torch", "transformers", "python")},
+                **{name: told[name] for name in ENVIRONMENT},
                 **{name: ours[name] for name in ("answers", "prompt_tokens", "answer_tokens")},
             }
         )  # fmt: skip

@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+PERCENTILES = (20, 50, 80)  # of the turns of a method, in the files
+ENVIRONMENT = ("device", "threads", "torch", "transformers", "python")  # columns, in the files' order
 # A worker's allocator gives blocks from this size on back at once, so that its peak is what a method asked for.
 MEASURE_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**17)}  # glibc's own first value, fixed
 
@@ -206,7 +208,18 @@ def paired_ratio(results: list[dict[str, Any]], others: list[dict[str, Any]], me
     return statistics.median(one[measure] / other[measure] for one, other in pairs)
 
 
-def quantile(values: list[float], q: float) -> float:
+def percentile_columns(measure: str) -> list[str]:
+    """The columns of a measure: ``ms_per_token_p20``, ``ms_per_token_p50`` and ``ms_per_token_p80``, for instance."""
+    return [f"{measure}_p{percent}" for percent in PERCENTILES]
+
+
+def percentiles(measure: str, values: Sequence[float], digits: int = 3) -> dict[str, str]:
+    """The cells of :func:`percentile_columns`, with so many digits after the point."""
+    cells = (f"{quantile(values, percent / 100):.{digits}f}" for percent in PERCENTILES)
+    return dict(zip(percentile_columns(measure), cells, strict=True))
+
+
+def quantile(values: Sequence[float], q: float) -> float:
     """The q-quantile, linear between the two nearest."""
     ordered = sorted(values)
     at = q * (len(ordered) - 1)
@@ -251,23 +264,22 @@ def timed(generate: Callable[[Any], Any], average: Callable[[list[float]], float
 
 def serve(call: Callable[[], dict[str, Any]], device: str) -> None:
     """Run ``call`` for each line read, until "stop"; then tell peak memory and versions."""
-    import torch
-    import transformers
-
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         if line.strip() == "stop":
             break
         print(json.dumps(call()), flush=True)
-    facts = {
-        "peak_memory_mb": peak_memory_mb(device),
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine() + " cpu",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
-    print(json.dumps(facts), flush=True)
+    print(json.dumps({"peak_memory_mb": peak_memory_mb(device), **environment(device)}), flush=True)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """The columns :data:`ENVIRONMENT`: what this process runs on."""
+    import torch
+    import transformers
+
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine() + " cpu"
+    versions = (torch.__version__, transformers.__version__, platform.python_version())
+    return dict(zip(ENVIRONMENT, (name, torch.get_num_threads(), *versions), strict=True))
 
 
 def peak_memory_mb(device: str) -> float:

@@ -1,0 +1,43 @@
+"""The columns of the benchmarks' files."""
+
+from __future__ import annotations
+
+import csv
+import random
+import runpy
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+FILES = sorted((BENCHMARKS / "results").glob("*.csv"))
+pytestmark = pytest.mark.skipif(not FILES, reason="the repository's benchmarks are not here")
+
+
+def script(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names that a benchmark defines; it does not run."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return runpy.run_path(str(BENCHMARKS / f"{name}.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_columns_are_those_of_the_kept_results(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of sizes that are not measured again stay in a file, so its header may not change by accident."""
+    with file.open(newline="") as stream:
+        assert next(csv.reader(stream)) == script(file.stem, monkeypatch)["COLUMNS"]
+
+
+def test_percentiles_are_those_of_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = script("turns", monkeypatch)
+    generator = random.Random(0)
+    for count in (1, 2, 5, 8):
+        values = [generator.uniform(0, 100) for _ in range(count)]
+        cells = turns["percentiles"]("ms", values, digits=6)
+        assert list(cells) == ["ms_p20", "ms_p50", "ms_p80"] == turns["percentile_columns"]("ms")
+        expected = np.percentile(values, [20, 50, 80])
+        assert [float(cell) for cell in cells.values()] == pytest.approx(expected.tolist(), abs=1e-6)
+        assert float(cells["ms_p50"]) == pytest.approx(statistics.median(values), abs=1e-6)  # which the tables show
+    assert turns["percentiles"]("s", [1.0, 2.0])["s_p50"] == "1.500"
