@@ -22,15 +22,7 @@ truthfulqa_mc() {
     bench truthfulqa_mc --questions 4 --prompt-tokens 600 || status=1
     return $status
 }
-# Those that `decoding fetch` has brought; without any, the part is skipped.
-real_models() {
-    local name fetched=()
-    for name in smollm2-135m gemma-3-270m; do
-        "$PYTHON" -c "from decoding.models.releases import fetched_folder; fetched_folder('$name')" >/dev/null 2>&1 && fetched+=("$name")
-    done
-    [[ ${#fetched[@]} != 0 ]] || { echo "skipped: no model was fetched (decoding fetch smollm2-135m)"; return 0; }
-    bench real_models --models "$(IFS=,; echo "${fetched[*]}")"
-}
+real_models() { bench real_models; }
 
 PARTS=(startup contrastive_search contrast long_context isotropy truthfulqa_mc real_models)
 run_parts "$@"

@@ -1,12 +1,13 @@
 """What the strategies cost on real pretrained models: time per token against transformers' greedy search.
 
-    python benchmarks/real_models.py [--models smollm2-135m,gemma-3-270m] [--sizes 1x32,4x512] [--threads 1,2]
+    python benchmarks/real_models.py [--models NAME,NAME] [--sizes 1x32,4x512] [--threads 1,2]
 
-The models are named as every command names them: a fetched model, a folder, a .gguf file, a hub name. Each method runs
-in a process of its own that holds the model in float32; the processes take turns, so that a change of the machine's
-speed meets all of them. Time per token is that of decoding (prompt and first token left out). Medians over the repeats,
-and ratios turn by turn, go to a table and a CSV file; sizes already in the file are replaced, others kept. Prompts are
-random tokens: what a token costs does not depend on them.
+The models are named as every command names them: a fetched model, a folder, a .gguf file, a hub name; by default they
+are all that `decoding fetch` has brought, and without any there is nothing to measure. Each method runs in a process of
+its own that holds the model in float32; the processes take turns, so that a change of the machine's speed meets all of
+them. Time per token is that of decoding (prompt and first token left out). Medians over the repeats, and ratios turn by
+turn, go to a table and a CSV file; sizes already in the file are replaced, others kept. Prompts are random tokens: what
+a token costs does not depend on them.
 
 An AVX2 machine is stood in for by the switches of torch, MKL and oneDNN: ATEN_CPU_CAPABILITY=avx2
 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2, which the column ``cpu_capability`` then shows.
@@ -50,8 +51,11 @@ def main() -> int:
     if options.worker:
         work(options)
         return 0
+    models = options.models or fetched_models()
+    if not models:
+        print("skipped: no model was fetched (decoding fetch NAME), and --models names none")
     left_out = 0
-    for model in options.models:
+    for model in models:
         for threads in options.threads:
             one = functools.partial(compare, model, threads, options=options)
             left_out |= written(one, options.sizes, COLUMNS, options.output, keep=KEY)
@@ -61,7 +65,7 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=lambda text: text.split(","), default=["smollm2-135m", "gemma-3-270m"])
+    parser.add_argument("--models", type=lambda text: text.split(","), help="by default all that were fetched")
     parser.add_argument(
         "--sizes",
         type=lambda text: [tuple(map(int, size.split("x"))) for size in text.split(",")],
@@ -79,6 +83,13 @@ def parse() -> argparse.Namespace:
         if method not in METHODS:
             parser.error(f"--methods {method}: expected some of {', '.join(METHODS)}")
     return options
+
+
+def fetched_models() -> list[str]:
+    """The models that `decoding fetch` has brought, by name."""
+    from decoding.models.releases import RELEASES, is_fetched
+
+    return [name for name in RELEASES if is_fetched(name)]
 
 
 def compare(model: str, threads: int, batch: int, context: int, options: argparse.Namespace) -> list[dict[str, Any]]:

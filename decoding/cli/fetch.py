@@ -9,7 +9,7 @@ import typer
 
 from decoding.cli.output import progress
 from decoding.errors import OptionError, nearest
-from decoding.models.releases import RELEASES, folder_of
+from decoding.models.releases import RELEASES, folder_of, is_fetched
 
 __all__ = ["fetch_command"]
 
@@ -31,7 +31,7 @@ def fetch_command(
     if name not in RELEASES:
         raise OptionError(f"{name!r}: no model of this name can be fetched{nearest(name, RELEASES)}")
     release, folder = RELEASES[name], folder_of(name)
-    if (folder / "config.json").is_file():
+    if is_fetched(name):
         print(f"{name}: is there already: {folder}")
         return
     print(f"{name}: {release.summary}", flush=True)

@@ -20,7 +20,7 @@ from typing import IO
 from decoding.errors import ModelError, OptionError, nearest, one_line
 from decoding.models.gguf import require_packages
 from decoding.models.loading import load, save
-from decoding.models.releases import RELEASES, Release, folder_of
+from decoding.models.releases import RELEASES, Release, folder_of, is_fetched
 
 __all__ = ["fetch", "license_text"]
 
@@ -47,7 +47,7 @@ def fetch(name: str, accept_license: bool = False, report: Report = lambda _: No
             hold what they should, or there is no room. Nothing is left behind.
     """
     release, folder = _release(name), folder_of(name)
-    if (folder / "config.json").is_file():
+    if is_fetched(name):
         return folder
     if release.must_agree and not accept_license:
         raise OptionError(
@@ -71,7 +71,7 @@ def fetch(name: str, accept_license: bool = False, report: Report = lambda _: No
         shutil.rmtree(work / "wheels")
         report("writing the model folder")
         save(*load(str(file), "cpu", "float32"), model)
-        if not (folder / "config.json").is_file():  # another process may have been quicker
+        if not is_fetched(name):  # another process may have been quicker
             model.rename(folder)
     return folder
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from decoding.errors import ModelError
 
-__all__ = ["RELEASES", "Release", "cache_folder", "fetched_folder", "folder_of"]
+__all__ = ["RELEASES", "Release", "cache_folder", "fetched_folder", "folder_of", "is_fetched"]
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,13 @@ def cache_folder() -> Path:
 
 
 def folder_of(name: str) -> Path:
-    """Return the model folder of a release; it exists where the release was fetched."""
+    """Return the model folder of a release; see :func:`is_fetched`."""
     return cache_folder() / "models" / name
+
+
+def is_fetched(name: str) -> bool:
+    """True where the model folder of a release is in the cache."""
+    return (folder_of(name) / "config.json").is_file()
 
 
 def fetched_folder(name: str) -> Path:
@@ -107,7 +112,7 @@ def fetched_folder(name: str) -> Path:
         ModelError: it was not.
     """
     folder = folder_of(name)
-    if not (folder / "config.json").is_file():
+    if not is_fetched(name):
         beside = f", or ./{name} for the folder of that name" if Path(name).is_dir() else ""
         raise ModelError(f"{name}: is not in the cache {folder.parent}; give the command decoding fetch {name}{beside}")
     return folder

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import runpy
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from decoding.models.releases import RELEASES, folder_of
+
 ROOT = Path(__file__).parents[2]
 PARTS = ["startup", "contrastive_search", "contrast", "long_context", "isotropy", "truthfulqa_mc", "real_models"]
-MODELS = "smollm2-135m,gemma-3-270m"  # those that can be fetched; the interpreter below says that they were
 pytestmark = pytest.mark.skipif(
     not (ROOT / "benchmarks" / "cpu.sh").is_file() or shutil.which("bash") is None or shutil.which("make") is None,
     reason="the repository's benchmarks, bash and make are not all here",
@@ -21,9 +24,7 @@ pytestmark = pytest.mark.skipif(
 def python(tmp_path: Path) -> Path:
     """An interpreter that says what it was to run, and fails on some."""
     script = tmp_path / "python"
-    script.write_text(
-        '#!/bin/sh\necho "ran $*"\ncase "$1" in *${FAILING:-none}.py) exit 3;; ${FAILING:-none}) exit 1;; esac\n'
-    )
+    script.write_text('#!/bin/sh\necho "ran $*"\ncase "$1" in *${FAILING:-none}.py) exit 3;; esac\n')
     script.chmod(0o755)
     return script
 
@@ -43,9 +44,8 @@ def test_every_cpu_benchmark_is_run_and_writes_its_own_file(python: Path) -> Non
     finished = ran(python)
     assert (finished.returncode, finished.stderr) == (0, "")
     results = python.parent / "results"
-    once = [f"benchmarks/{part}.py --output {results}/{part}.csv" for part in PARTS[:-1]]
+    *once, real = [f"benchmarks/{part}.py --output {results}/{part}.csv" for part in PARTS]
     again = f"benchmarks/truthfulqa_mc.py --questions 4 --prompt-tokens 600 --output {results}/truthfulqa_mc.csv"
-    real = f"benchmarks/real_models.py --models {MODELS} --output {results}/real_models.csv"
     assert calls(finished) == [*once, again, real]
     assert all((ROOT / call.split()[0]).is_file() for call in calls(finished))
 
@@ -57,10 +57,26 @@ def test_a_part_that_fails_is_named_at_the_end_and_the_others_run(python: Path) 
     assert finished.stdout.splitlines()[-1] == "failed or incomplete: contrast"
 
 
-def test_models_that_were_not_fetched_are_left_out(python: Path) -> None:
-    finished = ran(python, "real_models", FAILING="-c")
-    assert (finished.returncode, calls(finished)) == (0, [])
-    assert "skipped: no model was fetched (decoding fetch smollm2-135m)" in finished.stdout
+def test_without_a_fetched_model_the_real_models_are_skipped(tmp_path: Path) -> None:
+    finished = ran(Path(sys.executable), "real_models", DECODING_CACHE=str(tmp_path), RESULTS=str(tmp_path / "results"))
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert finished.stdout.splitlines()[1:-1] == [
+        "skipped: no model was fetched (decoding fetch NAME), and --models names none"
+    ]
+    assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_the_real_models_are_those_that_were_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DECODING_CACHE", str(tmp_path))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    fetched_models = runpy.run_path(str(ROOT / "benchmarks" / "real_models.py"))["fetched_models"]
+    folders = [folder_of(name) for name in RELEASES]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    (folders[-1] / "config.json").write_text("{}")
+    assert fetched_models() == [folders[-1].name]  # a folder alone is what an interruption may leave
+    (folders[0] / "config.json").write_text("{}")
+    assert fetched_models() == [folders[0].name, folders[-1].name]
 
 
 def test_parts_are_chosen_and_a_peer_is_measured_where_there_is_one(python: Path) -> None:
