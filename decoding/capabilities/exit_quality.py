@@ -17,10 +17,11 @@ from transformers import GenerationConfig
 
 from decoding.models.probe import probe_inputs
 from decoding.stream.forward import ForwardPasses
+from decoding.transformers_private import without_stop_strings
 
 __all__ = ["ExitQuality", "exit_quality"]
 
-TOKENS = 48  # of greedy text after the probe
+TOKENS = 48  # of greedy text after the probe, none of which ends it
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,10 @@ class ExitQuality:
     normed: tuple[float, ...]
     chance: float
 
-    @property
-    def noisy(self) -> tuple[int, ...]:
-        """The exits that predict the text worse than a uniform guess without the final norm."""
-        return tuple(exit_ for exit_, nats in zip(self.exits, self.bare, strict=True) if not nats < self.chance)
-
-    @property
-    def noisy_with_norm(self) -> tuple[int, ...]:
-        """The exits that do so with it."""
-        return tuple(exit_ for exit_, nats in zip(self.exits, self.normed, strict=True) if not nats < self.chance)
+    def noisy(self, final_norm: bool = False) -> tuple[int, ...]:
+        """Return the exits, with or without the final norm, that predict the text no better than a uniform guess."""
+        figures = zip(self.exits, self.normed if final_norm else self.bare, strict=True)
+        return tuple(exit_ for exit_, nats in figures if not nats < self.chance)
 
 
 @torch.no_grad()
@@ -65,9 +61,13 @@ def exit_quality(model: Any, exits: Sequence[int]) -> ExitQuality:
     exits = sorted(set(exits))
     passes = ForwardPasses(model, exits)
     prompt = probe_inputs(model)["input_ids"]
-    # Without an end token, so that there are tokens enough.
-    config = GenerationConfig(max_new_tokens=TOKENS, do_sample=False, pad_token_id=0)
-    text = model.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=config)
+    # generate() fills in what is left open from the model's own generation config, its end tokens among it.
+    config = GenerationConfig(
+        max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=False, num_beams=1, penalty_alpha=0.0, pad_token_id=0
+    )
+    text = model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), generation_config=without_stop_strings(config)
+    )
     output, _ = passes.run({"input_ids": text, "use_cache": False}, 1, 0, every_logit=True)
     written = slice(prompt.shape[1] - 1, text.shape[1] - 1)  # the positions whose next tokens the model wrote
     targets = text[0, written.start + 1 :]

@@ -101,10 +101,10 @@ def _exits(model: Any) -> dict[str, Any]:
         "nats per token of exits": ", ".join(f"{exit_}: {bare:.1f} ({normed:.1f})" for exit_, bare, normed in figures)
         + f"; in brackets with the final norm; chance {quality.chance:.1f}"
     }
-    if quality.noisy:
-        tell = "also" if quality.noisy_with_norm == quality.exits else "less so"
+    if noisy := quality.noisy():
+        tell = "also" if quality.noisy(final_norm=True) == quality.exits else "less so"
         report["exits are noise"] = (
-            f"{', '.join(map(str, quality.noisy))} predict the model's own text worse than chance, so DoLa and LOL "
+            f"{', '.join(map(str, noisy))} predict the model's own text worse than chance, so DoLa and LOL "
             f"choose by noise there; with the final norm (dola:final_norm=true) {tell}"
         )
     return report
