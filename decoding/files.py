@@ -1,11 +1,23 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["write_whole"]
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["remove_abandoned", "share_weights", "workspace", "write_whole"]
+
+ABANDONED = 86_400  # seconds after which a workspace whose lock tells nothing counts as left by a killed process
 
 
 def write_whole(file: Path, text: str) -> None:
@@ -23,3 +35,65 @@ def write_whole(file: Path, text: str) -> None:
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def workspace(target: Path) -> Iterator[Path]:
+    """Make a hidden folder beside a target for the time of the block, locked so that no other process removes it.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    prefix = f".{target.name}."
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent, ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        with _locked(folder, wait=True):
+            yield folder
+
+
+def remove_abandoned(target: Path) -> None:
+    """Remove the workspaces beside a target whose processes are gone; what cannot be removed stays."""
+    for folder in target.parent.glob(f".{target.name}.*"):
+        try:
+            with _locked(folder, wait=False) as locked:
+                # An empty one may have been made just now, and not be locked yet.
+                left = locked and any(folder.iterdir())
+                if left or time.time() - folder.stat().st_mtime > ABANDONED:
+                    shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # its process lives, it belongs to another user, or it has gone meanwhile
+            continue
+
+
+@contextmanager
+def _locked(folder: Path, wait: bool) -> Iterator[bool]:
+    """Lock a folder until the end of the block or of the process; False where there are no locks.
+
+    Raises:
+        BlockingIOError: another process has it locked, and ``wait`` is False.
+        OSError: the folder cannot be opened.
+    """
+    if fcntl is None:
+        yield False
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        locked = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # some network file systems have no locks
+            locked = False
+        yield locked
+    finally:
+        os.close(descriptor)
+
+
+def share_weights(folder: Path, like: str) -> None:
+    """Give the .safetensors files of a folder the mode of another file in it, which the umask decided.
+
+    safetensors makes them readable by their owner alone, whatever the umask.
+    """
+    mode = (folder / like).stat().st_mode & 0o777
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(mode)

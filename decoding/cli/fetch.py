@@ -9,7 +9,7 @@ import typer
 
 from decoding.cli.output import progress
 from decoding.errors import OptionError, nearest
-from decoding.models.releases import RELEASES, folder_of, is_fetched
+from decoding.models.releases import RELEASES, fetched_folder, is_fetched
 
 __all__ = ["fetch_command"]
 
@@ -30,10 +30,10 @@ def fetch_command(
     """
     if name not in RELEASES:
         raise OptionError(f"{name!r}: no model of this name can be fetched{nearest(name, RELEASES)}")
-    release, folder = RELEASES[name], folder_of(name)
     if is_fetched(name):
-        print(f"{name}: is there already: {folder}")
+        print(f"{name}: is there already: {fetched_folder(name)}")
         return
+    release = RELEASES[name]
     print(f"{name}: {release.summary}", flush=True)
 
     from decoding.models.fetching import fetch, license_text
@@ -46,7 +46,7 @@ def fetch_command(
     try:
         with progress() as bar:
             task = bar.add_task(name, total=None)
-            fetch(name, accept_license, lambda step: bar.update(task, description=f"{name}: {step}"))
+            folder = fetch(name, accept_license, lambda step: bar.update(task, description=f"{name}: {step}"))
     except KeyboardInterrupt:
         print(f"decoding: {name}: interrupted; nothing of it is kept", file=sys.stderr)
         raise

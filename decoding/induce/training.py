@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from decoding.errors import InputError, ModelError, OptionError, one_line
-from decoding.files import write_whole
+from decoding.files import share_weights, write_whole
 from decoding.induce.examples import Example
 from decoding.induce.recipe import Recipe
 from decoding.models.adapters import adapters_of
@@ -78,6 +78,7 @@ def induce(
             with _written(output):
                 outcome = trainer.train(resume_from_checkpoint=_last_checkpoint(output))
                 wrapped.save_pretrained(str(output))
+                share_weights(output, like="adapter_config.json")
         except OptionError:
             # Or an incomplete adapter would pass for a whole one.
             (output / "adapter_config.json").unlink(missing_ok=True)

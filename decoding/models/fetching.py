@@ -8,8 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,14 +16,14 @@ from pathlib import Path
 from typing import IO
 
 from decoding.errors import ModelError, OptionError, nearest, one_line
+from decoding.files import workspace
 from decoding.models.gguf import require_packages
 from decoding.models.loading import load, save
-from decoding.models.releases import RELEASES, Release, folder_of, is_fetched
+from decoding.models.releases import RELEASES, Release, fetched_folder, folder_of, is_fetched, remove_leftovers
 
 __all__ = ["fetch", "license_text"]
 
 BLOCK = 2**20  # bytes that are copied at once
-LEFT_BEHIND = 86_400  # seconds after which the folder of a killed run is removed
 
 Report = Callable[[str], None]
 
@@ -48,7 +46,7 @@ def fetch(name: str, accept_license: bool = False, report: Report = lambda _: No
     """
     release, folder = _release(name), folder_of(name)
     if is_fetched(name):
-        return folder
+        return fetched_folder(name)
     if release.must_agree and not accept_license:
         raise OptionError(
             f"{name}: its licence, the {release.license}, has to be agreed to: read it, and give --accept-license "
@@ -106,24 +104,17 @@ def _workspace(name: str, folder: Path, size: int) -> Iterator[Path]:
     cache = folder.parent
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        _remove_left_behind(cache)
+        remove_leftovers()
         free = shutil.disk_usage(cache).free
         if free < size:
             raise ModelError(
                 f"{name}: needs {size / 1e9:.1f} GB on the disk of {cache}, which has {free / 1e9:.1f} GB left; "
                 "DECODING_CACHE names another folder"
             )
-        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=cache, ignore_cleanup_errors=True) as work:
-            yield Path(work)
+        with workspace(folder) as work:
+            yield work
     except OSError as error:
         raise ModelError(f"{name}: cannot be written to {cache} ({one_line(error)})") from error
-
-
-def _remove_left_behind(cache: Path) -> None:
-    """Remove the folders of runs that were killed: those of yesterday."""
-    for work in cache.glob(".*"):
-        if work.is_dir() and time.time() - work.stat().st_mtime > LEFT_BEHIND:
-            shutil.rmtree(work, ignore_errors=True)
 
 
 def _download(name: str, packages: tuple[str, ...], work: Path) -> list[Path]:

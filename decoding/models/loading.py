@@ -24,6 +24,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from decoding.errors import DecodingError, ModelError, OptionError, nearest, one_line
+from decoding.files import share_weights
 from decoding.models.builtin import BUILT_IN
 from decoding.models.gguf import GgufFile, complete_config, complete_model, complete_tokenizer, is_gguf, open_gguf
 from decoding.models.quiet import quiet
@@ -116,6 +117,7 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     with quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+    share_weights(folder, like="config.json")
 
 
 def pick_device(device: str | None) -> torch.device:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from decoding.errors import ModelError
+from decoding.files import remove_abandoned
 
-__all__ = ["RELEASES", "Release", "cache_folder", "fetched_folder", "folder_of", "is_fetched"]
+__all__ = ["RELEASES", "Release", "cache_folder", "fetched_folder", "folder_of", "is_fetched", "remove_leftovers"]
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,19 @@ def is_fetched(name: str) -> bool:
     return (folder_of(name) / "config.json").is_file()
 
 
+def remove_leftovers() -> None:
+    """Remove what fetches that were killed have left in the cache."""
+    for name in RELEASES:
+        remove_abandoned(folder_of(name))
+
+
 def fetched_folder(name: str) -> Path:
-    """Return the model folder of a release that was fetched.
+    """Return the model folder of a release that was fetched; what killed fetches have left goes.
 
     Raises:
         ModelError: it was not.
     """
+    remove_leftovers()
     folder = folder_of(name)
     if not is_fetched(name):
         beside = f", or ./{name} for the folder of that name" if Path(name).is_dir() else ""

@@ -43,6 +43,7 @@ def test_the_adapter_learns_the_answers_and_the_model_stays_as_it_was(expert: An
     assert steps == [(i, 9) for i in range(1, 10)]
     assert json.loads((tmp_path / "induce.json").read_text()) == record
     assert not (tmp_path / "checkpoints").exists()
+    assert len({(tmp_path / name).stat().st_mode for name in ("adapter_model.safetensors", "adapter_config.json")}) == 1
     after = model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], before[name]) for name in before)

