@@ -22,6 +22,7 @@ from decoding.models.gguf import is_gguf
 from decoding.models.loading import load, load_tokenizer, save
 from decoding.models.probe import probe_inputs
 from decoding.models.quiet import quiet
+from decoding.models.text_config import vocab_size
 from decoding.strategies.contrast.amateurs import amateur_reader
 from decoding.strategies.contrast.prompt import Prompt
 from decoding.strategies.generation_options import NO_OPTIONS, check_apply, check_tokens, checked_options
@@ -140,7 +141,7 @@ def export(
         raise OptionError(f"link={link!r}: must be {' or '.join(LINKS)}, or None for copies")
     with _written(Path(output).expanduser(), force) as (folder, replaced):
         loaded, tokenizer = load(str(model), device, "auto", device_map=device_map)
-        check_tokens(options, loaded.config.get_text_config(decoder=True).vocab_size)
+        check_tokens(options, vocab_size(loaded))
         loaded.generation_config = config = _config(loaded, options)
         tried = spec.with_tokenizer(tokenizer).strategy
         amateur = _amateur_source(spec, loaded, tokenizer)  # before the trial puts an adapter on the model

@@ -16,6 +16,7 @@ import torch
 from transformers import GenerationConfig
 
 from decoding.models.probe import probe_inputs
+from decoding.models.text_config import vocab_size
 from decoding.stream.forward import ForwardPasses
 from decoding.transformers_private import without_stop_strings
 
@@ -76,6 +77,6 @@ def exit_quality(model: Any, exits: Sequence[int]) -> ExitQuality:
         logits = passes.structure.exit_logits(model, states[:, written], final_norm)[0]
         return float(torch.nn.functional.cross_entropy(logits.float(), targets.to(logits.device)))
 
-    vocab = model.config.get_text_config(decoder=True).vocab_size
+    vocab = vocab_size(model)
     bare, normed = (tuple(nats(states, norm) for states in output.exits) for norm in (False, True))
     return ExitQuality(tuple(exits), bare, normed, math.log(vocab))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from decoding.models.inputs import context_of
 from decoding.models.probe import probe_inputs
+from decoding.models.text_config import text_config
 from decoding.stream.cuda_graph_steps import GraphPlan
 from decoding.stream.prepare import prepare_inputs
 from decoding.stream.stream import Stream
@@ -50,7 +51,7 @@ def open_probe_stream(
 
 def probe_batch(model: Any, padded: bool = True) -> tuple[dict[str, Any], Tensor]:
     """A small batch of prompts as ``generate`` takes it, one left-padded, and (2, 6) tokens to continue with."""
-    config = model.config.get_text_config(decoder=True)
+    config = text_config(model)
     windows = [
         value for name in WINDOWS if isinstance(value := getattr(config, name, None), int) and value <= PROBE_WINDOW
     ]

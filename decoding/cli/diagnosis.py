@@ -19,6 +19,7 @@ from decoding.models.devices import device_names, input_device
 from decoding.models.probe import probe_inputs
 from decoding.models.small_batch_linear import measured_forms
 from decoding.models.structure import inspect_model
+from decoding.models.text_config import text_config
 from decoding.strategies.dola import DoLa
 from decoding.transformers_private import attention_implementation
 from decoding.versions import versions
@@ -42,7 +43,7 @@ def diagnose(name: str, model: Any, tokenizer: Any) -> dict[str, Any]:
 
 
 def _facts(name: str, model: Any, tokenizer: Any) -> dict[str, Any]:
-    config = model.config.get_text_config(decoder=True)
+    config = text_config(model)
     return {
         "model": name,
         "architecture": type(model).__name__,

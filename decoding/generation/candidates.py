@@ -11,6 +11,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper
 
 from decoding.errors import OptionError
 from decoding.generation.strategy import Strategy
+from decoding.models.text_config import vocab_size
 from decoding.parameters import require_count, require_range
 
 __all__ = ["CandidateStrategy", "top_candidates"]
@@ -51,7 +52,7 @@ class CandidateStrategy(Strategy):
 
     def check(self, model: Any) -> None:
         """Raise OptionError where k is beyond the model's vocabulary."""
-        vocab = model.config.get_text_config(decoder=True).vocab_size
+        vocab = vocab_size(model)
         if self.top_k > vocab:
             raise OptionError(f"top_k={self.top_k}: must be 1 to {vocab}, the size of the model's vocabulary")
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from decoding.generation.unpadded_text import UnpaddedText
+from decoding.models.text_config import within_vocabulary
 from decoding.stream.output import ForwardOutput
 from decoding.stream.stream import Stream
 
@@ -98,9 +99,9 @@ class StreamSession(Session):
 
     def advance(self, tokens: Tensor) -> None:
         """Read the tokens, (batch,)."""
-        vocab = self.stream.model.config.get_text_config(decoder=True).vocab_size
         # A finished row is given pad tokens, which may be outside the vocabulary; its logits no longer matter.
-        self.take(self.stream.extend(tokens.to(self.stream.input_ids.device).clamp(0, vocab - 1)[:, None]))
+        tokens = within_vocabulary(self.stream.model, tokens.to(self.stream.input_ids.device))
+        self.take(self.stream.extend(tokens[:, None]))
 
     def take(self, output: ForwardOutput) -> None:
         """Make the output of a forward pass that which the next scores are made of."""

@@ -8,14 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from decoding.models.text_config import text_config
+
 __all__ = ["HEAD_TRANSFORMS", "HeadTransform", "unpadded"]
 
 # The change of hidden states before the head and that of logits after it, each a function of model and tensor.
 HeadTransform = tuple[Callable[[Any, Tensor], Tensor], Callable[[Any, Tensor], Tensor]]
-
-
-def _text_config(model: Any) -> Any:
-    return model.config.get_text_config(decoder=True)
 
 
 def _identity(model: Any, tensor: Tensor) -> Tensor:
@@ -23,7 +21,7 @@ def _identity(model: Any, tensor: Tensor) -> Tensor:
 
 
 def _softcapped(model: Any, logits: Tensor) -> Tensor:
-    config = _text_config(model)
+    config = text_config(model)
     names = ("logits_soft_cap", "output_logit_soft_cap", "final_logit_softcapping")
     cap = next((value for name in names if (value := getattr(config, name, None)) is not None), None)
     if cap is None:
@@ -32,12 +30,12 @@ def _softcapped(model: Any, logits: Tensor) -> Tensor:
 
 
 def _multiplied_and_softcapped(model: Any, logits: Tensor) -> Tensor:
-    return _softcapped(model, logits * _text_config(model).output_multiplier)
+    return _softcapped(model, logits * text_config(model).output_multiplier)
 
 
 def unpadded(model: Any, logits: Tensor) -> Tensor:
     """Logits without those of the head's padding rows."""
-    return logits[..., : getattr(_text_config(model), "unpadded_vocab_size", None)]
+    return logits[..., : getattr(text_config(model), "unpadded_vocab_size", None)]
 
 
 # The transform that comes closest to the model's own logits is used; of equals the first.
@@ -45,29 +43,29 @@ HEAD_TRANSFORMS: dict[str, HeadTransform] = {
     "head": (_identity, _identity),
     "head, soft-capped": (_identity, _softcapped),  # Gemma 2, RecurrentGemma, Inkling 2, xLSTM
     "head, times output_multiplier, soft-capped": (_identity, _multiplied_and_softcapped),  # Muse
-    "head, times logit_scale": (_identity, lambda model, logits: logits * _text_config(model).logit_scale),  # Cohere
+    "head, times logit_scale": (_identity, lambda model, logits: logits * text_config(model).logit_scale),  # Cohere
     "head, over logits_scaling": (
         _identity,
-        lambda model, logits: logits / _text_config(model).logits_scaling,
+        lambda model, logits: logits / text_config(model).logits_scaling,
     ),  # Granite
     "head of hidden / logits_scaling": (  # MiniCPM 3
-        lambda model, hidden: hidden / _text_config(model).logits_scaling,
+        lambda model, hidden: hidden / text_config(model).logits_scaling,
         _identity,
     ),
     "head, times lm_head_multiplier": (  # Falcon-H1
         _identity,
-        lambda model, logits: logits * _text_config(model).lm_head_multiplier,
+        lambda model, logits: logits * text_config(model).lm_head_multiplier,
     ),
     "head, plus final_logits_bias": (
         _identity,
         lambda model, logits: logits + model.final_logits_bias.to(logits.device),
     ),  # BART, Marian
     "head of hidden / sqrt(d_model)": (  # T5 with tied embeddings
-        lambda model, hidden: hidden * _text_config(model).d_model ** -0.5,
+        lambda model, hidden: hidden * text_config(model).d_model ** -0.5,
         _identity,
     ),
     "head of hidden / logits_mup_width_multiplier": (  # Inkling
-        lambda model, hidden: hidden / _text_config(model).logits_mup_width_multiplier,
+        lambda model, hidden: hidden / text_config(model).logits_mup_width_multiplier,
         unpadded,
     ),
 }

@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from decoding.cache.growing import tokens_in
 from decoding.errors import InputError, ModelError
 from decoding.models.devices import input_device
+from decoding.models.text_config import text_config
 from decoding.transformers_private import CACHE_ARGUMENT, cache_in
 
 __all__ = [
@@ -86,7 +87,7 @@ def check_tokens(model: Any, input_ids: Tensor) -> None:
     if input_ids.shape[0] == 0:
         raise InputError("the batch is empty: give at least one row")
     # Encoders may have other tokens than their decoders; placeholders of images and sounds have ids of their own.
-    if model.config.is_encoder_decoder or model.config.get_text_config(decoder=True) is not model.config:
+    if model.config.is_encoder_decoder or text_config(model) is not model.config:
         return
     known = getattr(model.get_input_embeddings(), "num_embeddings", None)
     if isinstance(known, int) and input_ids.numel() > 0:
@@ -166,7 +167,7 @@ def given_inputs(model_kwargs: Mapping[str, Any]) -> set[str]:
 
 def context_of(model: Any) -> int | None:
     """The number of tokens that a model can read; None where its config does not say."""
-    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    context = getattr(text_config(model), "max_position_embeddings", None)
     return context if isinstance(context, int) and context > 0 else None
 
 

@@ -29,6 +29,7 @@ from decoding.models.builtin import BUILT_IN
 from decoding.models.gguf import GgufFile, complete_config, complete_model, complete_tokenizer, is_gguf, open_gguf
 from decoding.models.quiet import quiet
 from decoding.models.releases import RELEASES, fetched_folder
+from decoding.models.text_config import text_config
 from decoding.transformers_private import silent_gguf_reader
 
 __all__ = ["DTYPES", "load", "load_tokenizer", "pick_device", "placement", "save"]
@@ -172,7 +173,7 @@ def placement(device: str | None, device_map: str | Mapping[str, Any] | None, tp
 
 def _check_shares(spec: str, model: Any) -> None:
     """Refuse a number of processes among which a model's heads cannot be divided."""
-    config, ranks = model.config.get_text_config(decoder=True), getattr(model, "tp_size", None) or 1
+    config, ranks = text_config(model), getattr(model, "tp_size", None) or 1
     for name in ("num_attention_heads", "num_key_value_heads"):
         heads = getattr(config, name, None)
         if isinstance(heads, int) and heads % ranks:

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from decoding.models.devices import input_device
+from decoding.models.text_config import vocab_size
 
 __all__ = ["NO_NUMBERS", "PROBED", "probe_inputs", "relative_error", "tolerance"]
 
@@ -23,7 +24,7 @@ def probe_inputs(model: Any, batch: int = 1, length: int = PROBED) -> dict[str, 
 
     For an encoder-decoder those of its decoder, and those of its encoder or, where that takes no text, its output.
     """
-    vocab = model.config.get_text_config(decoder=True).vocab_size
+    vocab = vocab_size(model)
     generator = torch.Generator().manual_seed(0)
     low = min(10, vocab - 1)  # the first ids are often pad, bos and the like
 

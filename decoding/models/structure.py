@@ -24,6 +24,7 @@ from decoding.models.hooks import recorded_calls
 from decoding.models.memo import PerModelMemo, model_cache_key
 from decoding.models.probe import NO_NUMBERS, PROBED, probe_inputs
 from decoding.models.small_batch_linear import SmallBatchLinear
+from decoding.models.text_config import text_config
 
 __all__ = ["ModelStructure", "inspect_model"]
 
@@ -201,7 +202,7 @@ def _examine(model: Any) -> ModelStructure:
     with autocast_to(autocast, input_device(model)):
         backbone, hidden, head_transform, head = find_backbone(model, calls, logits)
         separable = head_transform is not None and is_separable(model, backbone, inputs, hidden)
-    layers, rest, reason = find_layers(backbone, calls, hidden, model.config.get_text_config(decoder=True))
+    layers, rest, reason = find_layers(backbone, calls, hidden, text_config(model))
     changing = [call for call in rest if getattr(call.given, "shape", None) != getattr(call.returned, "shape", None)]
     entry = next((call.given for call in calls if layers is not None and call.module is layers[0]), None)
     state_dims = 1 if entry is None else entry.dim() - 2

@@ -14,6 +14,7 @@ from decoding.errors import InputError, OptionError
 from decoding.generation.unpadded_text import NO_TOKEN
 from decoding.models.devices import input_device
 from decoding.models.inputs import check_inputs
+from decoding.models.text_config import vocab_size
 from decoding.models.wrappers import unwrapped
 from decoding.parameters import plain_number, require_count
 from decoding.scoring.token_ids import as_continuations, token_ids
@@ -186,7 +187,7 @@ class SharedReaders:
             model, readers, inputs, kwargs, config, restorable=True, fuse=all(strategy.fuse for strategy in strategies)
         )
         planes = len(readers) + sum(map(len, self.wanted.values()))
-        vocab = model.config.get_text_config(decoder=True).vocab_size
+        vocab = vocab_size(model)
         self.positions_at_once = max(1, NUMBERS_AT_ONCE // (planes * vocab))
 
     def score(self, requests: Sequence[ScoringRequest]) -> list[list[list[Scores]]]:

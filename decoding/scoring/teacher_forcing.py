@@ -17,6 +17,7 @@ from decoding.generation.unpadded_text import last_prefixes
 from decoding.models.devices import input_device
 from decoding.models.forward_errors import not_a_number
 from decoding.models.inputs import context_of
+from decoding.models.text_config import vocab_size
 from decoding.models.wrappers import unwrapped
 from decoding.strategies.contrast.base import ContrastStrategy
 from decoding.strategies.contrast.reader_group import ReaderHead, mixed_rows
@@ -68,7 +69,7 @@ def teacher_forced(model: Any, input_ids: Tensor, strategy: ContrastStrategy, fl
     if longest is not None and length > longest:
         raise InputError(f"texts of {length} tokens: must be at most {longest}, to fit the contexts of all readers")
     groups = [_read(model, group, input_ids.tolist()) for group in by_weights(readers)]
-    vocab = model.config.get_text_config(decoder=True).vocab_size
+    vocab = vocab_size(model)
     planes = sum(1 + len(reader.exits) for reader in readers)
     step = max(1, NUMBERS_AT_ONCE // (vocab * planes))
     scores = torch.empty(batch, length, vocab, dtype=torch.float32, device=input_ids.device)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from decoding.errors import OptionError
+from decoding.models.text_config import vocab_size
 from decoding.parameters import require_count, require_number, require_range, store_plain_numbers
 
 __all__ = ["Baseline", "Beam", "Greedy", "Nucleus", "Sampling", "TopK", "Typical"]
@@ -67,7 +68,7 @@ class Sampling(Baseline):
 
     def check(self, model: Any) -> None:
         """Raise OptionError where top_k is above the size of the model's vocabulary."""
-        vocab = model.config.get_text_config(decoder=True).vocab_size
+        vocab = vocab_size(model)
         if self.top_k > vocab:
             raise OptionError(f"top_k={self.top_k}: must be 0 to {vocab}, the size of the model's vocabulary")
 

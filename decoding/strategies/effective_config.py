@@ -18,6 +18,7 @@ from transformers import GenerationConfig
 
 from decoding.errors import DecodingWarning, OptionError, one_line
 from decoding.generation.strategy import Strategy
+from decoding.models.text_config import vocab_size
 from decoding.strategies.generation_options import OPTIONS, applies, check_tokens
 from decoding.strategies.registry import StrategySpec
 from decoding.strategies.stored import SETTINGS
@@ -63,7 +64,7 @@ def decoded_with(model: Any, options: Mapping[str, Any], *, folder: bool = False
         options: as :func:`decoding.strategies.generation_options.checked_options` returns them.
         folder: keep what the folder has beside them, as ``model.generate`` does.
     """
-    check_tokens(options, _vocabulary(model))
+    check_tokens(options, vocab_size(model))
     own = model.generation_config
     before = dict(vars(own))
     config = _base(own, options, folder)
@@ -95,15 +96,11 @@ def effective_config(
     spec: StrategySpec, model: Any, options: Mapping[str, Any], *, folder: bool = False
 ) -> dict[str, Any]:
     """What a strategy decodes with under :func:`decoded_with`, JSON-able: options that are set and have an effect."""
-    check_tokens(options, _vocabulary(model))
+    check_tokens(options, vocab_size(model))
     config = with_strategy(spec, _base(model.generation_config, options, folder))
     off = {name for name in (*SAMPLERS, *BEAMS) if not _has_effect(name, spec)}
     shown = _set(config)
     return {name: value for name, value in shown.items() if name not in off | NOT_SHOWN}
-
-
-def _vocabulary(model: Any) -> int:
-    return int(model.config.get_text_config(decoder=True).vocab_size)
 
 
 def options_of_folder(model: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from decoding.models.adapters import adapter_state
 from decoding.models.attention import grouped_heads
 from decoding.models.forward_errors import forward_pass
 from decoding.models.hooks import collect_inputs
+from decoding.models.text_config import text_config
 from decoding.stream.output import ForwardOutput
 from decoding.stream.state import BatchState
 from decoding.stream.static_layout import LayerShape, StaticLayout, StaticStep, bucket_of
@@ -155,7 +156,7 @@ class CudaGraphSteps:
         key = (branches, n, bucket, state.passes.exits, names, dtype)
         steps = self._layout.steps
         if key not in steps:
-            types = getattr(state.model.config.get_text_config(decoder=True), "layer_types", None)
+            types = getattr(text_config(state.model), "layer_types", None)
             steps[key] = StaticStep(self._layout, branches, n, bucket, dtype, types)
         return steps[key]
 

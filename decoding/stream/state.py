@@ -14,6 +14,7 @@ from decoding.cache.growing import grow_in_place, reserve_lookahead_slot, tokens
 from decoding.cache.module_states import WrappedCache, with_states
 from decoding.models.mixed_rows import MixedRows
 from decoding.models.structure import ModelStructure
+from decoding.models.text_config import within_vocabulary
 from decoding.stream.forward import ForwardPasses
 from decoding.stream.output import ForwardOutput
 from decoding.transformers_private import CACHE_ARGUMENTS, cache_in, update_model_kwargs
@@ -134,8 +135,7 @@ class BatchState:
 
         Ids beyond an amateur's shorter vocabulary carry no information for it, but must be valid.
         """
-        vocab = self.model.config.get_text_config(decoder=True).vocab_size
-        return torch.tensor(tokens, device=self.input_ids.device).clamp(max=vocab - 1)
+        return within_vocabulary(self.model, torch.tensor(tokens, device=self.input_ids.device))
 
     def _take_cache(self, output: Any) -> None:
         if self.recompute_reason:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from decoding.cache.growing import layers_of
 from decoding.cache.layer_kinds import kind_of
+from decoding.models.text_config import text_config
 from decoding.stream.state import BatchState
 
 __all__ = ["branch_mask", "branch_relations", "masks_by_layer", "tree_mask", "tree_relations"]
@@ -37,7 +38,7 @@ def masks_by_layer(
             masks[window] = mask_of(layer.get_mask_sizes(num_branch_tokens)[1], window)
     if len(masks) == 1:
         return next(iter(masks.values()))
-    types = state.model.config.get_text_config(decoder=True).layer_types
+    types = text_config(state.model).layer_types
     return {name: masks[window] for name, window in zip(types, windows, strict=False)}
 
 

@@ -14,6 +14,7 @@ from decoding.errors import InputError, ModelError
 from decoding.evals.metrics.texts import as_texts
 from decoding.models.devices import input_device
 from decoding.models.inputs import context_of
+from decoding.models.text_config import vocab_size
 from decoding.models.wrappers import check_model
 from decoding.parameters import require_count
 from decoding.scoring.score import tokens_of
@@ -171,7 +172,7 @@ def _sums(
     if input_device(model).type == "meta":
         raise ModelError(f"{type(model).__name__} is on the meta device, without weights: load them first")
     require_count("tokens_at_once", tokens_at_once, 1)
-    vocab = model.config.get_text_config(decoder=True).vocab_size
+    vocab = vocab_size(model)
     at_once = min(tokens_at_once, max(1, NUMBERS_AT_ONCE // vocab))
     sums, counts = [0.0] * len(sequences), [0] * len(sequences)
     for batch, ids, mask in padded_batches(sequences, at_once, input_device(model)):

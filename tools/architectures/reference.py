@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from decoding.errors import ModelError
 from decoding.models.hooks import collect_outputs
+from decoding.models.text_config import text_config
 from decoding.tools.architectures.tiny import VOCAB
 
 __all__ = ["LENGTHS", "Prompt", "ReferenceStep", "batch_of", "of_one_length", "prompts", "reference_steps"]
@@ -167,7 +168,7 @@ def _pass_on(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any],
 
 def _layers(model: Any, prompt: Prompt) -> list[nn.Module]:
     """The decoder's layers that a text goes through: of the first list of modules of the configured length."""
-    config = model.config.get_text_config(decoder=True)
+    config = text_config(model)
     depths = {
         getattr(config, name, None)
         for name in ("num_hidden_layers", "num_layers", "decoder_layers", "num_decoder_layers")

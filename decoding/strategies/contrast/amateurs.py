@@ -21,6 +21,7 @@ from decoding.models.devices import input_device
 from decoding.models.loading import DTYPES, load
 from decoding.models.memo import PerModelMemo
 from decoding.models.releases import RELEASES
+from decoding.models.text_config import vocab_size
 from decoding.models.wrappers import unwrapped
 from decoding.parameters import plain_numbers
 from decoding.strategies.contrast.prompt import Prompt
@@ -194,7 +195,7 @@ def _check_tokens(model: Any, tokenizer: Any, other: Any, other_tokenizer: Any) 
     Raises:
         ModelError: names the first token that differs.
     """
-    sizes = [reader.config.get_text_config(decoder=True).vocab_size for reader in (model, other)]
+    sizes = [vocab_size(reader) for reader in (model, other)]
 
     def compare() -> None:
         if tokenizer is not None and other_tokenizer is not None:

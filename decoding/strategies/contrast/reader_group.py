@@ -19,6 +19,7 @@ from decoding.models.forward_errors import is_environment_error
 from decoding.models.inputs import given_inputs
 from decoding.models.mixed_rows import MixedRows
 from decoding.models.structure import ModelStructure
+from decoding.models.text_config import within_vocabulary
 from decoding.strategies.contrast.readers import Reader, ReaderLogits
 from decoding.stream.output import ForwardOutput, joined
 from decoding.stream.stream import Stream
@@ -127,9 +128,8 @@ class ReaderGroup:
                 f"the text has come to the end of the {self.readers[-1].role}'s context of {self.limit} tokens: "
                 "ask for fewer new tokens"
             )
-        vocab = self.stream.model.config.get_text_config(decoder=True).vocab_size
         # A finished row is given pad tokens, which may be outside the vocabulary; its logits no longer matter.
-        tokens = tokens.to(self.stream.input_ids.device).clamp(0, vocab - 1)
+        tokens = within_vocabulary(self.stream.model, tokens.to(self.stream.input_ids.device))
         return self.stream.extend(tokens.repeat(len(self.readers))[:, None])
 
     def forward_tree(self, tree: TokenTree) -> ForwardOutput:

@@ -11,6 +11,7 @@ from torch import Tensor
 from decoding.errors import InputError, ModelError
 from decoding.models.adapters import Adapter
 from decoding.models.inputs import given_inputs
+from decoding.models.text_config import text_config, vocab_size
 from decoding.strategies.contrast.system_messages import SystemMessages
 from decoding.transformers_private import CACHE_ARGUMENTS
 
@@ -114,7 +115,7 @@ def with_prefix(reader: Reader, prompt: list[int], row: int, model: Any) -> list
         placed = reader.system.placed(prompt, row, reader.role)
     if placed is None:
         placed = _after_bos(list(reader.prefix[row]) if reader.prefix is not None else [], prompt, model)
-    vocab = model.config.get_text_config(decoder=True).vocab_size
+    vocab = vocab_size(model)
     foreign = next((token for token in placed if not 0 <= token < vocab), None)
     if foreign is not None:
         raise InputError(
@@ -124,7 +125,7 @@ def with_prefix(reader: Reader, prompt: list[int], row: int, model: Any) -> list
 
 
 def _after_bos(prefix: list[int], prompt: list[int], model: Any) -> list[int]:
-    bos = model.config.get_text_config(decoder=True).bos_token_id
+    bos = text_config(model).bos_token_id
     if prefix and prompt and isinstance(bos, int) and prompt[0] == bos:
         return [bos, *(prefix[1:] if prefix[0] == bos else prefix), *prompt[1:]]
     return [*prefix, *prompt]
