@@ -115,6 +115,7 @@ def generate(
             positional = (prompt,)
     if text_options:
         # Both are done here. transformers would do them too, and miss the tokenizer that it never passes to a callable.
+        # Not by without_stop_strings(): a config beside the caller's arguments is warned of, and there may be none.
         done = {"stop_strings": None, "token_healing": False}
         if generation_config is not None:
             generation_config = copy.deepcopy(generation_config)

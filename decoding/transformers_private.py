@@ -118,7 +118,8 @@ class _WithoutStopStrings(GenerationConfig):
 def without_stop_strings(config: GenerationConfig) -> GenerationConfig:
     """Unset the stop strings of a generation config, those of the model's own included, and return it.
 
-    ``generate`` refuses them where it decodes with a callable, as it has no tokenizer for them then.
+    ``generate`` refuses them where it has no tokenizer for them. ``decoding.generate`` unsets them by its arguments;
+    this is for calls that say all in one config, beside which transformers wants no arguments.
     """
     config.__class__ = _WithoutStopStrings
     config.stop_strings = None
