@@ -18,21 +18,37 @@ from decoding.evals.commands.metrics import metrics_command
 from decoding.evals.commands.multilingual import multilingual_command
 from decoding.evals.commands.scale import at_scale
 from decoding.evals.commands.truthfulqa import truthfulqa_command
+from decoding.evals.commands.tune import tuning, without_tuning
 
 __all__ = ["main"]
 
 eval_app = typer.Typer(name="eval", no_args_is_help=True, help="Evaluate strategies. Example: decoding eval truthfulqa")
+tune_app = typer.Typer(
+    name="tune",
+    no_args_is_help=True,
+    help="Choose the values of strategies on some documents. Example: decoding tune truthfulqa --miniature",
+)
 
 add_command(app, "compare", compare_command)
 add_command(app, "demo", demo_command)
 add_command(app, "isotropy", isotropy_command)
 add_command(app, "lm-eval", lm_eval_command)
 add_command(app, "metrics", metrics_command)
-add_command(eval_app, "factor", at_scale(factor_command))
-add_command(eval_app, "halueval", at_scale(halueval_command))
-add_command(eval_app, "truthfulqa", at_scale(truthfulqa_command))
-add_command(eval_app, "multilingual", at_scale(multilingual_command))
+for name, command, what, example in (
+    ("factor", factor_command, "FACTOR", "--data news_factor.csv --strategy greedy --strategy dola"),
+    ("halueval", halueval_command, "HaluEval", "--data qa_data.json --strategy greedy --strategy dola"),
+    ("truthfulqa", truthfulqa_command, "TruthfulQA", "--miniature --strategy greedy --strategy 'dola:layers=low|high'"),
+    (
+        "multilingual",
+        multilingual_command,
+        "Texts in many languages",
+        "--data wit/ --languages en --coherence-model amateur --strategy 'contrastive-search:top_k=4|6'",
+    ),
+):
+    add_command(eval_app, name, without_tuning(at_scale(command)))
+    add_command(tune_app, name, tuning(at_scale(command), what, f"decoding tune {name} {example}"))
 app.add_typer(eval_app)
+app.add_typer(tune_app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

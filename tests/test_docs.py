@@ -19,7 +19,7 @@ import typer
 import decoding
 from decoding.errors import OptionError
 from decoding.evals.cli import app
-from decoding.strategies.registry import STRATEGIES, exportable_strategies, parse_strategy
+from decoding.strategies.registry import STRATEGIES, candidates_of, exportable_strategies, parse_strategy
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -240,12 +240,14 @@ def faults_of(group: Any, words: list[str]) -> Iterator[str]:
         elif not getattr(known[name], "is_flag", False):
             value = value if equals else (words.pop(0) if words else "")
             if name == "--strategy" and "..." not in value:
-                yield from strategy_faults(value)
+                yield from strategy_faults(value, names[0] == "tune")
 
 
-def strategy_faults(spec: str) -> Iterator[str]:
+def strategy_faults(spec: str, tuning: bool) -> Iterator[str]:
+    spec = spec.removeprefix("$")
     try:
-        parse_strategy(spec.removeprefix("$"))
+        for candidate in candidates_of(spec) if tuning else [spec]:
+            parse_strategy(candidate)
     except OptionError as error:
         yield str(error)
 

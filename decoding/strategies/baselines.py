@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from decoding.errors import OptionError
@@ -78,7 +78,7 @@ class TopK(Sampling):
     """Sampling from the k most probable tokens (Fan et al. 2018)."""
 
     name: ClassVar[str] = "top-k"
-    top_k: int = 50
+    top_k: int = field(default=50, metadata={"grid": (10, 50)})
     top_p: float = 1.0
 
 
@@ -87,6 +87,7 @@ class Nucleus(Sampling):
     """Sampling from the smallest set of tokens with probability top_p (Holtzman et al. 2020)."""
 
     name: ClassVar[str] = "nucleus"
+    top_p: float = field(default=0.95, metadata={"grid": (0.9, 0.95)})
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Typical(Sampling):
 
     name: ClassVar[str] = "typical"
     top_p: float = 1.0
-    typical_p: float = 0.95
+    typical_p: float = field(default=0.95, metadata={"grid": (0.2, 0.95)})
 
 
 @dataclass(frozen=True)

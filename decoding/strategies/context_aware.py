@@ -44,7 +44,7 @@ class ContextAware(ContrastStrategy):
     """
 
     context: Any = field(metadata={"example": "TEXT"})
-    alpha: float = 0.5
+    alpha: float = field(default=0.5, metadata={"grid": (0.25, 0.5, 1.0, 2.0)})
     tokenizer: Any = field(default=None, repr=False, compare=False)
     placement: Placement | None = field(default=None, metadata={"added_later": True})
     name: ClassVar[str] = "context-aware"

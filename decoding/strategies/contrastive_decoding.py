@@ -55,8 +55,8 @@ class ContrastiveDecoding(ContrastStrategy):
     """
 
     amateur: Any = field(metadata={"example": "amateur"})
-    alpha: float = 0.1
-    beta: float = 0.5
+    alpha: float = field(default=0.1, metadata={"grid": (0.0, 0.1)})
+    beta: float = field(default=0.5, metadata={"grid": (0.25, 0.5, 1.0)})
     form: Literal["logits", "log_probs"] = "logits"
     amateur_temperature: float = 1.0
     amateur_context: Literal["full", "last_token"] = "full"

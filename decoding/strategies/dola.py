@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -51,10 +51,10 @@ class DoLa(ContrastStrategy):
         >>> decoding.generate(model, **inputs, strategy=DoLa(layers="high"), repetition_penalty=1.2)
     """
 
-    layers: str | Sequence[int] = "high"
+    layers: str | Sequence[int] = field(default="high", metadata={"grid": ("low", "high")})
     alpha: float = 0.1
     divergence: Divergence = "dola"
-    final_norm: bool = False
+    final_norm: bool = field(default=False, metadata={"grid": (False, True)})
     per_row: bool = True
     name: ClassVar[str] = "dola"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -51,8 +51,8 @@ class FSD(CandidateStrategy):
         >>> decoding.generate(model, **inputs, strategy=FSD(), max_new_tokens=64)
     """
 
-    penalty_alpha: float = 0.65
-    top_k: int = 3
+    penalty_alpha: float = field(default=0.65, metadata={"grid": (0.45, 0.65)})
+    top_k: int = field(default=3, metadata={"grid": (3, 5)})
     n: int = 3
     beta: float = 0.9
     name: ClassVar[str] = "fsd"

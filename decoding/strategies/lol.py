@@ -76,13 +76,15 @@ class LOL(ContrastStrategy):
     """
 
     amateur: Any = field(metadata={"example": "amateur"})
-    lower_layers: Sequence[int | float] = field(metadata={"example": "0.5,0.75"})
+    lower_layers: Sequence[int | float] = field(
+        metadata={"example": "0.5,0.75", "grid": ((0.5,), (0.75,), (0.5, 0.75))}
+    )
     guidance: Any = None
-    amateur_weight: float = 1.0
+    amateur_weight: float = field(default=1.0, metadata={"grid": (0.5, 1.0)})
     lower_amateur_weight: float = 1.0
-    fusion_weight: float = 0.5
+    fusion_weight: float = field(default=0.5, metadata={"grid": (0.25, 0.5, 1.0)})
     fusion: Literal["static", "entropy"] = "static"
-    refocus_weight: float = 0.5
+    refocus_weight: float = field(default=0.5, metadata={"grid": (0.25, 0.5, 1.0), "grid_with": "guidance"})
     alpha: float = 0.1
     final_norm: bool = True
     language: str = "en"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from decoding.strategies.registration import StrategyRegistry
 __all__ = [
     "STRATEGIES",
     "StrategySpec",
+    "candidates_of",
     "example_of",
     "exportable_strategies",
     "parameters_of",
@@ -102,8 +104,10 @@ class StrategySpec:
 
     @property
     def spec(self) -> str:
-        """The text that :func:`parse_strategy` reads, as in ``contrastive-search:penalty_alpha=0.6,top_k=4``."""
-        inside = ",".join(f"{name}={as_text(value)}" for name, value in self._given.items())
+        """The text that :func:`parse_strategy` reads, as in ``contrastive-search:top_k=6``; defaults are left out."""
+        default = {field.name: field.default for field in dataclasses.fields(self.strategy)}
+        changed = {name: value for name, value in self._given.items() if value != default[name]}
+        inside = ",".join(f"{name}={as_text(value)}" for name, value in changed.items())
         return f"{self.name}:{inside}" if inside else self.name
 
     @property
@@ -164,7 +168,7 @@ def parse_strategy(spec: str, settings: Mapping[str, str] | None = None) -> Stra
             if not types:
                 raise OptionError(f"{name} has no parameter {parameter!r}: it takes none")
             raise OptionError(f"{name} has no parameter {parameter!r}{nearest(parameter, types)}")
-        values[parameter] = from_text(parameter, text.strip(), types[parameter])
+        values[parameter] = from_text(parameter, text.strip(" "), types[parameter])  # a text may end its line
     for parameter, example in _required(STRATEGIES[name]).items():
         if parameter not in values:
             instance = f": for instance {name}:{parameter}={example}" if example else ""
@@ -182,6 +186,36 @@ def example_of(name: str) -> str:
     """
     inline = ",".join(f"{parameter}={example}" for parameter, example in _required(STRATEGIES[name]).items())
     return f"{name}:{inline}" if inline else name
+
+
+def candidates_of(spec: str) -> list[str]:
+    """The strategies that a strategy with alternatives stands for, as text that :func:`parse_strategy` reads.
+
+    ``|`` stands between the values of a parameter: ``dola:layers=low|high,alpha=0.1`` is two strategies. A parameter
+    that is not given has the values of its field, ``metadata={"grid": (0.25, 0.5)}``, or else its default. A field with
+    ``"grid_with": "guidance"`` has them where ``guidance`` is given. The combinations come in the order of the fields,
+    those of the last field first.
+
+    Raises:
+        OptionError: an unknown strategy, or text that is no parameter.
+
+    Example:
+        >>> candidates_of("dola:layers=low|high,final_norm=true")
+        ['dola:layers=low,final_norm=true', 'dola:layers=high,final_norm=true']
+    """
+    name = strategy_name(spec)
+    values = {parameter: text.split("|") for parameter, text in _inline(spec, spec.partition(":")[2]).items()}
+    for field in dataclasses.fields(STRATEGIES[name]):
+        needed = field.metadata.get("grid_with")
+        if field.name not in values and "grid" in field.metadata and (needed is None or needed in values):
+            values[field.name] = [as_text(value) for value in field.metadata["grid"]]
+    order = [field.name for field in dataclasses.fields(STRATEGIES[name])]
+    names = sorted(values, key=lambda parameter: order.index(parameter) if parameter in order else len(order))
+    combinations = itertools.product(*(values[parameter] for parameter in names))
+    return [
+        f"{name}:{','.join(map('='.join, zip(names, combination, strict=True)))}" if names else name
+        for combination in combinations
+    ]
 
 
 def parameters_of(spec: str) -> list[str]:

@@ -27,7 +27,7 @@ def factor_command(
     Example: decoding eval factor --data news_factor.csv --strategy greedy --strategy dola --output results
     """
     from decoding.evals.engine.prepared import prepared, report
-    from decoding.evals.tasks.factor import METRICS, Factor, load
+    from decoding.evals.tasks.factor import Factor, load
     from decoding.evals.tasks.likelihood import note_cuts
 
     completions, left_out = load(data, prefix, options.skip_bad)
@@ -35,4 +35,4 @@ def factor_command(
     task = Factor(ready.model, ready.tokenizer, completions, left_out=left_out)
     results = ready.run(task, ready.configurations(task.settings, generation_config=None))
     note_cuts(results)
-    report(results, METRICS[:3], options.json, options.holm)
+    report(results, task.figures, options.json, options.holm)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,6 @@ from decoding.errors import OptionError, nearest
 from decoding.evals.engine.options import EvaluationOptions
 from decoding.evals.tasks.multilingual.languages import LANGUAGES, language
 from decoding.strategies.generation_options import EVALUATIONS_REFUSE, check_apply, options_from_text
-from decoding.strategies.registry import parse_strategy
 
 if TYPE_CHECKING:
     from decoding.evals.engine.configurations import Configuration
@@ -132,7 +132,7 @@ def multilingual_command(
             raise OptionError(f"{option}: expected with --task open-ended, which has texts without a right answer")
 
     from decoding.evals.engine.configurations import described
-    from decoding.evals.engine.prepared import of_last_rank, prepared
+    from decoding.evals.engine.prepared import candidates_of_options, of_last_rank, prepared
     from decoding.evals.engine.samples import SampleFile
     from decoding.evals.metrics.distribution import require_mauve
     from decoding.evals.sandbox import Limits, isolation
@@ -152,17 +152,18 @@ def multilingual_command(
         sources = data_.sources(data, codes, language(target).code if task == "translation" else None)
     by_language = _models(options.model, models, sources)
     language_of = {code: PYTHON if task == "code" else language(code) for code in sources}
-    specs = {
-        code: [with_defaults(spec, task, language_of[code]) for spec in options.strategy or DEFAULT_STRATEGIES]
+    # Before anything is loaded; a program is asked for in the guidance's own default language.
+    candidates = {
+        code: [
+            (given, specs if task == "code" else [spec.in_language(code) for spec in specs])
+            for given, specs in candidates_of_options(
+                options, DEFAULT_STRATEGIES, functools.partial(with_defaults, task=task, spoken=language_of[code])
+            )
+        ]
         for code in sources
     }
-    # Before anything is loaded; a program is asked for in the guidance's own default language.
-    parsed = {
-        code: [spec if task == "code" else spec.in_language(code) for spec in map(parse_strategy, texts)]
-        for code, texts in specs.items()
-    }
-    for of_language in parsed.values():
-        check_apply(chosen, of_language)
+    for of_language in candidates.values():
+        check_apply(chosen, [spec for _, specs in of_language for spec in specs])
     means = isolation(weak=weak_isolation) if task == "code" else None
     task_options = Options(
         task=task,
@@ -191,18 +192,18 @@ def multilingual_command(
     if featurizer is not None:
         extra["mauve_model"] = described(featurizer[1], featurizer[0], featurizer[2])
     results: list[Results | None] = []
-    asked: list[tuple[str, list[Configuration]]] = []
+    asked: list[tuple[str, Sequence[Configuration]]] = []
     ready: Prepared | None = None
     with _folder(options.output, options.placement.tp_plan) as folder:
         for code in sources:
             if ready is None or ready.options.model != by_language[code]:
                 ready = None  # before the next model takes its memory
-                ready = prepared(replace(options, model=by_language[code], strategy=specs[code], output=folder))
+                ready = prepared(replace(options, model=by_language[code], output=folder), candidates[code])
+            ready = replace(ready, candidates=candidates[code])
             evaluation = task_of(task_options, documents[code], language_of[code], ready.model, ready.tokenizer)
             settings = {**evaluation.settings, "language": code}
-            configurations = ready.configurations(settings, parsed[code], chosen)
-            asked.append((evaluation.name, configurations))
-            results.append(ready.run(evaluation, configurations, extra))
+            results.append(ready.run(evaluation, ready.configurations(settings, generation_config=chosen), extra))
+            asked.append(ready.runs[-1])
             del evaluation  # which holds the model
         whole = of_last_rank(results, asked, folder, limit=options.limit, seed=options.seed)
         if whole is None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,6 @@ from decoding.strategies.generation_options import EVALUATIONS_REFUSE, options_f
 from decoding.strategies.registry import StrategySpec
 
 if TYPE_CHECKING:
-    from decoding.evals.engine.configurations import Configuration
     from decoding.evals.engine.results import Results
     from decoding.evals.tasks.truthfulqa.binary_choice import BinaryChoice
     from decoding.evals.tasks.truthfulqa.data import Question
@@ -45,9 +44,6 @@ def truthfulqa_command(
     prompt: Annotated[str, typer.Option(metavar="STYLE", help=f"How to ask: {', '.join(STYLES)}.")] = "dola",
     miniature_: Annotated[
         bool, typer.Option("--miniature", help="The embedded questions instead, and strategies to compare on them.")
-    ] = False,
-    tune: Annotated[
-        bool, typer.Option("--tune", help="With --miniature: choose hyper-parameters on its validation questions.")
     ] = False,
     binary: Annotated[
         bool,
@@ -85,12 +81,8 @@ def truthfulqa_command(
     """
     if miniature_ and (data is not None or languages is not None):
         raise OptionError("--miniature brings its own questions: leave --data and --languages out")
-    if tune and (not miniature_ or options.strategy):
-        raise OptionError("--tune chooses from the grids of --miniature: expected with --miniature, without --strategy")
-    if tune and generation:
-        raise OptionError("--tune chooses by multiple choice: leave --generation out")
-    if binary and (tune or generation):
-        raise OptionError("--binary is a choice of two answers: leave --tune and --generation out")
+    if binary and generation:
+        raise OptionError("--binary is a choice of two answers: leave --generation out")
     named_judges = {"truth": judge_truth, "info": judge_info}
     if any(named_judges.values()) and not generation:
         raise OptionError("--judge-truth and --judge-info judge generated answers: give --generation as well")
@@ -101,7 +93,7 @@ def truthfulqa_command(
     chosen = options_from_text(generation_config or (), EVALUATIONS_REFUSE) if generation else None
     style = None if prompt == "chat" else prompt_of(prompt)
 
-    from decoding.evals.engine.prepared import of_last_rank, prepared, report
+    from decoding.evals.engine.prepared import candidates_of_options, of_last_rank, prepared, report
     from decoding.evals.engine.results import corrected
     from decoding.evals.tasks.truthfulqa import miniature
     from decoding.evals.tasks.truthfulqa.binary_choice import BinaryChoice
@@ -116,7 +108,9 @@ def truthfulqa_command(
     codes = [] if miniature_ else languages.split(",") if languages else [None]
     # Before a model is loaded.
     sets = [(language, load(source, language, options.skip_bad, binary=binary)) for language in codes]
-    ready = prepared(options)
+    tuning = options.tuning.validation is not None
+    usual = (miniature.GRIDS if tuning else miniature.STRATEGIES) if miniature_ else ("greedy",)
+    ready = prepared(options, candidates_of_options(options, usual))
     judges = [
         Judge(asks, *loading.load(name, str(input_device(ready.model)), options.placement.dtype))
         for asks, name in named_judges.items()
@@ -142,30 +136,25 @@ def truthfulqa_command(
         )  # fmt: skip
 
     results: list[Results | None] = []
-    asked: list[tuple[str, list[Configuration]]] = []
 
-    def evaluate(task: Evaluation, specs: Sequence[StrategySpec], extra: Mapping[str, Any] | None = None) -> None:
-        configurations = ready.configurations(task.settings, specs, chosen)
-        asked.append((task.name, configurations))
+    def evaluate(task: Evaluation, specs: Sequence[StrategySpec]) -> None:
         try:
-            results.append(ready.run(task, configurations, extra))
+            results.append(ready.run(task, ready.configurations(task.settings, specs, chosen)))
         finally:
             if not isinstance(task, Generation):
                 task.release()
 
-    common: dict[str, Any] = {"output": options.output, "limit": options.limit, "seed": options.seed}
     if miniature_:
-        specs, extra = ready.specs if options.strategy else list(miniature.STRATEGIES), {}
-        if tune:
-            specs, extra["tuning"] = miniature.tuned(ready.model, ready.tokenizer, options.model, **common)
-        task = task_of(miniature.questions("test"), prompt_of("none"), (), "_miniature")
-        evaluate(task, specs, extra)
+        validation = miniature.questions("validation") if tuning else []
+        task = task_of([*validation, *miniature.questions("test")], prompt_of("none"), (), "_miniature")
+        task.validation_ids = [question.id for question in validation]
+        evaluate(task, ready.specs)
     else:
         style = style or prompt_of(prompt, ready.tokenizer)
         for language, (questions, left_out) in sets:
             task = task_of(questions, style, left_out, f"_{language}" if language else "")
             evaluate(task, [spec.in_language(language) if language else spec for spec in ready.specs])
-    whole = of_last_rank(results, asked, **common)
+    whole = of_last_rank(results, ready.runs, options.output, limit=options.limit, seed=options.seed)
     if whole is None:
         return
     if options.json and len(whole) > 1:

@@ -10,7 +10,7 @@ import typer
 
 from decoding.cli.options import Json, Model, ParallelPlacement, PrefillChunk, known_strategies
 
-__all__ = ["ComparisonOptions", "EvaluationOptions", "Strategies"]
+__all__ = ["ComparisonOptions", "EvaluationOptions", "Strategies", "Tuning"]
 
 Strategies = Annotated[
     list[str] | None,
@@ -24,6 +24,24 @@ Strategies = Annotated[
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """Options of ``decoding tune``, which ``decoding eval`` does not have."""
+
+    validation: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Choose on N documents, drawn at random; the results are of the others."),
+    ] = None
+    by: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC", help="Choose the highest; repeatable, for equals; by default the task's first."),
+    ] = None
+    at_least: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC=VALUE", help="Choose among those that reach it; repeatable."),
+    ] = None
+
+
+@dataclass(frozen=True)
 class EvaluationOptions:
     """Options of every evaluation: the model, the strategies, which documents, and where results go."""
 
@@ -34,6 +52,7 @@ class EvaluationOptions:
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the bootstrap and of random draws.")] = 0
     placement: ParallelPlacement = field(default_factory=ParallelPlacement)
     prefill_chunk: PrefillChunk = None
+    tuning: Tuning = field(default_factory=Tuning)
     json: Json = False
     output: Annotated[
         Path | None,

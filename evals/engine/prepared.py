@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,43 @@ from decoding.evals.engine.configurations import Configuration, configured
 from decoding.evals.engine.options import EvaluationOptions
 from decoding.evals.engine.results import Results, corrected, results_in
 from decoding.evals.engine.runner import run
-from decoding.evals.engine.tables import show_results
+from decoding.evals.engine.tables import show_results, show_tuning
 from decoding.evals.engine.task import Task
+from decoding.evals.engine.tuning import tune
 from decoding.strategies.effective_config import warn_of_folder
 from decoding.strategies.generation_options import NO_OPTIONS
-from decoding.strategies.registry import StrategySpec, parse_strategy
+from decoding.strategies.parameters_text import from_text, named_values
+from decoding.strategies.registry import StrategySpec, candidates_of, parse_strategy
 
-__all__ = ["Prepared", "of_last_rank", "prepared", "report"]
+__all__ = ["Candidates", "Prepared", "candidates_of_options", "of_last_rank", "prepared", "report"]
+
+Candidates = Sequence[tuple[str, Sequence[StrategySpec]]]
+"""Strategies as they were given, each with those that it stands for."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A loaded model, the strategies that were asked for, and the options that everything comes from."""
+    """A loaded model, the strategies that were asked for, and the options that everything comes from.
+
+    Attributes:
+        options: of the command.
+        model: that was asked for.
+        tokenizer: its own.
+        candidates: for each strategy that was asked for, as it was given, the strategies that it stands for: itself,
+            or under ``decoding tune`` those to choose from.
+        runs: the task of each run so far, and its configurations.
+    """
 
     options: EvaluationOptions
     model: Any
     tokenizer: Any
-    specs: list[StrategySpec]
+    candidates: Candidates
+    runs: list[tuple[str, Sequence[Configuration]]] = field(default_factory=list)
+
+    @property
+    def specs(self) -> list[StrategySpec]:
+        """The strategies that were asked for; under ``decoding tune`` all candidates."""
+        return [spec for _, specs in self.candidates for spec in specs]
 
     def configurations(
         self,
@@ -59,32 +79,69 @@ class Prepared:
     def run(
         self, task: Task, configurations: Sequence[Configuration], extra: Mapping[str, Any] | None = None
     ) -> Results | None:
-        """Run a task; see :func:`decoding.evals.engine.runner.run`."""
+        """Run a task; see :func:`decoding.evals.engine.runner.run`.
+
+        Under ``decoding tune`` the configurations are those of all candidates, in their order; see
+        :func:`decoding.evals.engine.tuning.tune`.
+        """
         options = self.options
-        return run(
-            task, configurations, output=options.output, limit=options.limit, seed=options.seed,
-            skip_bad=options.skip_bad, extra=extra,
+        common: dict[str, Any] = {
+            "output": options.output, "limit": options.limit, "seed": options.seed, "skip_bad": options.skip_bad,
+            "extra": extra,
+        }  # fmt: skip
+        if options.tuning.validation is None:
+            self.runs.append((task.name, configurations))
+            return run(task, configurations, **common)
+        of_all = iter(configurations)
+        candidates = [(given, [next(of_all) for _ in specs]) for given, specs in self.candidates]
+        at_least = named_values("--at-least", options.tuning.at_least or (), "diversity=90")
+        tuned = tune(
+            task, candidates, options.tuning.validation, by=options.tuning.by or None,
+            at_least={name: from_text(f"--at-least {name}", value, float) for name, value in at_least.items()} or None,
+            **common,
         )  # fmt: skip
+        self.runs.append((tuned.name, tuned.chosen))
+        return tuned.results
 
 
-def prepared(options: EvaluationOptions, default: Sequence[str] = ("greedy",)) -> Prepared:
-    """Load what the options ask for; bad ones are found before a model is loaded.
+def candidates_of_options(
+    options: EvaluationOptions, default: Sequence[str] = ("greedy",), completed: Callable[[str], str] = str
+) -> Candidates:
+    """Return the strategies that were asked for, with those that each stands for under ``decoding tune``.
 
     Args:
         options: of the command.
         default: strategies where the options name none.
+        completed: of a strategy as text, the text with the values that a task has by default.
+
+    Raises:
+        OptionError: a strategy that is wrong.
+    """
+    tuning = options.tuning.validation is not None
+    return [
+        (given, [parse_strategy(completed(text)) for text in (candidates_of(given) if tuning else [given])])
+        for given in options.strategy or default
+    ]
+
+
+def prepared(options: EvaluationOptions, candidates: Candidates | None = None) -> Prepared:
+    """Load what the options ask for; bad ones are found before a model is loaded.
+
+    Args:
+        options: of the command.
+        candidates: None for those of the options.
 
     Raises:
         DecodingError: whichever option is wrong.
     """
-    specs = [parse_strategy(spec) for spec in options.strategy or default]
+    candidates = candidates_of_options(options) if candidates is None else candidates
     writable(options.output)
     placement = options.placement
     if placement.device_map is None and placement.tp_plan is None:
         placement = replace(placement, device=_device_of_rank(placement.device))
     model, tokenizer = placement.load(options.model)
     enable_chunked_prefill(model, options.prefill_chunk, padded=True)
-    return Prepared(options, model, tokenizer, specs)
+    return Prepared(options, model, tokenizer, candidates)
 
 
 def report(results: Results | None, metrics: Sequence[str], json: bool, holm: bool = False) -> None:
@@ -103,6 +160,8 @@ def report(results: Results | None, metrics: Sequence[str], json: bool, holm: bo
     if json:
         print(as_json(results, indent=2))
         return
+    if "tuning" in results:
+        show_tuning(console(), results["tuning"])
     show_results(console(), results, metrics)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -15,7 +16,7 @@ from decoding.evals.engine.results import Results, p_of
 from decoding.evals.engine.statistics import CONFIDENCE
 from decoding.strategies.registry import STRATEGIES
 
-__all__ = ["show_results"]
+__all__ = ["shell_word", "show_results", "show_tuning"]
 
 WIDTH = 10  # of a column, which "25.4-100.0" fills
 
@@ -67,6 +68,35 @@ def show_results(out: Console, results: Results, metrics: Sequence[str], percent
 
 
 SKIPPED_SHOWN = 5
+
+
+def show_tuning(out: Console, tuning: Mapping[str, Any]) -> None:
+    """Print what ``decoding tune`` chose.
+
+    Args:
+        out: the console.
+        tuning: of the results; see :func:`decoding.evals.engine.tuning.tune`.
+    """
+    bounds = "".join(f", at least {value:.4g} {name}" for name, value in tuning["at_least"].items())
+    many = f"{tuning['evaluated']} document" + ("s" if tuning["evaluated"] != 1 else "")
+    out.print(
+        Text(f"chosen on {many} by {', then '.join(tuning['by'])}{bounds}; the results are of others", style="bold")
+    )
+    for strategy in tuning["strategies"]:
+        tried = {entry["strategy"]: entry["metrics"] for entry in strategy["tried"]}
+        best = tried[strategy["chosen"]]
+        figures = ", ".join(f"{name} {best[name]:.4g}" for name in dict.fromkeys([*tuning["by"], *tuning["at_least"]]))
+        out.print(Text(f"--strategy {shell_word(strategy['chosen'])}", style="cyan"), soft_wrap=True)
+        out.print(Text(f"  of {len(tried)}: {figures}", style="dim"))
+    out.print()
+
+
+def shell_word(text: str) -> str:
+    """The text as a word of a shell's command line, on one line."""
+    if "\n" not in text:
+        return shlex.quote(text)
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    return f"$'{escaped}'"
 
 
 def _row(name: str, cells: Sequence[str], width: int, style: str = "") -> Table:

@@ -46,6 +46,9 @@ class Task(ABC):
         skipped: why documents were left out when the data were read (``--skip-bad``); counted in the results.
         model: the model under evaluation, where the processes of torchrun may hold parts of it.
         group_size: number of documents that :meth:`evaluate_group` is given at a time, and that are written together.
+        criterion: the metrics by which ``decoding tune`` chooses, unless told otherwise; by default the first of
+            ``figures``.
+        validation_ids: of documents that are there for choices, where the data say which; none where they do not.
         chance: what guessing gives, by metric; metrics without such a figure are left out.
         corpus_resamples: number of resamples for the intervals of :meth:`corpus_metrics`; 0 for no intervals.
     """
@@ -55,8 +58,19 @@ class Task(ABC):
     settings: Mapping[str, Any] = {}
     skipped: Sequence[str] = ()
     group_size: int = 1
+    criterion: Sequence[str] = ()
+    validation_ids: Sequence[str] = ()
     chance: Mapping[str, float] = {}
     corpus_resamples: int = 0
+
+    @property
+    def figures(self) -> Sequence[str]:
+        """The metrics of its table."""
+        return ()
+
+    def bounds(self, documents: Sequence[Document]) -> Mapping[str, float]:
+        """Values of metrics that ``decoding tune`` asks of what it chooses on these documents, unless told others."""
+        return {}
 
     @abstractmethod
     def documents(self) -> Sequence[Document]:

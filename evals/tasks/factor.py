@@ -104,6 +104,11 @@ class Factor(Task):
         texts = [[item.prefix, item.completion, *item.contradictions] for item in completions]
         self.settings = {"data": digest(texts)}
 
+    @property
+    def figures(self) -> Sequence[str]:
+        """The metrics to show."""
+        return METRICS[:3]
+
     def documents(self) -> Sequence[Document]:
         """One document a row."""
         return [Document(item.id, item, item.where) for item in self.completions]

@@ -74,8 +74,8 @@ def commands(data: Path) -> dict[str, list[str]]:
     }  # fmt: skip
 
 
-def evaluate(arguments: Sequence[str], output: Path, rank: int = 0, world: int = 1) -> Any:
-    """A process that runs ``decoding eval`` as one of several ranks; what it prints goes to files beside the output."""
+def evaluate(arguments: Sequence[str], output: Path, rank: int = 0, world: int = 1, command: str = "eval") -> Any:
+    """A process that runs an evaluation as one of several ranks; what it prints goes to files beside the output."""
 
     def call() -> None:
         os.environ.update(RANK=str(rank), WORLD_SIZE=str(world))
@@ -86,7 +86,7 @@ def evaluate(arguments: Sequence[str], output: Path, rank: int = 0, world: int =
             stack.enter_context(contextlib.redirect_stdout(out))
             stack.enter_context(contextlib.redirect_stderr(err))
             report = ["--report", str(output / "report.html")] if arguments[0] == "multilingual" else []
-            code = main(["eval", *arguments, "--output", str(output), *report])
+            code = main([command, *arguments, "--output", str(output), *report])
         os._exit(code)
 
     child = FORK.Process(target=call)
@@ -153,9 +153,12 @@ def test_a_rank_that_is_killed_is_resumed_by_the_same_command(data: Path, tmp_pa
 
 
 def test_ranks_tune_alike(tmp_path: Path) -> None:
-    arguments = ["truthfulqa", "--miniature", "--tune", "--limit", "4"]
+    arguments = ["truthfulqa", "--miniature", "--limit", "4", "--strategy", "greedy", "--strategy", "dola"]
     alone, shared = tmp_path / "alone", tmp_path / "shared"
-    ended(evaluate(arguments, alone), *(evaluate(arguments, shared, rank, 2) for rank in range(2)))
+    ended(
+        evaluate(arguments, alone, command="tune"),
+        *(evaluate(arguments, shared, rank, 2, command="tune") for rank in range(2)),
+    )
     assert found(alone) == found(shared)
     assert len(printed(shared)) == 1
 

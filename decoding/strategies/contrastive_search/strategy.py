@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -58,8 +58,8 @@ class ContrastiveSearch(CandidateStrategy):
         >>> model.generate(**inputs, custom_generate=strategy, max_new_tokens=64)
     """
 
-    penalty_alpha: float = 0.6
-    top_k: int = 4
+    penalty_alpha: float = field(default=0.6, metadata={"grid": (0.4, 0.6)})
+    top_k: int = field(default=4, metadata={"grid": (4, 6, 8)})
     max_history: int | None = None
     name: ClassVar[str] = "contrastive-search"
 

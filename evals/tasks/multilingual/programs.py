@@ -35,6 +35,7 @@ class Code(GenerationTask):
         if bad is not None:
             raise OptionError(f"--k {bad}: there are {samples} samples a problem; --k must be 1 to {samples}")
         self.samples, self.k, self.limits, self.weak = samples, k, limits, weak
+        self.criterion = (f"pass@{k[0]}",)
         self.settings = {**self.settings, "samples": samples, "k": list(k), "limits": vars(limits)}
 
     def prompt(self, content: Problem) -> str:

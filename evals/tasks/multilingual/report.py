@@ -15,6 +15,7 @@ from decoding.evals.engine.pages import COLOURS, as_svg, can_plot, figure_style,
 from decoding.evals.engine.results import Results
 from decoding.evals.engine.samples import Sample
 from decoding.evals.engine.statistics import CONFIDENCE
+from decoding.evals.engine.tables import show_tuning
 from decoding.evals.tasks.multilingual.languages import Language
 from decoding.evals.tasks.multilingual.tasks import TASKS
 
@@ -68,6 +69,7 @@ def overview(task: str, sections: Sequence[Section]) -> dict[str, Any]:
             section.language.code: {
                 "model": section.results["model"],
                 "counts": section.results["counts"],
+                **({"tuning": section.results["tuning"]} if "tuning" in section.results else {}),
                 "strategies": {entry["label"]: entry["metrics"] for entry in section.results["configurations"]},
             }
             for section in sections
@@ -77,6 +79,10 @@ def overview(task: str, sections: Sequence[Section]) -> dict[str, Any]:
 
 def show_table(out: Console, task: str, sections: Sequence[Section]) -> None:
     """Print one row a language and strategy."""
+    for section in sections:
+        if "tuning" in section.results:
+            out.print(Text(section.language.name, style="bold"))
+            show_tuning(out, section.results["tuning"])
     names = columns(task, sections)
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     table.add_column("language")

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from decoding.errors import InputError
+from decoding.errors import InputError, OptionError
 from decoding.evals.engine.configurations import Configuration, digest
 from decoding.evals.engine.task import Document, GroupTask, Record
 from decoding.evals.engine.text_generation import GeneratedText, TextGenerator
@@ -27,6 +27,10 @@ TASKS: dict[str, tuple[str, ...]] = {
     "summarization": ("rougeL", "rouge1", "rouge2", "tokens"),
     "code": ("pass@1", "tokens"),
 }
+
+
+# Of the references' diversity. Continuations of texts that loop are coherent: their own model expects the loop.
+REFERENCE_SHARE = 0.95
 
 
 class GenerationTask(GroupTask):
@@ -113,6 +117,25 @@ class OpenEnded(GenerationTask):
         if featurizer is not None and sum(bool(self._parts(passage)[1].strip()) for passage in self.contents) < 2:
             raise InputError(f"{self.name}: MAUVE needs references, which fewer than 2 of the data's texts have")
 
+    @property
+    def criterion(self) -> Sequence[str]:  # type: ignore[override]
+        """Coherence, among the texts that repeat themselves hardly more than the references (:meth:`bounds`)."""
+        return ("coherence",) if self.judge is not None else ()
+
+    def bounds(self, documents: Sequence[Document]) -> Mapping[str, float]:
+        """``REFERENCE_SHARE`` of the diversity of the references.
+
+        Raises:
+            OptionError: a document without a reference.
+        """
+        references = [self._parts(document.content)[1] for document in documents]
+        if not all(text.strip() for text in references):
+            raise OptionError(f"{self.name}: has texts without a reference: give --at-least diversity=VALUE")
+        words = [self.split(text) for text in references]
+        return {
+            "diversity": REFERENCE_SHARE * diversity_of(pooled([counted(text, n) for text in words]) for n in (2, 3, 4))
+        }
+
     def _parts(self, passage: Passage) -> tuple[str, str]:
         """The prompt and its reference continuation."""
         if self.prefix_length is None:
@@ -184,6 +207,8 @@ class Translation(_FewShot):
         languages: of the text and of the translation.
     """
 
+    criterion = ("BLEU",)
+
     def __init__(self, *arguments: Any, languages: tuple[Language, Language], **more: Any) -> None:
         from sacrebleu.metrics import BLEU
 
@@ -227,6 +252,8 @@ class Summarization(_FewShot):
     Args:
         units: the units of ROUGE; None for its own English words.
     """
+
+    criterion = ("rougeL",)
 
     def __init__(self, *arguments: Any, units: Units | None, **more: Any) -> None:
         super().__init__(*arguments, **more)

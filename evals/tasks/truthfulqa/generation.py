@@ -80,10 +80,17 @@ class Generation(GroupTask):
     @property
     def figures(self) -> tuple[str, ...]:
         """The metrics to show."""
-        judged = (
-            ("truth", "info", "truth_info") if len(self.judges) == 2 else tuple(judge.asks for judge in self.judges)
-        )
+        judged = self._judged
         return (*judged, "bleu_acc", "rougeL_acc") if judged else SHOWN
+
+    @property
+    def criterion(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The judges' last figure, that of both together; without judges ``bleu_acc``."""
+        return (self._judged or ("bleu_acc",))[-1:]
+
+    @property
+    def _judged(self) -> tuple[str, ...]:
+        return ("truth", "info", "truth_info") if len(self.judges) == 2 else tuple(judge.asks for judge in self.judges)
 
     def documents(self) -> Sequence[Document]:
         """The questions."""

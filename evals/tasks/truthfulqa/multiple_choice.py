@@ -62,6 +62,8 @@ class MultipleChoice(GroupTask):
         texts = [question.question for question in self.questions]
         self._scorer = PromptScorer(model, tokenizer, prompt, texts, max_branch_tokens)
 
+    criterion = ("MC1", "MC2")
+
     @property
     def figures(self) -> tuple[str, ...]:
         """The metrics to show."""

@@ -264,7 +264,6 @@ def test_the_command_writes_answers_and_asks_judges(tmp_path, capfd):
     ("arguments", "message"),
     [
         (["--miniature", "--judge-truth", "expert"], "give --generation as well"),
-        (["--miniature", "--tune", "--generation"], "chooses by multiple choice"),
         (["--generation", "--data", "absent.csv"], "absent.csv: there is no such file"),
     ],
 )

@@ -27,12 +27,13 @@ from decoding.evals import miniature
 from decoding.evals.cli import main
 from decoding.evals.engine.configurations import configured
 from decoding.evals.engine.runner import run
+from decoding.evals.engine.tables import shell_word
 from decoding.evals.metrics.multiple_choice import mc1, mc2
 from decoding.evals.tasks.truthfulqa.data import Question, load
 from decoding.evals.tasks.truthfulqa.miniature import GRIDS, STRATEGIES, questions
 from decoding.evals.tasks.truthfulqa.multiple_choice import METRICS, MultipleChoice
 from decoding.evals.tasks.truthfulqa.prompts import prompt_of
-from decoding.strategies.registry import parse_strategy
+from decoding.strategies.registry import candidates_of, parse_strategy
 
 SHARED = Path(__file__).resolve().parents[5] / "shared"
 QUESTIONS = int(os.environ.get("ORACLE_QUESTIONS", "10"))  # 50 take a minute, most of it the oracle's
@@ -138,7 +139,7 @@ def test_every_strategy_equals_one_pass_an_answer(tmp_path: Path) -> None:
     model, tokenizer, _ = world()
     asked = questions("test")[:QUESTIONS]
     task = MultipleChoice(model, tokenizer, asked, prompt_of("none"))
-    made = configured(STRATEGIES, model, tokenizer, "expert", task=task.settings)
+    made = configured([parse_strategy(text) for text in STRATEGIES], model, tokenizer, "expert", task=task.settings)
     run(task, made, output=tmp_path)
     lines = map(json.loads, (tmp_path / "samples_truthfulqa_mc.jsonl").read_text().splitlines())
     found = {(line["document"], line["configuration"]): line["metrics"] for line in lines}
@@ -256,28 +257,30 @@ def lines_of(folder: Path) -> int:
 
 
 def test_hyper_parameters_are_chosen_on_the_validation_questions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from decoding.evals.tasks.truthfulqa import miniature as tuning
-
-    grids = {name: GRIDS[name] for name in ("greedy", "contrastive decoding", "context-aware")}
-    monkeypatch.setattr(tuning.tuned, "__defaults__", (grids,))
-    assert main(["eval", "truthfulqa", "--miniature", "--tune", "--limit", "30", "--output", str(tmp_path)]) == 0
+    grids = [grid for grid in GRIDS if grid.startswith(("greedy", "contrastive-decoding:amateur=amateur", "context"))]
+    given = [word for grid in grids for word in ("--strategy", grid)]
+    assert main(["tune", "truthfulqa", "--miniature", "--limit", "30", *given, "--output", str(tmp_path)]) == 0
     validation, test = results_in(tmp_path)
-    assert (validation["task"], test["task"]) == ("truthfulqa_miniature_validation", "truthfulqa_miniature")
-    assert len(validation["configurations"]) == sum(map(len, grids.values()))
-    for name, entry in zip(grids, test["configurations"], strict=True):
-        record = test["tuning"]["strategies"][name]
-        assert entry["parameters"] == record["chosen"]
-        assert len(record["tried"]) == len(grids[name])
-        best = max(record["tried"], key=lambda tried: (tried["MC1"], tried["MC2"]))
-        assert best["parameters"] == record["chosen"]
-    asked = {json.loads(line)["document"] for line in (tmp_path / "samples_truthfulqa_miniature.jsonl").open()}
+    assert (validation["task"], test["task"]) == ("truthfulqa_miniature_validation", "truthfulqa_miniature_report")
+    assert [entry["given"] for entry in test["tuning"]["strategies"]] == grids
+    entries = iter(validation["configurations"])
+    for grid, entry, record in zip(grids, test["configurations"], test["tuning"]["strategies"], strict=True):
+        tried = [next(entries) for _ in candidates_of(grid)]
+        best = max(tried, key=lambda one: [one["metrics"][name]["value"] for name in ("MC1", "MC2")])
+        assert entry["parameters"] == best["parameters"]
+        assert parse_strategy(record["chosen"]).label == entry["label"] == best["label"]
+        assert len(record["tried"]) == len(tried)
+    assert next(entries, None) is None
+    asked = {json.loads(line)["document"] for line in (tmp_path / "samples_truthfulqa_miniature_report.jsonl").open()}
     assert asked == {question.id for question in questions("test")[:30]}
-    assert asked.isdisjoint({question.id for question in questions("validation")})
+    assert test["tuning"]["documents"] == [question.id for question in questions("validation")[:30]]
     shown = capfd.readouterr().out
-    assert max(map(len, shown.splitlines())) <= 80
     assert "against greedy" in shown
+    assert "chosen on 30 documents by MC1, then MC2; the results are of others" in shown
+    for record in test["tuning"]["strategies"]:
+        assert f"--strategy {shell_word(record['chosen'])}" in shown
 
 
 def test_p_values_are_corrected_on_request(capfd: pytest.CaptureFixture[str]) -> None:
@@ -329,7 +332,6 @@ def test_an_answer_past_the_context_is_named_or_left_out(tmp_path: Path, capfd: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--tune"], "expected with --miniature, without --strategy"),
         (["--miniature", "--data", "x.csv"], "--miniature brings its own questions"),
         (["--miniature", "--strategy", "sampling"], "sampling: gives no score"),
         (["--miniature", "--strategy", "greedy", "--strategy", "greedy"], "given twice"),
