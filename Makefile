@@ -7,6 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # 4.55.4 where PEER names an interpreter that has it.
 PART ?=
 PEER ?=
+DATA ?= data
 # make test WORKERS=4 runs the tests in four processes, each of which takes 2 GB and one core.
 WORKERS ?= 2
 # make compat COMPAT="5.17.0 5.24.0" tests these versions of transformers only; TORCH=2.11.0 with another torch, whose
@@ -14,7 +15,7 @@ WORKERS ?= 2
 COMPAT ?= 5.17.0 5.18.0 5.19.0 5.20.2 5.21.1 5.22.2 5.23.0 5.24.0
 TORCH ?=
 
-.PHONY: demo test compat lint bench gpu clean
+.PHONY: demo test compat lint bench evidence gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/decoding demo
@@ -34,6 +35,11 @@ lint: $(VENV)/.lint-installed
 bench: $(VENV)/.bench-installed
 	PYTHON=$(abspath $(BIN)/python) PEER="$(PEER)" benchmarks/cpu.sh $(PART)
 
+# The parts of docs/evidence.md; PART="isotropy" DATA=DIR runs these on the data sets in DIR and draws the page. A part that
+# was killed continues; samples are kept in .evidence/.
+evidence: $(VENV)/.evidence-installed
+	$(BIN)/python -m decoding.tools.evidence $(PART) --data $(DATA)
+
 # The GPU tests and all benchmarks, on a machine with a GPU and this library's requirements in PYTHON.
 gpu:
 	PYTHON=$(PYTHON) benchmarks/gpu.sh
@@ -51,6 +57,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.bench-installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -c constraints.txt -e '.[lora,lm-eval]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.evidence-installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -c constraints.txt -e '.[lora,eval,mauve,gguf]'
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.test-installed: pyproject.toml constraints.txt | $(BIN)/python

@@ -1,0 +1,154 @@
+"""The evidence: its commands, its runs, and the page that is drawn of them."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from decoding.cli.app import app
+from decoding.errors import OptionError
+from decoding.evals import cli  # adds the evaluations to the app
+from decoding.strategies.registry import candidates_of, parse_strategy
+from decoding.tools.evidence import page as page_module
+from decoding.tools.evidence import running
+from decoding.tools.evidence.page import draw
+from decoding.tools.evidence.parts import PARTS, Column, Part, Step
+from decoding.tools.evidence.running import run_part
+
+ROOT = Path(__file__).resolve().parents[3]
+FORK = multiprocessing.get_context("fork")
+assert cli.app is app
+
+
+def test_the_page_is_as_drawn() -> None:
+    page = (ROOT / "docs/evidence.md").read_text(encoding="utf-8")
+    assert draw(page, ROOT / "docs/evidence") == page
+
+
+def test_every_part_has_its_place_on_the_page() -> None:
+    page = (ROOT / "docs/evidence.md").read_text(encoding="utf-8")
+    drawn = [name for name, part in PARTS.items() if not any("--output" in step.arguments for step in part.steps)]
+    assert sorted(re.findall(r"<!-- part: ([a-z0-9-]+) -->", page)) == sorted(drawn)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_commands_are_ones_that_the_command_line_takes(name: str, tmp_path: Path) -> None:
+    part = PARTS[name]
+    assert set(part.after) <= set(PARTS)
+    for step in part.steps:
+        command, words = typer.main.get_command(app), list(step.arguments)
+        while hasattr(command, "commands"):
+            command = command.commands[words.pop(0)]
+        given = command.make_context(name, [*words, "--output", str(tmp_path)]).params
+        strategies = given.get("strategy") or []
+        assert len(strategies) == len(part.rows)
+        for text in strategies:
+            for candidate in candidates_of(text) if step.arguments[0] == "tune" else [text]:
+                parse_strategy(candidate)
+
+
+MINIATURE = ("tune", "truthfulqa", "--miniature", "--limit", "40", "--strategy", "greedy", "--strategy", "dola")
+COLUMNS = (Column("MC1", "MC1", 100.0), Column("MC2", "MC2", 100.0))
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {"small": Part((Step(MINIATURE),), ("greedy", "DoLa"), COLUMNS), "later": Part((), after=("makes",)),
+             "makes": Part((Step(("induce", "--output", "{work}/adapter")),)),
+             "fails": Part((Step(("eval", "truthfulqa", "--data", "{data}/absent.csv")),))}  # fmt: skip
+    for module in (running, page_module):
+        monkeypatch.setattr(module, "PARTS", parts)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_part_that_is_killed_ends_in_the_same_file_and_table(tmp_path: Path) -> None:
+    run_part("small", "data", str(tmp_path / "alone"), tmp_path / "first")
+
+    def run_in_a_group() -> None:
+        os.setsid()
+        run_part("small", "data", str(tmp_path / "killed"), tmp_path / "second")
+
+    samples = tmp_path / "killed/small/1/samples_truthfulqa_miniature_validation.jsonl"
+    child = FORK.Process(target=run_in_a_group)
+    child.start()
+    while not (samples.exists() and samples.stat().st_size):
+        assert child.is_alive()
+        time.sleep(0.005)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.join()
+    assert not (tmp_path / "second").exists()
+    run_part("small", "data", str(tmp_path / "killed"), tmp_path / "second")
+    first, second = ((tmp_path / name / "small.json").read_text() for name in ("first", "second"))
+    assert first == second
+    assert str(tmp_path) not in first
+    page = draw("# Title\n<!-- part: small -->\nold\n<!-- end -->\nText.\n", tmp_path / "first")
+    kept = json.loads(first)
+    figures = kept["results"][0]["configurations"][1]["metrics"]["MC1"]
+    assert "old" not in page
+    assert page.startswith("# Title\n")
+    assert page.endswith("<!-- end -->\nText.\n")
+    assert f"| {100 * figures['value']:.1f} ({100 * figures['low']:.1f}-{100 * figures['high']:.1f})" in page
+    chosen = parse_strategy(kept["results"][0]["tuning"]["strategies"][1]["chosen"]).strategy
+    assert f"| DoLa (layers {chosen.layers}, final_norm {chosen.final_norm}) |" in page
+    assert "`make evidence PART=small`; 40 documents, values chosen on 40 others by MC1, then MC2; transformers" in page
+
+
+@pytest.mark.usefixtures("small")
+def test_what_cannot_run_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="later needs what makes makes: run that first"):
+        run_part("later", "data", str(tmp_path), tmp_path)
+    with pytest.raises(OptionError, match=r"fails: decoding eval truthfulqa --data data/absent\.csv .* ended with 2"):
+        run_part("fails", "data", str(tmp_path), tmp_path)
+    assert not list(tmp_path.glob("*.json"))
+
+
+@pytest.mark.usefixtures("small")
+def test_a_part_that_has_not_run_says_so(tmp_path: Path) -> None:
+    assert "Not run yet: `make evidence PART=small`." in draw("<!-- part: small -->\n<!-- end -->", tmp_path)
+
+
+def written(p_values: list[list[float]]) -> dict[str, Any]:
+    """What is kept of languages with two strategies, the second of which has these p-values of one metric."""
+
+    def figure(value: float, p: float | None = None) -> dict[str, Any]:
+        return {"value": value, "low": value - 0.01, "high": value + 0.01, "p": p, "mcnemar_p": None}
+
+    return {
+        "cpu": "a processor",
+        "results": [
+            {
+                "language": code,
+                "versions": {"transformers": "5", "torch": "2"},
+                "counts": {"evaluated": 9},
+                "configurations": [{"metrics": {"MC1": figure(0.25)}}, {"metrics": {"MC1": figure(0.5)}}],
+                "comparisons": [{"metrics": {"MC1": figure(0.25, p)}}],
+            }
+            for code, (p,) in zip(("de", "fr", "es"), p_values, strict=False)
+        ],
+    }
+
+
+def test_stars_are_corrected_for_the_whole_table() -> None:
+    part = Part((), ("greedy", "DoLa"), COLUMNS)
+    lines = list(page_module.table(part, written([[0.02], [0.004], [0.9]])))
+    assert lines == [
+        "| language | strategy | MC1 |",
+        "| --- | --- | ---: |",
+        "| de | greedy | 25.0 (24.0-26.0) |",
+        r"|  | DoLa | 50.0 (49.0-51.0) \* |",  # 2 x 0.02
+        "| fr | greedy | 25.0 (24.0-26.0) |",
+        r"|  | DoLa | 50.0 (49.0-51.0) \* |",  # 3 x 0.004
+        "| es | greedy | 25.0 (24.0-26.0) |",
+        "|  | DoLa | 50.0 (49.0-51.0) |",
+    ]
+    (alone, *_) = [line for line in page_module.table(part, written([[0.004]])) if "DoLa" in line]
+    assert alone == r"| DoLa | 50.0 (49.0-51.0) \*\* |"

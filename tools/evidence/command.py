@@ -1,0 +1,44 @@
+"""The command of the evidence: run a part, or draw the page of what was run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from decoding.errors import OptionError, nearest
+from decoding.tools.evidence.page import draw
+from decoding.tools.evidence.parts import PARTS
+from decoding.tools.evidence.running import run_part
+
+__all__ = ["evidence_command"]
+
+PAGE = Path("docs/evidence.md")
+RESULTS = Path("docs/evidence")
+
+
+def evidence_command(
+    parts: Annotated[list[str] | None, typer.Argument(metavar="PART", help="None lists the parts.")] = None,
+    data: Annotated[str, typer.Option(metavar="DIR", help="Folder of the data sets.")] = "data",
+    work: Annotated[str, typer.Option(metavar="DIR", help="Folder of samples and adapters.")] = ".evidence",
+    drawn: Annotated[bool, typer.Option("--draw", help="Only draw the tables of docs/evidence.md again.")] = False,
+) -> None:
+    """Run parts of the evidence, from the root of a clone, and draw docs/evidence.md.
+
+    Example: python -m decoding.tools.evidence truthfulqa-smollm2 --data DIR
+    """
+    for name in parts or ():
+        if name not in PARTS:
+            raise OptionError(f"no part {name!r}{nearest(name, PARTS)}")
+    if not PAGE.exists():
+        raise OptionError(f"{PAGE}: is not there; run this from the root of a clone")
+    if not parts and not drawn:
+        for name, part in PARTS.items():
+            print(f"{name}  {'ran' if (RESULTS / f'{name}.json').exists() else ''}".rstrip())
+            if part.after:
+                print(f"  after {', '.join(part.after)}")
+        return
+    for name in parts or ():
+        run_part(name, data, work, RESULTS)
+    PAGE.write_text(draw(PAGE.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")

@@ -1,0 +1,140 @@
+"""The tables of docs/evidence.md, drawn from what is kept of each part. The text between them is written by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from decoding.evals.engine.results import corrected
+from decoding.tools.evidence.parts import PARTS, Column, Part
+
+__all__ = ["draw"]
+
+PLACE = re.compile(r"(<!-- part: (?P<part>[a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def draw(page: str, results: Path) -> str:
+    """Return the page with the tables of the parts that ran.
+
+    Args:
+        page: Markdown. Between ``<!-- part: NAME -->`` and ``<!-- end -->`` stands what is drawn.
+        results: folder of ``<part>.json``.
+    """
+
+    def drawn(match: re.Match[str]) -> str:
+        name = match["part"]
+        path = results / f"{name}.json"
+        if not path.exists():
+            return f"{match[1]}\nNot run yet: `make evidence PART={name}`.\n\n{match[3]}"
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        lines = isotropy_table(kept) if name == "isotropy" else table(PARTS[name], kept)
+        return "\n".join([match[1], *lines, "", *_origin(name, kept), match[3]])
+
+    return PLACE.sub(drawn, page)
+
+
+def table(part: Part, kept: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of a part's table: a row for each language and strategy, with intervals and stars."""
+    results = kept["results"]
+    names = [column.metric for column in part.columns]
+    columns = [column for column in part.columns if column.metric in results[0]["configurations"][0]["metrics"]]
+    by_language = len(results) > 1
+    yield _row(["language"] * by_language + ["strategy", *(column.heading for column in columns)])
+    yield _row(["---"] * by_language + ["---", *(["---:"] * len(columns))])
+    every = [comparison for of_language in results for comparison in of_language["comparisons"]]
+    tested = iter(corrected({"comparisons": every}, names)["comparisons"])  # for all comparisons of the table
+    for of_language in results:
+        stars: list[Mapping[str, Any]] = [{}, *(next(tested)["metrics"] for _ in of_language["comparisons"])]
+        for index, entry in enumerate(of_language["configurations"]):
+            figures, tests = entry["metrics"], stars[index]
+            cells = [_cell(column, figures[column.metric], tests.get(column.metric)) for column in columns]
+            title = part.rows[index] + _chosen(of_language, index)
+            language = [of_language["language"] if index == 0 else ""]
+            yield _row((language if by_language else []) + [title, *cells])
+
+
+def isotropy_table(kept: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of the table of the last layer's isotropy: a row for each language, a column for each model."""
+    by_model: dict[str, dict[str, Mapping[str, float]]] = {}
+    for result in kept["results"][0]["results"]:
+        by_model.setdefault(result["model"], {})[result["data"]] = result["isotropy"]
+    models = list(by_model)
+    yield _row(["language", *models, "published"])
+    yield _row(["---", *["---:"] * len(models), "---:"])
+    column = Column("isotropy", "isotropy", digits=2)
+    for language in by_model[models[0]]:
+        cells = [_cell(column, by_model[name][language], None) for name in models]
+        yield _row([language, *cells, PUBLISHED.get(language, "")])
+
+
+# Su and Collier, "Contrastive Search Is What You Need For Neural Text Generation" (2210.14140): one model a language.
+PUBLISHED = {
+    "es": ".77", "fr": ".76", "pt": ".77", "th": ".74", "ja": ".72", "ko": ".58", "zh": ".66", "id": ".66", "bn": ".62",
+    "hi": ".62", "ar": ".53", "de": ".83", "nl": ".80", "ru": ".67", "it": ".69",
+}  # fmt: skip
+
+
+def _origin(name: str, kept: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what stands under a table: how it is made again, and on what it was made."""
+    first = kept["results"][0]
+    counts, tuning = first.get("counts"), first.get("tuning")
+    documents = f"{counts['evaluated']} documents" if counts else ""
+    if tuning:
+        documents += f", values chosen on {tuning['evaluated']} others by {', then '.join(tuning['by'])}"
+    versions = ", ".join(f"{package} {first['versions'][package]}" for package in ("transformers", "torch"))
+    notes = [f"`make evidence PART={name}`", documents, versions, kept["cpu"], f"[all figures](evidence/{name}.json)"]
+    yield "; ".join(filter(None, notes)) + "."
+    yield ""
+
+
+def _chosen(results: Mapping[str, Any], index: int) -> str:
+    """The values that were chosen for a strategy, in brackets."""
+    if "tuning" not in results:
+        return ""
+    strategy = results["tuning"]["strategies"][index]
+    if len(strategy["tried"]) == 1:
+        return ""
+    varied = _varied([entry["strategy"] for entry in strategy["tried"]])
+    values = dict(_parameters(strategy["chosen"]))
+    own = results["configurations"][index]["parameters"]
+    shown = [f"{name} {_plain(values.get(name, own[name]))}" for name in varied]
+    return f" ({', '.join(shown)})"
+
+
+def _varied(texts: Sequence[str]) -> list[str]:
+    """The parameters in which strategies differ."""
+    rows = [dict(_parameters(text)) for text in texts]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return [name for name in names if len({row.get(name) for row in rows}) > 1]
+
+
+def _parameters(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the parameters of a strategy as text; a part without ``=`` belongs to the value before it."""
+    parts: list[list[str]] = []
+    for part in text.partition(":")[2].split(","):
+        name, equals, value = part.partition("=")
+        if equals:
+            parts.append([name, value])
+        elif parts:
+            parts[-1][1] += f",{part}"
+    yield from ((name, value) for name, value in parts)
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _cell(column: Column, figure: Mapping[str, Any], difference: Mapping[str, Any] | None) -> str:
+    shown = f"{column.scale * figure['value']:.{column.digits}f}"
+    if figure["low"] is not None:
+        ends = (f"{column.scale * figure[end]:.{column.digits}f}" for end in ("low", "high"))
+        shown += f" ({'-'.join(ends)})" if figure["low"] >= 0 else f" ({' to '.join(ends)})"
+    p = 1.0 if difference is None else difference["p_holm"]
+    return shown + (r" \*\*" if p < 0.01 else r" \*" if p < 0.05 else "")
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,125 @@
+"""Runs of parts, and what is kept of them."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from decoding.cli.output import as_json
+from decoding.errors import OptionError
+from decoding.files import write_whole
+from decoding.tools.evidence.parts import PARTS, Part
+
+__all__ = ["kept", "run_part"]
+
+KEPT = ("task", "model", "versions", "device", "counts", "limit", "seed", "statistics", "chance", "tuning")
+DIGITS = 6  # of figures
+
+
+def run_part(name: str, data: str, work: str, results: Path) -> None:
+    """Run the commands of a part, and write what is kept of their results.
+
+    A part that was killed continues where it was: its commands read their samples from ``work``.
+
+    Args:
+        name: of the part.
+        data: folder of the data sets.
+        work: folder of samples and adapters.
+        results: folder of ``<part>.json``.
+
+    Raises:
+        OptionError: a command failed, or what the part needs has not been made.
+    """
+    part = PARTS[name]
+    folders = [Path(work, name, str(number)) for number in range(1, len(part.steps) + 1)]
+    for needed in part.after:
+        if not all(Path(_filled(argument, data, work)).exists() for argument in _outputs(PARTS[needed])):
+            raise OptionError(f"{name} needs what {needed} makes: run that first")
+    for step, folder in zip(part.steps, folders, strict=True):
+        arguments = [_filled(argument, data, work) for argument in step.arguments]
+        if "--output" not in arguments:
+            arguments += ["--output", str(folder)]
+        code = subprocess.run([sys.executable, "-m", "decoding.evals.cli", *arguments], check=False).returncode
+        if code:
+            raise OptionError(f"{name}: decoding {shlex.join(arguments)} ended with {code}; what it evaluated is kept")
+    if not _outputs(part):
+        found = [
+            kept(written, step.language)
+            for step, folder in zip(part.steps, folders, strict=True)
+            for written in newest(folder)
+        ]
+        commands = [shlex.join(["decoding", *step.arguments]) for step in part.steps]
+        whole = {"part": name, "commands": commands, "cpu": _cpu(), "results": found}
+        results.mkdir(parents=True, exist_ok=True)
+        write_whole(results / f"{name}.json", as_json(whole, indent=1) + "\n")
+
+
+def newest(folder: Path) -> list[dict[str, Any]]:
+    """The newest results of each task in a folder, but for those of the documents that values were chosen on."""
+    by_task: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("results_*.json")):
+        written = json.loads(path.read_text(encoding="utf-8"))
+        task = str(written.get("task", ""))
+        if not task.endswith("_validation"):
+            by_task[task] = written
+    return list(by_task.values())
+
+
+def kept(written: Mapping[str, Any], language: str = "") -> dict[str, Any]:
+    """What is kept of a results file: no times, so that a part which was killed ends in the same file.
+
+    Args:
+        written: the results of an evaluation, or of ``decoding isotropy``.
+        language: of the results; by default the end of the task's name, of a task whose name has one.
+    """
+    if written["task"] == "isotropy":
+        layers = [
+            {
+                **{name: result[name] for name in ("model", "data", "counts")},
+                "isotropy": result["layers"][-1]["isotropy"],
+            }
+            for result in written["results"]
+        ]
+        return _rounded({"task": "isotropy", "versions": written["versions"], "results": layers})
+    configurations = [
+        {name: entry[name] for name in ("label", "strategy", "parameters", "configuration", "metrics")}
+        for entry in written["configurations"]
+    ]
+    chosen = {name: written[name] for name in KEPT if name in written}
+    language = language or written["task"].removesuffix("_report").rpartition("-")[2]
+    return _rounded(
+        {"language": language, **chosen, "configurations": configurations, "comparisons": written["comparisons"]}
+    )
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, DIGITS)
+    if isinstance(value, Mapping):
+        return {name: _rounded(item) for name, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value
+
+
+def _filled(argument: str, data: str, work: str) -> str:
+    return argument.replace("{data}", data).replace("{work}", work)
+
+
+def _outputs(part: Part) -> Sequence[str]:
+    """The folders that the commands of a part name."""
+    return [step.arguments[step.arguments.index("--output") + 1] for step in part.steps if "--output" in step.arguments]
+
+
+def _cpu() -> str:
+    """The name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
