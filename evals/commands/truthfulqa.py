@@ -17,12 +17,8 @@ from decoding.strategies.registry import StrategySpec
 
 if TYPE_CHECKING:
     from decoding.evals.engine.results import Results
-    from decoding.evals.tasks.truthfulqa.binary_choice import BinaryChoice
     from decoding.evals.tasks.truthfulqa.data import Question
-    from decoding.evals.tasks.truthfulqa.generation import Generation
-    from decoding.evals.tasks.truthfulqa.multiple_choice import MultipleChoice
-
-    Evaluation = MultipleChoice | BinaryChoice | Generation
+    from decoding.evals.tasks.truthfulqa.question_task import QuestionTask
 
 __all__ = ["truthfulqa_command"]
 
@@ -117,7 +113,7 @@ def truthfulqa_command(
         if name
     ]
 
-    def task_of(questions: Sequence[Question], style: Prompt, left_out: Sequence[str], suffix: str) -> Evaluation:
+    def task_of(questions: Sequence[Question], style: Prompt, left_out: Sequence[str], suffix: str) -> QuestionTask:
         if generation:
             return Generation(
                 ready.model, ready.tokenizer, questions, style, max_new_tokens=max_new_tokens,
@@ -137,12 +133,11 @@ def truthfulqa_command(
 
     results: list[Results | None] = []
 
-    def evaluate(task: Evaluation, specs: Sequence[StrategySpec]) -> None:
+    def evaluate(task: QuestionTask, specs: Sequence[StrategySpec]) -> None:
         try:
             results.append(ready.run(task, ready.configurations(task.settings, specs, chosen)))
         finally:
-            if not isinstance(task, Generation):
-                task.release()
+            task.release()
 
     if miniature_:
         validation = miniature.questions("validation") if tuning else []

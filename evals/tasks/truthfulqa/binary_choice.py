@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from decoding.evals.engine.configurations import Configuration, digest
-from decoding.evals.engine.task import Document, GroupTask, Record
+from decoding.evals.engine.task import Document, Record
 from decoding.evals.metrics.multiple_choice import mc1
 from decoding.evals.tasks.truthfulqa.data import Question, closed
 from decoding.evals.tasks.truthfulqa.prompt_scorer import PromptScorer, Sums, questions_at_once
 from decoding.evals.tasks.truthfulqa.prompts import Prompt, prompt_of
+from decoding.evals.tasks.truthfulqa.question_task import QuestionTask
 
 __all__ = ["METRICS", "OPTIONS", "BinaryChoice", "options_prompt"]
 
@@ -22,7 +23,7 @@ METRICS = ("options", "likelihood", "options raw", "likelihood raw")
 OPTIONS = ("(A)", "(B)")
 
 
-class BinaryChoice(GroupTask):
+class BinaryChoice(QuestionTask):
     """Questions with two answers, the best one and the best incorrect one; chance is 50%.
 
     The authors recommend this choice over MC1 and MC2, in which the answer that is unlike the others is often the true
@@ -61,20 +62,16 @@ class BinaryChoice(GroupTask):
         max_branch_tokens: int | None = None,
         batch_size: int | None = None,
     ) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self.questions = list(questions)
+        together = batch_size or questions_at_once(max_branch_tokens)
+        super().__init__(model, tokenizer, questions, prompt, name, together, left_out)
         self.seed = seed
-        self.skipped = left_out
-        self.name = name
-        self.group_size = batch_size or questions_at_once(max_branch_tokens)
         self.chance = dict.fromkeys(METRICS, 0.5)
         options = options_prompt(prompt.style, tokenizer)
         self.settings = {
             "prompt": prompt.settings,
             "options_prompt": options.settings,
             "seed": seed,
-            "languages": sorted({question.language for question in self.questions}),
+            "languages": self.languages,
             "questions": digest(
                 [[item.id, item.question, item.best_answer, item.best_incorrect_answer] for item in self.questions]
             ),
@@ -91,10 +88,6 @@ class BinaryChoice(GroupTask):
     def figures(self) -> tuple[str, ...]:
         """The metrics to show."""
         return METRICS
-
-    def documents(self) -> list[Document]:
-        """The questions."""
-        return [Document(question.id, question, question.where) for question in self.questions]
 
     def evaluate_group(
         self, documents: Sequence[Document], configurations: Sequence[Configuration]

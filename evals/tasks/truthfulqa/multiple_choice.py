@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from decoding.evals.engine.configurations import Configuration, digest
-from decoding.evals.engine.task import Document, GroupTask, Record
+from decoding.evals.engine.task import Document, Record
 from decoding.evals.metrics.multiple_choice import mc1, mc2, mc3
 from decoding.evals.tasks.truthfulqa.data import Question
 from decoding.evals.tasks.truthfulqa.prompt_scorer import PromptScorer, Sums, questions_at_once
 from decoding.evals.tasks.truthfulqa.prompts import Prompt
+from decoding.evals.tasks.truthfulqa.question_task import QuestionTask
 
 __all__ = ["METRICS", "MultipleChoice"]
 
@@ -18,7 +19,7 @@ METRICS = ("MC1", "MC2", "MC3", "MC1 raw", "MC2 raw", "MC3 raw")
 """Normalised: from the log-softmax of a strategy's scores. Raw: from its unchanged scores."""
 
 
-class MultipleChoice(GroupTask):
+class MultipleChoice(QuestionTask):
     """Questions whose answers are scored under several strategies, a handful of questions in a forward pass.
 
     An answer's score is the sum of its tokens' log-scores, in float64; figures are computed in log space.
@@ -47,16 +48,11 @@ class MultipleChoice(GroupTask):
         max_branch_tokens: int | None = None,
         batch_size: int | None = None,
     ) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self.questions = list(questions)
-        self.prompt = prompt
-        self.skipped = left_out
-        self.name = name
-        self.group_size = batch_size or questions_at_once(max_branch_tokens)
+        together = batch_size or questions_at_once(max_branch_tokens)
+        super().__init__(model, tokenizer, questions, prompt, name, together, left_out)
         self.settings = {
             "prompt": prompt.settings,
-            "languages": sorted({question.language for question in self.questions}),
+            "languages": self.languages,
             "questions": digest([[question.question, question.mc1, question.mc2] for question in self.questions]),
         }
         texts = [question.question for question in self.questions]
@@ -68,10 +64,6 @@ class MultipleChoice(GroupTask):
     def figures(self) -> tuple[str, ...]:
         """The metrics to show."""
         return METRICS
-
-    def documents(self) -> list[Document]:
-        """The questions."""
-        return [Document(question.id, question, question.where) for question in self.questions]
 
     def evaluate_group(
         self, documents: Sequence[Document], configurations: Sequence[Configuration]
