@@ -69,7 +69,8 @@ def _check(model: Any, use_cache: bool, padded: bool) -> Branching:
     if model.config.is_encoder_decoder:
         return Branching("fork", FORKED_BY_CONSTRUCTION) if use_cache else Branching("recompute", "use_cache=False")
     inputs, ids = probe_batch(model, padded)
-    reason = open_probe_stream(model, inputs | {"use_cache": use_cache}).recompute_reason
+    inputs["use_cache"] = use_cache
+    reason = open_probe_stream(model, inputs).recompute_reason
     if reason:
         return _recompute(model, inputs, ids, reason)
     forked = _probe_or_failure(model, inputs, "fork", ids)
@@ -147,7 +148,8 @@ def _unless_unpadded(model: Any, inputs: dict[str, Any]) -> str:
     if mask is None or bool(mask.all()):
         return ""
     try:
-        branching_of(model, padded=False)
+        # Not branching_of(), which asks for the way with padding first: the question that is being answered.
+        _check(model, inputs["use_cache"], padded=False)
     except ModelError:
         return ""
     return " after padding: give it rows of one length, or one at a time"

@@ -26,8 +26,10 @@ from decoding import (
     OptionError,
     Strategy,
 )
+from decoding.capabilities import branching
 from decoding.capabilities.branching import branching_of
 from decoding.stream.stream import Stream
+from decoding.tools.architectures.tiny import causal_types
 from decoding.tools.architectures.tiny import tiny_model as tiny_type
 from decoding.transformers_private import CACHE_ARGUMENT
 
@@ -106,6 +108,34 @@ def test_a_model_that_misreads_its_cache_behind_padding_only_shares_its_prefix_w
 def test_a_model_that_no_way_of_branching_fits_is_refused(model_type: str, reason: str) -> None:
     with pytest.raises(ModelError, match=reason):
         decoding.generate(tiny_type(model_type), torch.tensor([PROMPTS[1]]), **SEARCH)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "unpadded"),
+    [
+        ("cpmant", None),
+        pytest.param(
+            "minimax_m3_vl_text", "fork",
+            marks=pytest.mark.skipif("minimax_m3_vl_text" not in causal_types(), reason="not in this transformers"),
+        ),
+    ],
+)  # fmt: skip
+def test_a_refusal_of_padded_rows_looks_once_at_rows_without_padding(
+    model_type: str, unpadded: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, checked, check = tiny_type(model_type), [], branching._check
+
+    def watched(model: Any, use_cache: bool, padded: bool) -> Any:
+        checked.append(padded)
+        return check(model, use_cache, padded)
+
+    monkeypatch.setattr(branching, "_check", watched)
+    with pytest.raises(ModelError, match="so it cannot be branched") as refusal:
+        branching_of(model)
+    assert checked == [True, False]
+    assert str(refusal.value).endswith("after padding: give it rows of one length, or one at a time") is bool(unpadded)
+    if unpadded:
+        assert branching_of(model, padded=False).way == unpadded
 
 
 @git_reads_its_cache
