@@ -1,7 +1,7 @@
 """Reference outputs: a model's logits and states of a text, from its first token or token by token.
 
 They come from the model's own ``generate``, so that masks, positions and special inputs are those of its type. Nothing
-is shared with the library's decoding, but for a hook that collects a module's outputs.
+is shared with the library's decoding, but for a hook that collects a module's outputs and a memo of a model's layers.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from decoding.errors import ModelError
 from decoding.models.hooks import collect_outputs
+from decoding.models.memo import PerModelMemo
 from decoding.models.text_config import text_config
 from decoding.tools.architectures.tiny import VOCAB
 
 __all__ = ["LENGTHS", "Prompt", "ReferenceStep", "batch_of", "of_one_length", "prompts", "reference_steps"]
 
+_layers_of = PerModelMemo[list[nn.Module]]()
 LENGTHS = (6, 19)  # of the prompts: one within the tiny models' window of 8 tokens, and one beyond it
 
 
@@ -126,7 +128,7 @@ def reference_steps(
     head = model.get_output_embeddings()
     handles = [head.register_forward_pre_hook(lambda _module, args: head_inputs.append(args[0]))]
     if ended_after is not None:
-        layers = _layers(model, prompt)[ended_after:]
+        layers = _layers_of.get(model, None, lambda: _layers(model, prompt))[ended_after:]
         handles += [layer.register_forward_hook(_pass_on, with_kwargs=True) for layer in layers]
     try:
         with collect_outputs(model.get_decoder()) as decoded:
