@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from quick_interpreter import patch_once
+from quick_interpreter import patch_once, skip_what_nobody_reads
 
 # optimum-quanto imports setuptools (through torch's builder of extensions), which refuses to come after the distutils
 # of the standard library; packages that other tests need import that.
@@ -38,6 +38,7 @@ def pytest_collection_finish() -> None:
     """Keep the garbage collector away from imported modules: a pass over them takes 0.3 s, and tests ask for many."""
     if interpreter := sys.modules.get("triton.runtime.interpreter"):
         patch_once(interpreter)
+        skip_what_nobody_reads(interpreter)
     gc.collect()
     gc.freeze()
 
