@@ -34,9 +34,10 @@ from decoding.tools.architectures.tiny import tiny_model as tiny_type
 PROMPTS = [random_prompt(7, seed=1), random_prompt(13, seed=2)]  # longer than the tiny models' window of 8
 SIZES = [1, 4, 5, 12, 13, 100]  # one token, parts that do and do not fit 13, all but one, all, more
 GUIDE = [9, 40, 17]
-STEPS = 8
+STEPS = 5  # the pieces end with the prompt; these read what they left
 
 
+@functools.cache
 def lora(name: str) -> Any:
     """A model with an adapter "liar" that says something: fresh LoRA matrices add nothing."""
     peft = pytest.importorskip("peft", reason="needs peft")
@@ -50,20 +51,26 @@ def lora(name: str) -> Any:
 
 
 @functools.cache
+def model_of(name: str) -> Any:
+    """The model that strategies share: what is checked once per model and size is checked once."""
+    return tiny_model(name)
+
+
+@functools.cache
 def amateur_of(name: str) -> Any:
     return tiny_model(name, seed=7)
 
 
 Case = Callable[[str], tuple[Any, Strategy]]
 STRATEGIES: dict[str, Case] = {
-    "contrastive search": lambda name: (tiny_model(name), ContrastiveSearch(0.6, 4)),
-    "a window of the history": lambda name: (tiny_model(name), ContrastiveSearch(0.9, 4, max_history=6)),
-    "a separate amateur": lambda name: (tiny_model(name), ContrastiveDecoding(amateur_of(name))),
+    "contrastive search": lambda name: (model_of(name), ContrastiveSearch(0.6, 4)),
+    "a window of the history": lambda name: (model_of(name), ContrastiveSearch(0.9, 4, max_history=6)),
+    "a separate amateur": lambda name: (model_of(name), ContrastiveDecoding(amateur_of(name))),
     "a LoRA amateur": lambda name: (lora(name), ContrastiveDecoding("liar")),
-    "a prompted amateur": lambda name: (tiny_model(name), ContrastiveDecoding(Prompt(GUIDE))),
-    "DoLa": lambda name: (tiny_model(name), DoLa([0, 1, 2])),
-    "context-aware": lambda name: (tiny_model(name), ContextAware(GUIDE)),
-    "LOL, a separate amateur": lambda name: (tiny_model(name), LOL(amateur_of(name), [1, 2], guidance=GUIDE)),
+    "a prompted amateur": lambda name: (model_of(name), ContrastiveDecoding(Prompt(GUIDE))),
+    "DoLa": lambda name: (model_of(name), DoLa([0, 1, 2])),
+    "context-aware": lambda name: (model_of(name), ContextAware(GUIDE)),
+    "LOL, a separate amateur": lambda name: (model_of(name), LOL(amateur_of(name), [1, 2], guidance=GUIDE)),
     "LOL, a LoRA amateur": lambda name: (lora(name), LOL("liar", [1, 2], guidance=GUIDE)),
 }
 
