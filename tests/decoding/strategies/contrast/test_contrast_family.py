@@ -22,7 +22,7 @@ from decoding.evals import miniature
 
 TINY = ["gpt2", "llama", "qwen2", "gemma2", "cohere", "opt", "bloom", "mistral-sliding"]
 SHARED = Path(__file__).parents[5] / "shared/models"
-STEPS = 10
+STEPS = 7  # past the window of 8 tokens after both prompts
 PREFIX, GUIDE = [7, 31, 12], [9, 40, 17, 23]
 LOL_SETTINGS = {
     "amateur_weight": 0.8, "lower_amateur_weight": 0.6, "fusion_weight": 0.7, "fusion": "static",

@@ -43,14 +43,14 @@ def test_the_penalty_looks_at_the_last_states_of_each_row(
     monkeypatch.setenv("DECODING_KERNELS", backend)
     monkeypatch.setattr("decoding.strategies.contrastive_search.history.BLOCK", 4)  # moves several times
     generator = torch.Generator().manual_seed(window or 0)
-    states = torch.randn(2, 60, 24, generator=generator)
+    states = torch.randn(2, 48, 24, generator=generator)
     mask = torch.ones(2, 20, dtype=torch.long)
     mask[0, :9] = 0
     if holes:
         mask[1, 13:17] = 0
     history = HiddenHistory(mask, prompt=20, window=window)
     at = 0
-    for n in (8, 8, 4, *[1] * 25, 11, 4):
+    for n in (8, 8, 4, *[1] * 13, 11, 4):
         history.append(states[:, at : at + n])
         at += n
         candidates = torch.randn(2, 3, 24, generator=generator)
