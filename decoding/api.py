@@ -8,18 +8,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
-from transformers import GenerationConfig, StoppingCriteriaList
+from transformers import CompileConfig, GenerationConfig, StoppingCriteriaList
 from transformers.generation.stopping_criteria import StopStringCriteria
 
-from decoding.errors import InputError, OptionError
+from decoding.errors import InputError, OptionError, shown
 from decoding.generation.strategy import Strategy
 from decoding.models.forward_errors import within_memory
-from decoding.models.inputs import check_inputs, with_named_inputs
-from decoding.models.wrappers import check_model
-from decoding.parameters import plain_number
+from decoding.models.inputs import check_inputs, check_whole, with_named_inputs
+from decoding.models.wrappers import check_model, text_tokenizer
+from decoding.parameters import plain_number, require_flag
 from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
 from decoding.strategies.dola import DoLa
 from decoding.strategies.effective_config import with_strategy
+from decoding.strategies.generation_options import check_together, checked_call
 from decoding.strategies.registry import StrategySpec
 from decoding.strategies.stored import stored_strategy
 
@@ -53,7 +54,7 @@ def generate(
         stopping_criteria: as in ``model.generate``.
         streamer: as in ``model.generate``; receives the prompt, each token and the end.
         tokenizer: needed for ``stop_strings`` and ``token_healing``, and for a strategy that has texts but no
-            tokenizer.
+            tokenizer. A processor does as well.
         compile: capture the decode step and replay it for each token: the same tokens, and a GPU that does not wait
             between kernels (docs/compile.md: when it pays, memory, what is refused).
         kwargs: everything else that ``model.generate`` takes.
@@ -71,16 +72,20 @@ def generate(
         >>> decoding.generate(model, **tokenizer("The town lies", return_tensors="pt"), penalty_alpha=0.6, top_k=4)
     """
     check_model(model)
+    tokenizer = text_tokenizer(tokenizer, required=False)
     inputs, kwargs = with_named_inputs(inputs, kwargs)
-    config = generation_config or model.generation_config
+    if isinstance(inputs, Tensor) and getattr(model, "main_input_name", None) == "input_ids":
+        check_whole(inputs)
+    kwargs = _checked_arguments(generation_config, stopping_criteria, streamer, compile, kwargs)
+    config = model.generation_config if generation_config is None else generation_config
+    check_together(kwargs, lambda name: kwargs.get(name, getattr(config, name)))
     text_options = _text_options(config, model.generation_config)
     if tokenizer is None and kwargs.get("token_healing", text_options.get("token_healing")):
         raise OptionError("token_healing=True: pass tokenizer=... as well, to find the tokens that the last one begins")
-    strategy = (
-        strategy
-        or stored_strategy(model, generation_config, kwargs, tokenizer)
-        or _strategy_of_arguments(kwargs, config)
-    )
+    if strategy is None:
+        strategy = stored_strategy(model, generation_config, kwargs, tokenizer)
+    if strategy is None:
+        strategy = _strategy_of_arguments(kwargs, config)
     # Some models' own generate() calls its first parameter pixel_values, or input_ids: given by name it stays that.
     positional = () if inputs is None else (inputs,)
     if strategy is None:
@@ -90,8 +95,7 @@ def generate(
             *positional, generation_config=generation_config, stopping_criteria=stopping_criteria, streamer=streamer,
             tokenizer=tokenizer, **kwargs,
         )  # fmt: skip
-    if not isinstance(strategy, Strategy):
-        raise OptionError(f"strategy={strategy!r}: must be a strategy such as decoding.ContrastiveSearch()")
+    _check_strategy(strategy)
     strategy = strategy.with_tokenizer(tokenizer)
     kwargs.pop("low_memory", None)  # every call here needs little memory for its candidates
     if kwargs.get("cache_implementation", config.cache_implementation) == "paged":
@@ -149,15 +153,49 @@ def pipeline_kwargs(strategy: Strategy, **options: Any) -> dict[str, Any]:
         Keyword arguments of a call of the pipeline. Pipelines of images and text take them as ``generate_kwargs``.
 
     Raises:
-        OptionError: no strategy.
+        OptionError: no strategy, or an option of the wrong kind.
 
     Example:
         >>> pipe = transformers.pipeline("text-generation", model=model, tokenizer=tokenizer)
         >>> pipe("The town lies", **decoding.pipeline_kwargs(ContrastiveSearch(), max_new_tokens=64))
     """
-    if not isinstance(strategy, Strategy):
-        raise OptionError(f"strategy={strategy!r}: must be a strategy such as decoding.ContrastiveSearch()")
+    _check_strategy(strategy)
+    text_tokenizer(options.get("tokenizer"), required=False)
+    options = checked_call(options)
     return {"custom_generate": strategy, "do_sample": False, "num_beams": 1, **options}
+
+
+def _check_strategy(strategy: Any) -> None:
+    if not isinstance(strategy, Strategy):
+        raise OptionError(f"strategy={shown(strategy)}: must be a strategy such as decoding.ContrastiveSearch()")
+
+
+def _checked_arguments(
+    config: Any, criteria: Any, streamer: Any, compile: Any, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The keyword arguments of :func:`generate`, numbers as Python's.
+
+    Raises:
+        OptionError: an argument is of another kind than it must be.
+    """
+    if config is not None and not isinstance(config, GenerationConfig):
+        raise OptionError(
+            f"generation_config={shown(config)}: must be a transformers.GenerationConfig; options may be given by name "
+            "too, such as max_new_tokens=64"
+        )
+    for name, given in (("stopping_criteria", criteria), ("logits_processor", options.get("logits_processor"))):
+        if given is not None and not (isinstance(given, (list, tuple)) and all(map(callable, given))):
+            raise OptionError(f"{name}={shown(given)}: must be a list of them, each a callable of transformers' kind")
+    if streamer is not None and not all(callable(getattr(streamer, method, None)) for method in ("put", "end")):
+        raise OptionError(f"streamer={shown(streamer)}: must have put() and end(), such as transformers.TextStreamer")
+    require_flag("compile", compile)
+    compile_config = options.get("compile_config")
+    if compile_config is not None and not isinstance(compile_config, CompileConfig):
+        raise OptionError(
+            f"compile_config={shown(compile_config)}: must be a transformers.CompileConfig; compile=True captures the "
+            "steps of a strategy"
+        )
+    return checked_call(options)
 
 
 def _text_options(*configs: GenerationConfig) -> dict[str, Any]:

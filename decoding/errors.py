@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "DecodingError",
@@ -13,6 +14,7 @@ __all__ = [
     "OptionError",
     "nearest",
     "one_line",
+    "shown",
 ]
 
 
@@ -47,10 +49,16 @@ def nearest(given: str, known: Iterable[str], heading: str = "expected one of") 
         known: the names that there are.
         heading: stands before all names.
     """
-    known = list(known)
+    known = list(map(str, known))
     close = difflib.get_close_matches(given, known, n=2, cutoff=0.5)
     guess = f"; did you mean {' or '.join(close)}?" if close else ";"
     return f"{guess} {heading} {', '.join(known)}" if known else guess.rstrip(";")
+
+
+def shown(value: Any, limit: int = 80) -> str:
+    """A value as a message quotes it: its ``repr`` in one line, cut to ``limit`` characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def one_line(error: BaseException, limit: int = 160) -> str:

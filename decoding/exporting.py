@@ -14,7 +14,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 from decoding import api
-from decoding.errors import DecodingError, ModelError, OptionError, one_line
+from decoding.errors import DecodingError, ModelError, OptionError, one_line, shown
 from decoding.generation.strategy import Strategy
 from decoding.models.adapters import adapters_of
 from decoding.models.builtin import BUILT_IN_ADAPTERS
@@ -138,7 +138,7 @@ def export(
     options = checked_options(generation_config)
     check_apply(options, [spec])
     if link not in (None, *LINKS):
-        raise OptionError(f"link={link!r}: must be {' or '.join(LINKS)}, or None for copies")
+        raise OptionError(f"link={shown(link)}: must be {' or '.join(LINKS)}, or None for copies")
     with _written(Path(output).expanduser(), force) as (folder, replaced):
         loaded, tokenizer = load(str(model), device, "auto", device_map=device_map)
         check_tokens(options, vocab_size(loaded))
@@ -267,7 +267,7 @@ def _written(output: Path, force: bool) -> Iterator[tuple[Path, Path]]:
 def _save(model: Any, tokenizer: Any, target: Path, link: str | None) -> None:
     """Write a model that was read from a .gguf file."""
     if link is not None:
-        raise OptionError(f"link={link!r}: {model.name_or_path} has no files that a model folder could link to")
+        raise OptionError(f"link={shown(link)}: {model.name_or_path} has no files that a model folder could link to")
     save(model, tokenizer, target)
 
 

@@ -6,17 +6,22 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from decoding.errors import OptionError
+from decoding.errors import OptionError, shown
 
 __all__ = [
+    "LARGEST",
     "plain_number",
     "plain_numbers",
     "require_choice",
     "require_count",
+    "require_flag",
     "require_number",
     "require_range",
     "store_plain_numbers",
 ]
+
+
+LARGEST = 3.4028234663852886e38  # of float32, in which scores are computed
 
 
 def plain_number(value: Any) -> Any:
@@ -58,28 +63,38 @@ def require_range(name: str, value: Any, low: float, high: float) -> None:
     """Raise OptionError unless low <= value <= high."""
     value = plain_number(value)
     if not _is_number(value) or not low <= value <= high:
-        raise OptionError(f"{name}={value!r}: must be a number from {low:g} to {high:g}")
+        raise OptionError(f"{name}={shown(value)}: must be a number from {low:g} to {high:g}")
 
 
 def require_number(name: str, value: Any, low: float, open_: bool = False) -> None:
-    """Raise OptionError unless low <= value, or low < value where ``open_``, and value is finite."""
+    """Raise OptionError unless low <= value, or low < value where ``open_``, and value is finite in float32."""
     value = plain_number(value)
-    if not _is_number(value) or not low <= value < float("inf") or (open_ and value == low):
+    if not _is_number(value) or not low <= value <= LARGEST or (open_ and value == low):
         limit = f"above {low:g}" if open_ else f"from {low:g} up"
-        raise OptionError(f"{name}={value!r}: must be a number {limit}")
+        if _is_number(value) and value > LARGEST:
+            limit += f", and at most {LARGEST:g}, the largest of float32"
+        raise OptionError(f"{name}={shown(value)}: must be a number {limit}")
 
 
-def require_count(name: str, value: Any, low: int, note: str = "") -> None:
-    """Raise OptionError unless value is a whole number from low up."""
+def require_count(name: str, value: Any, low: int, note: str = "", high: int | None = None) -> None:
+    """Raise OptionError unless value is a whole number from low up, or to high where that is given."""
     value = plain_number(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise OptionError(f"{name}={value!r}: must be a whole number from {low}{note}")
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= low
+    if not is_count or (high is not None and value > high):
+        limit = "" if high is None else f" to {high}"
+        raise OptionError(f"{name}={shown(value)}: must be a whole number from {low}{limit}{note}")
+
+
+def require_flag(name: str, value: Any) -> None:
+    """Raise OptionError unless value is True or False."""
+    if not isinstance(plain_number(value), bool):
+        raise OptionError(f"{name}={shown(value)}: must be True or False")
 
 
 def require_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Raise OptionError unless value is one of the choices."""
     if not isinstance(value, str) or value not in choices:
-        raise OptionError(f"{name}={value!r}: must be {' or '.join(choices)}")
+        raise OptionError(f"{name}={shown(value)}: must be {' or '.join(choices)}")
 
 
 def _is_number(value: Any) -> bool:

@@ -12,6 +12,7 @@ from decoding.api import generate_with
 from decoding.errors import OptionError
 from decoding.models.devices import input_device
 from decoding.models.inputs import check_inputs, context_of
+from decoding.models.wrappers import text_tokenizer
 from decoding.strategies.registry import StrategySpec
 
 __all__ = [
@@ -139,6 +140,7 @@ def encoded(model: Any, tokenizer: Any, prompt: str, chat: bool = False) -> dict
         InputError: it is longer than the model's context.
         OptionError: ``chat`` with a tokenizer that has no chat template.
     """
+    tokenizer = text_tokenizer(tokenizer)
     if chat:
         if not tokenizer.chat_template:
             raise OptionError("--chat: the model's tokenizer has no chat template; leave --chat out")

@@ -17,7 +17,7 @@ from transformers import GenerationConfig
 from decoding.capabilities.branching import branching_of
 from decoding.capabilities.chunked_prefill import checked_chunking
 from decoding.capabilities.cuda_graphs import check_cuda_graphs, cuda_graphs_requested, request_cuda_graphs
-from decoding.errors import OptionError
+from decoding.errors import OptionError, shown
 from decoding.models.inputs import with_named_inputs
 from decoding.models.mixed_rows import MixedRows
 from decoding.models.wrappers import unwrapped
@@ -61,7 +61,7 @@ def open_stream(
     model = unwrapped(model)
     exits = plain_numbers(exits)
     if not isinstance(exits, (list, tuple)):
-        raise OptionError(f"exits={exits!r}: must be numbers of layers such as [4, 8]")
+        raise OptionError(f"exits={shown(exits)}: must be numbers of layers such as [4, 8]")
     for exit_ in exits:
         require_count("exits", exit_, 0)
     inputs, named = with_named_inputs(inputs, named)

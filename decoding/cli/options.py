@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from decoding.errors import InputError, one_line
+from decoding.errors import InputError, OptionError, one_line
 from decoding.rows import iter_texts
 from decoding.strategies.parameters_text import named_values
 from decoding.strategies.registry import strategy_name
@@ -175,6 +175,21 @@ def settings_of(pairs: Sequence[str]) -> dict[str, str]:
         OptionError: a string without ``=``, or a name given twice.
     """
     return named_values("--set", pairs, "--set top_k=5")
+
+
+def codes_of(option: str, given: str) -> list[str]:
+    """Return the codes of an option such as ``--languages de,fr``.
+
+    Raises:
+        OptionError: one that is empty, or given twice.
+    """
+    codes = [code.strip() for code in given.split(",")]
+    if not all(codes):
+        raise OptionError(f"{option} {given!r}: a code is empty; expected codes with commas between, such as de,fr")
+    twice = next((code for code in codes if codes.count(code) > 1), None)
+    if twice is not None:
+        raise OptionError(f"{option} {given!r}: {twice} is given twice")
+    return codes
 
 
 def prompts_of(given: Sequence[str] | None, file: Path | None = None) -> list[str]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper
 
-from decoding.errors import OptionError
+from decoding.errors import OptionError, shown
 from decoding.generation.strategy import Strategy
 from decoding.models.text_config import vocab_size
 from decoding.parameters import require_count, require_range
@@ -54,7 +54,7 @@ class CandidateStrategy(Strategy):
         """Raise OptionError where k is beyond the model's vocabulary."""
         vocab = vocab_size(model)
         if self.top_k > vocab:
-            raise OptionError(f"top_k={self.top_k}: must be 1 to {vocab}, the size of the model's vocabulary")
+            raise OptionError(f"top_k={shown(self.top_k)}: must be 1 to {vocab}, the size of the model's vocabulary")
 
     def split_temperature(self, logits_processor: LogitsProcessorList) -> tuple[LogitsProcessorList, float]:
         """The processors but for temperature, and the temperature: it belongs to the draw among the candidates, not to

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from decoding.capabilities.cuda_graphs import request_cuda_graphs
-from decoding.errors import InputError
+from decoding.errors import InputError, OptionError, shown
 from decoding.generation.session import Session, argmax_first
 from decoding.models.forward_errors import not_a_number, within_memory
 from decoding.models.inputs import check_inputs, with_named_inputs
@@ -36,6 +36,8 @@ class StrategyLogitsProcessor(LogitsProcessor):
     supports_continuous_batching = False  # requests that come and go in one batch have no session
 
     def __init__(self, strategy: Any, model: Any, compile: bool = False, **inputs: Any) -> None:
+        if isinstance(strategy, type) or not callable(getattr(strategy, "rescoring_session", None)):
+            raise OptionError(f"strategy={shown(strategy)}: must be a strategy such as decoding.ContrastiveSearch()")
         model = unwrapped(model)
         _, inputs = with_named_inputs(None, inputs)
         strategy.check(model)
@@ -60,10 +62,11 @@ class StrategyLogitsProcessor(LogitsProcessor):
         """(rows, vocab) the strategy's scores for the next token, dtype of ``scores``.
 
         Raises:
-            InputError: the scores given are NaN.
+            InputError: the scores given are NaN, or tokens or scores are no tensors of these shapes.
             ModelError: the strategy's scores are NaN, though those that it was given are not.
             DecodingError: any other error of the strategy.
         """
+        _check_arguments(input_ids, scores)
         with within_memory(self.model, f"{len(input_ids)} rows of {input_ids.shape[1]} tokens"):
             session = self._in_step_with(input_ids)
             rescored = session.rescored(input_ids, scores).to(scores.dtype)
@@ -152,3 +155,17 @@ class StrategyLogitsProcessor(LogitsProcessor):
                 "attention_mask=... to the processor, so that it can tell padding from text"
             )
         return 1 - padding
+
+
+def _check_arguments(input_ids: Any, scores: Any) -> None:
+    """Raise InputError where the arguments are not those that ``generate`` calls a processor with."""
+    for name, given in (("input_ids", input_ids), ("scores", scores)):
+        if not isinstance(given, Tensor) or given.dim() != 2:
+            kind = f"{tuple(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
+            width = "length" if name == "input_ids" else "vocab"
+            raise InputError(f"{name} of a logits processor must be a tensor (rows, {width}), and is {kind}")
+    if not scores.is_floating_point() or len(scores) != len(input_ids):
+        raise InputError(
+            f"scores {tuple(scores.shape)} of {str(scores.dtype).removeprefix('torch.')}: must be floats, one row for "
+            f"each of the {len(input_ids)} of input_ids"
+        )

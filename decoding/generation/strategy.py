@@ -17,6 +17,7 @@ from decoding.generation.logits_processor import StrategyLogitsProcessor
 from decoding.generation.loop import decode
 from decoding.generation.session import Session
 from decoding.models.inputs import check_inputs
+from decoding.models.wrappers import text_tokenizer
 from decoding.parameters import store_plain_numbers
 from decoding.stream.recompute import warn_recompute_cost
 
@@ -41,6 +42,9 @@ class Strategy(ABC):
 
     def __post_init__(self) -> None:
         store_plain_numbers(self)
+        given = getattr(self, "tokenizer", None)
+        if (tokenizer := text_tokenizer(given, required=False)) is not given:
+            object.__setattr__(self, "tokenizer", tokenizer)
 
     @abstractmethod
     def session(
@@ -68,7 +72,12 @@ class Strategy(ABC):
         return self.session(model, input_ids, model_kwargs, generation_config, restorable=True)
 
     def with_tokenizer(self, tokenizer: Any) -> Strategy:
-        """The strategy with the tokenizer of its texts, where it has texts and no tokenizer yet."""
+        """The strategy with the tokenizer of its texts, where it has texts and no tokenizer yet.
+
+        Raises:
+            OptionError: it is no tokenizer.
+        """
+        tokenizer = text_tokenizer(tokenizer, required=False)
         if tokenizer is None or getattr(self, "tokenizer", tokenizer) is not None:
             return self
         return dataclasses.replace(self, tokenizer=tokenizer)  # type: ignore[type-var]

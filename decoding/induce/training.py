@@ -23,7 +23,7 @@ from decoding.models.devices import input_device, is_offloaded, is_tensor_parall
 from decoding.models.identity import digest, identity
 from decoding.models.settings import settings_kept
 from decoding.models.structure import inspect_model
-from decoding.models.wrappers import unwrapped
+from decoding.models.wrappers import text_tokenizer, unwrapped
 
 __all__ = ["induce"]
 
@@ -66,7 +66,7 @@ def induce(
     """
     recipe = recipe or Recipe()
     output = Path(output)
-    model = unwrapped(model)
+    model, tokenizer = unwrapped(model), text_tokenizer(tokenizer)
     _check_packages()
     _check_trainable(model)
     rows = _tokenized(tokenizer, examples, recipe)

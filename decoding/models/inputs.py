@@ -13,13 +13,15 @@ from decoding.cache.growing import tokens_in
 from decoding.errors import InputError, ModelError
 from decoding.models.devices import input_device
 from decoding.models.text_config import text_config
-from decoding.transformers_private import CACHE_ARGUMENT, cache_in
+from decoding.transformers_private import CACHE_ARGUMENT, CACHE_ARGUMENTS, cache_in
 
 __all__ = [
     "check_cache",
     "check_inputs",
     "check_mask",
     "check_tokens",
+    "check_weights",
+    "check_whole",
     "context_of",
     "given_inputs",
     "with_named_inputs",
@@ -65,7 +67,42 @@ def with_named_inputs(inputs: Any, named: Mapping[str, Any]) -> tuple[Any, dict[
         raise InputError(
             f"attention_mask must be a tensor (batch, length) of ones, and zeros for padding, and is {given}"
         )
+    if isinstance(tokens, Tensor) and tokens.is_complex():
+        check_whole(tokens)
+    if named.get("input_ids") is not None:
+        check_whole(named["input_ids"])
+    _check_named(named)
     return inputs, named
+
+
+def check_whole(tokens: Tensor) -> None:
+    """Raise InputError where a prompt's tokens are no whole numbers."""
+    if not _is_whole(tokens):
+        raise InputError(f"input_ids {_kind(tokens)}: must be whole numbers, (batch, length)")
+
+
+def _check_named(named: Mapping[str, Any]) -> None:
+    """Raise InputError where embeddings, positions or a cache are of another kind than transformers takes."""
+    embeds, positions = named.get("inputs_embeds"), named.get("position_ids")
+    if embeds is not None and not (isinstance(embeds, Tensor) and embeds.is_floating_point() and embeds.dim() >= 3):
+        raise InputError(f"inputs_embeds must be a tensor of floats (batch, length, size), and is {_kind(embeds)}")
+    if positions is not None and not (isinstance(positions, Tensor) and positions.dim() >= 1 and _is_whole(positions)):
+        raise InputError(f"position_ids must be a tensor of whole numbers (batch, length), and is {_kind(positions)}")
+    for name in CACHE_ARGUMENTS:
+        cache = named.get(name)
+        if cache is not None and not isinstance(cache, Cache):
+            raise InputError(
+                f"{name} is a {type(cache).__name__}: must be a Cache of transformers such as DynamicCache"
+            )
+
+
+def _kind(value: Any) -> str:
+    """What a value is, for messages: the shape and dtype of a tensor, the type of anything else."""
+    return f"{tuple(value.shape)} of {_dtype(value)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
 def check_tokens(model: Any, input_ids: Tensor) -> None:
@@ -80,7 +117,7 @@ def check_tokens(model: Any, input_ids: Tensor) -> None:
     """
     if not isinstance(input_ids, Tensor):
         raise InputError(f"input_ids must be a tensor (batch, length), and is a {type(input_ids).__name__}")
-    if input_ids.dim() != 2 or input_ids.is_floating_point() or input_ids.dtype == torch.bool:
+    if input_ids.dim() != 2 or not _is_whole(input_ids):
         raise InputError(
             f"input_ids {tuple(input_ids.shape)} of {_dtype(input_ids)}: must be whole numbers, (batch, length)"
         )
@@ -175,6 +212,12 @@ def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
+def check_weights(model: Any) -> None:
+    """Raise ModelError where a model has no weights."""
+    if input_device(model).type == "meta":
+        raise ModelError(f"{type(model).__name__} is on the meta device, without weights: load them first")
+
+
 def check_inputs(model: Any, input_ids: Tensor, model_kwargs: dict[str, Any]) -> None:
     """Refuse prompts that cannot be read.
 
@@ -183,8 +226,7 @@ def check_inputs(model: Any, input_ids: Tensor, model_kwargs: dict[str, Any]) ->
             row that is all padding, a prompt as long as the context.
         ModelError: the model has no weights.
     """
-    if input_device(model).type == "meta":
-        raise ModelError(f"{type(model).__name__} is on the meta device, without weights: load them first")
+    check_weights(model)
     check_tokens(model, input_ids)
     embeds = model_kwargs.get("inputs_embeds")
     length = max(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from decoding.errors import ModelError, OptionError
+from decoding.errors import ModelError, OptionError, shown
 from decoding.models.structure import inspect_model
 
 __all__ = ["depth_of", "exits_of", "matching_exits", "require_layers"]
@@ -26,12 +26,14 @@ def depth_of(model: Any) -> int:
 def require_layers(name: str, layers: Sequence[int | float]) -> None:
     """Raise OptionError unless each is a whole number from 0 or a fraction between 0 and 1."""
     if isinstance(layers, str) or not isinstance(layers, Sequence):
-        raise OptionError(f"{name}={layers!r}: expected numbers of layers or shares of the depth, such as [16, 0.5]")
+        raise OptionError(
+            f"{name}={shown(layers)}: expected numbers of layers or shares of the depth, such as [16, 0.5]"
+        )
     for layer in layers:
         is_number = isinstance(layer, int) and not isinstance(layer, bool) and layer >= 0
         if not is_number and not (isinstance(layer, float) and 0 < layer < 1):
             raise OptionError(
-                f"{name}={list(layers)!r}: expected numbers of layers from 0, such as 16, or shares of the depth "
+                f"{name}={shown(list(layers))}: expected numbers of layers from 0, such as 16, or shares of the depth "
                 "between 0 and 1, such as 0.5"
             )
 

@@ -1,4 +1,4 @@
-"""Checks of the model that a caller gives, and the model inside a wrapper."""
+"""Checks of the model and the tokenizer that a caller gives, and the model inside a wrapper."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from decoding.errors import ModelError
+from decoding.errors import ModelError, OptionError, shown
 
-__all__ = ["check_model", "unwrapped"]
+__all__ = ["check_model", "text_tokenizer", "unwrapped"]
 
 
 def unwrapped(model: Any, role: str = "model") -> Any:
@@ -60,3 +60,31 @@ def check_model(model: Any, role: str = "model") -> None:
                 "AutoModelForCausalLM loads"
             )
         raise ModelError(f"the {role} must be a transformers model that generates text, and is a {kind}")
+
+
+def text_tokenizer(tokenizer: Any, required: bool = True) -> Any:
+    """The tokenizer that a caller gives; of a processor, its part for texts.
+
+    Args:
+        tokenizer: what a caller gave.
+        required: False lets None pass.
+
+    Raises:
+        OptionError: what cannot tokenise: a name, a model, a tokenizer's class, the inside of a fast tokenizer. It says
+            what was given and what is expected.
+    """
+    if tokenizer is None and not required:
+        return None
+    if isinstance(tokenizer, (str, Path)):
+        raise OptionError(
+            f"tokenizer={str(tokenizer)!r}: expected a tokenizer, not its name; decoding.load(...) returns one beside "
+            "its model"
+        )
+    if not hasattr(tokenizer, "get_vocab"):
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    is_object = callable(tokenizer) and not isinstance(tokenizer, (type, nn.Module))
+    if not (is_object and callable(getattr(tokenizer, "decode", None))):
+        raise OptionError(
+            f"tokenizer={shown(tokenizer)}: must be a tokenizer of transformers, such as AutoTokenizer loads"
+        )
+    return tokenizer

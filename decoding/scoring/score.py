@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from decoding.errors import InputError, OptionError
+from decoding.models.wrappers import text_tokenizer
+from decoding.parameters import require_flag
 from decoding.scoring.scorer import Scorer
 from decoding.scoring.token_ids import as_continuations, token_ids
 
@@ -59,6 +61,7 @@ def score(
         >>> scores = decoding.score(model, "Q: ...\nA:", [" Yes.", " No."], DoLa("high"), tokenizer=tokenizer)
         >>> [token_scores.sum().item() for token_scores in scores]
     """
+    require_flag("normalized", normalized)
     prompt_ids, continuation_ids = tokens_of(prompt, continuations, tokenizer)
     with Scorer(model, prompt_ids, [strategy], tokenizer=tokenizer, floor=floor) as scorer:
         all_scores = scorer.score([([], continuation_ids)])[0][0]
@@ -86,6 +89,7 @@ def tokens_of(
         OptionError: text without a tokenizer.
         InputError: nothing to read or to score.
     """
+    tokenizer = text_tokenizer(tokenizer, required=False)
     continuations = as_continuations(continuations)
     if tokenizer is None and any(isinstance(text, str) for text in (prompt, *continuations)):
         raise OptionError("prompt and continuations as text need tokenizer=...; or give token ids")

@@ -10,13 +10,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from decoding.errors import InputError, OptionError
+from decoding.errors import InputError, OptionError, shown
 from decoding.generation.unpadded_text import NO_TOKEN
 from decoding.models.devices import input_device
 from decoding.models.inputs import check_inputs
 from decoding.models.text_config import vocab_size
-from decoding.models.wrappers import unwrapped
-from decoding.parameters import plain_number, require_count
+from decoding.models.wrappers import text_tokenizer, unwrapped
+from decoding.parameters import LARGEST, plain_number, require_count, require_range
 from decoding.scoring.token_ids import as_continuations, token_ids
 from decoding.strategies.baselines import Greedy
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
@@ -90,6 +90,7 @@ class Scorer:
         floor: float = -1000.0,
     ) -> None:
         self.model = unwrapped(model)
+        tokenizer = text_tokenizer(tokenizer, required=False)
         self.prefix = token_ids(prefix, "prefix")
         no_list = not isinstance(strategies, Iterable) or getattr(strategies, "ndim", 1) == 0
         if no_list or isinstance(strategies, str):
@@ -98,8 +99,8 @@ class Scorer:
         self.max_branch_tokens = TOKENS_AT_ONCE if max_branch_tokens is None else plain_number(max_branch_tokens)
         require_count("max_branch_tokens", self.max_branch_tokens, 1)
         self.floor = plain_number(floor)
-        if not isinstance(self.floor, (int, float)):
-            raise OptionError(f"floor={floor!r}: must be a number")
+        if not isinstance(self.floor, float) or self.floor != -float("inf"):
+            require_range("floor", self.floor, -LARGEST, LARGEST)
         if not self.prefix:
             raise InputError("the prompt is empty: give at least one token")
         # A reader of the last token of each prompt shares no prefix with other prompts.
@@ -339,7 +340,7 @@ def _scoring_strategy(strategy: Any, tokenizer: Any) -> ContrastStrategy:
         return _Plain()
     if isinstance(strategy, ContrastStrategy) and strategy.scorable:
         return cast(ContrastStrategy, strategy.with_tokenizer(tokenizer))
-    name = getattr(strategy, "name", repr(strategy))
+    name = getattr(strategy, "name", shown(strategy))
     raise OptionError(
         f"strategy={name}: gives no score to a given token; must be {', '.join(scorable_strategies())}, or None for "
         "the model's own log-probabilities"

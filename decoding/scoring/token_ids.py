@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from decoding.errors import InputError
+from decoding.errors import InputError, shown
 from decoding.parameters import plain_number
 
 __all__ = ["as_continuations", "token_ids"]
@@ -27,7 +27,7 @@ def as_continuations(continuations: Any) -> list[Any]:
         or getattr(continuations, "ndim", 1) == 0
         or isinstance(continuations, bytes)
     ):
-        raise InputError(f"continuations={continuations!r}: must be texts or token ids, one of them or a list")
+        raise InputError(f"continuations={shown(continuations)}: must be texts or token ids, one of them or a list")
     continuations = list(continuations)
     if continuations and all(isinstance(plain_number(token), int) for token in continuations):
         return [continuations]
@@ -61,12 +61,12 @@ def token_ids(tokens: Any, what: str = "token ids") -> list[int]:
         if tokens.ndim > 1 and tokens.shape[0] != 1:
             raise InputError(f"{what}: {tuple(tokens.shape)}, where one text, (length,) or (1, length), is expected")
         if tokens.ndim == 0 or getattr(tokens, "is_meta", False):
-            raise InputError(f"{what}: {tokens!r} must be token ids, whole numbers in a list")
+            raise InputError(f"{what}: {shown(tokens)} must be token ids, whole numbers in a list")
         tokens = tokens.flatten().tolist()
     if isinstance(tokens, str) or not isinstance(tokens, Iterable):
-        raise InputError(f"{what}: {tokens!r} must be token ids, whole numbers in a list")
+        raise InputError(f"{what}: {shown(tokens)} must be token ids, whole numbers in a list")
     ids = [token if type(token) is int else plain_number(token) for token in tokens]
     wrong = [token for token in ids if not isinstance(token, int) or isinstance(token, bool)]
     if wrong:
-        raise InputError(f"{what}: {wrong[0]!r} among its token ids must be a whole number")
+        raise InputError(f"{what}: {shown(wrong[0])} among its token ids must be a whole number")
     return ids

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from decoding.kernels.contrast import contrast_logits
 from decoding.parameters import require_number
-from decoding.strategies.contrast.amateurs import check_text, text_reader
+from decoding.strategies.contrast.amateurs import text_reader
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 from decoding.strategies.contrast.system_messages import Placement, require_placement
+from decoding.strategies.contrast.texts import check_text, texts_of
 
 __all__ = ["ContextAware"]
 
@@ -27,14 +28,14 @@ class ContextAware(ContrastStrategy):
     Source: Shi et al., "Trusting Your Evidence: Hallucinate Less with Context-aware Decoding", 2305.14739.
 
     Args:
-        context: c: text, token ids, or a sequence of one of these a row. Empty, this is plain decoding.
+        context: c: text, token ids, or a sequence of one of these a row; none of them empty.
         alpha: α >= 0; the paper uses 0.5 for summaries and 1 where the context contradicts what the model knows.
         tokenizer: for a context given as text.
         placement: "system" makes the context the system message of a chat, "prefix" puts it before the whole prompt.
             None is "system" where a prompt begins as the tokenizer's chat template does, and "prefix" where not.
 
     Raises:
-        OptionError: a value out of range, or text without a tokenizer (when a call begins).
+        OptionError: a value out of range, an empty context, or text without a tokenizer (when a call begins).
         InputError: a context that fills the model's context length, or a prompt that is no chat with
             ``placement="system"`` (likewise).
 
@@ -51,6 +52,7 @@ class ContextAware(ContrastStrategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        texts_of(self.context, "context")
         require_number("alpha", self.alpha, 0.0)
         require_placement(self.placement)
 

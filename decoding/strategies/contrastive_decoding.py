@@ -8,13 +8,20 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from decoding.errors import OptionError
+from decoding.errors import OptionError, shown
 from decoding.kernels.contrast import contrast_log_probs, contrast_logits
 from decoding.parameters import require_choice, require_number, require_range
-from decoding.strategies.contrast.amateurs import amateur_reader, cut_to_shared, padded_to
+from decoding.strategies.contrast.amateurs import (
+    amateur_reader,
+    check_amateur,
+    cut_to_shared,
+    padded_to,
+    prompt_text,
+)
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 from decoding.strategies.contrast.system_messages import Placement, require_placement
+from decoding.strategies.contrast.texts import least_rows
 
 __all__ = ["ContrastiveDecoding"]
 
@@ -47,7 +54,7 @@ class ContrastiveDecoding(ContrastStrategy):
             where not.
 
     Raises:
-        OptionError: a value out of range.
+        OptionError: a value out of range, or an empty name or text.
         ModelError: an amateur of other tokens, or one that cannot be loaded (when a call begins).
 
     Example:
@@ -66,6 +73,7 @@ class ContrastiveDecoding(ContrastStrategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_amateur(self.amateur)
         require_range("alpha", self.alpha, 0.0, 1.0)
         require_number("beta", self.beta, 0.0)
         require_choice("form", self.form, FORMS)
@@ -79,13 +87,13 @@ class ContrastiveDecoding(ContrastStrategy):
             )
         if self.form == "logits" and self.amateur_temperature != 1:
             raise OptionError(
-                f"amateur_temperature={self.amateur_temperature!r}: must be 1 with form='logits', where β alone weighs "
-                "the amateur; form='log_probs' has a temperature"
+                f"amateur_temperature={shown(self.amateur_temperature)}: must be 1 with form='logits', where β alone "
+                "weighs the amateur; form='log_probs' has a temperature"
             )
 
     def check(self, model: Any) -> None:
         """Raise where the amateur cannot be loaded or does not fit the model; loads it where it is given by name."""
-        self.readers(model, 1)
+        self.readers(model, least_rows(prompt_text(self.amateur)))
 
     def readers(self, model: Any, rows: int) -> list[Reader]:
         """The expert and the amateur."""

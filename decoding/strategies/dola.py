@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from decoding.errors import OptionError
+from decoding.errors import OptionError, shown
 from decoding.kernels.contrast import contrast_log_probs
 from decoding.kernels.layer_divergence import layer_divergence
 from decoding.models.layers import depth_of
 from decoding.models.structure import inspect_model
-from decoding.parameters import plain_numbers, require_choice, require_range
+from decoding.parameters import plain_numbers, require_choice, require_flag, require_range
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 
@@ -62,6 +62,8 @@ class DoLa(ContrastStrategy):
         super().__post_init__()
         require_range("alpha", self.alpha, 0.0, 1.0)
         require_choice("divergence", self.divergence, DIVERGENCES)
+        require_flag("final_norm", self.final_norm)
+        require_flag("per_row", self.per_row)
         if isinstance(self.layers, str):
             if self.layers not in ("low", "high"):
                 raise self._bad_layers()
@@ -74,7 +76,7 @@ class DoLa(ContrastStrategy):
         object.__setattr__(self, "layers", tuple(sorted(set(layers))))
 
     def _bad_layers(self) -> OptionError:
-        return OptionError(f"layers={self.layers!r}: must be low, high, or layer numbers such as [8, 10, 12]")
+        return OptionError(f"layers={shown(self.layers)}: must be low, high, or layer numbers such as [8, 10, 12]")
 
     @property
     def exit_norm(self) -> bool:  # type: ignore[override]
@@ -98,7 +100,9 @@ class DoLa(ContrastStrategy):
         """Raise where the model has no such layers, or they cannot be read."""
         candidates = self.candidates(model)
         if not candidates:
-            raise OptionError(f"layers={self.layers!r}: none of the model's {depth_of(model)} layers; give numbers")
+            raise OptionError(
+                f"layers={shown(self.layers)}: none of the model's {depth_of(model)} layers; give numbers"
+            )
         inspect_model(model).layers_before(model, candidates)
 
     def readers(self, model: Any, rows: int) -> list[Reader]:

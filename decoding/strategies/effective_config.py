@@ -19,7 +19,7 @@ from transformers import GenerationConfig
 from decoding.errors import DecodingWarning, OptionError, one_line
 from decoding.generation.strategy import Strategy
 from decoding.models.text_config import vocab_size
-from decoding.strategies.generation_options import OPTIONS, applies, check_tokens
+from decoding.strategies.generation_options import OPTIONS, applies, check_together, check_tokens
 from decoding.strategies.registry import StrategySpec
 from decoding.strategies.stored import SETTINGS
 
@@ -160,6 +160,7 @@ def _base(config: GenerationConfig, options: Mapping[str, Any], folder: bool) ->
         raise OptionError(f"generation_config: {one_line(error)}") from error
     for name, value in conditional.items():
         setattr(config, name, value)  # without transformers' note that they need a sampler or beams
+    check_together(options, lambda name: getattr(config, name))
     return config
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from decoding.errors import OptionError, nearest
-from decoding.parameters import plain_number, plain_numbers, require_count, require_number, require_range
+from decoding.errors import OptionError, nearest, shown
+from decoding.parameters import plain_number, plain_numbers
+from decoding.strategies import option_checks as checks
 from decoding.strategies.parameters_text import from_text, named_values
 
 if TYPE_CHECKING:
@@ -27,12 +28,12 @@ __all__ = [
     "Option",
     "applies",
     "check_apply",
+    "check_together",
     "check_tokens",
+    "checked_call",
     "checked_options",
     "options_from_text",
 ]
-
-Check = Callable[[str, Any], None]
 
 
 @dataclass(frozen=True)
@@ -47,129 +48,59 @@ class Option:
     """
 
     kind: Any
-    check: Check
+    check: checks.Check
     needs: str = ""
     neutral: Any = None
 
 
-def _number(low: float, open_: bool = False) -> Check:
-    return lambda name, value: require_number(name, value, low, open_)
-
-
-def _share(name: str, value: Any) -> None:
-    require_range(name, value, 0.0, 1.0)
-
-
-def _share_above_0(name: str, value: Any) -> None:
-    require_range(name, value, 0.0, 1.0)
-    require_number(name, value, 0.0, open_=True)
-
-
-def _count(name: str, value: Any) -> None:
-    require_count(name, value, 0)
-
-
-def _any_number(name: str, value: Any) -> None:
-    require_range(name, value, -1e9, 1e9)
-
-
-def _flag(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise OptionError(f"{name}={value!r}: must be true or false")
-
-
-def _early_stopping(name: str, value: Any) -> None:
-    if not isinstance(value, bool) and value != "never":
-        raise OptionError(f"{name}={value!r}: must be true, false or never")
-
-
-def _token(name: str, value: Any) -> None:
-    for token in [value] if not isinstance(value, (list, tuple)) else value or [None]:
-        if not isinstance(token, int) or isinstance(token, bool) or token < 0:
-            raise OptionError(f"{name}={value!r}: must be a token's number, or several with commas between")
-
-
-def _one_token(name: str, value: Any) -> None:
-    if isinstance(value, (list, tuple)):
-        raise OptionError(f"{name}={value!r}: must be one token's number")
-    _token(name, value)
-
-
-def _tokens(name: str, value: Any) -> None:
-    if not isinstance(value, (list, tuple)):
-        raise OptionError(f"{name}={value!r}: must be tokens' numbers with commas between")
-    _token(name, value)
-
-
-def _growth(name: str, value: Any) -> None:
-    start, factor = value if isinstance(value, (list, tuple)) and len(value) == 2 else (None, None)
-    if not isinstance(start, int) or start < 0 or not isinstance(factor, (int, float)) or factor <= 0:
-        raise OptionError(f"{name}={value!r}: must be a number of tokens and a factor above 0, such as 30,1.05")
-
-
-def _words(name: str, value: Any) -> None:
-    if not isinstance(value, (list, tuple)) or not value or not all(isinstance(word, (list, tuple)) for word in value):
-        raise OptionError(f"{name}={value!r}: must be lists of tokens' numbers, such as [[5], [6, 7]]")
-    for word in value:
-        _tokens(name, word)
-
-
-def _biases(name: str, value: Any) -> None:
-    pairs = value if isinstance(value, (list, tuple)) and value else [None]
-    for pair in pairs:
-        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not isinstance(pair[1], float):
-            raise OptionError(f"{name}={value!r}: must be pairs of tokens and a bias, such as [[[5, 6], -10.0]]")
-        _tokens(name, pair[0])
-
-
-def _settings(name: str, value: Any) -> None:
-    if not isinstance(value, Mapping):
-        raise OptionError(f"{name}={value!r}: must be a JSON object")
-
-
-def _cache(name: str, value: Any) -> None:
-    caches = ("dynamic", "dynamic_full", "static", "offloaded", "offloaded_static", "quantized")
-    if value not in caches:
-        raise OptionError(f"{name}={value!r}{nearest(str(value), caches)}")
-
-
-def _strings(name: str, value: Any) -> None:
-    strings = [value] if isinstance(value, str) else value
-    if not isinstance(strings, (list, tuple)) or not strings or not all(isinstance(s, str) and s for s in strings):
-        raise OptionError(f'{name}={value!r}: must be a text, or texts such as ["\\n", "Q:"]')
-
+# The parameters of transformers' WatermarkingConfig, and those of its QuantizedCache.
+WATERMARKING: Mapping[str, checks.Check] = {
+    "greenlist_ratio": checks.share,
+    "bias": checks.any_number,
+    "hashing_key": checks.whole,
+    "seeding_scheme": checks.choice("lefthash", "selfhash"),
+    "context_width": checks.count(1),
+}
+QUANTIZED_CACHE: Mapping[str, checks.Check] = {
+    "backend": checks.choice("quanto", "hqq", "fp8"),
+    "nbits": checks.count(1),
+    "axis_key": checks.whole,
+    "axis_value": checks.whole,
+    "q_group_size": checks.count(1),
+    "residual_length": checks.count(0),
+}
 
 OPTIONS: Mapping[str, Option] = {
-    "repetition_penalty": Option(float, _number(0.0, open_=True), neutral=1.0),
-    "no_repeat_ngram_size": Option(int, _count, neutral=0),
-    "encoder_repetition_penalty": Option(float, _number(0.0, open_=True), neutral=1.0),
-    "encoder_no_repeat_ngram_size": Option(int, _count, neutral=0),
-    "min_p": Option(float, _share, "sampling", neutral=0.0),
-    "top_h": Option(float, _share_above_0, "sampling"),
-    "epsilon_cutoff": Option(float, _share, "sampling", neutral=0.0),
-    "eta_cutoff": Option(float, _share, "sampling", neutral=0.0),
-    "length_penalty": Option(float, _any_number, "beams", neutral=1.0),
-    "early_stopping": Option(bool | str, _early_stopping, "beams", neutral=False),
-    "min_length": Option(int, _count, neutral=0),
-    "min_new_tokens": Option(int, _count, neutral=0),
-    "exponential_decay_length_penalty": Option(Sequence, _growth),
-    "bad_words_ids": Option(list, _words),
-    "sequence_bias": Option(list, _biases),
-    "suppress_tokens": Option(Sequence, _tokens),
-    "begin_suppress_tokens": Option(Sequence, _tokens),
-    "forced_bos_token_id": Option(int, _one_token),
-    "forced_eos_token_id": Option(int | Sequence, _token),
-    "decoder_start_token_id": Option(int, _one_token),
-    "eos_token_id": Option(int | Sequence, _token),
-    "stop_strings": Option(str | list, _strings),
-    "max_time": Option(float, _number(0.0, open_=True)),
-    "guidance_scale": Option(float, _number(0.0), neutral=1.0),
-    "watermarking_config": Option(dict, _settings),
-    "remove_invalid_values": Option(bool, _flag, neutral=False),
-    "renormalize_logits": Option(bool, _flag, neutral=False),
-    "use_cache": Option(bool, _flag, neutral=True),
-    "cache_implementation": Option(str, _cache),
-    "cache_config": Option(dict, _settings),
+    "repetition_penalty": Option(float, checks.number(0.0, open_=True), neutral=1.0),
+    "no_repeat_ngram_size": Option(int, checks.count(0), neutral=0),
+    "encoder_repetition_penalty": Option(float, checks.number(0.0, open_=True), neutral=1.0),
+    "encoder_no_repeat_ngram_size": Option(int, checks.count(0), neutral=0),
+    "min_p": Option(float, checks.share, "sampling", neutral=0.0),
+    "top_h": Option(float, checks.share_above_0, "sampling"),
+    "epsilon_cutoff": Option(float, checks.share, "sampling", neutral=0.0),
+    "eta_cutoff": Option(float, checks.share, "sampling", neutral=0.0),
+    "length_penalty": Option(float, checks.any_number, "beams", neutral=1.0),
+    "early_stopping": Option(bool | str, checks.early_stopping, "beams", neutral=False),
+    "min_length": Option(int, checks.count(0), neutral=0),
+    "min_new_tokens": Option(int, checks.count(0), neutral=0),
+    "exponential_decay_length_penalty": Option(Sequence, checks.growth),
+    "bad_words_ids": Option(list, checks.words),
+    "sequence_bias": Option(list, checks.biases),
+    "suppress_tokens": Option(Sequence, checks.tokens),
+    "begin_suppress_tokens": Option(Sequence, checks.tokens),
+    "forced_bos_token_id": Option(int, checks.one_token),
+    "forced_eos_token_id": Option(int | Sequence, checks.token),
+    "decoder_start_token_id": Option(int, checks.one_token),
+    "eos_token_id": Option(int | Sequence, checks.token),
+    "stop_strings": Option(str | list, checks.strings),
+    "max_time": Option(float, checks.number(0.0, open_=True)),
+    "guidance_scale": Option(float, checks.number(0.0), neutral=1.0),
+    "watermarking_config": Option(dict, checks.settings(WATERMARKING)),
+    "remove_invalid_values": Option(bool, checks.flag, neutral=False),
+    "renormalize_logits": Option(bool, checks.flag, neutral=False),
+    "use_cache": Option(bool, checks.flag, neutral=True),
+    "cache_implementation": Option(str, checks.cache),
+    "cache_config": Option(dict, checks.settings(QUANTIZED_CACHE)),
 }
 """The options that may be given, by name."""
 
@@ -224,6 +155,22 @@ EVALUATIONS_REFUSE: Mapping[str, str] = {
 
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
+# How a call in Python may give options otherwise than a command, and options that commands have themselves.
+# The names of caches are left to transformers, whose versions differ in them.
+_IN_PYTHON: Mapping[str, checks.Check] = {
+    **{name: option.check for name, option in OPTIONS.items() if name != "cache_implementation"},
+    **dict.fromkeys(("eos_token_id", "pad_token_id", "bos_token_id", "decoder_start_token_id"), checks.token_or_none),
+    **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens"), checks.tokens_or_none),
+    **dict.fromkeys(
+        ("max_length", "num_beams", "num_return_sequences", "top_k", "prefill_chunk_size"),
+        checks.count(0),
+    ),
+    "max_new_tokens": checks.count(1),
+    **dict.fromkeys(("temperature", "max_time"), checks.number(0.0)),
+    **dict.fromkeys(("top_p", "typical_p"), checks.share),
+    **dict.fromkeys(("do_sample", "return_dict_in_generate", "output_scores", "output_logits"), checks.flag),
+}  # fmt: skip
+
 
 def options_from_text(pairs: Sequence[str], refused: Mapping[str, str] = NO_OPTIONS) -> dict[str, Any]:
     """The options of ``name=value`` strings, as ``--generation-config`` takes them.
@@ -253,10 +200,52 @@ def checked_options(given: Mapping[str, Any], refused: Mapping[str, str] = NO_OP
         OptionError: likewise.
     """
     if not isinstance(given, Mapping):
-        raise OptionError(f"generation_config={given!r}: must be a mapping of options, {{'repetition_penalty': 1.2}}")
+        raise OptionError(
+            f"generation_config={shown(given)}: must be a mapping of options, {{'repetition_penalty': 1.2}}"
+        )
     for name in given:
         _known(str(name), refused, "generation_config ")
     return _checked({name: _plain(value) for name, value in given.items() if value is not None}, "generation_config ")
+
+
+def check_together(options: Mapping[str, Any], value: Callable[[str], Any]) -> None:
+    """Raise OptionError where an option has no effect, or cannot be honoured, with the others of its call.
+
+    Args:
+        options: that were given.
+        value: of any option by its name, the model's own where the call has none.
+    """
+    if options.get("cache_config") and value("cache_implementation") != "quantized":
+        raise OptionError(
+            "cache_config: has an effect with cache_implementation=quantized alone, and that is "
+            f"{value('cache_implementation')!r}"
+        )
+    if options.get("exponential_decay_length_penalty") and value("eos_token_id") is None:
+        raise OptionError("exponential_decay_length_penalty: needs an end token, such as eos_token_id=2")
+
+
+def checked_call(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of a call of ``decoding.generate``, the numbers of its options as Python's.
+
+    Args:
+        given: options, and inputs of the model, which pass; None is an option that is not given.
+
+    Raises:
+        OptionError: an option of the wrong kind, or out of range.
+    """
+    checked = dict(given)
+    for name, value in given.items():
+        if name == "continuous_batching_config" and value is not None:
+            raise OptionError(f"{name}: {REFUSED[name]}")
+        if name in _IN_PYTHON and value is not None and not _is_watermarking(name, value):
+            checked[name] = _plain(value)
+            _IN_PYTHON[name](name, checked[name])
+    return checked
+
+
+def _is_watermarking(name: str, value: Any) -> bool:
+    """True of an object of transformers that makes a watermark, which has more kinds than a mapping can tell."""
+    return name == "watermarking_config" and hasattr(value, "construct_processor") and not isinstance(value, type)
 
 
 def check_apply(options: Mapping[str, Any], specs: Sequence[StrategySpec]) -> None:
@@ -278,7 +267,7 @@ def check_tokens(options: Mapping[str, Any], vocabulary: int) -> None:
         vocabulary: the number of the model's tokens.
     """
     for name, value in options.items():
-        if OPTIONS[name].check in (_token, _one_token, _tokens, _words):
+        if OPTIONS[name].check in (checks.token, checks.one_token, checks.tokens, checks.words):
             for token in _numbers_in(value):
                 if token >= vocabulary:
                     raise OptionError(f"{name}={token}: the model's tokens are 0 to {vocabulary - 1}")

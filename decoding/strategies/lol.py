@@ -8,14 +8,22 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from decoding.errors import OptionError, nearest
+from decoding.errors import OptionError, nearest, shown
 from decoding.kernels.contrast import multi_layer_contrast, refocused
 from decoding.models.layers import exits_of, matching_exits, require_layers
-from decoding.parameters import plain_numbers, require_choice, require_number, require_range
-from decoding.strategies.contrast.amateurs import amateur_reader, cut_to_shared, padded_to, text_reader
+from decoding.parameters import plain_numbers, require_choice, require_flag, require_number, require_range
+from decoding.strategies.contrast.amateurs import (
+    amateur_reader,
+    check_amateur,
+    cut_to_shared,
+    padded_to,
+    prompt_text,
+    text_reader,
+)
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 from decoding.strategies.contrast.system_messages import Placement, require_placement
+from decoding.strategies.contrast.texts import least_rows, texts_of
 from decoding.strategies.lol_guidance import GUIDANCE
 
 __all__ = ["LOL"]
@@ -94,16 +102,20 @@ class LOL(ContrastStrategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_amateur(self.amateur)
         require_range("alpha", self.alpha, 0.0, 1.0)
         for name in ("amateur_weight", "lower_amateur_weight", "fusion_weight", "refocus_weight"):
             require_number(name, getattr(self, name), 0.0)
         require_choice("fusion", self.fusion, FUSIONS)
+        require_flag("final_norm", self.final_norm)
+        if not isinstance(self.language, str) or not self.language.strip():
+            raise OptionError(f"language={shown(self.language)}: must be a language of the guidance, such as en")
         require_placement(self.placement)
         layers = plain_numbers(self.lower_layers)
         layers = [layers] if isinstance(layers, (int, float)) else layers
         require_layers("lower_layers", layers)
         object.__setattr__(self, "lower_layers", tuple(layers))
-        self._guidance_text()
+        self._check_guidance()
 
     @property
     def exit_norm(self) -> bool:  # type: ignore[override]
@@ -112,7 +124,7 @@ class LOL(ContrastStrategy):
 
     def check(self, model: Any) -> None:
         """Raise where layers, amateur or guidance do not fit the model."""
-        self.readers(model, 1 if not _per_row(self._guidance_text()) else len(self.guidance))
+        self.readers(model, least_rows(self._guidance_text(), prompt_text(self.amateur)))
 
     def readers(self, model: Any, rows: int) -> list[Reader]:
         """The expert, the expert after the guidance where there is one, and the amateur."""
@@ -148,6 +160,13 @@ class LOL(ContrastStrategy):
 
         return Contrast(score_fn, lambda: padded_to(refocused(expert, guided, self.refocus_weight), vocab), self.alpha)
 
+    def _check_guidance(self) -> None:
+        in_languages = isinstance(self.guidance, Mapping)
+        for language, text in self.guidance.items() if in_languages else [("", self.guidance)]:
+            if text is not None or in_languages:
+                texts_of(text, f"guidance in language {language!r}" if in_languages else "guidance")
+        self._guidance_text()
+
     def _guidance_text(self) -> Any:
         guidance = self.guidance
         if isinstance(guidance, str) and guidance == "default":
@@ -158,14 +177,8 @@ class LOL(ContrastStrategy):
                     f"language={self.language!r}: no guidance in this language{nearest(str(self.language), guidance)}"
                 )
             guidance = guidance[self.language]
-        if guidance is not None and not isinstance(guidance, (str, Sequence, Tensor)):
-            raise OptionError(f"guidance={guidance!r}: must be text, token ids, a mapping from languages, or default")
         return guidance
 
     def _needs_own_expert(self, readers: Sequence[Reader]) -> bool:
         """False without guidance and lower layers: the final logits are then all that it needs of the expert."""
         return any(reader.role == "guided expert" or (reader.role == EXPERT and reader.exits) for reader in readers)
-
-
-def _per_row(text: Any) -> bool:
-    return isinstance(text, (list, tuple)) and bool(text) and not isinstance(text[0], int)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint
 from typing import Any, TypeVar
 
 from decoding.entry_points import EntryPointTable
-from decoding.errors import OptionError
+from decoding.errors import OptionError, shown
 
 __all__ = ["StrategyRegistry"]
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+NO_STRATEGY = "must be a dataclass derived from decoding.Strategy"
 NOT_A_NAME = "a name must be lower-case words with hyphens between them"
 
 Class = TypeVar("Class", bound=type)
@@ -76,6 +78,10 @@ class StrategyRegistry(EntryPointTable[type[Any]]):
         """
 
         def add(strategy_class: Class) -> Class:
+            if not isinstance(name, str):
+                raise OptionError(f"strategy {shown(name)}: {NOT_A_NAME}")
+            if not isinstance(strategy_class, type):
+                raise OptionError(f"strategy {name}: {shown(strategy_class)} {NO_STRATEGY}")
             location = _location(strategy_class)
             if not NAME.fullmatch(name):
                 raise OptionError(f"strategy {name!r}: {NOT_A_NAME}")
@@ -112,7 +118,9 @@ def _check_class(source: str, name: str, strategy_class: Any) -> None:
 
     is_class = isinstance(strategy_class, type) and dataclasses.is_dataclass(strategy_class)
     if not is_class or not issubclass(strategy_class, Strategy):
-        raise OptionError(f"{source} must be a dataclass derived from decoding.Strategy")
+        raise OptionError(f"{source} {NO_STRATEGY}")
+    if inspect.isabstract(strategy_class):
+        raise OptionError(f"{source} lacks {', '.join(sorted(strategy_class.__abstractmethods__))}, which it must have")
     own_name = vars(strategy_class).get("name", name)
     if own_name != name:
         raise OptionError(f"{source} has the name {own_name!r}; it must be {name!r}")

@@ -77,10 +77,9 @@ def stored_strategy(
     except TypeError as error:  # a parameter without a default is missing, or a value is of another type
         raise OptionError(f"{SETTINGS}: {name}: {error}") from error
     if getattr(strategy, "tokenizer", strategy) is None:
-        of_call = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor, its part for texts
-        strategy = strategy.with_tokenizer(
-            of_call or _files.get(model, "tokenizer", functools.partial(_tokenizer, model))
-        )
+        if tokenizer is None:
+            tokenizer = _files.get(model, "tokenizer", functools.partial(_tokenizer, model))
+        strategy = strategy.with_tokenizer(tokenizer)
     return strategy
 
 

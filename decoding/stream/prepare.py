@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from transformers import GenerationConfig
 
+from decoding.models.inputs import check_weights
 from decoding.models.wrappers import check_model
 from decoding.transformers_private import cache_in, without_stop_strings
 
@@ -26,12 +27,13 @@ def prepare_inputs(model: Any, **inputs: Any) -> tuple[Tensor, dict[str, Any], G
         inputs: what ``generate`` takes: ``input_ids`` (batch, length), ``attention_mask``, ...
 
     Raises:
-        ModelError: what is given as the model does not generate text.
+        ModelError: what is given as the model does not generate text, or has no weights.
 
     Returns:
         (batch, length) token ids, the model's keyword arguments, and a greedy config without a maximum length.
     """
     check_model(model)
+    check_weights(model)
     prepared: dict[str, Any] = {}
 
     def keep(model: Any, input_ids: Tensor, **kwargs: Any) -> Tensor:

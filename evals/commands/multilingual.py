@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decoding.cli.options import GenerationOptions, expanded, known_strategies
+from decoding.cli.options import GenerationOptions, codes_of, expanded, known_strategies
 from decoding.cli.output import as_json, console, writable, write_files
 from decoding.errors import OptionError, nearest
 from decoding.evals.engine.options import EvaluationOptions
@@ -145,7 +145,7 @@ def multilingual_command(
         require_mauve()
     if report is not None:
         writable(report.parent)
-    codes = None if languages is None else [code.strip() for code in languages.split(",")]
+    codes = None if languages is None else codes_of("--languages", languages)
     if task == "code":
         sources = {PYTHON.code: data_.Source(Path(data))}
     else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from decoding.cli.options import GenerationOptions, expanded
+from decoding.cli.options import GenerationOptions, codes_of, expanded
 from decoding.cli.output import as_json
 from decoding.errors import OptionError
 from decoding.evals.engine.options import ComparisonOptions
@@ -77,6 +77,8 @@ def truthfulqa_command(
     """
     if miniature_ and (data is not None or languages is not None):
         raise OptionError("--miniature brings its own questions: leave --data and --languages out")
+    if languages is not None and data is None:
+        raise OptionError(f"--languages {languages}: expected with --data, whose files are in these languages")
     if binary and generation:
         raise OptionError("--binary is a choice of two answers: leave --generation out")
     named_judges = {"truth": judge_truth, "info": judge_info}
@@ -88,12 +90,13 @@ def truthfulqa_command(
         )
     chosen = options_from_text(generation_config or (), EVALUATIONS_REFUSE) if generation else None
     style = None if prompt == "chat" else prompt_of(prompt)
+    codes = [] if languages is None else codes_of("--languages", languages)
 
     from decoding.evals.engine.prepared import candidates_of_options, of_last_rank, prepared, report
     from decoding.evals.engine.results import corrected
     from decoding.evals.tasks.truthfulqa import miniature
     from decoding.evals.tasks.truthfulqa.binary_choice import BinaryChoice
-    from decoding.evals.tasks.truthfulqa.data import load
+    from decoding.evals.tasks.truthfulqa.data import check_languages, load
     from decoding.evals.tasks.truthfulqa.generation import Generation
     from decoding.evals.tasks.truthfulqa.judge import Judge
     from decoding.evals.tasks.truthfulqa.multiple_choice import MultipleChoice
@@ -101,9 +104,12 @@ def truthfulqa_command(
     from decoding.models.devices import input_device
 
     source = data or f"{ON_THE_HUB}:{'generation' if generation or binary else 'multiple_choice'}"
-    codes = [] if miniature_ else languages.split(",") if languages else [None]
+    check_languages(source, codes)
     # Before a model is loaded.
-    sets = [(language, load(source, language, options.skip_bad, binary=binary)) for language in codes]
+    sets = [
+        (language, load(source, language, options.skip_bad, binary=binary))
+        for language in (() if miniature_ else codes or (None,))
+    ]
     tuning = options.tuning.validation is not None
     usual = (miniature.GRIDS if tuning else miniature.STRATEGIES) if miniature_ else ("greedy",)
     ready = prepared(options, candidates_of_options(options, usual))

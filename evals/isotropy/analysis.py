@@ -21,7 +21,7 @@ from decoding.evals.isotropy.texts import EncodedText, batches, encoded_texts
 from decoding.models.devices import input_device
 from decoding.models.inputs import context_of
 from decoding.models.layers import depth_of
-from decoding.models.wrappers import unwrapped
+from decoding.models.wrappers import text_tokenizer, unwrapped
 
 __all__ = ["analyse", "analyse_each"]
 
@@ -86,7 +86,7 @@ def analyse_each(
     For that the covariances of each are kept on the CPU, layers × dim² × 4 bytes a data set. ``report`` counts the
     texts of all data sets.
     """
-    model = unwrapped(model)
+    model, tokenizer = unwrapped(model), text_tokenizer(tokenizer)
     layers = layer_numbers(model, settings.layers)
     results, moments = [], []
     read = 0

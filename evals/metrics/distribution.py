@@ -16,6 +16,7 @@ from decoding.evals.metrics.likelihood import TOKENS_AT_ONCE, padded_batches
 from decoding.evals.metrics.texts import as_texts
 from decoding.models.devices import input_device
 from decoding.models.quiet import quiet
+from decoding.models.wrappers import text_tokenizer
 from decoding.parameters import require_count
 
 __all__ = ["Mauve", "features", "mauve", "require_mauve"]
@@ -70,6 +71,7 @@ def mauve(
         OptionError: mauve-text is not installed.
     """
     require_mauve()
+    tokenizer = text_tokenizer(tokenizer)
     texts, references = as_texts(texts), as_texts(references, "references")
     require_count("max_length", max_length, 1)
     generated, human = _tokenised(texts, tokenizer, max_length), _tokenised(references, tokenizer, max_length)

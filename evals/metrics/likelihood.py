@@ -13,9 +13,9 @@ from torch import Tensor
 from decoding.errors import InputError, ModelError
 from decoding.evals.metrics.texts import as_texts
 from decoding.models.devices import input_device
-from decoding.models.inputs import context_of
+from decoding.models.inputs import check_weights, context_of
 from decoding.models.text_config import vocab_size
-from decoding.models.wrappers import check_model
+from decoding.models.wrappers import check_model, text_tokenizer
 from decoding.parameters import require_count
 from decoding.scoring.score import tokens_of
 
@@ -81,6 +81,7 @@ def coherence(
     """
     prefixes, texts = as_texts(prefixes, "prefixes"), as_texts(texts)
     check_model(model)
+    tokenizer = text_tokenizer(tokenizer)
     if len(prefixes) != len(texts):
         raise InputError(f"{len(prefixes)} prefixes and {len(texts)} texts: each text needs its own")
     sequences, starts, indices = [], [], []
@@ -122,6 +123,7 @@ def perplexity(
     """
     texts = as_texts(texts)
     check_model(model)
+    tokenizer = text_tokenizer(tokenizer)
     if not texts:
         raise InputError("no text: give at least one")
     sequences = []
@@ -169,8 +171,7 @@ def _sums(
     check_model(model)
     if model.config.is_encoder_decoder:
         raise ModelError(f"{type(model).__name__} is an encoder-decoder; texts are scored by decoder-only models")
-    if input_device(model).type == "meta":
-        raise ModelError(f"{type(model).__name__} is on the meta device, without weights: load them first")
+    check_weights(model)
     require_count("tokens_at_once", tokens_at_once, 1)
     vocab = vocab_size(model)
     at_once = min(tokens_at_once, max(1, NUMBERS_AT_ONCE // vocab))

@@ -16,6 +16,8 @@ from decoding.parameters import plain_number, require_choice, require_count
 
 __all__ = ["Overlap", "bleu", "character_counts", "chrf", "chrf_of_counts", "rouge", "self_bleu"]
 
+LONGEST = 100  # n-gram: each length takes a pass over the texts
+
 CHARACTERS = 6  # of the longest n-grams that chrF counts
 References = Sequence[str] | Sequence[Sequence[str]]
 
@@ -70,7 +72,7 @@ def chrf(texts: Sequence[str], references: References, *, word_order: int = 0) -
     """
     from sacrebleu.metrics import CHRF
 
-    require_count("word_order", word_order, 0)
+    require_count("word_order", word_order, 0, high=LONGEST)
     return _corpus(CHRF(word_order=plain_number(word_order)), texts, references)
 
 
@@ -139,9 +141,9 @@ def self_bleu(texts: Sequence[str], units: Units = "whitespace", order: int = 4)
 
     Raises:
         InputError: fewer than two texts.
-        OptionError: units of another name, or order below 1.
+        OptionError: units of another name, or order below 1 or above 100.
     """
-    require_count("order", order, 1)
+    require_count("order", order, 1, high=LONGEST)
     texts = as_texts(texts)
     if len(texts) < 2:
         raise InputError(f"self-BLEU compares texts with one another: {len(texts)} given, at least 2 are needed")

@@ -107,3 +107,27 @@ def test_numbers_of_a_call_may_be_numpy_too() -> None:
     contexts = ([5, 6], np.array([5, 6]), [np.int64(5), np.int64(6)], torch.tensor([5, 6]), np.array([[5, 6]]))
     scores = [decoding.score(model, [1, 3], [[4, 9]], ContextAware(context))[0] for context in contexts]
     assert all(torch.equal(scores[0], other) for other in scores[1:])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DoLa(final_norm="no"), "final_norm='no': must be True or False"),
+        (lambda: DoLa(per_row=1), "per_row=1: must be True or False"),
+        (lambda: LOL("a", [1], final_norm=None), "final_norm=None: must be True or False"),
+        (lambda: LOL("a", [1], language=3), "language=3: must be a language of the guidance"),
+        (lambda: ContextAware([3], 1e300), r"alpha=1e\+300: .* at most 3.40282e\+38, the largest of float32"),
+        (lambda: LOL("a", [1], amateur_weight=10**400), "amateur_weight=1000.*…: must be a number"),
+        (lambda: ContrastiveSearch(top_k=object()), "top_k=<object object at .*: must be a whole number"),
+    ],
+)
+def test_values_that_ran_silently_or_failed_late_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message) as raised:
+        make()
+    assert len(str(raised.value)) < 200
+
+
+def test_a_model_in_place_of_a_number_is_quoted_in_one_short_line() -> None:
+    with pytest.raises(OptionError, match=r"^alpha=LlamaForCausalLM\( \(model\).*…: must be a number") as raised:
+        DoLa(alpha=tiny_model("llama"))  # type: ignore[arg-type]
+    assert len(str(raised.value)) < 150

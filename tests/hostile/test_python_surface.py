@@ -22,7 +22,16 @@ from torch import nn
 from transformers import AutoModel, BatchEncoding, PreTrainedTokenizerFast
 
 import decoding
-from decoding import LOL, ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Prompt, Scorer
+from decoding import (
+    LOL,
+    ContextAware,
+    ContrastiveDecoding,
+    ContrastiveSearch,
+    DoLa,
+    Prompt,
+    Scorer,
+    StrategyLogitsProcessor,
+)
 from decoding.errors import DecodingError
 from decoding.evals.metrics import multiple_choice
 from decoding.evals.metrics.likelihood import coherence, perplexity
@@ -30,6 +39,7 @@ from decoding.evals.metrics.overlap import bleu, chrf, rouge, self_bleu
 from decoding.evals.metrics.passing import mean_pass_at_k, pass_at_k
 from decoding.evals.metrics.repetition import distinct, diversity, repetition
 from decoding.induce.recipe import Recipe
+from decoding.strategies.registration import StrategyRegistry
 from decoding.strategies.registry import STRATEGIES, parse_strategy
 
 DRAWS = 2000
@@ -42,7 +52,8 @@ VALUES: list[Any] = [
     torch.tensor([1, 2]), torch.tensor([[1, 2, 3]]), torch.tensor([[1.5]]), torch.tensor([0.5], dtype=torch.bfloat16),
     torch.empty((), device="meta"), torch.zeros(0, 3, dtype=torch.long), BatchEncoding({"input_ids": [[1, 2]]}),
     BatchEncoding({"input_ids": torch.tensor([[1, 2]])}), Prompt("a town"), Prompt([3, 4]), DoLa([0, 1]), DoLa,
-    ContrastiveSearch(), len,
+    ContrastiveSearch(), len, torch.ones(1, 2, dtype=torch.complex64), 10**400, 1e300, PreTrainedTokenizerFast,
+    {"bias": 2.0, "nope": 1}, "  ", ["", "a town"], {"en": ""}, [[3], []],
 ]  # fmt: skip
 
 
@@ -88,13 +99,29 @@ def _generate(model: Any, inputs: Any, strategy: Any, tokenizer: Any, attention_
     )  # fmt: skip
 
 
+def _with_options(model: Any, inputs: Any, **options: Any) -> Any:
+    given = {name: value for name, value in options.items() if value is not None}
+    return decoding.generate(model, inputs, strategy=DoLa([0, 1]), **given)
+
+
+def _piped(strategy: Any, tokenizer: Any, max_new_tokens: Any) -> Any:
+    return decoding.pipeline_kwargs(strategy, tokenizer=tokenizer, max_new_tokens=max_new_tokens)
+
+
 def _by_arguments(model: Any, inputs: Any, penalty_alpha: Any, top_k: Any) -> Any:
     return decoding.generate(model, inputs, penalty_alpha=penalty_alpha, top_k=top_k, max_new_tokens=2)
 
 
-def _processed(model: Any, strategy: Any, attention_mask: Any) -> Any:
-    processor = strategy.logits_processor(model, attention_mask=attention_mask)
-    return processor(random_ids(1, 4), torch.zeros(1, VOCAB))
+def _processed(model: Any, strategy: Any, attention_mask: Any, input_ids: Any, scores: Any) -> Any:
+    return StrategyLogitsProcessor(strategy, model, attention_mask=attention_mask)(input_ids, scores)
+
+
+def _with_inputs(model: Any, **inputs: Any) -> Any:
+    return decoding.generate(model, **inputs, strategy=ContrastiveSearch(), max_new_tokens=2)
+
+
+def _registered(name: Any, strategy_class: Any) -> Any:
+    return StrategyRegistry({}).register(name, strategy_class)
 
 
 def _streamed(model: Any, inputs: Any, restorable: Any, exits: Any, attention_mask: Any) -> Any:
@@ -111,6 +138,12 @@ def _explained(model: Any, sequences: Any, strategy: Any, input_ids: Any) -> Any
     return decoding.explain_contrastive_search(model, sequences, strategy, input_ids=input_ids)
 
 
+OPTIONS = (
+    "generation_config", "stopping_criteria", "streamer", "logits_processor", "compile_config", "watermarking_config",
+    "cache_config", "sequence_bias", "bad_words_ids", "suppress_tokens", "exponential_decay_length_penalty",
+    "repetition_penalty", "no_repeat_ngram_size", "min_length", "max_time", "eos_token_id", "stop_strings",
+    "renormalize_logits", "do_sample", "num_beams", "continuous_batching_config",
+)  # fmt: skip
 TEXTS = ["w5 w9 w3", "w8 w8 w8 w8"]
 
 
@@ -136,10 +169,26 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {"model": None, "inputs": random_ids(1, 5), "strategy": DoLa([0, 1]), "tokenizer": None,
          "attention_mask": None, "compile": False},
     ),
+    "generate-with-options": (
+        _with_options,
+        {"model": None, "inputs": random_ids(1, 5), "max_new_tokens": 2, **dict.fromkeys(OPTIONS)},
+    ),
+    "pipeline_kwargs": (_piped, {"strategy": DoLa([0, 1]), "tokenizer": "tokenizer", "max_new_tokens": 2}),
+    "Prompt": (Prompt, {"text": "a town"}),
     "generate-by-arguments": (
         _by_arguments, {"model": None, "inputs": random_ids(1, 5), "penalty_alpha": 0.6, "top_k": 4}
     ),
-    "logits_processor": (_processed, {"model": None, "strategy": DoLa([0, 1]), "attention_mask": None}),
+    "logits_processor": (
+        _processed,
+        {"model": None, "strategy": DoLa([0, 1]), "attention_mask": None, "input_ids": random_ids(1, 4),
+         "scores": torch.zeros(1, VOCAB)},
+    ),
+    "generate-with-inputs": (
+        _with_inputs,
+        {"model": None, "input_ids": random_ids(1, 5), "inputs_embeds": None, "position_ids": None,
+         "past_key_values": None},
+    ),
+    "register": (_registered, {"name": "contrastive-search", "strategy_class": ContrastiveSearch}),
     "open_stream": (
         _streamed,
         {"model": None, "inputs": random_ids(1, 5), "restorable": False, "exits": [1], "attention_mask": None},
@@ -185,8 +234,8 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "mc3": (multiple_choice.mc3, {"true": [-1.0], "false": [-2.0]}),
 }  # fmt: skip
 
-# Objects of the caller, whose methods are called, and truth values, of which any object has one.
-TRUSTED = {"tokenizer", "restorable", "compile", "normalized", "paper_exact", "lowercase", "final_norm", "per_row"}
+# Truth values, of which any object has one.
+TRUSTED = {"restorable", "paper_exact", "lowercase"}
 
 
 def _drawn(draw: random.Random, name: str) -> dict[str, Any]:
@@ -203,8 +252,6 @@ def _drawn(draw: random.Random, name: str) -> dict[str, Any]:
                 arguments[argument] = "characters"
         elif argument == "tokenizer" and arguments[argument] == "tokenizer":
             arguments[argument] = _tokenizer()
-    if name == "logits_processor" and not hasattr(arguments["strategy"], "logits_processor"):
-        arguments["strategy"] = ContrastiveSearch()
     return arguments
 
 

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from decoding.errors import DecodingWarning, ModelError, OptionError
+from decoding.errors import DecodingWarning, ModelError, OptionError, shown
 from decoding.models.adapter_folders import load_adapter
 from decoding.models.adapters import Adapter, adapters_of, check_adapter
 from decoding.models.builtin import BUILT_IN, BUILT_IN_ADAPTERS
@@ -23,16 +22,20 @@ from decoding.models.memo import PerModelMemo
 from decoding.models.releases import RELEASES
 from decoding.models.text_config import vocab_size
 from decoding.models.wrappers import unwrapped
-from decoding.parameters import plain_numbers
 from decoding.strategies.contrast.prompt import Prompt
 from decoding.strategies.contrast.readers import Reader
 from decoding.strategies.contrast.system_messages import Placement, SystemMessages
+from decoding.strategies.contrast.texts import check_text, texts_of
 
-__all__ = ["amateur_reader", "check_text", "cut_to_shared", "padded_to", "text_reader"]
+__all__ = ["amateur_reader", "check_amateur", "cut_to_shared", "padded_to", "prompt_text", "text_reader"]
 
 # Sizes within a hundredth of each other pass for one vocabulary, padded differently, where no tokenizer says more
 # (Pythia's go from 50,304 to 50,688 rows for the same tokens).
 PADDING_SHARE = 0.01
+
+AMATEURS = (
+    "a transformers model, a folder or hub name, the name of a LoRA adapter on the model, or decoding.Prompt(text)"
+)
 
 
 # By expert: the amateurs and tokenizers that were loaded for it, and the amateurs whose tokens were compared with its.
@@ -61,11 +64,10 @@ def amateur_reader(
         placement: of a prompt's text; see :func:`text_reader`.
 
     Raises:
-        OptionError: something else, or an amateur that is the expert.
+        OptionError: something else, an empty text, or an amateur that is the expert.
         ModelError: it cannot be loaded, its adapter cannot share a batch, or its tokens are not the expert's.
     """
-    if isinstance(amateur, str) and amateur.startswith("prompt:"):
-        amateur = Prompt(amateur.removeprefix("prompt:").strip())
+    amateur = _with_prompt(amateur)
     if isinstance(amateur, Prompt):
         reader = text_reader("amateur", amateur.text, tokenizer, rows, "the amateur's prompt", placement)
         return dataclasses.replace(reader, from_last_token=from_last_token)
@@ -77,17 +79,34 @@ def amateur_reader(
     else:
         other = unwrapped(amateur, "amateur") if isinstance(amateur, nn.Module) else amateur
         other_tokenizer = None
-    if not callable(getattr(other, "get_output_embeddings", None)):
-        raise OptionError(
-            f"amateur={type(amateur).__name__}: must be a transformers model, a folder or hub name, the name of a "
-            "LoRA adapter on the model, or decoding.Prompt(text)"
-        )
+    if isinstance(other, type) or not callable(getattr(other, "get_output_embeddings", None)):
+        raise OptionError(f"amateur={type(amateur).__name__}: must be {AMATEURS}")
     if other is model:
         raise OptionError(
             "amateur: is the generating model itself; it must be another model, an adapter's name or a Prompt"
         )
     _check_tokens(model, tokenizer, other, other_tokenizer)
     return Reader("amateur", model=other, from_last_token=from_last_token)
+
+
+def check_amateur(amateur: Any) -> None:
+    """Raise OptionError where what is given as an amateur is an empty name or an empty text, before any is loaded."""
+    if isinstance(amateur, str) and not amateur.strip():
+        raise OptionError(f"amateur={amateur!r}: is empty; must be {AMATEURS}")
+    _with_prompt(amateur)
+
+
+def _with_prompt(amateur: Any) -> Any:
+    """What is given as an amateur; a :class:`Prompt` for text that begins with "prompt:"."""
+    if isinstance(amateur, str) and amateur.startswith("prompt:"):
+        return Prompt(amateur.removeprefix("prompt:").strip())
+    return amateur
+
+
+def prompt_text(amateur: Any) -> Any:
+    """The text of an amateur that is a prompt; None of any other."""
+    prompt = _with_prompt(amateur)
+    return prompt.text if isinstance(prompt, Prompt) else None
 
 
 def text_reader(
@@ -109,7 +128,7 @@ def text_reader(
     Raises:
         OptionError: text without a tokenizer, token ids as system message, or another number of texts than rows.
     """
-    texts, per_row = _texts(text, what)
+    texts, per_row = texts_of(text, what)
     if placement == "system" and not all(isinstance(text, str) for text in texts):
         raise OptionError(f"{what} is token ids: placement='system' needs text, which the chat template takes")
     if not per_row:
@@ -126,38 +145,14 @@ def text_reader(
     return Reader(role, prefix=prefix, system=system)
 
 
-def check_text(text: Any, tokenizer: Any, what: str) -> None:
-    """Raise OptionError where text is given without the tokenizer that it needs, or what is given is no text."""
-    if tokenizer is None and any(isinstance(text, str) for text in _texts(text, what)[0]):
-        raise OptionError(f"{what} is text: pass tokenizer=..., or give token ids")
-
-
-def _texts(text: Any, what: str) -> tuple[list[str | Sequence[int]], bool]:
-    """The texts that are given, and whether they are one a row."""
-    if isinstance(text, (Tensor, np.ndarray)):
-        text = text.tolist()
-    text = plain_numbers(text)
-    if _is_text(text):
-        return [text], False
-    if isinstance(text, Sequence) and len(text) > 0:
-        texts = [item.tolist() if isinstance(item, (Tensor, np.ndarray)) else plain_numbers(item) for item in text]
-        if all(map(_is_text, texts)):
-            return texts, True
-    raise OptionError(f"{what}: {text!r} must be text, token ids, or one of these a row")
-
-
-def _is_text(text: Any) -> bool:
-    if isinstance(text, (list, tuple)):
-        return all(isinstance(token, int) and not isinstance(token, bool) for token in text)
-    return isinstance(text, str)
-
-
 def _tokens(text: str | Sequence[int], tokenizer: Any, what: str) -> list[int]:
-    if tokenizer is None:
-        check_text(text, tokenizer, what)
     if not isinstance(text, str):
         return list(text)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+    check_text(text, tokenizer, what)
+    tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if not tokens:
+        raise OptionError(f"{what} ({shown(text)}) has no token of the tokenizer's and would change nothing")
+    return tokens
 
 
 def _adapter(amateur: str, model: Any) -> Adapter | None:

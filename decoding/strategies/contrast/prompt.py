@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from decoding.strategies.contrast.texts import texts_of
+
 __all__ = ["Prompt"]
 
 
@@ -14,9 +16,15 @@ class Prompt:
 
     Args:
         text: put before each prompt, after its bos token: text, token ids, or a sequence of one of these a row.
+
+    Raises:
+        OptionError: something else, or an empty text.
     """
 
     text: Any
+
+    def __post_init__(self) -> None:
+        texts_of(self.text, "the amateur's prompt")
 
     def __str__(self) -> str:
         """Write it as a command line would."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from decoding.errors import InputError, OptionError
+from decoding.errors import InputError, OptionError, shown
 from decoding.generation.strategy import check_generation_config
 from decoding.kernels.selection import contrastive_scores
 from decoding.models.inputs import check_inputs, check_tokens, with_named_inputs
@@ -98,9 +98,11 @@ def explain_contrastive_search(
     """
     model = unwrapped(model)
     if not isinstance(strategy, ContrastiveSearch):
-        raise OptionError(f"strategy={strategy!r}: must be ContrastiveSearch, whose penalty is explained")
+        raise OptionError(f"strategy={shown(strategy)}: must be ContrastiveSearch, whose penalty is explained")
     _, inputs = with_named_inputs(None, inputs)
     check_tokens(model, sequences)
+    if sequences.shape[1] == 0:
+        raise InputError("sequences are empty: give what generate returned, the prompt included")
     for name in (*CALLERS_CACHE_ARGUMENTS, "inputs_embeds"):
         if inputs.get(name) is not None and not (name == "inputs_embeds" and model.config.is_encoder_decoder):
             raise InputError(f"{name}: tokens of the whole text are named, so give it as input_ids from the first on")

@@ -65,14 +65,17 @@ def sources(data: str, languages: Sequence[str] | None, target: str | None = Non
     Raises:
         OptionError: a language that is none of the 16, or without a file; or no file at all.
     """
-    codes = None if languages is None else [language(code).code for code in languages]
+    codes = None if languages is None else [language(code, "--languages").code for code in languages]
     if "=" in data and not Path(data).exists():
         files = {}
         for pair in data.split(","):
             code, equals, file = pair.partition("=")
             if not equals:
                 raise OptionError(f"--data {pair!r}: expected LANGUAGE=FILE,LANGUAGE=FILE")
-            files[language(code.strip()).code] = Source(Path(file.strip()))
+            code = language(code.strip(), "--data").code
+            if code in files:
+                raise OptionError(f"--data {data}: {code} is given twice")
+            files[code] = Source(Path(file.strip()))
     elif Path(data).is_dir():
         files = {code: source for code in LANGUAGES if (source := _in_folder(Path(data), code, target)) is not None}
     else:

@@ -57,12 +57,16 @@ LANGUAGES = {
 }
 
 
-def language(code: str) -> Language:
+def language(code: str, what: str = "language") -> Language:
     """The language of a code.
+
+    Args:
+        code: ISO 639-1.
+        what: names it in the message, such as the option that has the code.
 
     Raises:
         OptionError: none of the 16.
     """
     if code not in LANGUAGES:
-        raise OptionError(f"language {code!r}{nearest(code, LANGUAGES)}")
+        raise OptionError(f"{what} {code!r}{nearest(code, LANGUAGES)}")
     return LANGUAGES[code]

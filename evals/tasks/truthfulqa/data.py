@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from decoding.errors import DecodingWarning, InputError
+from decoding.errors import DecodingWarning, InputError, OptionError, nearest
 from decoding.rows import Row, documents, is_table, rows_of
+from decoding.strategies.lol_guidance import GUIDANCE
 
-__all__ = ["Question", "Targets", "closed", "load"]
+__all__ = ["Question", "Targets", "check_languages", "closed", "load"]
 
 LISTS = (
     "mc1_targets", "mc2_targets", "mc1_targets_choices", "mc2_targets_choices", "correct_answers", "incorrect_answers",
@@ -126,6 +127,35 @@ def load(
     return questions, bad
 
 
+def check_languages(source: str, languages: Sequence[str]) -> None:
+    """Refuse languages of ``--languages`` that a file or folder does not have by the names of its files.
+
+    A file whose name tells no language is in any that is known.
+
+    Args:
+        source: as of :func:`load`.
+        languages: codes.
+
+    Raises:
+        OptionError: says what is there.
+    """
+    path = Path(source).expanduser()
+    files = _tables(path) if path.is_dir() else [path] if path.is_file() else []
+    ends = {_language(file) for file in files}
+    there = [language for language in GUIDANCE if language in ends]  # truthful_qa.csv ends in no language
+    for language in languages if files else ():
+        if language not in ends and there:
+            raise OptionError(f"--languages {language}: --data {source} has no file of it; it has {', '.join(there)}")
+        if language not in ends and language not in GUIDANCE:
+            raise OptionError(f"--languages {language!r}{nearest(language, GUIDANCE)}")
+    if len(files) == 1 and len(languages) > 1:
+        raise OptionError(f"--languages {','.join(languages)}: --data {source} is one file; give its language alone")
+
+
+def _tables(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if is_table(file) and file.is_file())
+
+
 def closed(answer: str) -> str:
     """An answer with a period at its end, as in the public scripts' answers of the CSV."""
     return answer if answer.endswith(".") else f"{answer}."
@@ -135,7 +165,7 @@ def _rows(source: str, language: str | None) -> tuple[Sequence[Row], str | None]
     """The rows of a source, and the language that its name ends in."""
     path = Path(source).expanduser()
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if is_table(file) and file.is_file())
+        files = _tables(path)
         if len(files) > 1 and language is not None:
             files = [file for file in files if _language(file) == language] or files
         if len(files) > 1 and all(file.suffix == ".parquet" for file in files):
@@ -144,6 +174,8 @@ def _rows(source: str, language: str | None) -> tuple[Sequence[Row], str | None]
             names = ", ".join(file.name for file in files)
             raise InputError(f"{source}: holds {names}; name one of these files, or a language that one name ends in")
         source, path = (str(files[0]), files[0]) if files else (source, path)
+    if language is not None and not path.exists() and ":" in source:
+        raise InputError(f"{source}: has a configuration already, and {language!r} would be another: give one of them")
     return rows_of(source, language), _language(path) if path.is_file() else None
 
 

@@ -1,4 +1,4 @@
-"""Anything but a generating model is refused in one line by every public function."""
+"""Anything but a generating model, or a tokenizer, is refused in one line by every public function."""
 
 from __future__ import annotations
 
@@ -18,9 +18,21 @@ from torch import nn
 from transformers import T5EncoderModel
 
 import decoding
-from decoding import ContrastiveDecoding, ContrastiveSearch, DoLa, ModelError, StrategyLogitsProcessor
+from decoding import (
+    LOL,
+    ContextAware,
+    ContrastiveDecoding,
+    ContrastiveSearch,
+    DoLa,
+    ModelError,
+    OptionError,
+    StrategyLogitsProcessor,
+)
+from decoding.evals.isotropy import analyse
+from decoding.evals.metrics.likelihood import coherence, perplexity
 from decoding.induce import Example, induce
 from decoding.models.wrappers import check_model, unwrapped
+from decoding.text import encoded
 
 IDS = torch.tensor([[5, 6, 7]])
 
@@ -110,3 +122,61 @@ def test_generating_reads_the_virtual_tokens(kind: str) -> None:
     with model.disable_adapter():
         without = model.generate(input_ids=ids, max_new_tokens=8, do_sample=False)
     assert without.tolist() != plain.tolist()
+
+
+NO_TOKENIZERS: dict[str, tuple[Callable[[], Any], str]] = {
+    "a name": (lambda: "expert", "tokenizer='expert': expected a tokenizer, not its name; decoding.load"),
+    "a path": (lambda: Path("some/folder"), "tokenizer='some/folder': expected a tokenizer, not its name"),
+    "a model": (lambda: tiny_model("llama"), "tokenizer=LlamaForCausalLM.*: must be a tokenizer of transformers"),
+    "a class": (lambda: transformers.PreTrainedTokenizerFast, "must be a tokenizer of transformers"),
+    "a number": (lambda: 5, "tokenizer=5: must be a tokenizer of transformers"),
+    "a function": (lambda: len, "must be a tokenizer of transformers"),
+    "the inside of a fast one": (lambda: loaded()[1].backend_tokenizer, "must be a tokenizer of transformers"),
+}
+
+WAYS_OF_TOKENIZERS: dict[str, Callable[[Any], Any]] = {
+    "a context": lambda tokenizer: ContextAware("a town", tokenizer=tokenizer),
+    "an amateur": lambda tokenizer: ContrastiveDecoding("amateur", tokenizer=tokenizer),
+    "guidance": lambda tokenizer: LOL("amateur", [1], tokenizer=tokenizer),
+    "later": lambda tokenizer: DoLa([0]).with_tokenizer(tokenizer),
+    "generate": lambda tokenizer: decoding.generate(loaded()[0], IDS, strategy=DoLa([0]), tokenizer=tokenizer),
+    "pipeline_kwargs": lambda tokenizer: decoding.pipeline_kwargs(DoLa([0]), tokenizer=tokenizer),
+    "score": lambda tokenizer: decoding.score(loaded()[0], "a", " b", tokenizer=tokenizer),
+    "Scorer": lambda tokenizer: decoding.Scorer(loaded()[0], [5], [None], tokenizer=tokenizer),
+    "perplexity": lambda tokenizer: perplexity(["a town"], loaded()[0], tokenizer),
+    "coherence": lambda tokenizer: coherence(["a"], [" town"], loaded()[0], tokenizer),
+    "isotropy": lambda tokenizer: analyse(loaded()[0], tokenizer, ["a town"]),
+    "text": lambda tokenizer: encoded(loaded()[0], tokenizer, "a town"),
+    "induce": lambda tokenizer: induce(tiny_model("llama"), tokenizer, [Example("a", "b")], "never"),
+}
+
+
+@functools.cache
+def loaded() -> Any:
+    return decoding.load("amateur")
+
+
+@pytest.mark.parametrize("wrong", NO_TOKENIZERS)
+@pytest.mark.parametrize("way_in", WAYS_OF_TOKENIZERS)
+def test_what_cannot_tokenise_is_refused_in_one_line(way_in: str, wrong: str) -> None:
+    make, message = NO_TOKENIZERS[wrong]
+    with pytest.raises(OptionError, match=message) as raised:
+        WAYS_OF_TOKENIZERS[way_in](make())
+    assert len(str(raised.value)) < 250
+
+
+def test_the_tokenizer_in_a_processor_is_taken() -> None:
+    model, tokenizer = loaded()
+
+    class Processor:
+        def __init__(self) -> None:
+            self.tokenizer = tokenizer
+
+    found = ContextAware("In the town ", tokenizer=Processor())
+    assert found.tokenizer is tokenizer
+    inputs = tokenizer("the old", return_tensors="pt")
+    tokens = [
+        decoding.generate(model, **inputs, strategy=ContextAware("In the town "), tokenizer=given, max_new_tokens=4)
+        for given in (tokenizer, Processor())
+    ]
+    assert tokens[0].tolist() == tokens[1].tolist()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import GenerationConfig
+from tiny_models import tiny_model
+from transformers import GenerationConfig, QuantizedCache, WatermarkingConfig
 
 from decoding.errors import OptionError
+from decoding.strategies.effective_config import decoded_with
 from decoding.strategies.generation_options import (
     EVALUATIONS_REFUSE,
     OPTIONS,
+    QUANTIZED_CACHE,
     REFUSED,
+    WATERMARKING,
     check_apply,
     check_tokens,
     checked_options,
@@ -68,6 +73,11 @@ def test_a_value_is_read_as_its_option_needs_it(pair: str, value: Any) -> None:
         ("sequence_bias=[[[5], 1]]", r"sequence_bias=.*: must be pairs of tokens and a bias"),
         ("exponential_decay_length_penalty=30", r"must be a number of tokens and a factor above 0"),
         ("watermarking_config=[]", r"watermarking_config=\[\]: must be a JSON object"),
+        ('watermarking_config={"seeding_scheme": "right"}', r"seeding_scheme='right': must be lefthash or selfhash"),
+        ('watermarking_config={"key": 1}', r"watermarking_config: has no key 'key'; .*expected one of greenlist_ratio"),
+        ('cache_config={"bits": 4}', r"cache_config: has no key 'bits'; did you mean nbits"),
+        ('cache_config={"nbits": 0}', r"cache_config: nbits=0: must be a whole number from 1"),
+        ("exponential_decay_length_penalty=30,nan", r"must be a number of tokens and a factor above 0"),
         ("cache_implementation=statik", r"cache_implementation='statik'; did you mean static"),
         ("max_new_tokens=5", r"max_new_tokens: is given by --max-new-tokens N"),
         ("temperature=0.7", r"is a parameter of strategies that sample: --strategy sampling:temperature=V"),
@@ -131,3 +141,18 @@ def test_a_token_that_the_model_does_not_have_is_refused(name: str, value: Any) 
     check_tokens(options, 10)
     with pytest.raises(OptionError, match=f"{name}=9: the model's tokens are 0 to 8"):
         check_tokens(options, 9)
+
+
+def test_the_keys_of_objects_are_those_of_transformers() -> None:
+    assert list(WATERMARKING) == list(inspect.signature(WatermarkingConfig).parameters)
+    of_cache = set(inspect.signature(QuantizedCache).parameters) - {"config"}
+    assert set(QUANTIZED_CACHE) == of_cache
+
+
+def test_settings_of_a_cache_that_takes_none_are_refused() -> None:
+    options = checked_options({"cache_config": {"nbits": 4}})
+    with (
+        pytest.raises(OptionError, match="cache_config: has an effect with cache_implementation=quantized alone"),
+        decoded_with(tiny_model("llama"), options),
+    ):
+        pass

@@ -16,7 +16,7 @@ import torch
 from tiny_models import random_ids, tiny_model
 
 import decoding
-from decoding import ContrastiveSearch, DecodingWarning, DoLa, OptionError
+from decoding import ContrastiveSearch, DecodingWarning, DoLa, OptionError, Strategy
 from decoding.strategies.registration import StrategyRegistry
 from decoding.strategies.registry import STRATEGIES, exportable_strategies, parse_strategy
 
@@ -183,3 +183,15 @@ def test_what_cannot_be_registered_is_one_line(clean: None) -> None:
             decoding.register(name, strategy_class)
         assert message in str(raised.value)
         assert name == "dola" or name not in STRATEGIES
+
+
+def test_a_strategy_that_lacks_a_method_is_not_registered(clean: None) -> None:
+    @dataclass(frozen=True)
+    class Unfinished(Strategy):
+        """A strategy without a session."""
+
+    with pytest.raises(OptionError, match=r"strategy unfinished: .*Unfinished lacks session, which it must have"):
+        decoding.register("unfinished", Unfinished)
+    for name, strategy in ((5, Unfinished), ("unfinished", Unfinished.__name__), ("unfinished", 0)):
+        with pytest.raises(OptionError, match=r"strategy (5|unfinished): .*must be"):
+            decoding.register(name, strategy)  # type: ignore[arg-type, type-var]

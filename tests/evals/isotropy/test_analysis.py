@@ -127,6 +127,9 @@ class Numbers:
     def convert_ids_to_tokens(self, ids):
         return list(map(str, ids))
 
+    def decode(self, ids):
+        return " ".join(map(str, ids))
+
 
 @pytest.mark.parametrize("architecture", ["mistral-sliding", "qwen2", "gemma2", "gpt2", "opt", "bloom", "mamba"])
 def test_layers_are_those_of_output_hidden_states(architecture):

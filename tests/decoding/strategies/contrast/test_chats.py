@@ -314,13 +314,6 @@ def test_an_amateur_of_the_last_token_reads_no_chat() -> None:
     assert own_prompt(strategy, prompt) == [*tokenizer(TEXT)["input_ids"], prompt[-1]]
 
 
-def test_an_empty_context_is_plain_decoding() -> None:
-    tokenizer, model = chat_tokenizer("chatml"), model_of("llama")
-    ids = torch.tensor([tokens(tokenizer, CONVERSATIONS[0])])
-    found = decoding.generate(model, ids, strategy=ContextAware("", tokenizer=tokenizer), max_new_tokens=NEW)
-    assert found.tolist() == model.generate(ids, max_new_tokens=NEW, do_sample=False).tolist()
-
-
 # --- prompts as text -------------------------------------------------------------------------------------------------
 
 

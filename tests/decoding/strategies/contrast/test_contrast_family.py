@@ -186,7 +186,6 @@ LIMITS = {
         amateur, beta=0.0, form="log_probs"
     ),
     "LOL without λ, ω and guidance": lambda model, amateur: LOL(amateur, [1], amateur_weight=0.0, fusion_weight=0.0),
-    "an empty context": lambda model, amateur: ContextAware([]),
 }
 
 

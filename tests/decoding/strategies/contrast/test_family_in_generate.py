@@ -177,7 +177,7 @@ def test_texts_need_a_tokenizer_and_generate_may_bring_it() -> None:
         decoding.generate(model, **inputs, strategy=LOL(Prompt([5]), [2], guidance="Truly. "), max_new_tokens=3)
     given = decoding.generate(model, **inputs, strategy=strategy, tokenizer=tokenizer, max_new_tokens=3)
     in_english = LOL(
-        Prompt("Told at the market.\n\n"), [2], guidance={"de": "", "en": "From the encyclopaedia.\n\n"},
+        Prompt("Told at the market.\n\n"), [2], guidance={"de": "Antworte.", "en": "From the encyclopaedia.\n\n"},
         tokenizer=tokenizer,
     )  # fmt: skip
     assert decoding.generate(model, **inputs, strategy=in_english, max_new_tokens=3).tolist() == given.tolist()
@@ -216,7 +216,7 @@ def test_a_text_for_each_row(model: Any) -> None:
         (lambda a: LOL(a, [1.5]), r"lower_layers=\[1.5\]: expected numbers of layers"),
         (lambda a: LOL(a, [1], fusion="sum"), r"fusion='sum': must be static or entropy"),
         (lambda a: LOL(a, [1], fusion_weight=float("nan")), r"fusion_weight=nan: must be"),
-        (lambda a: ContextAware([], alpha=-0.1), r"alpha=-0.1"),
+        (lambda a: ContextAware([7], alpha=-0.1), r"alpha=-0.1"),
     ],
 )
 def test_hyper_parameters_out_of_range(make: Any, message: str, amateur: Any) -> None:

@@ -21,7 +21,6 @@ BLIND = r"(pixel_values|mm_encoder_outputs \(image\)): the expert alone would ge
 tiny = functools.cache(tiny_other_inputs)
 IMAGES = ["llava", "qwen2_vl"]
 AMATEURS: dict[str, Callable[[str], Strategy]] = {
-    "empty context": lambda name: ContextAware([]),
     "context": lambda name: ContextAware([7, 8, 9]),
     "a model of its own": lambda name: ContrastiveDecoding(tiny_other_inputs(name, seed=1)),
     "prompt": lambda name: ContrastiveDecoding(Prompt([5, 6])),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_models import left_padded, random_prompt, tiny_model
 from torch import Tensor
-from transformers import RepetitionPenaltyLogitsProcessor
+from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 
 import decoding
 from decoding import ContrastiveSearch, InputError, OptionError
@@ -159,7 +159,7 @@ def test_what_cannot_be_explained_is_refused() -> None:
     with pytest.raises(InputError, match="which they begin with"):
         explain_contrastive_search(model, sequences[:, 1:], strategy, input_ids=prompt)
     with pytest.raises(InputError, match=r"past_key_values: .* give it as input_ids"):
-        explain_contrastive_search(model, sequences, strategy, input_ids=prompt, past_key_values=object())
+        explain_contrastive_search(model, sequences, strategy, input_ids=prompt, past_key_values=DynamicCache())
     least = int(model(sequences[:, :-1]).logits[0, -1].argmin())
     sequences[0, -1] = least
     with pytest.raises(InputError, match=rf"token {least} \(row 0, position 6\) was none of the 4 candidates"):

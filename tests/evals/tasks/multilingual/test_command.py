@@ -306,7 +306,10 @@ def test_code_runs_only_where_that_is_allowed(tmp_path, capfd):
     ("arguments", "message"),
     [
         (["--task", "poetry"], "expected one of open-ended, translation, summarization, code"),
-        (["--languages", "vi"], "language 'vi'"),
+        (["--languages", "vi"], "--languages 'vi'; did you mean it or id? expected one of en, zh"),
+        (["--languages", ""], "--languages '': a code is empty"),
+        (["--languages", "de,,fr"], "--languages 'de,,fr': a code is empty"),
+        (["--languages", "de, de"], "--languages 'de, de': de is given twice"),
         (["--task", "translation", "--mauve-model", "expert"], "--mauve-model: expected with --task open-ended"),
         (["--languages", "de", "--models", "fr=expert"], "--models fr: is no language of the data"),
         (["--models", "expert"], "expected CODE=NAME"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from decoding.errors import DecodingWarning, InputError
+from decoding.evals.cli import main
 from decoding.evals.tasks.truthfulqa.data import Targets, load
 
 DATA = Path(__file__).resolve().parents[5] / "shared" / "data"
@@ -96,6 +97,43 @@ def test_a_folder_is_its_one_file_or_the_one_of_the_language(tmp_path):
     for language in (None, "ru"):
         with pytest.raises(InputError, match=r"holds x_de\.json, x_fr\.json; name one of these files, or a language"):
             load(str(tmp_path), language)
+
+
+@pytest.mark.parametrize(
+    ("data", "languages", "message"),
+    [
+        ("", "ru", r"--languages ru: --data .* has no file of it; it has de, fr$"),
+        ("", "", r"--languages '': a code is empty; expected codes"),
+        ("", "de,,fr", r"--languages 'de,,fr': a code is empty"),
+        ("", "de, de", r"--languages 'de, de': de is given twice"),
+        ("x_de.json", "fr", r"--languages fr: --data .*x_de.json has no file of it; it has de$"),
+        ("plain/truthful_qa.json", "xx", r"--languages 'xx'; expected one of ar, bn"),
+        (
+            "plain/truthful_qa.json",
+            "de,fr",
+            r"--languages de,fr: --data .*qa.json is one file; give its",
+        ),
+    ],
+)
+def test_languages_that_the_data_do_not_have_are_refused_before_a_model_is_loaded(
+    tmp_path, capfd, data, languages, message
+):
+    (tmp_path / "plain").mkdir()
+    for name in ("x_de.json", "x_fr.json", "plain/truthful_qa.json"):
+        written(tmp_path, name, OKAPI)
+    code = main(
+        ["eval", "truthfulqa", "--data", str(tmp_path / data), "--languages", languages, "--model", "./nowhere",
+         "--strategy", "greedy"]
+    )  # fmt: skip
+    (line,) = capfd.readouterr().err.splitlines()
+    assert (code, bool(re.search(message, line))) == (2, True), line
+
+
+def test_languages_need_data(capfd):
+    assert main(["eval", "truthfulqa", "--languages", "de", "--strategy", "greedy"]) == 2
+    assert "--languages de: expected with --data" in capfd.readouterr().err
+    with pytest.raises(InputError, match="has a configuration already, and 'de' would be another"):
+        load("truthfulqa/truthful_qa:generation", "de")
 
 
 @pytest.mark.parametrize(("form", "content"), [("multiple_choice", CHOICES), ("generation", None)])
