@@ -70,6 +70,7 @@ class ContrastiveDecoding(ContrastStrategy):
     tokenizer: Any = field(default=None, repr=False, compare=False)
     placement: Placement | None = field(default=None, metadata={"added_later": True})
     name: ClassVar[str] = "contrastive-decoding"
+    plausibility_roles: ClassVar[frozenset[str]] = frozenset({EXPERT})
 
     def __post_init__(self) -> None:
         super().__post_init__()

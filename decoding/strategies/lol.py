@@ -99,6 +99,7 @@ class LOL(ContrastStrategy):
     tokenizer: Any = field(default=None, repr=False, compare=False)
     placement: Placement | None = field(default=None, metadata={"added_later": True})
     name: ClassVar[str] = "lol"
+    plausibility_roles: ClassVar[frozenset[str]] = frozenset({EXPERT, "guided expert"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

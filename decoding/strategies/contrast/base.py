@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation import logits_process
 
+from decoding.capabilities.cuda_graphs import cuda_graphs_requested
 from decoding.generation.session import Session
 from decoding.generation.strategy import Strategy
 from decoding.generation.unpadded_text import UnpaddedText
@@ -31,6 +33,12 @@ WARPERS = tuple(
     )
     if hasattr(logits_process, name)
 )  # fmt: skip
+
+
+MOST_UNREAD = 64  # tokens that a reader is left to read: their states take memory when they are read
+# Of the logits' distance to the limit of plausibility, which the kernels compute in another way: a token closer to it
+# counts as plausible here, and readers read.
+ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -74,11 +82,17 @@ class ContrastStrategy(Strategy):
 
     Attributes:
         fuse: whether readers with the same weights share a forward pass; False is for comparison.
+        lazy: whether readers that plausibility does not depend on wait where it leaves one token; False is for
+            comparison.
+        plausibility_roles: the readers that :attr:`Contrast.plausibility_logits` depends on; None where they are not
+            known, and no reader waits.
         exit_norm: whether early exits pass the final norm before the head.
     """
 
     scorable: ClassVar[bool] = True
     fuse: ClassVar[bool] = True
+    lazy: ClassVar[bool] = True
+    plausibility_roles: ClassVar[frozenset[str] | None] = None
     exit_norm: ClassVar[bool] = True
 
     @abstractmethod
@@ -112,7 +126,9 @@ class ContrastStrategy(Strategy):
     ) -> ContrastSession:
         """Open a session; see :meth:`Strategy.session`."""
         readers = self.readers(model, input_ids.shape[0])
-        return self._session(model, readers, input_ids, model_kwargs, generation_config, restorable)
+        session = self._session(model, readers, input_ids, model_kwargs, generation_config, restorable)
+        session.may_wait = self._may_wait(session.streams, generation_config)
+        return session
 
     def rescoring_session(
         self, model: Any, input_ids: Tensor, model_kwargs: dict[str, Any], generation_config: GenerationConfig | None
@@ -144,22 +160,50 @@ class ContrastStrategy(Strategy):
         )  # fmt: skip
         return ContrastSession(self, streams, text)
 
+    def _may_wait(self, streams: FusedStreams, config: GenerationConfig | None) -> frozenset[int]:
+        """The groups of readers that need not read a token before plausibility leaves a choice."""
+        if not self.lazy or self.plausibility_roles is None or config is None or cuda_graphs_requested(config):
+            return frozenset()
+        if config.return_dict_in_generate and config.output_scores:
+            return frozenset()
+        return streams.groups_without(self.plausibility_roles)
+
 
 class ContrastSession(Session):
-    """One call of a contrast strategy: its readers' streams and their last logits."""
+    """One call of a contrast strategy: its readers' streams and their last logits.
+
+    Where plausibility leaves one token in every row, no contrast can change the choice. Groups of readers on which
+    plausibility does not depend are then left to read the text later, in one pass, once there is a choice again.
+
+    Args:
+        strategy: of the call.
+        streams: its readers, which have read the prompt.
+        text: given ``input_ids``, the text so far without its padding.
+
+    Attributes:
+        may_wait: indices of the groups of readers that may be left to read later; none unless it is set.
+    """
 
     def __init__(self, strategy: ContrastStrategy, streams: FusedStreams, text: UnpaddedText) -> None:
         self.strategy = strategy
         self.streams = streams
         self.text = text
+        self.may_wait: frozenset[int] = frozenset()
         self.reader_logits: dict[str, ReaderLogits] = {}
         self._split: tuple[Any, Any, Any] = (None, None, None)
         self._take(streams.prompt)
 
     def scores(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
         """The strategy's scores, processed, -inf where a token is not plausible."""
-        contrast = self.strategy.contrast(self.reader_logits, self.text(input_ids))
         processors, warpers = self._processors_and_warpers(logits_processor)
+        contrast = self.strategy.contrast(self.reader_logits, self.text(input_ids))
+        if self.streams.unread:
+            # Of readers that wait these are logits of before, on which plausibility does not depend.
+            alone = None if processors else _only_plausible(contrast)
+            if alone is not None:
+                return warpers(input_ids, alone.to(input_ids.device))
+            self._take(self.streams.catch_up())
+            contrast = self.strategy.contrast(self.reader_logits, self.text(input_ids))
         if not processors:
             return warpers(input_ids, contrast.masked.to(input_ids.device))
         processed = processors(input_ids, contrast.scores.to(input_ids.device))
@@ -180,8 +224,10 @@ class ContrastSession(Session):
         return contrast.apply_plausibility(contrast.scores.to(scores.device) + (change - shift))
 
     def advance(self, tokens: Tensor) -> None:
-        """Read the tokens as every reader."""
-        self._take(self.streams.extend(tokens))
+        """Read the tokens as every reader that does not wait."""
+        self._take(self.streams.extend(tokens, self.may_wait))
+        if any(len(unread) >= MOST_UNREAD for unread in self.streams.unread.values()):
+            self._take(self.streams.catch_up())
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was."""
@@ -199,9 +245,10 @@ class ContrastSession(Session):
         """Free every stream."""
         self.streams.release()
 
-    def _take(self, outputs: list[ForwardOutput]) -> None:
-        self.reader_logits = self.streams.reader_logits(outputs)
-        if EXPERT in self.reader_logits:
+    def _take(self, outputs: Mapping[int, ForwardOutput]) -> None:
+        read = self.streams.reader_logits(outputs)
+        self.reader_logits |= read
+        if EXPERT in read:
             self.output = self.streams.expert_output(outputs)
             self.logits = self.reader_logits[EXPERT].final
 
@@ -216,6 +263,19 @@ class ContrastSession(Session):
                 LogitsProcessorList(logits_processor[first:]),
             )
         return self._split[1], self._split[2]
+
+
+def _only_plausible(contrast: Contrast) -> Tensor | None:
+    """(batch, vocab) float32 scores of the one plausible token of every row, 0 and -inf elsewhere; None where a row has
+    several, or none.
+    """
+    if not contrast.alpha:
+        return None
+    logits = contrast.plausibility_logits().float()
+    (best, second), tokens = logits.topk(2, dim=-1).values.unbind(-1), logits.argmax(-1, keepdim=True)
+    if not bool((second < best + (math.log(contrast.alpha) - ROUNDING)).all()):  # NaN is not
+        return None
+    return torch.full_like(logits, -torch.inf).scatter_(-1, tokens, 0.0)
 
 
 def _reordered(logits: ReaderLogits, rows: Tensor) -> ReaderLogits:

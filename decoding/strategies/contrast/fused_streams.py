@@ -6,7 +6,7 @@ second stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -78,6 +78,7 @@ class FusedStreams:
         self.chunk_size = (generation_config or model.generation_config).prefill_chunk_size
         self.step = 0
         self.groups: list[ReaderGroup] = []
+        self.unread: dict[int, list[Tensor]] = {}
         expert = next((reader for reader in readers if reader.role == EXPERT), None)
         others = [reader for reader in readers if reader is not expert]
         prompts = prompts_of(input_ids, model_kwargs, model) if others else []
@@ -153,26 +154,50 @@ class FusedStreams:
         return ReaderHead(stream.model, stream.structure, readers, self.batch)
 
     @property
-    def prompt(self) -> list[ForwardOutput]:
-        """The output of each group on its prompt."""
-        return [group.stream.prompt for group in self.groups]
+    def prompt(self) -> dict[int, ForwardOutput]:
+        """The output of each group on its prompt, by its index."""
+        return {index: group.stream.prompt for index, group in enumerate(self.groups)}
+
+    def groups_without(self, roles: Collection[str]) -> frozenset[int]:
+        """Indices of the groups none of whose readers has one of these roles."""
+        return frozenset(
+            i for i, group in enumerate(self.groups) if not any(reader.role in roles for reader in group.readers)
+        )
 
     @torch.no_grad()
-    def extend(self, tokens: Tensor) -> list[ForwardOutput]:
-        """Read (batch,) tokens in every group.
+    def extend(self, tokens: Tensor, waiting: Collection[int] = ()) -> dict[int, ForwardOutput]:
+        """Read (batch,) tokens, but for the groups ``waiting``, which read them in :meth:`catch_up`.
+
+        Returns:
+            The output of each group that has read them, by its index.
 
         Raises:
             InputError: a reader other than the expert alone has come to the end of its context.
         """
         self.step += 1
-        return [group.extend(tokens) for group in self.groups]
+        for index in waiting:
+            self.unread.setdefault(index, []).append(tokens)
+        return {i: group.extend(tokens[:, None]) for i, group in enumerate(self.groups) if i not in waiting}
 
     @torch.no_grad()
-    def reader_logits(self, outputs: list[ForwardOutput]) -> dict[str, ReaderLogits]:
-        """The next-token logits of every reader, (batch, vocab), after the last token of these outputs."""
+    def catch_up(self) -> dict[int, ForwardOutput]:
+        """Read what groups were left to read, in one pass each.
+
+        Returns:
+            The output of each of these groups, by its index.
+
+        Raises:
+            InputError: a reader has come to the end of its context.
+        """
+        unread, self.unread = self.unread, {}
+        return {index: self.groups[index].extend(torch.stack(tokens, dim=1)) for index, tokens in unread.items()}
+
+    @torch.no_grad()
+    def reader_logits(self, outputs: Mapping[int, ForwardOutput]) -> dict[str, ReaderLogits]:
+        """The next-token logits of the readers of these groups, (batch, vocab), after the last token of the outputs."""
         logits: dict[str, ReaderLogits] = {}
-        for group, output in zip(self.groups, outputs, strict=True):
-            logits |= group.reader_logits(output, self.final_norm)
+        for index, output in outputs.items():
+            logits |= self.groups[index].reader_logits(output, self.final_norm)
         self.check_numbers({role: reader_logits.final for role, reader_logits in logits.items()})
         return logits
 
@@ -232,9 +257,10 @@ class FusedStreams:
                 model = reader.model or self.model
                 raise not_a_number(model, role, int(broken.nonzero()[0, 0]), self.step)
 
-    def expert_output(self, outputs: list[ForwardOutput]) -> ForwardOutput:
+    def expert_output(self, outputs: Mapping[int, ForwardOutput]) -> ForwardOutput:
         """The expert's rows of the group that it belongs to."""
-        for group, output in zip(self.groups, outputs, strict=True):
+        for index, output in outputs.items():
+            group = self.groups[index]
             if group.readers[0].role == EXPERT:
                 alone = len(group.readers) == 1
                 return output if alone else picked(output, torch.arange(self.batch, device=output.hidden.device))
@@ -244,6 +270,9 @@ class FusedStreams:
         """Make row i what row ``rows[i]`` was, in every group."""
         for group in self.groups:
             group.reorder(rows)
+        self.unread = {
+            index: [of_step[rows.to(of_step.device)] for of_step in tokens] for index, tokens in self.unread.items()
+        }
 
     def close(self) -> Any:
         """The expert's cache, fit to be continued by plain ``generate``."""
@@ -261,6 +290,7 @@ class FusedStreams:
         for group in self.groups:
             group.stream.release()
         self.groups = []
+        self.unread = {}
 
 
 def _new_tokens(config: GenerationConfig | None, input_ids: Tensor) -> int:

@@ -118,19 +118,19 @@ class ReaderGroup:
         return self.head.readers
 
     def extend(self, tokens: Tensor) -> ForwardOutput:
-        """Read (batch,) tokens and keep them.
+        """Read (batch, n) tokens and keep them.
 
         Raises:
             InputError: a reader has come to the end of its context.
         """
-        if self.limit is not None and self.stream.length >= self.limit:
+        if self.limit is not None and self.stream.length + tokens.shape[1] > self.limit:
             raise InputError(
                 f"the text has come to the end of the {self.readers[-1].role}'s context of {self.limit} tokens: "
                 "ask for fewer new tokens"
             )
         # A finished row is given pad tokens, which may be outside the vocabulary; its logits no longer matter.
         tokens = within_vocabulary(self.stream.model, tokens.to(self.stream.input_ids.device))
-        return self.stream.extend(tokens.repeat(len(self.readers))[:, None])
+        return self.stream.extend(tokens.repeat(len(self.readers), 1))
 
     def forward_tree(self, tree: TokenTree) -> ForwardOutput:
         """Read a tree; see :meth:`decoding.strategies.contrast.fused_streams.FusedStreams.forward_tree`."""

@@ -1,0 +1,287 @@
+"""Readers wait where plausibility leaves one token, and no choice changes by it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import left_padded, random_prompt, tiny_model
+from torch import Tensor
+from transformers import LogitsProcessorList
+
+import decoding
+from decoding import LOL, ContextAware, ContrastiveDecoding
+from decoding.evals import miniature
+from decoding.strategies.contrast import base
+from decoding.strategies.contrast.base import Contrast, ContrastSession
+from decoding.strategies.contrast.readers import EXPERT
+
+PROMPTS = (
+    "The town of Harrowmere lies",
+    "Q: What does the Fermar bear eat?\nA:",
+    "Long ago there was an old clockmaker who",
+)
+NEW = 48
+
+Make = Callable[[Any], Any]
+STRATEGIES: dict[str, Make] = {
+    "logits": lambda amateur: ContrastiveDecoding(amateur),
+    "log-probs": lambda amateur: ContrastiveDecoding(amateur, form="log_probs", beta=1.0, alpha=0.3),
+    "last token": lambda amateur: ContrastiveDecoding(amateur, amateur_context="last_token"),
+    "lol": lambda amateur: LOL(amateur, [0.5]),
+    "lol, guided": lambda amateur: LOL(amateur, [0.5, 0.75], guidance=[9, 40, 17, 23]),
+    "lol, entropy": lambda amateur: LOL(amateur, [0.5], fusion="entropy"),
+}
+
+
+def eager(strategy: Any) -> Any:
+    """The strategy, whose readers never wait."""
+    kind = type(strategy)
+    fields = {field.name: getattr(strategy, field.name) for field in dataclasses.fields(strategy)}
+    return type(kind.__name__, (kind,), {"lazy": False})(**fields)
+
+
+@functools.cache
+def embedded() -> tuple[Any, Any, Any]:
+    expert, tokenizer = miniature.load("expert")
+    return expert, miniature.load("amateur")[0], tokenizer
+
+
+def batch(rows: int) -> dict[str, Tensor]:
+    tokenizer = embedded()[2]
+    return left_padded([tokenizer(text)["input_ids"] for text in PROMPTS[:rows]])
+
+
+@contextlib.contextmanager
+def passes_of(model: Any) -> Iterator[list[int]]:
+    """The number of tokens a row of each forward pass of a model."""
+    passes: list[int] = []
+
+    def read(_module: Any, arguments: tuple[Any, ...]) -> None:
+        passes.append(arguments[0].shape[1])
+
+    handle = model.get_input_embeddings().register_forward_pre_hook(read)
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_tokens_are_those_of_readers_that_never_wait(name: str, rows: int) -> None:
+    expert, amateur, _ = embedded()
+    strategy, inputs = STRATEGIES[name](amateur), batch(rows)
+    decoding.generate(expert, **inputs, strategy=strategy, max_new_tokens=2)  # the checks of a model come first
+    with passes_of(amateur) as lazy:
+        tokens = decoding.generate(expert, **inputs, strategy=strategy, max_new_tokens=NEW)
+    with passes_of(amateur) as never:
+        expected = decoding.generate(expert, **inputs, strategy=eager(strategy), max_new_tokens=NEW)
+    assert torch.equal(tokens, expected)
+    new = tokens.shape[1] - inputs["input_ids"].shape[1]
+    assert len(never) == new  # the prompt, and every new token but the last
+    assert len(lazy) < len(never)
+    assert sum(lazy) <= sum(never)
+
+
+def test_what_one_pass_reads_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    expert, amateur, _ = embedded()
+    monkeypatch.setattr(base, "MOST_UNREAD", 10)
+    inputs = batch(2)
+    strategy = ContrastiveDecoding(amateur, alpha=1.0)  # one plausible token, always
+    with passes_of(amateur) as passes:
+        tokens = decoding.generate(expert, **inputs, strategy=strategy, max_new_tokens=36)
+    assert torch.equal(tokens, decoding.generate(expert, **inputs, max_new_tokens=36, do_sample=False))
+    assert passes[1:] == [10] * ((tokens.shape[1] - inputs["input_ids"].shape[1] - 1) // 10)
+
+
+# How many times as wide the logits are made, so that some steps leave one plausible token.
+TINY = {"llama": 3, "gpt2": 3, "mistral-sliding": 3, "gemma2": 3, "mamba": 3, "opt": 3, "bloom": 3}
+
+
+def sharper(name: str, seed: int) -> Any:
+    """A random model with wide logits."""
+    model = copy.deepcopy(tiny_model(name, seed))
+    head = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(TINY[name] * head.weight.detach())  # untied from the embeddings
+    return model
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_every_kind_of_cache_reads_several_tokens_later(name: str) -> None:
+    expert, amateur = sharper(name, 0), sharper(name, 7)
+    inputs = left_padded([random_prompt(7, 1)] if name == "mamba" else [random_prompt(7, 1), random_prompt(12, 2)])
+    strategy = ContrastiveDecoding(amateur, alpha=0.5, beta=0.8)
+    skipped = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        tokens = decoding.generate(expert, **inputs, strategy=strategy, max_new_tokens=24, do_sample=True)
+        torch.manual_seed(seed)
+        with passes_of(amateur) as never:
+            expected = decoding.generate(expert, **inputs, strategy=eager(strategy), max_new_tokens=24, do_sample=True)
+        torch.manual_seed(seed)
+        with passes_of(amateur) as lazy:
+            decoding.generate(expert, **inputs, strategy=strategy, max_new_tokens=24, do_sample=True)
+        assert torch.equal(tokens, expected)
+        skipped.append(len(never) - len(lazy))
+    if name != "mamba":  # which reads one token a pass, whenever it reads
+        assert max(skipped) > 0
+
+
+def test_drawn_tokens_are_the_same() -> None:
+    expert, amateur, _ = embedded()
+    strategy = ContrastiveDecoding(amateur, beta=0.3)
+    for options in ({}, {"temperature": 0.8, "top_p": 0.9}, {"top_k": 5}):
+        drawn = []
+        for form in (strategy, eager(strategy)):
+            torch.manual_seed(3)
+            sampled = decoding.generate(
+                expert, **batch(3), strategy=form, max_new_tokens=NEW, do_sample=True, **options
+            )
+            drawn.append(sampled)
+        assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"repetition_penalty": 1.2},
+        {"bad_words_ids": [[5], [7], [11]]},
+        {"return_dict_in_generate": True, "output_scores": True},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_no_reader_waits_where_every_score_may_matter(options: dict[str, Any]) -> None:
+    expert, amateur, _ = embedded()
+    inputs, results = batch(2), []
+    for form in (ContrastiveDecoding(amateur), eager(ContrastiveDecoding(amateur))):
+        with passes_of(amateur) as passes:
+            results.append(decoding.generate(expert, **inputs, strategy=form, max_new_tokens=16, **options))
+        tokens = results[-1]["sequences"] if "output_scores" in options else results[-1]
+        assert len(passes) == tokens.shape[1] - inputs["input_ids"].shape[1]
+    if "output_scores" in options:
+        lazy, never = results
+        assert torch.equal(lazy.sequences, never.sequences)
+        assert all(map(torch.equal, lazy.scores, never.scores))
+    else:
+        assert torch.equal(*results)
+
+
+def test_logits_and_hidden_states_are_the_experts_own() -> None:
+    expert, amateur, _ = embedded()
+    asked = {"return_dict_in_generate": True, "output_logits": True, "output_hidden_states": True}
+    lazy, never = (
+        decoding.generate(expert, **batch(2), strategy=form, max_new_tokens=12, **asked)
+        for form in (ContrastiveDecoding(amateur), eager(ContrastiveDecoding(amateur)))
+    )
+    assert torch.equal(lazy.sequences, never.sequences)
+    assert all(map(torch.equal, lazy.logits, never.logits))
+    assert all(map(torch.equal, lazy.hidden_states[-1], never.hidden_states[-1]))
+
+
+def test_as_a_logits_processor_every_token_is_read() -> None:
+    expert, amateur, _ = embedded()
+    inputs, strategy = batch(2), ContrastiveDecoding(amateur)
+    processor = strategy.logits_processor(expert, attention_mask=inputs["attention_mask"])
+    beams = {"max_new_tokens": 12, "do_sample": False}
+    tokens = expert.generate(**inputs, logits_processor=LogitsProcessorList([processor]), **beams)
+    assert torch.equal(tokens, decoding.generate(expert, **inputs, strategy=strategy, max_new_tokens=12))
+
+
+def session_of(strategy: Any, rows: int = 2) -> tuple[ContrastSession, Tensor]:
+    expert, _, _ = embedded()
+    from decoding.stream.prepare import prepare_inputs
+
+    prepared, kwargs, config = prepare_inputs(expert, **batch(rows))
+    config.max_length = prepared.shape[1] + NEW
+    return strategy.session(expert, prepared, kwargs, config), prepared
+
+
+def test_rows_that_are_put_in_another_order_take_what_they_have_not_read_along() -> None:
+    strategy = ContrastiveDecoding(embedded()[1], alpha=1.0)
+    lazy, ids = session_of(strategy)
+    never, _ = session_of(eager(strategy))
+    order = torch.tensor([1, 0])
+    for step in range(6):
+        chosen = lazy.greedy(ids, LogitsProcessorList())
+        assert torch.equal(chosen, never.greedy(ids, LogitsProcessorList()))
+        for session in (lazy, never):
+            session.advance(chosen)
+        ids = torch.cat([ids, chosen[:, None]], dim=1)
+        if step == 3:
+            for session in (lazy, never):
+                session.reorder(order)
+            ids = ids[order]
+    assert lazy.streams.unread
+    assert not never.streams.unread
+    lazy._take(lazy.streams.catch_up())
+    for role, logits in never.reader_logits.items():
+        torch.testing.assert_close(lazy.reader_logits[role].final, logits.final, rtol=1e-4, atol=1e-4)
+    lazy.release()
+    never.release()
+
+
+def test_readers_of_the_same_weights_share_a_pass_and_do_not_wait() -> None:
+    for strategy in (ContrastiveDecoding(decoding.Prompt([9, 40, 17])), ContextAware([9, 40, 17])):
+        session, _ = session_of(strategy)
+        assert session.may_wait == frozenset()
+        session.release()
+
+
+def test_a_strategy_that_does_not_say_what_plausibility_depends_on_reads_everything() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Untold(ContrastiveDecoding):
+        plausibility_roles = None
+
+    session, _ = session_of(Untold(embedded()[1]))
+    assert session.may_wait == frozenset()
+    session.release()
+
+
+@pytest.mark.parametrize(
+    ("logits", "alpha", "alone"),
+    [
+        ([[4.0, 0.0, 1.0], [0.0, 9.0, 1.0]], 0.1, [0, 1]),
+        ([[4.0, 0.0, 1.0], [0.0, 3.0, 1.0]], 0.1, None),  # 2 < ln 10
+        ([[4.0, 0.0, 1.0]], None, None),
+        ([[4.0, 0.0, 1.0]], 0.0, None),
+        ([[4.0, 3.9, 1.0]], 1.0, [0]),
+        ([[4.0, 4.0, 1.0]], 1.0, None),
+        ([[4.0, 4.0 - 5e-4, 1.0]], 1.0, None),  # closer than rounding
+        ([[4.0, float("nan"), 1.0]], 0.1, None),
+        ([[float("-inf"), 2.0, float("-inf")]], 0.1, [1]),
+        ([[float("-inf")] * 3], 0.1, None),
+    ],
+)
+def test_one_plausible_token(logits: Sequence[Sequence[float]], alpha: float | None, alone: list[int] | None) -> None:
+    plausibility = torch.tensor(logits)
+    scores = base._only_plausible(Contrast(lambda _: plausibility, lambda: plausibility, alpha))
+    if alone is None:
+        assert scores is None
+    else:
+        assert scores is not None
+        assert scores.argmax(-1).tolist() == alone
+        assert scores.isfinite().sum(-1).tolist() == [1] * len(logits)
+
+
+def test_the_roles_of_plausibility_are_the_readers_that_it_changes_with() -> None:
+    """Other logits of any other reader leave plausibility as it is."""
+    expert, amateur, _ = embedded()
+    for name, make in STRATEGIES.items():
+        strategy = make(amateur)
+        session, ids = session_of(strategy)
+        text = session.text(ids)
+        before = strategy.contrast(session.reader_logits, text).plausibility_logits()
+        for role, logits in session.reader_logits.items():
+            other = dataclasses.replace(logits, final=torch.randn_like(logits.final))
+            changed = strategy.contrast({**session.reader_logits, role: other}, text).plausibility_logits()
+            assert torch.equal(before, changed) is (role not in strategy.plausibility_roles), (name, role)
+        assert EXPERT in strategy.plausibility_roles
+        session.release()
+    del expert
