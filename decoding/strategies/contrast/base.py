@@ -272,8 +272,10 @@ def _only_plausible(contrast: Contrast) -> Tensor | None:
     if not contrast.alpha:
         return None
     logits = contrast.plausibility_logits().float()
-    (best, second), tokens = logits.topk(2, dim=-1).values.unbind(-1), logits.argmax(-1, keepdim=True)
-    if not bool((second < best + (math.log(contrast.alpha) - ROUNDING)).all()):  # NaN is not
+    tokens = logits.argmax(-1, keepdim=True)
+    best = logits.gather(-1, tokens)
+    others = logits.scatter(-1, tokens, -torch.inf).amax(-1, keepdim=True)
+    if not bool((others < best + (math.log(contrast.alpha) - ROUNDING)).all()):  # NaN is not
         return None
     return torch.full_like(logits, -torch.inf).scatter_(-1, tokens, 0.0)
 

@@ -27,7 +27,7 @@ PROMPTS = (
     "Q: What does the Fermar bear eat?\nA:",
     "Long ago there was an old clockmaker who",
 )
-NEW = 48
+NEW = 32
 
 Make = Callable[[Any], Any]
 STRATEGIES: dict[str, Make] = {
@@ -118,18 +118,17 @@ def test_every_kind_of_cache_reads_several_tokens_later(name: str) -> None:
     expert, amateur = sharper(name, 0), sharper(name, 7)
     inputs = left_padded([random_prompt(7, 1)] if name == "mamba" else [random_prompt(7, 1), random_prompt(12, 2)])
     strategy = ContrastiveDecoding(amateur, alpha=0.5, beta=0.8)
+    decoding.generate(expert, **inputs, strategy=strategy, max_new_tokens=2)  # the checks of a model come first
     skipped = []
-    for seed in range(3):
-        torch.manual_seed(seed)
-        tokens = decoding.generate(expert, **inputs, strategy=strategy, max_new_tokens=24, do_sample=True)
-        torch.manual_seed(seed)
-        with passes_of(amateur) as never:
-            expected = decoding.generate(expert, **inputs, strategy=eager(strategy), max_new_tokens=24, do_sample=True)
-        torch.manual_seed(seed)
-        with passes_of(amateur) as lazy:
-            decoding.generate(expert, **inputs, strategy=strategy, max_new_tokens=24, do_sample=True)
-        assert torch.equal(tokens, expected)
-        skipped.append(len(never) - len(lazy))
+    for seed in range(2):
+        results, counts = [], []
+        for form in (strategy, eager(strategy)):
+            torch.manual_seed(seed)
+            with passes_of(amateur) as passes:
+                results.append(decoding.generate(expert, **inputs, strategy=form, max_new_tokens=20, do_sample=True))
+            counts.append(len(passes))
+        assert torch.equal(*results)
+        skipped.append(counts[1] - counts[0])
     if name != "mamba":  # which reads one token a pass, whenever it reads
         assert max(skipped) > 0
 
@@ -257,6 +256,7 @@ def test_a_strategy_that_does_not_say_what_plausibility_depends_on_reads_everyth
         ([[4.0, float("nan"), 1.0]], 0.1, None),
         ([[float("-inf"), 2.0, float("-inf")]], 0.1, [1]),
         ([[float("-inf")] * 3], 0.1, None),
+        ([[4.0], [5.0]], 0.1, [0, 0]),  # a vocabulary of one token
     ],
 )
 def test_one_plausible_token(logits: Sequence[Sequence[float]], alpha: float | None, alone: list[int] | None) -> None:
