@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -21,6 +21,7 @@ from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
 from decoding.strategies.dola import DoLa
 from decoding.strategies.effective_config import with_strategy
 from decoding.strategies.generation_options import check_together, checked_call
+from decoding.strategies.model_logits import ModelLogits
 from decoding.strategies.registry import StrategySpec
 from decoding.strategies.stored import stored_strategy
 
@@ -37,6 +38,7 @@ def generate(
     streamer: Any = None,
     tokenizer: Any = None,
     compile: bool = False,
+    seeds: Sequence[int] | None = None,
     **kwargs: Any,
 ) -> Any:
     """``model.generate`` with a strategy: takes all that it takes, the arguments that transformers dropped included.
@@ -57,6 +59,9 @@ def generate(
             tokenizer. A processor does as well.
         compile: capture the decode step and replay it for each token: the same tokens, and a GPU that does not wait
             between kernels (docs/compile.md: when it pays, memory, what is refused).
+        seeds: a whole number for each row (each returned sequence), with ``do_sample=True``: a row draws from its own,
+            what it would draw alone after ``torch.manual_seed``. So its tokens do not depend on its batch. Without a
+            strategy it samples as plain ``model.generate`` does. None draws from torch's global generator.
         kwargs: everything else that ``model.generate`` takes.
 
     Returns:
@@ -86,6 +91,8 @@ def generate(
         strategy = stored_strategy(model, generation_config, kwargs, tokenizer)
     if strategy is None:
         strategy = _strategy_of_arguments(kwargs, config)
+    if strategy is None and seeds is not None:
+        strategy = ModelLogits()
     # Some models' own generate() calls its first parameter pixel_values, or input_ids: given by name it stays that.
     positional = () if inputs is None else (inputs,)
     if strategy is None:
@@ -97,6 +104,8 @@ def generate(
         )  # fmt: skip
     _check_strategy(strategy)
     strategy = strategy.with_tokenizer(tokenizer)
+    if kwargs.pop("custom_generate", None) is not None:
+        raise OptionError(f"custom_generate: would decode in place of {strategy.name}; leave one of them out")
     kwargs.pop("low_memory", None)  # every call here needs little memory for its candidates
     if kwargs.get("cache_implementation", config.cache_implementation) == "paged":
         raise OptionError(
@@ -134,6 +143,7 @@ def generate(
             stopping_criteria=stopping_criteria,
             custom_generate=custom,
             **({"compile": True} if compile else {}),
+            **({"seeds": seeds} if seeds is not None else {}),
             **kwargs,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput, GenerateEncoderDecoderOutput
 
 from decoding.errors import DecodingError, OptionError
+from decoding.generation.draws import draw
 from decoding.generation.session import Session, most_probable
 from decoding.models.devices import broadcast_from_rank0
 from decoding.models.forward_errors import not_a_number, within_memory
@@ -35,6 +36,7 @@ def decode(
     temperature: float,
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
+    generators: Sequence[torch.Generator] | None,
     synced_gpus: bool,
     streamer: Any,
     model_kwargs: dict[str, Any],
@@ -49,6 +51,7 @@ def decode(
         temperature: divides the strategy's scores when sampling.
         stopping_criteria: as transformers prepared them.
         generation_config: likewise.
+        generators: see :func:`decoding.generation.draws.draw`.
         synced_gpus: whether all ranks must run the same number of forward passes.
         streamer: already has the prompt; None for none.
         model_kwargs: masks, positions, cache, encoder outputs.
@@ -80,7 +83,7 @@ def decode(
                 if scores is None:
                     chosen = session.greedy(input_ids, logits_processor)
                 elif generation_config.do_sample:
-                    chosen = broadcast_from_rank0(model, _drawn(scores / temperature))
+                    chosen = broadcast_from_rank0(model, draw(scores / temperature, generators))
                 else:
                     chosen = most_probable(scores)
                 if not finished_here:
@@ -107,14 +110,6 @@ def decode(
     if streamer is not None:
         streamer.end()
     return record.output(input_ids, cache, encoder_outputs) if as_dict else input_ids
-
-
-def _drawn(scores: Tensor) -> Tensor:
-    """(batch,) tokens drawn from the softmax of (batch, vocab) scores; -1 where there is nothing to draw from."""
-    best = scores.amax(-1)
-    nothing = ~best.isfinite()  # all excluded, NaN or infinite: multinomial would refuse, and on a GPU end the process
-    probabilities = scores.masked_fill(nothing[:, None], 0).softmax(-1)
-    return torch.multinomial(probabilities, num_samples=1).squeeze(1).masked_fill(nothing, -1)
 
 
 def _no_token(model: Any, session: Session, row: int, step: int) -> DecodingError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from decoding.capabilities.cuda_graphs import request_cuda_graphs
 from decoding.errors import OptionError
 from decoding.generation.caller import arguments_of_generate
+from decoding.generation.draws import row_generators
 from decoding.generation.logits_processor import StrategyLogitsProcessor
 from decoding.generation.loop import decode
 from decoding.generation.session import Session
@@ -29,7 +31,7 @@ class Strategy(ABC):
 
     Three ways in: ``decoding.generate(model, ..., strategy=s)``, ``model.generate(..., custom_generate=s)`` and
     ``model.generate(..., logits_processor=[s.logits_processor(model)])``. Each takes ``compile=True``, which captures
-    the decode step (docs/compile.md).
+    the decode step (docs/compile.md). The first two take ``seeds``, with which each row draws from its own.
 
     Attributes:
         name: its name in the registry (:mod:`decoding.strategies.registry`), in messages and on the command line.
@@ -113,11 +115,13 @@ class Strategy(ABC):
         synced_gpus: bool = False,
         streamer: Any = None,
         compile: bool = False,
+        seeds: Sequence[int] | None = None,
         **model_kwargs: Any,
     ) -> Any:
         """Decode, as ``custom_generate`` of ``model.generate``; the contract of transformers' own ``_sample``.
 
-        ``compile=True``, here or on the generation config, captures the decode step; see :func:`decoding.generate`.
+        ``compile=True``, here or on the generation config, captures the decode step, and ``seeds`` gives each row draws
+        of its own; see :func:`decoding.generate`.
         """
         if streamer is not None:
             streamer.put(input_ids.cpu())  # bound to this callable by decoding.generate, so generate() did not
@@ -132,6 +136,9 @@ class Strategy(ABC):
             raise OptionError("synced_gpus=True: there is no process group whose ranks keep step; leave it out")
         if compile:
             request_cuda_graphs(generation_config, True)  # this call's own copy
+        generators = None
+        if seeds is not None:
+            generators = row_generators(seeds, len(input_ids), generation_config, input_ids.device)
         check_generation_config(self.name, generation_config)
         check_inputs(model, input_ids, model_kwargs)
         self.check(model)
@@ -146,6 +153,7 @@ class Strategy(ABC):
             temperature,
             stopping_criteria,
             generation_config,
+            generators,
             synced_gpus,
             streamer,
             model_kwargs,

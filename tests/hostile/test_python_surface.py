@@ -108,6 +108,10 @@ def _piped(strategy: Any, tokenizer: Any, max_new_tokens: Any) -> Any:
     return decoding.pipeline_kwargs(strategy, tokenizer=tokenizer, max_new_tokens=max_new_tokens)
 
 
+def _sampled(model: Any, inputs: Any, seeds: Any) -> Any:
+    return decoding.generate(model, inputs, seeds=seeds, do_sample=True, max_new_tokens=2)
+
+
 def _by_arguments(model: Any, inputs: Any, penalty_alpha: Any, top_k: Any) -> Any:
     return decoding.generate(model, inputs, penalty_alpha=penalty_alpha, top_k=top_k, max_new_tokens=2)
 
@@ -175,6 +179,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "pipeline_kwargs": (_piped, {"strategy": DoLa([0, 1]), "tokenizer": "tokenizer", "max_new_tokens": 2}),
     "Prompt": (Prompt, {"text": "a town"}),
+    "generate-from-seeds": (_sampled, {"model": None, "inputs": random_ids(1, 5), "seeds": [3]}),
     "generate-by-arguments": (
         _by_arguments, {"model": None, "inputs": random_ids(1, 5), "penalty_alpha": 0.6, "top_k": 4}
     ),

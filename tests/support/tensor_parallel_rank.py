@@ -40,6 +40,9 @@ def said(model: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"model": described(model, "expert")}
     for name, strategy in STRATEGIES.items():
         found[name] = decoding.generate(model, **PROMPTS, strategy=strategy, max_new_tokens=10).tolist()
+    found["from seeds"] = decoding.generate(
+        model, **PROMPTS, do_sample=True, seeds=[4, 5], temperature=1.5, max_new_tokens=10
+    ).tolist()
     processor = STRATEGIES["DoLa"].logits_processor(model, **PROMPTS)
     found["beams"] = model.generate(**PROMPTS, num_beams=2, max_new_tokens=5, logits_processor=[processor]).tolist()
     scoring = [None, *(strategy for strategy in STRATEGIES.values() if not isinstance(strategy, ContrastiveSearch))]

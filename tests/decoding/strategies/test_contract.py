@@ -87,11 +87,35 @@ def test_rows_depend_neither_on_their_batch_nor_on_padding(
     name: str, spec: StrategySpec, model: Any, batch: dict[str, Tensor]
 ) -> None:
     if spec.is_stochastic:
-        pytest.skip("a batch's draws are other draws than a row's")
+        pytest.skip("draws: the next test")
     together = _new(generate_with(spec, model, **batch, max_new_tokens=NEW), batch)
     for row in range(len(PROMPTS)):
         alone = _alone(batch, row)
         assert _new(generate_with(spec, model, **alone, max_new_tokens=NEW), alone) == [together[row]]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_rows_with_seeds_draw_what_they_draw_alone(
+    name: str, spec: StrategySpec, model: Any, batch: dict[str, Tensor]
+) -> None:
+    if name not in OWN and not spec.is_stochastic:
+        with pytest.raises(OptionError, match="seeds: "):
+            generate_with(spec, model, **batch, max_new_tokens=NEW, seeds=[3, 4, 5])
+        return
+
+    def drawn(inputs: dict[str, Tensor], **seeds: Any) -> list[list[int]]:
+        if spec.is_stochastic:
+            return _new(generate_with(spec, model, **inputs, max_new_tokens=NEW, **seeds), inputs)
+        sampling = {"do_sample": True, "temperature": 50.0, "max_new_tokens": NEW}  # as in test_a_seed_decides_...
+        return _new(decoding.generate(model, **inputs, strategy=spec.strategy, **sampling, **seeds), inputs)
+
+    together = drawn(batch, seeds=[3, 4, 5])
+    for row, seed in enumerate((3, 4, 5)):
+        alone = _alone(batch, row)
+        assert drawn(alone, seeds=[seed]) == [together[row]]
+        torch.manual_seed(seed)
+        assert drawn(alone) == [together[row]]
+    assert drawn(batch, seeds=[6, 7, 8]) != together
 
 
 @pytest.mark.parametrize("name", OWN)
