@@ -111,7 +111,7 @@ def multilingual_command(
     k: Annotated[str, typer.Option("--k", metavar="N,...", help="The k of pass@k.")] = "1",
     timeout: Annotated[float, typer.Option(min=0.1, metavar="S", help="Seconds that a program may run.")] = 5.0,
     batch_size: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Prompts per batch, of strategies that do not sample.")
+        int, typer.Option(min=1, metavar="N", help="Prompts per batch, which a killed run loses.")
     ] = 8,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write an HTML file with samples side by side.")

@@ -47,7 +47,7 @@ class Answers:
 
 
 def ask(model: Any, tokenizer: Any, specs: Sequence[StrategySpec], questions: Sequence[Question]) -> list[Answers]:
-    """Ask every question with every strategy, all questions in one batch where nothing is sampled."""
+    """Ask every question with every strategy, all questions in one batch."""
     generator = TextGenerator(model, tokenizer, ANSWER_TOKENS)
     prompts = [question.prompt for question in questions]
     by_strategy = []

@@ -1,4 +1,4 @@
-"""Continuations of many prompts: in one batch where nothing is drawn, else one by one, each from its own seed."""
+"""Continuations of many prompts in one batch, where strategies that sample draw each from a seed of its own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from decoding.api import generate_with
-from decoding.errors import InputError
+from decoding.errors import InputError, ModelError
 from decoding.models.devices import input_device
 from decoding.models.inputs import context_of
+from decoding.models.structure import inspect_model
+from decoding.models.wrappers import unwrapped
 from decoding.strategies.effective_config import decoded_with
 from decoding.strategies.generation_options import EVALUATIONS_REFUSE, NO_OPTIONS, checked_options
 from decoding.strategies.registry import StrategySpec
@@ -103,7 +105,8 @@ def generate_texts(
         model: a generating transformers model.
         tokenizer: its tokenizer.
         prompts: token ids, of any lengths; shorter ones are padded on the left.
-        seeds: of the random draws, one for each prompt.
+        seeds: of the random draws, one for each prompt; a text is what its prompt alone gives after
+            ``torch.manual_seed``.
         max_new_tokens: at most.
         stop: texts end before the first of these strings.
         prefix_cache: returns a cache of the tokens that all prompts begin with, from each row's number of pad tokens;
@@ -116,13 +119,23 @@ def generate_texts(
     """
     options = checked_options(generation_config, EVALUATIONS_REFUSE)
     with decoded_with(model, options):
-        if not spec.is_stochastic:
-            return _generate_batch(spec, model, tokenizer, prompts, max_new_tokens, stop, prefix_cache)
-        texts = []
-        for prompt, seed in zip(prompts, seeds, strict=True):
-            torch.manual_seed(seed)
-            texts += _generate_batch(spec, model, tokenizer, [prompt], max_new_tokens, stop, prefix_cache)
-        return texts
+        if spec.is_stochastic and not _has_row_draws(model):
+            texts = []
+            for prompt, seed in zip(prompts, seeds, strict=True):
+                torch.manual_seed(seed)
+                texts += _generate_batch(spec, model, tokenizer, [prompt], None, max_new_tokens, stop, prefix_cache)
+            return texts
+        drawn_from = seeds if spec.is_stochastic else None
+        return _generate_batch(spec, model, tokenizer, prompts, drawn_from, max_new_tokens, stop, prefix_cache)
+
+
+def _has_row_draws(model: Any) -> bool:
+    """True where the token loop of this library can run the model: in transformers' own, rows share their draws."""
+    try:
+        inspect_model(unwrapped(model))
+    except ModelError:
+        return False
+    return True
 
 
 def _generate_batch(
@@ -130,6 +143,7 @@ def _generate_batch(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int] | None,
     max_new_tokens: int,
     stop: Sequence[str],
     prefix_cache: Callable[[Sequence[int]], Any] | None,
@@ -147,6 +161,7 @@ def _generate_batch(
         ),
         max_new_tokens=max_new_tokens,
         pad_token_id=pad,
+        **({} if seeds is None else {"seeds": seeds}),
         **({"stop_strings": list(stop), "tokenizer": tokenizer} if stop else {}),
         **({CACHE_ARGUMENT: prefix_cache(pads)} if prefix_cache is not None else {}),
     ).cpu()

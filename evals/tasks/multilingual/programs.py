@@ -51,7 +51,12 @@ class Code(GenerationTask):
             count = self.samples if configuration.spec.is_stochastic else 1
             prompts = [self.prompt(document.content) for document in documents for _ in range(count)]
             seeds = [configuration.seed(f"{document.id} {index}") for document in documents for index in range(count)]
-            texts = self.generator.generate(configuration.spec, prompts, seeds, configuration.generation_config)
+            texts: list[GeneratedText] = []
+            for start in range(0, len(prompts), self.group_size):
+                part = slice(start, start + self.group_size)
+                texts += self.generator.generate(
+                    configuration.spec, prompts[part], seeds[part], configuration.generation_config
+                )
             for index, (document, row) in enumerate(zip(documents, records, strict=True)):
                 generated = texts[index * count : (index + 1) * count]
                 row.append({"strategy": configuration.label, **self._record(document.content, generated)})

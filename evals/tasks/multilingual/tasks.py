@@ -41,7 +41,7 @@ class GenerationTask(GroupTask):
         generator: the model, the length of its texts and their stop strings.
         settings: JSON-able; the documents' digest and the generator's settings are added.
         skipped: why rows were left out.
-        batch_size: prompts in a batch where nothing is sampled.
+        batch_size: prompts in a batch.
     """
 
     corpus_resamples = 1000

@@ -38,8 +38,7 @@ class Generation(QuestionTask):
         questions: see :func:`decoding.evals.tasks.truthfulqa.data.load`.
         prompt: the form of the prompts.
         max_new_tokens: the longest answer; 50 as in DoLa's script.
-        batch_size: number of questions in one ``generate()`` call. Strategies that sample get one question a call, so
-            that their draws depend on the question alone.
+        batch_size: number of questions in one ``generate()`` call.
         judges: of the answers.
         left_out: why questions were left out when the data were read.
         name: of the task.

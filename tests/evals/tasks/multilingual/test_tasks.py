@@ -8,9 +8,9 @@ import torch
 
 from decoding.errors import InputError, OptionError
 from decoding.evals import miniature
-from decoding.evals.engine.configurations import Configuration
+from decoding.evals.engine.configurations import Configuration, configured
 from decoding.evals.engine.runner import run
-from decoding.evals.engine.text_generation import GeneratedText
+from decoding.evals.engine.text_generation import GeneratedText, TextGenerator
 from decoding.evals.metrics.distribution import mauve
 from decoding.evals.metrics.likelihood import coherence
 from decoding.evals.metrics.overlap import bleu, chrf, rouge
@@ -41,17 +41,40 @@ class Reciting:
     max_new_tokens, stop, model = 8, (), None
 
     def __init__(self, texts, tokenizer=None):
-        self.texts, self.tokenizer, self.prompts, self.seeds = iter(texts), tokenizer, [], []
+        self.texts, self.tokenizer, self.prompts, self.seeds, self.batches = iter(texts), tokenizer, [], [], []
 
     def generate(self, choice, prompts, seeds, generation_config):
         self.prompts += prompts
         self.seeds += seeds
+        self.batches.append(len(prompts))
         return [GeneratedText(next(self.texts), 3) for _ in prompts]
 
 
 def figures(task, spec="greedy", **more):
     (entry,) = run(task, [configuration(spec)], **more)["configurations"]
     return {name: figure["value"] for name, figure in entry["metrics"].items()}
+
+
+@EXPERT
+def test_a_run_goes_on_with_the_same_texts_in_batches_of_another_size(tmp_path):
+    model, tokenizer = miniature.load("expert", dtype=torch.float32)
+    passages = [
+        Passage(prompt, "") for prompt in ("The old clockmaker", "A river", "Once upon a time there was", "Tom")
+    ]
+    specs = [parse_strategy(spec) for spec in ("greedy", "nucleus", "sampling:temperature=1.5")]
+
+    def written(output, batch_size):
+        task = OpenEnded("t", TextGenerator(model, tokenizer, 10), passages, {}, batch_size=batch_size)
+        made = configured(specs, model, tokenizer, "expert", task=task.settings)
+        run(task, made, output=output)
+        return sorted((output / "samples_t.jsonl").read_text().splitlines())
+
+    whole = written(tmp_path / "whole", 2)
+    assert len(set(whole)) == len(passages) * len(specs)
+    cut = (tmp_path / "whole" / "samples_t.jsonl").read_text().splitlines()[:6]  # the first batch
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "samples_t.jsonl").write_text("\n".join(cut) + "\n")
+    assert written(tmp_path / "cut", 3) == whole
 
 
 @pytest.mark.parametrize("units", ["whitespace", "characters"])
@@ -144,8 +167,9 @@ def code():
     except OptionError as error:
         pytest.skip(f"this kernel cannot isolate programs: {error}")
 
-    def made(texts, samples=1, k=(1,)):
-        return Code("t", Reciting(texts), PROBLEMS, {}, samples=samples, k=k, limits=Limits(seconds=1), weak=False)
+    def made(texts, samples=1, k=(1,), **more):
+        limits = Limits(seconds=1)
+        return Code("t", Reciting(texts), PROBLEMS, {}, samples=samples, k=k, limits=limits, weak=False, **more)
 
     return made
 
@@ -171,6 +195,14 @@ def test_pass_at_k_of_several_samples(code, tmp_path):
     (first, _) = [json.loads(line) for line in (tmp_path / "samples_t.jsonl").read_text().splitlines()]
     assert first["outcomes"] == ["passed", "AssertionError", "timed out after 1 s"]
     assert first["texts"] == [RIGHT, WRONG, LOOPING]
+
+
+def test_many_samples_are_written_a_batch_at_a_time(code):
+    texts = [RIGHT, WRONG, WRONG, RIGHT, RIGHT, RIGHT]
+    task = code(texts, samples=3, k=(1, 3), batch_size=4)
+    assert figures(task, "nucleus")["pass@1"] == pytest.approx((1 / 3 + 1) / 2)
+    assert task.generator.batches == [4, 2]
+    assert len(set(task.generator.seeds)) == 6
 
 
 def test_one_program_stands_for_all_where_nothing_is_drawn(code):
