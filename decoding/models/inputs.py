@@ -13,7 +13,7 @@ from decoding.cache.growing import tokens_in
 from decoding.errors import InputError, ModelError
 from decoding.models.devices import input_device
 from decoding.models.text_config import text_config
-from decoding.transformers_private import CACHE_ARGUMENT, CACHE_ARGUMENTS, cache_in
+from decoding.transformers_private import CACHE_ARGUMENT, CALLERS_CACHE_ARGUMENTS, cache_in
 
 __all__ = [
     "check_cache",
@@ -88,7 +88,7 @@ def _check_named(named: Mapping[str, Any]) -> None:
         raise InputError(f"inputs_embeds must be a tensor of floats (batch, length, size), and is {_kind(embeds)}")
     if positions is not None and not (isinstance(positions, Tensor) and positions.dim() >= 1 and _is_whole(positions)):
         raise InputError(f"position_ids must be a tensor of whole numbers (batch, length), and is {_kind(positions)}")
-    for name in CACHE_ARGUMENTS:
+    for name in CALLERS_CACHE_ARGUMENTS:
         cache = named.get(name)
         if cache is not None and not isinstance(cache, Cache):
             raise InputError(

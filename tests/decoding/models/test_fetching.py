@@ -208,7 +208,8 @@ def test_a_cache_that_cannot_be_written(release: Any, tmp_path: Path) -> None:
 def waiting_fetch(release: Any) -> Iterator[subprocess.Popen[str]]:
     """A process that fetches a model, and waits for pip: a process too, that ends once its parent has ended."""
     program = (
-        "import os, subprocess, sys\n"
+        "import os, signal, subprocess, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "from decoding.evals.cli import main\n"
         "from decoding.models import fetching, releases\n"
         "run = subprocess.run\n"
