@@ -161,11 +161,8 @@ _IN_PYTHON: Mapping[str, checks.Check] = {
     **{name: option.check for name, option in OPTIONS.items() if name != "cache_implementation"},
     **dict.fromkeys(("eos_token_id", "pad_token_id", "bos_token_id", "decoder_start_token_id"), checks.token_or_none),
     **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens"), checks.tokens_or_none),
-    **dict.fromkeys(
-        ("max_length", "num_beams", "num_return_sequences", "top_k", "prefill_chunk_size"),
-        checks.count(0),
-    ),
-    "max_new_tokens": checks.count(1),
+    **dict.fromkeys(("max_length", "num_beams", "num_return_sequences", "top_k"), checks.count(0)),
+    **dict.fromkeys(("max_new_tokens", "prefill_chunk_size"), checks.count(1)),
     **dict.fromkeys(("temperature", "max_time"), checks.number(0.0)),
     **dict.fromkeys(("top_p", "typical_p"), checks.share),
     **dict.fromkeys(("do_sample", "return_dict_in_generate", "output_scores", "output_logits"), checks.flag),

@@ -38,7 +38,7 @@ def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tu
 def test_every_command_with_a_device_takes_a_map_of_devices() -> None:
     placing = {words: options for words, options in commands() if "--device" in options}
     assert {words[0] for words in placing} == {
-        "generate", "compare", "demo", "doctor", "eval", "export", "induce", "isotropy", "metrics",
+        "generate", "compare", "demo", "doctor", "eval", "export", "induce", "isotropy", "metrics", "tune",
     }  # fmt: skip
     for words, options in placing.items():
         assert "--device-map" in options, words
@@ -147,7 +147,7 @@ def test_an_amateur_is_induced_on_a_split_model(tmp_path: Path, told: list[Any],
 
 
 # The data of the other evaluations is read first; their map goes the way of this one's.
-PLACING = [words for words, options in commands() if "--device" in options and words[0] != "eval"]
+PLACING = [words for words, options in commands() if "--device" in options and words[0] not in ("eval", "tune")]
 NONSENSE = {
     "no name": (["--device-map", ""], "device_map=''; expected one of auto, balanced"),
     "a device": (["--device-map", "gpu"], "device_map='gpu'; expected one of auto, balanced"),
@@ -160,7 +160,7 @@ NONSENSE = {
 }
 
 
-@pytest.mark.parametrize("words", [*PLACING, ("eval", "truthfulqa")], ids=" ".join)
+@pytest.mark.parametrize("words", [*PLACING, ("eval", "truthfulqa"), ("tune", "truthfulqa")], ids=" ".join)
 def test_what_cannot_be_placed_is_one_line_of_every_command(
     words: tuple[str, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
