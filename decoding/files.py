@@ -15,7 +15,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["remove_abandoned", "share_weights", "workspace", "write_whole"]
+__all__ = ["lock", "remove_abandoned", "share_weights", "workspace", "write_whole"]
 
 ABANDONED = 86_400  # seconds after which a workspace whose lock tells nothing counts as left by a killed process
 
@@ -77,16 +77,26 @@ def _locked(folder: Path, wait: bool) -> Iterator[bool]:
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        locked = True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError:  # some network file systems have no locks
-            locked = False
-        yield locked
+        yield lock(descriptor, wait)
     finally:
         os.close(descriptor)
+
+
+def lock(descriptor: int, wait: bool) -> bool:
+    """Lock an open file or folder until it is closed, which the end of the process does too; False without locks.
+
+    Raises:
+        BlockingIOError: another process has it locked, and ``wait`` is False.
+    """
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # some network file systems have no locks
+        return False
+    return True
 
 
 def share_weights(folder: Path, like: str) -> None:

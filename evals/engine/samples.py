@@ -10,11 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from decoding.errors import DecodingWarning, InputError, OptionError, one_line
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+from decoding.files import lock
 
 __all__ = ["Sample", "SampleFile"]
 
@@ -208,14 +204,10 @@ def _repair(file: int, path: Path) -> None:
 
 def _lock(file: int, path: Path, wait: bool) -> None:
     """Lock the file until it is closed, which the end of the process does too."""
-    if fcntl is None:
-        return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file, wait)
     except BlockingIOError as error:
         raise OptionError(f"{path}: another run is writing it; wait for its end or give another --output") from error
-    except OSError:
-        pass  # some network file systems have no locks
 
 
 def _write(file: int, content: bytes) -> None:
