@@ -158,9 +158,8 @@ def parse_strategy(spec: str, settings: Mapping[str, str] | None = None) -> Stra
     """
     if not isinstance(spec, str):
         raise OptionError(f"strategy={spec!r}: must be a name, perhaps with parameters, such as dola:alpha=0.2")
-    inline = spec.partition(":")[2]
     name = strategy_name(spec)
-    texts = _inline(spec, inline) | dict(settings or {})
+    texts = _inline(spec) | dict(settings or {})
     types = parameter_types(STRATEGIES[name])
     values = {}
     for parameter, text in texts.items():
@@ -204,7 +203,7 @@ def candidates_of(spec: str) -> list[str]:
         ['dola:layers=low,final_norm=true', 'dola:layers=high,final_norm=true']
     """
     name = strategy_name(spec)
-    values = {parameter: text.split("|") for parameter, text in _inline(spec, spec.partition(":")[2]).items()}
+    values = {parameter: text.split("|") for parameter, text in _inline(spec).items()}
     for field in dataclasses.fields(STRATEGIES[name]):
         needed = field.metadata.get("grid_with")
         if field.name not in values and "grid" in field.metadata and (needed is None or needed in values):
@@ -240,10 +239,10 @@ def strategy_name(spec: str) -> str:
     return name
 
 
-def _inline(spec: str, inline: str) -> dict[str, str]:
+def _inline(spec: str) -> dict[str, str]:
     parameters: dict[str, str] = {}
     name = None
-    for part in inline.split(","):
+    for part in spec.partition(":")[2].split(","):
         before, equals, value = part.partition("=")
         if equals:
             name = before.strip()

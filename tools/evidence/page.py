@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from decoding.evals.engine.results import corrected
+from decoding.strategies.parameters_text import as_text
+from decoding.strategies.registry import parse_strategy
 from decoding.tools.evidence.parts import PARTS, Column, Part
 
 __all__ = ["draw"]
@@ -97,34 +99,10 @@ def _chosen(results: Mapping[str, Any], index: int) -> str:
     strategy = results["tuning"]["strategies"][index]
     if len(strategy["tried"]) == 1:
         return ""
-    varied = _varied([entry["strategy"] for entry in strategy["tried"]])
-    values = dict(_parameters(strategy["chosen"]))
-    own = results["configurations"][index]["parameters"]
-    shown = [f"{name} {_plain(values.get(name, own[name]))}" for name in varied]
-    return f" ({', '.join(shown)})"
-
-
-def _varied(texts: Sequence[str]) -> list[str]:
-    """The parameters in which strategies differ."""
-    rows = [dict(_parameters(text)) for text in texts]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return [name for name in names if len({row.get(name) for row in rows}) > 1]
-
-
-def _parameters(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the parameters of a strategy as text; a part without ``=`` belongs to the value before it."""
-    parts: list[list[str]] = []
-    for part in text.partition(":")[2].split(","):
-        name, equals, value = part.partition("=")
-        if equals:
-            parts.append([name, value])
-        elif parts:
-            parts[-1][1] += f",{part}"
-    yield from ((name, value) for name, value in parts)
-
-
-def _plain(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    tried = [parse_strategy(entry["strategy"]).parameters for entry in strategy["tried"]]
+    chosen = parse_strategy(strategy["chosen"]).parameters
+    varied = [name for name in chosen if any(parameters.get(name) != chosen[name] for parameters in tried)]
+    return f" ({', '.join(f'{name} {as_text(chosen[name])}' for name in varied)})"
 
 
 def _cell(column: Column, figure: Mapping[str, Any], difference: Mapping[str, Any] | None) -> str:

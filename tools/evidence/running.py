@@ -92,7 +92,8 @@ def kept(written: Mapping[str, Any], language: str = "") -> dict[str, Any]:
         for entry in written["configurations"]
     ]
     chosen = {name: written[name] for name in KEPT if name in written}
-    language = language or written["task"].removesuffix("_report").rpartition("-")[2]
+    _, dash, end = written["task"].removesuffix("_report").rpartition("-")
+    language = language or (end if dash else "")
     return _rounded(
         {"language": language, **chosen, "configurations": configurations, "comparisons": written["comparisons"]}
     )
