@@ -199,11 +199,10 @@ def multilingual_command(
             if ready is None or ready.options.model != by_language[code]:
                 ready = None  # before the next model takes its memory
                 ready = prepared(replace(options, model=by_language[code], output=folder), candidates[code])
-            ready = replace(ready, candidates=candidates[code])
+            ready = replace(ready, candidates=candidates[code], runs=asked)
             evaluation = task_of(task_options, documents[code], language_of[code], ready.model, ready.tokenizer)
             settings = {**evaluation.settings, "language": code}
             results.append(ready.run(evaluation, ready.configurations(settings, generation_config=chosen), extra))
-            asked.append(ready.runs[-1])
             del evaluation  # which holds the model
         whole = of_last_rank(results, asked, folder, limit=options.limit, seed=options.seed)
         if whole is None:

@@ -13,7 +13,7 @@ from decoding.evals.engine.text_generation import GeneratedText, TextGenerator
 from decoding.evals.metrics.distribution import mauve
 from decoding.evals.metrics.likelihood import coherence
 from decoding.evals.metrics.overlap import character_counts, chrf_of_counts, rouge
-from decoding.evals.metrics.repetition import counted, diversity_of, pooled
+from decoding.evals.metrics.repetition import counted, diversity, diversity_of, pooled
 from decoding.evals.metrics.units import Units, splitter
 from decoding.evals.tasks.multilingual.data import Passage
 from decoding.evals.tasks.multilingual.languages import Language
@@ -131,10 +131,7 @@ class OpenEnded(GenerationTask):
         references = [self._parts(document.content)[1] for document in documents]
         if not all(text.strip() for text in references):
             raise OptionError(f"{self.name}: has texts without a reference: give --at-least diversity=VALUE")
-        words = [self.split(text) for text in references]
-        return {
-            "diversity": REFERENCE_SHARE * diversity_of(pooled([counted(text, n) for text in words]) for n in (2, 3, 4))
-        }
+        return {"diversity": REFERENCE_SHARE * diversity(references, self.split)}
 
     def _parts(self, passage: Passage) -> tuple[str, str]:
         """The prompt and its reference continuation."""
