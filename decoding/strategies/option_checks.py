@@ -19,7 +19,7 @@ Check = Callable[[str, Any], None]
 """Raises OptionError, with a name and what is accepted, unless the value is one of the kind."""
 
 
-LARGEST = 2**31 - 1  # count, and far beyond any that fits into memory
+LARGEST_COUNT = 2**31 - 1  # far beyond any that fits into memory
 
 
 def number(low: float, open_: bool = False) -> Check:
@@ -36,7 +36,7 @@ def share_above_0(name: str, value: Any) -> None:
 
 
 def count(low: int) -> Check:
-    return lambda name, value: require_count(name, value, low, high=LARGEST)
+    return lambda name, value: require_count(name, value, low, high=LARGEST_COUNT)
 
 
 def any_number(name: str, value: Any) -> None:
@@ -71,7 +71,7 @@ def token(name: str, value: Any) -> None:
 def token_or_none(name: str, value: Any) -> None:
     """One that a call in Python gives: transformers takes a number below 0 for a token that never comes."""
     for item in value if isinstance(value, (list, tuple)) else [value]:
-        if not isinstance(item, int) or isinstance(item, bool) or abs(item) > LARGEST:
+        if not isinstance(item, int) or isinstance(item, bool) or abs(item) > LARGEST_COUNT:
             raise OptionError(f"{name}={shown(value)}: must be a token's number, or a list of them")
 
 
