@@ -33,6 +33,7 @@ CORE = (
     "tests/decoding/stream/test_stream.py",
     "tests/decoding/stream/test_recompute.py",
     "tests/decoding/test_api.py",
+    "tests/decoding/test_api_arguments.py",
     "tests/decoding/test_exported.py",
     "tests/decoding/strategies/test_recorded_tokens.py",
     "tests/decoding/strategies/contrast/test_family_in_generate.py",

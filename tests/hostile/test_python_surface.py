@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from mixed_precision import prepared
-from tiny_models import VOCAB, random_ids, tiny_model
+from tiny_models import VOCAB, random_ids, tiny_model, word_tokenizer
 from torch import nn
 from transformers import AutoModel, BatchEncoding, PreTrainedTokenizerFast
 
@@ -57,13 +57,7 @@ VALUES: list[Any] = [
 ]  # fmt: skip
 
 
-@cache
-def _tokenizer() -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", pad_token="w0", eos_token="w2")
+_tokenizer = cache(word_tokenizer)
 
 
 @cache

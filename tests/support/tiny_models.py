@@ -25,6 +25,7 @@ from transformers import (
     OPTConfig,
     OPTForCausalLM,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     T5Config,
@@ -107,6 +108,15 @@ def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:
                 parameter.mul_(4.0)
     model.generation_config.eos_token_id = None  # random models end at random; tests that want an end set one
     return model
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """One word a token: w3 w4 ..."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", pad_token="w0", eos_token="w2")
 
 
 def random_ids(*shape: int, seed: int = 0) -> torch.Tensor:
