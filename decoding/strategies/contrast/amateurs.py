@@ -99,7 +99,7 @@ def check_amateur(amateur: Any) -> None:
 def _with_prompt(amateur: Any) -> Any:
     """What is given as an amateur; a :class:`Prompt` for text that begins with "prompt:"."""
     if isinstance(amateur, str) and amateur.startswith("prompt:"):
-        return Prompt(amateur.removeprefix("prompt:").strip())
+        return Prompt(amateur.removeprefix("prompt:").strip(" "))  # as of every text, the end of its line stays
     return amateur
 
 

@@ -12,7 +12,7 @@ from tiny_models import random_prompt, tiny_model
 
 import decoding
 from decoding import LOL, ContextAware, ContrastiveDecoding, OptionError, Prompt
-from decoding.strategies.contrast.amateurs import text_reader
+from decoding.strategies.contrast.amateurs import prompt_text, text_reader
 from decoding.strategies.contrast.texts import least_rows, texts_of
 from decoding.strategies.registry import parse_strategy
 
@@ -54,6 +54,16 @@ def test_an_amateur_without_a_name_is_refused(name: str, amateur: str) -> None:
 def test_an_amateurs_prompt_without_text_is_refused(name: str) -> None:
     with pytest.raises(OptionError, match="the amateur's prompt is empty"):
         parse_strategy(name, {"amateur": "prompt: "})
+
+
+def test_a_text_keeps_the_end_of_its_line_and_no_space_around_it() -> None:
+    for name, parameter, given in (
+        ("contrastive-decoding", "amateur", "prompt: Lie.\n\n "),
+        ("context-aware", "context", " Lie.\n\n "),
+    ):
+        strategy = parse_strategy(name, {parameter: given}).strategy
+        text = prompt_text(strategy.amateur) if parameter == "amateur" else strategy.context
+        assert text == "Lie.\n\n"
 
 
 def test_a_text_without_a_token_is_refused() -> None:
