@@ -39,12 +39,14 @@ def run_part(name: str, data: str, work: str, results: Path) -> None:
     part = PARTS[name]
     folders = [Path(work, name, str(number)) for number in range(1, len(part.steps) + 1)]
     for needed in part.after:
-        if not all(Path(_filled(argument, data, work)).exists() for argument in _outputs(PARTS[needed])):
+        if not all(_is_made(_filled(argument, data, work)) for argument in _outputs(PARTS[needed])):
             raise OptionError(f"{name} needs what {needed} makes: run that first")
     for step, folder in zip(part.steps, folders, strict=True):
         arguments = [_filled(argument, data, work) for argument in step.arguments]
         if "--output" not in arguments:
             arguments += ["--output", str(folder)]
+        elif _is_made(arguments[arguments.index("--output") + 1]):
+            continue  # by an earlier run of the part
         code = subprocess.run([sys.executable, "-m", "decoding.evals.cli", *arguments], check=False).returncode
         if code:
             raise OptionError(f"{name}: decoding {shlex.join(arguments)} ended with {code}; what it evaluated is kept")
@@ -114,6 +116,11 @@ def _filled(argument: str, data: str, work: str) -> str:
 def _outputs(part: Part) -> Sequence[str]:
     """The folders that the commands of a part name."""
     return [step.arguments[step.arguments.index("--output") + 1] for step in part.steps if "--output" in step.arguments]
+
+
+def _is_made(adapter: str) -> bool:
+    """True where the training of an adapter has ended: its config is the last that is written beside its weights."""
+    return Path(adapter, "adapter_config.json").is_file()
 
 
 def _cpu() -> str:

@@ -112,6 +112,19 @@ def test_what_cannot_run_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
+def test_an_adapter_is_made_once(tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()  # as training that was killed leaves it
+    with pytest.raises(OptionError, match="later needs what makes makes: run that first"):
+        run_part("later", "data", str(tmp_path), tmp_path)
+    with pytest.raises(OptionError, match="makes: decoding induce .* ended with 2"):
+        run_part("makes", "data", str(tmp_path), tmp_path)
+    (adapter / "adapter_config.json").write_text("{}")
+    run_part("makes", "data", str(tmp_path), tmp_path)
+    run_part("later", "data", str(tmp_path), tmp_path)
+
+
+@pytest.mark.usefixtures("small")
 def test_a_part_that_has_not_run_says_so(tmp_path: Path) -> None:
     assert "Not run yet: `make evidence PART=small`." in draw("<!-- part: small -->\n<!-- end -->", tmp_path)
 
