@@ -117,7 +117,7 @@ def test_an_adapter_is_made_once(tmp_path: Path) -> None:
     adapter.mkdir()  # as training that was killed leaves it
     with pytest.raises(OptionError, match="later needs what makes makes: run that first"):
         run_part("later", "data", str(tmp_path), tmp_path)
-    with pytest.raises(OptionError, match="makes: decoding induce .* ended with 2"):
+    with pytest.raises(OptionError, match=r"makes: decoding induce .* ended with 2"):
         run_part("makes", "data", str(tmp_path), tmp_path)
     (adapter / "adapter_config.json").write_text("{}")
     run_part("makes", "data", str(tmp_path), tmp_path)
