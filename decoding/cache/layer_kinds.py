@@ -4,7 +4,7 @@ Code that branches asks :func:`kind_of` for a layer's adapter and never for the 
 
 | kind | layers | branches |
 |---|---|---|
-| ``InPlace`` | ``GrowingLayer`` | after a shared prefix, or forked; moved by an index |
+| ``InPlace`` | ``GrowingLayer``, ``RowwiseLayer`` | after a shared prefix, or forked; moved by an index |
 | ``Sliding`` | transformers' ``DynamicSlidingWindowLayer`` | after a shared prefix, its past recorded; or forked |
 | ``Empty`` | transformers' ``DummyLayer``: layers without a cache of their own | nothing to do |
 | ``Quantised`` | of a ``QuantizedCache`` | after a shared prefix, read by copies |
@@ -24,6 +24,7 @@ from transformers.cache_utils import (
 )
 
 from decoding.cache.growing import GrowingLayer, layers_of
+from decoding.cache.rowwise import RowwiseLayer
 from decoding.transformers_private import DummyLayer, QuantisedLayer
 
 __all__ = ["LayerKind", "can_share_prefix", "gather_index", "has_window", "is_recurrent", "kind_of"]
@@ -101,6 +102,10 @@ class InPlace(LayerKind):
     """Layers that are written in place: an index moves."""
 
     can_share_prefix = True
+
+    def mask_window(self, layer: Any) -> int | None:
+        """The window of a layer that keeps what has left it; None for all others."""
+        return layer.window if isinstance(layer, RowwiseLayer) else None
 
     def keep(self, layer: Any, num_branch_tokens: int, slots: Tensor, winners: list[int] | None) -> None:
         """Move the kept branch's keys and values to the end of the prefix; see :meth:`LayerKind.keep`."""

@@ -7,8 +7,6 @@ The prefix's keys and values are never copied.
 from __future__ import annotations
 
 import copy
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -50,7 +48,7 @@ class SharedPrefixBranches:
         state = self.state
         batch, branches, n = self.tokens.shape
         _begin_branches(state)
-        inputs = self._inputs(n)
+        inputs = state.inputs_beside_tokens(torch.cat([state.input_ids, self.tokens[:, 0]], dim=1), n, self.kwargs)
         inputs["input_ids"] = self.tokens.reshape(batch, branches * n)
         inputs["position_ids"] = positions.repeat(*[1] * (positions.dim() - 1), branches)
         prefix = state.padding_mask if state.padded else None
@@ -64,19 +62,6 @@ class SharedPrefixBranches:
         )
         with untouched(state.cache) as self.pending_entries:
             return state.run(inputs, every_logit=True)
-
-    def _inputs(self, n: int) -> dict[str, Any]:
-        """Inputs of the model's forward other than tokens, positions and mask."""
-        state = self.state
-        if state.constant_inputs is not None:
-            return dict(state.constant_inputs)
-        ids = torch.cat([state.input_ids, self.tokens[:, 0]], dim=1)
-        inputs = state.model.prepare_inputs_for_generation(ids, next_sequence_length=n, **self.kwargs)
-        rest = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
-        rest.pop("position_ids")
-        if not any(isinstance(value, Tensor) for value in rest.values()):
-            state.constant_inputs = rest  # the same at each step; preparing them again costs a percent of one
-        return dict(rest)
 
     def keep(self, branch: Tensor) -> ForwardOutput:
         """Move the kept branch's keys and values to the end of the prefix; drop the rest."""

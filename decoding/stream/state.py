@@ -130,6 +130,30 @@ class BatchState:
         """The model's keyword arguments once n more tokens are read: masks and positions are longer."""
         return update_model_kwargs(self.model, {}, dict(self.kwargs), n)
 
+    def cut_inputs(self, n: int) -> None:
+        """Take the last n tokens out of token ids, masks and positions."""
+        self.input_ids = self.input_ids[:, :-n]
+        for name in ("attention_mask", "decoder_attention_mask", "position_ids", "decoder_position_ids"):
+            if self.kwargs.get(name) is not None and not (self.is_encoder_decoder and name == "attention_mask"):
+                self.kwargs[name] = self.kwargs[name][..., :-n]
+
+    def inputs_beside_tokens(self, ids: Tensor, n: int, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Inputs of the model's forward for n more tokens, other than tokens, positions and mask.
+
+        Args:
+            ids: (batch, length + n) the text with these tokens.
+            n: their number.
+            kwargs: the model's keyword arguments with them, see :meth:`grown_kwargs`.
+        """
+        if self.constant_inputs is not None:
+            return dict(self.constant_inputs)
+        inputs = self.model.prepare_inputs_for_generation(ids, next_sequence_length=n, **kwargs)
+        rest = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
+        rest.pop("position_ids")
+        if not any(isinstance(value, Tensor) for value in rest.values()):
+            self.constant_inputs = rest  # the same at each step; preparing them again costs a percent of one
+        return dict(rest)
+
     def readable(self, tokens: Any) -> Tensor:
         """Token ids as a tensor of ids that the model has.
 

@@ -24,6 +24,7 @@ from decoding.stream.cuda_graph_steps import CudaGraphSteps, GraphPlan
 from decoding.stream.forked_rows import ForkedBranches
 from decoding.stream.output import ForwardOutput, joined, reordered
 from decoding.stream.recompute import RecomputedBranches, disable_cache, recompute, why_cache_unusable
+from decoding.stream.separate_rows import SeparateRows
 from decoding.stream.shared_prefix import SharedPrefixBranches, forward_tree
 from decoding.stream.state import BatchState
 from decoding.stream.token_tree import TokenTree
@@ -72,6 +73,7 @@ class Stream(BatchState):
         self._use_cache = not self.recompute_reason  # as the call has it
         self._pending: SharedPrefixBranches | ForkedBranches | RecomputedBranches | None = None
         self._fork: ForkedBranches | None = None
+        self.rows: SeparateRows | None = None
         if graph_plan is not None:
             self.graph_steps = CudaGraphSteps(self, graph_plan, generation_config.max_length)
 
@@ -100,6 +102,8 @@ class Stream(BatchState):
         """Read (batch, n) tokens and keep them; ``hidden`` is (batch, n, dim)."""
         self.drop()
         self._collapse()
+        if self.rows is not None:
+            return self.rows.read(tokens)
         if not self.recompute_reason and tokens.shape[1] > 1 and is_recurrent(self.cache):
             return joined([self.extend(token) for token in tokens.split(1, dim=1)])
         self.kwargs = self.grown_kwargs(tokens.shape[1])
@@ -207,10 +211,25 @@ class Stream(BatchState):
         self.length = length
         if self.graph_steps is not None:
             self.graph_steps.forget()
-        self.input_ids = self.input_ids[:, :-excess]
-        for name in ("attention_mask", "decoder_attention_mask", "position_ids", "decoder_position_ids"):
-            if self.kwargs.get(name) is not None and not (self.is_encoder_decoder and name == "attention_mask"):
-                self.kwargs[name] = self.kwargs[name][..., :-excess]
+        self.cut_inputs(excess)
+
+    def separate_rows(self) -> SeparateRows:
+        """Let each row have a length of its own from now on, to which it can go back; see :class:`SeparateRows`.
+
+        :meth:`extend` then reads tokens after the end of each row, and returns the logits of each where the head cannot
+        be applied separately. The other verbs are of rows of one length.
+
+        Raises:
+            ModelError: a model or a cache that does not allow it.
+        """
+        if self.rows is None:
+            self.drop()
+            self._collapse()
+            if not self.uses_tree_attention:
+                reason = self.recompute_reason or self.branching.reason
+                raise ModelError(f"{type(self.model).__name__} cannot read drafts: it has no shared prefix ({reason})")
+            self.rows = SeparateRows(self, self.generation_config.max_length)
+        return self.rows
 
     # --- what strategies ask beside the verbs ----------------------------------------------------------------------
 
@@ -239,6 +258,8 @@ class Stream(BatchState):
         self._collapse()
         if self.recompute_reason:
             return None
+        if self.rows is not None:
+            self.rows.join()
         for layer in layers_of(self.cache):
             kind_of(layer).stop_branching(layer)
         if self.graph_steps is not None:
