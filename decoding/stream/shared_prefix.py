@@ -7,6 +7,7 @@ The prefix's keys and values are never copied.
 from __future__ import annotations
 
 import copy
+
 import torch
 from torch import Tensor
 

@@ -62,7 +62,7 @@ def test_rows_that_keep_different_numbers_of_tokens_are_read_as_alone(name: str)
 @pytest.mark.parametrize("name", SHARING)
 def test_joined_rows_are_continued_as_if_they_had_never_been_apart(name: str) -> None:
     model = tiny_model(name)
-    stream, texts = _open(model)
+    stream, _texts = _open(model)
     rows = stream.separate_rows()
     tokens = random_ids(2, 6, seed=5)
     stream.extend(tokens[:, :4])
@@ -85,7 +85,7 @@ def test_joined_rows_are_continued_as_if_they_had_never_been_apart(name: str) ->
 
 def test_what_was_not_written_is_never_read() -> None:
     model = tiny_model("llama")
-    stream, texts = _open(model)
+    stream, _texts = _open(model)
     for layer in stream.cache.layers:
         for storage in (layer._keys, layer._values):
             storage[:, :, layer.length :] = torch.nan  # as memory that was used before may hold
