@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from transformers import CompileConfig, GenerationConfig, StoppingCriteriaList
 from transformers.generation.stopping_criteria import StopStringCriteria
 
+from decoding.drafts.options import draft_options
 from decoding.errors import InputError, OptionError, shown
 from decoding.generation.strategy import Strategy
 from decoding.models.forward_errors import within_memory
@@ -39,6 +40,8 @@ def generate(
     tokenizer: Any = None,
     compile: bool = False,
     seeds: Sequence[int] | None = None,
+    drafts: Any = None,
+    draft_tokens: int | Literal["auto"] | None = None,
     **kwargs: Any,
 ) -> Any:
     """``model.generate`` with a strategy: takes all that it takes, the arguments that transformers dropped included.
@@ -62,6 +65,13 @@ def generate(
         seeds: a whole number for each row (each returned sequence), with ``do_sample=True``: a row draws from its own,
             what it would draw alone after ``torch.manual_seed``. So its tokens do not depend on its batch. Without a
             strategy it samples as plain ``model.generate`` does. None draws from torch's global generator.
+        drafts: proposes tokens ahead, which all readers then read in one pass; those stay that the strategy chooses
+            itself (docs/drafts.md). The same tokens as without, and of sampled ones the same distribution. One of
+            "prompt-lookup" (what followed the last tokens in the prompt, a context or the text before), "amateur" (the
+            strategy's), "exit:LAYER" (the model after its first layers), or a model of the same tokens: an object, a
+            folder or a name. Without a strategy it is greedy search, or sampling, with drafts.
+        draft_tokens: how many drafts a round has; "auto", the default, adapts their number, down to none where they
+            do not pay.
         kwargs: everything else that ``model.generate`` takes.
 
     Returns:
@@ -91,7 +101,10 @@ def generate(
         strategy = stored_strategy(model, generation_config, kwargs, tokenizer)
     if strategy is None:
         strategy = _strategy_of_arguments(kwargs, config)
-    if strategy is None and seeds is not None:
+    drafts = getattr(config, "drafts", None) if drafts is None else drafts
+    draft_tokens = getattr(config, "draft_tokens", None) if draft_tokens is None else draft_tokens
+    with_drafts = draft_options(drafts, draft_tokens) is not None
+    if strategy is None and (seeds is not None or with_drafts):
         strategy = ModelLogits()
     # Some models' own generate() calls its first parameter pixel_values, or input_ids: given by name it stays that.
     positional = () if inputs is None else (inputs,)
@@ -144,6 +157,7 @@ def generate(
             custom_generate=custom,
             **({"compile": True} if compile else {}),
             **({"seeds": seeds} if seeds is not None else {}),
+            **({"drafts": drafts, "draft_tokens": draft_tokens} if with_drafts else {}),
             **kwargs,
         )
 

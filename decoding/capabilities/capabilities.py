@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
@@ -18,14 +19,15 @@ from decoding.capabilities.branching import branching_of
 from decoding.capabilities.chunked_prefill import checked_chunking
 from decoding.capabilities.cuda_graphs import check_cuda_graphs, cuda_graphs_requested, request_cuda_graphs
 from decoding.errors import OptionError, shown
-from decoding.models.inputs import with_named_inputs
+from decoding.models.devices import input_device
+from decoding.models.inputs import check_inputs, with_named_inputs
 from decoding.models.mixed_rows import MixedRows
 from decoding.models.wrappers import unwrapped
 from decoding.parameters import plain_numbers, require_count
 from decoding.stream.prepare import prepare_inputs
 from decoding.stream.stream import Stream
 
-__all__ = ["open_prepared_stream", "open_stream"]
+__all__ = ["left_padded", "open_prepared_stream", "open_rows", "open_stream"]
 
 
 def open_stream(
@@ -113,3 +115,26 @@ def open_prepared_stream(
     )  # fmt: skip
     stream.prefill(whole_prompt, prompt_states)
     return stream
+
+
+def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Texts of several lengths as (rows, width) token ids, which end together, and their mask."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=device)
+    return ids, torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+
+
+def open_rows(model: Any, rows: Sequence[Sequence[int]], new_tokens: int, *, mixed: MixedRows | None = None) -> Stream:
+    """Open a stream on texts of several lengths, to which at most ``new_tokens`` are added, and read them.
+
+    Args:
+        model: a generating transformers model.
+        rows: token ids of each text.
+        new_tokens: that each row may add.
+        mixed: see :class:`decoding.Stream`.
+    """
+    ids, mask = left_padded(rows, input_device(model))
+    check_inputs(model, ids, {"attention_mask": mask})
+    inputs, kwargs, config = prepare_inputs(model, input_ids=ids, attention_mask=mask)
+    config.max_length = ids.shape[1] + new_tokens
+    return open_prepared_stream(model, inputs, kwargs, config, restorable=True, mixed=mixed, whole_prompt=False)

@@ -24,7 +24,7 @@ from decoding.transformers_private import (
     pad_token,
 )
 
-__all__ = ["decode"]
+__all__ = ["Record", "decode", "no_token"]
 
 
 @torch.no_grad()
@@ -63,7 +63,7 @@ def decode(
     cache = cache_in(model_kwargs)
     cache_outlives = as_dict or is_callers_cache(cache)
     encoder_outputs = model_kwargs.get("encoder_outputs")
-    record = _Record(generation_config, model.config.is_encoder_decoder)
+    record = Record(generation_config, model.config.is_encoder_decoder)
     pad: Any = pad_token(generation_config)
     if pad is not None:
         pad = pad.to(input_ids.device)
@@ -97,7 +97,7 @@ def decode(
                     # Both in one copy to the host: a GPU is waited for once.
                     finished_here, is_stuck = torch.stack([unfinished.max() == 0, stuck.any()]).tolist()
                     if is_stuck:
-                        raise _no_token(model, session, int(stuck.nonzero()[0]), input_ids.shape[1] - length - 1)
+                        raise no_token(model, session, int(stuck.nonzero()[0]), input_ids.shape[1] - length - 1)
                     if streamer is not None:
                         streamer.put(tokens.cpu())
                 # Under synced_gpus a rank that is done goes on with forward passes until all are, on the tokens it has.
@@ -112,7 +112,7 @@ def decode(
     return record.output(input_ids, cache, encoder_outputs) if as_dict else input_ids
 
 
-def _no_token(model: Any, session: Session, row: int, step: int) -> DecodingError:
+def no_token(model: Any, session: Session, row: int, step: int) -> DecodingError:
     """The error of a row that has no token to choose."""
     where = f"at step {step} (row {row})"
     if bool(session.logits[row].isnan().any()):
@@ -123,7 +123,7 @@ def _no_token(model: Any, session: Session, row: int, step: int) -> DecodingErro
     )
 
 
-class _Record:
+class Record:
     """The values of each step that ``return_dict_in_generate`` asks for."""
 
     def __init__(self, config: GenerationConfig, encoder_decoder: bool) -> None:

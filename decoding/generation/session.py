@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from decoding.errors import OptionError
 from decoding.generation.unpadded_text import UnpaddedText
 from decoding.models.text_config import within_vocabulary
-from decoding.stream.output import ForwardOutput
+from decoding.stream.output import ForwardOutput, at_token
 from decoding.stream.stream import Stream
 
 __all__ = ["Session", "StreamSession", "argmax_first", "most_probable"]
@@ -62,6 +64,39 @@ class Session(ABC):
         """Read (batch,) tokens that ``generate`` chose, perhaps against the scores."""
         self.advance(tokens)
 
+    # --- drafts: a pass over several tokens of each row, of which some are kept --------------------------------------
+
+    def begin_drafts(self) -> None:
+        """Prepare for :meth:`read_drafts`, which takes the place of :meth:`advance` from now on.
+
+        Raises:
+            OptionError: a strategy that has no drafts.
+            ModelError: a model or a cache that has none.
+        """
+        raise OptionError(f"drafts: {type(self).__name__} has none; leave the option out")
+
+    def read_drafts(self, tokens: Tensor) -> None:
+        """Read (batch, n) tokens: the last that was chosen of each row, and its drafts."""
+        raise NotImplementedError
+
+    def at(self, slot: int, rows: Sequence[int], lengths: Sequence[int]) -> None:
+        """Make the next scores those after a token of the last :meth:`read_drafts`.
+
+        Args:
+            slot: index of the token.
+            rows: in which they are of use.
+            lengths: how many columns of the ``input_ids`` that :meth:`scores` is then given are each row's text.
+        """
+        raise NotImplementedError
+
+    def accept(self, counts: Sequence[int]) -> None:
+        """Keep the first ``counts[i]`` tokens of row i of the last :meth:`read_drafts`, and forget the others."""
+        raise NotImplementedError
+
+    def rewind_to(self, tokens: int) -> None:
+        """Forget what rows have read beyond this number of tokens after the prompt; all have read as many."""
+        raise NotImplementedError
+
     @abstractmethod
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was, the state of the last :meth:`scores` included."""
@@ -91,6 +126,32 @@ class StreamSession(Session):
         self.text = UnpaddedText(stream.input_ids, stream.padding_mask if stream.padded else None)
         self.output = stream.prompt
         self.logits = stream.logits(stream.prompt)
+
+    def begin_drafts(self) -> None:
+        """Let each row have a length of its own."""
+        self._begun_at = self.stream.length
+        self._rows = self.stream.separate_rows()
+
+    def read_drafts(self, tokens: Tensor) -> None:
+        """Read (batch, n) tokens."""
+        self._before = list(self._rows.lengths)
+        tokens = within_vocabulary(self.stream.model, tokens.to(self.stream.input_ids.device))
+        self._ahead = self.stream.extend(tokens)
+        self._logits_ahead = self.stream.every_logit(self._ahead)
+
+    def at(self, slot: int, rows: Sequence[int], lengths: Sequence[int]) -> None:
+        """Go to the scores after a token of the last pass."""
+        self.text.lengths = lengths
+        self.output = at_token(self._ahead, slot)
+        self.logits = self._logits_ahead[:, slot]
+
+    def accept(self, counts: Sequence[int]) -> None:
+        """Keep the first tokens of each row."""
+        self._rows.rewind([before + count for before, count in zip(self._before, counts, strict=True)])
+
+    def rewind_to(self, tokens: int) -> None:
+        """Forget what is beyond a number of new tokens."""
+        self._rows.rewind([self._begun_at + tokens] * self.stream.batch)
 
     def processed_logits(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
         """(batch, vocab) float32 logits of the model, processed, on the device of ``input_ids``."""

@@ -5,19 +5,24 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from decoding.capabilities.cuda_graphs import request_cuda_graphs
-from decoding.errors import OptionError
+from decoding.capabilities.cuda_graphs import cuda_graphs_requested, request_cuda_graphs
+from decoding.drafts.length import DraftLength
+from decoding.drafts.options import Assisting, DraftOptions, draft_options, open_proposer
+from decoding.drafts.proposer import Proposer
+from decoding.errors import ModelError, OptionError
 from decoding.generation.caller import arguments_of_generate
+from decoding.generation.drafted_loop import Drafting, decode_with_drafts
 from decoding.generation.draws import row_generators
 from decoding.generation.logits_processor import StrategyLogitsProcessor
 from decoding.generation.loop import decode
 from decoding.generation.session import Session
+from decoding.models.devices import is_tensor_parallel
 from decoding.models.inputs import check_inputs
 from decoding.models.wrappers import text_tokenizer
 from decoding.parameters import store_plain_numbers
@@ -91,6 +96,40 @@ class Strategy(ABC):
         """The processors that act on the model's logits, and the temperature of the strategy's scores when sampling."""
         return logits_processor, 1.0
 
+    def check_drafts(self, rows: int) -> None:  # noqa: B027 - most strategies have nothing to check
+        """Raise OptionError where the choices of a batch of this many rows depend on each other: rows that accept
+        different numbers of drafts would then have other tokens.
+        """
+
+    def draft_sources(self, model: Any, prompts: Sequence[Sequence[int]]) -> Sequence[Sequence[Sequence[int]]]:
+        """Texts of each row beside its own in which prompt lookup finds drafts: those of the strategy's readers."""
+        return [[] for _ in prompts]
+
+    def draft_amateur(self, model: Any, rows: int) -> Assisting | None:
+        """The strategy's amateur, as one who drafts; None where it has none."""
+        return None
+
+    def _drafting(
+        self,
+        options: DraftOptions,
+        model: Any,
+        rows: int,
+        config: GenerationConfig,
+        generators: Sequence[torch.Generator] | None,
+    ) -> Drafting:
+        # Rows with seeds of their own draw what they draw without drafts: theirs are not drawn.
+        temperature = (config.temperature or 1.0) if config.do_sample and generators is None else None
+
+        def open_it(prompts: Sequence[Sequence[int]], new_tokens: int) -> Proposer:
+            return open_proposer(
+                options, model, prompts, new_tokens,
+                sources=self.draft_sources(model, prompts) if options.looks_up else (),
+                amateur=self.draft_amateur(model, rows) if options.by_amateur else None,
+                temperature=temperature, tokenizer=getattr(self, "tokenizer", None),
+            )  # fmt: skip
+
+        return Drafting(open_it, DraftLength(options.tokens, timed=not is_tensor_parallel(model)))
+
     def logits_processor(self, model: Any, **inputs: Any) -> Any:
         """The strategy as a logits processor for plain ``model.generate``, beam search included.
 
@@ -116,13 +155,20 @@ class Strategy(ABC):
         streamer: Any = None,
         compile: bool = False,
         seeds: Sequence[int] | None = None,
+        drafts: Any = None,
+        draft_tokens: int | Literal["auto"] | None = None,
         **model_kwargs: Any,
     ) -> Any:
         """Decode, as ``custom_generate`` of ``model.generate``; the contract of transformers' own ``_sample``.
 
-        ``compile=True``, here or on the generation config, captures the decode step, and ``seeds`` gives each row draws
-        of its own; see :func:`decoding.generate`.
+        ``compile=True``, here or on the generation config, captures the decode step, ``seeds`` gives each row draws of
+        its own, and ``drafts`` and ``draft_tokens``, here or on the generation config, read drafts; see
+        :func:`decoding.generate`.
         """
+        drafted = draft_options(
+            getattr(generation_config, "drafts", None) if drafts is None else drafts,
+            getattr(generation_config, "draft_tokens", None) if draft_tokens is None else draft_tokens,
+        )
         if streamer is not None:
             streamer.put(input_ids.cpu())  # bound to this callable by decoding.generate, so generate() did not
         else:
@@ -145,6 +191,22 @@ class Strategy(ABC):
         if generation_config.use_cache is False:  # perhaps of the model's own config, where training has left it
             warn_recompute_cost(model, "use_cache=False")
         logits_processor, temperature = self.split_temperature(logits_processor)
+        if drafted is not None:
+            check_drafts(self.name, model, generation_config, synced_gpus)
+            self.check_drafts(len(input_ids))
+            return decode_with_drafts(
+                self.session,
+                self._drafting(drafted, model, len(input_ids), generation_config, generators),
+                model,
+                input_ids,
+                logits_processor,
+                temperature,
+                stopping_criteria,
+                generation_config,
+                generators,
+                streamer,
+                model_kwargs,
+            )
         return decode(
             self.session,
             model,
@@ -158,6 +220,25 @@ class Strategy(ABC):
             streamer,
             model_kwargs,
         )
+
+
+def check_drafts(name: str, model: Any, config: GenerationConfig, synced_gpus: bool) -> None:
+    """Refuse what drafts cannot stand beside.
+
+    Raises:
+        OptionError: names the option and what to do instead.
+        ModelError: an encoder-decoder.
+    """
+    if model.config.is_encoder_decoder:
+        raise ModelError(f"drafts: {type(model).__name__} is an encoder-decoder; must be a decoder-only model")
+    if synced_gpus:
+        raise OptionError("drafts: with synced_gpus all ranks run the same number of forward passes; leave drafts out")
+    if cuda_graphs_requested(config):
+        raise OptionError("drafts: their passes are not captured; leave out drafts or compile=True")
+    if config.use_cache is False:
+        raise OptionError(f"use_cache=False: {name} cannot read drafts without a cache; leave one of them out")
+    if config.return_dict_in_generate and config.output_attentions:
+        raise OptionError("output_attentions=True: passes over drafts return none; leave one of them out")
 
 
 def check_generation_config(name: str, config: GenerationConfig) -> None:

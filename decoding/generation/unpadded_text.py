@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,9 +19,13 @@ class UnpaddedText:
         input_ids: (batch, length) the prompt.
         mask: (batch, at least length) 1 for tokens, 0 for padding, of which the last ``length`` columns count; None, or
             a mask of another form, for a prompt without padding.
+
+    Attributes:
+        lengths: how many columns of the next ``input_ids`` are each row's text; None for all.
     """
 
     def __init__(self, input_ids: Tensor, mask: Tensor | None) -> None:
+        self.lengths: Sequence[int] | None = None
         self._prompt: Tensor | None = None  # (batch, length); None where nothing is padding
         length = input_ids.shape[1]
         if mask is None or mask.dim() != 2 or len(mask) != len(input_ids) or not 0 < length <= mask.shape[1]:
@@ -31,9 +37,14 @@ class UnpaddedText:
 
     def __call__(self, input_ids: Tensor) -> Tensor:
         """The text (batch, length) so far, of ``input_ids`` (batch, length) that begin with the prompt."""
-        if self._prompt is None:
-            return input_ids
-        return torch.cat([self._prompt, input_ids[:, self._prompt.shape[1] :]], dim=1)
+        text = input_ids
+        if self._prompt is not None:
+            text = torch.cat([self._prompt, input_ids[:, self._prompt.shape[1] :]], dim=1)
+        if self.lengths is None or min(self.lengths) == text.shape[1]:
+            return text
+        behind = text.shape[1] - torch.tensor(self.lengths, device=text.device)[:, None]
+        places = torch.arange(text.shape[1], device=text.device) - behind
+        return torch.where(places < 0, NO_TOKEN, text.gather(1, places.clamp(min=0)))
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was."""

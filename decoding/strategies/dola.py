@@ -105,6 +105,14 @@ class DoLa(ContrastStrategy):
             )
         inspect_model(model).layers_before(model, candidates)
 
+    def check_drafts(self, rows: int) -> None:
+        """Raise OptionError where rows share a layer."""
+        if rows > 1 and not self.per_row:
+            raise OptionError(
+                "drafts: with per_row=False the rows of a batch share a layer, and they would not read the same step; "
+                "leave drafts out, or choose a layer for each row (per_row=True)"
+            )
+
     def readers(self, model: Any, rows: int) -> list[Reader]:
         """The expert, which exits at every candidate layer too."""
         return [Reader(EXPERT, exits=self.candidates(model))]

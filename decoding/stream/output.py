@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["ForwardOutput", "joined", "picked", "recorded", "reordered", "split_branches"]
+__all__ = ["ForwardOutput", "at_token", "joined", "picked", "recorded", "reordered", "split_branches"]
 
 
 @dataclass
@@ -45,6 +45,20 @@ def joined(outputs: list[ForwardOutput]) -> ForwardOutput:
     if last.logits is not None:
         last.logits = torch.cat([output.logits for output in outputs if output.logits is not None], dim=1)
     return last
+
+
+def at_token(output: ForwardOutput, index: int) -> ForwardOutput:
+    """The output of one token of a pass over n; attentions are left out."""
+
+    def of_token(states: Tensor) -> Tensor:
+        return states[:, index : index + 1]
+
+    return ForwardOutput(
+        of_token(output.hidden),
+        None if output.logits is None else of_token(output.logits),
+        tuple(map(of_token, output.exits)),
+        None if output.hidden_states is None else tuple(map(of_token, output.hidden_states)),
+    )
 
 
 def split_branches(output: ForwardOutput, dim: int, sizes: tuple[int, int]) -> ForwardOutput:

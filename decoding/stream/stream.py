@@ -240,6 +240,11 @@ class Stream(BatchState):
             return output.logits[:, -1]
         return self.structure.logits(self.model, output.hidden[:, -1])
 
+    @torch.no_grad()
+    def every_logit(self, output: ForwardOutput) -> Tensor:
+        """(batch, n, vocab) next-token logits after each token of an output that has them, or whose head is apart."""
+        return self.structure.logits(self.model, output.hidden) if output.logits is None else output.logits
+
     @property
     def branching(self) -> Branching:
         """The way in which this stream branches."""

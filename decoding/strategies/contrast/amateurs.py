@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from decoding.errors import DecodingWarning, ModelError, OptionError, shown
 from decoding.models.adapter_folders import load_adapter
 from decoding.models.adapters import Adapter, adapters_of, check_adapter
-from decoding.models.builtin import BUILT_IN, BUILT_IN_ADAPTERS
-from decoding.models.devices import input_device
-from decoding.models.loading import DTYPES, load
+from decoding.models.builtin import BUILT_IN_ADAPTERS
 from decoding.models.memo import PerModelMemo
-from decoding.models.releases import RELEASES
+from decoding.models.second_models import check_same_tokens, load_second
 from decoding.models.text_config import vocab_size
 from decoding.models.wrappers import unwrapped
 from decoding.strategies.contrast.prompt import Prompt
@@ -29,18 +27,11 @@ from decoding.strategies.contrast.texts import check_text, texts_of
 
 __all__ = ["amateur_reader", "check_amateur", "cut_to_shared", "padded_to", "prompt_text", "text_reader"]
 
-# Sizes within a hundredth of each other pass for one vocabulary, padded differently, where no tokenizer says more
-# (Pythia's go from 50,304 to 50,688 rows for the same tokens).
-PADDING_SHARE = 0.01
-
 AMATEURS = (
     "a transformers model, a folder or hub name, the name of a LoRA adapter on the model, or decoding.Prompt(text)"
 )
 
-
-# By expert: the amateurs and tokenizers that were loaded for it, and the amateurs whose tokens were compared with its.
-_loaded: PerModelMemo[tuple[Any, Any]] = PerModelMemo()
-_compared: PerModelMemo[None] = PerModelMemo()
+_compared: PerModelMemo[None] = PerModelMemo()  # by expert, the amateurs whose tokens were compared with its
 
 
 def amateur_reader(
@@ -75,7 +66,7 @@ def amateur_reader(
         adapter = _adapter(str(amateur), model)
         if adapter is not None:
             return Reader("amateur", adapter=adapter, from_last_token=from_last_token)
-        other, other_tokenizer = _load(str(amateur), model)
+        other, other_tokenizer = load_second(str(amateur), model, "amateur")
     else:
         other = unwrapped(amateur, "amateur") if isinstance(amateur, nn.Module) else amateur
         other_tokenizer = None
@@ -166,24 +157,6 @@ def _adapter(amateur: str, model: Any) -> Adapter | None:
     return None
 
 
-def _load(spec: str, model: Any) -> tuple[Any, Any]:
-    """An amateur by name, loaded once for each expert, on its device and in its dtype."""
-
-    def load_it() -> tuple[Any, Any]:
-        _loaded.discard(model, lambda key: key[0] == spec)  # for an expert of another device or dtype
-        dtype = next((name for name, dtype in DTYPES.items() if dtype == model.dtype), "auto")
-        try:
-            return load(spec, str(input_device(model)), dtype)
-        except ModelError as error:
-            adapters = adapters_of(model)
-            known = f"; the model's adapters: {', '.join(adapters)}" if adapters else ""
-            named = ", ".join([*BUILT_IN, *RELEASES])
-            known += "" if "known by name" in str(error) else f"; known by name: {named}"
-            raise ModelError(f"amateur {error}{known}") from error
-
-    return _loaded.get(model, (spec, str(input_device(model)), model.dtype), load_it)
-
-
 def _check_tokens(model: Any, tokenizer: Any, other: Any, other_tokenizer: Any) -> None:
     """Refuse an amateur of other tokens; warn of one whose vocabulary is only padded differently.
 
@@ -193,21 +166,7 @@ def _check_tokens(model: Any, tokenizer: Any, other: Any, other_tokenizer: Any) 
     sizes = [vocab_size(reader) for reader in (model, other)]
 
     def compare() -> None:
-        if tokenizer is not None and other_tokenizer is not None:
-            expert, amateur = (
-                {i: token for token, i in either.get_vocab().items()} for either in (tokenizer, other_tokenizer)
-            )
-            first = next((i for i in sorted(expert.keys() & amateur.keys()) if expert[i] != amateur[i]), None)
-            if first is not None:
-                raise ModelError(
-                    f"amateur: its tokenizer is another one: token {first} is {expert[first]!r} for the expert and "
-                    f"{amateur[first]!r} for the amateur; an amateur must have the expert's tokenizer"
-                )
-        elif abs(sizes[0] - sizes[1]) > PADDING_SHARE * max(sizes):
-            raise ModelError(
-                f"amateur: its vocabulary has {sizes[1]} tokens and the expert's {sizes[0]}, which is more than "
-                "padding: an amateur must have the expert's tokenizer"
-            )
+        check_same_tokens(model, tokenizer, other, other_tokenizer, "amateur")
         if sizes[0] != sizes[1]:
             eos = model.generation_config.eos_token_id
             lost = [end for end in (eos if isinstance(eos, list) else [eos]) if end is not None and end >= min(sizes)]

@@ -11,31 +11,22 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
-from transformers.generation import logits_process
 
 from decoding.capabilities.cuda_graphs import cuda_graphs_requested
+from decoding.drafts.options import AMATEUR, Assisting
+from decoding.generation.processors import WARPERS
 from decoding.generation.session import Session
 from decoding.generation.strategy import Strategy
 from decoding.generation.unpadded_text import UnpaddedText
 from decoding.kernels.contrast import masked
-from decoding.strategies.contrast.fused_streams import FusedStreams
-from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
+from decoding.strategies.contrast.drafted_readers import DraftedReaders
+from decoding.strategies.contrast.fused_streams import MOST_UNREAD, FusedStreams
+from decoding.strategies.contrast.reader_group import mixed_rows
+from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits, with_prefix
 from decoding.stream.output import ForwardOutput
 
 __all__ = ["Contrast", "ContrastSession", "ContrastStrategy"]
 
-# From the first of these on, processors choose among the tokens that are left and see the plausible ones only.
-WARPERS = tuple(
-    getattr(logits_process, name)
-    for name in (
-        "TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper", "TopHLogitsWarper", "MinPLogitsWarper",
-        "TypicalLogitsWarper", "EpsilonLogitsWarper", "EtaLogitsWarper", "LogitNormalization",
-    )
-    if hasattr(logits_process, name)
-)  # fmt: skip
-
-
-MOST_UNREAD = 64  # tokens that a reader is left to read: their states take memory when they are read
 # Of the logits' distance to the limit of plausibility, which the kernels compute in another way: a token closer to it
 # counts as plausible here, and readers read.
 ROUNDING = 1e-3
@@ -139,6 +130,28 @@ class ContrastStrategy(Strategy):
             readers = [reader for reader in readers if reader.role != EXPERT]
         return self._session(model, readers, input_ids, model_kwargs, generation_config, restorable=True)
 
+    def draft_sources(self, model: Any, prompts: Sequence[Sequence[int]]) -> Sequence[Sequence[Sequence[int]]]:
+        """What readers with another prompt read of each row."""
+        others = [reader for reader in self.readers(model, len(prompts)) if reader.prefix is not None]
+        return [
+            [with_prefix(reader, list(prompt), row, reader.model or model) for reader in others]
+            for row, prompt in enumerate(prompts)
+        ]
+
+    def draft_amateur(self, model: Any, rows: int) -> Assisting | None:
+        """The reader whose role is amateur."""
+        readers = self.readers(model, rows)
+        amateur = next((reader for reader in readers if reader.role == AMATEUR), None)
+        if amateur is None:
+            return None
+        own = amateur.model or model
+
+        def read(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+            return [with_prefix(amateur, list(prompt), row, own) for row, prompt in enumerate(prompts)]
+
+        mixed = mixed_rows(model, [amateur], readers, rows) if amateur.model is None else None
+        return Assisting(own, mixed, read)
+
     def _needs_own_expert(self, readers: Sequence[Reader]) -> bool:
         """True where a processor must read the text as the expert too, though ``generate`` has its final logits."""
         return True
@@ -191,18 +204,19 @@ class ContrastSession(Session):
         self.may_wait: frozenset[int] = frozenset()
         self.reader_logits: dict[str, ReaderLogits] = {}
         self._split: tuple[Any, Any, Any] = (None, None, None)
+        self._drafted: DraftedReaders | None = None
         self._take(streams.prompt)
 
     def scores(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
         """The strategy's scores, processed, -inf where a token is not plausible."""
         processors, warpers = self._processors_and_warpers(logits_processor)
         contrast = self.strategy.contrast(self.reader_logits, self.text(input_ids))
-        if self.streams.unread:
+        if self._waiting():
             # Of readers that wait these are logits of before, on which plausibility does not depend.
             alone = None if processors else _only_plausible(contrast)
             if alone is not None:
                 return warpers(input_ids, alone.to(input_ids.device))
-            self._take(self.streams.catch_up())
+            self._catch_up()
             contrast = self.strategy.contrast(self.reader_logits, self.text(input_ids))
         if not processors:
             return warpers(input_ids, contrast.masked.to(input_ids.device))
@@ -228,6 +242,46 @@ class ContrastSession(Session):
         self._take(self.streams.extend(tokens, self.may_wait))
         if any(len(unread) >= MOST_UNREAD for unread in self.streams.unread.values()):
             self._take(self.streams.catch_up())
+
+    def begin_drafts(self) -> None:
+        """Let each row of every reader have a length of its own."""
+        self._drafted = DraftedReaders(self.streams)
+
+    def read_drafts(self, tokens: Tensor) -> None:
+        """Read (batch, n) tokens as every reader that does not wait."""
+        assert self._drafted is not None, "read_drafts() without begin_drafts()"
+        self._drafted.read(tokens, self.may_wait)
+
+    def at(self, slot: int, rows: Sequence[int], lengths: Sequence[int]) -> None:
+        """Go to the scores after a token of the last pass."""
+        assert self._drafted is not None
+        self.text.lengths = lengths
+        self.streams.step += 1
+        self._place = slot, rows
+        self.reader_logits |= self._drafted.at(slot, rows)
+        self.output = self._drafted.expert_output(slot)
+        self.logits = self.reader_logits[EXPERT].final
+
+    def accept(self, counts: Sequence[int]) -> None:
+        """Keep the first tokens of each row."""
+        assert self._drafted is not None
+        self._drafted.accept(counts)
+
+    def rewind_to(self, tokens: int) -> None:
+        """Forget what is beyond a number of new tokens."""
+        assert self._drafted is not None
+        self._drafted.rewind_to(tokens)
+
+    def _waiting(self) -> bool:
+        """True where readers have not read what the next scores come after."""
+        return bool(self.streams.unread) if self._drafted is None else self._drafted.waiting
+
+    def _catch_up(self) -> None:
+        if self._drafted is None:
+            self._take(self.streams.catch_up())
+        else:
+            self._drafted.catch_up()
+            self.reader_logits |= self._drafted.at(*self._place)
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was."""

@@ -1,0 +1,86 @@
+"""How many drafts a round asks for: a fixed number, or as many as have been accepted of late, none where none pay."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+__all__ = ["DraftLength"]
+
+FIRST, LONGEST = 4, 16
+PAUSE = 16  # rounds without drafts, after which they are tried again
+FORGET = 0.8  # weight of what was known of rounds before, at each new one
+MEASURED = 4  # rounds with drafts, at least, before their cost counts
+
+
+class DraftLength:
+    """The number of drafts of each round.
+
+    Args:
+        fixed: the number; None adapts it: half as many again where all were accepted, towards what was accepted where
+            not. Where a token costs more with drafts than without, some rounds go without.
+        timed: whether rounds are compared by the time they take. Ranks that must run the same passes cannot.
+    """
+
+    def __init__(self, fixed: int | None, timed: bool = True) -> None:
+        self._fixed = fixed
+        self._wanted = float(FIRST)
+        self._timed = timed
+        self._pause = 0
+        self._drafted = _Pace()
+        self._plain = _Pace()
+        self._began = 0.0
+
+    def begin(self) -> int:
+        """The number of drafts of the round that begins; its time counts from here."""
+        self._began = time.perf_counter()
+        if self._fixed is not None:
+            return self._fixed
+        if self._pause:
+            self._pause -= 1
+            return 0
+        return round(self._wanted)
+
+    def end(self, drafted: Sequence[int], accepted: Sequence[int]) -> None:
+        """Take in a round.
+
+        Args:
+            drafted: drafts of each row that was going on.
+            accepted: those that were accepted.
+        """
+        if self._fixed is not None or not drafted:
+            return
+        tokens = sum(accepted) / len(accepted) + 1
+        seconds = time.perf_counter() - self._began
+        (self._drafted if any(drafted) else self._plain).add(seconds, tokens)
+        best = max(accepted)
+        if any(drafted):
+            full = any(was and took == was for was, took in zip(drafted, accepted, strict=True))
+            self._wanted = min(1.5 * self._wanted + 1, LONGEST) if full else max(0.5 * self._wanted + 0.5 * best, 1.0)
+        if self._timed and any(drafted) and not self._pays():
+            self._pause = PAUSE
+
+    def _pays(self) -> bool:
+        if self._drafted.rounds < MEASURED:
+            return True
+        if self._plain.rounds == 0:
+            self._pause = 1  # to know what a round costs without
+            return True
+        return self._drafted.per_token <= self._plain.per_token
+
+
+class _Pace:
+    """Seconds a token of rounds, the last weighing most."""
+
+    def __init__(self) -> None:
+        self.rounds = 0
+        self._seconds = self._tokens = 0.0
+
+    def add(self, seconds: float, tokens: float) -> None:
+        self.rounds += 1
+        self._seconds = FORGET * self._seconds + seconds
+        self._tokens = FORGET * self._tokens + tokens
+
+    @property
+    def per_token(self) -> float:
+        return self._seconds / self._tokens

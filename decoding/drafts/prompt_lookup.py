@@ -1,0 +1,63 @@
+"""Drafts by lookup: what followed the last tokens where they stood before, in the prompt, a context or the text itself.
+
+Source: Saxena, "Prompt Lookup Decoding" (2023). Here the longest match counts, of several the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from decoding.drafts.proposer import Drafts, Proposer, drafts_of
+
+__all__ = ["PromptLookup"]
+
+LONGEST, SHORTEST = 4, 2  # tokens that must be the same
+
+
+class PromptLookup(Proposer):
+    """Proposes what followed the last tokens of a text where they stood before.
+
+    Args:
+        sources: of each row other texts, such as a context that a second reader has before the prompt.
+        device: of the drafts.
+    """
+
+    def __init__(self, sources: Sequence[Sequence[Sequence[int]]], device: torch.device) -> None:
+        self.device = device
+        self._rows = [_Index(texts) for texts in sources]
+
+    def propose(self, texts: Sequence[Sequence[int]], most: Sequence[int]) -> Drafts:
+        """The tokens after the last match of each row; see :meth:`Proposer.propose`."""
+        return drafts_of(
+            [row.following(text, n) for row, text, n in zip(self._rows, texts, most, strict=True)], self.device
+        )
+
+
+class _Index:
+    """The n-grams of one row's texts, and what follows each."""
+
+    def __init__(self, sources: Sequence[Sequence[int]]) -> None:
+        self._last: dict[tuple[int, ...], tuple[Sequence[int] | None, int]] = {}  # None is the row's own text
+        self._indexed = 0
+        for source in sources:
+            for end in range(1, len(source)):
+                self._add(source, end, source)
+
+    def following(self, text: Sequence[int], n: int) -> Sequence[int]:
+        if n == 0:
+            return ()
+        for end in range(max(self._indexed, 1), len(text)):  # n-grams that something follows already
+            self._add(text, end, None)
+        self._indexed = len(text)
+        for size in range(min(LONGEST, len(text)), SHORTEST - 1, -1):
+            found = self._last.get(tuple(text[-size:]))
+            if found is not None:
+                source, end = found
+                return (text if source is None else source)[end : end + n]
+        return ()
+
+    def _add(self, text: Sequence[int], end: int, source: Sequence[int] | None) -> None:
+        for size in range(SHORTEST, min(LONGEST, end) + 1):
+            self._last[tuple(text[end - size : end])] = source, end

@@ -1,0 +1,359 @@
+"""The token loop with drafts: a round reads each row's last token and its drafts in one pass, then checks them.
+
+At each place of the pass the strategy's own scores choose, as they would without drafts. While the choice is the draft,
+the next place is looked at; where it is not, the choice is the row's next token and what was read after it is
+forgotten. Rows accept different numbers of drafts, and none waits for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+
+from decoding.drafts.length import DraftLength
+from decoding.drafts.proposer import Drafts, Proposer
+from decoding.drafts.verification import verified
+from decoding.generation.draws import draw
+from decoding.generation.loop import Record, no_token
+from decoding.generation.processors import per_length
+from decoding.generation.row_texts import RowTexts
+from decoding.generation.session import Session, most_probable
+from decoding.models.devices import broadcast_from_rank0
+from decoding.models.forward_errors import within_memory
+from decoding.transformers_private import cache_in, is_callers_cache, optimized_for_decode, pad_token
+
+__all__ = ["Drafting", "decode_with_drafts"]
+
+
+@dataclass(frozen=True)
+class Drafting:
+    """The drafts of one call.
+
+    Attributes:
+        open_proposer: opens what proposes them; reads the prompt where it must. Is given the prompt's tokens of each
+            row, without padding, and the number of tokens that the call may add.
+        length: how many are asked for in each round.
+    """
+
+    open_proposer: Callable[[Sequence[Sequence[int]], int], Proposer]
+    length: DraftLength
+
+
+@torch.no_grad()
+def decode_with_drafts(
+    open_session: Callable[..., Session],
+    drafting: Drafting,
+    model: Any,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList,
+    temperature: float,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    generators: Sequence[torch.Generator] | None,
+    streamer: Any,
+    model_kwargs: dict[str, Any],
+) -> Any:
+    """Choose tokens until every row is finished, as :func:`decoding.generation.loop.decode` does, by way of drafts.
+
+    Args:
+        open_session: as there.
+        drafting: what proposes drafts, and how many.
+        model: as there, a decoder-only one.
+        input_ids: as there, and so are the others and what is returned.
+        logits_processor: each place of a pass is processed as after its own text.
+        temperature: divides the strategy's scores when sampling.
+        stopping_criteria: each token is shown to them.
+        generation_config: without captured steps.
+        generators: one for each row, which then draws what it draws without drafts; None for the global one.
+        streamer: gets whole runs of accepted tokens.
+        model_kwargs: masks, positions, cache.
+    """
+    cache = cache_in(model_kwargs)
+    keeps_cache = bool(generation_config.return_dict_in_generate) or is_callers_cache(cache)
+    mask = model_kwargs.get("attention_mask")
+    pad: Any = pad_token(generation_config)
+    texts = RowTexts(input_ids, mask, 0 if pad is None else int(pad))
+    has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
+    rows, length = input_ids.shape
+    new_tokens = int(generation_config.max_length) - length
+    what = f"{rows} rows of {length} tokens and more"
+    proposer: Proposer | None = None
+    session: Session | None = None
+    try:
+        with within_memory(model, what):
+            proposer = drafting.open_proposer(texts.tokens, new_tokens)
+            session = open_session(model, input_ids, model_kwargs, generation_config, restorable=keeps_cache)
+            session.begin_drafts()
+        rounds = _Rounds(
+            session, texts, model, logits_processor, temperature, stopping_criteria, generation_config, generators,
+            pads=has_eos, whole=keeps_cache or not has_eos,
+        )  # fmt: skip
+        put = _Streamed(streamer, texts)
+        with within_memory(model, what), optimized_for_decode(model):
+            rounds.choose(Drafts(input_ids.new_zeros(rows, 0), [0] * rows))
+            put.new_tokens(rounds.finish_length)
+            while rounds.going:
+                most = min(drafting.length.begin(), new_tokens)
+                wanted = [max(min(most, rounds.room(row)), 0) for row in range(rows)]
+                drafts = rounds.with_padding(proposer.propose(texts.tokens, wanted))
+                drafted, accepted = rounds.run(drafts)
+                drafting.length.end(drafted, accepted)
+                put.new_tokens(rounds.finish_length)
+        total = max(rounds.finish_length.values())
+        cache = None
+        if keeps_cache:
+            session.rewind_to(total - 1 - length)
+            cache = session.close()
+    finally:
+        if proposer is not None:
+            proposer.release()
+        if session is not None:
+            session.release()
+    put.end(total)
+    ids = texts.cut(total)
+    return rounds.record.output(ids, total - length, cache) if generation_config.return_dict_in_generate else ids
+
+
+class _Rounds:
+    """The rows of a call, and what is chosen for them.
+
+    Args:
+        pads: True where a row that has ended goes on with padding, False where with its own tokens.
+        whole: True where rows go on until all have ended, as they do without drafts: their cache and scores are wanted.
+
+    Attributes:
+        going: indices of the rows that go on.
+        finish_length: columns of each row that has ended, by its index.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        texts: RowTexts,
+        model: Any,
+        logits_processor: LogitsProcessorList,
+        temperature: float,
+        stopping_criteria: StoppingCriteriaList,
+        config: GenerationConfig,
+        generators: Sequence[torch.Generator] | None,
+        pads: bool,
+        whole: bool,
+    ) -> None:
+        self.session = session
+        self.texts = texts
+        self.model = model
+        rows = len(texts.lengths)
+        self.processors = logits_processor
+        if rows > 1:
+            self.processors = per_length(logits_processor, lambda: texts.lengths)
+        self.temperature = temperature
+        self.criteria = stopping_criteria
+        self.config = config
+        self.generators = generators
+        self.pads, self.whole = pads, whole
+        self.record = _RowRecords(config, rows)
+        self.finish_length: dict[int, int] = {}
+        self.going = list(range(rows))
+        self.last = torch.zeros(rows, dtype=torch.long, device=texts.ids.device)  # tokens that are not read yet
+        pad = pad_token(config)
+        self.pad = 0 if pad is None else int(pad)
+
+    def room(self, row: int) -> int:
+        """How many drafts a row can take: what it may still have, but for the token that follows them."""
+        if row in self.finish_length:
+            return 0
+        return int(self.config.max_length) - self.texts.lengths[row] - 1
+
+    def with_padding(self, drafts: Drafts) -> Drafts:
+        """Drafts with padding as those of the rows that have ended: it is all accepted."""
+        n = drafts.tokens.shape[1]
+        ended = [row for row in self.going if row in self.finish_length]
+        if not (self.pads and ended and n):
+            return drafts
+        tokens, counts = drafts.tokens.clone(), list(drafts.counts)
+        for row in ended:
+            tokens[row] = self.pad
+            counts[row] = max(min(n, int(self.config.max_length) - self.texts.lengths[row] - 1), 0)
+        return Drafts(tokens, counts, drafts.probabilities)
+
+    def run(self, drafts: Drafts) -> tuple[list[int], list[int]]:
+        """Read the last token of each row and its drafts, and choose as long as drafts are what is chosen.
+
+        Returns:
+            Of the rows that had not ended, the drafts and those of them that were accepted.
+        """
+        running = [row for row in self.going if row not in self.finish_length]
+        self.session.read_drafts(torch.cat([self.last[:, None], drafts.tokens], dim=1))
+        kept = self.choose(drafts)
+        self.session.accept(kept)
+        return [drafts.counts[row] for row in running], [max(kept[row] - 1, 0) for row in running]
+
+    def choose(self, drafts: Drafts) -> list[int]:
+        """Choose tokens at each place of the last pass.
+
+        Returns:
+            The number of tokens of each row that were read rightly.
+        """
+        active = list(self.going)
+        kept = [0] * len(self.texts.lengths)
+        first = not self.record.steps[active[0]]
+        for slot in range(drafts.tokens.shape[1] + 1):
+            if not first:
+                self.session.at(slot, active, self.texts.lengths)
+            probabilities = drafts.probabilities
+            here = [row for row in active if slot < drafts.counts[row]]
+            chosen, scores = self._choose(
+                active, here,
+                drafts.tokens[:, slot] if here else None,
+                probabilities[:, slot] if here and probabilities is not None else None,
+            )  # fmt: skip
+            added = self._append(active, chosen, scores)
+            for row in active:
+                kept[row] = slot + 1
+            drafted = drafts.tokens[:, slot].tolist() if here else []
+            active = [
+                row for row in here if drafted[row] == added[row] and (row not in self.finish_length or self.whole)
+            ]
+            if not active or not any(self._goes_on(row) for row in active):
+                break
+        self.going = [row for row in self.going if self._goes_on(row)]
+        return kept
+
+    def _goes_on(self, row: int) -> bool:
+        if row not in self.finish_length:
+            return True
+        if not self.whole:
+            return False
+        all_ended = len(self.finish_length) == len(self.texts.lengths)
+        end = max(self.finish_length.values()) if all_ended else int(self.config.max_length)
+        return self.texts.lengths[row] < end
+
+    def _choose(
+        self, active: Sequence[int], here: Sequence[int], drafts: Tensor | None, probabilities: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(batch,) tokens, of which those of the active rows count, and the scores where they were computed."""
+        ids = self.texts.ids
+        if not (self.config.do_sample or self.record.keeps_scores):
+            return self.session.greedy(ids, self.processors), None
+        scores = self.session.scores(ids, self.processors)
+        if not self.config.do_sample:
+            return most_probable(scores), scores
+        drawn = torch.full_like(self.last, -1)
+        plain = [row for row in active if probabilities is None or row not in here]
+        if plain:
+            drawn[plain] = draw(scores[plain] / self.temperature, self._generators_of(plain))
+        if probabilities is not None and drafts is not None:
+            usable = scores.amax(-1).isfinite().tolist()
+            checked = [row for row in here if usable[row]]
+            if checked:
+                drawn[checked] = verified(
+                    scores[checked] / self.temperature, drafts[checked], probabilities[checked],
+                    self._generators_of(checked),
+                )  # fmt: skip
+        return broadcast_from_rank0(self.model, drawn), scores
+
+    def _generators_of(self, rows: Sequence[int]) -> list[torch.Generator] | None:
+        return None if self.generators is None else [self.generators[row] for row in rows]
+
+    def _append(self, active: Sequence[int], chosen: Tensor, scores: Tensor | None) -> dict[int, int]:
+        """Give the active rows their tokens; returns them by row."""
+        self.record.step(active, self.session, scores)
+        values = chosen.tolist()
+        running = [row for row in active if row not in self.finish_length]
+        stuck = next((row for row in running if values[row] < 0), None)
+        if stuck is not None:
+            raise no_token(self.model, self.session, stuck, self.texts.lengths[stuck] - self.texts.prompt_length)
+        tokens = chosen.clamp(min=0)
+        if self.pads and len(running) < len(active):
+            ended = [row for row in active if row in self.finish_length]
+            tokens[ended] = self.pad
+        added = dict(zip(active, self.texts.append(active, tokens), strict=True))
+        self.last[list(active)] = tokens[list(active)]
+        scores_so_far = self.record.scores_so_far(active[0]) if len(self.texts.lengths) == 1 else None
+        for row, stopped in zip(running, self.texts.stopped(self.criteria, running, scores_so_far), strict=True):
+            if stopped:
+                self.finish_length[row] = self.texts.lengths[row]
+        return added
+
+
+class _RowRecords:
+    """The values of each step of each row that ``return_dict_in_generate`` asks for."""
+
+    def __init__(self, config: GenerationConfig, rows: int) -> None:
+        self._whole = Record(config, encoder_decoder=False)
+        self.steps: list[list[tuple[Any, Any, Any]]] = [[] for _ in range(rows)]  # scores, logits, hidden states
+
+    @property
+    def keeps_scores(self) -> bool:
+        return self._whole.scores is not None
+
+    def step(self, active: Sequence[int], session: Session, scores: Tensor | None) -> None:
+        """Keep one step of some rows."""
+        kept_scores = scores if self.keeps_scores else None
+        logits = session.logits.float() if self._whole.logits is not None else None
+        states = session.output.hidden_states if self._whole.hidden_states is not None else None
+        for row in active:
+            self.steps[row].append(
+                (
+                    None if kept_scores is None else kept_scores[row].clone(),
+                    None if logits is None else logits[row].clone(),
+                    None if states is None else tuple(layer[row].clone() for layer in states),
+                )
+            )
+
+    def scores_so_far(self, row: int) -> Any:
+        """The scores of a batch of one row, as stopping criteria are given them; None where they are not kept."""
+        return tuple(scores[None] for scores, *_ in self.steps[row]) if self.keeps_scores else None
+
+    def output(self, sequences: Tensor, steps: int, cache: Any) -> Any:
+        """The output object that ``model.generate`` would return."""
+        whole = self._whole
+        for step in range(steps):
+            scores, logits, states = zip(*(row[step] for row in self.steps), strict=True)
+            if whole.scores is not None:
+                whole.scores += (torch.stack(scores),)
+            if whole.logits is not None:
+                whole.logits += (torch.stack(logits),)
+            if whole.hidden_states is not None:
+                whole.hidden_states += (tuple(torch.stack(layer) for layer in zip(*states, strict=True)),)
+        return whole.output(sequences, cache, None)
+
+
+class _Streamed:
+    """Gives a streamer what it gets without drafts: one row's tokens as they come, whole runs at once; those of several
+    rows step by step, as soon as every row has its token.
+    """
+
+    def __init__(self, streamer: Any, texts: RowTexts) -> None:
+        self._streamer = streamer
+        self._texts = texts
+        self._put = texts.prompt_length
+
+    def new_tokens(self, finished: dict[int, int]) -> None:
+        """Put what every row has."""
+        if self._streamer is None:
+            return
+        lengths = self._texts.lengths
+        waited_for = [lengths[row] for row in range(len(lengths)) if row not in finished]
+        self._put_until(min(waited_for) if waited_for else max(finished.values()))
+
+    def end(self, total: int) -> None:
+        """Put what is left, and end."""
+        if self._streamer is not None:
+            self._put_until(total)
+            self._streamer.end()
+
+    def _put_until(self, end: int) -> None:
+        new = self._texts.cut(end)[:, self._put :].cpu()
+        self._put = max(self._put, end)
+        if len(new) == 1:
+            if new.shape[1]:
+                self._streamer.put(new[0])
+            return
+        for column in new.T:
+            self._streamer.put(column)

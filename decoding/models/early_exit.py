@@ -1,0 +1,77 @@
+"""A model cut to its lower layers, which shares the weights of the whole."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from decoding.errors import ModelError
+from decoding.models.memo import PerModelMemo, model_cache_key
+from decoding.models.structure import inspect_model
+
+__all__ = ["cut_to_layers"]
+
+
+_cut: PerModelMemo[Any] = PerModelMemo()
+
+
+def cut_to_layers(model: Any, layers: int) -> Any:
+    """The model as if it ended after its first layers: final norm and head follow these. Made once for each model.
+
+    Args:
+        model: a generating transformers model; it is not changed.
+        layers: how many layers to keep, 1 to one less than it has.
+
+    Raises:
+        ModelError: a model whose layers were not found.
+    """
+    return _cut.get(model, (*model_cache_key(model), layers), lambda: _cut_to_layers(model, layers))
+
+
+def _cut_to_layers(model: Any, layers: int) -> Any:
+    structure = inspect_model(model)
+    found = structure.layers
+    if found is None or structure.no_early_exit:
+        raise ModelError(
+            f"{type(model).__name__} has no early exit: {structure.no_early_exit or 'its layers were not found'}"
+        )
+    path = next(name for name, module in model.named_modules() if module is found)
+    cut = _copied(model)
+    owner = cut
+    *names, last = path.split(".")
+    for name in names:
+        child = _copied(owner._modules[name])
+        owner._modules[name] = child
+        owner = child
+    owner._modules[last] = nn.ModuleList(list(found)[:layers])
+    for module in _along(cut, names):
+        if hasattr(module, "config"):
+            module.config = _shortened(module.config, layers)
+    cut.eval()
+    return cut
+
+
+def _copied(module: Any) -> Any:
+    """A module with children of its own dictionary, so that one can be replaced; the weights are shared."""
+    copied = copy.copy(module)
+    copied.__dict__ = dict(module.__dict__)
+    copied._modules = dict(module._modules)
+    return copied
+
+
+def _along(module: Any, names: list[str]) -> list[Any]:
+    found = [module]
+    for name in names:
+        found.append(found[-1]._modules[name])
+    return found
+
+
+def _shortened(config: Any, layers: int) -> Any:
+    config = copy.deepcopy(config)
+    text = config.get_text_config(decoder=True)
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None) is not None:
+        text.layer_types = list(text.layer_types)[:layers]
+    return config

@@ -1,0 +1,175 @@
+"""All readers of one text read drafts: each group in one pass, its rows with lengths of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from decoding.models.text_config import within_vocabulary
+from decoding.strategies.contrast.fused_streams import MOST_UNREAD, FusedStreams
+from decoding.strategies.contrast.reader_group import ReaderGroup
+from decoding.strategies.contrast.readers import EXPERT, ReaderLogits
+from decoding.stream.output import ForwardOutput, at_token, picked
+
+__all__ = ["DraftedReaders"]
+
+
+class DraftedReaders:
+    """The readers of a call in rounds: a pass over each row's last token and its drafts, of which some are kept.
+
+    A group of readers that waits is left to read a round's tokens later, with those of rounds before.
+
+    Args:
+        streams: of the readers, which have read the same tokens.
+
+    Raises:
+        ModelError: a model or a cache that cannot read drafts.
+    """
+
+    def __init__(self, streams: FusedStreams) -> None:
+        self.streams = streams
+        self._groups = [_DraftedGroup(group, streams) for group in streams.groups]
+        self._tokens = torch.empty(0)
+
+    def read(self, tokens: Tensor, may_wait: Collection[int] = ()) -> None:
+        """Read (batch, n) tokens after the end of each row, but for groups that wait."""
+        self._tokens = tokens
+        for index, group in enumerate(self._groups):
+            group.begin(tokens, index in may_wait)
+
+    @property
+    def waiting(self) -> bool:
+        """True where a group has not read the round's tokens."""
+        return any(group.waits for group in self._groups)
+
+    def catch_up(self) -> None:
+        """Read what groups were left to read, the round's tokens among it, in one pass each."""
+        for group in self._groups:
+            if group.waits:
+                group.read()
+
+    def at(self, slot: int, rows: Sequence[int]) -> dict[str, ReaderLogits]:
+        """The logits (batch, vocab) after a token of the round, of the readers that have read it.
+
+        Args:
+            slot: index of the token.
+            rows: that must be numbers.
+
+        Raises:
+            ModelError: one of them is NaN.
+        """
+        logits: dict[str, ReaderLogits] = {}
+        for group in self._groups:
+            logits |= group.at(slot)
+        self.streams.check_numbers({role: of_role.final for role, of_role in logits.items()}, rows)
+        return logits
+
+    def expert_output(self, slot: int) -> ForwardOutput:
+        """The expert's rows of its group's pass, at a token of the round."""
+        return next(group for group in self._groups if group.has_expert).output_at(slot)
+
+    def accept(self, counts: Sequence[int]) -> None:
+        """Keep the first ``counts[i]`` tokens of row i of the round, in every group."""
+        for group in self._groups:
+            group.accept(counts)
+
+    def rewind_to(self, tokens: int) -> None:
+        """Forget what rows of the expert's group have read beyond this number of tokens after the prompt."""
+        next(group for group in self._groups if group.has_expert).rewind_to(tokens)
+
+
+class _DraftedGroup:
+    """One group: what it has read, and what it is still to read.
+
+    ``unread`` has the tokens of each row that were kept and not read; those of the round that waits come after them.
+    """
+
+    def __init__(self, group: ReaderGroup, streams: FusedStreams) -> None:
+        self.group = group
+        self.streams = streams
+        self.rows = group.stream.separate_rows()
+        self.prompt_lengths = list(self.rows.lengths)
+        self.before = self.prompt_lengths  # the round's tokens
+        self.unread: list[list[int]] = [[] for _ in range(streams.batch)]
+        self.waits = False
+        self.tokens = torch.empty(0)
+        self.output: ForwardOutput | None = None
+        self.logits: dict[str, ReaderLogits] = {}
+
+    @property
+    def has_expert(self) -> bool:
+        return self.group.readers[0].role == EXPERT
+
+    def begin(self, tokens: Tensor, may_wait: bool) -> None:
+        self.tokens, self.output, self.logits = tokens, None, {}
+        self.waits = may_wait and max(map(len, self.unread)) < MOST_UNREAD
+        if not self.waits:
+            self.read()
+
+    @torch.no_grad()
+    def read(self) -> None:
+        """Read what is unread and the round's tokens; keep the output of the latter."""
+        stream, readers = self.group.stream, len(self.group.readers)
+        before = list(self.rows.lengths)
+        tokens = within_vocabulary(stream.model, self.tokens.to(stream.input_ids.device))
+        behind = [len(row) for row in self.unread]
+        n, longest = tokens.shape[1], max(behind)
+        if longest:
+            ids = tokens.tolist()
+            padded = [
+                [*unread, *row, *[0] * (longest - len(unread))] for unread, row in zip(self.unread, ids, strict=True)
+            ]
+            tokens = stream.readable(padded)
+        output = stream.extend(tokens.repeat(readers, 1))
+        if longest:
+            places = torch.tensor(behind, device=tokens.device).repeat(readers)[:, None] + torch.arange(
+                n, device=tokens.device
+            )
+            output = _at_places(output, places)
+        self.before = [length + row for length, row in zip(before, behind * readers, strict=True)]
+        self.unread = [[] for _ in self.unread]
+        self.waits = False
+        self.output = output
+        self.logits = self.group.head.reader_logits(output.hidden, output.exits, output.logits, self.streams.final_norm)
+
+    def at(self, slot: int) -> dict[str, ReaderLogits]:
+        return {
+            role: ReaderLogits(logits.final[:, slot], None if logits.exits is None else logits.exits[:, :, slot])
+            for role, logits in self.logits.items()
+        }
+
+    def output_at(self, slot: int) -> ForwardOutput:
+        assert self.output is not None
+        output = at_token(self.output, slot)
+        if len(self.group.readers) == 1:
+            return output
+        return picked(output, torch.arange(self.streams.batch, device=output.hidden.device))
+
+    def accept(self, counts: Sequence[int]) -> None:
+        if self.waits:
+            for unread, row, count in zip(self.unread, self.tokens.tolist(), counts, strict=True):
+                unread.extend(row[:count])
+            self.waits = False
+            return
+        readers = len(self.group.readers)
+        self.rows.rewind([length + count for length, count in zip(self.before, [*counts] * readers, strict=True)])
+
+    def rewind_to(self, tokens: int) -> None:
+        self.rows.rewind([length + tokens for length in self.prompt_lengths])
+
+
+def _at_places(output: ForwardOutput, places: Tensor) -> ForwardOutput:
+    """The output of some tokens of each row, (rows, n) their places."""
+    rows = torch.arange(len(places), device=places.device)[:, None]
+
+    def of_places(states: Tensor) -> Tensor:
+        return states[rows.to(states.device), places.to(states.device)]
+
+    return ForwardOutput(
+        of_places(output.hidden),
+        None if output.logits is None else of_places(output.logits),
+        tuple(map(of_places, output.exits)),
+        None if output.hidden_states is None else tuple(map(of_places, output.hidden_states)),
+    )
