@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -78,6 +79,23 @@ class RowwiseLayer(GrowingLayer):
             keys.scatter_(2, index.expand_as(key_states), key_states)
             values.scatter_(2, index.expand_as(value_states), value_states)
         return self.keys, self.values
+
+    def move(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
+        """Copy one slot of each row to another.
+
+        Args:
+            sources: slots, which may lie behind the end: what was forgotten last is still there.
+            targets: slots.
+            length: slots of the longest row afterwards.
+        """
+        if not self.is_initialized:
+            return
+        for storage in (self._keys, self._values):
+            assert storage is not None
+            for row, (source, target) in enumerate(zip(sources, targets, strict=True)):
+                if source != target:
+                    storage[row, :, target - self.offset] = storage[row, :, source - self.offset]
+        self.length = self._values_length = length - self.offset
 
     def get_seq_length(self) -> int:
         """The number of tokens of the longest row, those included that had left the window before."""

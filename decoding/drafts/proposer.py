@@ -19,7 +19,7 @@ class Drafts:
     Attributes:
         tokens: (batch, n) token ids; n may be 0.
         counts: how many of them are drafts, of each row; what follows is of no meaning.
-        probabilities: (batch, n, vocab) float32, the distributions that they were drawn from; None where none was drawn.
+        probabilities: (batch, n, vocab) float32, what they were drawn from; None where they were not drawn.
     """
 
     tokens: Tensor

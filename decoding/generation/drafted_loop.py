@@ -149,8 +149,9 @@ class _Rounds:
         self.model = model
         rows = len(texts.lengths)
         self.processors = logits_processor
-        if rows > 1:
-            self.processors = per_length(logits_processor, lambda: texts.lengths)
+        self.ahead = 0
+        if rows > 1 or session.looks_ahead:
+            self.processors = per_length(logits_processor, lambda: [length + self.ahead for length in texts.lengths])
         self.temperature = temperature
         self.criteria = stopping_criteria
         self.config = config
@@ -173,7 +174,7 @@ class _Rounds:
         """Drafts with padding as those of the rows that have ended: it is all accepted."""
         n = drafts.tokens.shape[1]
         ended = [row for row in self.going if row in self.finish_length]
-        if not (self.pads and ended and n):
+        if not (self.pads and ended and n) or self.session.looks_ahead:
             return drafts
         tokens, counts = drafts.tokens.clone(), list(drafts.counts)
         for row in ended:
@@ -188,7 +189,19 @@ class _Rounds:
             Of the rows that had not ended, the drafts and those of them that were accepted.
         """
         running = [row for row in self.going if row not in self.finish_length]
-        self.session.read_drafts(torch.cat([self.last[:, None], drafts.tokens], dim=1))
+        n = drafts.tokens.shape[1]
+        ids: Tensor | None = None
+
+        def processed(slot: int, logits: Tensor) -> Tensor:
+            nonlocal ids
+            ids = self.texts.continued(drafts.tokens) if ids is None else ids
+            self.ahead = slot
+            try:
+                return self.processors(ids[:, : ids.shape[1] - n + slot], logits)
+            finally:
+                self.ahead = 0
+
+        self.session.read_drafts(torch.cat([self.last[:, None], drafts.tokens], dim=1), processed)
         kept = self.choose(drafts)
         self.session.accept(kept)
         return [drafts.counts[row] for row in running], [max(kept[row] - 1, 0) for row in running]

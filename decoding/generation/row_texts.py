@@ -63,6 +63,14 @@ class RowTexts:
             self.tokens[row].append(added[row])
         return [added[row] for row in rows]
 
+    def continued(self, tokens: Tensor) -> Tensor:
+        """(batch, columns + n) token ids with (batch, n) more tokens after the end of each row."""
+        ids = torch.nn.functional.pad(self.ids, (0, tokens.shape[1]), value=self._pad)
+        columns = torch.tensor(self.lengths, device=ids.device)[:, None] + torch.arange(
+            tokens.shape[1], device=ids.device
+        )
+        return ids.scatter(1, columns, tokens)
+
     def stopped(self, criteria: Any, rows: Sequence[int], scores: Any) -> list[bool]:
         """Whether the criteria stop each of some rows, each asked about the row's own text."""
         stopped: dict[int, Any] = {}

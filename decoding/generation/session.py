@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,18 +15,24 @@ from decoding.models.text_config import within_vocabulary
 from decoding.stream.output import ForwardOutput, at_token
 from decoding.stream.stream import Stream
 
-__all__ = ["Session", "StreamSession", "argmax_first", "most_probable"]
+__all__ = ["Processed", "Session", "StreamSession", "argmax_first", "most_probable"]
+
+
+Processed = Callable[[int, Tensor], Tensor]  # see Session.read_drafts
 
 
 class Session(ABC):
     """One ``generate()`` call of a strategy: owns its streams and all else that changes.
 
     Attributes:
+        looks_ahead: whether logits are processed at places that may not be reached, which a processor with a state of
+            its own cannot follow.
         logits: (batch, vocab) the model's own next-token logits, before any processor.
         output: of the forward pass over the tokens read last (what ``output_hidden_states`` and ``output_attentions``
             report).
     """
 
+    looks_ahead: ClassVar[bool] = False
     logits: Tensor
     output: ForwardOutput
 
@@ -75,8 +81,14 @@ class Session(ABC):
         """
         raise OptionError(f"drafts: {type(self).__name__} has none; leave the option out")
 
-    def read_drafts(self, tokens: Tensor) -> None:
-        """Read (batch, n) tokens: the last that was chosen of each row, and its drafts."""
+    def read_drafts(self, tokens: Tensor, processed: Processed) -> None:
+        """Read (batch, n) tokens: the last that was chosen of each row, and its drafts.
+
+        Args:
+            tokens: which may be any where a row has no draft.
+            processed: changes logits (batch, vocab) as the call's processors do after token i of each row; for
+                sessions that must know candidates before :meth:`scores` is called.
+        """
         raise NotImplementedError
 
     def at(self, slot: int, rows: Sequence[int], lengths: Sequence[int]) -> None:
@@ -132,7 +144,7 @@ class StreamSession(Session):
         self._begun_at = self.stream.length
         self._rows = self.stream.separate_rows()
 
-    def read_drafts(self, tokens: Tensor) -> None:
+    def read_drafts(self, tokens: Tensor, processed: Processed) -> None:
         """Read (batch, n) tokens."""
         self._before = list(self._rows.lengths)
         tokens = within_vocabulary(self.stream.model, tokens.to(self.stream.input_ids.device))

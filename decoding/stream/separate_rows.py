@@ -6,7 +6,8 @@ a 4-D mask keeps them from what is behind it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,36 +53,116 @@ class SeparateRows:
     def read(self, tokens: Tensor) -> ForwardOutput:
         """Read (batch, n) tokens, after the end of each row; ``hidden`` is (batch, n, dim)."""
         state = self.state
-        n, width, device = tokens.shape[1], state.length + tokens.shape[1], tokens.device
-        slots = torch.tensor(self.lengths, device=device)[:, None] + torch.arange(n, device=device)
+        n = tokens.shape[1]
+        slots = self._behind(n, tokens.device)
+        kwargs, ids = self._grown(slots, tokens)
+
+        def visible(columns: Tensor) -> Tensor:
+            return columns <= slots[:, :, None]
+
+        output = self._run(tokens, slots, slots, kwargs, ids, visible)
+        state.kwargs, state.input_ids, state.length = kwargs, ids, state.length + n
+        self.lengths = [length + n for length in self.lengths]
+        return output
+
+    def read_leaves(self, tokens: Tensor, after: Tensor) -> ForwardOutput:
+        """Read tokens each of which follows a beginning of its row, and none of which sees another; keep none.
+
+        Args:
+            tokens: (batch, n).
+            after: (batch, n) how many slots of its row each of them follows.
+
+        Returns:
+            The output; ``hidden`` is (batch, n, dim). Until the next pass, :meth:`keep_leaves` can keep one of each
+            row, whose i-th is in slot ``lengths[row] + i``.
+        """
+        n = tokens.shape[1]
+        slots = self._behind(n, tokens.device)
+        kwargs, ids = self._grown(slots, tokens)
+
+        def visible(columns: Tensor) -> Tensor:
+            return (columns < after[:, :, None]) | (columns == slots[:, :, None])
+
+        output = self._run(tokens, slots, after, kwargs, ids, visible)
+        for layer in layers_of(self.state.cache):
+            if isinstance(layer, RowwiseLayer):
+                layer.crop(-n)
+        return output
+
+    def keep_leaves(self, tokens: Tensor, slots: Sequence[int]) -> None:
+        """Put a token of each row at its end.
+
+        Args:
+            tokens: (batch,).
+            slots: where their keys and values are, see :meth:`read_leaves`; those of a draft are in its own slot.
+        """
+        state = self.state
+        longest = max(self.lengths) + 1
+        for layer in layers_of(state.cache):
+            if isinstance(layer, RowwiseLayer):
+                layer.move(slots, self.lengths, longest)
+        ends = torch.tensor(self.lengths, device=tokens.device)[:, None]
+        state.kwargs, state.input_ids = self._grown(ends, tokens[:, None])
+        state.length = longest
+        self.lengths = [length + 1 for length in self.lengths]
+
+    def _behind(self, n: int, device: torch.device) -> Tensor:
+        """(batch, n) the slots behind each row's end."""
+        return torch.tensor(self.lengths, device=device)[:, None] + torch.arange(n, device=device)
+
+    def _grown(self, slots: Tensor, tokens: Tensor) -> tuple[dict[str, Any], Tensor]:
+        """The model's keyword arguments and the token ids with (batch, n) tokens in their slots."""
+        state, n = self.state, tokens.shape[1]
+        # The text has fewer tokens than slots where a prompt was embeddings.
+        ids = torch.nn.functional.pad(state.input_ids, (0, n))
+        return state.grown_kwargs(n), ids.scatter_(1, slots + (state.input_ids.shape[1] - state.length), tokens)
+
+    def _run(
+        self,
+        tokens: Tensor,
+        slots: Tensor,
+        places: Tensor,
+        kwargs: dict[str, Any],
+        ids: Tensor,
+        visible: Callable[[Tensor], Tensor],
+    ) -> ForwardOutput:
+        """Run a pass over (batch, n) tokens that are written to slots.
+
+        Args:
+            tokens: read.
+            slots: (batch, n) where their keys and values go.
+            places: (batch, n) their places in the text, of which positions and windows are made.
+            kwargs: with n more tokens.
+            ids: likewise.
+            visible: from (columns,) slots to (batch, n, columns) those that each token attends to, window and padding
+                left out.
+        """
+        state, n, device = self.state, tokens.shape[1], tokens.device
+        width = state.length + n
         for layer in layers_of(state.cache):
             if isinstance(layer, RowwiseLayer):
                 layer.write_next_at(slots, width)
-        kwargs = state.grown_kwargs(n)
-        ids = torch.nn.functional.pad(state.input_ids, (0, n)).scatter_(1, slots + self._unread_before(), tokens)
         present = kwargs.get("attention_mask") if state.padded else None
 
         def mask_of(offset: int, window: int | None) -> Tensor:
-            age = slots[:, :, None] - torch.arange(offset, width, device=device)
-            visible = age >= 0
+            columns = torch.arange(offset, width, device=device)
+            seen = visible(columns)
             if window is not None:
-                visible &= age < window
+                seen &= (places[:, :, None] - columns < window) | (columns == slots[:, :, None])
             if present is not None:
-                visible &= present[:, None, offset:width] != 0
-            mask = torch.zeros(visible.shape, dtype=state.dtype, device=device)
-            return mask.masked_fill_(~visible, torch.finfo(state.dtype).min)[:, None]
+                seen &= present[:, None, offset:width] != 0
+            mask = torch.zeros(seen.shape, dtype=state.dtype, device=device)
+            return mask.masked_fill_(~seen, torch.finfo(state.dtype).min)[:, None]
 
         inputs = state.inputs_beside_tokens(ids, n, kwargs)
-        places = slots if self._max_length is None else slots.clamp(max=self._max_length - 1)
+        if self._max_length is not None:
+            places = places.clamp(max=self._max_length - 1)
         inputs |= {
             "input_ids": tokens,
             "position_ids": self._first_position + places,
             "attention_mask": masks_by_layer(state, n, mask_of),
         }
-        output = state.run(inputs, every_logit=True)
-        state.kwargs, state.input_ids, state.length = kwargs, ids, width
-        self.lengths = [length + n for length in self.lengths]
-        return output
+        return state.run(inputs, every_logit=True)
 
     def rewind(self, lengths: Sequence[int]) -> None:
         """Forget what comes after the first ``lengths[i]`` slots of row i."""
@@ -100,7 +181,3 @@ class SeparateRows:
         """Give the cache the layers that it had before; all rows must have the same length."""
         assert len(set(self.lengths)) == 1, "rows of several lengths cannot be joined"
         join_rows(self.state.cache)
-
-    def _unread_before(self) -> int:
-        """How many more tokens the text has than slots (fewer are negative): those of a cache that was passed in."""
-        return self.state.input_ids.shape[1] - self.state.length

@@ -15,7 +15,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from decoding.capabilities.cuda_graphs import cuda_graphs_requested
 from decoding.drafts.options import AMATEUR, Assisting
 from decoding.generation.processors import WARPERS
-from decoding.generation.session import Session
+from decoding.generation.session import Processed, Session
 from decoding.generation.strategy import Strategy
 from decoding.generation.unpadded_text import UnpaddedText
 from decoding.kernels.contrast import masked
@@ -247,7 +247,7 @@ class ContrastSession(Session):
         """Let each row of every reader have a length of its own."""
         self._drafted = DraftedReaders(self.streams)
 
-    def read_drafts(self, tokens: Tensor) -> None:
+    def read_drafts(self, tokens: Tensor, processed: Processed) -> None:
         """Read (batch, n) tokens as every reader that does not wait."""
         assert self._drafted is not None, "read_drafts() without begin_drafts()"
         self._drafted.read(tokens, self.may_wait)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -45,6 +47,7 @@ class HiddenHistory:
         self._padding = 0  # of the row that has most
         self._slots: Tensor | None = None  # (batch, slots) where each goes, where padding is between tokens
         self._offset = 0  # the slot that the storage begins with
+        self.row_lengths: list[int] | None = None  # where rows have lengths of their own
         self._states: Tensor | None = None  # (batch, capacity, dim)
         self._inverse_norms: Tensor | None = None  # (batch, capacity)
         if mask is not None and not bool(mask.all()):
@@ -76,6 +79,27 @@ class HiddenHistory:
         assert self._inverse_norms is not None
         append(self.states, self._inverse_norms, hidden, end - hidden.shape[1] - self._offset)
         self.length = end
+
+    def separate_rows(self) -> None:
+        """Let each row have a length of its own from now on."""
+        self.row_lengths = [self.length] * len(self.states)
+
+    def append_to_rows(self, hidden: Tensor) -> None:
+        """Add (batch, 1, dim) hidden states, after the end of each row."""
+        assert self.row_lengths is not None
+        longest = max(self.row_lengths) + 1
+        self._ensure_capacity(hidden, longest)
+        norms = self._inverse_norms
+        assert norms is not None
+        for row, length in enumerate(self.row_lengths):
+            rows = slice(row, row + 1)
+            append(self.states[rows], norms[rows], hidden[rows], length - self._offset)
+        self.rewind_rows([length + 1 for length in self.row_lengths])
+
+    def rewind_rows(self, lengths: Sequence[int]) -> None:
+        """Forget what comes after the first ``lengths[i]`` slots of row i."""
+        self.row_lengths = list(lengths)
+        self.length = max(lengths)
 
     def penalty(self, candidates: Tensor) -> Tensor:
         """(batch, k) float32 degeneration penalty of candidates (batch, k, dim)."""
@@ -121,9 +145,10 @@ class HiddenHistory:
     @property
     def _first(self) -> int:
         """The first slot that counts in some row."""
-        return self._offset if self.window is None else max(self._offset, self.length - self.window)
+        shortest = self.length if self.row_lengths is None else min(self.row_lengths)
+        return self._offset if self.window is None else max(self._offset, shortest - self.window)
 
-    def _kernel_inputs(self) -> tuple[Tensor, Tensor, Tensor | None, int]:
+    def _kernel_inputs(self) -> tuple[Tensor, Tensor, Tensor | None, int | Tensor]:
         """History, inverse norms, start and length as the kernels take them."""
         first = self._first
         assert self._inverse_norms is not None
@@ -131,7 +156,14 @@ class HiddenHistory:
         start = None if self.start is None else self.start.to(self.states.device)
         if start is not None and first > 0:
             start = None if first >= self._padding else (start - first).clamp_min(0)
-        return self.states[:, skipped:], self._inverse_norms[:, skipped:], start, self.length - first
+        states, norms, length = self.states[:, skipped:], self._inverse_norms[:, skipped:], self.length - first
+        if self.row_lengths is None or min(self.row_lengths) == self.length:
+            return states, norms, start, length
+        lengths = torch.tensor(self.row_lengths, device=states.device) - first
+        if self.window is not None:
+            own = (lengths - self.window).clamp_min(0)
+            start = own if start is None else torch.maximum(start, own)
+        return states, norms, start, lengths
 
     def _ensure_capacity(self, like: Tensor, end: int) -> None:
         """Storage for the slots up to ``end``, of which the last ``like.shape[1]`` are about to be written."""
@@ -141,14 +173,15 @@ class HiddenHistory:
         if old is not None and writable and end - self._offset <= old.shape[1]:
             return
         before = end - like.shape[1]
-        first = self._offset if self.window is None else max(self._offset, min(end - self.window, before))
+        window = None if self.row_lengths is not None else self.window  # rows may go back behind it
+        first = self._offset if window is None else max(self._offset, min(end - window, before))
         prompt = max(end, self._prompt)  # allocated once
         last = prompt + max(BLOCK, prompt // 16)
         if self._expected is not None and self._expected >= prompt:
             last = min(last, self._expected)
         size = last - first
-        if self.window is not None:
-            size = max(end - first, min(size, self.window + max(BLOCK, self.window // 16)))
+        if window is not None:
+            size = max(end - first, min(size, window + max(BLOCK, window // 16)))
         self._states = like.new_empty(len(like), size, like.shape[2])
         self._inverse_norms = torch.empty(len(like), size, dtype=torch.float32, device=like.device)
         if old is not None and norms is not None and self.length > first:

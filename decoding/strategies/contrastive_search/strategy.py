@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -14,11 +15,12 @@ from decoding.cache.growing import tokens_in
 from decoding.capabilities.capabilities import open_prepared_stream
 from decoding.errors import InputError
 from decoding.generation.candidates import CandidateStrategy, top_candidates
-from decoding.generation.session import StreamSession, argmax_first
+from decoding.generation.session import Processed, StreamSession, argmax_first
 from decoding.kernels.selection import contrastive_scores
 from decoding.models.structure import inspect_model
 from decoding.parameters import require_count
 from decoding.strategies.contrastive_search.history import HiddenHistory
+from decoding.strategies.contrastive_search.speculative import SpeculativeSearch
 from decoding.stream.output import ForwardOutput
 from decoding.stream.prepare import prepare_inputs
 from decoding.stream.stream import Stream
@@ -88,12 +90,15 @@ class ContrastiveSearch(CandidateStrategy):
 class ContrastiveSearchSession(StreamSession):
     """One call of contrastive search: a stream, the history of its hidden states, and the last candidates."""
 
+    looks_ahead = True
+
     def __init__(self, strategy: ContrastiveSearch, stream: Stream, history: HiddenHistory) -> None:
         super().__init__(stream)
         self.strategy = strategy
         self.history = history
         self.candidates: Tensor | None = None  # (batch, k)
         self.branch: Tensor | None = None  # (batch,), which of them were chosen here
+        self.speculative: SpeculativeSearch | None = None
 
     def scores(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
         """Contrastive scores of the k candidates, -inf elsewhere; reads all candidates in one forward pass."""
@@ -113,11 +118,38 @@ class ContrastiveSearchSession(StreamSession):
 
     def score_candidates(self, input_ids: Tensor, logits_processor: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Processed logits (batch, vocab), and of the k candidates probabilities, ids (batch, k) and hidden states."""
+        if self.speculative is not None:
+            return self.speculative.candidates(lambda _, logits: logits_processor(input_ids, logits))
         logits = self.processed_logits(input_ids, logits_processor)
         probabilities, candidates = top_candidates(logits.softmax(-1), self.strategy.top_k)
         self.candidates, self.branch = candidates, None
         hidden = self.stream.branch(candidates).hidden[:, :, -1]  # (batch, k, dim)
         return logits, probabilities, candidates, hidden
+
+    def begin_drafts(self) -> None:
+        """Let each row have a length of its own."""
+        self.speculative = SpeculativeSearch(self.stream, self.history, self.strategy.top_k, self.logits)
+
+    def read_drafts(self, tokens: Tensor, processed: Processed) -> None:
+        """Keep the candidates that the first of (batch, n) tokens are; read the others, and all their candidates."""
+        assert self.speculative is not None
+        self.speculative.read(tokens, processed)
+
+    def at(self, slot: int, rows: Sequence[int], lengths: Sequence[int]) -> None:
+        """Go to the candidates after a token of the last pass."""
+        assert self.speculative is not None
+        self.speculative.go_to(slot)
+        self.logits, self.output = self.speculative.logits, self.speculative.output
+
+    def accept(self, counts: Sequence[int]) -> None:
+        """Keep the first tokens of each row."""
+        assert self.speculative is not None
+        self.speculative.accept(counts)
+
+    def rewind_to(self, tokens: int) -> None:
+        """Forget what is beyond a number of new tokens."""
+        assert self.speculative is not None
+        self.speculative.rewind_to(tokens)
 
     def advance(self, tokens: Tensor) -> None:
         """Keep the branch that :meth:`greedy` chose, or else that of each row's token; the first where it is no
