@@ -148,7 +148,7 @@ class _Rounds:
         self.texts = texts
         self.model = model
         rows = len(texts.lengths)
-        self.processors = logits_processor
+        self.processors: Any = logits_processor
         self.ahead = 0
         if rows > 1 or session.looks_ahead:
             self.processors = per_length(logits_processor, lambda: [length + self.ahead for length in texts.lengths])
