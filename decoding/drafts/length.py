@@ -10,6 +10,7 @@ __all__ = ["DraftLength"]
 FIRST, LONGEST = 4, 16
 PAUSE = 16  # rounds without drafts, after which they are tried again
 FORGET = 0.8  # weight of what was known of rounds before, at each new one
+SLOW = 4.0  # times the quickest round
 MEASURED = 4  # rounds with drafts, at least, before their cost counts
 
 
@@ -56,7 +57,7 @@ class DraftLength:
         best = max(accepted)
         if any(drafted):
             full = any(was and took == was for was, took in zip(drafted, accepted, strict=True))
-            self._wanted = min(1.5 * self._wanted + 1, LONGEST) if full else max(0.5 * self._wanted + 0.5 * best, 1.0)
+            self._wanted = min(1.5 * self._wanted + 1, LONGEST) if full else max(0.5 * self._wanted + 0.5 * best, 2.0)
         if self._timed and any(drafted) and not self._pays():
             self._pause = PAUSE
 
@@ -70,13 +71,20 @@ class DraftLength:
 
 
 class _Pace:
-    """Seconds a token of rounds, the last weighing most."""
+    """Seconds a token of rounds, the last weighing most.
+
+    A round that takes many times as long as the quickest does not count: it has prepared something, or waited.
+    """
 
     def __init__(self) -> None:
         self.rounds = 0
+        self._quickest = float("inf")
         self._seconds = self._tokens = 0.0
 
     def add(self, seconds: float, tokens: float) -> None:
+        self._quickest = min(self._quickest, seconds)
+        if seconds > SLOW * self._quickest:
+            return
         self.rounds += 1
         self._seconds = FORGET * self._seconds + seconds
         self._tokens = FORGET * self._tokens + tokens

@@ -13,7 +13,7 @@ from decoding.capabilities.capabilities import open_rows
 from decoding.drafts.assistant import Assistant
 from decoding.drafts.prompt_lookup import PromptLookup
 from decoding.drafts.proposer import Proposer
-from decoding.errors import OptionError, shown
+from decoding.errors import ModelError, OptionError, shown
 from decoding.models.devices import input_device
 from decoding.models.early_exit import cut_to_layers
 from decoding.models.layers import depth_of
@@ -125,10 +125,13 @@ def open_proposer(
     drafts = options.drafts
     if options.looks_up:
         return PromptLookup(sources, input_device(model))
-    if options.by_amateur:
-        if amateur is None:
-            raise OptionError(f"drafts={AMATEUR}: this strategy has no amateur; must be {ACCEPTED}")
+    if options.by_amateur and amateur is not None:
         assisting = amateur
+    elif options.by_amateur:
+        try:  # the built-in model of this name
+            assisting = Assisting(_assistant(drafts, model, tokenizer), None, lambda rows: rows)
+        except (ModelError, OptionError):
+            raise OptionError(f"drafts={AMATEUR}: this strategy has no amateur; must be {ACCEPTED}") from None
     elif isinstance(drafts, str) and drafts.startswith(EXIT):
         layers, depth = int(drafts.removeprefix(EXIT)), depth_of(model)
         if not 1 <= layers < depth:
@@ -136,6 +139,10 @@ def open_proposer(
         assisting = Assisting(cut_to_layers(model, layers), None, lambda rows: rows)
     else:
         assisting = Assisting(_assistant(drafts, model, tokenizer), None, lambda rows: rows)
+    if not all(prompts):
+        raise OptionError(
+            "drafts: who drafts reads tokens, and the prompt is embeddings: pass input_ids, or prompt-lookup"
+        )
     rows = assisting.read(prompts)
     stream = open_rows(assisting.model, rows, new_tokens, mixed=assisting.mixed)
     return Assistant(stream, prompts, vocab_size(model), temperature, until_unsure=options.tokens is None)

@@ -13,7 +13,7 @@ from decoding.drafts.proposer import Drafts, Proposer, drafts_of
 
 __all__ = ["PromptLookup"]
 
-LONGEST, SHORTEST = 4, 2  # tokens that must be the same
+LONGEST, SHORTEST = 6, 2  # tokens that must be the same
 
 
 class PromptLookup(Proposer):

@@ -3,8 +3,8 @@
 A step of these strategies reads 2 to 16 rows where greedy search reads one. One row is limited by reading the weights
 once, and so should a handful be; but torch's own product may take two or four times as long, depending on the CPU, the
 number of threads and the shape. The same product has three more forms: weights times states, oneDNN's, and blocks of
-the weights side by side. Which is the quickest is measured once for each shape and number of rows, and remembered as
-long as the process lives.
+the weights side by side. Which is the quickest is measured once for each shape and some numbers of rows, and
+remembered as long as the process lives.
 
 Only float32 is treated: the forms round differently in the last bits, as do numbers of threads.
 """
@@ -30,7 +30,8 @@ Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 ENVIRONMENT_VARIABLE = "DECODING_SMALL_BATCH_LINEAR"
 
-ROWS = range(2, 17)  # numbers of rows that are measured; one row is quick already, many are torch's own strength
+ROWS = range(2, 17)  # numbers of rows that are treated; one row is quick already, many are torch's own strength
+MEASURED = (2, 3, 4, 6, 8, 12, 16)  # those that are measured, each also for the numbers between it and the one before
 
 # Another form is chosen where it takes at most this share of the time of torch's own: what decides must be more than
 # the noise of a measurement, or the last bits would differ from process to process.
@@ -124,6 +125,7 @@ def _form_of(layer: nn.Linear, rows: int, layers: Sequence[nn.Linear]) -> str:
     if len(usable) == 1:
         return usable[0]
     outputs, inputs = layer.weight.shape
+    rows = next(number for number in MEASURED if number >= rows)
     key = (torch.get_num_threads(), rows, outputs, inputs)
     with _measuring:
         if key not in _measured:
@@ -153,7 +155,7 @@ def _has_onednn() -> bool:
 
 @torch.no_grad()
 def _quickest(forms: Sequence[str], layers: Sequence[nn.Linear], rows: int) -> str:
-    """Measure the forms on some layers of one shape; takes some milliseconds."""
+    """Measure the forms on some layers of one shape; takes as long as some dozen forward passes."""
     weights = [(layer.weight, layer.bias) for layer in layers]
     states = weights[0][0].new_zeros(rows, weights[0][0].shape[1])
     for form in forms:  # the first calls of a form also prepare it

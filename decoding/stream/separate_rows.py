@@ -46,7 +46,8 @@ class SeparateRows:
             )
         self.state = state
         self.lengths = [state.length] * state.batch
-        self._max_length = max_length
+        # A prompt of embeddings has slots and no tokens.
+        self._last_place = None if max_length is None else max_length - state.input_ids.shape[1] + state.length - 1
         self._first_position = state.kwargs["position_ids"][..., -1:] - (state.length - 1)  # (batch, 1) of slot 0
         separate_rows(state.cache)
 
@@ -155,8 +156,8 @@ class SeparateRows:
             return mask.masked_fill_(~seen, torch.finfo(state.dtype).min)[:, None]
 
         inputs = state.inputs_beside_tokens(ids, n, kwargs)
-        if self._max_length is not None:
-            places = places.clamp(max=self._max_length - 1)
+        if self._last_place is not None:
+            places = places.clamp(max=self._last_place)
         inputs |= {
             "input_ids": tokens,
             "position_ids": self._first_position + places,
