@@ -443,9 +443,9 @@ def counted(run: Run, lazy: bool) -> Iterator[None]:
         run.readings += len(self._groups)
         return drafted_steps(self, *given)
 
-    def drafted_read(self: Any) -> Any:
+    def drafted_read(self: Any, *given: Any) -> Any:
         run.read += 1
-        return drafted_reads(self)
+        return drafted_reads(self, *given)
 
     ends, steps, reads = DraftLength.end, FusedStreams.extend, ReaderGroup.extend
     drafted_steps, drafted_reads = DraftedReaders.read, _DraftedGroup.read

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from decoding.models.text_config import text_config
 
-__all__ = ["HEAD_TRANSFORMS", "HeadTransform", "unpadded"]
+__all__ = ["HEAD_TRANSFORMS", "NOT_ELEMENTWISE", "HeadTransform", "unpadded"]
 
 # The change of hidden states before the head and that of logits after it, each a function of model and tensor.
 HeadTransform = tuple[Callable[[Any, Tensor], Tensor], Callable[[Any, Tensor], Tensor]]
@@ -69,3 +69,6 @@ HEAD_TRANSFORMS: dict[str, HeadTransform] = {
         unpadded,
     ),
 }
+
+# Those that change a logit by which token it is of: they need the logits of all tokens.
+NOT_ELEMENTWISE = frozenset({"head, plus final_logits_bias"})

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from decoding.errors import OptionError
 
-__all__ = ["ENVIRONMENT_VARIABLE", "FORMS", "SmallBatchLinear", "measured_forms"]
+__all__ = ["ENVIRONMENT_VARIABLE", "FORMS", "SmallBatchLinear", "is_plain_linear", "measured_forms"]
 
 Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
@@ -181,6 +181,14 @@ def _plain_layers(modules: Iterable[nn.Module]) -> list[nn.Linear]:
     if any(hasattr(module, "_orig_mod") or module._compiled_call_impl for module in found):
         return []  # left to its compiler
     return [module for module in found if isinstance(module, nn.Linear) and _is_plain(module)]
+
+
+def is_plain_linear(module: nn.Module) -> bool:
+    """True for a linear layer in float32 on a CPU whose output is the product with its weights and nothing more: no
+    hook, adapter, quantisation or compiler of its user changes it.
+    """
+    hooked = bool(module._forward_hooks or module._forward_pre_hooks)
+    return not hooked and bool(_plain_layers([module]))
 
 
 def _is_plain(layer: nn.Linear) -> bool:

@@ -19,11 +19,11 @@ from decoding.models.autocast import autocast_to, recorded_autocast
 from decoding.models.backbone import as_one_module, call_backbone, find_backbone, find_layers, is_separable
 from decoding.models.devices import input_device
 from decoding.models.forward_errors import forward_pass
-from decoding.models.head import HEAD_TRANSFORMS, HeadTransform, unpadded
+from decoding.models.head import HEAD_TRANSFORMS, NOT_ELEMENTWISE, HeadTransform, unpadded
 from decoding.models.hooks import recorded_calls
 from decoding.models.memo import PerModelMemo, model_cache_key
 from decoding.models.probe import NO_NUMBERS, PROBED, probe_inputs
-from decoding.models.small_batch_linear import SmallBatchLinear
+from decoding.models.small_batch_linear import SmallBatchLinear, is_plain_linear
 from decoding.models.text_config import text_config
 
 __all__ = ["ModelStructure", "inspect_model"]
@@ -96,8 +96,26 @@ class ModelStructure:
         states = self.before_head(states, final_norm)
         return self.logits(model, states) if final_norm else unpadded(model, self._product(states))
 
+    @property
+    def selects_tokens(self) -> bool:
+        """True where the logits of a few tokens can be computed without those of the others: the head is a plain linear
+        layer in float32 on a CPU, and what comes after it is elementwise.
+
+        The same product would be right in half precision and on a GPU. There it is left out: in half precision another
+        order of the sums changes logits by up to a tenth, and with them the choice; on a GPU the host would have to
+        wait in each step for the number of tokens, and that it pays has not been measured.
+        """
+        transform = self.head_transform
+        elementwise = transform is not None and transform not in NOT_ELEMENTWISE
+        return self.separable and elementwise and self.autocast is None and is_plain_linear(self.head)
+
     def all_logits(
-        self, model: Any, hidden: Tensor, normed: Tensor | None, bare: Tensor | None = None
+        self,
+        model: Any,
+        hidden: Tensor,
+        normed: Tensor | None,
+        bare: Tensor | None = None,
+        tokens: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Final and early logits from one matrix product, which reads the head's weights once.
 
@@ -107,16 +125,17 @@ class ModelStructure:
             normed: (early rows, ..., dim) inputs of lower layers for logits with the final norm, see
                 :meth:`exit_logits`; None for none.
             bare: the same for logits without it.
+            tokens: (n,) ids of the tokens whose logits are wanted, which needs :attr:`selects_tokens`; None for all.
 
         Returns:
-            Logits (rows, ..., vocab) of each of the three.
+            Logits (rows, ..., vocab) of each of the three; (rows, ..., n) of the tokens.
         """
         before, after = self._head_transform(model)
         nothing = hidden[:0]
         early = nothing if normed is None else before(model, self.before_head(normed, True))
         raw = nothing if bare is None else self.before_head(bare, False)
         states = torch.cat([before(model, hidden), early.to(hidden.device), raw.to(hidden.device)])
-        product = self._product(states)
+        product = self._product(states) if tokens is None else self._product_at(states, tokens)
         final, lower, raw = product.split([len(hidden), len(early), len(raw)])
         return after(model, final), after(model, lower), unpadded(model, raw)
 
@@ -126,6 +145,12 @@ class ModelStructure:
         with autocast_to(self.autocast, states.device), SmallBatchLinear([self.head]).quickest(rows, states.device):
             product: Tensor = self.head(states)
         return product if self.autocast is None else product.float()
+
+    def _product_at(self, states: Tensor, tokens: Tensor) -> Tensor:
+        """The columns ``tokens`` of the head's output."""
+        assert isinstance(self.head, nn.Linear)
+        bias = None if self.head.bias is None else self.head.bias[tokens]
+        return nn.functional.linear(states, self.head.weight[tokens], bias)
 
     def _head_transform(self, model: Any) -> HeadTransform:
         if self.head_transform is None:

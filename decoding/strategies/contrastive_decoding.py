@@ -71,6 +71,7 @@ class ContrastiveDecoding(ContrastStrategy):
     placement: Placement | None = field(default=None, metadata={"added_later": True})
     name: ClassVar[str] = "contrastive-decoding"
     plausibility_roles: ClassVar[frozenset[str]] = frozenset({EXPERT})
+    tokenwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

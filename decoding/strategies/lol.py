@@ -119,6 +119,11 @@ class LOL(ContrastStrategy):
         self._check_guidance()
 
     @property
+    def tokenwise(self) -> bool:  # type: ignore[override]
+        """True of static fusion; entropy fusion weighs layers by the logits of all tokens."""
+        return self.fusion == "static"
+
+    @property
     def exit_norm(self) -> bool:  # type: ignore[override]
         """True where lower layers pass the final norm."""
         return bool(self.final_norm)

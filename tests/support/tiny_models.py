@@ -110,6 +110,14 @@ def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:
     return model
 
 
+def sharper_model(name: str, seed: int = 0, times: float = 3.0) -> PreTrainedModel:
+    """A random model whose logits are so many times as wide: few tokens are plausible, in some steps one alone."""
+    model = tiny_model(name, seed)
+    head = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(times * head.weight.detach())  # untied from the embeddings
+    return model
+
+
 def word_tokenizer() -> PreTrainedTokenizerFast:
     """One word a token: w3 w4 ..."""
     from tokenizers import Tokenizer, models, pre_tokenizers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +18,7 @@ from decoding.generation.processors import WARPERS
 from decoding.generation.session import Processed, Session
 from decoding.generation.strategy import Strategy
 from decoding.generation.unpadded_text import UnpaddedText
-from decoding.kernels.contrast import masked
+from decoding.kernels.contrast import masked, plausible
 from decoding.strategies.contrast.drafted_readers import DraftedReaders
 from decoding.strategies.contrast.fused_streams import MOST_UNREAD, FusedStreams
 from decoding.strategies.contrast.reader_group import mixed_rows
@@ -27,8 +27,11 @@ from decoding.stream.output import ForwardOutput
 
 __all__ = ["Contrast", "ContrastSession", "ContrastStrategy"]
 
+# Share of the vocabulary up to which heads are applied for some tokens alone. Their rows are copied: those of an eighth
+# of 49,152 tokens took half as long as the whole head.
+MOST_TOKENS = 1 / 8
 # Of the logits' distance to the limit of plausibility, which the kernels compute in another way: a token closer to it
-# counts as plausible here, and readers read.
+# counts as plausible here.
 ROUNDING = 1e-3
 
 
@@ -73,10 +76,11 @@ class ContrastStrategy(Strategy):
 
     Attributes:
         fuse: whether readers with the same weights share a forward pass; False is for comparison.
-        lazy: whether readers that plausibility does not depend on wait where it leaves one token; False is for
-            comparison.
+        lazy: whether what cannot change the choice is left out, see :class:`ContrastSession`; False is for comparison.
         plausibility_roles: the readers that :attr:`Contrast.plausibility_logits` depends on; None where they are not
-            known, and no reader waits.
+            known, and nothing is left out.
+        tokenwise: True where a token's score depends on the readers' logits of that token alone, but for a constant of
+            the row, such as the logarithm of a softmax's sum.
         exit_norm: whether early exits pass the final norm before the head.
     """
 
@@ -84,6 +88,7 @@ class ContrastStrategy(Strategy):
     fuse: ClassVar[bool] = True
     lazy: ClassVar[bool] = True
     plausibility_roles: ClassVar[frozenset[str] | None] = None
+    tokenwise: ClassVar[bool] = False
     exit_norm: ClassVar[bool] = True
 
     @abstractmethod
@@ -118,7 +123,9 @@ class ContrastStrategy(Strategy):
         """Open a session; see :meth:`Strategy.session`."""
         readers = self.readers(model, input_ids.shape[0])
         session = self._session(model, readers, input_ids, model_kwargs, generation_config, restorable)
-        session.may_wait = self._may_wait(session.streams, generation_config)
+        if self.lazy and self.plausibility_roles is not None and _may_leave_out(generation_config):
+            session.may_wait = session.streams.groups_without(self.plausibility_roles)
+            session.may_select = self.tokenwise and session.streams.selects_tokens
         return session
 
     def rescoring_session(
@@ -173,20 +180,17 @@ class ContrastStrategy(Strategy):
         )  # fmt: skip
         return ContrastSession(self, streams, text)
 
-    def _may_wait(self, streams: FusedStreams, config: GenerationConfig | None) -> frozenset[int]:
-        """The groups of readers that need not read a token before plausibility leaves a choice."""
-        if not self.lazy or self.plausibility_roles is None or config is None or cuda_graphs_requested(config):
-            return frozenset()
-        if config.return_dict_in_generate and config.output_scores:
-            return frozenset()
-        return streams.groups_without(self.plausibility_roles)
-
 
 class ContrastSession(Session):
     """One call of a contrast strategy: its readers' streams and their last logits.
 
-    Where plausibility leaves one token in every row, no contrast can change the choice. Groups of readers on which
-    plausibility does not depend are then left to read the text later, in one pass, once there is a choice again.
+    What cannot change the choice is left out:
+
+    - Where plausibility leaves one token in every row, no contrast can change the choice. Groups of readers on which
+      plausibility does not depend are then left to read the text later, in one pass, once there is a choice again.
+    - Heads are applied for all tokens only to the readers that plausibility depends on; to the others, and to lower
+      layers, for the plausible tokens alone. The constants of softmax over all tokens are then unknown. They add the
+      same to every score of a row, which changes neither the largest score nor the probabilities.
 
     Args:
         strategy: of the call.
@@ -195,6 +199,10 @@ class ContrastSession(Session):
 
     Attributes:
         may_wait: indices of the groups of readers that may be left to read later; none unless it is set.
+        may_select: whether heads may be applied for plausible tokens alone; False unless it is set. It is done where
+            nothing but samplers sees the scores.
+        reader_logits: by role, after the last token; of readers that wait, and of those whose heads are yet to be
+            applied, they are those of an earlier token.
     """
 
     def __init__(self, strategy: ContrastStrategy, streams: FusedStreams, text: UnpaddedText) -> None:
@@ -202,7 +210,10 @@ class ContrastSession(Session):
         self.streams = streams
         self.text = text
         self.may_wait: frozenset[int] = frozenset()
+        self.may_select = False
         self.reader_logits: dict[str, ReaderLogits] = {}
+        self._selects = False
+        self._headless: dict[int, ForwardOutput] = {}  # by group: its head was applied for plausibility at most
         self._split: tuple[Any, Any, Any] = (None, None, None)
         self._drafted: DraftedReaders | None = None
         self._take(streams.prompt)
@@ -210,14 +221,15 @@ class ContrastSession(Session):
     def scores(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
         """The strategy's scores, processed, -inf where a token is not plausible."""
         processors, warpers = self._processors_and_warpers(logits_processor)
-        contrast = self.strategy.contrast(self.reader_logits, self.text(input_ids))
-        if self._waiting():
-            # Of readers that wait these are logits of before, on which plausibility does not depend.
-            alone = None if processors else _only_plausible(contrast)
-            if alone is not None:
-                return warpers(input_ids, alone.to(input_ids.device))
-            self._catch_up()
-            contrast = self.strategy.contrast(self.reader_logits, self.text(input_ids))
+        text = self.text(input_ids)
+        if not processors and (self._waiting() or self._headless):
+            scores = self._plausible_scores(text)
+            if scores is not None:
+                return warpers(input_ids, scores.to(input_ids.device))
+        self._complete()
+        contrast = self.strategy.contrast(self.reader_logits, text)
+        only_samplers = not processors and all(isinstance(warper, WARPERS) for warper in warpers)
+        self._selects = self.may_select and only_samplers and bool(contrast.alpha)
         if not processors:
             return warpers(input_ids, contrast.masked.to(input_ids.device))
         processed = processors(input_ids, contrast.scores.to(input_ids.device))
@@ -229,6 +241,7 @@ class ContrastSession(Session):
         Tokens that they excluded stay excluded, and what they added is added. Beam search has log-probabilities
         instead of logits; that shift of a row is not passed on.
         """
+        self._complete()
         if EXPERT not in self.reader_logits:
             logits = {EXPERT: ReaderLogits(scores.float()), **self.reader_logits}
             return self.strategy.contrast(logits, self.text(input_ids)).masked
@@ -250,17 +263,14 @@ class ContrastSession(Session):
     def read_drafts(self, tokens: Tensor, processed: Processed) -> None:
         """Read (batch, n) tokens as every reader that does not wait."""
         assert self._drafted is not None, "read_drafts() without begin_drafts()"
-        self._drafted.read(tokens, self.may_wait)
+        self._drafted.read(tokens, self.may_wait, self._whole_heads())
 
     def at(self, slot: int, rows: Sequence[int], lengths: Sequence[int]) -> None:
         """Go to the scores after a token of the last pass."""
-        assert self._drafted is not None
         self.text.lengths = lengths
         self.streams.step += 1
         self._place = slot, rows
-        self.reader_logits |= self._drafted.at(slot, rows)
-        self.output = self._drafted.expert_output(slot)
-        self.logits = self.reader_logits[EXPERT].final
+        self._look()
 
     def accept(self, counts: Sequence[int]) -> None:
         """Keep the first tokens of each row."""
@@ -272,19 +282,9 @@ class ContrastSession(Session):
         assert self._drafted is not None
         self._drafted.rewind_to(tokens)
 
-    def _waiting(self) -> bool:
-        """True where readers have not read what the next scores come after."""
-        return bool(self.streams.unread) if self._drafted is None else self._drafted.waiting
-
-    def _catch_up(self) -> None:
-        if self._drafted is None:
-            self._take(self.streams.catch_up())
-        else:
-            self._drafted.catch_up()
-            self.reader_logits |= self._drafted.at(*self._place)
-
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was."""
+        self._apply_heads()
         self.streams.reorder(rows)
         self.text.reorder(rows)
         self.reader_logits = {
@@ -300,11 +300,79 @@ class ContrastSession(Session):
         self.streams.release()
 
     def _take(self, outputs: Mapping[int, ForwardOutput]) -> None:
-        read = self.streams.reader_logits(outputs)
+        """Make outputs of groups those which the next scores are made of."""
+        roles = self._whole_heads()
+        if roles is not None:
+            self._headless |= outputs
+            read = self._with_finals(self.streams.final_logits(outputs, roles))
+        else:
+            read = self.streams.reader_logits(outputs)
         self.reader_logits |= read
         if EXPERT in read:
             self.output = self.streams.expert_output(outputs)
-            self.logits = self.reader_logits[EXPERT].final
+            self.logits = read[EXPERT].final
+
+    def _look(self) -> None:
+        """Make what was read of drafts, at the place that is looked at, that which the next scores are made of."""
+        assert self._drafted is not None
+        found = self._drafted.at(*self._place)
+        self._headless = found.headless
+        self.reader_logits |= {**found.logits, **self._with_finals(found.finals)}
+        self.output = found.expert_output
+        self.logits = self.reader_logits[EXPERT].final
+
+    def _whole_heads(self) -> frozenset[str] | None:
+        """The roles of readers whose heads are applied for all tokens; None for all readers."""
+        return frozenset({EXPERT, *(self.strategy.plausibility_roles or ())}) if self._selects else None
+
+    def _with_finals(self, finals: Mapping[str, Tensor]) -> dict[str, ReaderLogits]:
+        return {role: replace(self.reader_logits[role], final=final) for role, final in finals.items()}
+
+    def _waiting(self) -> bool:
+        """True where readers have not read what the next scores come after."""
+        return bool(self.streams.unread) if self._drafted is None else self._drafted.waiting
+
+    def _catch_up(self) -> None:
+        """Let every reader have read the text."""
+        if not self._waiting():
+            return
+        if self._drafted is None:
+            self._take(self.streams.catch_up())
+        else:
+            self._drafted.catch_up(self._whole_heads())
+            self._look()
+
+    def _complete(self) -> None:
+        """Let every reader have read the text, and have the logits of all tokens."""
+        self._catch_up()
+        self._apply_heads()
+
+    def _apply_heads(self) -> None:
+        self.reader_logits |= self.streams.reader_logits(self._headless)
+        self._headless = {}
+
+    def _plausible_scores(self, text: Tensor) -> Tensor | None:
+        """(batch, vocab) float32 scores of plausible tokens, but for a constant of the row; -inf of the others. None
+        where they need the logits of all tokens.
+        """
+        # Of some readers these are logits of before, on which plausibility does not depend.
+        candidates = _candidates(self.strategy.contrast(self.reader_logits, text))
+        if candidates is None:
+            return None
+        scores = torch.full_like(candidates, -torch.inf, dtype=torch.float32)
+        if int(candidates.sum()) == len(candidates):
+            return scores.masked_fill_(candidates, 0.0)
+        tokens = candidates.any(0).nonzero()[:, 0]
+        if not self._headless or len(tokens) > MOST_TOKENS * candidates.shape[-1]:
+            return None
+        self._catch_up()
+        contrast = self.strategy.contrast(self.streams.reader_logits(self._headless, tokens), text)
+        passing = plausible(contrast.plausibility_logits(), contrast.alpha or 0.0)
+        selected = contrast.scores.masked_fill(~passing, -torch.inf)
+        # A row whose plausible tokens are all excluded takes others; one that has NaN is an error.
+        if not bool((selected.amax(-1) > -torch.inf).all()):
+            return None
+        return scores.index_copy_(-1, tokens, selected)
 
     def _processors_and_warpers(self, logits_processor: Any) -> tuple[Any, Any]:
         """The processors that act on the contrast, and those that choose among its plausible tokens."""
@@ -319,19 +387,22 @@ class ContrastSession(Session):
         return self._split[1], self._split[2]
 
 
-def _only_plausible(contrast: Contrast) -> Tensor | None:
-    """(batch, vocab) float32 scores of the one plausible token of every row, 0 and -inf elsewhere; None where a row has
-    several, or none.
+def _may_leave_out(config: GenerationConfig | None) -> bool:
+    """True where a call returns no scores, and captures no steps, which are all of the same work."""
+    if config is None or cuda_graphs_requested(config):
+        return False
+    return not (config.return_dict_in_generate and config.output_scores)
+
+
+def _candidates(contrast: Contrast) -> Tensor | None:
+    """(batch, vocab) True for the tokens that are plausible, or would be after another rounding; None where every token
+    passes, or a row has none.
     """
     if not contrast.alpha:
         return None
     logits = contrast.plausibility_logits().float()
-    tokens = logits.argmax(-1, keepdim=True)
-    best = logits.gather(-1, tokens)
-    others = logits.scatter(-1, tokens, -torch.inf).amax(-1, keepdim=True)
-    if not bool((others < best + (math.log(contrast.alpha) - ROUNDING)).all()):  # NaN is not
-        return None
-    return torch.full_like(logits, -torch.inf).scatter_(-1, tokens, 0.0)
+    best = logits.amax(-1, keepdim=True)  # NaN where one of them is
+    return logits >= best + (math.log(contrast.alpha) - ROUNDING) if bool(best.isfinite().all()) else None
 
 
 def _reordered(logits: ReaderLogits, rows: Tensor) -> ReaderLogits:

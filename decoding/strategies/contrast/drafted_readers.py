@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,6 +15,23 @@ from decoding.strategies.contrast.readers import EXPERT, ReaderLogits
 from decoding.stream.output import ForwardOutput, at_token, picked
 
 __all__ = ["DraftedReaders"]
+
+
+@dataclass
+class Found:
+    """What is known after a token of a round.
+
+    Attributes:
+        expert_output: the expert's rows of its group's pass.
+        logits: by role, of readers all of whose heads were applied.
+        finals: by role (batch, vocab), of readers of other groups whose final head was.
+        headless: by group, the outputs of these groups.
+    """
+
+    expert_output: ForwardOutput
+    logits: dict[str, ReaderLogits] = field(default_factory=dict)
+    finals: dict[str, Tensor] = field(default_factory=dict)
+    headless: dict[int, ForwardOutput] = field(default_factory=dict)
 
 
 class DraftedReaders:
@@ -31,27 +49,31 @@ class DraftedReaders:
     def __init__(self, streams: FusedStreams) -> None:
         self.streams = streams
         self._groups = [_DraftedGroup(group, streams) for group in streams.groups]
-        self._tokens = torch.empty(0)
 
-    def read(self, tokens: Tensor, may_wait: Collection[int] = ()) -> None:
-        """Read (batch, n) tokens after the end of each row, but for groups that wait."""
-        self._tokens = tokens
+    def read(self, tokens: Tensor, may_wait: Collection[int] = (), whole_heads: Collection[str] | None = None) -> None:
+        """Read (batch, n) tokens after the end of each row, but for groups that wait.
+
+        Args:
+            tokens: of the round.
+            may_wait: indices of these groups.
+            whole_heads: roles of the readers whose heads are applied for all tokens; None for all readers.
+        """
         for index, group in enumerate(self._groups):
-            group.begin(tokens, index in may_wait)
+            group.begin(tokens, index in may_wait, whole_heads)
 
     @property
     def waiting(self) -> bool:
         """True where a group has not read the round's tokens."""
         return any(group.waits for group in self._groups)
 
-    def catch_up(self) -> None:
-        """Read what groups were left to read, the round's tokens among it, in one pass each."""
+    def catch_up(self, whole_heads: Collection[str] | None = None) -> None:
+        """Read what groups were left to read, the round's tokens among it, in one pass each; see :meth:`read`."""
         for group in self._groups:
             if group.waits:
-                group.read()
+                group.read(whole_heads)
 
-    def at(self, slot: int, rows: Sequence[int]) -> dict[str, ReaderLogits]:
-        """The logits (batch, vocab) after a token of the round, of the readers that have read it.
+    def at(self, slot: int, rows: Sequence[int]) -> Found:
+        """What is known after a token of the round, of the readers that have read it.
 
         Args:
             slot: index of the token.
@@ -60,15 +82,15 @@ class DraftedReaders:
         Raises:
             ModelError: one of them is NaN.
         """
-        logits: dict[str, ReaderLogits] = {}
-        for group in self._groups:
-            logits |= group.at(slot)
-        self.streams.check_numbers({role: of_role.final for role, of_role in logits.items()}, rows)
-        return logits
-
-    def expert_output(self, slot: int) -> ForwardOutput:
-        """The expert's rows of its group's pass, at a token of the round."""
-        return next(group for group in self._groups if group.has_expert).output_at(slot)
+        found = Found(next(group for group in self._groups if group.has_expert).expert_output_at(slot))
+        for index, group in enumerate(self._groups):
+            if group.output is not None and group.finals is not None:
+                found.headless[index] = at_token(group.output, slot)
+                found.finals |= {role: final[:, slot] for role, final in group.finals.items()}
+            found.logits |= group.at(slot)
+        finals = {role: logits.final for role, logits in found.logits.items()} | found.finals
+        self.streams.check_numbers(finals, rows)
+        return found
 
     def accept(self, counts: Sequence[int]) -> None:
         """Keep the first ``counts[i]`` tokens of row i of the round, in every group."""
@@ -97,19 +119,20 @@ class _DraftedGroup:
         self.tokens = torch.empty(0)
         self.output: ForwardOutput | None = None
         self.logits: dict[str, ReaderLogits] = {}
+        self.finals: dict[str, Tensor] | None = None  # by role, where other heads are not applied
 
     @property
     def has_expert(self) -> bool:
         return self.group.readers[0].role == EXPERT
 
-    def begin(self, tokens: Tensor, may_wait: bool) -> None:
-        self.tokens, self.output, self.logits = tokens, None, {}
+    def begin(self, tokens: Tensor, may_wait: bool, whole_heads: Collection[str] | None) -> None:
+        self.tokens, self.output, self.logits, self.finals = tokens, None, {}, None
         self.waits = may_wait and max(map(len, self.unread)) < MOST_UNREAD
         if not self.waits:
-            self.read()
+            self.read(whole_heads)
 
     @torch.no_grad()
-    def read(self) -> None:
+    def read(self, whole_heads: Collection[str] | None) -> None:
         """Read what is unread and the round's tokens; keep the output of the latter."""
         stream, readers = self.group.stream, len(self.group.readers)
         before = list(self.rows.lengths)
@@ -132,7 +155,12 @@ class _DraftedGroup:
         self.unread = [[] for _ in self.unread]
         self.waits = False
         self.output = output
-        self.logits = self.group.head.reader_logits(output.hidden, output.exits, output.logits, self.streams.final_norm)
+        if whole_heads is not None:
+            self.finals = self.group.final_logits(output.hidden, whole_heads)
+        else:
+            self.logits = self.group.head.reader_logits(
+                output.hidden, output.exits, output.logits, self.streams.final_norm
+            )
 
     def at(self, slot: int) -> dict[str, ReaderLogits]:
         return {
@@ -140,7 +168,7 @@ class _DraftedGroup:
             for role, logits in self.logits.items()
         }
 
-    def output_at(self, slot: int) -> ForwardOutput:
+    def expert_output_at(self, slot: int) -> ForwardOutput:
         assert self.output is not None
         output = at_token(self.output, slot)
         if len(self.group.readers) == 1:

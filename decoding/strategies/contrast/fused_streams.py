@@ -193,13 +193,35 @@ class FusedStreams:
         return {index: self.groups[index].extend(torch.stack(tokens, dim=1)) for index, tokens in unread.items()}
 
     @torch.no_grad()
-    def reader_logits(self, outputs: Mapping[int, ForwardOutput]) -> dict[str, ReaderLogits]:
-        """The next-token logits of the readers of these groups, (batch, vocab), after the last token of the outputs."""
+    def reader_logits(
+        self, outputs: Mapping[int, ForwardOutput], tokens: Tensor | None = None
+    ) -> dict[str, ReaderLogits]:
+        """The next-token logits of the readers of these groups, (batch, vocab), after the last token of the outputs.
+
+        Args:
+            outputs: by the group's index.
+            tokens: (n,) ids of the tokens whose logits are wanted, (batch, n), which needs :attr:`selects_tokens`; None
+                for all.
+        """
         logits: dict[str, ReaderLogits] = {}
         for index, output in outputs.items():
-            logits |= self.groups[index].reader_logits(output, self.final_norm)
+            logits |= self.groups[index].reader_logits(output, self.final_norm, tokens)
         self.check_numbers({role: reader_logits.final for role, reader_logits in logits.items()})
         return logits
+
+    @torch.no_grad()
+    def final_logits(self, outputs: Mapping[int, ForwardOutput], roles: Collection[str]) -> dict[str, Tensor]:
+        """The final next-token logits (batch, vocab) of those readers of these groups that have one of these roles."""
+        finals: dict[str, Tensor] = {}
+        for index, output in outputs.items():
+            finals |= self.groups[index].final_logits(output.hidden[:, -1], roles)
+        self.check_numbers(finals)
+        return finals
+
+    @property
+    def selects_tokens(self) -> bool:
+        """True where every reader's logits of a few tokens can be computed without those of the others."""
+        return all(group.head.structure.selects_tokens for group in self.groups)
 
     @property
     def uses_tree_attention(self) -> bool:

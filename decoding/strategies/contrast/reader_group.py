@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,12 @@ class ReaderHead:
         return tuple(sorted({exit_ for reader in self.readers for exit_ in reader.exits}))
 
     def reader_logits(
-        self, hidden: Tensor, exits: Sequence[Tensor], logits: Tensor | None, final_norm: bool
+        self,
+        hidden: Tensor,
+        exits: Sequence[Tensor],
+        logits: Tensor | None,
+        final_norm: bool,
+        tokens: Tensor | None = None,
     ) -> dict[str, ReaderLogits]:
         """The logits of every reader by role.
 
@@ -60,9 +65,10 @@ class ReaderHead:
             exits: one (rows, ..., dim) for each layer of :attr:`exits`, before any final norm.
             logits: (rows, ..., vocab) where the forward pass computed them; None otherwise.
             final_norm: whether lower layers pass the final norm.
+            tokens: see :meth:`decoding.models.structure.ModelStructure.all_logits`.
         """
         wanted = [(i, final_norm, reader.exits) for i, reader in enumerate(self.readers) if reader.exits]
-        final, early = self.logits(hidden, exits, logits, wanted)
+        final, early = self.logits(hidden, exits, logits, wanted, tokens)
         lower = {i: exit_logits for (i, *_), exit_logits in zip(wanted, early, strict=True)}
         return {reader.role: ReaderLogits(final[i], lower.get(i)) for i, reader in enumerate(self.readers)}
 
@@ -72,6 +78,7 @@ class ReaderHead:
         exits: Sequence[Tensor],
         logits: Tensor | None,
         wanted: Sequence[tuple[int, bool, Sequence[int]]],
+        tokens: Tensor | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Logits of the readers, (batch, ..., vocab) each, and those of each wanted (reader, final norm, exits),
         (exits, batch, ..., vocab): one matrix product for all of them.
@@ -82,9 +89,9 @@ class ReaderHead:
             rows = slice(i * self.batch, (i + 1) * self.batch)
             # Of a model spread over devices each layer's states are on its own.
             states[norm] += [exits[order.index(layer)][rows].to(hidden.device) for layer in layers]
-        if wanted:
+        if wanted or tokens is not None:
             normed, bare = (torch.cat(states[norm]) if states[norm] else None for norm in (True, False))
-            final, *lower = structure.all_logits(self.model, hidden, normed, bare)
+            final, *lower = structure.all_logits(self.model, hidden, normed, bare, tokens)
             rest = dict(zip((True, False), lower, strict=True))
         else:
             final = structure.logits(self.model, hidden) if logits is None else logits
@@ -144,11 +151,26 @@ class ReaderGroup:
         rows = rows.to(self.stream.input_ids.device)
         self.stream.reorder(torch.cat([rows + i * self.head.batch for i in range(len(self.readers))]))
 
-    def reader_logits(self, output: ForwardOutput, final_norm: bool) -> dict[str, ReaderLogits]:
-        """The next-token logits of every reader, (batch, vocab), after the last token of a forward pass."""
+    def reader_logits(
+        self, output: ForwardOutput, final_norm: bool, tokens: Tensor | None = None
+    ) -> dict[str, ReaderLogits]:
+        """The next-token logits of every reader after the last token of a forward pass, (batch, vocab), or those of
+        (n,) ``tokens``, (batch, n).
+        """
         exits = tuple(states[:, -1] for states in output.exits)
         logits = None if output.logits is None else output.logits[:, -1]
-        return self.head.reader_logits(output.hidden[:, -1], exits, logits, final_norm)
+        return self.head.reader_logits(output.hidden[:, -1], exits, logits, final_norm, tokens)
+
+    def final_logits(self, hidden: Tensor, roles: Collection[str]) -> dict[str, Tensor]:
+        """The final logits (batch, ..., vocab) after hidden states (rows, ..., dim), of those readers that have one of
+        these roles.
+        """
+        chosen = [i for i, reader in enumerate(self.readers) if reader.role in roles]
+        if not chosen:
+            return {}
+        states = hidden.unflatten(0, (len(self.readers), -1))[chosen]  # (chosen, batch, ..., dim)
+        logits = self.head.structure.logits(self.head.model, states)
+        return {self.readers[i].role: of_reader for i, of_reader in zip(chosen, logits, strict=True)}
 
     def logits_at(
         self, output: ForwardOutput, positions: Tensor, wanted: Mapping[tuple[str, bool], Sequence[int]]

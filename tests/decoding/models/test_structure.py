@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from mixed_precision import prepared
-from tiny_models import random_ids, tiny_model
+from tiny_models import VOCAB, random_ids, tiny_model
 from torch import Tensor, nn
 from transformers import (
     BertConfig,
@@ -72,6 +73,42 @@ def test_a_soft_cap_is_seen_though_it_hardly_changes_small_logits() -> None:
         model.lm_head.weight.mul_(0.01)
     model.config.final_logit_softcapping = 30.0
     assert inspect_model(model).head_transform == "head, soft-capped"
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "cohere", "gpt2", "opt", "bloom", "t5"])
+@pytest.mark.parametrize("biased", [False, True])
+def test_logits_of_some_tokens_are_those_of_all(name: str, biased: bool) -> None:
+    model = tiny_model(name)
+    if biased:
+        model.get_output_embeddings().bias = nn.Parameter(torch.randn(VOCAB))
+    structure = inspect_model(model)
+    assert structure.selects_tokens
+    states, lower, bare = torch.randn(3, model.config.hidden_size), torch.randn(2, 32), torch.randn(4, 32)
+    tokens = torch.tensor([3, 17, 18, 119])
+    with torch.no_grad():
+        some = structure.all_logits(model, states, lower, bare, tokens)
+        for selected, logits in zip(some, structure.all_logits(model, states, lower, bare), strict=True):
+            _close(selected, logits[:, tokens])
+
+
+def _with_bias_after_the_head() -> Any:
+    model = tiny_model("bart")
+    model.final_logits_bias.normal_()
+    return model
+
+
+def _with_hook() -> Any:
+    model = tiny_model("llama")
+    model.lm_head.register_forward_hook(lambda _module, _inputs, logits: 2 * logits)
+    return model
+
+
+@pytest.mark.parametrize(
+    "make", [_with_bias_after_the_head, _with_hook, lambda: tiny_model("llama").to(torch.bfloat16)],
+    ids=["bias-after-the-head", "hook", "bfloat16"],
+)  # fmt: skip
+def test_other_heads_are_applied_for_all_tokens(make: Callable[[], Any]) -> None:
+    assert not inspect_model(make()).selects_tokens
 
 
 def test_what_a_model_forbids_in_its_logits_is_not_taken_for_a_plain_head() -> None:
