@@ -38,6 +38,7 @@ DOLA, DOLA_EIGHT = "DoLa high", "DoLa, 8 candidate layers"
 FUSED, UNFUSED = "LOL fused", "LOL unfused"
 METHODS = (GREEDY, CONTRASTIVE, DOLA, DOLA_EIGHT, FUSED, UNFUSED)
 VOCAB, GUIDANCE_TOKENS = 32000, 24
+KEY = ["layers", "width", "batch", "context", "compile", "dtype", "device", "threads"]
 COLUMNS = [
     "method", "batch", "context", "new_tokens", *percentile_columns("ms_per_token"),
     "ratio_to_greedy", "ratio_to_unfused", "whole_call_s", "memory_mb", "memory_ratio_to_weights_and_three_caches",
@@ -48,7 +49,7 @@ COLUMNS = [
 def main() -> int:
     """Run the benchmark, or, with ``--worker``, one method of it; 1 where a size had to be left out."""
     options = parse()
-    return run(options, work, lambda *size: compare(*size, options), options.sizes, COLUMNS)
+    return run(options, work, lambda *size: compare(*size, options), options.sizes, COLUMNS, keep=KEY)
 
 
 def parse() -> argparse.Namespace:

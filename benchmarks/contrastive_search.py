@@ -34,6 +34,7 @@ from turns import (
 
 GREEDY, OURS = "greedy (transformers)", "contrastive search (ours)"
 PEER_GREEDY, PEER = "greedy (peer)", "contrastive search (peer)"
+KEY = ["layers", "width", "batch", "context", "compile", "dtype", "device", "threads"]
 COLUMNS = [
     "layers", "width",
     "method", "batch", "context", "new_tokens", "k", *percentile_columns("ms_per_token"),
@@ -45,7 +46,7 @@ COLUMNS = [
 def main() -> int:
     """Run the benchmark, or, with ``--worker``, one method of it; 1 where a size had to be left out."""
     options = parse()
-    return run(options, work, lambda *size: compare(*size, options), options.sizes, COLUMNS)
+    return run(options, work, lambda *size: compare(*size, options), options.sizes, COLUMNS, keep=KEY)
 
 
 def parse() -> argparse.Namespace:

@@ -7,12 +7,15 @@ RESULTS=${RESULTS:-benchmarks/results}
 export PYTHONPATH=$PWD HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 mkdir -p "$RESULTS"
 
-# run_parts runs the functions named in PARTS, or those asked for, one after the other. A part that fails is named at the end,
+# run_parts runs the functions named in PARTS, or those asked for (those in BY_NAME too), one after the other. A part that fails is named at the end,
 # and the others run all the same.
 run_parts() {
     local part began failed=()
     for part in "$@"; do
-        [[ " ${PARTS[*]} " == *" $part "* ]] || { echo "${0##*/}: $part: expected one of ${PARTS[*]}" >&2; exit 2; }
+        [[ " ${PARTS[*]}${BY_NAME:+ ${BY_NAME[*]}} " == *" $part "* ]] || {
+            echo "${0##*/}: $part: expected one of ${PARTS[*]}${BY_NAME:+ ${BY_NAME[*]}}" >&2
+            exit 2
+        }
     done
     for part in "${@:-${PARTS[@]}}"; do
         echo "=== $part"
