@@ -69,9 +69,10 @@ def generate(
             itself (docs/drafts.md). The same tokens as without, and of sampled ones the same distribution. One of
             "prompt-lookup" (what followed the last tokens in the prompt, a context or the text before), "amateur" (the
             strategy's), "exit:LAYER" (the model after its first layers), or a model of the same tokens: an object, a
-            folder or a name. Without a strategy it is greedy search, or sampling, with drafts.
+            folder or a name. Without a strategy it is greedy search, or sampling, with drafts. None takes it from the
+            generation config, which may have it as text; "none" reads no drafts in any case.
         draft_tokens: how many drafts a round has; "auto", the default, adapts their number, down to none where they
-            do not pay.
+            do not pay. None takes it from the generation config.
         kwargs: everything else that ``model.generate`` takes.
 
     Returns:
@@ -101,10 +102,10 @@ def generate(
         strategy = stored_strategy(model, generation_config, kwargs, tokenizer)
     if strategy is None:
         strategy = _strategy_of_arguments(kwargs, config)
-    drafts = getattr(config, "drafts", None) if drafts is None else drafts
-    draft_tokens = getattr(config, "draft_tokens", None) if draft_tokens is None else draft_tokens
-    with_drafts = draft_options(drafts, draft_tokens) is not None
+    with_drafts = draft_options(drafts, draft_tokens, config, model.generation_config) is not None
     if strategy is None and (seeds is not None or with_drafts):
+        if with_drafts and (beams := kwargs.get("num_beams", config.num_beams) or 1) > 1:
+            raise OptionError(f"num_beams={beams}: beam search reads no drafts; leave one of them out")
         strategy = ModelLogits()
     # Some models' own generate() calls its first parameter pixel_values, or input_ids: given by name it stays that.
     positional = () if inputs is None else (inputs,)
@@ -157,7 +158,8 @@ def generate(
             custom_generate=custom,
             **({"compile": True} if compile else {}),
             **({"seeds": seeds} if seeds is not None else {}),
-            **({"drafts": drafts, "draft_tokens": draft_tokens} if with_drafts else {}),
+            **({"drafts": drafts} if drafts is not None else {}),
+            **({"draft_tokens": draft_tokens} if draft_tokens is not None else {}),
             **kwargs,
         )
 
@@ -186,6 +188,7 @@ def pipeline_kwargs(strategy: Strategy, **options: Any) -> dict[str, Any]:
     _check_strategy(strategy)
     text_tokenizer(options.get("tokenizer"), required=False)
     options = checked_call(options)
+    draft_options(options.get("drafts"), options.get("draft_tokens"))
     return {"custom_generate": strategy, "do_sample": False, "num_beams": 1, **options}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import GenerationMixin
 
 from decoding import api
+from decoding.drafts.options import draft_options, names_model
 from decoding.errors import OptionError
 from decoding.strategies.stored import settings_of_call
 
@@ -23,7 +24,8 @@ def generate(*args: Any, model: Any, **kwargs: Any) -> Any:
     keyword or in a generation config: both are the model's plain ``generate``.
 
     Raises:
-        OptionError: settings that name no strategy, or another amateur than the exported one.
+        OptionError: settings that name no strategy, or another amateur than the exported one; drafts of a model that is
+            given by name.
         ModelError: the amateur that the settings name is not in the folder.
     """
     arguments = dict(_signature().bind(model, *args, **kwargs).arguments)
@@ -33,7 +35,16 @@ def generate(*args: Any, model: Any, **kwargs: Any) -> Any:
     if arguments.get("custom_generate") is not None or settings is None:
         return type(model).generate(model, **arguments)
     arguments.pop("custom_generate", None)
+    _check_drafts(model, arguments)
     return api.generate(model, **arguments)
+
+
+def _check_drafts(model: Any, arguments: dict[str, Any]) -> None:
+    """Refuse to load a model to draft: a server's clients send generation configs and must not choose what is read."""
+    configs = arguments.get("generation_config"), model.generation_config
+    given = draft_options(arguments.get("drafts"), arguments.get("draft_tokens"), *configs)
+    if given is not None and names_model(given.drafts):
+        raise OptionError(f"drafts={given.drafts!r}: an exported model loads no other; pass the model itself")
 
 
 def refuse_continuous_batching() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 from decoding import api
+from decoding.drafts.options import names_model
 from decoding.errors import DecodingError, ModelError, OptionError, one_line, shown
 from decoding.generation.strategy import Strategy
 from decoding.models.adapters import adapters_of
@@ -143,6 +144,10 @@ def export(
         loaded, tokenizer = load(str(model), device, "auto", device_map=device_map)
         check_tokens(options, vocab_size(loaded))
         loaded.generation_config = config = _config(loaded, options)
+        if names_model(drafts := getattr(config, "drafts", None)):
+            raise OptionError(
+                f"drafts={drafts!r}: the folder will hold no such model; must be prompt-lookup, amateur or exit:LAYER"
+            )
         tried = spec.with_tokenizer(tokenizer).strategy
         amateur = _amateur_source(spec, loaded, tokenizer)  # before the trial puts an adapter on the model
         _try(tried, loaded)
@@ -189,7 +194,8 @@ def _config(model: Any, options: Mapping[str, Any]) -> GenerationConfig:
     for name in OTHER_OPTIONS:
         if hasattr(config, name):
             setattr(config, name, None)
-    config.update(**options)
+    for name, value in config.update(**options).items():
+        setattr(config, name, value)  # those that transformers does not declare
     config.do_sample = False  # written and not left out: pipelines would sample
     return with_no_model_defaults(config)
 

@@ -13,6 +13,7 @@ from decoding.capabilities.capabilities import open_stream
 from decoding.capabilities.chunked_prefill import why_not_chunked
 from decoding.capabilities.exit_quality import exit_quality
 from decoding.errors import DecodingError, ModelError, one_line
+from decoding.generation.strategy import check_reads_drafts
 from decoding.kernels import OPERATIONS
 from decoding.kernels.backend import BackendError, choose
 from decoding.models.devices import device_names, input_device
@@ -85,7 +86,7 @@ def _service(model: Any) -> dict[str, Any]:
         report["cache"] = ", ".join(f"{count} x {kind}" for kind, count in kinds.items()) or stream.recompute_reason
         report["branching"] = stream.branching.way
         report["branching because"] = stream.branching.reason
-        report |= _with_left_padding(model, stream.branching.way)
+        report |= _with_left_padding(model, stream.branching.way) | _drafts(model, stream)
     except Exception as error:  # whatever a model's own code raises here, it is the reason why it is not served
         report["branching"] = "refused"
         kind = "" if isinstance(error, DecodingError) else f"{type(error).__name__}: "
@@ -118,6 +119,16 @@ def _with_left_padding(model: Any, way: str) -> dict[str, Any]:
     except ModelError as refusal:
         return {WITH_PADDING: "refused", f"{WITH_PADDING} because": one_line(refusal, 300)}
     return {} if branching.way == way else {WITH_PADDING: branching.way, f"{WITH_PADDING} because": branching.reason}
+
+
+def _drafts(model: Any, stream: Any) -> dict[str, Any]:
+    """Say whether the model can read drafts, which changes its stream, or why not."""
+    try:
+        check_reads_drafts(model)
+        stream.separate_rows()
+    except ModelError as refusal:
+        return {"drafts": False, "no drafts because": one_line(refusal, 300)}
+    return {"drafts": True}
 
 
 def _linear_forms(model: Any) -> dict[str, str]:

@@ -10,7 +10,8 @@ __all__ = ["doctor_command"]
 
 @expanded
 def doctor_command(*, model: Model = "expert", placement: ParallelPlacement, json: Json = False) -> None:
-    """Report versions and how a model is served: how it branches, what its head is, whether it has early exits.
+    """Report versions and how a model is served: how it branches, what its head is, whether it has early exits and
+    can read drafts.
 
     Example: decoding doctor --model expert
     """

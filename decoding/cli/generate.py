@@ -26,7 +26,8 @@ from decoding.cli.options import (
 from decoding.cli.output import as_json, progress, writable, write_files
 from decoding.errors import OptionError
 from decoding.strategies.baselines import Baseline
-from decoding.strategies.generation_options import check_apply, options_from_text
+from decoding.strategies.generation_options import OPTIONS, check_apply, options_from_text
+from decoding.strategies.parameters_text import from_text
 from decoding.strategies.registry import STRATEGIES, StrategySpec, parse_strategy
 
 if TYPE_CHECKING:
@@ -42,6 +43,18 @@ def generate_command(
     strategy: Annotated[str, strategy_option(STRATEGIES)] = "contrastive-search",
     set_: Settings = None,
     generation_config: GenerationOptions = None,
+    drafts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Propose tokens ahead, same text sooner: prompt-lookup, amateur (the strategy's), exit:LAYER (the "
+            "model's first layers), or a smaller model of the same tokens.",
+        ),
+    ] = None,
+    draft_tokens: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="Drafts of a round; by default auto, which adapts to what was accepted."),
+    ] = None,
     prompt: Annotated[
         list[str] | None,
         typer.Option(metavar="TEXT", help="The text to continue; repeatable; by default standard input."),
@@ -66,10 +79,10 @@ def generate_command(
     What the model's generation_config.json has beside the strategy (penalties, banned tokens) acts too, as in
     transformers' own generate(); --generation-config sets it for this call.
 
-    Example: decoding generate --prompt "The old clockmaker" --set top_k=5
+    Example: decoding generate --prompt "The old clockmaker" --set top_k=5 --drafts prompt-lookup
     """
     spec = parse_strategy(strategy, settings_of(set_ or []))
-    options = options_from_text(generation_config or ())
+    options = _with_drafts(options_from_text(generation_config or ()), drafts, draft_tokens)
     check_apply(options, [spec])
     prompts = prompts_of(prompt)
     if compile and isinstance(spec.strategy, Baseline):
@@ -104,6 +117,19 @@ def generate_command(
                     print(lines[-1] if json else continuation.text, flush=True)
             bar.advance(task)
     write_files(output if main else None, {"generate.jsonl": "".join(f"{line}\n" for line in lines)})
+
+
+def _with_drafts(options: dict[str, Any], drafts: str | None, draft_tokens: str | None) -> dict[str, Any]:
+    """The options of ``--generation-config`` with those of ``--drafts`` and ``--draft-tokens``."""
+    for name, text in (("drafts", drafts), ("draft_tokens", draft_tokens)):
+        if text is not None:
+            option = f"--{name.replace('_', '-')}"
+            if name in options:
+                raise OptionError(f"{option}: --generation-config {name} is given too; give one of them")
+            value = from_text(name, text, OPTIONS[name].kind)
+            OPTIONS[name].check(option, value)
+            options[name] = value
+    return options
 
 
 def _record(

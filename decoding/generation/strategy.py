@@ -13,7 +13,8 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from decoding.capabilities.cuda_graphs import cuda_graphs_requested, request_cuda_graphs
 from decoding.drafts.length import DraftLength
-from decoding.drafts.options import Assisting, DraftOptions, draft_options, open_proposer
+from decoding.drafts.opening import Assisting, open_proposer
+from decoding.drafts.options import DraftOptions, draft_options
 from decoding.drafts.proposer import Proposer
 from decoding.errors import ModelError, OptionError
 from decoding.generation.caller import arguments_of_generate
@@ -28,7 +29,14 @@ from decoding.models.wrappers import text_tokenizer
 from decoding.parameters import store_plain_numbers
 from decoding.stream.recompute import warn_recompute_cost
 
-__all__ = ["Strategy"]
+__all__ = ["Strategy", "check_reads_drafts"]
+
+# Options of transformers' assisted decoding, and what does the same here.
+ASSISTED = {
+    "prompt_lookup_num_tokens": "pass drafts='prompt-lookup', draft_tokens={} in its place",
+    "assistant_early_exit": "pass drafts='exit:{}' in its place",
+    "use_mtp": "heads that predict several tokens are none of them; leave it out",
+}
 
 
 class Strategy(ABC):
@@ -165,19 +173,14 @@ class Strategy(ABC):
         its own, and ``drafts`` and ``draft_tokens``, here or on the generation config, read drafts; see
         :func:`decoding.generate`.
         """
-        drafted = draft_options(
-            getattr(generation_config, "drafts", None) if drafts is None else drafts,
-            getattr(generation_config, "draft_tokens", None) if draft_tokens is None else draft_tokens,
-        )
+        drafted = draft_options(drafts, draft_tokens, generation_config)
         if streamer is not None:
             streamer.put(input_ids.cpu())  # bound to this callable by decoding.generate, so generate() did not
         else:
             passed = arguments_of_generate()
             streamer, synced_gpus = passed.get("streamer"), synced_gpus or bool(passed.get("synced_gpus"))
             if passed.get("assistant_model") is not None:
-                raise OptionError(
-                    f"assistant_model: {self.name} cannot be combined with assisted decoding; leave it out"
-                )
+                raise OptionError(f"assistant_model: {self.name} drafts in its own way: pass drafts=MODEL in its place")
         if synced_gpus and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             raise OptionError("synced_gpus=True: there is no process group whose ranks keep step; leave it out")
         if compile:
@@ -229,8 +232,7 @@ def check_drafts(name: str, model: Any, config: GenerationConfig, synced_gpus: b
         OptionError: names the option and what to do instead.
         ModelError: an encoder-decoder.
     """
-    if model.config.is_encoder_decoder:
-        raise ModelError(f"drafts: {type(model).__name__} is an encoder-decoder; must be a decoder-only model")
+    check_reads_drafts(model)
     if synced_gpus:
         raise OptionError("drafts: with synced_gpus all ranks run the same number of forward passes; leave drafts out")
     if cuda_graphs_requested(config):
@@ -239,6 +241,12 @@ def check_drafts(name: str, model: Any, config: GenerationConfig, synced_gpus: b
         raise OptionError(f"use_cache=False: {name} cannot read drafts without a cache; leave one of them out")
     if config.return_dict_in_generate and config.output_attentions:
         raise OptionError("output_attentions=True: passes over drafts return none; leave one of them out")
+
+
+def check_reads_drafts(model: Any) -> None:
+    """Raise ModelError for an encoder-decoder. What else a model must allow, its stream knows."""
+    if model.config.is_encoder_decoder:
+        raise ModelError(f"drafts: {type(model).__name__} is an encoder-decoder; must be a decoder-only model")
 
 
 def check_generation_config(name: str, config: GenerationConfig) -> None:
@@ -257,6 +265,6 @@ def check_generation_config(name: str, config: GenerationConfig) -> None:
             f"prefill_chunk_size={config.prefill_chunk_size}: without a cache ({name} was given use_cache=False) a "
             "prompt is read in one pass; leave one of them out"
         )
-    for option in ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp"):
+    for option, instead in ASSISTED.items():
         if getattr(config, option, None):
-            raise OptionError(f"{option}: {name} cannot be combined with assisted decoding; leave it out")
+            raise OptionError(f"{option}: {name} drafts in its own way: {instead.format(getattr(config, option))}")

@@ -16,10 +16,11 @@ from typing import Any
 
 from transformers import GenerationConfig
 
+from decoding.drafts.options import NONE
 from decoding.errors import DecodingWarning, OptionError, one_line
 from decoding.generation.strategy import Strategy
 from decoding.models.text_config import vocab_size
-from decoding.strategies.generation_options import OPTIONS, applies, check_together, check_tokens
+from decoding.strategies.generation_options import DRAFTS, OPTIONS, applies, check_together, check_tokens
 from decoding.strategies.registry import StrategySpec
 from decoding.strategies.stored import SETTINGS
 
@@ -82,6 +83,8 @@ def with_strategy(spec: StrategySpec, config: GenerationConfig) -> GenerationCon
     for name in OPTIONS:
         if not applies(name, spec):
             setattr(config, name, None)
+    if not applies("drafts", spec):
+        config.drafts = NONE  # likewise: None would be the model's own
     # penalty_alpha 0 and not None: transformers fills None from the model's own generation config.
     config.update(do_sample=spec.is_stochastic, num_beams=1, penalty_alpha=0.0)
     setattr(config, SETTINGS, None)
@@ -98,7 +101,7 @@ def effective_config(
     """What a strategy decodes with under :func:`decoded_with`, JSON-able: options that are set and have an effect."""
     check_tokens(options, vocab_size(model))
     config = with_strategy(spec, _base(model.generation_config, options, folder))
-    off = {name for name in (*SAMPLERS, *BEAMS) if not _has_effect(name, spec)}
+    off = {name for name in (*SAMPLERS, *BEAMS, *DRAFTS) if not _has_effect(name, spec)}
     shown = _set(config)
     return {name: value for name, value in shown.items() if name not in off | NOT_SHOWN}
 
@@ -152,15 +155,16 @@ def _base(config: GenerationConfig, options: Mapping[str, Any], folder: bool) ->
         for name in vars(GenerationConfig()):
             if name not in KEPT and not name.startswith("_"):
                 setattr(config, name, None)
-        setattr(config, SETTINGS, None)
+        for name in (SETTINGS, *DRAFTS):
+            setattr(config, name, None)
     conditional = {name: value for name, value in options.items() if OPTIONS[name].needs}
     try:
         config.update(**{name: value for name, value in options.items() if name not in conditional})
     except (ValueError, TypeError) as error:  # of transformers' own checks, for values such as watermarking_config's
         raise OptionError(f"generation_config: {one_line(error)}") from error
     for name, value in conditional.items():
-        setattr(config, name, value)  # without transformers' note that they need a sampler or beams
-    check_together(options, lambda name: getattr(config, name))
+        setattr(config, name, value)  # undeclared ones too, and no note of transformers that they need a sampler
+    check_together(options, lambda name: getattr(config, name, None))
     return config
 
 

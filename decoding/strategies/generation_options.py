@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from decoding.strategies.registry import StrategySpec
 
 __all__ = [
+    "DRAFTS",
     "EVALUATIONS_REFUSE",
     "NO_OPTIONS",
     "OPTIONS",
@@ -43,7 +44,7 @@ class Option:
     Attributes:
         kind: its type, as :func:`decoding.strategies.parameters_text.from_text` reads it; list and dict are JSON.
         check: raises OptionError where a value is out of range.
-        needs: "sampling" or "beams", without which it has no effect; "" for neither.
+        needs: "sampling", "beams" or "one beam", without which it has no effect; "" for none of them.
         neutral: a value that changes nothing, beside None.
     """
 
@@ -68,6 +69,11 @@ QUANTIZED_CACHE: Mapping[str, checks.Check] = {
     "axis_value": checks.whole,
     "q_group_size": checks.count(1),
     "residual_length": checks.count(0),
+}
+# Options of this library, which transformers keeps in its configs and does not know.
+DRAFTS: Mapping[str, Option] = {
+    "drafts": Option(str, checks.drafts, "one beam"),
+    "draft_tokens": Option(int | str, checks.draft_tokens, "one beam"),
 }
 
 OPTIONS: Mapping[str, Option] = {
@@ -101,11 +107,12 @@ OPTIONS: Mapping[str, Option] = {
     "use_cache": Option(bool, checks.flag, neutral=True),
     "cache_implementation": Option(str, checks.cache),
     "cache_config": Option(dict, checks.settings(QUANTIZED_CACHE)),
+    **DRAFTS,
 }
 """The options that may be given, by name."""
 
 _SAMPLER = "is a parameter of strategies that sample: --strategy sampling:{name}=VALUE"
-_ASSISTED = "belongs to assisted decoding, which these commands do not run"
+_ASSISTED = "belongs to transformers' assisted decoding; drafts=MODEL and draft_tokens=N do the same here"
 _OUTPUT = "asks for more than tokens, and only these are read"
 _GONE = "belongs to a search that transformers no longer has"
 _COMPILED = "is set by --compile of decoding generate"
@@ -132,11 +139,14 @@ REFUSED: Mapping[str, str] = {
         ),
         _OUTPUT,
     ),
+    "prompt_lookup_num_tokens": "is drafts=prompt-lookup here, with draft_tokens=N",
+    "assistant_early_exit": "is drafts=exit:LAYER here",
+    "use_mtp": "needs heads that predict several tokens, which no strategy reads",
     **dict.fromkeys(
         (
-            "use_mtp", "is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule",
-            "assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind", "target_lookbehind",
-            "assistant_ensemble_weight", "prompt_lookup_num_tokens", "max_matching_ngram_size", "speculation_type",
+            "is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold",
+            "assistant_lookbehind", "target_lookbehind", "assistant_ensemble_weight", "max_matching_ngram_size",
+            "speculation_type",
         ),
         _ASSISTED,
     ),
@@ -219,6 +229,10 @@ def check_together(options: Mapping[str, Any], value: Callable[[str], Any]) -> N
         )
     if options.get("exponential_decay_length_penalty") and value("eos_token_id") is None:
         raise OptionError("exponential_decay_length_penalty: needs an end token, such as eos_token_id=2")
+    if options.get("draft_tokens") is not None and value("drafts") is None:
+        raise OptionError(
+            f"draft_tokens={options['draft_tokens']}: has an effect with drafts alone; pass drafts as well"
+        )
 
 
 def checked_call(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,6 +264,8 @@ def check_apply(options: Mapping[str, Any], specs: Sequence[StrategySpec]) -> No
     for name in options:
         needs = OPTIONS[name].needs
         if needs and not any(applies(name, spec) for spec in specs):
+            if needs == "one beam":
+                raise OptionError(f"{name}: {specs[0].name} reads no drafts; expected another strategy")
             example = "beam" if needs == "beams" else "sampling"
             raise OptionError(
                 f"{name}: has an effect with {needs} alone, and {specs[0].name} has none: --strategy {example}"
@@ -280,8 +296,8 @@ def _numbers_in(value: Any) -> list[int]:
 def applies(name: str, spec: StrategySpec) -> bool:
     """Return whether an option has an effect on a strategy."""
     needs = OPTIONS[name].needs if name in OPTIONS else ""
-    if needs == "beams":
-        return bool(spec.parameters.get("num_beams", 1) > 1)
+    if needs in ("beams", "one beam"):
+        return (needs == "beams") is bool(spec.parameters.get("num_beams", 1) > 1)
     return needs != "sampling" or spec.is_stochastic
 
 

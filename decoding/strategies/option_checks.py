@@ -6,13 +6,15 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from decoding.drafts.options import check_draft_tokens as draft_tokens
+from decoding.drafts.options import check_drafts as drafts
 from decoding.errors import OptionError, nearest, shown
 from decoding.parameters import plain_number, require_choice, require_count, require_number, require_range
 
 __all__ = [
-    "Check", "any_number", "biases", "cache", "choice", "count", "early_stopping", "flag", "growth", "number",
-    "one_token", "settings", "share", "share_above_0", "strings", "token", "token_or_none", "tokens", "tokens_or_none",
-    "whole", "words",
+    "Check", "any_number", "biases", "cache", "choice", "count", "draft_tokens", "drafts", "early_stopping", "flag",
+    "growth", "number", "one_token", "settings", "share", "share_above_0", "strings", "token", "token_or_none",
+    "tokens", "tokens_or_none", "whole", "words",
 ]  # fmt: skip
 
 Check = Callable[[str, Any], None]

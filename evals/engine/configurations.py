@@ -2,9 +2,9 @@
 
 What is hashed is what a number depends on beyond rounding: weights, config, tokenizer and chat template, the strategy
 with its amateurs, the effective generation config of texts, the task, the versions of this library and of transformers
-(whose code the models, ``generate`` and its processors are). Where a number is computed is left out: device, kernel
-backend, attention, versions of torch and triton, chunks of a prefill. They change the last bits, and a run may end on
-another machine than it began on. Results report them, of the process that wrote them.
+(whose code the models, ``generate`` and its processors are). Where and how a number is computed is left out: device,
+kernel backend, attention, versions of torch and triton, chunks of a prefill, drafts. They change the last bits, and a
+run may end on another machine than it began on. Results report them, of the process that wrote them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,20 @@ from decoding.models.devices import input_device
 from decoding.models.identity import digest, fingerprint, identity
 from decoding.strategies.contrast.base import ContrastStrategy
 from decoding.strategies.effective_config import effective_config, options_of_folder
-from decoding.strategies.generation_options import EVALUATIONS_REFUSE, NO_OPTIONS, check_apply, checked_options
+from decoding.strategies.generation_options import (
+    DRAFTS,
+    EVALUATIONS_REFUSE,
+    NO_OPTIONS,
+    check_apply,
+    checked_options,
+)
 from decoding.strategies.parameters_text import as_results
 from decoding.strategies.registry import StrategySpec
 from decoding.versions import __version__
 
 __all__ = ["Configuration", "check_distinct", "configured", "described", "digest"]
 
-REPORTED = ("device", "folder_generation_config")  # settings that are no part of the hash
+REPORTED = ("device", "drafts", "folder_generation_config")  # settings that are no part of the hash
 NAMES = ("amateur",)  # parameters that name another model or an adapter; ``others`` has its identity
 
 
@@ -55,8 +61,8 @@ class Configuration:
     @property
     def hash(self) -> str:
         """16 hexadecimal digits, which differ where the settings do. Neither the device is part of them, since a run
-        may end on another device than it began on, nor what a folder asks for and is off, nor the names of models and
-        adapters, whose identities are.
+        may end on another device than it began on, nor drafts, with which the tokens are the same, nor what a folder
+        asks for and is off, nor the names of models and adapters, whose identities are.
         """
         settings = {name: value for name, value in self.settings.items() if name not in REPORTED}
         unnamed = {"model": ("name",), "parameters": NAMES if settings.get("others") else ()}
@@ -120,7 +126,9 @@ def configured(
             **({"seed": seed} if spec.is_stochastic else {}),
         }
         if generation_config is not None:
-            settings["generation_config"] = effective_config(spec, model, options)
+            effective = effective_config(spec, model, options)
+            drafts = {name: effective.pop(name) for name in DRAFTS if name in effective}
+            settings |= {"generation_config": effective, **({"drafts": drafts} if drafts else {})}
             settings["folder_generation_config"] = options_of_folder(model)
         configurations.append(Configuration(spec, settings, options))
     _check_hashes(configurations)

@@ -33,7 +33,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
     ("options", "message"),
     [
         ({"num_beams": 3}, "num_beams=3"),
-        ({"prompt_lookup_num_tokens": 3}, "prompt_lookup_num_tokens"),
+        ({"prompt_lookup_num_tokens": 3}, "in its own way: pass drafts='prompt-lookup', draft_tokens=3 in its place"),
+        (
+            {"assistant_early_exit": 1},
+            "assistant_early_exit: contrastive-search drafts in its own way: pass drafts='exit:1'",
+        ),
         ({"cache_implementation": "paged"}, "cache_implementation='paged'"),
         ({"dola_layers": "high"}, "dola_layers"),
     ],
@@ -99,7 +103,7 @@ def test_options_of_the_right_kind_pass(llama: Any) -> None:
 
 
 def test_an_assistant_is_refused_in_both_ways_in(llama: Any) -> None:
-    with pytest.raises(OptionError, match="assistant_model"):
+    with pytest.raises(OptionError, match=r"assistant_model: contrastive-search .* pass drafts=MODEL in its place"):
         llama.generate(random_ids(1, 4), custom_generate=ContrastiveSearch(), assistant_model=llama, max_new_tokens=3)
     with pytest.raises(OptionError, match="assistant_model"):
         decoding.generate(

@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
 from decoding.capabilities.cuda_graphs import cuda_graphs_requested
-from decoding.drafts.options import AMATEUR, Assisting
+from decoding.drafts.opening import Assisting
+from decoding.drafts.options import AMATEUR
 from decoding.generation.processors import WARPERS
 from decoding.generation.session import Processed, Session
 from decoding.generation.strategy import Strategy

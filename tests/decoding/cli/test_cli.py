@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from opened_drafts import opened_drafts
+from tiny_models import tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import decoding
 from decoding.cli.app import run
+from decoding.cli.diagnosis import diagnose
+from decoding.drafts.options import DraftOptions
 from decoding.strategies.registry import parse_strategy
 
 STORIES = Path(__file__).resolve().parents[4] / "shared" / "models" / "stories3M"
@@ -169,6 +173,54 @@ def test_json_is_one_object_a_prompt(generate, strategy, tiny):
     assert records[0]["parameters"] == parse_strategy(strategy).parameters
 
 
+@pytest.mark.parametrize("strategy", ["contrastive-search", "greedy", "dola:layers=1", "sampling"])
+@pytest.mark.parametrize("drafts", ["prompt-lookup", "exit:1", "itself"])
+def test_drafts_make_the_same_text(strategy, drafts, generate, tiny):
+    drafts = tiny if drafts == "itself" else drafts
+    asked = ("--prompt", PROMPT, "--prompt", "w7 w8", "--strategy", strategy, "--max-new-tokens", "12", "--json")
+    if strategy == "sampling":  # which has one token to draw from: drafts change which draws are made
+        asked = (*asked, "--set", "top_k=1")
+    plain = [json.loads(line) for line in generate(*asked)[1].splitlines()]
+    with opened_drafts() as opened:
+        code, out, err = generate(*asked, "--drafts", drafts, "--draft-tokens", "3")
+    assert (code, err) == (0, "")
+    assert opened == [DraftOptions(drafts, 3)] * 2
+    for with_drafts, without in zip(map(json.loads, out.splitlines()), plain, strict=True):
+        assert with_drafts["text"] == without["text"]
+        assert (with_drafts["generation_config"]["drafts"], with_drafts["generation_config"]["draft_tokens"]) == (
+            drafts, 3
+        )  # fmt: skip
+        assert "drafts" not in without["generation_config"]
+
+
+def test_drafts_of_a_stream_and_of_a_generation_config(generate):
+    asked = ("--prompt", PROMPT, "--max-new-tokens", "12")
+    plain = generate(*asked)
+    for more in (["--drafts", "prompt-lookup", "--stream"], ["--generation-config", "drafts=prompt-lookup"]):
+        with opened_drafts() as opened:
+            assert generate(*asked, *more) == plain
+        assert opened == [DraftOptions("prompt-lookup", None)]
+
+
+def test_drafts_of_a_folder_act_unless_the_call_or_beams_leave_them_out(generate, tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "drafting")
+    config = json.loads((folder / "generation_config.json").read_text())
+    config.pop("_from_model_config", None)  # with which transformers leaves out what it does not know
+    (folder / "generation_config.json").write_text(json.dumps(config | {"drafts": "exit:1", "draft_tokens": 2}))
+    asked = ("--prompt", PROMPT, "--max-new-tokens", "8")
+    own = (*asked, "--model", str(folder))
+    with opened_drafts() as opened:
+        assert generate(*own) == generate(*asked)
+        assert generate(*own, "--strategy", "greedy", "--draft-tokens", "auto") == generate(
+            *asked, "--strategy", "greedy"
+        )
+    assert opened == [DraftOptions("exit:1", 2), DraftOptions("exit:1", None)]
+    with opened_drafts() as opened:
+        assert generate(*own, "--drafts", "none") == generate(*asked)
+        assert generate(*own, "--strategy", "beam") == generate(*asked, "--strategy", "beam")
+    assert opened == []
+
+
 def test_set_reaches_the_strategy(generate):
     _, out, _ = generate("--prompt", "w1", "--json", "--set", "top_k=3", "--set", "penalty_alpha=0.5")
     assert json.loads(out)["parameters"] == {"penalty_alpha": 0.5, "top_k": 3, "max_history": None}
@@ -250,6 +302,17 @@ def test_a_chat_template_wraps_the_prompt(tmp_path, capfd):
         (["--device", "tpu9"], "must be one of cpu"),
         (["--dtype", "int8"], "must be auto"),
         (["--chat"], "no chat template"),
+        (["--drafts", "exit:many"], "--drafts='exit:many': must end with how many layers are read, such as exit:8"),
+        (["--drafts", ""], "--drafts='': must be prompt-lookup, amateur"),
+        (["--drafts", "exit:2"], "drafts=exit:2: the model has 2 layers; must be exit:1 to exit:1"),
+        (["--drafts", "amateur"], "drafts=amateur: this strategy has no amateur; must be prompt-lookup"),
+        (["--drafts", "./absent"], "assistant ./absent: there is no such folder"),
+        (["--drafts", "prompt-lookup", "--draft-tokens", "-1"], "--draft-tokens=-1: must be a whole number from 1"),
+        (["--drafts", "prompt-lookup", "--draft-tokens", "few"], "--draft-tokens='few': must be a whole number from 1"),
+        (["--draft-tokens", "4"], "draft_tokens=4: has an effect with drafts alone"),
+        (["--drafts", "exit:1", "--strategy", "beam"], "drafts: beam reads no drafts"),
+        (["--drafts", "exit:1", "--generation-config", "drafts=exit:1"], "--generation-config drafts is given too"),
+        (["--drafts", "exit:1", "--compile"], "drafts: their passes are not captured"),
         (["--stream", "--json"], "give one of them"),
         (["--stream", "--prompt", "w5"], "one prompt"),
         (["--stream", "--strategy", "beam"], "beam search"),
@@ -315,12 +378,26 @@ def test_doctor_reports_how_a_model_is_served(tiny, capfd):
     assert report["separable head"] is report["early exits"] is True
     assert (report["layers"], report["context"], report["vocabulary"]) == (2, CONTEXT, len(WORDS))
     assert report["torch"] == torch.__version__
+    assert report["drafts"] is True
     form = "triton" if report["device"].startswith("cuda") else "torch"
     assert report["degeneration penalty"] == report["selection"] == form
     assert run(["doctor", "--model", tiny]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert any(re.fullmatch(r"branching +shared prefix *", line) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("mamba", "MambaForCausalLM cannot read drafts: it has no shared prefix ("),
+        ("t5", "drafts: T5ForConditionalGeneration is an encoder-decoder; must be a decoder-only model"),
+    ],
+)
+def test_doctor_says_why_a_model_reads_no_drafts(kind, reason, tiny):
+    report = diagnose(kind, tiny_model(kind), decoding.load(tiny, "cpu")[1])
+    assert report["drafts"] is False
+    assert report["no drafts because"].startswith(reason)
 
 
 def test_doctor_says_why_a_model_is_refused(tiny, capfd, monkeypatch):

@@ -227,7 +227,7 @@ def test_seeds_may_be_numbers_of_any_library(llama: Any, seeds: Any) -> None:
         ({"seeds": [1, 2, 3, 4], "num_beams": 2}, "seeds: with num_beams=2 beams draw, not rows"),
         ({"seeds": [1, 2], "do_sample": False}, "seeds: nothing is drawn without do_sample=True"),
         ({"seeds": [1, 2], "custom_generate": DoLa()}, "custom_generate: would decode in place of sampling"),
-        ({"seeds": [1, 2], "prompt_lookup_num_tokens": 3}, "prompt_lookup_num_tokens: sampling cannot be combined"),
+        ({"seeds": [1, 2], "prompt_lookup_num_tokens": 3}, "prompt_lookup_num_tokens: sampling drafts in its own way"),
     ],
 )
 def test_seeds_that_cannot_be_honoured_are_refused_in_one_line(

@@ -43,6 +43,7 @@ def test_every_option_of_transformers_is_taken_or_refused() -> None:
         ("eos_token_id=13", 13), ("eos_token_id=13,2", [13, 2]), ("bad_words_ids=[[5], [6, 7]]", [[5], [6, 7]]),
         ("sequence_bias=[[[5], -10.0]]", [[[5], -10.0]]), ("exponential_decay_length_penalty=30,1.05", [30, 1.05]),
         ('stop_strings=["a, b", "c"]', ["a, b", "c"]), ("stop_strings=a, b", "a, b"),
+        ("drafts=exit:2", "exit:2"), ("draft_tokens=4", 4), ("draft_tokens=auto", "auto"),
         ('watermarking_config={"bias": 2.5}', {"bias": 2.5}), ("cache_implementation=static", "static"),
     ],
 )  # fmt: skip
@@ -84,7 +85,12 @@ def test_a_value_is_read_as_its_option_needs_it(pair: str, value: Any) -> None:
         ("num_beams=2", r"num_beams: is a parameter of beam search: --strategy beam:num_beams=N"),
         ("do_sample=true", r"do_sample: is decided by the strategy"),
         ("penalty_alpha=0.6", r"--strategy contrastive-search:penalty_alpha=VALUE"),
-        ("prompt_lookup_num_tokens=3", r"belongs to assisted decoding"),
+        ("prompt_lookup_num_tokens=3", r"is drafts=prompt-lookup here, with draft_tokens=N"),
+        ("num_assistant_tokens=3", r"belongs to transformers' assisted decoding; drafts=MODEL and draft_tokens=N"),
+        ("drafts=exit:two", r"drafts='exit:two': must end with how many layers are read, such as exit:8"),
+        ("drafts=", r"drafts='': must be prompt-lookup, amateur"),
+        ("draft_tokens=0", r"draft_tokens=0: must be a whole number from 1, or auto"),
+        ("draft_tokens=many", r"draft_tokens='many': must be a whole number from 1 on, or auto"),
         ("return_dict_in_generate=true", r"asks for more than tokens"),
     ],
 )  # fmt: skip
@@ -124,6 +130,9 @@ def test_an_option_without_effect_on_any_strategy_is_refused() -> None:
     check_apply({"length_penalty": 2.0}, [beam])
     with pytest.raises(OptionError, match="min_p: has an effect with sampling alone, and greedy has none"):
         check_apply({"min_p": 0.1}, [greedy, beam])
+    check_apply({"drafts": "prompt-lookup"}, [beam, greedy])
+    with pytest.raises(OptionError, match="drafts: beam reads no drafts; expected another strategy"):
+        check_apply({"drafts": "prompt-lookup"}, [beam])
     with pytest.raises(OptionError, match="length_penalty: has an effect with beams alone"):
         check_apply({"length_penalty": 2.0}, [greedy, sampling])
 

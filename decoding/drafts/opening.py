@@ -1,0 +1,105 @@
+"""Opens what proposes the drafts of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from decoding.capabilities.capabilities import open_rows
+from decoding.drafts.assistant import Assistant
+from decoding.drafts.options import ACCEPTED, AMATEUR, EXIT, DraftOptions
+from decoding.drafts.prompt_lookup import PromptLookup
+from decoding.drafts.proposer import Proposer
+from decoding.errors import ModelError, OptionError
+from decoding.models.devices import input_device
+from decoding.models.early_exit import cut_to_layers
+from decoding.models.layers import depth_of
+from decoding.models.mixed_rows import MixedRows
+from decoding.models.second_models import check_same_tokens, load_second
+from decoding.models.text_config import vocab_size
+from decoding.models.wrappers import unwrapped
+
+__all__ = ["Assisting", "open_proposer"]
+
+
+@dataclass(frozen=True)
+class Assisting:
+    """A reader that drafts, where it is one of the strategy's own.
+
+    Attributes:
+        model: whose weights.
+        mixed: the adapter that each row is read with; None for the model as it is.
+        read: what it reads of each row's prompt.
+    """
+
+    model: Any
+    mixed: MixedRows | None
+    read: Callable[[Sequence[Sequence[int]]], Sequence[Sequence[int]]]
+
+
+def open_proposer(
+    options: DraftOptions,
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    new_tokens: int,
+    *,
+    sources: Sequence[Sequence[Sequence[int]]],
+    amateur: Assisting | None,
+    temperature: float | None,
+    tokenizer: Any = None,
+) -> Proposer:
+    """Open what proposes drafts, which reads the prompt where it must.
+
+    Args:
+        options: of the call.
+        model: the generating model.
+        prompts: tokens of each row, without padding.
+        new_tokens: that the call may add.
+        sources: of each row other texts in which prompt lookup looks.
+        amateur: the strategy's; None where it has none.
+        temperature: see :class:`decoding.drafts.assistant.Assistant`.
+        tokenizer: of the generating model, where it is known.
+
+    Raises:
+        OptionError: an exit that the model does not have, or no amateur.
+        ModelError: a model of other tokens, or one that cannot draft.
+    """
+    drafts = options.drafts
+    if options.looks_up:
+        return PromptLookup(sources, input_device(model))
+    if options.by_amateur and amateur is not None:
+        assisting = amateur
+    elif options.by_amateur:
+        try:  # the built-in model of this name
+            assisting = Assisting(_assistant(drafts, model, tokenizer), None, lambda rows: rows)
+        except (ModelError, OptionError):
+            raise OptionError(f"drafts={AMATEUR}: this strategy has no amateur; must be {ACCEPTED}") from None
+    elif isinstance(drafts, str) and drafts.startswith(EXIT):
+        layers, depth = int(drafts.removeprefix(EXIT)), depth_of(model)
+        if not 1 <= layers < depth:
+            raise OptionError(f"drafts={drafts}: the model has {depth} layers; must be {EXIT}1 to {EXIT}{depth - 1}")
+        assisting = Assisting(cut_to_layers(model, layers), None, lambda rows: rows)
+    else:
+        assisting = Assisting(_assistant(drafts, model, tokenizer), None, lambda rows: rows)
+    if not all(prompts):
+        raise OptionError(
+            "drafts: who drafts reads tokens, and the prompt is embeddings: pass input_ids, or prompt-lookup"
+        )
+    rows = assisting.read(prompts)
+    stream = open_rows(assisting.model, rows, new_tokens, mixed=assisting.mixed)
+    return Assistant(stream, prompts, vocab_size(model), temperature, until_unsure=options.tokens is None)
+
+
+def _assistant(drafts: Any, model: Any, tokenizer: Any) -> Any:
+    other_tokenizer = None
+    if isinstance(drafts, str):
+        other, other_tokenizer = load_second(drafts, model, "assistant")
+    else:
+        other = unwrapped(drafts, "drafts")
+    if other is model:
+        raise OptionError("drafts: is the generating model itself, which would draft no sooner than it generates")
+    if not callable(getattr(other, "get_output_embeddings", None)) or other.config.is_encoder_decoder:
+        raise OptionError(f"drafts={type(drafts).__name__}: must be {ACCEPTED}")
+    check_same_tokens(model, tokenizer, other, other_tokenizer, "assistant")
+    return other
