@@ -102,6 +102,11 @@ def generate(
         strategy = stored_strategy(model, generation_config, kwargs, tokenizer)
     if strategy is None:
         strategy = _strategy_of_arguments(kwargs, config)
+    if not isinstance(in_config := getattr(generation_config, "drafts", None), (str, type(None))):
+        raise OptionError(
+            f"generation_config: drafts={type(in_config).__name__}: must be text, since configs are copied; pass the "
+            "model as drafts=... of the call"
+        )
     with_drafts = draft_options(drafts, draft_tokens, config, model.generation_config) is not None
     if strategy is None and (seeds is not None or with_drafts):
         if with_drafts and (beams := kwargs.get("num_beams", config.num_beams) or 1) > 1:

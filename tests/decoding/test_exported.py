@@ -13,11 +13,13 @@ import pytest
 import torch
 from chat_tokenizers import INSTRUCTIONS
 from exported_folders import EXPERT, NEW, PROMPT, generated, loaded, two_prompts
+from opened_drafts import opened_drafts
 from transformers import AutoTokenizer, GenerationConfig, pipeline
 from transformers.generation.streamers import BaseStreamer
 
 import decoding
 from decoding.api import generate_with
+from decoding.drafts.options import DraftOptions
 from decoding.errors import ModelError, OptionError
 from decoding.evals import miniature
 from decoding.strategies.registry import parse_strategy
@@ -156,6 +158,37 @@ def test_stop_strings_and_sampling_reach_the_strategy(exported, plain, inputs, t
     drawn = generated(model, inputs, do_sample=True)
     torch.manual_seed(3)
     assert torch.equal(drawn, generated(plain, inputs, strategy, do_sample=True))
+
+
+@pytest.mark.parametrize("drafts", ["prompt-lookup", "exit:2"])
+def test_a_folder_may_draft(drafts, tmp_path, inputs, expected):
+    options = {"drafts": drafts, "draft_tokens": 3}
+    folder = decoding.export(EXPERT, "contrastive-search:top_k=5", tmp_path / "drafting", generation_config=options)
+    written = json.loads((folder / "generation_config.json").read_text())
+    assert {name: written[name] for name in options} == options
+    model = loaded(folder)
+    with opened_drafts() as opened:
+        assert torch.equal(generated(model, inputs), expected)
+        assert torch.equal(model.generate(**inputs, generation_config=GenerationConfig(max_new_tokens=NEW)), expected)
+        assert torch.equal(generated(model, inputs, draft_tokens=1), expected)
+    assert opened == [DraftOptions(drafts, 3), DraftOptions(drafts, 3), DraftOptions(drafts, 1)]
+    with opened_drafts() as opened:
+        assert torch.equal(generated(model, inputs, drafts="none"), expected)
+    assert opened == []
+
+
+def test_a_client_chooses_who_drafts_but_no_files(exported, inputs, expected):
+    """A server's clients send generation configs; a name in one would be loaded, perhaps from the hub."""
+    model = loaded(exported)
+    with opened_drafts() as opened:
+        assert torch.equal(generated(model, inputs, drafts="prompt-lookup"), expected)
+        assistant = miniature.load("amateur")[0]
+        assert torch.equal(generated(model, inputs, drafts=assistant), expected)
+    assert opened == [DraftOptions("prompt-lookup", None), DraftOptions(assistant, None)]
+    config = GenerationConfig(max_new_tokens=2, drafts=str(miniature.folder("amateur")))
+    for call in ({"drafts": config.drafts}, {"generation_config": config}):
+        with pytest.raises(OptionError, match=r"drafts='.*amateur': an exported model loads no other; pass the model"):
+            model.generate(**inputs, **call)
 
 
 def test_what_would_leave_the_strategy_out_is_refused(exported, plain):

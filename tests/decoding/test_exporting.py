@@ -183,6 +183,10 @@ def test_options_of_the_generation_config_are_written_beside_the_strategy(tmp_pa
     shutil.rmtree(output)
     assert cli.main([*arguments, "--generation-config", "min_p=0.2"]) == 2
     assert "min_p: has an effect with sampling alone, and dola has none" in capfd.readouterr().err
+    assert cli.main([*arguments, "--generation-config", "drafts=expert"]) == 2
+    assert "drafts='expert': the folder will hold no such model; must be prompt-lookup" in capfd.readouterr().err
+    assert cli.main([*arguments, "--generation-config", "drafts=exit:9"]) == 2  # the model has 4 layers
+    assert "drafts=exit:9: the model has 4 layers; must be exit:1 to exit:3" in capfd.readouterr().err
     assert not output.exists()
 
 

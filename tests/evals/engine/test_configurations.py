@@ -151,6 +151,20 @@ def test_where_numbers_are_computed_is_reported_and_not_hashed() -> None:
     assert here.hash == elsewhere.hash != updated.hash
 
 
+def test_drafts_are_reported_and_not_hashed() -> None:
+    """Tokens are the same with them: kept samples are found again."""
+    model, tokenizer = miniature.load("expert")
+    specs = [parse_strategy("greedy"), parse_strategy("beam")]
+    drafts = {"drafts": "prompt-lookup", "draft_tokens": 4}
+    with_drafts = configured(specs, model, tokenizer, "expert", task={}, generation_config=drafts)
+    without = configured(specs, model, tokenizer, "expert", task={})
+    assert [one.hash for one in with_drafts] == [other.hash for other in without]
+    assert [one.settings.get("drafts") for one in with_drafts] == [drafts, None]
+    assert [one.settings["generation_config"] for one in with_drafts] == [
+        other.settings["generation_config"] for other in without
+    ]
+
+
 def test_names_and_places_of_folders_are_reported_and_not_hashed(folder: Path, tmp_path: Path) -> None:
     adapter = miniature.folder("induced")
     copies = [str(adapter), shutil.copytree(adapter, tmp_path / "other")]

@@ -1,7 +1,10 @@
 """Continuations in batches, with stops, from seeds of their own."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from opened_drafts import opened_drafts
 from tiny_models import VOCAB, tiny_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -9,6 +12,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import FSMTConfig, FSMTForConditionalGeneration, PreTrainedTokenizerFast
 
 import decoding
+from decoding.drafts.options import DraftOptions
 from decoding.errors import InputError, ModelError
 from decoding.evals import miniature
 from decoding.evals.engine.text_generation import TextGenerator, generate_texts
@@ -74,6 +78,16 @@ def test_options_act_on_texts_that_are_drawn_together(generator, options):
     alone = [generator.generate(sampling, [prompt], [i], options)[0] for i, prompt in enumerate(PROMPTS, 1)]
     assert together == alone
     assert together != generator.generate(sampling, PROMPTS, [1, 2, 3])
+
+
+@pytest.mark.parametrize("spec", ["greedy", "contrastive-search", "sampling:top_p=1", "beam:num_beams=2"])
+def test_texts_with_drafts_are_those_without(generator, spec):
+    choice, stopping = parse_strategy(spec), replace(generator, stop=(" of ", "."))
+    options = {"drafts": "exit:2", "draft_tokens": 3}
+    with opened_drafts() as opened:
+        made = [way.generate(choice, PROMPTS, [1, 2, 3], options) for way in (generator, stopping)]
+    assert opened == ([] if "beam" in spec else [DraftOptions("exit:2", 3)] * 2)
+    assert made == [way.generate(choice, PROMPTS, [1, 2, 3]) for way in (generator, stopping)]
 
 
 def test_a_model_that_only_its_own_generate_decodes_draws_one_text_after_the_other():
