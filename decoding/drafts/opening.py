@@ -96,7 +96,7 @@ def _assistant(drafts: Any, model: Any, tokenizer: Any) -> Any:
     if isinstance(drafts, str):
         other, other_tokenizer = load_second(drafts, model, "assistant")
     else:
-        other = unwrapped(drafts, "drafts")
+        other = unwrapped(drafts, "assistant")
     if other is model:
         raise OptionError("drafts: is the generating model itself, which would draft no sooner than it generates")
     if not callable(getattr(other, "get_output_embeddings", None)) or other.config.is_encoder_decoder:

@@ -173,7 +173,7 @@ class Strategy(ABC):
         its own, and ``drafts`` and ``draft_tokens``, here or on the generation config, read drafts; see
         :func:`decoding.generate`.
         """
-        drafted = draft_options(drafts, draft_tokens, generation_config)
+        drafted = draft_options(drafts, draft_tokens, generation_config, model.generation_config)
         if streamer is not None:
             streamer.put(input_ids.cpu())  # bound to this callable by decoding.generate, so generate() did not
         else:
@@ -191,12 +191,13 @@ class Strategy(ABC):
         check_generation_config(self.name, generation_config)
         check_inputs(model, input_ids, model_kwargs)
         self.check(model)
+        if drafted is not None:
+            check_drafts(self.name, model, generation_config, synced_gpus)
+            self.check_drafts(len(input_ids))
         if generation_config.use_cache is False:  # perhaps of the model's own config, where training has left it
             warn_recompute_cost(model, "use_cache=False")
         logits_processor, temperature = self.split_temperature(logits_processor)
         if drafted is not None:
-            check_drafts(self.name, model, generation_config, synced_gpus)
-            self.check_drafts(len(input_ids))
             return decode_with_drafts(
                 self.session,
                 self._drafting(drafted, model, len(input_ids), generation_config, generators),
