@@ -82,9 +82,7 @@ def with_strategy(spec: StrategySpec, config: GenerationConfig) -> GenerationCon
     """Set a generation config to a strategy or baseline, whatever it preferred, and return it."""
     for name in OPTIONS:
         if not applies(name, spec):
-            setattr(config, name, None)
-    if not applies("drafts", spec):
-        config.drafts = NONE  # likewise: None would be the model's own
+            setattr(config, name, NONE if name == "drafts" else None)  # drafts=None would be the model's own
     # penalty_alpha 0 and not None: transformers fills None from the model's own generation config.
     config.update(do_sample=spec.is_stochastic, num_beams=1, penalty_alpha=0.0)
     setattr(config, SETTINGS, None)
