@@ -10,7 +10,6 @@ import tempfile
 from typing import Any
 
 import pytest
-import torch
 from quick_interpreter import patch_once, skip_what_nobody_reads
 
 # optimum-quanto imports setuptools (through torch's builder of extensions), which refuses to come after the distutils
@@ -25,13 +24,22 @@ os.environ["HF_MODULES_CACHE"] = MODULES.name
 
 # The models of the tests are so small that a second thread costs more than it gives: in the processes that tests start
 # as well, beside which another worker runs.
-torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Without a GPU the kernels are tested in Triton's interpreter. Triton reads this as it is imported, which transformers
-# may do first; whoever sets it decides.
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Set up torch and Triton, before anything imports them; a process that only hands out tests needs neither."""
+    options = pluginmanager.get_plugin("pytestconfig").known_args_namespace
+    if getattr(options, "numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    gc.disable()  # until all tests are imported: a seventh of that time, and nothing that is imported is garbage
+    import torch  # 1.5 s, for which all workers would wait
+
+    torch.set_num_threads(1)
+    # Without a GPU the kernels are tested in Triton's interpreter. Triton reads this as it is imported, which
+    # transformers may do first; whoever sets it decides.
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_collection_finish() -> None:
@@ -41,6 +49,7 @@ def pytest_collection_finish() -> None:
         skip_what_nobody_reads(interpreter)
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish() -> None:

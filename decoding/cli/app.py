@@ -46,6 +46,13 @@ def add_command(group: typer.Typer, name: str, command: Callable[..., None]) -> 
             command(**options)
 
     group.command(name)(quietly)
+    _command_line.cache_clear()
+
+
+@functools.cache
+def _command_line() -> Any:
+    """Build the command line of all commands that are registered, which is kept until another is added."""
+    return typer.main.get_command(app)
 
 
 def _note(message: Warning | str, *_: object, **__: object) -> None:
@@ -87,7 +94,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        code = app(words, prog_name="decoding", standalone_mode=False)
+        code = _command_line()(words, prog_name="decoding", standalone_mode=False)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
@@ -98,7 +105,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":  # the help page is printed, or is the message
             print(error.format_message(), end="", file=sys.stderr)
             return 2
-        return _failed(explain(error, typer.main.get_command(app), words), 2)
+        return _failed(explain(error, _command_line(), words), 2)
     except Exception as error:
         if os.environ.get("DECODING_DEBUG") == "1":
             raise

@@ -4,6 +4,7 @@ import pytest
 
 pytest.importorskip("accelerate", reason="splitting a model over devices needs accelerate")
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,14 @@ STRATEGIES = {
     "DoLa": lambda: DoLa(layers=(0, 1, 2)),
     "DoLa behind the norm": lambda: DoLa(layers=(1, 2), final_norm=True),
     "context-aware": lambda: ContextAware([31, 32, 33]),
-    "contrastive decoding": lambda: ContrastiveDecoding(tiny_model("llama", 1)),
+    "contrastive decoding": lambda: ContrastiveDecoding(amateur()),
     "an amateur's prompt": lambda: ContrastiveDecoding(decoding.Prompt([41, 42])),
 }
+
+
+@functools.cache
+def amateur() -> Any:
+    return tiny_model("llama", 1)
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +59,9 @@ def second_device() -> Iterator[None]:
         yield
 
 
+@functools.cache
 def split(case: str) -> tuple[Any, Any]:
+    """A model, and the same over two devices: kept, with what was found out about them."""
     name, there = SPLITS[case]
     return tiny_model(name), spread(untied(tiny_model(name)), *there)
 

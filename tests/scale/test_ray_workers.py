@@ -29,7 +29,10 @@ def cluster() -> Iterator[None]:
         patch.setenv("PYTHONPATH", PATH)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(
+            "local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+            runtime_env={"worker_process_setup_hook": "without_hqq.leave_out"},
+        )  # fmt: skip
         yield
         ray.shutdown()
 

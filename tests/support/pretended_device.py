@@ -46,10 +46,15 @@ class Elsewhere(Tensor):
 
 
 class _Factories(TorchDispatchMode):
-    """Tensors that are made elsewhere from nothing."""
+    """Tensors that are made elsewhere from nothing, or from those on the CPU."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here; to keep dynamo out would cost time at every operation
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return _computed(func, args, kwargs or {})
+        kwargs = kwargs or {}
+        return _computed(func, args, kwargs) if Elsewhere in types or _is_elsewhere(kwargs) else func(*args, **kwargs)
 
 
 class _Literals(TorchFunctionMode):
@@ -57,7 +62,7 @@ class _Literals(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.tensor and torch.device(kwargs.get("device") or CPU).type == ELSEWHERE.type:
+        if func is torch.tensor and _is_elsewhere(kwargs):
             return Elsewhere(torch.tensor(*args, **{**kwargs, "device": CPU}))
         return func(*args, **kwargs)
 
@@ -102,13 +107,9 @@ def _computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     # Walked by hand: torch's own pytrees take four times as long as all the rest, at 10,000 operations a text.
     tensors: list[Tensor] = []
     _collect((args, kwargs), tensors)
-    device = kwargs.get("device")
-    to_elsewhere = device is not None and torch.device(device).type == ELSEWHERE.type
-    if not to_elsewhere and not any(isinstance(tensor, Elsewhere) for tensor in tensors):
-        return func(*args, **kwargs)
-    if to_elsewhere:
+    if _is_elsewhere(kwargs):
         where, kwargs = ELSEWHERE, {**kwargs, "device": CPU}
-    elif device is not None:
+    elif kwargs.get("device") is not None:
         where = CPU
     elif func is aten.copy_.default:
         where = args[0].device
@@ -123,6 +124,12 @@ def _computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if where != ELSEWHERE:
         return real
     return return_and_correct_aliasing(func, args, kwargs, _wrapped(real))
+
+
+def _is_elsewhere(kwargs: dict[str, Any]) -> bool:
+    """Whether an operation is asked for a tensor on the pretended device."""
+    device = kwargs.get("device")
+    return device is not None and torch.device(device).type == ELSEWHERE.type
 
 
 def _collect(value: Any, tensors: list[Tensor]) -> None:

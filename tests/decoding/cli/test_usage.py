@@ -9,9 +9,10 @@ import typing
 from pathlib import Path
 
 import pytest
+import typer
 from typer.main import get_command
 
-from decoding.cli.app import app
+from decoding.cli.app import add_command, app
 from decoding.evals.cli import main
 
 HEAVY = {
@@ -147,6 +148,17 @@ def test_an_unknown_command_names_the_nearest(group, refused):
                 f"unknown command {words[-1][:-1]!r}; did you mean {words[-1]}"
             )
     assert refused(*group, "--hlp").startswith("unknown option --hlp; did you mean --help? ")
+
+
+def test_a_command_that_is_added_later_is_known(refused, monkeypatch, capfd):
+    with monkeypatch.context() as patch:
+        assert refused("late").startswith("unknown command 'late'")
+        patch.setattr(app, "registered_commands", [*app.registered_commands])
+        add_command(app, "late", lambda: print("here"))
+        assert main(["late"]) == 0
+        assert capfd.readouterr().out == "here\n"
+    add_command(typer.Typer(), "another", lambda: None)  # from here on the first one is forgotten
+    assert refused("late").startswith("unknown command 'late'")
 
 
 def test_what_lm_eval_takes_follows_two_dashes(refused):

