@@ -149,9 +149,9 @@ class _Rounds:
         self.model = model
         rows = len(texts.lengths)
         self.processors: Any = logits_processor
-        self.ahead = 0
+        self.counting: dict[int, int] = {}  # columns of the rows whose scores are of use
         if rows > 1 or session.looks_ahead:
-            self.processors = per_length(logits_processor, lambda: [length + self.ahead for length in texts.lengths])
+            self.processors = per_length(logits_processor, lambda: self.counting)
         self.temperature = temperature
         self.criteria = stopping_criteria
         self.config = config
@@ -189,22 +189,35 @@ class _Rounds:
             Of the rows that had not ended, the drafts and those of them that were accepted.
         """
         running = [row for row in self.going if row not in self.finish_length]
-        n = drafts.tokens.shape[1]
-        ids: Tensor | None = None
 
-        def processed(slot: int, logits: Tensor) -> Tensor:
-            nonlocal ids
-            ids = self.texts.continued(drafts.tokens) if ids is None else ids
-            self.ahead = slot
-            try:
-                return self.processors(ids[:, : ids.shape[1] - n + slot], logits)
-            finally:
-                self.ahead = 0
+        def processed(logits: Tensor) -> Tensor:
+            return self._processed_ahead(drafts, logits)
 
         self.session.read_drafts(torch.cat([self.last[:, None], drafts.tokens], dim=1), processed)
         kept = self.choose(drafts)
         self.session.accept(kept)
         return [drafts.counts[row] for row in running], [max(kept[row] - 1, 0) for row in running]
+
+    def _processed_ahead(self, drafts: Drafts, logits: Tensor) -> Tensor:
+        """The logits (batch, 1 + drafts, vocab) after the last token of each row and its drafts, processed as far as
+        the drafts may be chosen: no processor is shown a text that it excludes.
+        """
+        if not self.processors:
+            return logits
+        n = drafts.tokens.shape[1]
+        texts = self.texts.continued(drafts.tokens)
+        columns = texts.shape[1] - n
+        rows = list(self.going)
+        for slot in range(n + 1):
+            self.counting = {row: self.texts.lengths[row] + slot for row in rows}
+            logits[:, slot] = self.processors(texts[:, : columns + slot], logits[:, slot])
+            if slot < n:
+                tokens = drafts.tokens[:, slot, None].to(logits.device)
+                possible = (logits[:, slot].gather(1, tokens)[:, 0] > -torch.inf).tolist()
+                rows = [row for row in rows if slot < drafts.counts[row] and possible[row]]
+            if not rows:
+                break
+        return logits
 
     def choose(self, drafts: Drafts) -> list[int]:
         """Choose tokens at each place of the last pass.
@@ -251,6 +264,7 @@ class _Rounds:
     ) -> tuple[Tensor, Tensor | None]:
         """(batch,) tokens, of which those of the active rows count, and the scores where they were computed."""
         ids = self.texts.ids
+        self.counting = {row: self.texts.lengths[row] for row in active}
         if not (self.config.do_sample or self.record.keeps_scores):
             return self.session.greedy(ids, self.processors), None
         scores = self.session.scores(ids, self.processors)
