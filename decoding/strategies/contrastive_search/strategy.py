@@ -178,6 +178,7 @@ class ContrastiveSearchSession(StreamSession):
     def close(self) -> Any:
         """The cache, whose history is kept for a later call that continues it."""
         cache = super().close()
+        self.history.join_rows()
         if cache is not None:
             _histories[cache] = (self.stream.input_ids, self.history)
         return cache
