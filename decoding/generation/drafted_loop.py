@@ -96,14 +96,14 @@ def decode_with_drafts(
         put = _Streamed(streamer, texts)
         with within_memory(model, what), optimized_for_decode(model):
             rounds.choose(Drafts(input_ids.new_zeros(rows, 0), [0] * rows))
-            put.new_tokens(rounds.finish_length)
+            put.until(rounds.settled)
             while rounds.going:
                 most = min(drafting.length.begin(), new_tokens)
                 wanted = [max(min(most, rounds.room(row)), 0) for row in range(rows)]
                 drafts = rounds.with_padding(proposer.propose(texts.tokens, wanted))
                 drafted, accepted = rounds.run(drafts)
                 drafting.length.end(drafted, accepted)
-                put.new_tokens(rounds.finish_length)
+                put.until(rounds.settled)
         total = max(rounds.finish_length.values())
         cache = None
         if keeps_cache:
@@ -163,6 +163,12 @@ class _Rounds:
         self.last = torch.zeros(rows, dtype=torch.long, device=texts.ids.device)  # tokens that are not read yet
         pad = pad_token(config)
         self.pad = 0 if pad is None else int(pad)
+
+    @property
+    def settled(self) -> int:
+        """The columns of which every row's token is known: a row that has ended goes on with padding, or by itself."""
+        open_rows = [row for row in self.going if not (self.pads and row in self.finish_length)]
+        return min((self.texts.lengths[row] for row in open_rows), default=max(self.finish_length.values(), default=0))
 
     def room(self, row: int) -> int:
         """How many drafts a row can take: what it may still have, but for the token that follows them."""
@@ -361,21 +367,16 @@ class _Streamed:
         self._texts = texts
         self._put = texts.prompt_length
 
-    def new_tokens(self, finished: dict[int, int]) -> None:
-        """Put what every row has."""
-        if self._streamer is None:
-            return
-        lengths = self._texts.lengths
-        waited_for = [lengths[row] for row in range(len(lengths)) if row not in finished]
-        self._put_until(min(waited_for) if waited_for else max(finished.values()))
-
     def end(self, total: int) -> None:
         """Put what is left, and end."""
+        self.until(total)
         if self._streamer is not None:
-            self._put_until(total)
             self._streamer.end()
 
-    def _put_until(self, end: int) -> None:
+    def until(self, end: int) -> None:
+        """Put the tokens of every row up to a column."""
+        if self._streamer is None:
+            return
         new = self._texts.cut(end)[:, self._put :].cpu()
         self._put = max(self._put, end)
         if len(new) == 1:

@@ -1,4 +1,4 @@
-"""Drafts whose acceptance a test chooses: what is known to be chosen next, with wrong tokens at places that are drawn."""
+"""Drafts whose acceptance a test chooses: what is known to be chosen next, with wrong tokens at drawn places."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def scripted(sequences: Tensor, mask: Tensor | None, vocab: int, **options: Any)
         options: likewise.
     """
     proposer = Scripted(rows_of(sequences, mask), vocab, **options)
-    with mock.patch("decoding.generation.strategy.open_proposer", lambda *_args, **_options: proposer):
+    with mock.patch("decoding.generation.strategy.open_proposer", return_value=proposer):
         yield proposer
 
 
