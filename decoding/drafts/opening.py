@@ -6,18 +6,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from decoding.capabilities.capabilities import open_rows
 from decoding.drafts.assistant import Assistant
 from decoding.drafts.options import ACCEPTED, AMATEUR, EXIT, DraftOptions
 from decoding.drafts.prompt_lookup import PromptLookup
 from decoding.drafts.proposer import Proposer
-from decoding.errors import ModelError, OptionError
+from decoding.errors import InputError, ModelError, OptionError
 from decoding.models.devices import input_device
 from decoding.models.early_exit import cut_to_layers
+from decoding.models.inputs import context_of
 from decoding.models.layers import depth_of
 from decoding.models.mixed_rows import MixedRows
 from decoding.models.second_models import check_same_tokens, load_second
-from decoding.models.text_config import vocab_size
+from decoding.models.text_config import vocab_size, within_vocabulary
 from decoding.models.wrappers import unwrapped
 
 __all__ = ["Assisting", "open_proposer"]
@@ -63,6 +66,7 @@ def open_proposer(
 
     Raises:
         OptionError: an exit that the model does not have, or no amateur.
+        InputError: a text that is longer than the context of the model that drafts.
         ModelError: a model of other tokens, or one that cannot draft.
     """
     drafts = options.drafts
@@ -86,9 +90,26 @@ def open_proposer(
         raise OptionError(
             "drafts: who drafts reads tokens, and the prompt is embeddings: pass input_ids, or prompt-lookup"
         )
-    rows = assisting.read(prompts)
+    rows = _readable(assisting, prompts, new_tokens)
     stream = open_rows(assisting.model, rows, new_tokens, mixed=assisting.mixed)
     return Assistant(stream, prompts, vocab_size(model), temperature, until_unsure=options.tokens is None)
+
+
+def _readable(assisting: Assisting, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
+    """What the reader that drafts reads of each row's prompt.
+
+    Raises:
+        InputError: its context is shorter than what it would read.
+    """
+    # A token that it does not have tells it nothing: drafts after it are worse, and no token changes by them.
+    rows = [within_vocabulary(assisting.model, torch.tensor(row)).tolist() for row in assisting.read(prompts)]
+    longest, limit = max(map(len, rows)), context_of(assisting.model)
+    if limit is not None and longest + new_tokens > limit:
+        raise InputError(
+            f"drafts: the prompt has {longest} tokens, which with {new_tokens} new ones is more than the context of "
+            f"{limit} of the model that drafts: shorten the prompt or max_new_tokens, or take other drafts"
+        )
+    return rows
 
 
 def _assistant(drafts: Any, model: Any, tokenizer: Any) -> Any:

@@ -96,14 +96,14 @@ def decode_with_drafts(
         put = _Streamed(streamer, texts)
         with within_memory(model, what), optimized_for_decode(model):
             rounds.choose(Drafts(input_ids.new_zeros(rows, 0), [0] * rows))
-            put.new_tokens(rounds.finish_length)
+            put.until(rounds.settled)
             while rounds.going:
                 most = min(drafting.length.begin(), new_tokens)
                 wanted = [max(min(most, rounds.room(row)), 0) for row in range(rows)]
                 drafts = rounds.with_padding(proposer.propose(texts.tokens, wanted))
                 drafted, accepted = rounds.run(drafts)
                 drafting.length.end(drafted, accepted)
-                put.new_tokens(rounds.finish_length)
+                put.until(rounds.settled)
         total = max(rounds.finish_length.values())
         cache = None
         if keeps_cache:
@@ -149,9 +149,9 @@ class _Rounds:
         self.model = model
         rows = len(texts.lengths)
         self.processors: Any = logits_processor
-        self.ahead = 0
+        self.counting: dict[int, int] = {}  # columns of the rows whose scores are of use
         if rows > 1 or session.looks_ahead:
-            self.processors = per_length(logits_processor, lambda: [length + self.ahead for length in texts.lengths])
+            self.processors = per_length(logits_processor, lambda: self.counting)
         self.temperature = temperature
         self.criteria = stopping_criteria
         self.config = config
@@ -163,6 +163,12 @@ class _Rounds:
         self.last = torch.zeros(rows, dtype=torch.long, device=texts.ids.device)  # tokens that are not read yet
         pad = pad_token(config)
         self.pad = 0 if pad is None else int(pad)
+
+    @property
+    def settled(self) -> int:
+        """The columns of which every row's token is known: a row that has ended goes on with padding, or by itself."""
+        open_rows = [row for row in self.going if not (self.pads and row in self.finish_length)]
+        return min((self.texts.lengths[row] for row in open_rows), default=max(self.finish_length.values(), default=0))
 
     def room(self, row: int) -> int:
         """How many drafts a row can take: what it may still have, but for the token that follows them."""
@@ -189,22 +195,35 @@ class _Rounds:
             Of the rows that had not ended, the drafts and those of them that were accepted.
         """
         running = [row for row in self.going if row not in self.finish_length]
-        n = drafts.tokens.shape[1]
-        ids: Tensor | None = None
 
-        def processed(slot: int, logits: Tensor) -> Tensor:
-            nonlocal ids
-            ids = self.texts.continued(drafts.tokens) if ids is None else ids
-            self.ahead = slot
-            try:
-                return self.processors(ids[:, : ids.shape[1] - n + slot], logits)
-            finally:
-                self.ahead = 0
+        def processed(logits: Tensor) -> Tensor:
+            return self._processed_ahead(drafts, logits)
 
         self.session.read_drafts(torch.cat([self.last[:, None], drafts.tokens], dim=1), processed)
         kept = self.choose(drafts)
         self.session.accept(kept)
         return [drafts.counts[row] for row in running], [max(kept[row] - 1, 0) for row in running]
+
+    def _processed_ahead(self, drafts: Drafts, logits: Tensor) -> Tensor:
+        """The logits (batch, 1 + drafts, vocab) after the last token of each row and its drafts, processed as far as
+        the drafts may be chosen: no processor is shown a text that it excludes.
+        """
+        if not self.processors:
+            return logits
+        n = drafts.tokens.shape[1]
+        texts = self.texts.continued(drafts.tokens)
+        columns = texts.shape[1] - n
+        rows = list(self.going)
+        for slot in range(n + 1):
+            self.counting = {row: self.texts.lengths[row] + slot for row in rows}
+            logits[:, slot] = self.processors(texts[:, : columns + slot], logits[:, slot])
+            if slot < n:
+                tokens = drafts.tokens[:, slot, None].to(logits.device)
+                possible = (logits[:, slot].gather(1, tokens)[:, 0] > -torch.inf).tolist()
+                rows = [row for row in rows if slot < drafts.counts[row] and possible[row]]
+            if not rows:
+                break
+        return logits
 
     def choose(self, drafts: Drafts) -> list[int]:
         """Choose tokens at each place of the last pass.
@@ -251,6 +270,7 @@ class _Rounds:
     ) -> tuple[Tensor, Tensor | None]:
         """(batch,) tokens, of which those of the active rows count, and the scores where they were computed."""
         ids = self.texts.ids
+        self.counting = {row: self.texts.lengths[row] for row in active}
         if not (self.config.do_sample or self.record.keeps_scores):
             return self.session.greedy(ids, self.processors), None
         scores = self.session.scores(ids, self.processors)
@@ -347,21 +367,16 @@ class _Streamed:
         self._texts = texts
         self._put = texts.prompt_length
 
-    def new_tokens(self, finished: dict[int, int]) -> None:
-        """Put what every row has."""
-        if self._streamer is None:
-            return
-        lengths = self._texts.lengths
-        waited_for = [lengths[row] for row in range(len(lengths)) if row not in finished]
-        self._put_until(min(waited_for) if waited_for else max(finished.values()))
-
     def end(self, total: int) -> None:
         """Put what is left, and end."""
+        self.until(total)
         if self._streamer is not None:
-            self._put_until(total)
             self._streamer.end()
 
-    def _put_until(self, end: int) -> None:
+    def until(self, end: int) -> None:
+        """Put the tokens of every row up to a column."""
+        if self._streamer is None:
+            return
         new = self._texts.cut(end)[:, self._put :].cpu()
         self._put = max(self._put, end)
         if len(new) == 1:

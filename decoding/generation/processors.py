@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
-from transformers import LogitsProcessorList
+from transformers import LogitsProcessorList, PrefixConstrainedLogitsProcessor
 from transformers.generation import logits_process
 
 from decoding.errors import OptionError
@@ -28,15 +27,16 @@ WARPERS = tuple(
 STATEFUL = ("SynthIDTextWatermarkLogitsProcessor", "UnbatchedClassifierFreeGuidanceLogitsProcessor")
 
 
-def per_length(processors: LogitsProcessorList, lengths: Callable[[], Sequence[int]]) -> LogitsProcessorList:
+def per_length(processors: LogitsProcessorList, lengths: Callable[[], Mapping[int, int]]) -> LogitsProcessorList:
     """Processors for a batch whose rows have several lengths: each row's scores are changed as after its own text.
 
-    A processor is called once for each length that a row has, with all rows cut (or filled) to it, so that it finds
-    each row at its place in the batch; of what it answers the rows of this length count.
+    A processor is called once for each length that a row has, with every row at its place in the batch; of what it
+    answers the rows of this length count. The others are cut to it, and those that are shorter, or of no account, have
+    the text of one that counts: a processor that follows a grammar knows all that it is shown.
 
     Args:
         processors: of the call.
-        lengths: tells how many of its tokens each row has.
+        lengths: tells how many of its tokens each row has that counts, by its index.
 
     Raises:
         OptionError: one that keeps a state of its own, at once or when it is found to.
@@ -50,22 +50,36 @@ def per_length(processors: LogitsProcessorList, lengths: Callable[[], Sequence[i
 
 
 class _PerLength:
-    def __init__(self, processor: Any, lengths: Callable[[], Sequence[int]]) -> None:
+    def __init__(self, processor: Any, lengths: Callable[[], Mapping[int, int]]) -> None:
         self._processor = processor
         self._lengths = lengths
         self._known = type(processor).__module__.startswith("transformers.")
+        self._by_row = isinstance(processor, PrefixConstrainedLogitsProcessor)  # whose function may know row and text
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         lengths = self._lengths()
-        result = scores
-        for length in sorted(set(lengths)):
+        result = scores.clone()
+        for length in sorted(set(lengths.values())):
+            rows = [row for row, row_length in lengths.items() if row_length == length]
+            if self._by_row:
+                for row in rows:
+                    result[row] = _constrained(self._processor, row, input_ids[row, :length], scores[row])
+                continue
+            shown = [row if lengths.get(row, 0) >= length else rows[0] for row in range(len(input_ids))]
             before = None if self._known else _state(self._processor)
-            changed = self._processor(input_ids[:, :length], scores.clone())
+            changed = self._processor(input_ids[shown, :length], scores.clone())
             if before is not None and _state(self._processor) != before:
                 raise _has_a_state(self._processor)
-            rows = torch.tensor([row_length == length for row_length in lengths], device=scores.device)
-            result = torch.where(rows[:, None], changed, result)
+            result[rows] = changed[rows]
         return result
+
+
+def _constrained(processor: Any, row: int, text: Tensor, scores: Tensor) -> Tensor:
+    """The scores (vocab,) of one row, constrained as at its place in the batch."""
+    allowed = processor._prefix_allowed_tokens_fn
+    alone = PrefixConstrainedLogitsProcessor(lambda _, own_text: allowed(row, own_text), 1)
+    constrained: Tensor = alone(text[None], scores[None])[0]
+    return constrained
 
 
 def _state(processor: Any) -> list[tuple[str, int, Any]]:

@@ -18,7 +18,7 @@ from decoding.stream.stream import Stream
 __all__ = ["Processed", "Session", "StreamSession", "argmax_first", "most_probable"]
 
 
-Processed = Callable[[int, Tensor], Tensor]  # see Session.read_drafts
+Processed = Callable[[Tensor], Tensor]  # see Session.read_drafts
 
 
 class Session(ABC):
@@ -86,8 +86,9 @@ class Session(ABC):
 
         Args:
             tokens: which may be any where a row has no draft.
-            processed: changes logits (batch, vocab) as the call's processors do after token i of each row; for
-                sessions that must know candidates before :meth:`scores` is called.
+            processed: changes float32 logits (batch, n, vocab) as the call's processors do after each of the tokens;
+                for sessions that must know candidates before :meth:`scores` is called. Logits after a token that the
+                processors exclude, or that is no draft, stay as they are.
         """
         raise NotImplementedError
 

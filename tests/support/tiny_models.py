@@ -127,6 +127,16 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", pad_token="w0", eos_token="w2")
 
 
+def letter_tokenizer() -> PreTrainedTokenizerFast:
+    """Letters, and words that no text divides: of text joined without spaces, as stop strings need it."""
+    from tokenizers import Tokenizer, decoders, models
+
+    texts = [f"<{i}>" for i in range(3)] + [chr(ord("a") + i) for i in range(26)] + [f"W{i}." for i in range(29, VOCAB)]
+    letters = Tokenizer(models.BPE({text: i for i, text in enumerate(texts)}, [], unk_token="<0>"))
+    letters.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=letters, unk_token="<0>", pad_token="<0>", eos_token="<2>")
+
+
 def random_ids(*shape: int, seed: int = 0) -> torch.Tensor:
     """Token ids of a shape, from a seed."""
     return torch.randint(3, VOCAB, shape, generator=torch.Generator().manual_seed(seed))

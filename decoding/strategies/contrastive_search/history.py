@@ -101,6 +101,11 @@ class HiddenHistory:
         self.row_lengths = list(lengths)
         self.length = max(lengths)
 
+    def join_rows(self) -> None:
+        """Undo :meth:`separate_rows`; all rows must have the same length."""
+        assert self.row_lengths is None or set(self.row_lengths) == {self.length}, "rows of several lengths"
+        self.row_lengths = None
+
     def penalty(self, candidates: Tensor) -> Tensor:
         """(batch, k) float32 degeneration penalty of candidates (batch, k, dim)."""
         return degeneration_penalty(candidates, *self._kernel_inputs())

@@ -130,13 +130,7 @@ class SpeculativeSearch:
         """
         batch, n = raw_logits.shape[:2]
         k, device = self._top_k, self.stream.input_ids.device
-        logits = torch.stack(
-            [
-                processed(place, raw_logits[:, place].to(dtype=torch.float32, device=device, copy=True))
-                for place in range(n)
-            ],
-            dim=1,
-        )
+        logits = processed(raw_logits.to(dtype=torch.float32, device=device, copy=True))
         best, ids = top_candidates(logits.softmax(-1).flatten(0, 1), k)
         probabilities, tokens = best.unflatten(0, (batch, n)), ids.unflatten(0, (batch, n))
         drafted = torch.zeros_like(tokens, dtype=torch.bool)

@@ -119,7 +119,7 @@ class ContrastiveSearchSession(StreamSession):
     def score_candidates(self, input_ids: Tensor, logits_processor: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Processed logits (batch, vocab), and of the k candidates probabilities, ids (batch, k) and hidden states."""
         if self.speculative is not None:
-            return self.speculative.candidates(lambda _, logits: logits_processor(input_ids, logits))
+            return self.speculative.candidates(lambda logits: logits_processor(input_ids, logits[:, 0])[:, None])
         logits = self.processed_logits(input_ids, logits_processor)
         probabilities, candidates = top_candidates(logits.softmax(-1), self.strategy.top_k)
         self.candidates, self.branch = candidates, None
@@ -178,6 +178,7 @@ class ContrastiveSearchSession(StreamSession):
     def close(self) -> Any:
         """The cache, whose history is kept for a later call that continues it."""
         cache = super().close()
+        self.history.join_rows()
         if cache is not None:
             _histories[cache] = (self.stream.input_ids, self.history)
         return cache

@@ -1,0 +1,53 @@
+"""Drafts by lookup, against a search written out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from decoding.drafts.prompt_lookup import LONGEST, SHORTEST, PromptLookup
+
+CPU = torch.device("cpu")
+
+
+def _sought(sources: Sequence[Sequence[int]], text: Sequence[int], n: int) -> list[int]:
+    """What follows the last occurrence of the longest end of the text that stands before, the text's own last."""
+    for size in range(min(LONGEST, len(text)), SHORTEST - 1, -1):
+        end = list(text[-size:])
+        found = None
+        for source in [*sources, text]:
+            for i in range(size, len(source)):
+                if list(source[i - size : i]) == end:
+                    found = list(source[i : i + n])
+        if found is not None:
+            return found
+    return []
+
+
+tokens = st.lists(st.integers(0, 2), max_size=14)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(tokens, max_size=2), tokens, st.lists(tokens, max_size=4), st.integers(0, 5))
+def test_what_followed_the_longest_match(
+    sources: list[list[int]], text: list[int], additions: list[list[int]], n: int
+) -> None:
+    lookup = PromptLookup([sources], CPU)
+    for addition in [[], *additions]:
+        text = [*text, *addition]
+        drafts = lookup.propose([text], [n])
+        assert drafts.tokens[0, : drafts.counts[0]].tolist() == _sought(sources, text, n)
+        assert drafts.probabilities is None
+
+
+def test_rows_have_sources_and_numbers_of_their_own() -> None:
+    lookup = PromptLookup([[[1, 2, 3, 4, 5]], []], CPU)
+    drafts = lookup.propose([[9, 1, 2], [1, 2, 7, 1, 2]], [3, 1])
+    assert drafts.counts == [3, 1]
+    assert drafts.tokens.tolist() == [[3, 4, 5], [7, 0, 0]]
+    assert lookup.propose([[9, 1, 2, 3], [1, 2, 7, 1, 2, 8]], [0, 0]).tokens.shape == (2, 0)
+    # A row that asked for nothing in a round has what it read then.
+    assert lookup.propose([[9, 1, 2, 3], [1, 2, 7, 1, 2, 8, 7, 1, 2]], [0, 2]).tokens.tolist() == [[0, 0], [8, 7]]
