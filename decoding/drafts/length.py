@@ -8,7 +8,7 @@ from collections.abc import Sequence
 __all__ = ["DraftLength"]
 
 FIRST, LONGEST = 4, 16
-PAUSE = 16  # rounds without drafts, after which they are tried again
+PAUSE, LONGEST_PAUSE = 8, 64  # rounds without drafts, after which they are tried again: each time twice as many
 FORGET = 0.8  # weight of what was known of rounds before, at each new one
 SLOW = 4.0  # times the quickest round
 MEASURED = 4  # rounds with drafts, at least, before their cost counts
@@ -28,6 +28,7 @@ class DraftLength:
         self._wanted = float(FIRST)
         self._timed = timed
         self._pause = 0
+        self._next_pause = PAUSE
         self._drafted = _Pace()
         self._plain = _Pace()
         self._began = 0.0
@@ -58,16 +59,14 @@ class DraftLength:
         if any(drafted):
             full = any(was and took == was for was, took in zip(drafted, accepted, strict=True))
             self._wanted = min(1.5 * self._wanted + 1, LONGEST) if full else max(0.5 * self._wanted + 0.5 * best, 2.0)
-        if self._timed and any(drafted) and not self._pays():
-            self._pause = PAUSE
-
-    def _pays(self) -> bool:
-        if self._drafted.rounds < MEASURED:
-            return True
+        if not self._timed or not any(drafted) or self._drafted.rounds < MEASURED:
+            return
         if self._plain.rounds == 0:
             self._pause = 1  # to know what a round costs without
-            return True
-        return self._drafted.per_token <= self._plain.per_token
+        elif self._drafted.per_token <= self._plain.per_token:
+            self._next_pause = PAUSE
+        else:
+            self._pause, self._next_pause = self._next_pause, min(2 * self._next_pause, LONGEST_PAUSE)
 
 
 class _Pace:

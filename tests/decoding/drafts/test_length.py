@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from decoding.drafts import length as module
-from decoding.drafts.length import FIRST, LONGEST, PAUSE, DraftLength
+from decoding.drafts.length import FIRST, LONGEST, LONGEST_PAUSE, MEASURED, PAUSE, DraftLength
 
 
 class _Clock:
@@ -39,9 +39,10 @@ def test_more_where_all_are_accepted_and_fewer_where_few_are(monkeypatch: pytest
 
 def test_no_drafts_where_they_do_not_pay_and_another_try_later(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, length = _Clock(monkeypatch), DraftLength(None)
-    numbers = [clock.round(length, 0.5, 0.0) for _ in range(200)]
-    assert sum(number > 0 for number in numbers) < 200 / PAUSE + 12
-    assert any(numbers[-2 * PAUSE :])
+    numbers = [clock.round(length, 0.5, 0.0) for _ in range(400)]
+    assert sum(number > 0 for number in numbers) < 400 / LONGEST_PAUSE + 12
+    assert any(numbers[: MEASURED + 3 * PAUSE])
+    assert any(numbers[-2 * LONGEST_PAUSE :])
     numbers = [clock.round(length, 0.001, 1.0) for _ in range(200)]  # now they pay
     assert sum(number > 0 for number in numbers[-50:]) > 40
 
