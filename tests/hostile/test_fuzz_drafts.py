@@ -1,0 +1,15 @@
+"""Some dozens of drawn calls with drafts; ``DRAFT_CALLS=1000`` makes a thousand, in about four minutes."""
+
+from __future__ import annotations
+
+import os
+
+from fuzzed_drafts import fuzz_drafts
+
+CALLS = int(os.environ.get("DRAFT_CALLS", "40"))  # 6 s on one core
+
+
+def test_tokens_values_and_caches_are_those_without_drafts() -> None:
+    made = fuzz_drafts(CALLS, seed=int(os.environ.get("DRAFT_SEED", "0")))
+    assert made["script"] > CALLS // 8
+    assert len(made) > 4
