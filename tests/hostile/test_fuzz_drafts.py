@@ -1,4 +1,4 @@
-"""Some dozens of drawn calls with drafts; ``DRAFT_CALLS=1000`` makes a thousand, in about four minutes."""
+"""Some dozens of drawn calls with drafts; ``DRAFT_CALLS=1000`` makes a thousand, in about two minutes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 from fuzzed_drafts import fuzz_drafts
 
-CALLS = int(os.environ.get("DRAFT_CALLS", "40"))  # 6 s on one core
+CALLS = int(os.environ.get("DRAFT_CALLS", "30"))  # 3 s on one core
 
 
 def test_tokens_values_and_caches_are_those_without_drafts() -> None:

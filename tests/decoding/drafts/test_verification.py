@@ -167,7 +167,7 @@ def test_one_row_after_the_other_has_the_model_s_distribution(pair: tuple[Any, A
     probabilities = log_p.gather(2, texts[:, :, None]).sum((1, 2)).exp()
     counts = torch.zeros(36)
     torch.manual_seed(3)
-    number = 250
+    number = 120
     for _ in range(number):
         tokens = decoding.generate(
             model, torch.tensor([PROMPT]), max_new_tokens=2, do_sample=True, top_k=0, drafts=weak, draft_tokens=1

@@ -33,6 +33,7 @@ SCRIPTS: list[tuple[int | str, dict[str, Any]]] = [
 ]
 
 
+@functools.cache
 def amateur() -> Any:
     return tiny_model("llama", seed=7)
 
@@ -47,6 +48,7 @@ STRATEGIES: dict[str, Callable[[], Any]] = {
     "fsd-4": lambda: FSD(0.5, 5, n=4),
     "window": lambda: ContrastiveSearch(0.5, 6, max_history=5),
 }
+STRATEGIES = {name: functools.cache(make) for name, make in STRATEGIES.items()}  # a new amateur would be checked again
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +100,9 @@ def test_every_proposer(name: str, rows: int, model: Any, with_adapter: Any) -> 
         STRATEGIES[name](),
     )
     proposers = ["prompt-lookup", "exit:1", amateur(), *(["amateur"] if hasattr(strategy, "amateur") else [])]
-    expected = _plain(of_call, inputs, strategy=strategy, max_new_tokens=10)
+    expected = _plain(of_call, inputs, strategy=strategy, max_new_tokens=8)
     for drafts in proposers:
-        tokens = _plain(of_call, inputs, strategy=strategy, max_new_tokens=10, drafts=drafts, draft_tokens=3)
+        tokens = _plain(of_call, inputs, strategy=strategy, max_new_tokens=8, drafts=drafts, draft_tokens=3)
         assert torch.equal(tokens, expected), drafts
 
 
@@ -111,9 +113,9 @@ SHARING = ["qwen2", "mistral-sliding", "gemma2", "cohere", "gpt2", "opt"]  # the
 def test_every_kind_of_model(name: str) -> None:
     of_call = tiny_model(name)
     inputs = left_padded(PROMPTS)
-    for strategy in (ModelLogits(), ContextAware([7, 8]), ContrastiveDecoding(amateur()), ContrastiveSearch()):
+    for strategy in (ModelLogits(), ContextAware([7, 8]), ContrastiveSearch()):
         expected = _plain(of_call, inputs, strategy=strategy)
-        for draft_tokens, script in SCRIPTS[1:3]:
+        for draft_tokens, script in SCRIPTS[1:2]:
             tokens, _ = _drafted(of_call, expected, inputs, strategy=strategy, draft_tokens=draft_tokens, script=script)
             assert torch.equal(tokens, expected)
 
@@ -193,7 +195,7 @@ def test_stories3m() -> None:
 
 # --- ends -------------------------------------------------------------------------------------------------------------
 
-ENDING = ["greedy", "contrastive-decoding", "context-aware", "fsd", "contrastive-search"]
+ENDING = ["greedy", "contrastive-decoding", "contrastive-search"]  # a session of each kind
 
 
 @pytest.mark.parametrize("name", ENDING)
@@ -206,7 +208,7 @@ def test_rows_end_at_different_times_in_the_middle_of_what_is_accepted(name: str
     new = expected[:, inputs["input_ids"].shape[1] :]
     lengths = {next((i for i, token in enumerate(row) if token in ends), NEW) for row in new.tolist()}
     assert len(lengths) > 1
-    for draft_tokens, script in [*SCRIPTS[1:3], (16, {"wrong": 0.0, "short": 0.0})]:
+    for draft_tokens, script in [SCRIPTS[1], (16, {"wrong": 0.0, "short": 0.0})]:
         tokens, _ = _drafted(model, expected, inputs, draft_tokens=draft_tokens, script=script, **options)
         assert torch.equal(tokens, expected)
     # Rows that end all at once, at the first token, and alone.
@@ -237,9 +239,7 @@ def test_a_text_that_fills_the_context(name: str) -> None:
     with torch.no_grad():
         for parameter in of_call.parameters():
             parameter.mul_(4.0)
-    strategy = STRATEGIES[name]() if name != "context-aware" else ContextAware([7])
-    inputs = left_padded(PROMPTS[:2])
-    new = 24 - 13 - (name == "context-aware")
+    strategy, inputs, new = STRATEGIES[name](), left_padded(PROMPTS[:2]), 24 - 13
     expected = _plain(of_call, inputs, strategy=strategy, max_new_tokens=new)
     for drafts, draft_tokens in (("exit:2", 5), ("prompt-lookup", 3), (tiny_model("gpt2", 3), "auto")):
         tokens = _plain(
@@ -290,7 +290,7 @@ def test_a_criterion_of_the_user_s_for_each_row(model: Any, eos: int | None) -> 
         }  # fmt: skip
         expected = _plain(model, inputs, **options)
         assert expected.shape[1] == 20
-        for draft_tokens, script in SCRIPTS[1:]:
+        for draft_tokens, script in SCRIPTS[1::2]:
             tokens, _ = _drafted(model, expected, inputs, draft_tokens=draft_tokens, script=script, **options)
             assert torch.equal(tokens, expected), name
 
@@ -301,7 +301,7 @@ def test_max_time_ends_a_run(model: Any) -> None:
     for strategy in (ModelLogits(), ContrastiveSearch()):
         began = time.monotonic()
         tokens = _plain(
-            model, inputs, strategy=strategy, max_new_tokens=100, max_time=0.0, drafts="exit:2", draft_tokens=3
+            model, inputs, strategy=strategy, max_new_tokens=80, max_time=0.0, drafts="exit:2", draft_tokens=3
         )
         assert tokens.shape[1] == inputs["input_ids"].shape[1] + 1
         assert time.monotonic() - began < 20
@@ -318,7 +318,7 @@ def _close(values: Any, expected: Any, rows: list[int]) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("name", [*ENDING, "lol", "window", "dola"])
+@pytest.mark.parametrize("name", [*ENDING, "context-aware", "lol", "window"])
 def test_what_is_returned_beside_the_tokens(name: str, rows: int, model: Any) -> None:
     inputs, strategy = left_padded(PROMPTS[:rows]), STRATEGIES[name]()
     width = inputs["input_ids"].shape[1]
@@ -354,8 +354,10 @@ def test_what_is_returned_beside_the_tokens(name: str, rows: int, model: Any) ->
                        slice(None))  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ENDING)
-@pytest.mark.parametrize("of_call", ["llama", "mistral-sliding"])
+@pytest.mark.parametrize(
+    ("name", "of_call"),
+    [*((name, "llama") for name in ENDING), ("greedy", "mistral-sliding"), ("contrastive-search", "mistral-sliding")],
+)
 def test_a_returned_cache_is_continued(name: str, of_call: str) -> None:
     continued_model, strategy = tiny_model(of_call), STRATEGIES[name]()
     inputs = left_padded(PROMPTS[:3])
@@ -485,7 +487,7 @@ def test_custom_generate_and_a_config(model: Any) -> None:
 
 def test_several_sequences_of_a_prompt(model: Any) -> None:
     inputs = left_padded(PROMPTS[:2])
-    for name in ENDING:
+    for name in ("greedy", "contrastive-search"):
         options = {
             "strategy": STRATEGIES[name](), "do_sample": True, "seeds": [3, 5, 8, 13], "num_return_sequences": 2,
         }  # fmt: skip
@@ -506,7 +508,7 @@ def test_a_prompt_of_embeddings(model: Any) -> None:
 def test_inference_mode(model: Any) -> None:
     inputs = left_padded(PROMPTS[:3])
     with torch.inference_mode():
-        for name in ENDING:
+        for name in ("greedy", "contrastive-decoding", "contrastive-search"):
             strategy = STRATEGIES[name]()
             expected = _plain(model, inputs, strategy=strategy)
             tokens, _ = _drafted(model, expected, inputs, strategy=strategy)

@@ -16,7 +16,7 @@ import decoding
 from decoding import LOL, ContrastiveDecoding
 from decoding.strategies.contrast import drafted_readers, fused_streams
 
-NEW = 28
+NEW = 20
 PROMPTS = [random_prompt(5, 1), random_prompt(12, 2), random_prompt(3, 3), random_prompt(8, 4)]
 
 
@@ -74,10 +74,9 @@ def test_tokens_are_those_of_readers_that_never_wait(
     options = {"max_new_tokens": NEW, "do_sample": False}
     expected = decoding.generate(expert, **inputs, strategy=_eager(strategy), **options)
     reads = _reads(monkeypatch)
-    for seed, script in enumerate(({"wrong": 0.2}, {"wrong": 0.0, "short": 0.6}, {"wrong": 0.5})):
-        for form in (strategy, _eager(strategy)):
-            tokens, _ = drafted(expert, expected, inputs, strategy=form, script={**script, "seed": seed}, **options)
-            assert torch.equal(tokens, expected)
+    for seed, script in enumerate(({"wrong": 0.2}, {"wrong": 0.0, "short": 0.6})):
+        tokens, _ = drafted(expert, expected, inputs, strategy=strategy, script={**script, "seed": seed}, **options)
+        assert torch.equal(tokens, expected)
     if rows == 1 and not name.startswith("lol"):
         assert max(len(read) and max(read) for read in reads) > 1
 
@@ -116,6 +115,5 @@ def test_an_amateur_that_waits_and_drafts(pair: tuple[Any, Any]) -> None:
     for name, make in STRATEGIES.items():
         options = {"strategy": make(weak), "max_new_tokens": NEW, "do_sample": False}
         expected = decoding.generate(expert, **inputs, **options)
-        for tokens in (3, "auto"):
-            drafts = decoding.generate(expert, **inputs, drafts="amateur", draft_tokens=tokens, **options)
-            assert torch.equal(drafts, expected), name
+        tokens = decoding.generate(expert, **inputs, drafts="amateur", draft_tokens=3, **options)
+        assert torch.equal(tokens, expected), name

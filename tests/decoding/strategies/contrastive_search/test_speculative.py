@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
 import torch
 from scripted_drafts import drafted
 from search_oracle import contrastive_search_tokens
-from tiny_models import left_padded, random_prompt, tiny_model
+from tiny_models import left_padded, random_prompt
+from tiny_models import tiny_model as new_model
 from torch import Tensor
 
 import decoding
@@ -16,11 +18,12 @@ from decoding import ContrastiveSearch
 from decoding.strategies.contrastive_search import speculative
 
 NEW = 10
+tiny_model = functools.cache(new_model)
 PROMPTS = [random_prompt(4, 1), random_prompt(11, 2), random_prompt(2, 3)]
 
 
 @pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize("name", ["llama", "gemma2", "mistral-sliding", "gpt2"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
 def test_tokens_are_those_of_full_recomputation(name: str, window: int | None) -> None:
     model, inputs = tiny_model(name), left_padded(PROMPTS)
     width = inputs["input_ids"].shape[1]
@@ -45,8 +48,8 @@ def test_numbers_of_candidates(k: int, rows: int) -> None:
     model, inputs = tiny_model("llama"), left_padded(PROMPTS[:rows])
     options = {"strategy": ContrastiveSearch(0.7, k), "max_new_tokens": 16, "do_sample": False}
     expected = decoding.generate(model, **inputs, **options)
-    for draft_tokens in (1, 2, 5, "auto"):
-        for wrong in (0.0, 0.3, 1.0):
+    for draft_tokens in (1, 5):
+        for wrong in (0.3, 1.0):
             tokens, _ = drafted(
                 model, expected, inputs, draft_tokens=draft_tokens, script={"wrong": wrong, "seed": k}, **options
             )
