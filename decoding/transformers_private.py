@@ -8,7 +8,7 @@ is not supported. It stands below every floor that uses it; the cache's is the l
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import GenerationConfig, cache_utils
+from transformers import GenerationConfig, PrefixConstrainedLogitsProcessor, cache_utils
 from transformers.generation import utils
 
 from decoding.versions import check_transformers
@@ -28,6 +28,7 @@ __all__ = [
     "OUTPUT_RECORDING_MODULE",
     "DummyLayer",
     "QuantisedLayer",
+    "allowed_tokens_function",
     "attention_implementation",
     "cache_in",
     "commit_hash",
@@ -192,6 +193,12 @@ def expand_inputs(
     return model._expand_inputs_for_generation(
         expand_size=times, is_encoder_decoder=bool(model.config.is_encoder_decoder), input_ids=input_ids, **model_kwargs
     )
+
+
+def allowed_tokens_function(processor: PrefixConstrainedLogitsProcessor) -> Callable[[int, Tensor], list[int]]:
+    """The ``prefix_allowed_tokens_fn`` of a call: from a row's index and its tokens to those that may follow."""
+    function: Callable[[int, Tensor], list[int]] = processor._prefix_allowed_tokens_fn
+    return function
 
 
 def optimized_for_decode(model: Any) -> AbstractContextManager[None]:

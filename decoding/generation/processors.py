@@ -10,6 +10,7 @@ from transformers import LogitsProcessorList, PrefixConstrainedLogitsProcessor
 from transformers.generation import logits_process
 
 from decoding.errors import OptionError
+from decoding.transformers_private import allowed_tokens_function
 
 __all__ = ["WARPERS", "per_length"]
 
@@ -76,7 +77,7 @@ class _PerLength:
 
 def _constrained(processor: Any, row: int, text: Tensor, scores: Tensor) -> Tensor:
     """The scores (vocab,) of one row, constrained as at its place in the batch."""
-    allowed = processor._prefix_allowed_tokens_fn
+    allowed = allowed_tokens_function(processor)
     alone = PrefixConstrainedLogitsProcessor(lambda _, own_text: allowed(row, own_text), 1)
     constrained: Tensor = alone(text[None], scores[None])[0]
     return constrained
