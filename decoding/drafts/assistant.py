@@ -76,7 +76,7 @@ class Assistant(Proposer):
                         self._read[row].append(token)
             if not any(going):
                 break
-            logits = self._logits(self._step(chosen, going), [0] * len(texts))
+            logits = self._logits(self._step(chosen), [0] * len(texts))
         return Drafts(torch.stack(tokens, dim=1), counts, torch.stack(distributions, dim=1) if distributions else None)
 
     def release(self) -> None:
@@ -103,7 +103,7 @@ class Assistant(Proposer):
         self._rows.rewind(self._slots())
         return self._logits(output, [max(len(new) - 1, 0) for new in unread])
 
-    def _step(self, chosen: Tensor, going: Sequence[bool]) -> Any:
+    def _step(self, chosen: Tensor) -> Any:
         output = self.stream.extend(within_vocabulary(self.stream.model, chosen)[:, None])
         self._rows.rewind(self._slots())
         return output
