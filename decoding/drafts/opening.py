@@ -37,8 +37,8 @@ class Assisting:
     """
 
     model: Any
-    mixed: MixedRows | None
-    read: Callable[[Sequence[Sequence[int]]], Sequence[Sequence[int]]]
+    mixed: MixedRows | None = None
+    read: Callable[[Sequence[Sequence[int]]], Sequence[Sequence[int]]] = lambda prompts: prompts
 
 
 def open_proposer(
@@ -76,16 +76,16 @@ def open_proposer(
         assisting = amateur
     elif options.by_amateur:
         try:  # the built-in model of this name
-            assisting = Assisting(_assistant(drafts, model, tokenizer), None, lambda rows: rows)
+            assisting = Assisting(_assistant(drafts, model, tokenizer))
         except (ModelError, OptionError):
             raise OptionError(f"drafts={AMATEUR}: this strategy has no amateur; must be {ACCEPTED}") from None
     elif isinstance(drafts, str) and drafts.startswith(EXIT):
         layers, depth = int(drafts.removeprefix(EXIT)), depth_of(model)
         if not 1 <= layers < depth:
             raise OptionError(f"drafts={drafts}: the model has {depth} layers; must be {EXIT}1 to {EXIT}{depth - 1}")
-        assisting = Assisting(cut_to_layers(model, layers), None, lambda rows: rows)
+        assisting = Assisting(cut_to_layers(model, layers))
     else:
-        assisting = Assisting(_assistant(drafts, model, tokenizer), None, lambda rows: rows)
+        assisting = Assisting(_assistant(drafts, model, tokenizer))
     if not all(prompts):
         raise OptionError(
             "drafts: who drafts reads tokens, and the prompt is embeddings: pass input_ids, or prompt-lookup"

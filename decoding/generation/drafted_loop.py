@@ -161,8 +161,6 @@ class _Rounds:
         self.finish_length: dict[int, int] = {}
         self.going = list(range(rows))
         self.last = torch.zeros(rows, dtype=torch.long, device=texts.ids.device)  # tokens that are not read yet
-        pad = pad_token(config)
-        self.pad = 0 if pad is None else int(pad)
 
     @property
     def settled(self) -> int:
@@ -172,9 +170,11 @@ class _Rounds:
 
     def room(self, row: int) -> int:
         """How many drafts a row can take: what it may still have, but for the token that follows them."""
-        if row in self.finish_length:
-            return 0
-        return int(self.config.max_length) - self.texts.lengths[row] - 1
+        return 0 if row in self.finish_length else self._left(row) - 1
+
+    def _left(self, row: int) -> int:
+        """How many tokens a row may still have."""
+        return int(self.config.max_length) - self.texts.lengths[row]
 
     def with_padding(self, drafts: Drafts) -> Drafts:
         """Drafts with padding as those of the rows that have ended: it is all accepted."""
@@ -184,8 +184,8 @@ class _Rounds:
             return drafts
         tokens, counts = drafts.tokens.clone(), list(drafts.counts)
         for row in ended:
-            tokens[row] = self.pad
-            counts[row] = max(min(n, int(self.config.max_length) - self.texts.lengths[row] - 1), 0)
+            tokens[row] = self.texts.pad
+            counts[row] = max(min(n, self._left(row) - 1), 0)
         return Drafts(tokens, counts, drafts.probabilities)
 
     def run(self, drafts: Drafts) -> tuple[list[int], list[int]]:
@@ -304,7 +304,7 @@ class _Rounds:
         tokens = chosen.clamp(min=0)
         if self.pads and len(running) < len(active):
             ended = [row for row in active if row in self.finish_length]
-            tokens[ended] = self.pad
+            tokens[ended] = self.texts.pad
         added = dict(zip(active, self.texts.append(active, tokens), strict=True))
         self.last[list(active)] = tokens[list(active)]
         scores_so_far = self.record.scores_so_far(active[0]) if len(self.texts.lengths) == 1 else None
@@ -333,7 +333,7 @@ class _RowRecords:
         for row in active:
             self.steps[row].append(
                 (
-                    None if kept_scores is None else kept_scores[row].clone(),
+                    None if kept_scores is None else kept_scores[row, None].clone(),
                     None if logits is None else logits[row].clone(),
                     None if states is None else tuple(layer[row].clone() for layer in states),
                 )
@@ -341,7 +341,7 @@ class _RowRecords:
 
     def scores_so_far(self, row: int) -> Any:
         """The scores of a batch of one row, as stopping criteria are given them; None where they are not kept."""
-        return tuple(scores[None] for scores, *_ in self.steps[row]) if self.keeps_scores else None
+        return tuple(scores for scores, *_ in self.steps[row]) if self.keeps_scores else None
 
     def output(self, sequences: Tensor, steps: int, cache: Any) -> Any:
         """The output object that ``model.generate`` would return."""
@@ -349,7 +349,7 @@ class _RowRecords:
         for step in range(steps):
             scores, logits, states = zip(*(row[step] for row in self.steps), strict=True)
             if whole.scores is not None:
-                whole.scores += (torch.stack(scores),)
+                whole.scores += (torch.cat(scores),)
             if whole.logits is not None:
                 whole.logits += (torch.stack(logits),)
             if whole.hidden_states is not None:

@@ -24,6 +24,7 @@ class RowTexts:
 
     Attributes:
         lengths: columns of each row.
+        pad: what stands behind a row's end.
         tokens: of each row, without padding.
     """
 
@@ -31,15 +32,12 @@ class RowTexts:
         rows, length = input_ids.shape
         self.lengths = [length] * rows
         self.prompt_length = length
-        self._pad = pad
+        self.pad = pad
         self._ids = torch.nn.functional.pad(input_ids, (0, SPARE), value=pad)
         self.tokens: list[list[int]] = input_ids.tolist()
         if mask is not None and mask.dim() == 2 and len(mask) == rows and 0 < length <= mask.shape[1]:
-            present = mask[:, -length:].tolist()
-            self.tokens = [
-                [token for token, real in zip(row, kept, strict=True) if real]
-                for row, kept in zip(self.tokens, present, strict=True)
-            ]
+            present = mask[:, -length:].bool().to(input_ids.device)
+            self.tokens = [row[kept].tolist() for row, kept in zip(input_ids, present, strict=True)]
 
     @property
     def ids(self) -> Tensor:
@@ -54,7 +52,7 @@ class RowTexts:
             tokens: (batch,) of all rows.
         """
         if max(self.lengths) == self._ids.shape[1]:
-            self._ids = torch.nn.functional.pad(self._ids, (0, self._ids.shape[1]), value=self._pad)
+            self._ids = torch.nn.functional.pad(self._ids, (0, self._ids.shape[1]), value=self.pad)
         added: list[int] = tokens.tolist()
         columns = [self.lengths[row] for row in rows]
         self._ids[list(rows), columns] = tokens[list(rows)]
@@ -65,7 +63,7 @@ class RowTexts:
 
     def continued(self, tokens: Tensor) -> Tensor:
         """(batch, columns + n) token ids with (batch, n) more tokens after the end of each row."""
-        ids = torch.nn.functional.pad(self.ids, (0, tokens.shape[1]), value=self._pad)
+        ids = torch.nn.functional.pad(self.ids, (0, tokens.shape[1]), value=self.pad)
         columns = torch.tensor(self.lengths, device=ids.device)[:, None] + torch.arange(
             tokens.shape[1], device=ids.device
         )
@@ -82,4 +80,4 @@ class RowTexts:
         """(batch, length) token ids, with padding behind the rows that are shorter."""
         columns = torch.arange(length, device=self._ids.device)
         ends = torch.tensor(self.lengths, device=self._ids.device)
-        return torch.where(columns < ends[:, None], self._ids[:, :length], self._pad)
+        return torch.where(columns < ends[:, None], self._ids[:, :length], self.pad)

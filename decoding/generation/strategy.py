@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -197,32 +198,21 @@ class Strategy(ABC):
         if generation_config.use_cache is False:  # perhaps of the model's own config, where training has left it
             warn_recompute_cost(model, "use_cache=False")
         logits_processor, temperature = self.split_temperature(logits_processor)
+        loop: Callable[..., Any] = functools.partial(decode, synced_gpus=synced_gpus)
         if drafted is not None:
-            return decode_with_drafts(
-                self.session,
-                self._drafting(drafted, model, len(input_ids), generation_config, generators),
-                model,
-                input_ids,
-                logits_processor,
-                temperature,
-                stopping_criteria,
-                generation_config,
-                generators,
-                streamer,
-                model_kwargs,
-            )
-        return decode(
+            drafting = self._drafting(drafted, model, len(input_ids), generation_config, generators)
+            loop = functools.partial(decode_with_drafts, drafting=drafting)
+        return loop(
             self.session,
-            model,
-            input_ids,
-            logits_processor,
-            temperature,
-            stopping_criteria,
-            generation_config,
-            generators,
-            synced_gpus,
-            streamer,
-            model_kwargs,
+            model=model,
+            input_ids=input_ids,
+            logits_processor=logits_processor,
+            temperature=temperature,
+            stopping_criteria=stopping_criteria,
+            generation_config=generation_config,
+            generators=generators,
+            streamer=streamer,
+            model_kwargs=model_kwargs,
         )
 
 

@@ -38,19 +38,18 @@ def _cut_to_layers(model: Any, layers: int) -> Any:
             f"{type(model).__name__} has no early exit: {structure.no_early_exit or 'its layers were not found'}"
         )
     path = next(name for name, module in model.named_modules() if module is found)
-    cut = _copied(model)
-    owner = cut
+    copies = [_copied(model)]  # of the modules from the model to the owner of the layers
     *names, last = path.split(".")
     for name in names:
-        child = _copied(owner._modules[name])
-        owner._modules[name] = child
-        owner = child
-    owner._modules[last] = nn.ModuleList(list(found)[:layers])
-    for module in _along(cut, names):
+        child = _copied(copies[-1]._modules[name])
+        copies[-1]._modules[name] = child
+        copies.append(child)
+    copies[-1]._modules[last] = nn.ModuleList(list(found)[:layers])
+    for module in copies:
         if hasattr(module, "config"):
             module.config = _shortened(module.config, layers)
-    cut.eval()
-    return cut
+    copies[0].eval()
+    return copies[0]
 
 
 def _copied(module: Any) -> Any:
@@ -59,13 +58,6 @@ def _copied(module: Any) -> Any:
     copied.__dict__ = dict(module.__dict__)
     copied._modules = dict(module._modules)
     return copied
-
-
-def _along(module: Any, names: list[str]) -> list[Any]:
-    found = [module]
-    for name in names:
-        found.append(found[-1]._modules[name])
-    return found
 
 
 def _shortened(config: Any, layers: int) -> Any:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["ForwardOutput", "at_token", "joined", "picked", "recorded", "reordered", "split_branches"]
+__all__ = [
+    "ForwardOutput",
+    "at_places",
+    "at_token",
+    "joined",
+    "mapped",
+    "picked",
+    "recorded",
+    "reordered",
+    "split_branches",
+]
 
 
 @dataclass
@@ -49,15 +60,22 @@ def joined(outputs: list[ForwardOutput]) -> ForwardOutput:
 
 def at_token(output: ForwardOutput, index: int) -> ForwardOutput:
     """The output of one token of a pass over n; attentions are left out."""
+    return mapped(output, lambda states: states[:, index : index + 1])
 
-    def of_token(states: Tensor) -> Tensor:
-        return states[:, index : index + 1]
 
+def at_places(output: ForwardOutput, places: Tensor) -> ForwardOutput:
+    """The output of some tokens of each row, (rows, n) their places; attentions are left out."""
+    rows = torch.arange(len(places), device=places.device)[:, None]
+    return mapped(output, lambda states: states[rows.to(states.device), places.to(states.device)])
+
+
+def mapped(output: ForwardOutput, change: Callable[[Tensor], Tensor]) -> ForwardOutput:
+    """The output with a change of the states (batch, n, ...) of every kind that it has; attentions are left out."""
     return ForwardOutput(
-        of_token(output.hidden),
-        None if output.logits is None else of_token(output.logits),
-        tuple(map(of_token, output.exits)),
-        None if output.hidden_states is None else tuple(map(of_token, output.hidden_states)),
+        change(output.hidden),
+        None if output.logits is None else change(output.logits),
+        tuple(map(change, output.exits)),
+        None if output.hidden_states is None else tuple(map(change, output.hidden_states)),
     )
 
 

@@ -12,7 +12,7 @@ from decoding.models.text_config import within_vocabulary
 from decoding.strategies.contrast.fused_streams import MOST_UNREAD, FusedStreams
 from decoding.strategies.contrast.reader_group import ReaderGroup
 from decoding.strategies.contrast.readers import EXPERT, ReaderLogits
-from decoding.stream.output import ForwardOutput, at_token, picked
+from decoding.stream.output import ForwardOutput, at_places, at_token, picked
 
 __all__ = ["DraftedReaders"]
 
@@ -82,7 +82,7 @@ class DraftedReaders:
         Raises:
             ModelError: one of them is NaN.
         """
-        found = Found(next(group for group in self._groups if group.has_expert).expert_output_at(slot))
+        found = Found(self._of_expert.expert_output_at(slot))
         for index, group in enumerate(self._groups):
             if group.output is not None and group.finals is not None:
                 found.headless[index] = at_token(group.output, slot)
@@ -99,7 +99,11 @@ class DraftedReaders:
 
     def rewind_to(self, tokens: int) -> None:
         """Forget what rows of the expert's group have read beyond this number of tokens after the prompt."""
-        next(group for group in self._groups if group.has_expert).rewind_to(tokens)
+        self._of_expert.rewind_to(tokens)
+
+    @property
+    def _of_expert(self) -> _DraftedGroup:
+        return next(group for group in self._groups if group.group.readers[0].role == EXPERT)
 
 
 class _DraftedGroup:
@@ -120,10 +124,6 @@ class _DraftedGroup:
         self.output: ForwardOutput | None = None
         self.logits: dict[str, ReaderLogits] = {}
         self.finals: dict[str, Tensor] | None = None  # by role, where other heads are not applied
-
-    @property
-    def has_expert(self) -> bool:
-        return self.group.readers[0].role == EXPERT
 
     def begin(self, tokens: Tensor, may_wait: bool, whole_heads: Collection[str] | None) -> None:
         self.tokens, self.output, self.logits, self.finals = tokens, None, {}, None
@@ -150,7 +150,7 @@ class _DraftedGroup:
             places = torch.tensor(behind, device=tokens.device).repeat(readers)[:, None] + torch.arange(
                 n, device=tokens.device
             )
-            output = _at_places(output, places)
+            output = at_places(output, places)
         self.before = [length + row for length, row in zip(before, behind * readers, strict=True)]
         self.unread = [[] for _ in self.unread]
         self.waits = False
@@ -186,18 +186,3 @@ class _DraftedGroup:
 
     def rewind_to(self, tokens: int) -> None:
         self.rows.rewind([length + tokens for length in self.prompt_lengths])
-
-
-def _at_places(output: ForwardOutput, places: Tensor) -> ForwardOutput:
-    """The output of some tokens of each row, (rows, n) their places."""
-    rows = torch.arange(len(places), device=places.device)[:, None]
-
-    def of_places(states: Tensor) -> Tensor:
-        return states[rows.to(states.device), places.to(states.device)]
-
-    return ForwardOutput(
-        of_places(output.hidden),
-        None if output.logits is None else of_places(output.logits),
-        tuple(map(of_places, output.exits)),
-        None if output.hidden_states is None else tuple(map(of_places, output.hidden_states)),
-    )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from embedded_batches import with_class_attributes
 from scripted_drafts import drafted
 from tiny_models import left_padded, random_prompt, tiny_model
 
@@ -45,9 +45,7 @@ STRATEGIES: dict[str, Callable[[Any], Any]] = {
 
 def _eager(strategy: Any) -> Any:
     """The strategy, whose readers never wait."""
-    kind = type(strategy)
-    fields = {field.name: getattr(strategy, field.name) for field in dataclasses.fields(strategy)}
-    return type(kind.__name__, (kind,), {"lazy": False})(**fields)
+    return with_class_attributes(strategy, lazy=False)
 
 
 def _reads(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:

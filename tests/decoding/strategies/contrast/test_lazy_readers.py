@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 import torch
+from embedded_batches import batch, embedded, with_class_attributes
 from tiny_models import left_padded, random_prompt, sharper_model
 from torch import Tensor
 from transformers import LogitsProcessorList
 
 import decoding
 from decoding import LOL, ContextAware, ContrastiveDecoding
-from decoding.evals import miniature
 from decoding.strategies.contrast import base
 from decoding.strategies.contrast.base import Contrast, ContrastSession
 from decoding.strategies.contrast.readers import EXPERT
 
-PROMPTS = (
-    "The town of Harrowmere lies",
-    "Q: What does the Fermar bear eat?\nA:",
-    "Long ago there was an old clockmaker who",
-)
 NEW = 32
 
 Make = Callable[[Any], Any]
@@ -41,20 +35,7 @@ STRATEGIES: dict[str, Make] = {
 
 def eager(strategy: Any) -> Any:
     """The strategy, whose readers never wait."""
-    kind = type(strategy)
-    fields = {field.name: getattr(strategy, field.name) for field in dataclasses.fields(strategy)}
-    return type(kind.__name__, (kind,), {"lazy": False})(**fields)
-
-
-@functools.cache
-def embedded() -> tuple[Any, Any, Any]:
-    expert, tokenizer = miniature.load("expert")
-    return expert, miniature.load("amateur")[0], tokenizer
-
-
-def batch(rows: int) -> dict[str, Tensor]:
-    tokenizer = embedded()[2]
-    return left_padded([tokenizer(text)["input_ids"] for text in PROMPTS[:rows]])
+    return with_class_attributes(strategy, lazy=False)
 
 
 @contextlib.contextmanager

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from embedded_batches import batch, embedded, with_class_attributes
 from tiny_models import VOCAB, left_padded, random_prompt, sharper_model, tiny_model
 from tiny_strategies import adapted
 from torch import Tensor
@@ -19,7 +19,6 @@ from transformers import GenerationConfig, LogitsProcessorList, TopKLogitsWarper
 import decoding
 from decoding import LOL, ContrastiveDecoding
 from decoding.capabilities.cuda_graphs import request_cuda_graphs
-from decoding.evals import miniature
 from decoding.kernels.contrast import masked
 from decoding.models.structure import ModelStructure
 from decoding.strategies.contrast import base
@@ -27,11 +26,6 @@ from decoding.strategies.contrast.base import Contrast, ContrastSession
 from decoding.strategies.contrast.readers import ReaderLogits
 from decoding.stream.prepare import prepare_inputs
 
-PROMPTS = (
-    "The town of Harrowmere lies",
-    "Q: What does the Fermar bear eat?\nA:",
-    "Long ago there was an old clockmaker who",
-)
 GUIDANCE = [9, 40, 17, 23]
 
 Make = Callable[[Any], Any]
@@ -52,20 +46,7 @@ SAMPLERS: list[dict[str, Any]] = [
 
 def with_whole_heads(strategy: Any) -> Any:
     """The strategy, whose readers wait but have their heads applied for all tokens."""
-    kind = type(strategy)
-    fields = {field.name: getattr(strategy, field.name) for field in dataclasses.fields(strategy)}
-    return type(kind.__name__, (kind,), {"tokenwise": False})(**fields)
-
-
-@functools.cache
-def embedded() -> tuple[Any, Any, Any]:
-    expert, tokenizer = miniature.load("expert")
-    return expert, miniature.load("amateur")[0], tokenizer
-
-
-def batch(rows: int) -> dict[str, Tensor]:
-    tokenizer = embedded()[2]
-    return left_padded([tokenizer(text)["input_ids"] for text in PROMPTS[:rows]])
+    return with_class_attributes(strategy, tokenwise=False)
 
 
 def random_batch(rows: int = 2) -> dict[str, Tensor]:
