@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from decoding.generation.logits_processor import StrategyLogitsProcessor
     from decoding.generation.session import Session, StreamSession
     from decoding.generation.strategy import Strategy
+    from decoding.generation.warpers import PLessLogitsWarper, TopNSigmaLogitsWarper
     from decoding.models.forward_errors import OutOfMemoryError
     from decoding.models.loading import load
     from decoding.scoring.score import score
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     )
     from decoding.strategies.lol import LOL
     from decoding.strategies.registry import register
+    from decoding.strategies.truncation_samplers import PLess, TopNSigma
     from decoding.stream.output import ForwardOutput
     from decoding.stream.stream import Stream
 
@@ -57,6 +59,8 @@ _HOMES = {
     "ModelError": "decoding.errors",
     "OptionError": "decoding.errors",
     "OutOfMemoryError": "decoding.models.forward_errors",
+    "PLess": "decoding.strategies.truncation_samplers",
+    "PLessLogitsWarper": "decoding.generation.warpers",
     "Prompt": "decoding.strategies.contrast.prompt",
     "ForwardOutput": "decoding.stream.output",
     "Scorer": "decoding.scoring.scorer",
@@ -66,6 +70,8 @@ _HOMES = {
     "StrategyLogitsProcessor": "decoding.generation.logits_processor",
     "Stream": "decoding.stream.stream",
     "StreamSession": "decoding.generation.session",
+    "TopNSigma": "decoding.strategies.truncation_samplers",
+    "TopNSigmaLogitsWarper": "decoding.generation.warpers",
     "explain_contrastive_search": "decoding.strategies.contrastive_search.explanation",
     "export": "decoding.exporting",
     "generate": "decoding.api",
@@ -94,6 +100,8 @@ __all__ = [
     "ModelError",
     "OptionError",
     "OutOfMemoryError",
+    "PLess",
+    "PLessLogitsWarper",
     "Prompt",
     "Scorer",
     "Scores",
@@ -102,6 +110,8 @@ __all__ = [
     "StrategyLogitsProcessor",
     "Stream",
     "StreamSession",
+    "TopNSigma",
+    "TopNSigmaLogitsWarper",
     "__version__",
     "explain_contrastive_search",
     "export",

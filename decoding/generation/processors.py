@@ -10,18 +10,23 @@ from transformers import LogitsProcessorList, PrefixConstrainedLogitsProcessor
 from transformers.generation import logits_process
 
 from decoding.errors import OptionError
+from decoding.generation.warpers import PLessLogitsWarper, TopNSigmaLogitsWarper
 from decoding.transformers_private import allowed_tokens_function
 
 __all__ = ["WARPERS", "per_length"]
 
 # From the first of these on, processors choose among the tokens that are left: they see logits, and no text.
-WARPERS = tuple(
-    getattr(logits_process, name)
-    for name in (
-        "TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper", "TopHLogitsWarper", "MinPLogitsWarper",
-        "TypicalLogitsWarper", "EpsilonLogitsWarper", "EtaLogitsWarper", "LogitNormalization",
-    )
-    if hasattr(logits_process, name)
+WARPERS = (
+    TopNSigmaLogitsWarper,
+    PLessLogitsWarper,
+    *(
+        getattr(logits_process, name)
+        for name in (
+            "TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper", "TopHLogitsWarper", "MinPLogitsWarper",
+            "TypicalLogitsWarper", "EpsilonLogitsWarper", "EtaLogitsWarper", "LogitNormalization",
+        )
+        if hasattr(logits_process, name)
+    ),
 )  # fmt: skip
 
 # Those of transformers that keep something of the tokens that they were given before.

@@ -49,6 +49,7 @@ SAMPLERS = (
     "temperature", "top_k", "top_p", "typical_p",
     *(name for name, option in OPTIONS.items() if option.needs == "sampling"),
 )  # fmt: skip
+NEUTRAL_SAMPLERS = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "typical_p": 1.0}
 BEAMS = tuple(name for name, option in OPTIONS.items() if option.needs == "beams")
 NOT_SHOWN = {"transformers_version", "penalty_alpha", SETTINGS, *MEMORY}
 
@@ -86,8 +87,11 @@ def with_strategy(spec: StrategySpec, config: GenerationConfig) -> GenerationCon
     # penalty_alpha 0 and not None: transformers fills None from the model's own generation config.
     config.update(do_sample=spec.is_stochastic, num_beams=1, penalty_alpha=0.0)
     setattr(config, SETTINGS, None)
-    if spec.is_stochastic and config.top_k is None:
-        config.top_k = 0  # transformers' default is 50, for strategies that have no top_k of their own
+    if spec.is_stochastic:
+        if isinstance(spec.strategy, Strategy):
+            config.update(**NEUTRAL_SAMPLERS)  # those of a model's folder: a sampler has its own as parameters
+        elif config.top_k is None:
+            config.top_k = 0  # transformers' default is 50, for strategies that have no top_k of their own
     if not isinstance(spec.strategy, Strategy):
         config.update(**spec.parameters)
     return config

@@ -122,7 +122,8 @@ REFUSED: Mapping[str, str] = {
     "max_new_tokens": "is given by --max-new-tokens N",
     "max_length": "counts the prompt too: give --max-new-tokens N",
     "num_return_sequences": "is given by --num-return-sequences N of decoding generate",
-    "do_sample": "is decided by the strategy: --strategy sampling, top-k, nucleus or typical draw, the others do not",
+    "do_sample": "is decided by the strategy: --strategy sampling, top-k, nucleus, typical, top-n-sigma or p-less "
+    "draw, the others do not",
     **dict.fromkeys(("temperature", "top_k", "top_p", "typical_p"), _SAMPLER),
     "num_beams": "is a parameter of beam search: --strategy beam:num_beams=N",
     "penalty_alpha": "is a parameter of contrastive search: --strategy contrastive-search:penalty_alpha=VALUE",

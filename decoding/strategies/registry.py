@@ -40,6 +40,8 @@ STRATEGIES = StrategyRegistry(
         "context-aware": "decoding.strategies.context_aware:ContextAware",
         "lol": "decoding.strategies.lol:LOL",
         "fsd": "decoding.strategies.fsd:FSD",
+        "top-n-sigma": "decoding.strategies.truncation_samplers:TopNSigma",
+        "p-less": "decoding.strategies.truncation_samplers:PLess",
         "greedy": f"{_BASELINES}:Greedy",
         "sampling": f"{_BASELINES}:Sampling",
         "top-k": f"{_BASELINES}:TopK",
