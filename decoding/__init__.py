@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     )
     from decoding.strategies.lol import LOL
     from decoding.strategies.registry import register
+    from decoding.strategies.sled import SLED
     from decoding.strategies.truncation_samplers import PLess, TopNSigma
     from decoding.stream.output import ForwardOutput
     from decoding.stream.stream import Stream
@@ -63,6 +64,7 @@ _HOMES = {
     "PLessLogitsWarper": "decoding.generation.warpers",
     "Prompt": "decoding.strategies.contrast.prompt",
     "ForwardOutput": "decoding.stream.output",
+    "SLED": "decoding.strategies.sled",
     "Scorer": "decoding.scoring.scorer",
     "Scores": "decoding.scoring.scorer",
     "Session": "decoding.generation.session",
@@ -85,6 +87,7 @@ _HOMES = {
 __all__ = [
     "FSD",
     "LOL",
+    "SLED",
     "ContextAware",
     "ContrastiveDecoding",
     "ContrastiveDecodingLogitsProcessor",

@@ -14,16 +14,19 @@ from decoding.generation.strategy import Strategy
 from decoding.models.text_config import vocab_size
 from decoding.parameters import require_count, require_range
 
-__all__ = ["CandidateStrategy", "top_candidates"]
+__all__ = ["CandidateStrategy", "only_candidates", "top_candidates"]
 
 BLOCK = 128  # tokens that share a maximum in the search for candidates
 
 
 def top_candidates(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of (batch, vocab) and their token ids, (batch, k) each, as ``values.topk(k)``.
+    """The k largest of (..., vocab) and their token ids, (..., k) each, as ``values.topk(k)``.
 
     A CPU finds them sooner in the k blocks with the largest maxima: nothing outside these is among them.
     """
+    if values.dim() != 2:
+        best, tokens = top_candidates(values.reshape(-1, values.shape[-1]), k)
+        return best.view(*values.shape[:-1], k), tokens.view(*values.shape[:-1], k)
     blocks = values.shape[1] // BLOCK
     if values.device.type != "cpu" or blocks < 8 * k:
         best, tokens = values.topk(k)
@@ -35,6 +38,11 @@ def top_candidates(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
         searched = torch.cat([searched, torch.arange(whole, values.shape[1]).expand(len(values), -1)], dim=1)
     best, indices = values.gather(1, searched).topk(k)
     return best, searched.gather(1, indices)
+
+
+def only_candidates(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Logits (..., vocab) of the token ids (..., k), -inf elsewhere."""
+    return torch.full_like(logits, -torch.inf).scatter_(-1, tokens, logits.gather(-1, tokens))
 
 
 class CandidateStrategy(Strategy):

@@ -39,6 +39,7 @@ STRATEGIES = StrategyRegistry(
         "dola": "decoding.strategies.dola:DoLa",
         "context-aware": "decoding.strategies.context_aware:ContextAware",
         "lol": "decoding.strategies.lol:LOL",
+        "sled": "decoding.strategies.sled:SLED",
         "fsd": "decoding.strategies.fsd:FSD",
         "top-n-sigma": "decoding.strategies.truncation_samplers:TopNSigma",
         "p-less": "decoding.strategies.truncation_samplers:PLess",

@@ -119,6 +119,30 @@ def lol(
     return cut_off(fused, r, settings["alpha"])
 
 
+def sled(final: Tensor, lower: Sequence[Tensor], rate: float, k: int, steps: int) -> Tensor:
+    """A vector for each layer and token, and the weights of layers apart from the distributions that they weigh."""
+    tokens = final.topk(k).indices
+    likeness = torch.zeros(len(lower), k, dtype=final.dtype)
+    for n, logits in enumerate(lower):
+        for i, token in enumerate(tokens.tolist()):
+            gradient, others = logits.softmax(-1), torch.arange(len(logits)) != token
+            # p - 1, where p may be too near to 1 to tell.
+            gradient[token] = -(logits[others].logsumexp(-1) - logits[token]).sigmoid()
+            cosine = torch.dot(gradient, logits - final) / gradient.norm() / (logits - final).norm()
+            likeness[n, i] = max(float(cosine), 0.0) ** 2
+    weights = likeness.sum(1) / likeness.sum()
+    latent = torch.zeros_like(final)
+    latent[tokens] = sum(
+        weight * of_layer / of_layer.sum()
+        for weight, of_layer in zip(weights, likeness, strict=True)
+        if float(of_layer.sum()) > 0
+    )
+    scores = final.clone()
+    for t in range(steps):
+        scores = scores - rate * (1 - t / steps) * (scores.softmax(-1) - latent)
+    return torch.full_like(scores, -math.inf).index_copy(0, tokens, scores[tokens])
+
+
 def greedy_tokens(scores_of: Callable[[list[int]], Tensor], prompt: Ids, steps: int) -> tuple[list[int], list[Tensor]]:
     """The tokens that a function from a text to (vocab,) scores chooses, and the scores of each step."""
     text, steps_scores = list(prompt), []
