@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from decoding.strategies.contrastive_decoding import ContrastiveDecoding
     from decoding.strategies.contrastive_search.explanation import explain_contrastive_search
     from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
+    from decoding.strategies.deco import DeCo
     from decoding.strategies.dola import DoLa
     from decoding.strategies.fsd import FSD
     from decoding.strategies.logits_processors import (
@@ -49,6 +50,7 @@ _HOMES = {
     "ContrastiveDecodingLogitsProcessor": "decoding.strategies.logits_processors",
     "ContrastiveSearch": "decoding.strategies.contrastive_search.strategy",
     "ContrastiveSearchLogitsProcessor": "decoding.strategies.logits_processors",
+    "DeCo": "decoding.strategies.deco",
     "DecodingError": "decoding.errors",
     "DecodingWarning": "decoding.errors",
     "DoLa": "decoding.strategies.dola",
@@ -93,6 +95,7 @@ __all__ = [
     "ContrastiveDecodingLogitsProcessor",
     "ContrastiveSearch",
     "ContrastiveSearchLogitsProcessor",
+    "DeCo",
     "DecodingError",
     "DecodingWarning",
     "DoLa",

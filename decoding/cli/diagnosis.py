@@ -106,8 +106,8 @@ def _exits(model: Any) -> dict[str, Any]:
     if noisy := quality.noisy():
         tell = "also" if quality.noisy(final_norm=True) == quality.exits else "less so"
         report["exits are noise"] = (
-            f"{', '.join(map(str, noisy))} predict the model's own text worse than chance, so DoLa and LOL "
-            f"choose by noise there; with the final norm (dola:final_norm=true) {tell}"
+            f"{', '.join(map(str, noisy))} predict the model's own text worse than chance, so DoLa and SLED "
+            f"choose by noise there; with the final norm (final_norm=true, as LOL and DeCo have it) {tell}"
         )
     return report
 

@@ -40,9 +40,14 @@ def top_candidates(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return best, searched.gather(1, indices)
 
 
-def only_candidates(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Logits (..., vocab) of the token ids (..., k), -inf elsewhere."""
-    return torch.full_like(logits, -torch.inf).scatter_(-1, tokens, logits.gather(-1, tokens))
+def only_candidates(logits: Tensor, tokens: Tensor, is_candidate: Tensor | None = None) -> Tensor:
+    """Logits (..., vocab) of the candidates, -inf elsewhere: of the token ids (..., k), or where ``is_candidate`` says
+    so, (..., k) bool, of these alone.
+    """
+    kept = logits.gather(-1, tokens)
+    if is_candidate is not None:
+        kept = kept.masked_fill(~is_candidate, -torch.inf)
+    return torch.full_like(logits, -torch.inf).scatter_(-1, tokens, kept)
 
 
 class CandidateStrategy(Strategy):

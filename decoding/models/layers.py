@@ -7,8 +7,9 @@ from typing import Any
 
 from decoding.errors import ModelError, OptionError, shown
 from decoding.models.structure import inspect_model
+from decoding.parameters import plain_numbers
 
-__all__ = ["depth_of", "exits_of", "matching_exits", "require_layers"]
+__all__ = ["chosen_layers", "depth_of", "exits_of", "matching_exits", "require_layers"]
 
 
 def depth_of(model: Any) -> int:
@@ -36,6 +37,22 @@ def require_layers(name: str, layers: Sequence[int | float]) -> None:
                 f"{name}={shown(list(layers))}: expected numbers of layers from 0, such as 16, or shares of the depth "
                 "between 0 and 1, such as 0.5"
             )
+
+
+def chosen_layers(layers: Any) -> tuple[int | float, ...] | None:
+    """The layers of a strategy's parameter ``layers``, as numbers or shares; None where it leaves them to the strategy.
+
+    Raises:
+        OptionError: they are none, or no numbers or shares.
+    """
+    if layers is None:
+        return None
+    given = plain_numbers(layers)
+    given = [given] if isinstance(given, (int, float)) else given
+    require_layers("layers", given)
+    if not given:
+        raise OptionError(f"layers={shown(layers)}: must be at least one layer, or None for the strategy's own choice")
+    return tuple(given)
 
 
 def exits_of(model: Any, layers: Sequence[int | float]) -> tuple[int, ...]:

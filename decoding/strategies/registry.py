@@ -40,6 +40,7 @@ STRATEGIES = StrategyRegistry(
         "context-aware": "decoding.strategies.context_aware:ContextAware",
         "lol": "decoding.strategies.lol:LOL",
         "sled": "decoding.strategies.sled:SLED",
+        "deco": "decoding.strategies.deco:DeCo",
         "fsd": "decoding.strategies.fsd:FSD",
         "top-n-sigma": "decoding.strategies.truncation_samplers:TopNSigma",
         "p-less": "decoding.strategies.truncation_samplers:PLess",

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from decoding.errors import OptionError, shown
+from decoding.errors import OptionError
 from decoding.generation.candidates import only_candidates, top_candidates
-from decoding.models.layers import depth_of, exits_of, require_layers
+from decoding.models.layers import chosen_layers, depth_of, exits_of
 from decoding.models.text_config import vocab_size
-from decoding.parameters import plain_numbers, require_count, require_flag, require_number
+from decoding.parameters import require_count, require_flag, require_number
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 
@@ -68,7 +68,7 @@ class SLED(ContrastStrategy):
         require_count("evolution_scale", self.evolution_scale, 1, " to the size of the vocabulary")
         require_count("steps", self.steps, 1)
         require_flag("final_norm", self.final_norm)
-        object.__setattr__(self, "layers", lower_layers(self.layers))
+        object.__setattr__(self, "layers", chosen_layers(self.layers))
 
     @property
     def exit_norm(self) -> bool:  # type: ignore[override]
@@ -101,22 +101,6 @@ class SLED(ContrastStrategy):
 
         # With α = 0 every token is plausible that is not at -inf.
         return Contrast(score_fn, lambda: only_candidates(final, tokens), alpha=0.0)
-
-
-def lower_layers(layers: Any) -> tuple[int | float, ...] | None:
-    """Layers as a strategy keeps them; None where they are left to the strategy.
-
-    Raises:
-        OptionError: they are none, or no numbers or shares.
-    """
-    if layers is None:
-        return None
-    given = plain_numbers(layers)
-    given = [given] if isinstance(given, (int, float)) else given
-    require_layers("layers", given)
-    if not given:
-        raise OptionError(f"layers={shown(layers)}: must be at least one layer, or None for the strategy's own choice")
-    return tuple(given)
 
 
 def latent_distribution(final: Tensor, exits: Tensor, tokens: Tensor) -> Tensor:

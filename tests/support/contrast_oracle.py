@@ -143,6 +143,20 @@ def sled(final: Tensor, lower: Sequence[Tensor], rate: float, k: int, steps: int
     return torch.full_like(scores, -math.inf).index_copy(0, tokens, scores[tokens])
 
 
+def deco(final: Tensor, lower: Sequence[Tensor], alpha: float, top_p: float, top_k: int) -> Tensor:
+    p, candidates = final.softmax(-1), []
+    for token in p.argsort(descending=True).tolist()[:top_k]:
+        if float(p[candidates].sum()) >= top_p:
+            break
+        candidates.append(token)
+    surest, likely = max(
+        ((logits, float(logits.softmax(-1)[candidates].max())) for logits in lower), key=lambda layer: layer[1]
+    )
+    scores = torch.full_like(final, -math.inf)
+    scores[candidates] = (final + alpha * likely * surest)[candidates]
+    return scores
+
+
 def greedy_tokens(scores_of: Callable[[list[int]], Tensor], prompt: Ids, steps: int) -> tuple[list[int], list[Tensor]]:
     """The tokens that a function from a text to (vocab,) scores chooses, and the scores of each step."""
     text, steps_scores = list(prompt), []

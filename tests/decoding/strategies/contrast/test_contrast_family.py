@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import decoding
-from decoding import LOL, SLED, ContextAware, ContrastiveDecoding, DoLa, Prompt
+from decoding import LOL, SLED, ContextAware, ContrastiveDecoding, DeCo, DoLa, Prompt
 from decoding.evals import miniature
 
 TINY = ["gpt2", "llama", "qwen2", "gemma2", "cohere", "opt", "bloom", "mistral-sliding"]
@@ -96,6 +96,11 @@ def _case(kind: str, name: str, prompt: list[int]) -> tuple[Any, Scores]:
         return strategy, lambda text: oracle.sled(
             last(e, text), [e.early(text, layer, norm)[-1] for layer in range(not norm, depth)], 1.5, 7, 4
         )
+    if kind == "deco":
+        layers = list(range(1, expert.config.num_hidden_layers))
+        return DeCo(layers, 0.7, 0.8, 9), lambda text: oracle.deco(
+            last(e, text), [e.early(text, layer, True)[-1] for layer in layers], 0.7, 0.8, 9
+        )
     if kind == "context":
         return ContextAware(PREFIX, alpha=0.7), lambda text: oracle.context_aware(
             last(e, _behind(expert, PREFIX, text)), last(e, text), 0.7
@@ -116,7 +121,8 @@ def _case(kind: str, name: str, prompt: list[int]) -> tuple[Any, Scores]:
 
 
 KINDS = [
-    "cd-logits", "cd-log-probs-last-token", "cd-prompt", "dola", "dola-norm-js", "sled", "sled-norm", "context",
+    "cd-logits", "cd-log-probs-last-token", "cd-prompt", "dola", "dola-norm-js", "sled", "sled-norm", "deco",
+    "context",
     "lol", "lol-guided", "lol-entropy-guided", "lol-bare",
 ]  # fmt: skip
 
@@ -162,7 +168,7 @@ def test_a_left_padded_batch_gives_the_scores_and_tokens_of_recomputation(name: 
     assert as_processor.tolist() == output.sequences.tolist()
 
 
-@pytest.mark.parametrize("kind", ["cd-logits", "cd-prompt", "dola", "sled-norm", "context", "lol-guided"])
+@pytest.mark.parametrize("kind", ["cd-logits", "cd-prompt", "dola", "sled-norm", "deco", "context", "lol-guided"])
 @pytest.mark.parametrize("name", ["llama", "gemma2", "miniature"])
 def test_one_prompt_alone(name: str, kind: str) -> None:
     prompt = _prompts(name)[1]
@@ -227,7 +233,7 @@ def test_lol_without_lower_layers_is_contrastive_decoding_of_log_probabilities(n
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=2, max_size=4),
     padding=st.integers(0, 3),
-    kind=st.sampled_from(["cd-logits", "cd-prompt", "dola", "sled", "context", "lol-entropy-guided"]),
+    kind=st.sampled_from(["cd-logits", "cd-prompt", "dola", "sled", "deco", "context", "lol-entropy-guided"]),
     seed=st.integers(0, 99),
 )
 def test_a_rows_tokens_do_not_depend_on_its_batch(lengths: list[int], padding: int, kind: str, seed: int) -> None:
