@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from decoding.strategies.context_aware import ContextAware
     from decoding.strategies.contrast.prompt import Prompt
     from decoding.strategies.contrastive_decoding import ContrastiveDecoding
+    from decoding.strategies.contrastive_search.adaptive import AdaptiveContrastiveSearch
     from decoding.strategies.contrastive_search.explanation import explain_contrastive_search
     from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
     from decoding.strategies.deco import DeCo
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from decoding.stream.stream import Stream
 
 _HOMES = {
+    "AdaptiveContrastiveSearch": "decoding.strategies.contrastive_search.adaptive",
     "ContextAware": "decoding.strategies.context_aware",
     "ContrastiveDecoding": "decoding.strategies.contrastive_decoding",
     "ContrastiveDecodingLogitsProcessor": "decoding.strategies.logits_processors",
@@ -90,6 +92,7 @@ __all__ = [
     "FSD",
     "LOL",
     "SLED",
+    "AdaptiveContrastiveSearch",
     "ContextAware",
     "ContrastiveDecoding",
     "ContrastiveDecodingLogitsProcessor",

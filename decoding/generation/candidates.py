@@ -14,7 +14,7 @@ from decoding.generation.strategy import Strategy
 from decoding.models.text_config import vocab_size
 from decoding.parameters import require_count, require_range
 
-__all__ = ["CandidateStrategy", "only_candidates", "top_candidates"]
+__all__ = ["CandidateStrategy", "TopKStrategy", "check_in_vocabulary", "only_candidates", "top_candidates"]
 
 BLOCK = 128  # tokens that share a maximum in the search for candidates
 
@@ -51,23 +51,7 @@ def only_candidates(logits: Tensor, tokens: Tensor, is_candidate: Tensor | None 
 
 
 class CandidateStrategy(Strategy):
-    """Base of the strategies that choose among the ``top_k`` most probable tokens by p less a penalty, weighed by
-    ``penalty_alpha``. Both are fields of the subclass, with defaults of its own.
-    """
-
-    penalty_alpha: float
-    top_k: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_range("penalty_alpha", self.penalty_alpha, 0.0, 1.0)
-        require_count("top_k", self.top_k, 1, " to the size of the vocabulary")
-
-    def check(self, model: Any) -> None:
-        """Raise OptionError where k is beyond the model's vocabulary."""
-        vocab = vocab_size(model)
-        if self.top_k > vocab:
-            raise OptionError(f"top_k={shown(self.top_k)}: must be 1 to {vocab}, the size of the model's vocabulary")
+    """Base of the strategies that choose among the most probable tokens by p less a penalty."""
 
     def split_temperature(self, logits_processor: LogitsProcessorList) -> tuple[LogitsProcessorList, float]:
         """The processors but for temperature, and the temperature: it belongs to the draw among the candidates, not to
@@ -81,3 +65,28 @@ class CandidateStrategy(Strategy):
             else:
                 kept.append(processor)
         return kept, temperature
+
+
+class TopKStrategy(CandidateStrategy):
+    """Base of those that choose among the ``top_k`` most probable tokens, with a penalty weighed by ``penalty_alpha``.
+    Both are fields of the subclass, with defaults of its own.
+    """
+
+    penalty_alpha: float
+    top_k: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("penalty_alpha", self.penalty_alpha, 0.0, 1.0)
+        require_count("top_k", self.top_k, 1, " to the size of the vocabulary")
+
+    def check(self, model: Any) -> None:
+        """Raise OptionError where k is beyond the model's vocabulary."""
+        check_in_vocabulary("top_k", self.top_k, model)
+
+
+def check_in_vocabulary(name: str, number: int, model: Any) -> None:
+    """Raise OptionError where a parameter, a number of candidates, is beyond the model's vocabulary."""
+    vocab = vocab_size(model)
+    if number > vocab:
+        raise OptionError(f"{name}={shown(number)}: must be 1 to {vocab}, the size of the model's vocabulary")

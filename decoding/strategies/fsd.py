@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from decoding.capabilities.capabilities import open_prepared_stream
-from decoding.generation.candidates import CandidateStrategy, top_candidates
+from decoding.generation.candidates import TopKStrategy, top_candidates
 from decoding.generation.session import StreamSession
 from decoding.parameters import require_count, require_range
 from decoding.stream.stream import Stream
@@ -19,7 +19,7 @@ __all__ = ["FSD"]
 
 
 @dataclass(frozen=True)
-class FSD(CandidateStrategy):
+class FSD(TopKStrategy):
     """Frustratingly simple decoding: among the k most probable tokens, the one that an n-gram model of the text so far
     expects least.
 

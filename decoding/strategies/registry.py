@@ -35,6 +35,7 @@ _BASELINES = "decoding.strategies.baselines"
 STRATEGIES = StrategyRegistry(
     {
         "contrastive-search": "decoding.strategies.contrastive_search.strategy:ContrastiveSearch",
+        "adaptive-contrastive-search": "decoding.strategies.contrastive_search.adaptive:AdaptiveContrastiveSearch",
         "contrastive-decoding": "decoding.strategies.contrastive_decoding:ContrastiveDecoding",
         "dola": "decoding.strategies.dola:DoLa",
         "context-aware": "decoding.strategies.context_aware:ContextAware",

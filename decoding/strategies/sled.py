@@ -9,10 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from decoding.errors import OptionError
-from decoding.generation.candidates import only_candidates, top_candidates
+from decoding.generation.candidates import check_in_vocabulary, only_candidates, top_candidates
 from decoding.models.layers import chosen_layers, depth_of, exits_of
-from decoding.models.text_config import vocab_size
 from decoding.parameters import require_count, require_flag, require_number
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
@@ -77,11 +75,7 @@ class SLED(ContrastStrategy):
 
     def check(self, model: Any) -> None:
         """Raise where the model has no such layers or tokens, or its layers cannot be read."""
-        vocab = vocab_size(model)
-        if self.evolution_scale > vocab:
-            raise OptionError(
-                f"evolution_scale={self.evolution_scale}: must be 1 to {vocab}, the size of the model's vocabulary"
-            )
+        check_in_vocabulary("evolution_scale", self.evolution_scale, model)
         self.readers(model, 1)
 
     def readers(self, model: Any, rows: int) -> list[Reader]:

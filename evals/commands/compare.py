@@ -29,6 +29,7 @@ from decoding.strategies.registry import STRATEGIES, parse_strategy
 __all__ = ["compare_command"]
 
 DEFAULT_STRATEGIES = ("greedy", "sampling", "contrastive-search")
+EXPLAINED = ("contrastive-search", "adaptive-contrastive-search")
 
 
 @expanded
@@ -71,7 +72,7 @@ def compare_command(
     Example: decoding compare --prompt "The old clockmaker" --strategy greedy --strategy contrastive-search:top_k=5
     """
     specs = [parse_strategy(spec) for spec in strategy or DEFAULT_STRATEGIES]
-    if explain and not any(isinstance(spec.strategy, STRATEGIES["contrastive-search"]) for spec in specs):
+    if explain and not any(isinstance(spec.strategy, tuple(STRATEGIES[name] for name in EXPLAINED)) for spec in specs):
         raise OptionError("--explain explains contrastive search, and no strategy is that: add contrastive-search")
     options = options_from_text(generation_config or ())
     check_apply(options, specs)

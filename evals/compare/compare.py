@@ -16,7 +16,7 @@ from decoding.cli.output import progress
 from decoding.evals.compare.explanations import Explanation, as_markdown, as_table, explained
 from decoding.evals.metrics import diversity, repetition
 from decoding.models.devices import is_main_process
-from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
+from decoding.strategies.contrastive_search.strategy import HiddenStateSearch
 from decoding.strategies.effective_config import decoded_with, effective_config, options_of_folder, warn_of_folder
 from decoding.strategies.generation_options import NO_OPTIONS, check_apply, checked_options
 from decoding.strategies.registry import StrategySpec
@@ -191,7 +191,7 @@ def _compare(
         continuations(model, tokenizer, spec, prompts[0], max_new_tokens=warm_up, chat=chat)
     by_strategy: list[list[Continuation]] = [[] for _ in specs]
     with progress(shown=is_main_process(model)) as bar:
-        searches = [s for s, spec in enumerate(specs) if explain and isinstance(spec.strategy, ContrastiveSearch)]
+        searches = [s for s, spec in enumerate(specs) if explain and isinstance(spec.strategy, HiddenStateSearch)]
         task = bar.add_task("comparing", total=(len(specs) + len(searches)) * len(prompts))
         # Strategies take turns on each prompt, so that a busy spell of the machine slows them all.
         for prompt in prompts:

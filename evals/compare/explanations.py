@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from decoding.strategies.contrastive_search.explanation import Candidate, explain_contrastive_search
-from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
+from decoding.strategies.contrastive_search.strategy import HiddenStateSearch
 from decoding.text import Continuation, encoded, new_token_budget
 
 __all__ = ["Explanation", "as_markdown", "as_table", "explained"]
@@ -30,7 +30,7 @@ COLUMNS = ("token", "chosen", "penalty", "instead of", "p", "penalty", "which re
 def explained(
     model: Any,
     tokenizer: Any,
-    strategy: ContrastiveSearch,
+    strategy: HiddenStateSearch,
     made: Continuation,
     max_new_tokens: int | None = None,
     chat: bool = False,

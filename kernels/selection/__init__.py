@@ -36,13 +36,15 @@ def select(
     logits: Tensor,
     probabilities: Tensor,
     candidates: Tensor,
-    penalty_alpha: float,
+    penalty_alpha: float | Tensor,
     hidden: Tensor,
     history: Tensor,
     history_inverse_norms: Tensor,
     start: Tensor | None = None,
     length: int | Tensor | None = None,
     backend: str = "auto",
+    *,
+    counts: Tensor | None = None,
 ) -> Selection:
     """Choose the candidate with the largest (1 - α)·p(v) - α·max_j cos(h_v, h_j); of equal ones the lowest token id.
 
@@ -52,7 +54,7 @@ def select(
         logits: (batch, vocab), any float dtype; a candidate whose logit is -inf is never chosen.
         probabilities: (batch, k) float32, of the candidates.
         candidates: (batch, k) int64 token ids, different ones in each row.
-        penalty_alpha: α in [0, 1].
+        penalty_alpha: α in [0, 1]; one number, or (batch,) float32 with one for each row.
         hidden: (batch, k, dim), hidden states of the candidates.
         history: (batch, capacity, dim); it, ``history_inverse_norms``, ``start`` and ``length`` as in
             :func:`decoding.kernels.degeneration_penalty.degeneration_penalty`.
@@ -60,6 +62,7 @@ def select(
         start: (batch,) or None.
         length: (batch,), one number, or None.
         backend: "auto", "triton" or "torch"; see :func:`decoding.kernels.backend.choose`.
+        counts: (batch,) int64, how many of each row's candidates, the first ones, may be chosen; None is all.
 
     Returns:
         Token, branch and score of each row.
@@ -73,6 +76,9 @@ def select(
             f"candidates and probabilities must be (batch, k) = {tuple(hidden.shape[:2])}, got "
             f"{tuple(candidates.shape)} and {tuple(probabilities.shape)}"
         )
+    for name, of_rows in (("penalty_alpha", penalty_alpha), ("counts", counts)):
+        if isinstance(of_rows, Tensor) and of_rows.shape != hidden.shape[:1]:
+            raise ValueError(f"{name} must be one for each row, ({len(hidden)},), got {tuple(of_rows.shape)}")
     k = candidates.shape[1]
     chosen_backend = choose(backend, history.device)
     if backend == "triton" and k > MAX_CANDIDATES:
@@ -83,5 +89,5 @@ def select(
     if chosen_backend == "triton" and k <= MAX_CANDIDATES:
         from decoding.kernels.selection.fused import select_triton
 
-        return Selection(*select_triton(*arguments))
-    return Selection(*select_eager(*arguments, backend=chosen_backend))
+        return Selection(*select_triton(*arguments, counts=counts))
+    return Selection(*select_eager(*arguments, backend=chosen_backend, counts=counts))

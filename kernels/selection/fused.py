@@ -21,6 +21,8 @@ def _select_kernel(
     logits_ptr,  # (batch, vocab)
     probabilities_ptr,  # (batch, K) float32
     candidates_ptr,  # (batch, K) int64
+    alpha_ptr,  # (batch,) float32, or None for one α, which the weights are of
+    counts_ptr,  # (batch,) int64, or None
     token_ptr,  # (batch,) int64
     branch_ptr,  # (batch,) int64
     score_ptr,  # (batch,) float32
@@ -48,7 +50,12 @@ def _select_kernel(
     probabilities = tl.load(probability_ptrs, mask=mask, other=0.0)
     logit_ptrs = logits_ptr + row * stride_logits_row + candidates * stride_logits_token
     logits = tl.load(logit_ptrs, mask=mask, other=float("-inf")).to(tl.float32)
+    if alpha_ptr is not None:
+        penalty_weight = tl.load(alpha_ptr + row)
+        confidence_weight = 1 - penalty_weight
     scores = confidence_weight * probabilities - penalty_weight * penalty
+    if counts_ptr is not None:
+        scores = tl.where(offs_k < tl.load(counts_ptr + row), scores, float("-inf"))
     # A NaN equals nothing, not even the maximum: without this a row could be left without a token.
     scores = tl.where((logits > float("-inf")) & (scores == scores), scores, float("-inf"))
     best_score = tl.max(scores, axis=0)
@@ -63,12 +70,13 @@ def select_triton(
     logits: Tensor,
     probabilities: Tensor,
     candidates: Tensor,
-    penalty_alpha: float,
+    penalty_alpha: float | Tensor,
     hidden: Tensor,
     history: Tensor,
     history_inverse_norms: Tensor,
     start: Tensor | None = None,
     length: int | Tensor | None = None,
+    counts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Choose token, branch and score, (batch,) each: :func:`decoding.kernels.selection.select`."""
     tile_max, _ = tile_cosines(hidden, history, history_inverse_norms, start, length)
@@ -76,9 +84,11 @@ def select_triton(
     token, branch = torch.empty(2, batch, dtype=torch.int64, device=tile_max.device)
     score = torch.empty(batch, dtype=torch.float32, device=tile_max.device)
     block_k = triton.next_power_of_2(k)
+    of_rows, alpha = (penalty_alpha.contiguous(), 0.0) if isinstance(penalty_alpha, Tensor) else (None, penalty_alpha)
+    counts = None if counts is None else counts.contiguous()
     with torch.cuda.device_of(tile_max):  # Triton launches on the current device
         _select_kernel[(batch,)](
-            tile_max, logits, probabilities, candidates, token, branch, score, 1 - penalty_alpha, penalty_alpha,
+            tile_max, logits, probabilities, candidates, of_rows, counts, token, branch, score, 1 - alpha, alpha,
             num_tiles, *logits.stride(), *probabilities.stride(), *candidates.stride(),
             K=k, BLOCK_K=block_k, BLOCK_TILES=max(1, min(256, 2048 // block_k)),
         )  # fmt: skip

@@ -67,6 +67,16 @@ def test_compare_in_a_pipe_keeps_to_80_columns_and_has_no_colours(model, tmp_pat
     assert "diversity" in out
 
 
+def test_compare_explains_adaptive_search(model, tmp_path, capfd):
+    arguments = ["compare", "--model", model, "--prompt", "Tom had a", "--max-new-tokens", "12", "--dtype", "float32",
+                 "--strategy", "adaptive-contrastive-search:q=20", "--explain", "--output", str(tmp_path)]  # fmt: skip
+    assert main(arguments) == 0
+    assert "Not the most probable token at" in capfd.readouterr().out
+    (strategy,) = json.loads((tmp_path / "compare.json").read_text())["strategies"]
+    continuation = strategy["continuations"][0]
+    assert len(continuation["explanation"]) == continuation["new_tokens"]
+
+
 def test_compare_explains_what_contrastive_search_turned_away_from(model, tmp_path, capfd):
     arguments = ["compare", "--model", model, "--prompt", "Tom had a", "--max-new-tokens", "30", "--dtype", "float32",
                  "--strategy", "greedy", "--strategy", "contrastive-search:top_k=3"]  # fmt: skip

@@ -33,7 +33,7 @@ def problem(
     return {name: value.to(device) for name, value in named.items()}
 
 
-def expect(arguments: dict[str, Tensor], alpha: float, **bounds: object) -> tuple[Tensor, Tensor, Tensor]:
+def expect(arguments: dict[str, Tensor], alpha: float | Tensor, **bounds: object) -> tuple[Tensor, Tensor, Tensor]:
     """Return the choice of the naive definition."""
     tensors = {name: value.cpu() for name, value in arguments.items() if name != "history_inverse_norms"}
     return select_naive(**tensors, penalty_alpha=alpha, **bounds)  # type: ignore[arg-type]
@@ -66,6 +66,23 @@ def test_each_row_has_its_own_bounds(backend: str, kernel_device: torch.device) 
     assert chosen.token.cpu().equal(token)
     assert chosen.branch.cpu().equal(branch)
     assert chosen.branch[2] == 0
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 20, 33), (1, 15, 33, 48)], ids=lambda shape: shape_id("BKSD", shape))
+def test_each_row_has_its_own_weight_and_number_of_candidates(
+    shape: tuple[int, int, int, int], backend: str, kernel_device: torch.device
+) -> None:
+    arguments = problem(shape, kernel_device)
+    alpha, counts = torch.tensor([1.0, 0.3, 0.0])[: shape[0]], torch.tensor([2, 7, 1])[: shape[0]]
+    for row, count in enumerate(counts.tolist()):
+        arguments["probabilities"][row, count:] = 0.9  # it would be chosen, were it a candidate
+    token, branch, score = expect(arguments, alpha, length=shape[2], counts=counts)
+    of_rows = {"penalty_alpha": alpha.to(kernel_device), "counts": counts.to(kernel_device)}
+    chosen = select(**arguments, **of_rows, length=shape[2], backend=backend)
+    assert chosen.token.cpu().equal(token)
+    assert chosen.branch.cpu().equal(branch)
+    assert (branch < counts).all()
+    torch.testing.assert_close(chosen.score.cpu(), score, rtol=1e-5, atol=1e-5)
 
 
 def test_the_lowest_token_id_of_equal_scores_is_chosen(backend: str, kernel_device: torch.device) -> None:
@@ -114,3 +131,8 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
     arguments["probabilities"] = arguments["probabilities"][:, :2]
     with pytest.raises(ValueError, match=r"probabilities must be \(batch, k\) = \(2, 3\), got \(2, 3\) and \(2, 2\)"):
         select(**arguments, penalty_alpha=0.6)
+    arguments = problem((2, 3, 4, 8), torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"counts must be one for each row, \(2,\), got \(3,\)"):
+        select(**arguments, penalty_alpha=0.6, counts=torch.ones(3, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"penalty_alpha must be one for each row, \(2,\), got \(1,\)"):
+        select(**arguments, penalty_alpha=torch.ones(1))

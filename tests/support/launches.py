@@ -54,13 +54,14 @@ def append(dim: int, dtype: torch.dtype) -> None:
     append_triton(states, norms, hidden, 4099)
 
 
-def selection(k: int) -> None:
-    """Launch the choice among k candidates."""
+def selection(k: int, rows: bool = False) -> None:
+    """Launch the choice among k candidates; ``rows``: with a weight and a number of candidates for each row."""
     from decoding.kernels.selection.fused import select_triton
 
+    alpha, counts = (meta(8), meta(8, dtype=torch.int64)) if rows else (0.6, None)
     candidates, probabilities = meta(8, k, dtype=torch.int64), meta(8, k)
     states = history(8, k, 8192, 4096, torch.bfloat16)
-    select_triton(meta(8, 128256), probabilities, candidates, 0.6, *states, None, 8000)
+    select_triton(meta(8, 128256), probabilities, candidates, alpha, *states, None, 8000, counts)
 
 
 def contrast(batch: int, vocab: int, dtype: torch.dtype, layers: int = 0, guided: bool = False, **form: Any) -> None:
@@ -120,6 +121,7 @@ LAUNCHES: dict[str, Launch] = {
     "append-fp32-D33": Launch(lambda: append(33, FP32)),
     "selection-K5": Launch(lambda: selection(5), COSINES),
     "selection-K1024": Launch(lambda: selection(1024)),
+    "selection-K15-rows": Launch(lambda: selection(15, rows=True), COSINES),
     "attention-bf16-B1-H32-G8-Q4-S32768-D128-bool": Launch(
         lambda: attention(1, 32, 8, 4, 32768, 128, BF16, bool_mask=True), SPLIT + COMBINE
     ),

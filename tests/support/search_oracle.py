@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import statistics
 from typing import Any
 
 import torch
@@ -42,6 +44,43 @@ def contrastive_search_steps(
         best = max(scores, key=lambda token: scores[token])
         chosen.append((best, scores))
         text.append(best)
+    return chosen
+
+
+@torch.no_grad()
+def adaptive_search_steps(
+    model: Any, prompt: list[int], q: float, least: int, most: int, steps: int, encoder_ids: list[int] | None = None
+) -> list[tuple[int, dict[int, float]]]:
+    """As :func:`contrastive_search_steps`, with k and α of adaptive contrastive search."""
+    model = copy.deepcopy(model).double()
+    text, chosen = list(prompt), []
+    uncertainties: list[float] = []
+    of_candidates: list[float] = []
+
+    def share(entropy: float, before: list[float], largest: float) -> float:
+        distance = (entropy - (statistics.median(before) if before else entropy)) / largest
+        distance = min(max(distance, -1.0), 1.0)
+        up, down = (1 + distance) ** (q / 2), (1 - distance) ** (q / 2)  # σ(q·artanh) without its infinities
+        return up / (up + down)
+
+    for _ in range(steps):
+        hidden, logits = _read(model, text, encoder_ids)
+        p = logits[-1].softmax(-1)
+        uncertainty = -math.fsum(x * math.log(x) for x in p.tolist() if x > 0)
+        k = round(least + (most - least) * share(uncertainty, uncertainties, math.log(len(p))))
+        best = p.topk(k)
+        among = (best.values / best.values.sum()).tolist()
+        candidate_uncertainty = -math.fsum(x * math.log(x) for x in among if x > 0)
+        alpha = share(candidate_uncertainty, of_candidates, math.log(max(k, 2)))
+        scores: dict[int, float] = {}
+        for token in best.indices.tolist():
+            own = _read(model, [*text, token], encoder_ids)[0][-1]
+            penalty = max(float(torch.nn.functional.cosine_similarity(own, past, dim=0)) for past in hidden)
+            scores[token] = (1 - alpha) * float(p[token]) - alpha * penalty
+        chosen.append((max(scores, key=lambda token: scores[token]), scores))
+        text.append(chosen[-1][0])
+        uncertainties.append(uncertainty)
+        of_candidates.append(candidate_uncertainty)
     return chosen
 
 

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from decoding.errors import InputError, OptionError, shown
 from decoding.generation.strategy import check_generation_config
-from decoding.kernels.selection import contrastive_scores
 from decoding.models.inputs import check_inputs, check_tokens, with_named_inputs
 from decoding.models.wrappers import unwrapped
-from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
+from decoding.strategies.contrastive_search.strategy import HiddenStateSearch
 from decoding.transformers_private import CALLERS_CACHE_ARGUMENTS, optimized_for_decode
 
 __all__ = ["Candidate", "Step", "explain_contrastive_search"]
@@ -23,7 +22,7 @@ IGNORED = ("compile", "stop_strings", "stopping_criteria", "streamer", "tokenize
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of the k tokens that a step had to choose from.
+    """One of the k tokens that a step had to choose from; adaptive search has a k and an α for each step.
 
     Attributes:
         token: its id.
@@ -67,7 +66,7 @@ class Step:
 
 
 def explain_contrastive_search(
-    model: Any, sequences: Tensor, strategy: ContrastiveSearch, **inputs: Any
+    model: Any, sequences: Tensor, strategy: HiddenStateSearch, **inputs: Any
 ) -> list[list[Step]]:
     """Every choice that made a text of contrastive search, found by reading the text again.
 
@@ -77,7 +76,7 @@ def explain_contrastive_search(
     Args:
         model: the generating model.
         sequences: (batch, length) token ids as ``generate`` returned them, the prompt included.
-        strategy: that made them.
+        strategy: that made them, adaptive or not.
         inputs: the inputs of that ``generate`` call beside the strategy: ``input_ids``, ``attention_mask``, and all
             that changes the model's logits, such as ``repetition_penalty``, ``do_sample`` with ``top_p``, or
             ``max_new_tokens`` where the model forces its end token there.
@@ -97,8 +96,11 @@ def explain_contrastive_search(
         ...         print(tokenizer.decode(sequences[0, step.greedy.repeats]), step.greedy.penalty)
     """
     model = unwrapped(model)
-    if not isinstance(strategy, ContrastiveSearch):
-        raise OptionError(f"strategy={shown(strategy)}: must be ContrastiveSearch, whose penalty is explained")
+    if not isinstance(strategy, HiddenStateSearch):
+        raise OptionError(
+            f"strategy={shown(strategy)}: must be ContrastiveSearch or AdaptiveContrastiveSearch, whose penalty is "
+            "explained"
+        )
     _, inputs = with_named_inputs(None, inputs)
     check_tokens(model, sequences)
     if sequences.shape[1] == 0:
@@ -160,18 +162,20 @@ def _steps(session: Any, text: Tensor, start: int, processors: Any, ends: list[i
 
 def _candidates(session: Any, text: Tensor, processors: Any) -> list[tuple[Candidate, ...]]:
     """The candidates of each row for the next token."""
-    logits, probabilities, tokens, hidden = session.score_candidates(text, processors)
-    penalty, repeats = (values.to(tokens.device) for values in session.history.repeated(hidden))
-    scores = contrastive_scores(logits, probabilities, tokens, penalty, session.strategy.penalty_alpha)
-    columns = [values.tolist() for values in (tokens, probabilities, penalty, scores, repeats)]
+    found = session.score_candidates(text, processors)
+    penalty, repeats = (values.to(found.tokens.device) for values in session.history.repeated(found.hidden))
+    columns = [
+        values.tolist() for values in (found.tokens, found.probabilities, penalty, found.scores(penalty), repeats)
+    ]
+    counts = [found.tokens.shape[1]] * len(text) if found.counts is None else found.counts.tolist()
     return [
         tuple(
             Candidate(token, p, cosine, score, None if position < 0 else position)
             for token, p, cosine, score, position in sorted(
-                zip(*row, strict=True), key=lambda candidate: (-candidate[1], candidate[0])
+                list(zip(*row, strict=True))[:count], key=lambda candidate: (-candidate[1], candidate[0])
             )
         )
-        for row in zip(*columns, strict=True)
+        for count, *row in zip(counts, *columns, strict=True)
     ]
 
 

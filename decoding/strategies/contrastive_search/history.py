@@ -123,10 +123,16 @@ class HiddenHistory:
         return penalty, places
 
     def select(
-        self, logits: Tensor, probabilities: Tensor, candidates: Tensor, penalty_alpha: float, hidden: Tensor
+        self,
+        logits: Tensor,
+        probabilities: Tensor,
+        candidates: Tensor,
+        penalty_alpha: float | Tensor,
+        hidden: Tensor,
+        counts: Tensor | None = None,
     ) -> Selection:
         """The best candidate of each row; see :func:`decoding.kernels.selection.select`."""
-        return select(logits, probabilities, candidates, penalty_alpha, hidden, *self._kernel_inputs())
+        return select(logits, probabilities, candidates, penalty_alpha, hidden, *self._kernel_inputs(), counts=counts)
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was."""

@@ -18,6 +18,8 @@ from torch import Tensor
 from decoding.generation.candidates import top_candidates
 from decoding.generation.session import Processed, argmax_first
 from decoding.models.text_config import within_vocabulary
+from decoding.strategies.contrastive_search.candidate_rule import CandidateRule, Limits
+from decoding.strategies.contrastive_search.candidates import Candidates
 from decoding.strategies.contrastive_search.history import HiddenHistory
 from decoding.stream.output import ForwardOutput, at_token
 from decoding.stream.stream import Stream
@@ -31,7 +33,7 @@ class SpeculativeSearch:
     Args:
         stream: that has read the prompt.
         history: of its hidden states.
-        top_k: candidates of each place.
+        rule: says how many candidates a place has, and how much their penalty weighs.
         logits: (batch, vocab) after the prompt.
 
     Attributes:
@@ -39,12 +41,12 @@ class SpeculativeSearch:
         output: of the token before it.
     """
 
-    def __init__(self, stream: Stream, history: HiddenHistory, top_k: int, logits: Tensor) -> None:
+    def __init__(self, stream: Stream, history: HiddenHistory, rule: CandidateRule, logits: Tensor) -> None:
         self.stream = stream
         self.history = history
         self.logits = logits
         self.output = stream.prompt
-        self._top_k = top_k
+        self._rule = rule
         self._rows = stream.separate_rows()
         history.separate_rows()
         assert history.row_lengths is not None
@@ -54,14 +56,15 @@ class SpeculativeSearch:
         self._place = 0
         self._chosen_at = [0] * stream.batch  # the place of each row's last choice
 
-    def candidates(self, processed: Processed) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Processed logits (batch, vocab), and of the k candidates probabilities, ids (batch, k) and hidden states, at
-        the place that is looked at.
-        """
+    def candidates(self, processed: Processed) -> Candidates:
+        """The candidates at the place that is looked at."""
         if self._round is None:
             self._round = self._read_candidates(self.logits[:, None], None, None, processed)
         found, place = self._round, self._place
-        return found.logits[:, place], found.probabilities[:, place], found.tokens[:, place], found.hidden[:, place]
+        return Candidates(
+            found.logits[:, place], found.probabilities[:, place], found.tokens[:, place], found.hidden[:, place],
+            found.limits.alpha_at(place), found.limits.counts_at(place),
+        )  # fmt: skip
 
     @torch.no_grad()
     def read(self, tokens: Tensor, processed: Processed) -> None:
@@ -72,9 +75,11 @@ class SpeculativeSearch:
         """
         before = self._round
         assert before is not None, "read() without candidates()"
+        self._rule.accept([place + 1 for place in self._chosen_at])
         rows = torch.arange(len(tokens), device=tokens.device)
         places = torch.tensor(self._chosen_at, device=tokens.device)
-        branch = argmax_first(before.tokens[rows, places] == tokens[:, :1])
+        is_candidate = before.limits.is_candidate(before.probabilities)[rows, places]
+        branch = argmax_first((before.tokens[rows, places] == tokens[:, :1]) & is_candidate)
         chosen = before.output_of(places, branch)
         self._rows.keep_leaves(before.tokens[rows, places, branch], before.slots[rows, places, branch].tolist())
         self.history.append_to_rows(chosen.hidden)
@@ -120,7 +125,7 @@ class SpeculativeSearch:
     def _read_candidates(
         self, raw_logits: Tensor, drafts: Tensor | None, chain: ForwardOutput | None, processed: Processed
     ) -> _Round:
-        """Find the k candidates of every place, and read those that are no drafts.
+        """Find the candidates of every place, and read those that are no drafts.
 
         Args:
             raw_logits: (batch, places, vocab).
@@ -129,18 +134,20 @@ class SpeculativeSearch:
             processed: see :meth:`read`.
         """
         batch, n = raw_logits.shape[:2]
-        k, device = self._top_k, self.stream.input_ids.device
+        k, device = self._rule.most, self.stream.input_ids.device
         logits = processed(raw_logits.to(dtype=torch.float32, device=device, copy=True))
-        best, ids = top_candidates(logits.softmax(-1).flatten(0, 1), k)
-        probabilities, tokens = best.unflatten(0, (batch, n)), ids.unflatten(0, (batch, n))
-        drafted = torch.zeros_like(tokens, dtype=torch.bool)
+        distributions = logits.softmax(-1)
+        probabilities, tokens = top_candidates(distributions, k)  # (batch, n, k)
+        limits = self._rule.limits(distributions, probabilities)
+        is_candidate = limits.is_candidate(probabilities)
+        drafted = torch.zeros_like(is_candidate)
         reached = torch.ones(batch, n, dtype=torch.bool, device=device)
         if drafts is not None and n > 1:
-            drafted[:, :-1] = tokens[:, :-1] == drafts[:, :, None]
+            drafted[:, :-1] = (tokens[:, :-1] == drafts[:, :, None]) & is_candidate[:, :-1]
             reached[:, 1:] = (
                 drafted[:, :-1].any(-1).cumprod(1).bool()
             )  # behind a draft that cannot be chosen is nothing
-        wanted = (~drafted & reached[:, :, None]).flatten(1)
+        wanted = (is_candidate & ~drafted & reached[:, :, None]).flatten(1)
         leaves = wanted.int().argsort(dim=1, descending=True, stable=True)[:, : int(wanted.sum(1).max())]
         begin = torch.tensor(self._stream_lengths, device=device)[:, None]
         output = self._rows.read_leaves(
@@ -160,7 +167,7 @@ class SpeculativeSearch:
             slots[:, :-1] = torch.where(
                 drafted[:, :-1], (begin + torch.arange(n - 1, device=device))[:, :, None], slots[:, :-1]
             )
-        return _Round(raw_logits, logits, probabilities, tokens, hidden, slots, leaves, output, chain)
+        return _Round(raw_logits, logits, probabilities, tokens, limits, hidden, slots, leaves, output, chain)
 
 
 @dataclass
@@ -172,6 +179,7 @@ class _Round:
         logits: processed.
         probabilities: (batch, places, k) of the candidates.
         tokens: likewise, their ids.
+        limits: how many of them may be chosen, and how much their penalty weighs.
         hidden: (batch, places, k, dim) likewise, their hidden states.
         slots: (batch, places, k) likewise, where their keys and values are.
         leaves: (batch, leaves) indices, among all candidates of a row, of those that the second pass read.
@@ -184,6 +192,7 @@ class _Round:
     logits: Tensor
     probabilities: Tensor
     tokens: Tensor
+    limits: Limits
     hidden: Tensor
     slots: Tensor
     leaves: Tensor

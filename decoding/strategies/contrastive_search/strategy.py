@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -14,11 +15,12 @@ from transformers import GenerationConfig
 from decoding.cache.growing import tokens_in
 from decoding.capabilities.capabilities import open_prepared_stream
 from decoding.errors import InputError
-from decoding.generation.candidates import CandidateStrategy, top_candidates
+from decoding.generation.candidates import CandidateStrategy, TopKStrategy, top_candidates
 from decoding.generation.session import Processed, StreamSession, argmax_first
-from decoding.kernels.selection import contrastive_scores
 from decoding.models.structure import inspect_model
 from decoding.parameters import require_count
+from decoding.strategies.contrastive_search.candidate_rule import CandidateRule, SameEverywhere
+from decoding.strategies.contrastive_search.candidates import Candidates
 from decoding.strategies.contrastive_search.history import HiddenHistory
 from decoding.strategies.contrastive_search.speculative import SpeculativeSearch
 from decoding.stream.output import ForwardOutput
@@ -26,15 +28,49 @@ from decoding.stream.prepare import prepare_inputs
 from decoding.stream.stream import Stream
 from decoding.transformers_private import CACHE_ARGUMENT, cache_in, mask_length
 
-__all__ = ["ContrastiveSearch"]
+__all__ = ["ContrastiveSearch", "HiddenStateSearch"]
 
 # By cache that a call returned: the tokens in it and their hidden states, so that a later call that continues the cache
 # need not read them again. They live as long as the cache.
 _histories: weakref.WeakKeyDictionary[Any, tuple[Tensor, HiddenHistory]] = weakref.WeakKeyDictionary()
 
 
+class HiddenStateSearch(CandidateStrategy):
+    """Base of the searches whose penalty is the likeness of a candidate's hidden state to those of the text.
+
+    Subclasses have the field ``max_history``, and :meth:`candidate_rule`.
+    """
+
+    max_history: int | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_history is not None:
+            require_count("max_history", self.max_history, 1, ", or None for the whole text")
+
+    @abstractmethod
+    def candidate_rule(self) -> CandidateRule:
+        """Return the rule of one call: how many candidates there are, and how much their penalty weighs."""
+
+    def session(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        model_kwargs: dict[str, Any],
+        generation_config: GenerationConfig | None = None,
+        restorable: bool = False,
+    ) -> HiddenStateSession:
+        """Open a session; see :meth:`Strategy.session`."""
+        history = _history_before(model, input_ids, model_kwargs, self.max_history, generation_config)
+        stream = open_prepared_stream(
+            model, input_ids, model_kwargs, generation_config, restorable=restorable,
+            whole_prompt=False, prompt_states=history.append,
+        )  # fmt: skip
+        return HiddenStateSession(self.candidate_rule(), stream, history)
+
+
 @dataclass(frozen=True)
-class ContrastiveSearch(CandidateStrategy):
+class ContrastiveSearch(TopKStrategy, HiddenStateSearch):
     """Contrastive search: among the k most probable tokens, the one that repeats the context least in hidden space.
 
     The token chosen is the argmax over the top k of (1 - α)·p(v | x) - α·max_j cos(h_v, h_j): p is the
@@ -65,70 +101,64 @@ class ContrastiveSearch(CandidateStrategy):
     max_history: int | None = None
     name: ClassVar[str] = "contrastive-search"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.max_history is not None:
-            require_count("max_history", self.max_history, 1, ", or None for the whole text")
-
-    def session(
-        self,
-        model: Any,
-        input_ids: Tensor,
-        model_kwargs: dict[str, Any],
-        generation_config: GenerationConfig | None = None,
-        restorable: bool = False,
-    ) -> ContrastiveSearchSession:
-        """Open a session; see :meth:`Strategy.session`."""
-        history = _history_before(model, input_ids, model_kwargs, self.max_history, generation_config)
-        stream = open_prepared_stream(
-            model, input_ids, model_kwargs, generation_config, restorable=restorable,
-            whole_prompt=False, prompt_states=history.append,
-        )  # fmt: skip
-        return ContrastiveSearchSession(self, stream, history)
+    def candidate_rule(self) -> CandidateRule:
+        """The same k and α at every step."""
+        return SameEverywhere(self.top_k, self.penalty_alpha)
 
 
-class ContrastiveSearchSession(StreamSession):
-    """One call of contrastive search: a stream, the history of its hidden states, and the last candidates."""
+class HiddenStateSession(StreamSession):
+    """One call of such a search: a stream, the history of its hidden states, and the last candidates."""
 
     looks_ahead = True
 
-    def __init__(self, strategy: ContrastiveSearch, stream: Stream, history: HiddenHistory) -> None:
+    def __init__(self, rule: CandidateRule, stream: Stream, history: HiddenHistory) -> None:
         super().__init__(stream)
-        self.strategy = strategy
+        self.rule = rule
         self.history = history
         self.candidates: Tensor | None = None  # (batch, k)
         self.branch: Tensor | None = None  # (batch,), which of them were chosen here
         self.speculative: SpeculativeSearch | None = None
 
     def scores(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
-        """Contrastive scores of the k candidates, -inf elsewhere; reads all candidates in one forward pass."""
-        logits, probabilities, candidates, hidden = self.score_candidates(input_ids, logits_processor)
-        penalty = self.history.penalty(hidden).to(probabilities.device)
-        contrastive = contrastive_scores(logits, probabilities, candidates, penalty, self.strategy.penalty_alpha)
-        return torch.full_like(logits, -torch.inf).scatter_(1, candidates, contrastive)
+        """Contrastive scores of the candidates, -inf elsewhere; reads all candidates in one forward pass."""
+        found = self.score_candidates(input_ids, logits_processor)
+        contrastive = found.scores(self.history.penalty(found.hidden))
+        return torch.full_like(found.logits, -torch.inf).scatter_(1, found.tokens, contrastive)
 
     def greedy(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
-        """The argmax of :meth:`scores`, which are not computed: on a GPU two launches, and nothing waits for them."""
+        """The argmax of :meth:`scores`, which are not computed: on a GPU two launches, and nothing waits for them.
+
+        Where rows have numbers of candidates of their own, the largest is waited for before they are read.
+        """
         if input_ids.device != self.history.states.device:  # a model spread over devices
             return super().greedy(input_ids, logits_processor)
-        logits, probabilities, candidates, hidden = self.score_candidates(input_ids, logits_processor)
-        selection = self.history.select(logits, probabilities, candidates, self.strategy.penalty_alpha, hidden)
+        found = self.score_candidates(input_ids, logits_processor)
+        selection = self.history.select(
+            found.logits, found.probabilities, found.tokens, found.penalty_alpha, found.hidden, found.counts
+        )
         self.branch = selection.branch
         return torch.where(selection.score > -torch.inf, selection.token, -1)
 
-    def score_candidates(self, input_ids: Tensor, logits_processor: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Processed logits (batch, vocab), and of the k candidates probabilities, ids (batch, k) and hidden states."""
+    def score_candidates(self, input_ids: Tensor, logits_processor: Any) -> Candidates:
+        """The candidates for the next token, which are read in one forward pass."""
         if self.speculative is not None:
             return self.speculative.candidates(lambda logits: logits_processor(input_ids, logits[:, 0])[:, None])
         logits = self.processed_logits(input_ids, logits_processor)
-        probabilities, candidates = top_candidates(logits.softmax(-1), self.strategy.top_k)
-        self.candidates, self.branch = candidates, None
-        hidden = self.stream.branch(candidates).hidden[:, :, -1]  # (batch, k, dim)
-        return logits, probabilities, candidates, hidden
+        distribution = logits.softmax(-1)
+        probabilities, tokens = top_candidates(distribution, self.rule.most)
+        limits = self.rule.limits(distribution[:, None], probabilities[:, None])
+        counts = limits.counts_at(0)
+        # Of captured steps each number of branches would be another graph: these read the most candidates always.
+        if counts is not None and self.stream.graph_steps is None:
+            most = int(counts.max())
+            probabilities, tokens = probabilities[:, :most], tokens[:, :most]
+        self.candidates, self.branch = tokens, None
+        hidden = self.stream.branch(tokens).hidden[:, :, -1]  # (batch, k, dim)
+        return Candidates(logits, probabilities, tokens, hidden, limits.alpha_at(0), counts)
 
     def begin_drafts(self) -> None:
         """Let each row have a length of its own."""
-        self.speculative = SpeculativeSearch(self.stream, self.history, self.strategy.top_k, self.logits)
+        self.speculative = SpeculativeSearch(self.stream, self.history, self.rule, self.logits)
 
     def read_drafts(self, tokens: Tensor, processed: Processed) -> None:
         """Keep the candidates that the first of (batch, n) tokens are; read the others, and all their candidates."""
@@ -170,6 +200,7 @@ class ContrastiveSearchSession(StreamSession):
         """Make row i what row ``rows[i]`` was."""
         super().reorder(rows)
         self.history.reorder(rows)
+        self.rule.reorder(rows)
         if self.candidates is not None:
             self.candidates = self.candidates[rows]
         if self.branch is not None:
@@ -191,6 +222,7 @@ class ContrastiveSearchSession(StreamSession):
     def take(self, output: ForwardOutput) -> None:
         """Append the hidden states of the tokens read to the history."""
         self.candidates = self.branch = None
+        self.rule.accept()
         self.history.append(output.hidden)
         super().take(output)
 

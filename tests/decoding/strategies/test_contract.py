@@ -132,14 +132,16 @@ def test_the_three_ways_in_choose_the_same_tokens(
 
 @pytest.mark.parametrize("name", OWN)
 def test_beam_search_sums_its_scores(name: str, spec: StrategySpec, model: Any, batch: dict[str, Tensor]) -> None:
-    """Against beam search written out, in which a new processor scores each hypothesis."""
+    """Against beam search written out, in which a new processor scores each hypothesis, token after token."""
     beams, steps, prompt = 3, 4, _alone(batch, 0)["input_ids"]
 
     def scores(text: list[int]) -> list[tuple[float, int]]:
         ids = torch.tensor([text])
         processor = spec.strategy.logits_processor(model)
-        log_probs = model(ids).logits[:, -1].float().log_softmax(-1)
-        best = processor(ids, log_probs)[0].topk(beams)
+        log_probs = model(ids).logits.float().log_softmax(-1)
+        for length in range(prompt.shape[1], len(text) + 1):  # its choice may depend on the steps before
+            rescored = processor(ids[:, :length], log_probs[:, length - 1])
+        best = rescored[0].topk(beams)
         return list(zip(best.values.tolist(), best.indices.tolist(), strict=True))
 
     hypotheses = [(0.0, prompt[0].tolist())]

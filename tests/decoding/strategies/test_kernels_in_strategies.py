@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import VOCAB, tiny_model
+from tiny_models import VOCAB, sharper_model, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LogitsProcessorList
 
@@ -48,6 +48,17 @@ def test_the_kernels_choose_the_tokens_of_the_torch_forms(
     monkeypatch.setenv("DECODING_KERNELS", "torch")
     assert tokens.equal(decoding.generate(model, **options))
     assert tokens.equal(scored.sequences)
+    model.cpu()
+
+
+def test_rows_with_numbers_of_candidates_of_their_own(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = sharper_model("llama").to(device)
+    options: dict[str, Any] = {
+        **_padded(device), "max_new_tokens": NEW_TOKENS, "strategy": decoding.AdaptiveContrastiveSearch(30.0, 2, 7)
+    }  # fmt: skip
+    tokens = decoding.generate(model, **options)
+    monkeypatch.setenv("DECODING_KERNELS", "torch")
+    assert tokens.equal(decoding.generate(model, **options))
     model.cpu()
 
 

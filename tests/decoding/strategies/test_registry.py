@@ -85,7 +85,7 @@ def test_greedy_has_no_parameters():
     ("spec", "message"),
     [
         ("contrastive-serch", "did you mean contrastive-search"),
-        ("zzz", "unknown strategy 'zzz'; expected one of contrastive-search, contrastive-decoding"),
+        ("zzz", "unknown strategy 'zzz'; expected one of contrastive-search, adaptive-contrastive-search"),
         ("contrastive-search:topk=3", "did you mean top_k? expected one of penalty_alpha, top_k"),
         ("greedy:top_k=3", "it takes none"),
         ("typical:typical_p=0", "must be a number above 0 up to 1"),
