@@ -20,8 +20,9 @@ TORCH ?=
 demo: $(VENV)/.installed
 	$(BIN)/decoding demo
 
+# Without bytecode each of the processes that tests start would compile the library again.
 test: $(VENV)/.test-installed
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 # The core tests with each supported minor version of transformers, in environments of their own under .compat/.
 compat: $(VENV)/.test-installed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import os
@@ -47,14 +48,14 @@ def pytest_collection_finish() -> None:
     if interpreter := sys.modules.get("triton.runtime.interpreter"):
         patch_once(interpreter)
         skip_what_nobody_reads(interpreter)
-    gc.collect()
     gc.freeze()
+    # Extensions that are kept from being collected complain as the interpreter ends; pytest makes ten passes before.
+    atexit.register(gc.unfreeze)
     gc.enable()
 
 
 def pytest_sessionfinish() -> None:
-    """Hand the modules back: extensions that are kept from being collected complain as the interpreter ends."""
-    gc.unfreeze()
+    """Remove the folder of copied modules."""
     MODULES.cleanup()
 
 
