@@ -31,7 +31,7 @@ def cluster() -> Iterator[None]:
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         ray.init(
             "local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-            runtime_env={"worker_process_setup_hook": "without_hqq.leave_out"},
+            runtime_env={"worker_process_setup_hook": "fresh_process.prepare"},
         )  # fmt: skip
         yield
         ray.shutdown()

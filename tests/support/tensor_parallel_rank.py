@@ -6,6 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    import fresh_process
+
+    fresh_process.prepare()
+
 import torch
 
 import decoding

@@ -448,9 +448,10 @@ def test_a_pipe_gets_text_alone_and_a_process_ends_with_the_code(tiny):
     done = process("generate", "--model", tiny, "--max-new-tokens", "3", input="w1 w2")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"w1 w2( \S+){3}\n", done.stdout)
-    done = process("generate", "--model", "./absent", "--prompt", "w1")
+    done = process("generate", "--strategy", "gredy", "--prompt", "w1")  # which is told before torch is imported
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "decoding: ./absent: there is no such folder\n"
+    assert done.stderr.startswith("decoding: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_trained_model_tells_a_story(capfd):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,12 +35,15 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
 
 def test_to_import_it_changes_nothing() -> None:
     program = (
+        "import fresh_process\n"
+        "fresh_process.prepare()\n"
         "from transformers import AttentionInterface as i, __version__\n"
         "before = i()['sdpa']\n"
         "import decoding.models.attention, decoding.stream.stream\n"
         "assert i()['sdpa'] is before"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
 
 
 def test_a_streams_first_pass_registers_it(registered: Callable[[Any], None]) -> None:

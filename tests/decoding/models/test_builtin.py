@@ -63,6 +63,8 @@ def test_a_broken_model_of_another_package_is_one_line(monkeypatch: pytest.Monke
 
 def test_embedded_models_need_no_command_line() -> None:
     program = """
+import fresh_process
+fresh_process.prepare()
 import sys, torch, decoding
 model, tokenizer = decoding.load("expert", "cpu")
 strategy = decoding.ContrastiveDecoding("amateur")
@@ -70,4 +72,5 @@ decoding.generate(model, torch.tensor([[5, 6, 7]]), strategy=strategy, max_new_t
 decoding.generate(model, torch.tensor([[5, 6, 7]]), strategy=decoding.ContrastiveDecoding("induced"), max_new_tokens=1)
 assert not {name for name in sys.modules if name.startswith(("decoding.cli", "decoding.evals.cli", "typer"))}
 """
-    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)

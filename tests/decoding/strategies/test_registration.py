@@ -102,6 +102,8 @@ def test_a_broken_entry_is_one_line_that_names_the_package(packages: Path, name:
 
 
 PROGRAM = """
+import fresh_process
+fresh_process.prepare()
 import json, sys, warnings
 warnings.simplefilter("ignore")
 import torch, decoding
