@@ -7,11 +7,15 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 
 from decoding.cli.app import app
@@ -64,12 +68,33 @@ COLUMNS = (Column("MC1", "MC1", 100.0), Column("MC2", "MC2", 100.0))
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = {"small": Part((Step(MINIATURE),), ("greedy", "DoLa"), COLUMNS), "later": Part((), after=("makes",)),
              "makes": Part((Step(("induce", "--output", "{work}/adapter")),)),
-             "fails": Part((Step(("eval", "truthfulqa", "--data", "{data}/absent.csv")),))}  # fmt: skip
+             # No such command, which is told before torch is imported.
+             "fails": Part((Step(("eval", "truth", "--data", "{data}/absent.csv")),))}  # fmt: skip
     for module in (running, page_module):
         monkeypatch.setattr(module, "PARTS", parts)
 
 
-@pytest.mark.usefixtures("small")
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands run in processes that need not import torch again."""
+
+    def run(command: Sequence[str], check: bool) -> subprocess.CompletedProcess[str]:
+        assert command[:3] == [sys.executable, "-m", "decoding.evals.cli"]
+        assert not check
+
+        def call() -> None:
+            torch.set_num_threads(1)  # remakes the threads that a fork leaves behind
+            os._exit(cli.main(command[3:]))
+
+        child = FORK.Process(target=call)
+        child.start()
+        child.join()
+        return subprocess.CompletedProcess(command, child.exitcode or 0)
+
+    monkeypatch.setattr(running.subprocess, "run", run)
+
+
+@pytest.mark.usefixtures("small", "forked")
 def test_a_part_that_is_killed_ends_in_the_same_file_and_table(tmp_path: Path) -> None:
     run_part("small", "data", str(tmp_path / "alone"), tmp_path / "first")
 
@@ -106,7 +131,7 @@ def test_a_part_that_is_killed_ends_in_the_same_file_and_table(tmp_path: Path) -
 def test_what_cannot_run_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="later needs what makes makes: run that first"):
         run_part("later", "data", str(tmp_path), tmp_path)
-    with pytest.raises(OptionError, match=r"fails: decoding eval truthfulqa --data data/absent\.csv .* ended with 2"):
+    with pytest.raises(OptionError, match=r"fails: decoding eval truth --data data/absent\.csv .* ended with 2"):
         run_part("fails", "data", str(tmp_path), tmp_path)
     assert not list(tmp_path.glob("*.json"))
 
