@@ -23,6 +23,9 @@ with contextlib.suppress(ImportError):
 MODULES = tempfile.TemporaryDirectory(prefix="hf-modules-")
 os.environ["HF_MODULES_CACHE"] = MODULES.name
 
+# No test asks the hub, which would wait 20 s where there is no network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 # The models of the tests are so small that a second thread costs more than it gives: in the processes that tests start
 # as well, beside which another worker runs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -62,9 +65,9 @@ def pytest_sessionfinish() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put the longest tests of a worker first."""
     if hasattr(config, "workerinput"):
-        from scheduling import together
+        from scheduling import place
 
-        items.sort(key=lambda item: not together(item.nodeid))
+        items.sort(key=lambda item: place(item.nodeid))
 
 
 @pytest.hookimpl(optionalhook=True)

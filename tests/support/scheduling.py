@@ -6,7 +6,7 @@ from typing import Any
 
 from xdist.scheduler import LoadFileScheduling
 
-__all__ = ["FileScheduling", "together"]
+__all__ = ["FileScheduling", "place"]
 
 # Files whose tests start processes by the pair, wait for signals, or limit the processes of a user: one worker runs
 # them one after another. They come first, since they take the longest.
@@ -20,9 +20,13 @@ TOGETHER = (
 )
 
 
-def together(nodeid: str) -> bool:
-    """Tell whether a test belongs to the files of :data:`TOGETHER`."""
-    return nodeid.startswith(TOGETHER)
+# Files of 10 s and more that would be among the last: whoever gets them would work alone at the end.
+EARLY = ("tests/tools/architectures/",)
+
+
+def place(nodeid: str) -> int:
+    """Return the place of a test's file: 0 for those of :data:`TOGETHER`, 1 for :data:`EARLY`, 2 for others."""
+    return 0 if nodeid.startswith(TOGETHER) else 1 if nodeid.startswith(EARLY) else 2
 
 
 class FileScheduling(LoadFileScheduling):
@@ -33,4 +37,4 @@ class FileScheduling(LoadFileScheduling):
         config.option.loadscopereorder = False  # else the files of most tests come first, which are not the longest
 
     def _split_scope(self, nodeid: str) -> str:
-        return "together" if together(nodeid) else super()._split_scope(nodeid)
+        return "together" if place(nodeid) == 0 else super()._split_scope(nodeid)
