@@ -27,6 +27,7 @@ from decoding.strategies.contrast.readers import ReaderLogits
 from decoding.stream.prepare import prepare_inputs
 
 GUIDANCE = [9, 40, 17, 23]
+NEW = 12
 
 Make = Callable[[Any], Any]
 STRATEGIES: dict[str, Make] = {
@@ -85,7 +86,7 @@ def products_of(model: Any) -> Iterator[Products]:
 
 def generated(model: Any, inputs: dict[str, Tensor], strategy: Any, **options: Any) -> Any:
     torch.manual_seed(5)
-    return decoding.generate(model, **inputs, strategy=strategy, **{"max_new_tokens": 24, **options})
+    return decoding.generate(model, **inputs, strategy=strategy, **{"max_new_tokens": NEW, **options})
 
 
 def both(model: Any, inputs: dict[str, Tensor], strategy: Any, **options: Any) -> Tensor:
@@ -142,7 +143,7 @@ def test_readers_of_one_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     with products_of(model) as products:
         generated(model, inputs, strategy)
     plausibility = 2 if getattr(strategy, "guidance", None) else 1
-    assert products.rows[-23:] == [3 * plausibility] * 23
+    assert products.rows[1 - NEW :] == [3 * plausibility] * (NEW - 1)
     assert min(products.tokens) < VOCAB
 
 
@@ -152,8 +153,8 @@ def test_a_row_of_one_plausible_token_needs_no_other_head() -> None:
     generated(model, inputs, strategy, max_new_tokens=2)
     with products_of(model) as products:
         tokens = generated(model, inputs, strategy)
-    assert torch.equal(tokens, decoding.generate(model, **inputs, do_sample=False, max_new_tokens=24))
-    assert products == Products([2 * (2 + 2), *[2] * 23], [])  # of the prompt every reader's, at both layers
+    assert torch.equal(tokens, decoding.generate(model, **inputs, do_sample=False, max_new_tokens=NEW))
+    assert products == Products([2 * (2 + 2), *[2] * (NEW - 1)], [])  # of the prompt every reader's, at both layers
 
 
 def test_an_amateur_of_a_shorter_vocabulary() -> None:
@@ -171,9 +172,9 @@ def test_more_tokens_than_pay_take_the_whole_head(monkeypatch: pytest.MonkeyPatc
     expert, amateur, _ = embedded()
     monkeypatch.setattr(base, "MOST_TOKENS", 8 / expert.config.vocab_size)
     strategy = ContrastiveDecoding(amateur)
-    both(expert, batch(2), strategy)
+    both(expert, batch(2), strategy, max_new_tokens=24)
     with products_of(amateur) as products:
-        generated(expert, batch(2), strategy)
+        generated(expert, batch(2), strategy, max_new_tokens=24)
     assert len(products.rows) > 1
     assert 1 < max(products.tokens) <= 8
 
@@ -292,7 +293,7 @@ def test_logits_and_hidden_states_are_the_experts_own() -> None:
 def session_of(strategy: Any) -> tuple[ContrastSession, Tensor]:
     expert = embedded()[0]
     prepared, kwargs, config = prepare_inputs(expert, **batch(2))
-    config.max_length = prepared.shape[1] + 24
+    config.max_length = prepared.shape[1] + NEW
     return strategy.session(expert, prepared, kwargs, config), prepared
 
 
