@@ -8,7 +8,6 @@ its bare head.
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,31 +21,39 @@ Ids = Sequence[int]
 class Reader:
     """A model in float64 that reads one text at a time.
 
-    What it made of the last texts is kept: strategies and scores of every kind ask for the same ones.
+    What it made of the last texts is kept: strategies and scores of every kind ask for the same ones. A text that one
+    of them begins with is not read again: no token sees those that follow.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = copy.deepcopy(model).double().eval()
         self.cut: dict[int, Any] = {}
-        self._output = functools.lru_cache(maxsize=128)(self._forward)
+        self.kept: dict[int | None, list[tuple[list[int], Any]]] = {}  # of the model that ends after so many layers
 
     def logits(self, ids: Ids) -> Tensor:
         """(length, vocab)."""
-        return self._output(tuple(map(int, ids))).logits[0]
+        return self._output(ids).logits[0, : len(ids)]
 
     @torch.no_grad()
     def early(self, ids: Ids, layer: int, norm: bool) -> Tensor:
         """(length, vocab) logits of a model that ends after so many layers, or the bare head on what it has there."""
         if norm:
-            return self._output(tuple(map(int, ids)), layer).logits[0]
-        return self.model.get_output_embeddings()(self._output(tuple(map(int, ids))).hidden_states[layer][0])
+            return self._output(ids, layer).logits[0, : len(ids)]
+        return self.model.get_output_embeddings()(self._output(ids).hidden_states[layer][0, : len(ids)])
 
     @torch.no_grad()
-    def _forward(self, ids: tuple[int, ...], layers: int | None = None) -> Any:
+    def _output(self, ids: Ids, layers: int | None = None) -> Any:
+        """The output of a text that begins with ``ids``."""
+        ids, kept = list(map(int, ids)), self.kept.setdefault(layers, [])
+        for text, output in reversed(kept):
+            if text[: len(ids)] == ids:
+                return output
         if layers is not None and layers not in self.cut:
             self.cut[layers] = ended_after(self.model, layers)
         model = self.model if layers is None else self.cut[layers]
-        return model(torch.tensor([ids]), use_cache=False, output_hidden_states=layers is None)
+        output = model(torch.tensor([ids]), use_cache=False, output_hidden_states=layers is None)
+        self.kept[layers] = [*kept, (ids, output)][-128:]
+        return output
 
 
 def ended_after(model: Any, layer: int) -> Any:
@@ -157,9 +164,15 @@ def deco(final: Tensor, lower: Sequence[Tensor], alpha: float, top_p: float, top
     return scores
 
 
-def greedy_tokens(scores_of: Callable[[list[int]], Tensor], prompt: Ids, steps: int) -> tuple[list[int], list[Tensor]]:
-    """The tokens that a function from a text to (vocab,) scores chooses, and the scores of each step."""
+def greedy_tokens(
+    scores_of: Callable[[list[int]], Tensor], prompt: Ids, steps: int, expected: Ids = ()
+) -> tuple[list[int], list[Tensor]]:
+    """The tokens that a function from a text to (vocab,) scores chooses, and the scores of each step.
+
+    Where they are those that are expected, each reader reads the whole text once.
+    """
     text, steps_scores = list(prompt), []
+    scores_of([*prompt, *expected])
     for _ in range(steps):
         scores = scores_of(text)
         steps_scores.append(scores)

@@ -1,4 +1,4 @@
-"""Contrastive search by full recomputation: each candidate reads the whole text, in float64, no cache, no batch."""
+"""Contrastive search by full recomputation: each candidate reads the whole text, in float64, no cache, no padding."""
 
 from __future__ import annotations
 
@@ -31,19 +31,18 @@ def contrastive_search_steps(
     """
     model = copy.deepcopy(model).double()
     text, chosen = list(prompt), []
+    (hidden,), (logits,) = _read(model, [text], encoder_ids)
     for _ in range(steps):
-        hidden, logits = _read(model, text, encoder_ids)
         probabilities = logits[-1].softmax(-1)
-        scores: dict[int, float] = {}
-        for token in probabilities.topk(k).indices.tolist():
-            own = _read(model, [*text, token], encoder_ids)[0][-1]
-            penalty = max(
-                float(torch.nn.functional.cosine_similarity(own, past, dim=0)) for past in hidden[-(window or 0) :]
-            )
-            scores[token] = (1 - alpha) * float(probabilities[token]) - alpha * penalty
+        read = _read_candidates(model, text, probabilities.topk(k).indices.tolist(), encoder_ids)
+        scores = {
+            token: (1 - alpha) * float(probabilities[token]) - alpha * _similarity(own[-1], hidden[-(window or 0) :])
+            for token, (own, _) in read.items()
+        }
         best = max(scores, key=lambda token: scores[token])
         chosen.append((best, scores))
         text.append(best)
+        hidden, logits = read[best]
     return chosen
 
 
@@ -63,8 +62,8 @@ def adaptive_search_steps(
         up, down = (1 + distance) ** (q / 2), (1 - distance) ** (q / 2)  # σ(q·artanh) without its infinities
         return up / (up + down)
 
+    (hidden,), (logits,) = _read(model, [text], encoder_ids)
     for _ in range(steps):
-        hidden, logits = _read(model, text, encoder_ids)
         p = logits[-1].softmax(-1)
         uncertainty = -math.fsum(x * math.log(x) for x in p.tolist() if x > 0)
         k = round(least + (most - least) * share(uncertainty, uncertainties, math.log(len(p))))
@@ -72,24 +71,39 @@ def adaptive_search_steps(
         among = (best.values / best.values.sum()).tolist()
         candidate_uncertainty = -math.fsum(x * math.log(x) for x in among if x > 0)
         alpha = share(candidate_uncertainty, of_candidates, math.log(max(k, 2)))
-        scores: dict[int, float] = {}
-        for token in best.indices.tolist():
-            own = _read(model, [*text, token], encoder_ids)[0][-1]
-            penalty = max(float(torch.nn.functional.cosine_similarity(own, past, dim=0)) for past in hidden)
-            scores[token] = (1 - alpha) * float(p[token]) - alpha * penalty
+        read = _read_candidates(model, text, best.indices.tolist(), encoder_ids)
+        scores = {
+            token: (1 - alpha) * float(p[token]) - alpha * _similarity(own[-1], hidden)
+            for token, (own, _) in read.items()
+        }
         chosen.append((max(scores, key=lambda token: scores[token]), scores))
         text.append(chosen[-1][0])
+        hidden, logits = read[text[-1]]
         uncertainties.append(uncertainty)
         of_candidates.append(candidate_uncertainty)
     return chosen
 
 
-def _read(model: Any, ids: list[int], encoder_ids: list[int] | None) -> tuple[Tensor, Tensor]:
-    """(length, dim) last hidden states and (length, vocab) logits."""
+def _similarity(own: Tensor, past: Tensor) -> float:
+    """The largest cosine similarity of a (dim,) state to (length, dim) states."""
+    return float(torch.nn.functional.cosine_similarity(own[None], past).max())
+
+
+def _read_candidates(
+    model: Any, text: list[int], tokens: list[int], encoder_ids: list[int] | None
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """States and logits of the text with each of these tokens at its end, by token."""
+    states = zip(*_read(model, [[*text, token] for token in tokens], encoder_ids), strict=True)
+    return dict(zip(tokens, states, strict=True))
+
+
+def _read(model: Any, rows: list[list[int]], encoder_ids: list[int] | None) -> tuple[Tensor, Tensor]:
+    """(rows, length, dim) last hidden states and (rows, length, vocab) logits of texts of one length."""
     if encoder_ids is None:
-        output = model(torch.tensor([ids]), use_cache=False, output_hidden_states=True)
-        return output.hidden_states[-1][0], output.logits[0]
+        output = model(torch.tensor(rows), use_cache=False, output_hidden_states=True)
+        return output.hidden_states[-1], output.logits
     output = model(
-        torch.tensor([encoder_ids]), decoder_input_ids=torch.tensor([ids]), use_cache=False, output_hidden_states=True
-    )
-    return output.decoder_hidden_states[-1][0], output.logits[0]
+        torch.tensor([encoder_ids] * len(rows)), decoder_input_ids=torch.tensor(rows), use_cache=False,
+        output_hidden_states=True,
+    )  # fmt: skip
+    return output.decoder_hidden_states[-1], output.logits
