@@ -20,7 +20,7 @@ import decoding
 from decoding import LOL, ContrastiveSearch
 
 NEW_TOKENS = 24
-WARM_UP, CALLS = 20, 80
+WARM_UP, CALLS = 8, 80
 # Calls that leave nothing grow by up to 220 kB, most often by 20. Tensors are counted: one that each call leaves is
 # seen, however small. Other memory is seen from 4.4 kB a call on. (A call's cache has 3 layers x 2 x 2 rows x 2 heads x
 # 88 slots x 8 numbers of 4 bytes = 68 kB.)

@@ -17,7 +17,7 @@ import decoding
 from decoding import FSD, OptionError
 from decoding.strategies.fsd import ngram_penalty
 
-STEPS = 24
+STEPS = 16
 
 
 def _penalty(text: list[int], token: int, n: int, beta: float) -> float:

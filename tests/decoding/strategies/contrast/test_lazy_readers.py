@@ -20,7 +20,7 @@ from decoding.strategies.contrast import base
 from decoding.strategies.contrast.base import Contrast, ContrastSession
 from decoding.strategies.contrast.readers import EXPERT
 
-NEW = 32
+NEW = 20
 
 Make = Callable[[Any], Any]
 STRATEGIES: dict[str, Make] = {
