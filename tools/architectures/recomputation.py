@@ -38,17 +38,21 @@ def recomputed(model: Any, prompt: Prompt, padding: int, penalty_alpha: float, t
     that the model returns.
     """
     text, chosen = list(prompt.text), []
+    step = reference_steps(model, prompt, padding)[-1]
     for _ in range(steps):
-        step = reference_steps(model, replace(prompt, text=text), padding)[-1]
         probabilities = step.logits.softmax(-1)
         best, candidates = probabilities.topk(top_k + 1)
+        read = {
+            token: reference_steps(model, replace(prompt, text=[*text, token]), padding)[-1]
+            for token in candidates[:-1].tolist()
+        }
         scores: dict[int, float] = {}
-        for probability, token in zip(best[:-1].tolist(), candidates[:-1].tolist(), strict=True):
-            state = reference_steps(model, replace(prompt, text=[*text, token]), padding)[-1].hidden[-1]
-            penalty = float(torch.nn.functional.cosine_similarity(state[None], step.hidden, dim=1).max())
+        for probability, (token, own) in zip(best[:-1].tolist(), read.items(), strict=True):
+            penalty = float(torch.nn.functional.cosine_similarity(own.hidden[-1:], step.hidden, dim=1).max())
             scores[token] = (1 - penalty_alpha) * probability - penalty_alpha * penalty
         first, second, *_ = sorted(scores.values(), reverse=True)
         token = max(scores, key=scores.__getitem__)
         chosen.append(Step(token, scores, min(first - second, float(best[-2] - best[-1]))))
         text.append(token)
+        step = read[token]
     return chosen
