@@ -70,6 +70,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: place(item.nodeid))
 
 
+@pytest.fixture
+def same_last_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every process compute products of few rows in one form, for tests that compare their numbers bit by bit.
+
+    Otherwise each process measures which form is the quickest, and on a busy machine they come to different results.
+    """
+    monkeypatch.setenv("DECODING_SMALL_BATCH_LINEAR", "linear")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Return what shares out the tests of ``--dist loadfile``."""

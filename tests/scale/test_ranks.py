@@ -18,9 +18,12 @@ from decoding.evals import miniature
 from decoding.evals.cli import main
 from decoding.evals.engine.samples import Sample, SampleFile
 
-pytestmark = pytest.mark.skipif(
-    not (miniature.folder("expert") / "config.json").is_file(), reason="the embedded expert is not here"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not (miniature.folder("expert") / "config.json").is_file(), reason="the embedded expert is not here"
+    ),
+    pytest.mark.usefixtures("same_last_bits"),
+]
 
 FORK = multiprocessing.get_context("fork")  # a child that need not import torch again
 WORDS = ["The fox eats cabbage.", "The tower is tall.", "Rain fell on the town.", "Mira mends the clock.", "Snow lay."]

@@ -72,6 +72,7 @@ def test_a_rank_whose_workers_keep_dying_is_given_up() -> None:
 
 
 @pytest.mark.skipif(not (miniature.folder("expert") / "config.json").is_file(), reason="the expert is not here")
+@pytest.mark.usefixtures("same_last_bits")
 def test_two_workers_give_what_one_process_gives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["eval", "truthfulqa", "--miniature", "--limit", "10", "--strategy", "greedy", "--strategy", "dola"]
     assert main([*command, "--output", str(tmp_path / "alone")]) == 0

@@ -94,7 +94,7 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running.subprocess, "run", run)
 
 
-@pytest.mark.usefixtures("small", "forked")
+@pytest.mark.usefixtures("small", "forked", "same_last_bits")
 def test_a_part_that_is_killed_ends_in_the_same_file_and_table(tmp_path: Path) -> None:
     run_part("small", "data", str(tmp_path / "alone"), tmp_path / "first")
 

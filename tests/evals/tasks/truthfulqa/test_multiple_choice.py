@@ -213,6 +213,7 @@ def results_in(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in results.items() if name != "times"} for results in found]
 
 
+@pytest.mark.usefixtures("same_last_bits")
 def test_the_command_killed_and_resumed_and_shared_by_two_ranks_gives_the_same_files(tmp_path: Path) -> None:
     assert main([*COMMAND, LOL_SPEC, "--output", str(tmp_path / "alone"), "--json"]) == 0
     alone = results_in(tmp_path / "alone")
