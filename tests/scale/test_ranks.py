@@ -29,6 +29,14 @@ FORK = multiprocessing.get_context("fork")  # a child that need not import torch
 WORDS = ["The fox eats cabbage.", "The tower is tall.", "Rain fell on the town.", "Mira mends the clock.", "Snow lay."]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def imported() -> None:
+    """Import what each of the processes would import: half of their time."""
+    arguments = ["--miniature", "--limit", "1", "--strategy", "contrastive-search", "--max-new-tokens", "1"]
+    assert main(["eval", "truthfulqa", "--generation", *arguments]) == 0
+    assert main(["eval", "truthfulqa", "--miniature", "--limit", "1", "--strategy", "dola"]) == 0
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
