@@ -14,11 +14,13 @@ Infinite logits:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from decoding.kernels.backend import Backend, choose
+from decoding.kernels.backend import Backend, BackendError, choose
 from decoding.kernels.contrast.eager import (
     contrast_log_probs_eager,
     contrast_logits_eager,
@@ -29,13 +31,21 @@ from decoding.kernels.contrast.eager import (
     plausible,
     refocused,
 )
-from decoding.kernels.contrast.naive import contrast_log_probs_naive, contrast_logits_naive, multi_layer_contrast_naive
+from decoding.kernels.contrast.naive import (
+    contrast_log_probs_naive,
+    contrast_logits_naive,
+    multi_layer_contrast_naive,
+    weighted_contrast_naive,
+)
+from decoding.kernels.contrast.weighted import FORMS, divergence, entropy, weighted_contrast_eager
 
 __all__ = [
     "contrast_log_probs",
     "contrast_log_probs_naive",
     "contrast_logits",
     "contrast_logits_naive",
+    "divergence",
+    "entropy",
     "fuse_by_entropy",
     "fuse_statically",
     "masked",
@@ -43,6 +53,8 @@ __all__ = [
     "multi_layer_contrast_naive",
     "plausible",
     "refocused",
+    "weighted_contrast",
+    "weighted_contrast_naive",
 ]
 
 FUSIONS = ("static", "entropy")
@@ -179,6 +191,56 @@ def multi_layer_contrast(
         expert, amateur, guided=guided, lower=lower, lower_amateur=lower_amateur,
         lower_weight=lower_weight, by_entropy=by_entropy, **weights,
     )  # fmt: skip
+
+
+def weighted_contrast(
+    logits: Sequence[Tensor],
+    weights: Sequence[float | Tensor],
+    form: str = "logits",
+    temperatures: Sequence[float] | None = None,
+    alpha: float | None = None,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Compute Σ w·s over readers, under the plausibility of the first.
+
+    Args:
+        logits: of each reader, (..., vocab), any float dtype, on one device; the first is the reader whose plausibility
+            counts.
+        weights: of each, a number, or (...) one a row.
+        form: of s: "logits", or "log_probs", each a log-softmax.
+        temperatures: τ > 0 of each reader, which its logits are divided by; None for 1.
+        alpha: plausibility threshold in [0, 1]; None lets every token pass.
+        backend: "auto", "triton" or "torch"; see :func:`decoding.kernels.backend.choose`. The Triton form is of two
+            readers with fixed weights, the second one's negative.
+
+    Returns:
+        (..., vocab) float32. A reader of weight 0 is ignored, its -inf with it. A token scores -inf where the first
+        reader excludes it (-inf), or one with a positive weight, and +inf where only one with a negative weight does.
+
+    Raises:
+        ValueError: shapes do not fit, the form is unknown, or the backend cannot run (``BackendError``).
+    """
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+    temperatures = [1.0] * len(logits) if temperatures is None else temperatures
+    if not len(logits) == len(weights) == len(temperatures) or not logits:
+        raise ValueError(f"{len(logits)} readers, {len(weights)} weights and {len(temperatures)} temperatures")
+    _check_shapes(logits[0], **{f"reader {i}": reader for i, reader in enumerate(logits)})
+    fixed = [weight for weight in weights if not isinstance(weight, Tensor)]
+    if len(logits) == len(fixed) == 2:
+        (own, other), (first, second) = fixed, logits
+        tempered = temperatures[0] != 1 or (form == "logits" and temperatures[1] != 1)
+        if own >= 0 >= other and not tempered:
+            if form == "logits" and math.isclose(own, 1.0 - other, rel_tol=1e-12):
+                return contrast_logits(first, second, -other, alpha, backend)
+            if form == "log_probs" and own == 1:
+                return contrast_log_probs(first, second, -other, temperatures[1], alpha, backend=backend)
+    if backend == "triton":
+        raise BackendError(
+            "backend='triton': there is a form of two readers alone, with fixed weights, the second one's negative; "
+            "use 'auto' or 'torch'"
+        )
+    return weighted_contrast_eager(logits, weights, form, temperatures, alpha)
 
 
 def _contrast_triton(*args: Any, **kwargs: Any) -> Tensor:

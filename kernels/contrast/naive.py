@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["contrast_log_probs_naive", "contrast_logits_naive", "multi_layer_contrast_naive"]
+__all__ = [
+    "contrast_log_probs_naive",
+    "contrast_logits_naive",
+    "multi_layer_contrast_naive",
+    "weighted_contrast_naive",
+]
 
 
 def contrast_logits_naive(expert: Tensor, amateur: Tensor, beta: float, alpha: float | None = None) -> Tensor:
@@ -58,6 +65,25 @@ def multi_layer_contrast_naive(
         weights = weights.double().view(-1, *[1] * (r.dim() - 1))
     fused = [_weighted(w[..., None], c) for w, c in zip(weights, contrasts, strict=True)]
     return _exclude_and_mask(torch.stack(fused).sum(0), experts, alpha)
+
+
+def weighted_contrast_naive(
+    logits: Sequence[Tensor],
+    weights: Sequence[float | Tensor],
+    form: str = "logits",
+    temperatures: Sequence[float] | None = None,
+    alpha: float | None = None,
+) -> Tensor:
+    """Compute :func:`decoding.kernels.contrast.weighted_contrast` in float64."""
+    first = logits[0].double()
+    total, experts = torch.zeros_like(first), [first]
+    for reader, weight, temperature in zip(logits, weights, temperatures or [1.0] * len(logits), strict=True):
+        w = torch.as_tensor(weight, dtype=torch.float64)[..., None]  # (..., 1)
+        s = reader.double() / temperature
+        s = _log_probs(s) if form == "log_probs" else s
+        total = total + _weighted(w, s)
+        experts.append(torch.where(w > 0, s, 0.0))
+    return _exclude_and_mask(total, experts, alpha)
 
 
 def _log_probs(logits: Tensor) -> Tensor:

@@ -1,0 +1,65 @@
+"""A weighted sum of several readers' scores in plain torch, and the measures that weights depend on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from decoding.kernels.contrast.eager import masked
+
+__all__ = ["FORMS", "divergence", "entropy", "weighted_contrast_eager"]
+
+FORMS = ("logits", "log_probs")
+
+
+def weighted_contrast_eager(
+    logits: Sequence[Tensor],
+    weights: Sequence[float | Tensor],
+    form: str,
+    temperatures: Sequence[float],
+    alpha: float | None = None,
+) -> Tensor:
+    """Compute :func:`decoding.kernels.contrast.weighted_contrast`, (..., vocab) float32."""
+    first = logits[0].float()
+    total = torch.zeros_like(first)
+    excluded = first.isneginf()
+    for reader, weight, temperature in zip(logits, weights, temperatures, strict=True):
+        if not isinstance(weight, Tensor) and weight == 0:
+            continue
+        scores = reader.float()
+        scores = scores if temperature == 1 else scores / temperature
+        scores = scores.log_softmax(-1) if form == "log_probs" else scores
+        if isinstance(weight, Tensor):
+            rows = weight.to(scores.device, torch.float32)[..., None]
+            term, positive = torch.where(rows == 0, 0.0, rows * scores), rows > 0
+        else:
+            term, positive = scores * weight, torch.tensor(weight > 0, device=scores.device)
+        excluded |= scores.isneginf() & positive
+        total += term
+    total.masked_fill_(excluded, -torch.inf)  # against another infinity the sum is none
+    return masked(total, first, alpha)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Compute the entropy of distributions, (...) float32 in nats, of (..., vocab) logits."""
+    log_probs = logits.float().log_softmax(-1)
+    return torch.special.entr(log_probs.exp()).sum(-1)
+
+
+def divergence(logits: Tensor, others: Tensor) -> Tensor:
+    """Compute the Jensen-Shannon divergence of two distributions, (...) float32 in bits: 0 where they are the same, 1
+    where they share no token.
+
+    It is H(M) - (H(P) + H(Q)) / 2 with M their average.
+
+    Args:
+        logits: (..., vocab) of P.
+        others: (..., vocab) of Q.
+    """
+    p, q = (either.float().softmax(-1) for either in (logits, others))
+    within = (torch.special.entr(p).sum(-1) + torch.special.entr(q).sum(-1)) / 2
+    nats = torch.special.entr((p + q) / 2).sum(-1) - within
+    return (nats / math.log(2)).clamp(0.0, 1.0)
