@@ -21,7 +21,7 @@ from decoding.capabilities.cuda_graphs import check_cuda_graphs, cuda_graphs_req
 from decoding.errors import OptionError, shown
 from decoding.models.devices import input_device
 from decoding.models.inputs import check_inputs, with_named_inputs
-from decoding.models.mixed_rows import MixedRows
+from decoding.models.row_variants import RowVariants
 from decoding.models.wrappers import unwrapped
 from decoding.parameters import plain_numbers, require_count
 from decoding.stream.prepare import prepare_inputs
@@ -82,7 +82,7 @@ def open_prepared_stream(
     *,
     restorable: bool = False,
     exits: Sequence[int] = (),
-    mixed: MixedRows | None = None,
+    variants: RowVariants | None = None,
     whole_prompt: bool = True,
     prompt_states: Callable[[Tensor], None] | None = None,
 ) -> Stream:
@@ -95,7 +95,7 @@ def open_prepared_stream(
         generation_config: of the call; None is the model's own, without captured steps.
         restorable: see :class:`decoding.Stream`.
         exits: see :class:`decoding.Stream`.
-        mixed: see :class:`decoding.Stream`.
+        variants: see :class:`decoding.Stream`.
         whole_prompt: see :meth:`decoding.Stream.prefill`.
         prompt_states: see :meth:`decoding.Stream.prefill`.
 
@@ -104,14 +104,14 @@ def open_prepared_stream(
     """
     plan = None
     if generation_config is not None and cuda_graphs_requested(generation_config):
-        plan = check_cuda_graphs(model, model_kwargs, generation_config, mixed)
+        plan = check_cuda_graphs(model, model_kwargs, generation_config, variants)
     if generation_config is None:
         generation_config = copy.copy(model.generation_config)
         generation_config.max_length = None  # the length of the text is not known
     config = checked_chunking(model, input_ids, model_kwargs, generation_config)
     stream = Stream(
         model, input_ids, model_kwargs, config, branching=functools.partial(branching_of, model), graph_plan=plan,
-        restorable=restorable, exits=exits, mixed=mixed,
+        restorable=restorable, exits=exits, variants=variants,
     )  # fmt: skip
     stream.prefill(whole_prompt, prompt_states)
     return stream
@@ -124,17 +124,19 @@ def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Te
     return ids, torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
 
 
-def open_rows(model: Any, rows: Sequence[Sequence[int]], new_tokens: int, *, mixed: MixedRows | None = None) -> Stream:
+def open_rows(
+    model: Any, rows: Sequence[Sequence[int]], new_tokens: int, *, variants: RowVariants | None = None
+) -> Stream:
     """Open a stream on texts of several lengths, to which at most ``new_tokens`` are added, and read them.
 
     Args:
         model: a generating transformers model.
         rows: token ids of each text.
         new_tokens: that each row may add.
-        mixed: see :class:`decoding.Stream`.
+        variants: see :class:`decoding.Stream`.
     """
     ids, mask = left_padded(rows, input_device(model))
     check_inputs(model, ids, {"attention_mask": mask})
     inputs, kwargs, config = prepare_inputs(model, input_ids=ids, attention_mask=mask)
     config.max_length = ids.shape[1] + new_tokens
-    return open_prepared_stream(model, inputs, kwargs, config, restorable=True, mixed=mixed, whole_prompt=False)
+    return open_prepared_stream(model, inputs, kwargs, config, restorable=True, variants=variants, whole_prompt=False)

@@ -20,8 +20,8 @@ from decoding.errors import OptionError
 from decoding.models.devices import input_device, is_tensor_parallel
 from decoding.models.inputs import given_inputs
 from decoding.models.memo import PerModelMemo, model_cache_key
-from decoding.models.mixed_rows import MixedRows
 from decoding.models.probe import relative_error, tolerance
+from decoding.models.row_variants import RowVariants
 from decoding.models.structure import inspect_model
 from decoding.stream.cuda_graph_steps import GraphPlan
 from decoding.stream.static_layout import LayerShape
@@ -49,14 +49,14 @@ def cuda_graphs_requested(config: GenerationConfig | None) -> bool:
 
 
 def check_cuda_graphs(
-    model: Any, model_kwargs: Mapping[str, Any], config: GenerationConfig, mixed: MixedRows | None
+    model: Any, model_kwargs: Mapping[str, Any], config: GenerationConfig, variants: RowVariants | None
 ) -> GraphPlan:
     """The plan by which the steps after this prompt are captured.
 
     Raises:
         OptionError: they cannot; says why.
     """
-    reason = _call_reason(model, model_kwargs, config, mixed)
+    reason = _call_reason(model, model_kwargs, config, variants)
     if reason is None:
         found = _cuda_graphs(model)
         if found.reason is None:
@@ -66,7 +66,7 @@ def check_cuda_graphs(
 
 
 def _call_reason(
-    model: Any, model_kwargs: Mapping[str, Any], config: GenerationConfig, mixed: MixedRows | None
+    model: Any, model_kwargs: Mapping[str, Any], config: GenerationConfig, variants: RowVariants | None
 ) -> str | None:
     """The reason why this call cannot be captured, whatever the model; None where it can."""
     if model.config.is_encoder_decoder:
@@ -94,7 +94,7 @@ def _call_reason(
         return "masks and positions must be (batch, length)"
     if torch.is_autocast_enabled(input_device(model).type):
         return "under torch.autocast weights are cast anew in each call; load the model in that dtype instead"
-    if mixed is not None and not mixed.by_slices:
+    if variants is not None and not variants.by_slices:
         return "its adapters are not all plain LoRA on linear layers, so peft picks their rows by lists"
     hook = _foreign_hook(model)
     if hook is not None:

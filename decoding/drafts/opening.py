@@ -18,7 +18,7 @@ from decoding.models.devices import input_device
 from decoding.models.early_exit import cut_to_layers
 from decoding.models.inputs import context_of
 from decoding.models.layers import depth_of
-from decoding.models.mixed_rows import MixedRows
+from decoding.models.row_variants import RowVariants
 from decoding.models.second_models import check_same_tokens, load_second
 from decoding.models.text_config import vocab_size, within_vocabulary
 from decoding.models.wrappers import unwrapped
@@ -32,12 +32,12 @@ class Assisting:
 
     Attributes:
         model: whose weights.
-        mixed: the adapter that each row is read with; None for the model as it is.
+        variants: how each row is read (a LoRA adapter, layers left out); None for the model as it is.
         read: what it reads of each row's prompt.
     """
 
     model: Any
-    mixed: MixedRows | None = None
+    variants: RowVariants | None = None
     read: Callable[[Sequence[Sequence[int]]], Sequence[Sequence[int]]] = lambda prompts: prompts
 
 
@@ -91,7 +91,7 @@ def open_proposer(
             "drafts: who drafts reads tokens, and the prompt is embeddings: pass input_ids, or prompt-lookup"
         )
     rows = _readable(assisting, prompts, new_tokens)
-    stream = open_rows(assisting.model, rows, new_tokens, mixed=assisting.mixed)
+    stream = open_rows(assisting.model, rows, new_tokens, variants=assisting.variants)
     return Assistant(stream, prompts, vocab_size(model), temperature, until_unsure=options.tokens is None)
 
 

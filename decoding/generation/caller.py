@@ -12,12 +12,14 @@ __all__ = ["arguments_of_generate"]
 
 
 def arguments_of_generate() -> dict[str, Any]:
-    """``streamer``, ``synced_gpus`` and ``assistant_model`` of the ``generate`` call that runs a strategy.
+    """``streamer``, ``synced_gpus`` and ``assistant_model`` of the ``generate`` call that runs a strategy, and as
+    ``given`` what it was given beside them.
 
     transformers passes none of them to a ``custom_generate`` callable (versions 5.17 to 5.23 were checked), yet a
-    streamer that gets no token or an assistant that is ignored would be a surprise. They are read from the caller's
-    frame; where that is not among the next four, nothing was passed. Once transformers passes them on, this module is
-    no longer needed.
+    streamer that gets no token or an assistant that is ignored would be a surprise. So would readers
+    without the image, sound or encoder's text that the expert has, which transformers passes on encoded. They are read
+    from the caller's frame; where that is not among the next four, nothing was passed. Once transformers passes them
+    on, this module is no longer needed.
     """
     generate = inspect.unwrap(GenerationMixin.generate).__code__
     frame = sys._getframe(2)
@@ -27,6 +29,7 @@ def arguments_of_generate() -> dict[str, Any]:
         if frame.f_code is generate:
             arguments = frame.f_locals
             passed = {name: arguments.get(name) for name in ("streamer", "synced_gpus", "assistant_model")}
+            passed["given"] = {"inputs": arguments.get("inputs"), **(arguments.get("kwargs") or {})}
             if isinstance(arguments, dict):  # a copy, up to Python 3.12: as long as the frame, its cache would live
                 arguments.clear()
             return passed

@@ -12,7 +12,7 @@ from decoding.capabilities.cuda_graphs import request_cuda_graphs
 from decoding.errors import InputError, OptionError, shown
 from decoding.generation.session import Session, argmax_first
 from decoding.models.forward_errors import not_a_number, within_memory
-from decoding.models.inputs import check_inputs, with_named_inputs
+from decoding.models.inputs import TOKEN_TYPES, check_inputs, repeated_inputs, with_named_inputs
 from decoding.models.wrappers import unwrapped
 from decoding.stream.prepare import prepare_inputs
 
@@ -36,7 +36,7 @@ class StrategyLogitsProcessor(LogitsProcessor):
     supports_continuous_batching = False  # requests that come and go in one batch have no session
 
     def __init__(self, strategy: Any, model: Any, compile: bool = False, **inputs: Any) -> None:
-        if isinstance(strategy, type) or not callable(getattr(strategy, "rescoring_session", None)):
+        if isinstance(strategy, type) or not callable(getattr(strategy, "opener", None)):
             raise OptionError(f"strategy={shown(strategy)}: must be a strategy such as decoding.ContrastiveSearch()")
         model = unwrapped(model)
         _, inputs = with_named_inputs(None, inputs)
@@ -117,22 +117,26 @@ class StrategyLogitsProcessor(LogitsProcessor):
         return rows if bool(same.any(1).all()) else None
 
     def _begin(self, input_ids: Tensor) -> Session:
-        inputs = {name: self._per_row(value, len(input_ids)) for name, value in self.inputs.items()}
+        times = len(input_ids) // self._prompts(len(input_ids))
+        inputs = repeated_inputs(self.model, input_ids[::times], self.inputs, times)
+        given = dict(self.inputs)
         if self.model.config.is_encoder_decoder:
             inputs["decoder_input_ids"] = input_ids
         else:
             inputs["attention_mask"] = self._mask(input_ids, inputs.get("attention_mask"))
-            inputs["input_ids"] = input_ids
+            inputs["input_ids"], given["input_ids"] = input_ids, input_ids[::times]
             check_inputs(self.model, input_ids, inputs)
         prepared, model_kwargs, config = prepare_inputs(self.model, **inputs)
         request_cuda_graphs(config, self.compile)
-        return self.strategy.rescoring_session(self.model, prepared, model_kwargs, config)
+        open_session = self.strategy.opener(given, rescoring=True)
+        return open_session(self.model, prepared, model_kwargs, config)
 
-    def _per_row(self, value: Any, rows: int) -> Any:
-        """An input that was given once a prompt, repeated for the prompt's beams or return sequences."""
-        if isinstance(value, Tensor) and value.dim() > 0 and len(value) not in (0, rows) and rows % len(value) == 0:
-            return value.repeat_interleave(rows // len(value), dim=0)
-        return value
+    def _prompts(self, rows: int) -> int:
+        """The number of prompts, each of which has several rows with beams or return sequences."""
+        given = {name: value for name, value in self.inputs.items() if isinstance(value, Tensor) and value.dim() > 0}
+        of_each = [name for name in ("attention_mask", *TOKEN_TYPES) if name in given]
+        sizes = [len(given[name]) for name in of_each[:1] or given if len(given[name]) and rows % len(given[name]) == 0]
+        return min(sizes, default=rows)
 
     def _mask(self, input_ids: Tensor, mask: Tensor | None) -> Tensor:
         if mask is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -51,10 +51,12 @@ class Strategy(ABC):
         name: its name in the registry (:mod:`decoding.strategies.registry`), in messages and on the command line.
         scorable: whether it gives a score to any token after any text, so that texts can be scored under it. Such
             strategies are :class:`decoding.strategies.contrast.base.ContrastStrategy`.
+        media: "image" or "audio" of a strategy that changes the prompt's images or sound, and so needs some.
     """
 
     name: ClassVar[str]
     scorable: ClassVar[bool] = False
+    media: ClassVar[Literal["image", "audio"] | None] = None
 
     def __post_init__(self) -> None:
         store_plain_numbers(self)
@@ -81,6 +83,16 @@ class Strategy(ABC):
             restorable: see :class:`decoding.stream.stream.Stream`.
         """
 
+    def opener(self, given: Mapping[str, Any], rescoring: bool = False) -> Callable[..., Session]:
+        """What opens a session for a call: :meth:`session`, or :meth:`rescoring_session`.
+
+        Args:
+            given: what ``generate`` was given, by name, with its first argument as ``inputs``: images, sound and the
+                text of an encoder, which it encodes before it calls a strategy. Most strategies need none of it.
+            rescoring: whether the session is for :meth:`Session.rescored`.
+        """
+        return self.rescoring_session if rescoring else self.session
+
     def rescoring_session(
         self, model: Any, input_ids: Tensor, model_kwargs: dict[str, Any], generation_config: GenerationConfig | None
     ) -> Session:
@@ -97,6 +109,13 @@ class Strategy(ABC):
         if tokenizer is None or getattr(self, "tokenizer", tokenizer) is not None:
             return self
         return dataclasses.replace(self, tokenizer=tokenizer)  # type: ignore[type-var]
+
+    @property
+    def replaces_language(self) -> bool:
+        """True of a strategy with a reader of another target language: the language is then the last token of the
+        decoder's prompt, and not the first new token that ``forced_bos_token_id`` makes it.
+        """
+        return False
 
     def check(self, model: Any) -> None:  # noqa: B027 - most strategies have nothing to check
         """Raise OptionError or ModelError where this model cannot be decoded with these hyper-parameters."""
@@ -175,10 +194,10 @@ class Strategy(ABC):
         :func:`decoding.generate`.
         """
         drafted = draft_options(drafts, draft_tokens, generation_config, model.generation_config)
+        passed = arguments_of_generate()
         if streamer is not None:
             streamer.put(input_ids.cpu())  # bound to this callable by decoding.generate, so generate() did not
         else:
-            passed = arguments_of_generate()
             streamer, synced_gpus = passed.get("streamer"), synced_gpus or bool(passed.get("synced_gpus"))
             if passed.get("assistant_model") is not None:
                 raise OptionError(f"assistant_model: {self.name} drafts in its own way: pass drafts=MODEL in its place")
@@ -203,7 +222,7 @@ class Strategy(ABC):
             drafting = self._drafting(drafted, model, len(input_ids), generation_config, generators)
             loop = functools.partial(decode_with_drafts, drafting=drafting)
         return loop(
-            self.session,
+            self.opener(passed.get("given", {})),
             model=model,
             input_ids=input_ids,
             logits_processor=logits_processor,

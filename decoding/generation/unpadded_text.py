@@ -22,10 +22,12 @@ class UnpaddedText:
 
     Attributes:
         lengths: how many columns of the next ``input_ids`` are each row's text; None for all.
+        prompt_length: columns of the prompt.
     """
 
     def __init__(self, input_ids: Tensor, mask: Tensor | None) -> None:
         self.lengths: Sequence[int] | None = None
+        self.prompt_length = input_ids.shape[1]
         self._prompt: Tensor | None = None  # (batch, length); None where nothing is padding
         length = input_ids.shape[1]
         if mask is None or mask.dim() != 2 or len(mask) != len(input_ids) or not 0 < length <= mask.shape[1]:
@@ -45,6 +47,11 @@ class UnpaddedText:
         behind = text.shape[1] - torch.tensor(self.lengths, device=text.device)[:, None]
         places = torch.arange(text.shape[1], device=text.device) - behind
         return torch.where(places < 0, NO_TOKEN, text.gather(1, places.clamp(min=0)))
+
+    def new_tokens(self, text: Tensor) -> Tensor:
+        """(batch,) int64, how many tokens of each row of a text come after its prompt."""
+        lengths = [text.shape[1]] * len(text) if self.lengths is None else self.lengths
+        return torch.tensor(lengths, device=text.device) - self.prompt_length
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was."""

@@ -6,7 +6,7 @@ peft is needed only where there are adapters, and is imported only then.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,14 +139,14 @@ def check_not_merged(model: Any) -> None:
         )
 
 
-def expert_adapter(model: Any, amateur: Adapter | None) -> str:
-    """The adapter of the expert's rows: the active one, unless that is the amateur; ``BASE`` for none.
+def expert_adapter(model: Any, others: Collection[Adapter]) -> str:
+    """The adapter of the expert's rows: the active one, unless that is one of the other readers'; ``BASE`` for none.
 
     Raises:
-        ModelError: several adapters beside the amateur are active.
+        ModelError: several adapters beside theirs are active.
     """
     enabled = [layer for layer in lora_layers(model) if not layer.disable_adapters]
-    active = {name for layer in enabled for name in layer.active_adapters} - {amateur}
+    active = {name for layer in enabled for name in layer.active_adapters} - {*others}
     if len(active) > 1:
         raise ModelError(
             f"the adapters {', '.join(sorted(active))} are active together: a row of a shared batch runs with one; "

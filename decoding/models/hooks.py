@@ -12,7 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["NO_KEYWORDS", "Call", "chained", "collect_inputs", "collect_outputs", "recorded_calls", "same"]
+__all__ = [
+    "NO_KEYWORDS",
+    "Call",
+    "chained",
+    "collect_inputs",
+    "collect_outputs",
+    "given_tensor",
+    "recorded_calls",
+    "same",
+]
 
 # The keywords of a hook that another thread calls while this one removes it: torch then passes none.
 NO_KEYWORDS: Mapping[str, Any] = MappingProxyType({})
@@ -49,7 +58,7 @@ def recorded_calls(model: nn.Module) -> Iterator[list[Call]]:
 
     def enter(module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any] = NO_KEYWORDS) -> None:
         if threading.get_ident() == thread:
-            calls.append(Call(module, _given(inputs, named)))
+            calls.append(Call(module, given_tensor(inputs, named)))
             running.append(calls[-1])
 
     def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -97,7 +106,7 @@ def collect_inputs(layers: Sequence[nn.Module], last: bool = False) -> Iterator[
 
     def keep(_module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any] = NO_KEYWORDS) -> None:
         if threading.get_ident() == thread:
-            hidden = _given(inputs, named)
+            hidden = given_tensor(inputs, named)
             if hidden is not None:
                 states.append(hidden[:, -1:].clone() if last else hidden)  # a view would keep the rest
 
@@ -109,7 +118,7 @@ def collect_inputs(layers: Sequence[nn.Module], last: bool = False) -> Iterator[
             handle.remove()
 
 
-def _given(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor | None:
+def given_tensor(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor | None:
     """The first tensor among a module's inputs."""
     first = inputs[0] if inputs else named.get("hidden_states")
     return first if isinstance(first, Tensor) else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from decoding.cache.growing import tokens_in
 from decoding.errors import InputError, ModelError
 from decoding.models.devices import input_device
-from decoding.models.text_config import text_config
+from decoding.models.text_config import placeholder_tokens, text_config
 from decoding.transformers_private import CACHE_ARGUMENT, CALLERS_CACHE_ARGUMENTS, cache_in
 
 __all__ = [
+    "TOKEN_TYPES",
     "check_cache",
     "check_inputs",
     "check_mask",
@@ -24,8 +26,12 @@ __all__ = [
     "check_whole",
     "context_of",
     "given_inputs",
+    "repeated_inputs",
     "with_named_inputs",
 ]
+
+# What models of images and sounds take the types of tokens by, where 0 is text.
+TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 
 
 def with_named_inputs(inputs: Any, named: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -203,8 +209,12 @@ def given_inputs(model_kwargs: Mapping[str, Any]) -> set[str]:
 
 
 def context_of(model: Any) -> int | None:
-    """The number of tokens that a model can read; None where its config does not say."""
-    context = getattr(text_config(model), "max_position_embeddings", None)
+    """The number of tokens that a model (of an encoder-decoder, its decoder) can read; None where its config does not
+    say.
+    """
+    config = text_config(model)
+    names = ("max_position_embeddings", "max_target_positions")  # the latter of speech recognisers
+    context = next((value for name in names if (value := getattr(config, name, None)) is not None), None)
     return context if isinstance(context, int) and context > 0 else None
 
 
@@ -244,3 +254,61 @@ def check_inputs(model: Any, input_ids: Tensor, model_kwargs: dict[str, Any]) ->
     check_cache(model, cache_in(model_kwargs))
     if embeds is None or model.config.is_encoder_decoder:
         check_mask(model, input_ids, model_kwargs)
+
+
+def repeated_inputs(model: Any, input_ids: Tensor, named: Mapping[str, Any], times: int) -> dict[str, Any]:
+    """The inputs of a model beside its prompts, for prompts that are repeated, each several times one after another.
+
+    (``GenerationMixin._expand_inputs_for_generation`` repeats each patch of an image of Qwen-VL by itself.)
+
+    Args:
+        model: reads them.
+        input_ids: (prompts, length) each prompt once; of an encoder-decoder, the encoder's or any other (prompts, ...).
+        named: inputs by name. What has one part a prompt is repeated so, and images by the tokens that stand for them.
+        times: of each prompt.
+
+    Raises:
+        InputError: parts that cannot be told to belong to a prompt.
+    """
+    prompts = len(input_ids)
+    if times == 1:
+        return dict(named)
+    placeholders = torch.tensor(sorted(placeholder_tokens(model)), dtype=torch.long, device=input_ids.device)
+    counts = [int(count) for count in torch.isin(input_ids, placeholders).reshape(prompts, -1).sum(1)]
+    repeated = dict(named)
+    for name, value in named.items():
+        if not isinstance(value, Tensor) or value.dim() == 0:
+            continue
+        if len(value) == prompts:
+            repeated[name] = value.repeat_interleave(times, dim=0)
+            continue
+        sizes = [1] * len(value)
+        if name.endswith("_grid_thw"):
+            sizes = value.prod(-1).tolist()
+        repeated[name] = torch.cat(
+            [part for of_prompt in _of_prompts(name, value, sizes, counts) for part in [of_prompt] * times]
+        )
+    return repeated
+
+
+def _of_prompts(name: str, value: Tensor, sizes: Sequence[int], counts: Sequence[int]) -> list[Tensor]:
+    """The parts of a tensor that belong to each prompt, in proportion to its tokens that stand for them.
+
+    Args:
+        name: of the input, for messages.
+        value: (parts, ...).
+        sizes: of each part.
+        counts: of each prompt's tokens.
+    """
+    if len(counts) == 1:
+        return [value]
+    per_token = sum(sizes) / sum(counts) if sum(counts) else 0.0
+    ends = list(itertools.accumulate(sizes, initial=0))
+    wanted = [round(count * per_token) for count in itertools.accumulate(counts, initial=0)]
+    if not per_token or any(end not in ends for end in wanted):
+        raise InputError(
+            f"{name} {tuple(value.shape)}: which of {len(counts)} prompts its parts belong to is not known, so they "
+            "cannot be repeated for beams or several texts a prompt; give one prompt"
+        )
+    places = [ends.index(end) for end in wanted]
+    return [value[start:end] for start, end in itertools.pairwise(places)]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -20,6 +19,7 @@ from decoding.models.adapters import (
     lora_weights,
 )
 from decoding.models.hooks import NO_KEYWORDS
+from decoding.models.row_variants import row_slices
 
 __all__ = ["MixedRows"]
 
@@ -53,6 +53,11 @@ class MixedRows:
         for adapter in beside:
             for module, weights in adapter.layers.items():
                 self._added.append((model.get_submodule(module), self._adding(adapter, weights)))
+
+    @property
+    def key(self) -> Hashable:
+        """The adapters of the rows."""
+        return tuple(self.names)
 
     def repeated(self, rows: int) -> list[Adapter]:
         """The adapters of a batch in which each row is repeated ``rows / len(names)`` times."""
@@ -93,7 +98,7 @@ class MixedRows:
         """
         if _active_rows.get() is not self:
             return
-        for name, rows in self._slices(len(output)):
+        for name, rows in row_slices(self.names, len(output)):
             if isinstance(name, str) and name in layer.lora_A:
                 output[rows] += lora_weights(layer, name)(inputs[0][rows]).to(output.dtype)
 
@@ -103,14 +108,8 @@ class MixedRows:
         def add(_layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
             if _active_rows.get() is not self:
                 return
-            for name, rows in self._slices(len(output)):
+            for name, rows in row_slices(self.names, len(output)):
                 if name is adapter:
                     output[rows] += weights(inputs[0][rows]).to(output.dtype)
 
         return add
-
-    def _slices(self, rows: int) -> Iterator[tuple[Adapter, slice]]:
-        """The adapters of a batch, with the adjacent rows of each."""
-        start = 0
-        for name, group in itertools.groupby(self.repeated(rows)):
-            yield name, slice(start, start := start + len(list(group)))

@@ -69,10 +69,10 @@ def check_same_tokens(model: Any, tokenizer: Any, other: Any, other_tokenizer: A
         if first is not None:
             raise ModelError(
                 f"{role}: its tokenizer is another one: token {first} is {own[first]!r} for the expert and "
-                f"{others[first]!r} for the {role}; an {role} must have the expert's tokenizer"
+                f"{others[first]!r} for the {role}; it must have the expert's tokenizer"
             )
     elif abs(sizes[0] - sizes[1]) > PADDING_SHARE * max(sizes):
         raise ModelError(
-            f"{role}: its vocabulary has {sizes[1]} tokens and the expert's {sizes[0]}, which is more than padding: an "
-            f"{role} must have the expert's tokenizer"
+            f"{role}: its vocabulary has {sizes[1]} tokens and the expert's {sizes[0]}, which is more than padding: it "
+            "must have the expert's tokenizer"
         )

@@ -150,10 +150,10 @@ class CudaGraphSteps:
 
     def _step(self, state: BatchState, branches: int, n: int, bucket: int) -> StaticStep:
         assert self._layout is not None
-        mixed = state.passes.mixed
-        names = None if mixed is None else tuple(mixed.names)
+        variants = state.passes.variants
+        kind = None if variants is None else variants.key
         dtype = state.dtype
-        key = (branches, n, bucket, state.passes.exits, names, dtype)
+        key = (branches, n, bucket, state.passes.exits, kind, dtype)
         steps = self._layout.steps
         if key not in steps:
             types = getattr(text_config(state.model), "layer_types", None)

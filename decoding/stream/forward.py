@@ -15,7 +15,7 @@ from decoding.models.attention import grouped_heads
 from decoding.models.devices import input_device
 from decoding.models.forward_errors import forward_pass
 from decoding.models.hooks import collect_inputs, collect_outputs
-from decoding.models.mixed_rows import MixedRows
+from decoding.models.row_variants import RowVariants
 from decoding.models.small_batch_linear import SmallBatchLinear
 from decoding.models.structure import ModelStructure, inspect_model
 from decoding.stream.output import ForwardOutput, recorded
@@ -30,7 +30,7 @@ class ForwardPasses:
     Args:
         model: a generating transformers model.
         exits: numbers of layers after which outputs also have hidden states (0 for the embeddings); ascending.
-        mixed: the LoRA adapter that each row is read with; None for the model as it is.
+        variants: how each row is read (a LoRA adapter, layers left out); None for the model as it is.
 
     Attributes:
         structure: of the model.
@@ -38,9 +38,9 @@ class ForwardPasses:
         exit_layers: the layers whose inputs are the outputs' exits.
     """
 
-    def __init__(self, model: Any, exits: Sequence[int] = (), mixed: MixedRows | None = None) -> None:
+    def __init__(self, model: Any, exits: Sequence[int] = (), variants: RowVariants | None = None) -> None:
         self.model = model
-        self.mixed = mixed
+        self.variants = variants
         self.structure: ModelStructure = inspect_model(model)
         # A separable head is called on its own, with other numbers of rows.
         read = self.structure.backbone if self.structure.separable else model
@@ -50,7 +50,7 @@ class ForwardPasses:
 
     def adapters(self) -> AbstractContextManager[None]:
         """A context in which forward passes use the adapters of these rows."""
-        return nullcontext() if self.mixed is None else self.mixed.activated()
+        return nullcontext() if self.variants is None else self.variants.activated()
 
     def run(self, inputs: dict[str, Any], rows: int, past: int, every_logit: bool = False) -> tuple[ForwardOutput, Any]:
         """Run one pass; through the backbone alone where the head can be applied separately.

@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache
 
 from decoding.cache.growing import grow_in_place, reserve_lookahead_slot, tokens_in
 from decoding.cache.module_states import WrappedCache, with_states
-from decoding.models.mixed_rows import MixedRows
+from decoding.models.row_variants import RowVariants
 from decoding.models.structure import ModelStructure
 from decoding.models.text_config import within_vocabulary
 from decoding.stream.forward import ForwardPasses
@@ -32,7 +32,7 @@ class BatchState:
             outputs. The state owns the dictionary from here on.
         restorable: True where the state before a branch may be needed again although that branch is not kept.
         exits: numbers of layers after which forward passes also return hidden states; ascending, 0 for the embeddings.
-        mixed: the LoRA adapter that each row is read with; None for the model as it is.
+        variants: how each row is read (a LoRA adapter, layers left out); None for the model as it is.
 
     Attributes:
         kwargs: the model's keyword arguments for the tokens that are kept.
@@ -55,10 +55,10 @@ class BatchState:
         model_kwargs: dict[str, Any],
         restorable: bool = False,
         exits: Sequence[int] = (),
-        mixed: MixedRows | None = None,
+        variants: RowVariants | None = None,
     ) -> None:
         self.model = model
-        self.passes = ForwardPasses(model, exits, mixed)
+        self.passes = ForwardPasses(model, exits, variants)
         self.structure: ModelStructure = self.passes.structure
         self.input_ids = input_ids
         self.kwargs = model_kwargs

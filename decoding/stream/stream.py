@@ -19,7 +19,7 @@ from decoding.cache.layer_kinds import is_recurrent, kind_of
 from decoding.cache.module_states import as_model_cache
 from decoding.cache.quantised import is_quantised
 from decoding.errors import InputError, ModelError
-from decoding.models.mixed_rows import MixedRows
+from decoding.models.row_variants import RowVariants
 from decoding.stream.cuda_graph_steps import CudaGraphSteps, GraphPlan
 from decoding.stream.forked_rows import ForkedBranches
 from decoding.stream.output import ForwardOutput, joined, reordered
@@ -51,7 +51,7 @@ class Stream(BatchState):
             cache is handed back or several branches are tried in turn. Caches of attention layers can be restored at no
             cost; others are copied before each branch.
         exits: numbers of layers after which outputs also have hidden states (0 for the embeddings); ascending.
-        mixed: the LoRA adapter that each row is read with; None for the model as it is.
+        variants: how each row is read (a LoRA adapter, layers left out); None for the model as it is.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class Stream(BatchState):
         graph_plan: GraphPlan | None = None,
         restorable: bool = False,
         exits: Sequence[int] = (),
-        mixed: MixedRows | None = None,
+        variants: RowVariants | None = None,
     ) -> None:
-        super().__init__(model, input_ids, model_kwargs, restorable, exits, mixed)
+        super().__init__(model, input_ids, model_kwargs, restorable, exits, variants)
         self.generation_config = generation_config
         self._branching = branching
         self._use_cache = not self.recompute_reason  # as the call has it
