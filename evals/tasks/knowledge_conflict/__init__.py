@@ -1,0 +1,1 @@
+"""Questions whose context contradicts what a model remembers."""
