@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from decoding.errors import OptionError, nearest, one_line
+from decoding.models.chat_template import message_content
 
 __all__ = ["DEMONSTRATIONS", "INSTRUCTION", "STYLES", "Prompt", "common_beginning", "prompt_of"]
 
@@ -114,11 +115,10 @@ def common_beginning(prompts: Sequence[list[int]]) -> list[int]:
 def _chat(tokenizer: Any, demonstrations: Sequence[tuple[str, str]]) -> Prompt:
     if not getattr(tokenizer, "chat_template", None):
         raise OptionError("prompt style chat: the model's tokenizer has no chat template; use dola, lm-eval or none")
-    messages = []
-    for question, answer in demonstrations:
-        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    messages.append({"role": "user", "content": _QUESTION})
-    answered = [*messages, {"role": "assistant", "content": _ANSWER}]
+    turns = [turn for question, answer in demonstrations for turn in (("user", question), ("assistant", answer))]
+    turns += [("user", _QUESTION), ("assistant", _ANSWER)]
+    answered = [{"role": role, "content": message_content(tokenizer, text)} for role, text in turns]
+    messages = answered[:-1]
     try:
         prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         whole = tokenizer.apply_chat_template(answered, tokenize=False)

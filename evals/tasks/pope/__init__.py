@@ -1,0 +1,1 @@
+"""POPE: yes-or-no questions about objects in images."""
