@@ -7,6 +7,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from transformers import CompileConfig, GenerationConfig, StoppingCriteriaList
 from transformers.generation.stopping_criteria import StopStringCriteria
@@ -14,6 +15,7 @@ from transformers.generation.stopping_criteria import StopStringCriteria
 from decoding.drafts.options import draft_options
 from decoding.errors import InputError, OptionError, shown
 from decoding.generation.strategy import Strategy
+from decoding.models.devices import input_device
 from decoding.models.forward_errors import within_memory
 from decoding.models.inputs import check_inputs, check_whole, with_named_inputs
 from decoding.models.wrappers import check_model, text_tokenizer
@@ -154,6 +156,8 @@ def generate(
             generation_config.update(**done)
         if generation_config is None or model.generation_config.stop_strings:  # from which None is filled in
             kwargs.update(done)
+    if strategy.replaces_language and kwargs.get("decoder_input_ids") is None and model.config.is_encoder_decoder:
+        kwargs["decoder_input_ids"] = _language_prompt(strategy, model, config, inputs, kwargs)
     custom: Any = strategy if streamer is None else functools.partial(strategy, streamer=streamer)
     with within_memory(model, "its prompt"):
         return model.generate(
@@ -258,6 +262,30 @@ def _healed(model: Any, prompt: Any, kwargs: dict[str, Any], tokenizer: Any) -> 
     if mask is not None and mask.shape != healed.shape:  # spaces at the end of a prompt are left out
         kwargs["attention_mask"] = (healed != tokenizer.pad_token_id).to(mask.dtype)
     return healed
+
+
+def _language_prompt(
+    strategy: Strategy, model: Any, config: GenerationConfig, inputs: Any, kwargs: Mapping[str, Any]
+) -> Tensor:
+    """The decoder's prompt (rows, 2) of its start token and the target language, which ``forced_bos_token_id`` names.
+
+    As the decoder's prompt has it already, transformers does not force it as the first new token.
+    """
+
+    def option(name: str) -> Any:
+        values = (kwargs.get(name), getattr(config, name), getattr(model.generation_config, name))
+        return next((value for value in values if value is not None), None)
+
+    start, language = option("decoder_start_token_id"), option("forced_bos_token_id")
+    start = option("bos_token_id") if start is None else start
+    if not isinstance(start, int) or not isinstance(language, int):
+        raise InputError(
+            f"language: {strategy.name} replaces the target language, and the call names none: give "
+            "forced_bos_token_id=ID (--generation-config on the command line), or decoder_input_ids that end in it"
+        )
+    first = inputs if inputs is not None else kwargs.get("input_ids")
+    rows = next(value for value in (first, *kwargs.values()) if isinstance(value, Tensor)).shape[0]
+    return torch.tensor([[start, language]], device=input_device(model)).expand(rows, 2)
 
 
 def generate_with(spec: StrategySpec, model: Any, **inputs: Any) -> Any:

@@ -24,16 +24,18 @@ def generate(*args: Any, model: Any, **kwargs: Any) -> Any:
     keyword or in a generation config: both are the model's plain ``generate``.
 
     Raises:
-        OptionError: settings that name no strategy, or another amateur than the exported one; drafts of a model that is
-            given by name.
-        ModelError: the amateur that the settings name is not in the folder.
+        OptionError: settings that name no strategy, or another model beside this one than those that were exported;
+            drafts of a model that is given by name.
+        ModelError: a model that the settings name is not in the folder.
     """
     arguments = dict(_signature().bind(model, *args, **kwargs).arguments)
     arguments |= arguments.pop("kwargs", {})
     arguments.pop("self")
     settings = settings_of_call(model, arguments.get("generation_config"), arguments)
     if arguments.get("custom_generate") is not None or settings is None:
-        return type(model).generate(model, **arguments)
+        # Some models' own generate() has another name for its first parameter.
+        first = arguments.pop("inputs", None)
+        return type(model).generate(model, *(() if first is None else (first,)), **arguments)
     arguments.pop("custom_generate", None)
     _check_drafts(model, arguments)
     return api.generate(model, **arguments)

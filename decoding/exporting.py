@@ -11,6 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import GenerationConfig
 
 from decoding import api
@@ -20,16 +21,17 @@ from decoding.generation.strategy import Strategy
 from decoding.models.adapters import adapters_of
 from decoding.models.builtin import BUILT_IN_ADAPTERS
 from decoding.models.gguf import is_gguf
-from decoding.models.loading import load, load_tokenizer, save
+from decoding.models.loading import load, load_processor, load_tokenizer, save
+from decoding.models.media import processed, sampling_rate
 from decoding.models.probe import probe_inputs
 from decoding.models.quiet import quiet
 from decoding.models.text_config import vocab_size
-from decoding.strategies.contrast.amateurs import amateur_reader
-from decoding.strategies.contrast.prompt import Prompt
+from decoding.strategies.contrast.amateurs import second_reader
 from decoding.strategies.generation_options import NO_OPTIONS, check_apply, check_tokens, checked_options
+from decoding.strategies.named_readers import change_named_readers, named_readers
 from decoding.strategies.parameters_text import as_json
 from decoding.strategies.registry import STRATEGIES, StrategySpec, exportable_strategies, parse_strategy
-from decoding.strategies.stored import AMATEUR, SETTINGS, home_of
+from decoding.strategies.stored import SETTINGS, home_of
 from decoding.transformers_private import with_no_model_defaults
 from decoding.versions import __version__
 
@@ -105,8 +107,9 @@ def export(
     """Write a model folder whose ``generate`` is a strategy.
 
     The folder holds the model's files, ``custom_generate/generate.py``, the strategy and its parameters in
-    ``generation_config.json``, and in ``amateur/`` the amateur that the strategy may have. It can be moved, and
-    uploaded to the hub. ``from_pretrained(folder, trust_remote_code=True)`` loads a model that generates with the
+    ``generation_config.json``, and in ``amateur/`` the amateur that the strategy may have; other models that a strategy
+    names are in folders named after its parameters, such as ``tuned/`` or ``terms-2/``. It can be moved, and uploaded
+    to the hub. ``from_pretrained(folder, trust_remote_code=True)`` loads a model that generates with the
     strategy, where this package is installed in the same minor version. See docs/serving.md.
 
     Args:
@@ -149,24 +152,24 @@ def export(
                 f"drafts={drafts!r}: the folder will hold no such model; must be prompt-lookup, amateur or exit:LAYER"
             )
         tried = spec.with_tokenizer(tokenizer).strategy
-        amateur = _amateur_source(spec, loaded, tokenizer)  # before the trial puts an adapter on the model
-        _try(tried, loaded)
+        sources = _sources(spec, loaded, tokenizer)  # before the trial puts an adapter on the model
+        _try(tried, loaded, str(model))
         if is_gguf(loaded.name_or_path):
             home: Source = (loaded, tokenizer)
         else:
             home = home_of(loaded, local_files_only=True)
-        for source, target in ((home, folder), (amateur, folder / AMATEUR)):
+        for source, target in ((home, folder), *((source, folder / place) for place, source in sources.items())):
             if isinstance(source, tuple):
                 _save(*source, target, link)
-            elif source is not None:
+            else:
                 if source.is_relative_to(replaced):
                     raise OptionError(f"output={str(output)!r} holds {source}, which is exported: give another folder")
                 _copy_files(source, target, link)
-        parameters = {name: as_json(name, value) for name, value in spec.parameters.items()}
-        settings = {"name": spec.name, **parameters}
-        if amateur is not None:
-            settings["amateur"] = f"./{AMATEUR}"
-        setattr(config, SETTINGS, settings)
+        parameters = change_named_readers(
+            type(spec.strategy), spec.parameters, lambda place, reader: f"./{place}" if place in sources else reader
+        )
+        settings = {name: as_json(name, value) for name, value in parameters.items()}
+        setattr(config, SETTINGS, {"name": spec.name, **settings})
         try:
             config.save_pretrained(folder)
         except ValueError as error:
@@ -200,38 +203,56 @@ def _config(model: Any, options: Mapping[str, Any]) -> GenerationConfig:
     return with_no_model_defaults(config)
 
 
-def _amateur_source(spec: StrategySpec, model: Any, tokenizer: Any) -> Source | None:
-    """The strategy's amateur; None where it has no files (a prompt, an adapter in the model)."""
-    amateur = spec.parameters.get("amateur")
-    if isinstance(amateur, (str, Path)):
-        if str(amateur) in adapters_of(model) or str(amateur).startswith("prompt:"):
-            return None
-        adapter = BUILT_IN_ADAPTERS.get(str(amateur), Path(amateur).expanduser())
-        if (adapter / "adapter_config.json").is_file():
-            return adapter.resolve()
-        reader = amateur_reader(amateur, model, 1, tokenizer)
-        if is_gguf(str(amateur)):
-            return reader.model, load_tokenizer(str(amateur))
-        return home_of(reader.model, local_files_only=True)
-    if amateur is not None and not isinstance(amateur, Prompt):
+def _sources(spec: StrategySpec, model: Any, tokenizer: Any) -> dict[str, Source]:
+    """The models that the strategy names, by the folder that they are to have; no adapters that are in the model."""
+    return {
+        place: _source(place, reader, model, tokenizer)
+        for place, reader in named_readers(type(spec.strategy), spec.parameters).items()
+        if str(reader) not in adapters_of(model)
+    }
+
+
+def _source(place: str, reader: Any, model: Any, tokenizer: Any) -> Source:
+    if not isinstance(reader, (str, Path)):
         raise OptionError(
-            f"amateur={type(amateur).__name__}: is in memory and has no files to export; give the folder that "
+            f"{place}={type(reader).__name__}: is in memory and has no files to export; give the folder that "
             "save_pretrained() wrote, or a hub name"
         )
-    return None
+    adapter = BUILT_IN_ADAPTERS.get(str(reader), Path(reader).expanduser())
+    if (adapter / "adapter_config.json").is_file():
+        return adapter.resolve()
+    loaded = second_reader(reader, model, 1, tokenizer, role=place).model
+    if is_gguf(str(reader)):
+        return loaded, load_tokenizer(str(reader))
+    return home_of(loaded, local_files_only=True)
 
 
-def _try(strategy: Strategy, model: Any) -> None:
+def _try(strategy: Strategy, model: Any, name: str) -> None:
     """Generate two tokens, so that a model that the strategy cannot decode is refused before anything is written."""
     try:
         with quiet():
-            api.generate(model, probe_inputs(model)["input_ids"], strategy=strategy, max_new_tokens=2)
+            api.generate(model, _trial_inputs(strategy, model, name), strategy=strategy, max_new_tokens=2)
     except DecodingError:
         raise
     except Exception as error:
         raise ModelError(
             f"{model.name_or_path}: cannot be decoded with {strategy.name} ({type(error).__name__}: {one_line(error)})"
         ) from error
+
+
+def _trial_inputs(strategy: Strategy, model: Any, name: str) -> dict[str, Any]:
+    """Random tokens, or what the model's processor makes of a grey image or of silence."""
+    hears = model.config.is_encoder_decoder and model.main_input_name in ("input_features", "input_values")
+    if strategy.media is None and not hears:
+        return {"input_ids": probe_inputs(model)["input_ids"]}
+    processor = load_processor(name)
+    chat = bool(getattr(processor, "chat_template", None)) and not hears
+    if strategy.media == "image":
+        prompt = "a" if chat else f"{getattr(processor, 'image_token', '')} a"
+        return processed(model, processor, prompt, [np.full((64, 64, 3), 128, np.uint8)], chat=chat)
+    silence = np.zeros(sampling_rate(processor) // 2, np.float32)
+    prompt = "a" if chat else f"{getattr(processor, 'audio_token', '')} a"
+    return processed(model, processor, "" if hears else prompt, sound=silence, chat=chat)
 
 
 @contextmanager
@@ -309,7 +330,7 @@ def _is_included(name: str) -> bool:
 def _write_code(strategy: str, folder: Path) -> None:
     """Write the code that transformers runs as the model's ``generate``, and the packages that it needs."""
     version = ".".join(__version__.split(".")[:2])
-    lora = (folder / AMATEUR / "adapter_config.json").is_file()
+    lora = any(folder.glob("*/adapter_config.json"))
     install = f'pip install "contrastive-decoding{"[lora]" if lora else ""}=={version}.*"'
     code = folder / "custom_generate"
     code.mkdir()

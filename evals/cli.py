@@ -14,9 +14,11 @@ from decoding.evals.commands.demo import demo_command
 from decoding.evals.commands.factor import factor_command
 from decoding.evals.commands.halueval import halueval_command
 from decoding.evals.commands.isotropy import isotropy_command
+from decoding.evals.commands.knowledge_conflict import knowledge_conflict_command
 from decoding.evals.commands.lm_eval import lm_eval_command
 from decoding.evals.commands.metrics import metrics_command
 from decoding.evals.commands.multilingual import multilingual_command
+from decoding.evals.commands.pope import pope_command
 from decoding.evals.commands.scale import at_scale
 from decoding.evals.commands.truthfulqa import truthfulqa_command
 from decoding.evals.commands.tune import tuning, without_tuning
@@ -42,6 +44,13 @@ add_command(app, "metrics", metrics_command)
 for name, command, what, example in (
     ("factor", factor_command, "FACTOR", "--data news_factor.csv --strategy greedy --strategy dola"),
     ("halueval", halueval_command, "HaluEval", "--data qa_data.json --strategy greedy --strategy dola"),
+    ("pope", pope_command, "POPE", "--data pope.json --model llava --chat --strategy greedy --strategy image-contrast"),
+    (
+        "knowledge-conflict",
+        knowledge_conflict_command,
+        "Knowledge conflicts",
+        "--strategy 'context-aware:context={context},alpha=0' --strategy 'context-aware:context={context}'",
+    ),
     ("truthfulqa", truthfulqa_command, "TruthfulQA", "--miniature --strategy greedy --strategy 'dola:layers=low|high'"),
     (
         "multilingual",

@@ -103,9 +103,10 @@ class Scorer:
             require_range("floor", self.floor, -LARGEST, LARGEST)
         if not self.prefix:
             raise InputError("the prompt is empty: give at least one token")
-        # A reader of the last token of each prompt shares no prefix with other prompts.
+        # A reader of the last token of each prompt, or of another prompt, shares no prefix with other prompts.
         self._apart = [
-            any(reader.from_last_token for reader in self._readers(strategy)) for strategy in self.strategies
+            any(reader.from_last_token or reader.prompt is not None for reader in self._readers(strategy))
+            for strategy in self.strategies
         ]
         together = [strategy for strategy, apart in zip(self.strategies, self._apart, strict=True) if not apart]
         self._shared = SharedReaders(self, self.prefix, together) if together else None
@@ -162,7 +163,11 @@ class Scorer:
             readers.streams.release()
 
     def _readers(self, strategy: ContrastStrategy) -> list[Reader]:
-        return strategy.readers(self.model, 1)
+        readers = strategy.readers(self.model, 1)
+        for reader in readers:
+            if reader.change is not None:
+                raise OptionError(f"the {reader.role} reads other inputs beside the text, and scoring has texts only")
+        return readers
 
 
 class SharedReaders:
@@ -241,14 +246,16 @@ class SharedReaders:
         tree = TokenTree([[*prompt, *continuation[:-1]] for prompt, continuation in texts])
         outputs = self.streams.forward_tree(tree)
         # A token is predicted where the text before it ends: after the prefix (position 0) or after a node.
-        predicted_positions = [
-            position
+        predicted = [
+            (position, new_tokens)
             for (prompt, _), path in zip(texts, tree.paths, strict=True)
-            for position in [0, *(node + 1 for node in path)][len(prompt) :]
+            for new_tokens, position in enumerate([0, *(node + 1 for node in path)][len(prompt) :])
         ]
         all_tokens = [token for _, continuation in texts for token in continuation]
         device = input_device(self.scorer.model)
-        positions, indices = torch.tensor(predicted_positions).unique(return_inverse=True)  # ascending
+        # Texts that are equal so far share a place, unless the prompt of one is longer.
+        places, indices = torch.tensor(predicted).unique(dim=0, return_inverse=True)  # ascending
+        positions, new_tokens = places.unbind(-1)
         order = indices.argsort(stable=True)
         tokens, indices = torch.tensor(all_tokens)[order], indices[order]
         prefixes, starts = self._prefixes(texts)
@@ -261,7 +268,8 @@ class SharedReaders:
             low, high = torch.searchsorted(indices, torch.tensor([start, end])).tolist()
             rows, chosen = (values[low:high].to(device) for values in (indices - start, tokens))
             input_ids = prefixes[starts[start:end]][None]  # (1, positions, length)
-            parts.append(self._chosen_scores(outputs, positions[start:end].to(device), input_ids, rows, chosen))
+            here, new = (places.to(device)[None, start:end] for places in (positions, new_tokens))
+            parts.append(self._chosen_scores(outputs, here, new, input_ids, rows, chosen))
         scores = torch.empty(len(self.strategies), 2, len(all_tokens), dtype=torch.float32, device="cpu")
         scores[..., order] = torch.cat(parts, dim=-1).clamp_min(self.scorer.floor).cpu()
         lengths = [len(continuation) for _, continuation in texts]
@@ -288,17 +296,32 @@ class SharedReaders:
         return torch.cat(ids).unfold(0, len(prefix) + longest, 1), torch.tensor(starts)
 
     def _chosen_scores(
-        self, outputs: list[ForwardOutput], positions: Tensor, input_ids: Tensor, rows: Tensor, tokens: Tensor
+        self,
+        outputs: list[ForwardOutput],
+        positions: Tensor,
+        new_tokens: Tensor,
+        input_ids: Tensor,
+        rows: Tensor,
+        tokens: Tensor,
     ) -> Tensor:
-        """(strategies, 2, n) normalized and raw scores of ``tokens`` (n,) at ``positions[rows]``."""
-        finals, early = self.streams.logits_at(outputs, positions, self.wanted)
+        """(strategies, 2, n) normalized and raw scores of ``tokens`` (n,) at ``positions[0, rows]``.
+
+        Args:
+            outputs: of the forward pass.
+            positions: (1, positions) in it.
+            new_tokens: (1, positions) how many tokens of a continuation come before each.
+            input_ids: (1, positions, length) the text before each.
+            rows: (n,) the place of each token.
+            tokens: (n,).
+        """
+        finals, early = self.streams.logits_at(outputs, positions[0], self.wanted)
         chosen = []
         for strategy, roles in zip(self.strategies, self.roles, strict=True):
             logits = {
                 role: ReaderLogits(finals[shared_role], self._exits(early, shared_role, exits, strategy.exit_norm))
                 for role, (shared_role, exits) in roles.items()
             }
-            scores = strategy.contrast(logits, input_ids).masked[0]  # (positions, vocab)
+            scores = strategy.contrast_at(logits, input_ids, new_tokens).masked[0]  # (positions, vocab)
             rows, tokens = rows.to(scores.device), tokens.to(scores.device)
             raw = scores[rows, tokens]
             normalized = raw - scores.logsumexp(-1)[rows]
@@ -356,8 +379,9 @@ def _union(groups: Sequence[Sequence[Reader]]) -> tuple[list[Reader], list[dict[
     for group in groups:
         shared_roles = {}
         for reader in group:
-            prefix = None if reader.prefix is None else tuple(map(tuple, reader.prefix))
-            key = (id(reader.model), reader.adapter, prefix, reader.system, reader.from_last_token)
+            texts = (None if rows is None else tuple(map(tuple, rows)) for rows in (reader.prefix, reader.prompt))
+            way = (reader.degradation, reader.system, reader.from_last_token)
+            key = (id(reader.model), reader.adapter, *texts, *way)
             if key not in union:
                 names = {known.role for known in union.values()}
                 number = next(n for n in range(1, len(union) + 2) if _numbered(reader.role, n) not in names)

@@ -20,8 +20,8 @@ from decoding.models.inputs import context_of
 from decoding.models.text_config import vocab_size
 from decoding.models.wrappers import unwrapped
 from decoding.strategies.contrast.base import ContrastStrategy
-from decoding.strategies.contrast.reader_group import ReaderHead, mixed_rows
-from decoding.strategies.contrast.readers import Reader, ReaderLogits, by_weights, with_prefix
+from decoding.strategies.contrast.reader_group import ReaderHead, row_variants
+from decoding.strategies.contrast.readers import Reader, ReaderLogits, by_weights, prompt_read
 from decoding.stream.forward import ForwardPasses
 from decoding.stream.output import ForwardOutput
 
@@ -50,7 +50,7 @@ def teacher_forced(model: Any, input_ids: Tensor, strategy: ContrastStrategy, fl
         system message, the positions before the first message that it shares with the text mean nothing.
 
     Raises:
-        OptionError: an amateur that reads from the prompt's last token on: a whole text has no prompt.
+        OptionError: a reader that reads from the prompt's last token on, or another prompt: a whole text has none.
         InputError: texts that are longer than :func:`longest_text`.
         ModelError: an encoder-decoder, or a reader whose logits are NaN.
     """
@@ -60,11 +60,14 @@ def teacher_forced(model: Any, input_ids: Tensor, strategy: ContrastStrategy, fl
     batch, length = input_ids.shape
     readers = strategy.readers(model, batch)
     for reader in readers:
-        if reader.from_last_token:
+        if reader.from_last_token or reader.prompt is not None:
+            read = "from the prompt's last token on" if reader.from_last_token else "another prompt"
             raise OptionError(
-                f"the {reader.role} reads from the prompt's last token on, and a whole text has no prompt: "
-                "amateur_context must be 'full'"
+                f"the {reader.role} reads {read}, and a whole text has no prompt: score continuations of a prompt "
+                "(decoding.score), or let the reader read the whole text (an amateur with amateur_context='full')"
             )
+        if reader.change is not None:
+            raise OptionError(f"the {reader.role} reads other inputs beside the text, and scoring has texts only")
     longest = _longest(model, readers)
     if longest is not None and length > longest:
         raise InputError(f"texts of {length} tokens: must be at most {longest}, to fit the contexts of all readers")
@@ -80,7 +83,8 @@ def teacher_forced(model: Any, input_ids: Tensor, strategy: ContrastStrategy, fl
             for group in groups:
                 logits |= group.reader_logits(row, start, end, strategy.exit_norm)
             prefixes = last_prefixes(input_ids[row, :end], end - start)
-            contrast = strategy.contrast(logits, prefixes[None])
+            positions = torch.arange(start, end, device=input_ids.device)
+            contrast = strategy.contrast_at(logits, prefixes[None], positions[None])
             scores[row, start:end] = contrast.masked[0].log_softmax(-1).clamp_min(floor)
     return scores
 
@@ -148,12 +152,12 @@ def _read(expert: Any, group: list[Reader], texts: list[list[int]]) -> _GroupOut
     """
     model = group[0].model or expert
     batch, length = len(texts), len(texts[0])
-    rows = [with_prefix(reader, text, row, model) for reader in group for row, text in enumerate(texts)]
+    rows = [prompt_read(reader, text, row, model) for reader in group for row, text in enumerate(texts)]
     width = max(map(len, rows))
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=input_device(model))
-    mixed = mixed_rows(model, group, group, batch) if group[0].model is None else None
+    variants = row_variants(model, group, group, batch) if group[0].model is None else None
     exits = tuple(sorted({exit_ for reader in group for exit_ in reader.exits}))
-    passes = ForwardPasses(model, exits, mixed)
+    passes = ForwardPasses(model, exits, variants)
     output, _ = passes.run({"input_ids": ids, "use_cache": False}, len(rows), 0, every_logit=True)
     head = ReaderHead(model, passes.structure, group, 1)
     return _GroupOutput(head, output, batch, [len(row) - length for row in rows])

@@ -6,21 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch import Tensor
-
-from decoding.kernels.contrast import contrast_logits
 from decoding.parameters import require_number
 from decoding.strategies.contrast.amateurs import text_reader
-from decoding.strategies.contrast.base import Contrast, ContrastStrategy
-from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
+from decoding.strategies.contrast.readers import EXPERT, Reader
 from decoding.strategies.contrast.system_messages import Placement, require_placement
 from decoding.strategies.contrast.texts import check_text, texts_of
+from decoding.strategies.contrast.weighted import WeightedStrategy
 
-__all__ = ["ContextAware"]
+__all__ = ["AWARE", "ContextAware", "context_readers"]
+
+AWARE = "expert in context"  # the role of the reader of the context
 
 
 @dataclass(frozen=True)
-class ContextAware(ContrastStrategy):
+class ContextAware(WeightedStrategy):
     """Context-aware decoding: what the context adds to the prompt, amplified.
 
     The score is (1 + α)·logit(y | c, x) - α·logit(y | x), with the prompt x and a context c before it: in a chat, as
@@ -49,6 +48,7 @@ class ContextAware(ContrastStrategy):
     tokenizer: Any = field(default=None, repr=False, compare=False)
     placement: Placement | None = field(default=None, metadata={"added_later": True})
     name: ClassVar[str] = "context-aware"
+    anchor: ClassVar[str] = AWARE
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,10 +62,13 @@ class ContextAware(ContrastStrategy):
 
     def readers(self, model: Any, rows: int) -> list[Reader]:
         """The model on the prompt, and on the context and the prompt."""
-        role = "expert in context"
-        return [Reader(EXPERT), text_reader(role, self.context, self.tokenizer, rows, "context", self.placement)]
+        return context_readers(self.context, self.tokenizer, rows, self.placement)
 
-    def contrast(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor) -> Contrast:
-        """The logits with the context, contrasted with those without."""
-        aware, plain = logits["expert in context"].final, logits[EXPERT].final
-        return Contrast(lambda _: contrast_logits(aware, plain, self.alpha), lambda: aware, None)
+    def weights(self) -> Mapping[str, float]:
+        """1 + α with the context, -α without."""
+        return {AWARE: 1 + self.alpha, EXPERT: -self.alpha}
+
+
+def context_readers(context: Any, tokenizer: Any, rows: int, placement: Placement | None) -> list[Reader]:
+    """The model on the prompt, and on a context and the prompt, whose role is ``AWARE``."""
+    return [Reader(EXPERT), text_reader(AWARE, context, tokenizer, rows, "context", placement)]

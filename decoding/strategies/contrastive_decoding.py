@@ -6,22 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor
-
 from decoding.errors import OptionError, shown
-from decoding.kernels.contrast import contrast_log_probs, contrast_logits
 from decoding.parameters import require_choice, require_number, require_range
 from decoding.strategies.contrast.amateurs import (
-    amateur_reader,
-    check_amateur,
-    cut_to_shared,
-    padded_to,
-    prompt_text,
+    check_reader,
+    reader_text,
+    second_reader,
 )
-from decoding.strategies.contrast.base import Contrast, ContrastStrategy
-from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
+from decoding.strategies.contrast.readers import EXPERT, Reader
 from decoding.strategies.contrast.system_messages import Placement, require_placement
 from decoding.strategies.contrast.texts import least_rows
+from decoding.strategies.contrast.weighted import WeightedStrategy
 
 __all__ = ["ContrastiveDecoding"]
 
@@ -30,7 +25,7 @@ CONTEXTS = ("full", "last_token")
 
 
 @dataclass(frozen=True)
-class ContrastiveDecoding(ContrastStrategy):
+class ContrastiveDecoding(WeightedStrategy):
     """Contrastive decoding: the tokens that the expert prefers more than the amateur, among its plausible ones.
 
     With ``form="logits"`` the score is (1 + β)·s_e - β·s_a where s_e >= log α + max s_e (O'Brien and Lewis,
@@ -40,8 +35,8 @@ class ContrastiveDecoding(ContrastStrategy):
 
     Args:
         amateur: the weaker reader: a transformers model; a folder, hub name or built-in name; the name of a LoRA
-            adapter on the model, or the folder of one; or ``decoding.Prompt(text)``, the same model after a
-            misleading prompt.
+            adapter on the model, or the folder of one; ``decoding.Prompt(text)``, the same model after a misleading
+            prompt; or ``decoding.Self(skip_layers=[...])``, the same model degraded.
         alpha: α in [0, 1].
         beta: β >= 0.
         form: "logits" or "log_probs".
@@ -61,7 +56,7 @@ class ContrastiveDecoding(ContrastStrategy):
         >>> decoding.generate(expert, **inputs, strategy=ContrastiveDecoding(amateur), max_new_tokens=64)
     """
 
-    amateur: Any = field(metadata={"example": "amateur"})
+    amateur: Any = field(metadata={"example": "amateur", "names_models": True})
     alpha: float = field(default=0.1, metadata={"grid": (0.0, 0.1)})
     beta: float = field(default=0.5, metadata={"grid": (0.25, 0.5, 1.0)})
     form: Literal["logits", "log_probs"] = "logits"
@@ -70,12 +65,10 @@ class ContrastiveDecoding(ContrastStrategy):
     tokenizer: Any = field(default=None, repr=False, compare=False)
     placement: Placement | None = field(default=None, metadata={"added_later": True})
     name: ClassVar[str] = "contrastive-decoding"
-    plausibility_roles: ClassVar[frozenset[str]] = frozenset({EXPERT})
-    tokenwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_amateur(self.amateur)
+        check_reader(self.amateur)
         require_range("alpha", self.alpha, 0.0, 1.0)
         require_number("beta", self.beta, 0.0)
         require_choice("form", self.form, FORMS)
@@ -95,27 +88,32 @@ class ContrastiveDecoding(ContrastStrategy):
 
     def check(self, model: Any) -> None:
         """Raise where the amateur cannot be loaded or does not fit the model; loads it where it is given by name."""
-        self.readers(model, least_rows(prompt_text(self.amateur)))
+        self.readers(model, least_rows(reader_text(self.amateur)))
 
     def readers(self, model: Any, rows: int) -> list[Reader]:
         """The expert and the amateur."""
         from_last_token = self.amateur_context == "last_token"
-        amateur = amateur_reader(self.amateur, model, rows, self.tokenizer, from_last_token, self.placement)
+        amateur = second_reader(self.amateur, model, rows, self.tokenizer, from_last_token, self.placement)
         return [Reader(EXPERT), amateur]
 
-    def contrast(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor) -> Contrast:
-        """The contrast of expert and amateur, in either form."""
-        vocab = logits[EXPERT].final.shape[-1]
-        expert, amateur = cut_to_shared(logits[EXPERT].final, logits["amateur"].final)
+    def weights(self) -> Mapping[str, float]:
+        """1 + β and -β of logits; 1 and -β of log-probabilities."""
+        return {EXPERT: 1 + self.beta if self.form == "logits" else 1.0, "amateur": -self.beta}
 
-        def score_fn(alpha: float | None) -> Tensor:
-            if self.form == "logits":
-                scores = contrast_logits(expert, amateur, self.beta, alpha)
-            else:
-                scores = contrast_log_probs(expert, amateur, self.beta, self.amateur_temperature, alpha)
-            return padded_to(scores, vocab)
+    @property
+    def score_form(self) -> str:
+        """The form."""
+        return self.form
 
-        return Contrast(score_fn, lambda: padded_to(expert, vocab), self.alpha)
+    @property
+    def plausibility_alpha(self) -> float:
+        """α."""
+        return self.alpha
+
+    @property
+    def temperatures(self) -> Mapping[str, float]:
+        """τ of the amateur."""
+        return {"amateur": self.amateur_temperature}
 
     def _needs_own_expert(self, readers: Sequence[Reader]) -> bool:
         """False: the expert's final logits are all it needs, and a processor is given those."""

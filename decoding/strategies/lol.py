@@ -13,11 +13,11 @@ from decoding.kernels.contrast import multi_layer_contrast, refocused
 from decoding.models.layers import exits_of, matching_exits, require_layers
 from decoding.parameters import plain_numbers, require_choice, require_flag, require_number, require_range
 from decoding.strategies.contrast.amateurs import (
-    amateur_reader,
-    check_amateur,
+    check_reader,
     cut_to_shared,
     padded_to,
-    prompt_text,
+    reader_text,
+    second_reader,
     text_reader,
 )
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
@@ -83,7 +83,7 @@ class LOL(ContrastStrategy):
         >>> decoding.generate(model, **question, strategy=strategy)
     """
 
-    amateur: Any = field(metadata={"example": "amateur"})
+    amateur: Any = field(metadata={"example": "amateur", "names_models": True})
     lower_layers: Sequence[int | float] = field(
         metadata={"example": "0.5,0.75", "grid": ((0.5,), (0.75,), (0.5, 0.75))}
     )
@@ -103,7 +103,7 @@ class LOL(ContrastStrategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_amateur(self.amateur)
+        check_reader(self.amateur)
         require_range("alpha", self.alpha, 0.0, 1.0)
         for name in ("amateur_weight", "lower_amateur_weight", "fusion_weight", "refocus_weight"):
             require_number(name, getattr(self, name), 0.0)
@@ -130,14 +130,14 @@ class LOL(ContrastStrategy):
 
     def check(self, model: Any) -> None:
         """Raise where layers, amateur or guidance do not fit the model."""
-        self.readers(model, least_rows(self._guidance_text(), prompt_text(self.amateur)))
+        self.readers(model, least_rows(self._guidance_text(), reader_text(self.amateur)))
 
     def readers(self, model: Any, rows: int) -> list[Reader]:
         """The expert, the expert after the guidance where there is one, and the amateur."""
         fused = self.lower_layers and (self.fusion == "entropy" or self.fusion_weight > 0)
         exits = exits_of(model, self.lower_layers)
         exits = exits if fused else ()
-        amateur = amateur_reader(self.amateur, model, rows, self.tokenizer, placement=self.placement)
+        amateur = second_reader(self.amateur, model, rows, self.tokenizer, placement=self.placement)
         amateur_exits = exits if amateur.model is None else matching_exits(model, exits, amateur.model)
         readers = [Reader(EXPERT, exits=exits)]
         text = self._guidance_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,8 @@ from typing import Any, Literal, Union
 
 from decoding.errors import OptionError
 from decoding.strategies.contrast.prompt import Prompt
+from decoding.strategies.contrast.reader_kinds import LastToken, OtherPrompt, Self
+from decoding.strategies.contrast.terms import Terms
 
 __all__ = ["as_json", "as_results", "as_text", "from_text", "model_name", "named_values", "parameter_types"]
 
@@ -57,7 +60,9 @@ def from_text(name: str, text: str, hint: Any) -> Any:
 def as_text(value: Any) -> str:
     """A value as a command line has it; of a model, its name."""
     if isinstance(value, (tuple, list)):
-        return ",".join(map(str, value))
+        return (";" if any(isinstance(item, str) for item in value) else ",").join(map(str, value))
+    if inspect.isfunction(value):
+        return model_name(value)
     return model_name(value) if hasattr(value, "get_output_embeddings") else str(value)
 
 
@@ -108,7 +113,9 @@ def as_results(value: Any) -> Any:
 
 
 def model_name(model: Any) -> str:
-    """The name that a model was loaded by, or else that of its class."""
+    """The name that a model was loaded by, or else that of its class; of a function, its module and name."""
+    if inspect.isfunction(model):
+        return f"{model.__module__}.{model.__qualname__}"
     return str(getattr(model, "name_or_path", "") or type(model).__name__)
 
 
@@ -117,6 +124,12 @@ def _plain(value: Any, prompt_key: str, other: Callable[[Any], Any]) -> Any:
         return value
     if isinstance(value, Prompt):
         return {prompt_key: _plain(value.text, prompt_key, other)}
+    if isinstance(value, OtherPrompt):
+        return {"instead": _plain(value.text, prompt_key, other)}
+    if isinstance(value, (LastToken, Self)):
+        return str(value)
+    if isinstance(value, Terms):
+        return [[_plain(term.reader, prompt_key, other), term.weight, term.role] for term in value.terms]
     if isinstance(value, Mapping):
         return {str(key): _plain(item, prompt_key, other) for key, item in value.items()}
     if isinstance(value, Sequence):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from decoding.errors import OptionError, nearest
-from decoding.strategies.parameters_text import as_text, from_text, parameter_types
+from decoding.strategies.parameters_text import as_results, as_text, from_text, parameter_types
 from decoding.strategies.registration import StrategyRegistry
 
 __all__ = [
@@ -42,6 +42,18 @@ STRATEGIES = StrategyRegistry(
         "lol": "decoding.strategies.lol:LOL",
         "sled": "decoding.strategies.sled:SLED",
         "deco": "decoding.strategies.deco:DeCo",
+        "weighted-contrast": "decoding.strategies.weighted_contrast:WeightedContrast",
+        "guidance": "decoding.strategies.guidance:Guidance",
+        "adaptive-context": "decoding.strategies.adaptive_context:AdaptiveContext",
+        "documents": "decoding.strategies.documents:Documents",
+        "proxy-tuning": "decoding.strategies.proxy_tuning:ProxyTuning",
+        "safe-decoding": "decoding.strategies.safe_decoding:SafeDecoding",
+        "skipped-layers": "decoding.strategies.degraded_selves:SkippedLayers",
+        "masked-heads": "decoding.strategies.degraded_selves:MaskedHeads",
+        "expert-contrast": "decoding.strategies.degraded_selves:ExpertContrast",
+        "image-contrast": "decoding.strategies.image_contrast:ImageContrast",
+        "audio-contrast": "decoding.strategies.audio_contrast:AudioContrast",
+        "source-contrast": "decoding.strategies.source_contrast:SourceContrast",
         "fsd": "decoding.strategies.fsd:FSD",
         "top-n-sigma": "decoding.strategies.truncation_samplers:TopNSigma",
         "p-less": "decoding.strategies.truncation_samplers:PLess",
@@ -100,6 +112,11 @@ class StrategySpec:
         }
         values = {name: getattr(self.strategy, name) for name in parameter_types(type(self.strategy))}
         return {name: value for name, value in values.items() if name not in later or value != later[name]}
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The parameters as results and other files that are not read again have them; see :func:`as_results`."""
+        return {name: as_results(value) for name, value in self.parameters.items()}
 
     @property
     def label(self) -> str:

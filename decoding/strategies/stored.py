@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,13 @@ from decoding.generation.strategy import Strategy
 from decoding.models.gguf import is_gguf
 from decoding.models.loading import load_tokenizer
 from decoding.models.memo import PerModelMemo
-from decoding.strategies.contrast.prompt import Prompt
+from decoding.strategies.named_readers import change_named_readers, named_readers
 from decoding.strategies.registry import STRATEGIES, exportable_strategies
 from decoding.transformers_private import commit_hash
 
-__all__ = ["AMATEUR", "SETTINGS", "home_of", "stored_strategy"]
+__all__ = ["SETTINGS", "home_of", "stored_strategy"]
 
 SETTINGS = "decoding_strategy"  # the attribute of a generation config that holds a strategy's name and parameters
-
-AMATEUR = "amateur"  # the subfolder that holds one; "./amateur" in the settings
 
 _files: PerModelMemo[Any] = PerModelMemo()  # the tokenizer and the folder that a model was loaded with
 
@@ -38,26 +36,21 @@ def stored_strategy(
     Parameters that a config leaves out are those of the model's own config, where that has the same strategy.
 
     Args:
-        model: the generating model; an amateur is looked for in the folder that it was loaded from.
+        model: the generating model; models that the strategy names are looked for in the folder that it was loaded
+            from.
         config: of the call.
         kwargs: of the call; its parameters of the strategy have priority over the config, and are removed.
         tokenizer: for strategies that have texts; None loads that of the model's folder where it is needed.
 
     Raises:
-        OptionError: unknown names, or values out of range.
-        ModelError: the amateur cannot be found.
+        OptionError: unknown names, values out of range, or a model that the model's own settings do not name.
+        ModelError: a model that the settings name cannot be found.
     """
     settings = settings_of_call(model, config, kwargs)
     if settings is None:
         return None
     kwargs.pop(SETTINGS, None)
     of_model = settings_of_call(model, None, {}) or settings
-    # A server's clients send generation configs; they must not choose which files are read.
-    if "amateur" in settings and settings["amateur"] != of_model.get("amateur"):
-        raise OptionError(
-            f"{SETTINGS}: amateur={settings['amateur']!r} is not the model's ({of_model.get('amateur')!r}); export the "
-            "model again to change it"
-        )
     name = settings.get("name", of_model.get("name"))
     parameters = {**(of_model if name == of_model.get("name") else {}), **settings}
     parameters.pop("name", None)
@@ -70,8 +63,10 @@ def stored_strategy(
     for unknown in sorted(parameters.keys() - known):
         raise OptionError(f"{SETTINGS}: {name} has no parameter {unknown!r}{nearest(unknown, known)}")
     try:
-        if "amateur" in parameters:
-            parameters["amateur"] = _amateur(model, parameters["amateur"])
+        named = _check_named(name, parameters, of_model)
+        parameters = change_named_readers(
+            STRATEGIES[name], parameters, lambda place, reader: _with_path(model, place, reader, named)
+        )
         parameters |= {parameter: kwargs.pop(parameter) for parameter in known if parameter in kwargs}
         strategy = STRATEGIES[name](**parameters)
     except TypeError as error:  # a parameter without a default is missing, or a value is of another type
@@ -94,16 +89,40 @@ def settings_of_call(
     return settings
 
 
-def _amateur(model: Any, stored: Any) -> Any:
-    """The amateur that stored settings name; one in the folder as its path."""
-    if isinstance(stored, Mapping):
-        return Prompt(**stored)
-    if stored != f"./{AMATEUR}":
+def _check_named(name: str, parameters: Mapping[str, Any], of_model: Mapping[str, Any]) -> list[Any]:
+    """The models that a call's parameters name.
+
+    A server's clients send generation configs; they must not choose which files are read.
+
+    Raises:
+        OptionError: one that the model's own settings do not name.
+    """
+    own = of_model.get("name")
+    allowed = [*named_readers(STRATEGIES[own], of_model).values()] if own in exportable_strategies() else []
+    named = named_readers(STRATEGIES[name], parameters)
+    for place, reader in named.items():
+        if reader not in allowed:
+            models = " or ".join(map(repr, allowed)) or None
+            raise OptionError(
+                f"{SETTINGS}: {place}={reader!r} is not the model's ({models}); export the model again to change it"
+            )
+    return list(named.values())
+
+
+def _with_path(model: Any, place: str, stored: Any, named: Sequence[Any]) -> Any:
+    """A reader that stored settings name; one in the model's own folder, ``./amateur``, as its path."""
+    if not _is_inside(stored):
         return stored
-    folder = _files.get(model, "home", functools.partial(home_of, model, allow_patterns=f"{AMATEUR}/*")) / AMATEUR
+    patterns = tuple(f"{Path(reader)}/*" for reader in named if _is_inside(reader))
+    home = _files.get(model, ("home", patterns), functools.partial(home_of, model, allow_patterns=[*patterns]))
+    folder = home / stored
     if not folder.is_dir():
-        raise ModelError(f"{model.name_or_path}: its amateur is missing, the folder {folder}; export the model again")
+        raise ModelError(f"{model.name_or_path}: its {place} is missing, the folder {folder}; export the model again")
     return str(folder)
+
+
+def _is_inside(stored: Any) -> bool:
+    return isinstance(stored, str) and stored.startswith("./") and Path(stored).name == stored[2:]
 
 
 def home_of(model: Any, **download: Any) -> Path:

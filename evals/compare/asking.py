@@ -39,7 +39,7 @@ class Answers:
         """The answers as in ``demo.json``."""
         return {
             "strategy": self.spec.name,
-            "parameters": self.spec.parameters,
+            "parameters": self.spec.recorded,
             "answers": self.texts,
             "true": self.true,
             "popular": self.popular,

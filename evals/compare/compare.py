@@ -75,7 +75,7 @@ class Comparison:
         strategies = [
             {
                 "strategy": spec.name,
-                "parameters": spec.parameters,
+                "parameters": spec.recorded,
                 "label": spec.label,
                 "generation_config": config,
                 "figures": asdict(figures),

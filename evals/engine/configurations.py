@@ -28,6 +28,7 @@ from decoding.strategies.generation_options import (
     check_apply,
     checked_options,
 )
+from decoding.strategies.named_readers import change_named_readers
 from decoding.strategies.parameters_text import as_results
 from decoding.strategies.registry import StrategySpec
 from decoding.versions import __version__
@@ -35,7 +36,6 @@ from decoding.versions import __version__
 __all__ = ["Configuration", "check_distinct", "configured", "described", "digest"]
 
 REPORTED = ("device", "drafts", "folder_generation_config")  # settings that are no part of the hash
-NAMES = ("amateur",)  # parameters that name another model or an adapter; ``others`` has its identity
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ class Configuration:
         asks for and is off, nor the names of models and adapters, whose identities are.
         """
         settings = {name: value for name, value in self.settings.items() if name not in REPORTED}
-        unnamed = {"model": ("name",), "parameters": NAMES if settings.get("others") else ()}
-        for part, names in unnamed.items():
-            if part in settings:
-                settings[part] = {name: value for name, value in settings[part].items() if name not in names}
+        if "model" in settings:
+            settings["model"] = {name: value for name, value in settings["model"].items() if name != "name"}
+        if "parameters" in settings:
+            settings["parameters"] = _without_names(self.spec, settings["parameters"])
         return digest(settings)
 
     def seed(self, document: str) -> int:
@@ -116,7 +116,7 @@ def configured(
     for spec in specs:
         settings = {
             "strategy": spec.name,
-            "parameters": {key: as_results(value) for key, value in spec.parameters.items()},
+            "parameters": spec.recorded,
             "others": _others(spec, model, of_weights),
             "model": description,
             "device": str(input_device(model)),
@@ -133,6 +133,14 @@ def configured(
         configurations.append(Configuration(spec, settings, options))
     _check_hashes(configurations)
     return configurations
+
+
+def _without_names(spec: StrategySpec, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters, without the names of models and adapters in them; ``others`` has their identities."""
+    unnamed = change_named_readers(type(spec.strategy), spec.parameters, lambda place, reader: None)
+    changed = {name for name, value in unnamed.items() if value is not spec.parameters[name]}
+    kept = {name: value for name, value in recorded.items() if name not in changed}
+    return kept | {name: as_results(unnamed[name]) for name in changed if unnamed[name] is not None}
 
 
 def _check_hashes(configurations: Sequence[Configuration]) -> None:

@@ -53,6 +53,9 @@ def likelihoods(
     prompt: str,
     continuations: Sequence[str],
     kept_end: str = "",
+    *,
+    special_tokens: bool = True,
+    cut: bool = True,
 ) -> list[tuple[list[Likelihood], int]]:
     """Log-scores of continuations of one prompt, which is read once for all configurations.
 
@@ -64,18 +67,22 @@ def likelihoods(
             are left out, but for a bos token.
         continuations: with their leading space.
         kept_end: the end of the prompt, where the tokens before that are to be left out and not those at its beginning.
+        special_tokens: whether the tokenizer adds special tokens to the prompt; a chat template has them in its text.
+        cut: whether a prompt that does not fit loses tokens.
 
     Returns:
         For each configuration one :class:`Likelihood` a continuation, and the number of tokens left out of the prompt.
 
     Raises:
-        InputError: a continuation as long as the context.
+        InputError: a continuation as long as the context; without ``cut`` a prompt that does not fit.
         OptionError: a strategy that cannot score.
     """
     strategies = [scoring_strategy(configuration.spec) for configuration in configurations]
-    before, after = tokens_of(prompt, continuations, tokenizer)
+    before, after = tokens_of(prompt, continuations, tokenizer, special_tokens)
     longest, text = max(zip(map(len, after), continuations, strict=True))
     capacities = [context_of(model) if strategy is None else longest_text(model, strategy) for strategy in strategies]
+    if not cut:
+        _check_fit(before, longest, capacities, context_of(model))
     fixed = _length_of_end(before, prompt.removesuffix(kept_end), tokenizer) if kept_end else None
     prompts = [_cut(before, longest, text, capacity, tokenizer.bos_token_id, fixed) for capacity in capacities]
     results: list[Any] = [None] * len(strategies)
@@ -126,6 +133,16 @@ def shortened(text: str, limit: int = 40) -> str:
     """A text in one line, cut to ``limit`` characters, as messages show it."""
     line = " ".join(text.split())
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def _check_fit(prompt: list[int], longest: int, capacities: Sequence[int | None], context: int | None) -> None:
+    """Raise InputError where a prompt, the longest continuation and the texts of a strategy do not fit."""
+    least = min((capacity for capacity in capacities if capacity is not None), default=None)
+    if least is not None and len(prompt) + longest > least:
+        raise InputError(
+            f"its prompt has {len(prompt)} tokens, an answer {longest} and the texts that a strategy puts before it "
+            f"{(context or least) - least}: more than the model's context of {context or least}"
+        )
 
 
 def _length_of_end(prompt: list[int], beginning: str, tokenizer: Any) -> int:

@@ -22,7 +22,7 @@ from decoding.api import generate_with
 from decoding.drafts.options import DraftOptions
 from decoding.errors import ModelError, OptionError
 from decoding.evals import miniature
-from decoding.strategies.registry import parse_strategy
+from decoding.strategies.registry import STRATEGIES, parse_strategy
 
 
 @pytest.fixture(autouse=True)
@@ -211,6 +211,13 @@ def test_what_would_leave_the_strategy_out_is_refused(exported, plain):
         "contrastive-decoding:amateur=induced,form=log_probs",
         "contrastive-decoding:amateur=prompt:Everybody says",
         "lol:amateur=induced,lower_layers=0.5,3,guidance=What is true.,refocus_weight=0.3",
+        "contrastive-decoding:amateur=self:skip_layers=1-2;dropout=0.1,beta=0.8",
+        "weighted-contrast:terms=1.2*expert - 0.3*amateur - 0.4*induced + 0.2*prompt:Once upon,when=first 9",
+        "proxy-tuning:tuned=induced,untuned=amateur",
+        "safe-decoding:safe=induced,first_tokens=9",
+        "guidance:negative=Everybody says,scale=2",
+        "documents:documents=It is said;The book has",
+        "masked-heads:heads=1.0+2.1,beta=2",
         "context-aware:context=In the encyclopaedia it stands that",
         "dola:layers=1,2,3",
     ],
@@ -287,6 +294,14 @@ def test_a_model_on_the_hub_brings_its_amateur(tmp_path, inputs, monkeypatch):
         ({"name": "lol", "lower_layers": [1]}, "missing .*amateur"),
         ({"name": "contrastive-decoding", "amateur": "/etc"}, "is not the model's .None.; export the model again"),
         ("contrastive-search", "must be a name and parameters"),
+        ({"name": "lol", "amateur": "./amateur", "lower_layers": [1]}, "amateur='./amateur' is not the model's"),
+        ({"name": "contrastive-decoding", "amateur": ["/etc"]}, r"amateur=\['/etc'\] is not the model's"),
+        ({"name": "proxy-tuning", "tuned": "/etc", "untuned": "last-token"}, "tuned='/etc' is not the model's"),
+        ({"name": "proxy-tuning", "tuned": "self:dropout=.1", "untuned": "a/b"}, "untuned='a/b' is not the model's"),
+        ({"name": "safe-decoding", "safe": "./../other"}, "safe='./../other' is not the model's"),
+        ({"name": "weighted-contrast", "terms": "1*expert - 1*/etc"}, "terms-2='/etc' is not the model's"),
+        ({"name": "weighted-contrast", "terms": [["/etc", 1.0], ["expert", 1.0]]}, "terms-1='/etc' is not the model's"),
+        ({"name": "weighted-contrast", "terms": 3}, "terms=3: must be readers with weights"),
     ],
 )
 def test_settings_of_a_call_are_checked(exported, settings, message):
@@ -294,6 +309,40 @@ def test_settings_of_a_call_are_checked(exported, settings, message):
     config = GenerationConfig(max_new_tokens=2, decoding_strategy=settings)
     with pytest.raises(OptionError, match=message):
         loaded(exported).generate(torch.tensor([[5, 6]]), generation_config=config)
+
+
+def test_a_client_may_choose_other_texts_and_parts_of_the_model(tmp_path, plain, inputs, tokenizer):
+    """What names no file: a negative prompt is most often a request's own. Nor does its text become a model's name."""
+    model = loaded(decoding.export("expert", "guidance:negative=Lie.", tmp_path / "out"))
+    for settings in (
+        {"negative": str(miniature.folder("amateur")), "scale": 2.0},
+        {"negative": "./amateur"},
+        {"negative": {"text": "Everybody says"}},
+        {"name": "contrastive-decoding", "amateur": "self:skip_layers=1"},
+        {"name": "contrastive-decoding", "amateur": {"text": "Everybody says"}},
+        {"name": "weighted-contrast", "terms": "1.5*expert - 0.5*instead:Everybody says"},
+    ):
+        spec = {"name": "guidance", "negative": "Lie.", **settings}
+        spec = spec if spec["name"] == "guidance" else settings
+        parameters = {name: value for name, value in spec.items() if name != "name"}
+        for name, value in parameters.items():
+            parameters[name] = decoding.Prompt(value["text"]) if isinstance(value, dict) else value
+        strategy = STRATEGIES[spec["name"]](**parameters).with_tokenizer(tokenizer)
+        config = GenerationConfig(max_new_tokens=NEW, decoding_strategy=settings)
+        made = model.generate(**inputs, generation_config=config)
+        assert torch.equal(made, generated(plain, inputs, strategy)), settings
+    (_, reader) = decoding.Guidance(str(miniature.folder("amateur")), tokenizer=tokenizer).readers(plain, 1)
+    assert reader.model is None
+    assert reader.prompt == [tokenizer(str(miniature.folder("amateur")))["input_ids"]]
+
+
+def test_a_client_may_use_the_exported_models_in_another_strategy(tmp_path, inputs):
+    folder = decoding.export("expert", "proxy-tuning:tuned=induced,untuned=amateur", tmp_path / "out")
+    model, terms = loaded(folder), [["expert", 1.0], ["./tuned", 1.0], ["./untuned", -1.0]]
+    settings = {"name": "weighted-contrast", "terms": terms, "alpha": None}
+    assert torch.equal(generated(model, inputs, decoding_strategy=settings), generated(model, inputs))
+    with pytest.raises(OptionError, match=r"terms-1='amateur' is not the model's \('./tuned' or './untuned'\)"):
+        generated(model, inputs, decoding_strategy={**settings, "terms": [["amateur", 1.0]]})
 
 
 def test_a_missing_amateur_is_named(tmp_path):

@@ -12,11 +12,23 @@ import pytest
 import torch
 from exported_folders import EXPERT, generated, loaded, two_prompts
 from tiny_models import tiny_model
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
+from tiny_processors import RATE, save_llava, save_translator, save_whisper, tone, word_tokenizer, write_square
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSpeechSeq2Seq,
+    AutoProcessor,
+    AutoTokenizer,
+    GenerationConfig,
+)
 
 import decoding
-from decoding.errors import ModelError, OptionError
+from decoding.errors import DecodingError, ModelError, OptionError
 from decoding.evals import cli, miniature
+from decoding.models.builtin import BUILT_IN_ADAPTERS
+from decoding.models.media import read_image
+from decoding.strategies.registry import parse_strategy
 
 
 @pytest.fixture(autouse=True)
@@ -190,6 +202,97 @@ def test_options_of_the_generation_config_are_written_beside_the_strategy(tmp_pa
     assert not output.exists()
 
 
-def test_an_amateur_in_memory_is_refused(tmp_path):
-    with pytest.raises(OptionError, match=r"in memory .* give the folder"):
-        decoding.export("expert", decoding.ContrastiveDecoding(miniature.load("amateur")[0]), tmp_path / "out")
+@pytest.mark.parametrize(
+    ("place", "make"),
+    [
+        ("amateur", decoding.ContrastiveDecoding),
+        ("tuned", lambda model: decoding.ProxyTuning(model, "amateur")),
+        ("safe", decoding.SafeDecoding),
+        ("terms-2", lambda model: decoding.WeightedContrast([("expert", 1), (model, -1)])),
+    ],
+)
+def test_a_model_in_memory_is_refused(place, make, tmp_path):
+    with pytest.raises(OptionError, match=rf"{place}=LlamaForCausalLM: is in memory .* give the folder"):
+        decoding.export("expert", make(miniature.load("amateur")[0]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_model_that_a_strategy_names_is_in_the_folder(tmp_path):
+    terms = "1*expert - 0.3*amateur - 0.2*induced + 0.1*prompt:Once"
+    folder = decoding.export("expert", f"weighted-contrast:terms={terms}", tmp_path / "out")
+    for place, source in (("terms-2", miniature.folder("amateur")), ("terms-3", BUILT_IN_ADAPTERS["induced"])):
+        weights = next(source.glob("*.safetensors"))
+        assert (folder / place / weights.name).read_bytes() == weights.read_bytes()
+    settings = json.loads((folder / "generation_config.json").read_text())["decoding_strategy"]
+    assert [reader for reader, _, _ in settings["terms"]] == ["expert", "./terms-2", "./terms-3", {"text": "Once"}]
+    assert "peft" in (folder / "custom_generate" / "requirements.txt").read_text()
+
+
+def test_functions_are_not_exported(tmp_path):
+    strategy = decoding.WeightedContrast("1*expert - 1*last-token", weight_by=lambda logits: logits["expert"][..., 0])
+    with pytest.raises(OptionError, match=r"weight_by=.*cannot be written to a file"):
+        decoding.export("expert", strategy, tmp_path / "out")
+
+
+# --- models of images and of sound ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["image-contrast:noise=300", "image-contrast:no_image=true", "contrastive-search"])
+def test_a_model_of_images_generates_with_its_strategy(strategy, tmp_path):
+    source = save_llava(tmp_path / "llava")
+    folder = decoding.export(source, strategy, tmp_path / "out")
+    processor = AutoProcessor.from_pretrained(folder)  # its files came along
+    image = read_image(write_square(tmp_path / "red.png", (220, 40, 40)))
+    inputs = dict(processor(images=[image], text="<image> w1 w2", return_tensors="pt"))
+    exported = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
+    plain, _ = decoding.load(source, "cpu")
+    expected = decoding.generate(plain, **inputs, strategy=parse_strategy(strategy).strategy, max_new_tokens=8)
+    assert torch.equal(exported.generate(**inputs, max_new_tokens=8), expected)
+
+
+@pytest.mark.parametrize("strategy", ["audio-contrast:negatives=noise;silence,snr=0", "contrastive-search"])
+def test_a_speech_recogniser_generates_with_its_strategy(strategy, tmp_path):
+    source = save_whisper(tmp_path / "whisper")
+    folder = decoding.export(source, strategy, tmp_path / "out")
+    processor = AutoProcessor.from_pretrained(folder)
+    features = processor(audio=tone(), sampling_rate=RATE, return_tensors="pt")["input_features"]
+    exported = AutoModelForSpeechSeq2Seq.from_pretrained(folder, trust_remote_code=True)
+    plain, _ = decoding.load(source, "cpu")
+    expected = decoding.generate(plain, features, strategy=parse_strategy(strategy).strategy, max_new_tokens=8)
+    assert torch.equal(
+        exported.generate(features, max_new_tokens=8), expected
+    )  # whose first parameter has another name
+    assert torch.equal(exported.generate(input_features=features, max_new_tokens=8), expected)
+
+
+@pytest.mark.parametrize(
+    ("model", "strategy", "message"),
+    [
+        ("expert", "image-contrast", "expert: has no processor of images or sound"),
+        ("llava", "audio-contrast", "LlavaProcessor, hears no sound"),
+        ("whisper", "image-contrast", "WhisperProcessor, sees no images"),
+        ("m2m_100", "source-contrast:language=w31", "give forced_bos_token_id=ID"),
+    ],
+)
+def test_a_model_that_does_not_see_or_hear_is_refused(model, strategy, message, tmp_path):
+    save = {"llava": save_llava, "whisper": save_whisper, "m2m_100": lambda folder: save_translator("m2m_100", folder)}
+    source = save[model](tmp_path / model) if model in save else model
+    with pytest.raises(DecodingError, match=message):
+        decoding.export(source, strategy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_translator_generates_with_another_source_and_language(tmp_path):
+    source = save_translator("m2m_100", tmp_path / "m2m_100")
+    language, other = (word_tokenizer().convert_tokens_to_ids(word) for word in ("w30", "w31"))
+    given = f"source-contrast:source=w8 w9,language={other}"
+    folder = decoding.export(source, given, tmp_path / "out", generation_config={"forced_bos_token_id": language})
+    exported = AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=True)
+    inputs = word_tokenizer()("w1 w2 w3", return_tensors="pt", return_token_type_ids=False)
+    tokenizer = word_tokenizer()
+    strategy = decoding.SourceContrast("w8 w9", language=other, tokenizer=tokenizer)
+    expected = decoding.generate(
+        decoding.load(source, "cpu")[0], **inputs, strategy=strategy, forced_bos_token_id=language, max_new_tokens=8
+    )
+    assert expected[0, 1] == language
+    assert torch.equal(exported.generate(**inputs, tokenizer=tokenizer, max_new_tokens=8), expected)

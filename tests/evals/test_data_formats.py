@@ -18,6 +18,7 @@ from decoding.evals.isotropy import TextFile
 from decoding.evals.metrics.table import texts_of
 from decoding.evals.tasks import factor
 from decoding.evals.tasks.halueval.data import load as load_halueval
+from decoding.evals.tasks.knowledge_conflict.data import load as load_conflicts
 from decoding.evals.tasks.multilingual import data as multilingual
 from decoding.evals.tasks.truthfulqa.data import load
 from decoding.induce import read_examples
@@ -32,6 +33,7 @@ TARGETS = {"choices": ["No.", "Yes."], "labels": [1, 0]}
 QA = {"knowledge": "k", "question": "Q?", "right_answer": "r", "hallucinated_answer": "h"}
 DIALOGUE = {"knowledge": "k", "dialogue_history": "[Human]: Q?", "right_response": "r", "hallucinated_response": "h"}
 SUMMARY = {"document": "d", "right_summary": "r", "hallucinated_summary": "h"}
+CONFLICT = {"question": "Q?", "context": "c", "answer": "a", "memory": "m", "agreeing_context": "g", "others": "o"}
 PROBLEM = {"task_id": "a/1", "prompt": "def f():", "entry_point": "f", "test": "def check(f): pass"}
 FACTOR = {"full_prefix": "p.", "turncated_prefixes": "t.", "completion": "c", "contradiction_0": "d"}
 
@@ -56,6 +58,7 @@ READERS: dict[str, tuple[Callable[[Path], Any], dict[str, Any]]] = {
     "halueval": (without_file(load_halueval), QA),
     "halueval dialogue": (without_file(load_halueval), DIALOGUE),
     "halueval summarization": (without_file(load_halueval), SUMMARY),
+    "conflicts": (without_file(load_conflicts), CONFLICT),
     "passages": (lambda path: multilingual.passages(multilingual.Source(path)), {"prefix_text": "a", "text": "b"}),
     "translations": (
         lambda path: multilingual.translations(multilingual.Source(path), "de", "en"),

@@ -27,6 +27,8 @@ class Reader:
 
     def __init__(self, model: Any) -> None:
         self.model = copy.deepcopy(model).double().eval()
+        if hasattr(model.config, "num_experts_per_tok"):
+            self.model.set_experts_implementation("eager")  # torch's grouped product has no float64
         self.cut: dict[int, Any] = {}
         self.kept: dict[int | None, list[tuple[list[int], Any]]] = {}  # of the model that ends after so many layers
 
@@ -190,3 +192,50 @@ def per_token(
         scores = log_softmax(scores) if normalized else scores
         result.append(max(float(scores[token]), -1000.0))
     return result
+
+
+def weighted(
+    logits: Sequence[Tensor], weights: Sequence[float], form: str, alpha: float | None = None, strength: float = 1.0
+) -> Tensor:
+    """Σ w·s drawn towards the first reader's s, under its plausibility; a reader without weight has no say."""
+    scores = [log_softmax(s) if form == "log_probs" else s for s in logits]
+    total = scores[0] + strength * (sum(w * s for w, s in zip(weights, scores, strict=True) if w) - scores[0])
+    return total if alpha is None else cut_off(total, logits[0], alpha)
+
+
+def entropy(logits: Tensor) -> float:
+    """In nats."""
+    p = logits.softmax(-1)
+    return -float((p * log_softmax(logits)).sum())
+
+
+def jensen_shannon(logits: Tensor, others: Tensor) -> float:
+    """In bits, as the mean divergence from the average."""
+    p, q = logits.softmax(-1), others.softmax(-1)
+    m = (p + q) / 2
+    return float(((p * (p / m).log2()).sum() + (q * (q / m).log2()).sum()) / 2)
+
+
+def documents(
+    together: Tensor, none: Tensor, single: Sequence[Tensor], none_weight: float, document_weight: float
+) -> Tensor:
+    scores = (1 + none_weight) * together - none_weight * none
+    if len(single) > 1:
+        gaps = [float(torch.diff(s.softmax(-1).sort(descending=True).values[:2]).abs()) for s in single]
+        scores = scores + document_weight * (single[gaps.index(max(gaps))] - single[gaps.index(min(gaps))])
+    return scores
+
+
+def safe_decoding(own: Tensor, safe: Tensor, strength: float, common: int) -> Tensor:
+    """Log of p + α(p_safe - p) over the tokens that the k best of both share, for the first k that has enough."""
+    p, p_safe = own.softmax(-1), safe.softmax(-1)
+    orders = [x.argsort(descending=True).tolist() for x in (p, p_safe)]
+    shared: list[int] = []
+    for k in range(1, len(p) + 1):
+        shared = sorted({*orders[0][:k]} & {*orders[1][:k]})
+        if len(shared) >= common:
+            break
+    scores = torch.full_like(p, -math.inf)
+    for token in shared:
+        scores[token] = math.log(max(float(p[token] + strength * (p_safe[token] - p[token])), 1e-30))
+    return scores

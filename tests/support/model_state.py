@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tiny_strategies import OTHER_MODELS
 from torch import Tensor
 from transformers import pipeline
 
@@ -41,6 +42,8 @@ def specs_of(names: Any) -> list[str]:
     """A spec of each strategy, or one for each kind of amateur where it has one."""
     specs = []
     for name in names:
+        if name in OTHER_MODELS:
+            continue
         example = example_of(name)
         kinds = AMATEURS if "amateur" in parse_strategy(example).parameters else ("",)
         specs += [example.replace("amateur=amateur", f"amateur={kind}") for kind in kinds]

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tiny_models import tiny_model
+from tiny_models import tiny_model, word_tokenizer
 
-from decoding import LOL, ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Prompt, Strategy
+from decoding import (
+    LOL,
+    AdaptiveContext,
+    ContextAware,
+    ContrastiveDecoding,
+    ContrastiveSearch,
+    Documents,
+    DoLa,
+    Prompt,
+    Strategy,
+)
+from decoding.strategies.named_readers import change_named_readers
 from decoding.strategies.registry import example_of, exportable_strategies, parse_strategy
 
 __all__ = ["ADAPTER", "EXAMPLES", "adapted"]
@@ -27,16 +39,29 @@ _ON_A_TINY_MODEL: dict[str, Callable[[], Strategy]] = {
     "dola": lambda: DoLa([1, 2]),
     "context-aware": lambda: ContextAware([7, 8]),
     "lol": lambda: LOL(_amateur(), [1], guidance=[5, 6]),
+    "adaptive-context": lambda: AdaptiveContext([7, 8]),
+    "documents": lambda: Documents([[7, 8], [9, 10, 11]]),
 }
+
+OTHER_MODELS = {"expert-contrast"}  # strategies that no llama can be decoded with
 
 
 def _example(name: str) -> Callable[[], Strategy]:
-    """The strategy with its defaults and the examples that it declares, unless there is one for tiny models."""
-    return _ON_A_TINY_MODEL.get(name, lambda: parse_strategy(example_of(name)).strategy)
+    """The strategy with its defaults and the examples that it declares, unless there is one for tiny models.
+
+    Models that it names are a tiny one; texts have a tokenizer of tiny models.
+    """
+
+    def make() -> Strategy:
+        strategy = parse_strategy(example_of(name)).with_tokenizer(word_tokenizer()).strategy
+        given = {field.name: getattr(strategy, field.name) for field in dataclasses.fields(strategy)}
+        return type(strategy)(**change_named_readers(type(strategy), given, lambda place, reader: _amateur()))
+
+    return _ON_A_TINY_MODEL.get(name, make)
 
 
 EXAMPLES: dict[str, Callable[[], Strategy]] = {
-    **{name: _example(name) for name in exportable_strategies()},
+    **{name: _example(name) for name in exportable_strategies() if name not in OTHER_MODELS},
     "amateur-prompt": lambda: ContrastiveDecoding(Prompt([5, 6])),
     ADAPTER: lambda: ContrastiveDecoding("liar"),
 }

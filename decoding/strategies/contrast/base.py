@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +23,8 @@ from decoding.generation.unpadded_text import UnpaddedText
 from decoding.kernels.contrast import masked, plausible
 from decoding.strategies.contrast.drafted_readers import DraftedReaders
 from decoding.strategies.contrast.fused_streams import MOST_UNREAD, FusedStreams
-from decoding.strategies.contrast.reader_group import mixed_rows
-from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits, with_prefix
+from decoding.strategies.contrast.reader_group import row_variants
+from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits, prompt_read
 from decoding.stream.output import ForwardOutput
 
 __all__ = ["Contrast", "ContrastSession", "ContrastStrategy"]
@@ -113,6 +114,17 @@ class ContrastStrategy(Strategy):
                 (batch,), in teacher forcing (batch, positions), in scoring (1, texts).
         """
 
+    def contrast_at(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor, new_tokens: Tensor) -> Contrast:
+        """The scores of the token after each text, where it is known how much of a text is new; what is called.
+
+        Args:
+            logits: see :meth:`contrast`, which is all that most strategies need.
+            input_ids: likewise.
+            new_tokens: (...) int64, how many tokens of each text come after its prompt. A whole text that is scored has
+                a prompt of one token.
+        """
+        return self.contrast(logits, input_ids)
+
     def session(
         self,
         model: Any,
@@ -120,29 +132,52 @@ class ContrastStrategy(Strategy):
         model_kwargs: dict[str, Any],
         generation_config: GenerationConfig | None = None,
         restorable: bool = False,
+        given: Mapping[str, Any] | None = None,
     ) -> ContrastSession:
-        """Open a session; see :meth:`Strategy.session`."""
+        """Open a session; see :meth:`Strategy.session`.
+
+        Args:
+            model: the generating model.
+            input_ids: (batch, length).
+            model_kwargs: masks, positions, cache, ...
+            generation_config: of the call.
+            restorable: see :class:`decoding.stream.stream.Stream`.
+            given: see :meth:`Strategy.opener`.
+        """
         readers = self.readers(model, input_ids.shape[0])
-        session = self._session(model, readers, input_ids, model_kwargs, generation_config, restorable)
+        session = self._session(model, readers, input_ids, model_kwargs, generation_config, restorable, given)
         if self.lazy and self.plausibility_roles is not None and _may_leave_out(generation_config):
             session.may_wait = session.streams.groups_without(self.plausibility_roles)
             session.may_select = self.tokenwise and session.streams.selects_tokens
         return session
 
+    def opener(self, given: Mapping[str, Any], rescoring: bool = False) -> Callable[..., Session]:
+        """What opens a session whose readers get what ``generate`` was given; see :meth:`Strategy.opener`."""
+        return functools.partial(super().opener(given, rescoring), given=given)
+
     def rescoring_session(
-        self, model: Any, input_ids: Tensor, model_kwargs: dict[str, Any], generation_config: GenerationConfig | None
+        self,
+        model: Any,
+        input_ids: Tensor,
+        model_kwargs: dict[str, Any],
+        generation_config: GenerationConfig | None,
+        given: Mapping[str, Any] | None = None,
     ) -> ContrastSession:
         """Open a session that is given the expert's logits, and reads as the expert only where it needs more."""
         readers = self.readers(model, input_ids.shape[0])
         if not self._needs_own_expert(readers):
             readers = [reader for reader in readers if reader.role != EXPERT]
-        return self._session(model, readers, input_ids, model_kwargs, generation_config, restorable=True)
+        return self._session(model, readers, input_ids, model_kwargs, generation_config, True, given)
 
     def draft_sources(self, model: Any, prompts: Sequence[Sequence[int]]) -> Sequence[Sequence[Sequence[int]]]:
         """What readers with another prompt read of each row."""
-        others = [reader for reader in self.readers(model, len(prompts)) if reader.prefix is not None]
+        others = [
+            reader
+            for reader in self.readers(model, len(prompts))
+            if reader.prefix is not None or reader.prompt is not None
+        ]
         return [
-            [with_prefix(reader, list(prompt), row, reader.model or model) for reader in others]
+            [prompt_read(reader, list(prompt), row, reader.model or model) for reader in others]
             for row, prompt in enumerate(prompts)
         ]
 
@@ -150,15 +185,15 @@ class ContrastStrategy(Strategy):
         """The reader whose role is amateur."""
         readers = self.readers(model, rows)
         amateur = next((reader for reader in readers if reader.role == AMATEUR), None)
-        if amateur is None:
+        if amateur is None or amateur.change is not None:  # one who drafts reads tokens alone
             return None
         own = amateur.model or model
 
         def read(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-            return [with_prefix(amateur, list(prompt), row, own) for row, prompt in enumerate(prompts)]
+            return [prompt_read(amateur, list(prompt), row, own) for row, prompt in enumerate(prompts)]
 
-        mixed = mixed_rows(model, [amateur], readers, rows) if amateur.model is None else None
-        return Assisting(own, mixed, read)
+        variants = row_variants(model, [amateur], readers, rows) if amateur.model is None else None
+        return Assisting(own, variants, read)
 
     def _needs_own_expert(self, readers: Sequence[Reader]) -> bool:
         """True where a processor must read the text as the expert too, though ``generate`` has its final logits."""
@@ -172,12 +207,13 @@ class ContrastStrategy(Strategy):
         model_kwargs: dict[str, Any],
         generation_config: GenerationConfig | None,
         restorable: bool,
+        given: Mapping[str, Any] | None,
     ) -> ContrastSession:
         mask = model_kwargs.get("decoder_attention_mask" if model.config.is_encoder_decoder else "attention_mask")
         text = UnpaddedText(input_ids, mask)
         streams = FusedStreams(
             model, readers, input_ids, model_kwargs, generation_config,
-            restorable=restorable, final_norm=self.exit_norm, fuse=self.fuse,
+            restorable=restorable, final_norm=self.exit_norm, fuse=self.fuse, given=given,
         )  # fmt: skip
         return ContrastSession(self, streams, text)
 
@@ -219,6 +255,9 @@ class ContrastSession(Session):
         self._drafted: DraftedReaders | None = None
         self._take(streams.prompt)
 
+    def _contrast(self, logits: Mapping[str, ReaderLogits], text: Tensor) -> Contrast:
+        return self.strategy.contrast_at(logits, text, self.text.new_tokens(text))
+
     def scores(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
         """The strategy's scores, processed, -inf where a token is not plausible."""
         processors, warpers = self._processors_and_warpers(logits_processor)
@@ -228,7 +267,7 @@ class ContrastSession(Session):
             if scores is not None:
                 return warpers(input_ids, scores.to(input_ids.device))
         self._complete()
-        contrast = self.strategy.contrast(self.reader_logits, text)
+        contrast = self._contrast(self.reader_logits, text)
         only_samplers = not processors and all(isinstance(warper, WARPERS) for warper in warpers)
         self._selects = self.may_select and only_samplers and bool(contrast.alpha)
         if not processors:
@@ -245,8 +284,8 @@ class ContrastSession(Session):
         self._complete()
         if EXPERT not in self.reader_logits:
             logits = {EXPERT: ReaderLogits(scores.float()), **self.reader_logits}
-            return self.strategy.contrast(logits, self.text(input_ids)).masked
-        contrast = self.strategy.contrast(self.reader_logits, self.text(input_ids))
+            return self._contrast(logits, self.text(input_ids)).masked
+        contrast = self._contrast(self.reader_logits, self.text(input_ids))
         change = scores.float() - self.reader_logits[EXPERT].final.to(scores.device, torch.float32)
         shift = change.masked_fill(scores == -torch.inf, torch.nan).nanmedian(-1, keepdim=True).values.nan_to_num()
         return contrast.apply_plausibility(contrast.scores.to(scores.device) + (change - shift))
@@ -357,7 +396,7 @@ class ContrastSession(Session):
         where they need the logits of all tokens.
         """
         # Of some readers these are logits of before, on which plausibility does not depend.
-        candidates = _candidates(self.strategy.contrast(self.reader_logits, text))
+        candidates = _candidates(self._contrast(self.reader_logits, text))
         if candidates is None:
             return None
         scores = torch.full_like(candidates, -torch.inf, dtype=torch.float32)
@@ -367,7 +406,7 @@ class ContrastSession(Session):
         if not self._headless or len(tokens) > MOST_TOKENS * candidates.shape[-1]:
             return None
         self._catch_up()
-        contrast = self.strategy.contrast(self.streams.reader_logits(self._headless, tokens), text)
+        contrast = self._contrast(self.streams.reader_logits(self._headless, tokens), text)
         passing = plausible(contrast.plausibility_logits(), contrast.alpha or 0.0)
         selected = contrast.scores.masked_fill(~passing, -torch.inf)
         # A row whose plausible tokens are all excluded takes others; one that has NaN is an error.
@@ -399,9 +438,13 @@ def _candidates(contrast: Contrast) -> Tensor | None:
     """(batch, vocab) True for the tokens that are plausible, or would be after another rounding; None where every token
     passes, or a row has none.
     """
-    if not contrast.alpha:
+    if contrast.alpha is None:
         return None
     logits = contrast.plausibility_logits().float()
+    if contrast.alpha == 0:
+        finite = logits.isfinite()  # a mask in place of α leaves out the others
+        told = bool(finite.any(-1).all()) and not bool(finite.all()) and not bool(logits.isnan().any())
+        return finite if told else None
     best = logits.amax(-1, keepdim=True)  # NaN where one of them is
     return logits >= best + (math.log(contrast.alpha) - ROUNDING) if bool(best.isfinite().all()) else None
 

@@ -14,31 +14,20 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from decoding.cache.growing import layers_of
-from decoding.capabilities.capabilities import left_padded, open_prepared_stream
-from decoding.capabilities.chunked_prefill import why_not_chunked
-from decoding.capabilities.cuda_graphs import cuda_graphs_requested, request_cuda_graphs
 from decoding.errors import InputError
-from decoding.models.devices import input_device
 from decoding.models.forward_errors import not_a_number
-from decoding.models.inputs import check_inputs, context_of
+from decoding.models.inputs import context_of
+from decoding.strategies.contrast.open_groups import Call, open_groups
 from decoding.strategies.contrast.reader_group import (
     ReaderGroup,
-    ReaderHead,
-    may_fuse_expert,
-    may_fuse_rows,
-    mixed_rows,
 )
-from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits, by_weights, prompts_of, with_prefix
+from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 from decoding.stream.output import ForwardOutput, picked
-from decoding.stream.prepare import prepare_inputs
-from decoding.stream.stream import Stream
 from decoding.stream.token_tree import TokenTree
-from decoding.transformers_private import cache_in
 
 __all__ = ["MOST_UNREAD", "FusedStreams"]
 
 MOST_UNREAD = 64  # tokens that a reader is left to read: their states take memory when they are read
-CHUNK = 64  # tokens; in chunks of 32 a prompt of 512 took a third longer to read
 
 
 class FusedStreams:
@@ -54,6 +43,8 @@ class FusedStreams:
         restorable: see :class:`decoding.stream.stream.Stream`.
         final_norm: of early exits, see :meth:`decoding.models.structure.ModelStructure.all_logits`.
         fuse: whether readers with the same weights share a forward pass; False is for comparison.
+        given: the keyword arguments of ``generate`` as the caller gave them, of which other readers get images, sound
+            and the text of an encoder; None where the prompt is all.
 
     Raises:
         InputError: a reader that cannot read this prompt.
@@ -71,87 +62,21 @@ class FusedStreams:
         restorable: bool = False,
         final_norm: bool = True,
         fuse: bool = True,
+        given: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
         self.batch = input_ids.shape[0]
         self.final_norm = final_norm
-        self.use_cache = model_kwargs.get("use_cache") is not False
-        self.chunk_size = (generation_config or model.generation_config).prefill_chunk_size
         self.step = 0
         self.groups: list[ReaderGroup] = []
         self.unread: dict[int, list[Tensor]] = {}
-        expert = next((reader for reader in readers if reader.role == EXPERT), None)
-        others = [reader for reader in readers if reader is not expert]
-        prompts = prompts_of(input_ids, model_kwargs, model) if others else []
-        new_tokens = _new_tokens(generation_config, input_ids)
-        compile = cuda_graphs_requested(generation_config)
-        fuse_same = fuse and may_fuse_rows(model, cache_in(model_kwargs), readers)
-        together = fuse_same and may_fuse_expert(model, model_kwargs, generation_config, restorable)
+        call = Call(model, input_ids, model_kwargs, generation_config, given or {}, restorable)
         try:
-            if expert is not None and not (together and any(reader.model is None for reader in others)):
-                self._open_expert(expert, others, input_ids, model_kwargs, generation_config, restorable)
-                expert = None
-            for group in by_weights(others, fuse_same):
-                if expert is not None and group[0].model is None:
-                    group, expert = [expert, *group], None
-                self._open(group, prompts, new_tokens, restorable, compile)
+            for group in open_groups(call, readers, fuse):
+                self.groups.append(group)
         except BaseException:
             self.release()
             raise
-
-    def _open_expert(
-        self,
-        expert: Reader,
-        others: list[Reader],
-        input_ids: Tensor,
-        model_kwargs: dict[str, Any],
-        generation_config: GenerationConfig | None,
-        restorable: bool,
-    ) -> None:
-        mixed = mixed_rows(self.model, [expert], others, self.batch)
-        stream = open_prepared_stream(
-            self.model, input_ids, model_kwargs, generation_config, restorable=restorable,
-            exits=expert.exits, mixed=mixed, whole_prompt=False,
-        )  # fmt: skip
-        self.groups.append(ReaderGroup(stream, self._head(stream, [expert]), [0]))
-
-    def _open(
-        self, readers: list[Reader], prompts: list[list[int]], new_tokens: int, restorable: bool, compile: bool
-    ) -> None:
-        model = readers[0].model or self.model
-        rows = [with_prefix(reader, prompt, row, model) for reader in readers for row, prompt in enumerate(prompts)]
-        limit = context_of(model)
-        for index, row in enumerate(rows):
-            reader = readers[index // self.batch]
-            if limit is not None and len(row) + new_tokens > limit:
-                raise InputError(
-                    f"the {reader.role}'s prompt has {len(row)} tokens, which with {new_tokens} new ones is more than "
-                    f"its context of {limit}: shorten the prompt or max_new_tokens"
-                )
-        width = max(map(len, rows))
-        ids, mask = left_padded(rows, input_device(model))
-        check_inputs(model, ids, {"attention_mask": mask})
-        mixed = mixed_rows(model, readers, readers, self.batch) if readers[0].model is None else None
-        exits = tuple(sorted({exit_ for reader in readers for exit_ in reader.exits}))
-        inputs, kwargs, config = prepare_inputs(model, input_ids=ids, attention_mask=mask, use_cache=self.use_cache)
-        if self.chunk_size is not None:
-            config.prefill_chunk_size = self.chunk_size
-        elif len(readers) > 1 and cache_in(kwargs) is not None:
-            # In chunks, the activations of all rows together need less memory than those of one row would.
-            chunk_size = max(CHUNK, width // (4 * len(rows)))
-            if chunk_size < width and not why_not_chunked(model, chunk_size, padded=not bool(mask.all())):
-                config.prefill_chunk_size = chunk_size
-        config.max_length = width + new_tokens
-        request_cuda_graphs(config, compile)
-        stream = open_prepared_stream(
-            model, inputs, kwargs, config, restorable=restorable, exits=exits, mixed=mixed, whole_prompt=False
-        )
-        longest = [max(map(len, rows[i : i + self.batch])) for i in range(0, len(rows), self.batch)]
-        padding = [width - length for length in longest]
-        self.groups.append(ReaderGroup(stream, self._head(stream, readers), padding, limit))
-
-    def _head(self, stream: Stream, readers: Sequence[Reader]) -> ReaderHead:
-        return ReaderHead(stream.model, stream.structure, readers, self.batch)
 
     @property
     def prompt(self) -> dict[int, ForwardOutput]:
@@ -319,10 +244,3 @@ class FusedStreams:
             group.stream.release()
         self.groups = []
         self.unread = {}
-
-
-def _new_tokens(config: GenerationConfig | None, input_ids: Tensor) -> int:
-    """The number of tokens that the call may add, the last of which no reader reads; 1 where it does not say."""
-    if config is None or config.max_length is None:
-        return 1
-    return max(1, int(config.max_length) - input_ids.shape[1])

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from decoding.cache.layer_kinds import has_window, is_recurrent
 from decoding.capabilities.branching import branching_of
 from decoding.errors import InputError, ModelError
 from decoding.models.adapters import expert_adapter
+from decoding.models.degraded_rows import DegradedRows
 from decoding.models.forward_errors import is_environment_error
 from decoding.models.inputs import given_inputs
 from decoding.models.mixed_rows import MixedRows
+from decoding.models.row_variants import JoinedVariants, RowVariants
 from decoding.models.structure import ModelStructure
 from decoding.models.text_config import within_vocabulary
 from decoding.strategies.contrast.readers import Reader, ReaderLogits
@@ -26,7 +28,7 @@ from decoding.stream.stream import Stream
 from decoding.stream.token_tree import TokenTree
 from decoding.transformers_private import CACHE_ARGUMENT, cache_in, is_callers_cache
 
-__all__ = ["ReaderGroup", "ReaderHead", "may_fuse_expert", "may_fuse_rows", "mixed_rows"]
+__all__ = ["ReaderGroup", "ReaderHead", "may_fuse_expert", "may_fuse_rows", "row_variants"]
 
 
 @dataclass(frozen=True)
@@ -193,20 +195,25 @@ def _at(states: Tensor, positions: Tensor) -> Tensor:
     return states[:, positions.to(states.device)]
 
 
-def mixed_rows(model: Any, readers: Sequence[Reader], all_readers: Sequence[Reader], batch: int) -> MixedRows | None:
-    """The adapter that each row of a batch reads with; None where no reader has one.
+def row_variants(
+    model: Any, readers: Sequence[Reader], all_readers: Sequence[Reader], batch: int
+) -> RowVariants | None:
+    """How each row of a batch is read; None where every reader reads with the model as it is.
 
     Args:
         model: the generating model.
         readers: whose rows these are, ``batch`` of each.
-        all_readers: of the strategy, one of which may read with an adapter.
+        all_readers: of the strategy, some of which may read with an adapter.
         batch: rows of each reader.
     """
-    amateur = next((reader.adapter for reader in all_readers if reader.adapter is not None), None)
-    if amateur is None:
-        return None
-    expert = expert_adapter(model, amateur)
-    return MixedRows(model, [reader.adapter or expert for reader in readers for _ in range(batch)])
+    variants: list[RowVariants] = []
+    adapters = {reader.adapter for reader in all_readers if reader.adapter is not None}
+    if adapters:
+        expert = expert_adapter(model, adapters)
+        variants.append(MixedRows(model, [reader.adapter or expert for reader in readers for _ in range(batch)]))
+    if any(reader.degradation is not None for reader in readers):
+        variants.append(DegradedRows(model, [reader.degradation for reader in readers for _ in range(batch)]))
+    return JoinedVariants(variants) if len(variants) > 1 else next(iter(variants), None)
 
 
 def may_fuse_rows(model: Any, cache: Any, readers: Sequence[Reader]) -> bool:
@@ -217,7 +224,7 @@ def may_fuse_rows(model: Any, cache: Any, readers: Sequence[Reader]) -> bool:
     """
     if not isinstance(cache, Cache) or is_recurrent(cache):
         return False
-    if sum(reader.model is None for reader in readers) < 2:
+    if sum(reader.model is None for reader in readers) < 2 or isinstance(cache, EncoderDecoderCache):
         return True
     try:
         return branching_of(model).way != "recompute"
@@ -228,23 +235,43 @@ def may_fuse_rows(model: Any, cache: Any, readers: Sequence[Reader]) -> bool:
 
 
 def may_fuse_expert(
-    model: Any, model_kwargs: Mapping[str, Any], config: GenerationConfig | None, restorable: bool
+    model: Any,
+    model_kwargs: Mapping[str, Any],
+    config: GenerationConfig | None,
+    restorable: bool,
+    known: Collection[str],
+    computed_positions: bool,
 ) -> bool:
-    """True where the expert's row is no more than its tokens: nothing given or asked for is bound to a batch without
-    other readers.
+    """True where the expert's rows can be made anew beside those of other readers: nothing given or asked for is bound
+    to a batch without these.
+
+    Args:
+        model: the generating model.
+        model_kwargs: of the call, as ``generate`` has prepared them.
+        config: of the call.
+        restorable: see :class:`decoding.stream.stream.Stream`.
+        known: names of inputs beside the text that are known as they were given.
+        computed_positions: whether transformers has computed the positions.
     """
     cache = cache_in(model_kwargs)
+    recorded = config is not None and bool(config.output_attentions or config.output_hidden_states)
+    if isinstance(cache, EncoderDecoderCache):
+        fresh = not is_callers_cache(cache) and cache.get_seq_length() == 0 and not restorable and not recorded
+        usual = type(cache.self_attention_cache) is DynamicCache
+        return fresh and usual and model_kwargs.get("decoder_attention_mask") is None
     if model.config.is_encoder_decoder or type(cache) is not DynamicCache or is_callers_cache(cache):
         return False
     if is_recurrent(cache) or cache.get_seq_length() > 0 or getattr(cache, "offloading", False):
         return False
     if restorable and has_window(cache):
         return False
-    if config is not None and (config.output_attentions or config.output_hidden_states):
+    if recorded:
         return False
     plain = {"attention_mask", CACHE_ARGUMENT, "position_ids", "use_cache", "logits_to_keep", "cache_position"}
-    beside_text = given_inputs(model_kwargs) - plain - {"output_attentions", "output_hidden_states"}
-    return not beside_text and _usual_positions(model_kwargs)
+    beside_text = given_inputs(model_kwargs) - plain - {"output_attentions", "output_hidden_states"} - set(known)
+    if known:  # generate() has encoded what it was given
+        beside_text = {name for name in beside_text if not isinstance(model_kwargs[name], Mapping)}
+    return not beside_text and (bool(known and computed_positions) or _usual_positions(model_kwargs))
 
 
 def _usual_positions(model_kwargs: Mapping[str, Any]) -> bool:

@@ -8,14 +8,15 @@ from typing import Any
 
 from torch import Tensor
 
-from decoding.errors import InputError, ModelError
+from decoding.errors import InputError
 from decoding.models.adapters import Adapter
+from decoding.models.degradation import Degradation
 from decoding.models.inputs import given_inputs
 from decoding.models.text_config import text_config, vocab_size
+from decoding.strategies.contrast.reader_inputs import TEXT_INPUTS, CallInputs, InputChange
 from decoding.strategies.contrast.system_messages import SystemMessages
-from decoding.transformers_private import CACHE_ARGUMENTS
 
-__all__ = ["EXPERT", "Reader", "ReaderLogits", "by_weights", "prompts_of", "with_prefix"]
+__all__ = ["EXPERT", "Reader", "ReaderLogits", "by_weights", "prompt_read", "prompts_of"]
 
 EXPERT = "expert"
 
@@ -29,8 +30,12 @@ class Reader:
         model: whose weights; None for the generating model's.
         adapter: the LoRA adapter it reads with, by its name on the model or loaded beside it; None for none but the
             active one.
+        degradation: what is taken from the model; None for nothing.
         prefix: per row, tokens put before the prompt (after its bos token); None for none.
+        prompt: per row, the tokens of a whole other prompt, read in place of its own; None for none.
         system: the same texts as system messages, for prompts that a chat template has made; None for none.
+        change: how its inputs beside the text (images, sound, an encoder's text) differ from the expert's; None for
+            the same.
         from_last_token: reads the prompt's last token only.
         exits: after how many layers it also exits early, ascending.
     """
@@ -38,8 +43,11 @@ class Reader:
     role: str
     model: Any = None
     adapter: Adapter | None = None
+    degradation: Degradation | None = None
     prefix: Sequence[Sequence[int]] | None = None
+    prompt: Sequence[Sequence[int]] | None = None
     system: SystemMessages | None = None
+    change: InputChange | None = None
     from_last_token: bool = False
     exits: tuple[int, ...] = ()
 
@@ -65,35 +73,35 @@ def by_weights(readers: Sequence[Reader], fuse: bool = True) -> Iterator[list[Re
     yield from groups.values()
 
 
-# Inputs that do not depend on the text, or that every reader has for its own prompt.
-TEXT_INPUTS = {
-    "attention_mask", "position_ids", "use_cache", "logits_to_keep", "cache_position", "return_dict", *CACHE_ARGUMENTS,
-}  # fmt: skip
-
-
-def prompts_of(input_ids: Tensor, model_kwargs: Mapping[str, Any], model: Any) -> list[list[int]]:
+def prompts_of(
+    input_ids: Tensor, model_kwargs: Mapping[str, Any], given: CallInputs, mask_name: str = "attention_mask"
+) -> list[list[int]]:
     """The tokens of each row, padding left out.
 
+    Args:
+        input_ids: (batch, length).
+        model_kwargs: of the call, as ``generate`` has prepared them.
+        given: the inputs beside the text that the call was given, which other readers get too.
+        mask_name: of the prompt's mask among ``model_kwargs``.
+
     Raises:
-        ModelError: an encoder-decoder.
-        InputError: embeddings in place of tokens, inputs beside the text, or a mask of another shape.
+        InputError: embeddings in place of tokens, inputs beside the text that are not known as they were given, or a
+            mask of another shape.
     """
-    if model.config.is_encoder_decoder:
-        raise ModelError(
-            f"{type(model).__name__} is an encoder-decoder, whose prompt only its own encoder reads: a contrast with "
-            "another reader needs a decoder-only model (DoLa, which has no other reader, takes both)"
-        )
     if model_kwargs.get("inputs_embeds") is not None:
         raise InputError("inputs_embeds: a contrast with another reader needs the prompt's input_ids")
-    for name in sorted(given_inputs(model_kwargs) - TEXT_INPUTS):
-        if not name.startswith("output_"):
-            encoded = model_kwargs[name]
-            kinds = f" ({', '.join(map(str, encoded))})" if isinstance(encoded, Mapping) else ""
-            raise InputError(
-                f"{name}{kinds}: the expert alone would get it, and the other readers of a contrast read text only: "
-                "leave it out, or take a strategy without other readers (contrastive search, DoLa)"
-            )
-    mask = model_kwargs.get("attention_mask")
+    encoder = {"encoder_outputs", "attention_mask", mask_name}
+    for name in sorted(given_inputs(model_kwargs) - TEXT_INPUTS - set(given) - encoder):
+        encoded = model_kwargs[name]
+        # A mapping is what generate() has encoded of what was given.
+        if name.startswith("output_") or (isinstance(encoded, Mapping) and given):
+            continue
+        kinds = f" ({', '.join(map(str, encoded))})" if isinstance(encoded, Mapping) else ""
+        raise InputError(
+            f"{name}{kinds}: the expert alone would get it, and the other readers of a contrast read text only: "
+            "leave it out, or take a strategy without other readers (contrastive search, DoLa)"
+        )
+    mask = model_kwargs.get(mask_name)
     if mask is None or mask.dim() != 2:
         return input_ids.tolist()
     if mask.shape != input_ids.shape:
@@ -101,16 +109,18 @@ def prompts_of(input_ids: Tensor, model_kwargs: Mapping[str, Any], model: Any) -
     return [ids[keep.bool()].tolist() for ids, keep in zip(input_ids, mask, strict=True)]
 
 
-def with_prefix(reader: Reader, prompt: list[int], row: int, model: Any) -> list[int]:
+def prompt_read(reader: Reader, prompt: list[int], row: int, model: Any) -> list[int]:
     """The tokens that a reader reads of one row's prompt: a bos token, its prefix, the prompt; of a chat, the chat with
-    its text as system message.
+    its text as system message; or its own prompt in place of the row's.
 
     Raises:
         InputError: a token that is not in the reader's vocabulary, or no chat where the text must be a system message.
     """
     if reader.from_last_token:
         prompt = prompt[-1:]
-    placed = None
+    if reader.change is not None:
+        prompt = reader.change.prompt(prompt, model)
+    placed = None if reader.prompt is None else list(reader.prompt[row])
     if reader.system is not None and not reader.from_last_token:
         placed = reader.system.placed(prompt, row, reader.role)
     if placed is None:
@@ -125,7 +135,7 @@ def with_prefix(reader: Reader, prompt: list[int], row: int, model: Any) -> list
 
 
 def _after_bos(prefix: list[int], prompt: list[int], model: Any) -> list[int]:
-    bos = text_config(model).bos_token_id
+    bos = getattr(text_config(model), "bos_token_id", None)
     if prefix and prompt and isinstance(bos, int) and prompt[0] == bos:
         return [bos, *(prefix[1:] if prefix[0] == bos else prefix), *prompt[1:]]
     return [*prefix, *prompt]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from decoding.errors import OptionError, shown
 from decoding.parameters import plain_numbers
 
-__all__ = ["check_text", "least_rows", "texts_of"]
+__all__ = ["by_row", "check_text", "least_rows", "texts_of"]
+
+Item = TypeVar("Item")
 
 
 def texts_of(text: Any, what: str) -> tuple[list[str | Sequence[int]], bool]:
@@ -33,6 +35,19 @@ def texts_of(text: Any, what: str) -> tuple[list[str | Sequence[int]], bool]:
                 _refuse_blank(item, f"{what} of row {row}")
             return texts, True
     raise OptionError(f"{what}: {shown(text)} must be text, token ids, or one of these a row")
+
+
+def by_row(texts: Sequence[Item], rows: int, what: str) -> list[Item]:
+    """Give each row its text: one for all rows, one a row, or one a prompt, where a prompt has several rows.
+
+    Raises:
+        OptionError: another number of texts.
+    """
+    if len(texts) == 1:
+        return [*texts] * rows
+    if not texts or rows % len(texts):
+        raise OptionError(f"{what}: {len(texts)} texts for {rows} rows; give one for all or one a row")
+    return [text for text in texts for _ in range(rows // len(texts))]
 
 
 def check_text(text: Any, tokenizer: Any, what: str) -> None:

@@ -1,4 +1,7 @@
-"""The contract of every strategy, on the embedded models. A strategy is tested here once the registry has its name."""
+"""The contract of every strategy, on the embedded models. A strategy is tested here once the registry has its name.
+
+One that needs another kind of model has a tiny one here, with the embedded tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from degraded_oracle import tiny_mixture
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -29,6 +33,9 @@ PROMPTS = ["The old clockmaker", "In the town of Varn there lives", "A river"]
 NEW = 8
 
 
+MIXTURE_NEEDED = ("expert-contrast",)
+
+
 @pytest.fixture(scope="module")
 def embedded() -> tuple[Any, Any]:
     """The expert without an end token, and its tokenizer."""
@@ -38,8 +45,29 @@ def embedded() -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def model(embedded: tuple[Any, Any]) -> Any:
-    return embedded[0]
+def mixture(embedded: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random mixture of experts with the embedded tokenizer."""
+    tokenizer = embedded[1]
+    model = tiny_mixture("mixtral", vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
+    folder = tmp_path_factory.mktemp("mixture")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(name: str, request: pytest.FixtureRequest) -> Path:
+    """The folder of the model that the strategy is tried on."""
+    return request.getfixturevalue("mixture") if name in MIXTURE_NEEDED else miniature.folder("expert")
+
+
+@pytest.fixture
+def model(name: str, folder: Path, embedded: tuple[Any, Any]) -> Any:
+    if name not in MIXTURE_NEEDED:
+        return embedded[0]
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.generation_config.eos_token_id = None
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -130,18 +158,21 @@ def test_the_three_ways_in_choose_the_same_tokens(
     assert facade.tolist() == plugin.tolist() == processed.tolist()
 
 
+def _processed(strategy: Any, model: Any, text: list[int], start: int) -> list[Tensor]:
+    """(vocab,) the scores of a processor after each text from its first ``start`` tokens, the prompt, to all of it."""
+    processor = strategy.logits_processor(model)
+    ids = torch.tensor([text])
+    log_probs = model(ids).logits[0].float().log_softmax(-1)
+    return [processor(ids[:, :n], log_probs[n - 1 : n])[0] for n in range(start, len(text) + 1)]
+
+
 @pytest.mark.parametrize("name", OWN)
 def test_beam_search_sums_its_scores(name: str, spec: StrategySpec, model: Any, batch: dict[str, Tensor]) -> None:
-    """Against beam search written out, in which a new processor scores each hypothesis, token after token."""
+    """Against beam search written out, in which a new processor follows each hypothesis from the prompt on."""
     beams, steps, prompt = 3, 4, _alone(batch, 0)["input_ids"]
 
     def scores(text: list[int]) -> list[tuple[float, int]]:
-        ids = torch.tensor([text])
-        processor = spec.strategy.logits_processor(model)
-        log_probs = model(ids).logits.float().log_softmax(-1)
-        for length in range(prompt.shape[1], len(text) + 1):  # its choice may depend on the steps before
-            rescored = processor(ids[:, :length], log_probs[:, length - 1])
-        best = rescored[0].topk(beams)
+        best = _processed(spec.strategy, model, text, prompt.shape[1])[-1].topk(beams)
         return list(zip(best.values.tolist(), best.indices.tolist(), strict=True))
 
     hypotheses = [(0.0, prompt[0].tolist())]
@@ -177,15 +208,16 @@ def test_a_seed_decides_the_sample(name: str, spec: StrategySpec, model: Any, ba
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_an_exported_model_decodes_so_or_the_export_is_refused(
-    name: str, spec: StrategySpec, model: Any, batch: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    name: str, spec: StrategySpec, model: Any, folder: Path, batch: dict[str, Tensor], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     if name not in OWN:
         with pytest.raises(OptionError, match=f"strategy {name}: cannot be exported"):
-            decoding.export(miniature.folder("expert"), spec.spec, tmp_path / "exported")
+            decoding.export(folder, spec.spec, tmp_path / "exported")
         return
-    folder = decoding.export(miniature.folder("expert"), spec.spec, tmp_path / "exported", link="sym", device="cpu")
-    exported = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
+    written = decoding.export(folder, spec.spec, tmp_path / "exported", link="sym", device="cpu")
+    exported = AutoModelForCausalLM.from_pretrained(written, trust_remote_code=True, dtype=torch.float32)
     exported.generation_config.eos_token_id = None
     expected = decoding.generate(model, **batch, strategy=spec.strategy, max_new_tokens=NEW)
     assert exported.generate(**batch, max_new_tokens=NEW).tolist() == expected.tolist()
@@ -224,9 +256,22 @@ def test_texts_are_scored_alike_in_every_way_or_scoring_is_refused(
         assert token_scores.isfinite().all()
         assert (token_scores <= 0).all()
         if name in OWN:
-            text = torch.tensor([[*prompt, *tokens]])
-            whole = teacher_forced(model, text, spec.strategy)[0, len(prompt) - 1 : -1]
-            # One pass or several, in float32.
-            torch.testing.assert_close(
-                token_scores, whole.gather(1, torch.tensor(tokens)[:, None])[:, 0], atol=2e-4, rtol=1e-4
-            )
+            chosen = torch.tensor(tokens)[:, None]
+            stepwise = torch.stack(_processed(spec.strategy, model, [*prompt, *tokens[:-1]], len(prompt)))
+            # One pass or several, in float32. The score of an implausible token is a number of its own.
+            right = stepwise.log_softmax(-1).gather(1, chosen)[:, 0].clamp_min(-1000)
+            torch.testing.assert_close(token_scores, right, atol=2e-4, rtol=1e-4)
+    if name in OWN:
+        _check_whole_text(model, [*prompt, *continuations[0]], spec.strategy)
+
+
+def _check_whole_text(model: Any, text: list[int], strategy: Any) -> None:
+    """A whole text is scored as what follows its first token, unless readers depend on where a prompt ends."""
+    readers = strategy.readers(model, 1)
+    if any(reader.from_last_token or reader.prompt is not None for reader in readers):
+        with pytest.raises(OptionError, match="whole text has no prompt"):
+            teacher_forced(model, torch.tensor([text]), strategy)
+        return
+    whole = teacher_forced(model, torch.tensor([text]), strategy)[0, :-1]
+    (scores,) = decoding.score(model, text[:1], [text[1:]], strategy)
+    torch.testing.assert_close(scores, whole.gather(1, torch.tensor(text[1:])[:, None])[:, 0], atol=2e-4, rtol=1e-4)

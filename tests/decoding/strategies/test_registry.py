@@ -10,22 +10,35 @@ from decoding.strategies.baselines import Greedy
 from decoding.strategies.registry import (
     STRATEGIES,
     StrategySpec,
+    example_of,
     exportable_strategies,
     parameters_of,
     parse_strategy,
 )
 
-NEEDED = {
-    "contrastive-decoding": ":amateur=a",
-    "context-aware": ":context=Then, as now",
-    "lol": ":amateur=a,lower_layers=0.5,2",
-}
+SPECS = [
+    *map(example_of, STRATEGIES),
+    "context-aware:context=Then, as now",
+    "lol:amateur=a,lower_layers=0.5,2",
+    "contrastive-decoding:amateur=self:skip_layers=8-11;dropout=0.2",
+    "contrastive-decoding:amateur=instead:What, me?,form=log_probs",
+    "weighted-contrast:terms=1.5*expert - 0.5*instead:What is 3*4 - or 2?,alpha=none",
+    "weighted-contrast:terms=-.1234567*./small + 1e-07*last-token + 1*self:mask_heads=1.0+1.3,plausible=reader 2",
+    "weighted-contrast:terms=2*expert - 1*prompt:Lie.,weight_by=jsd,when=first 3,form=log_probs",
+    "guidance:negative=Be dull, please.,scale=2.0",
+    "documents:documents=A, and B;C",
+    "masked-heads:heads=3.1+0.0,beta=0.5",
+    "skipped-layers:layers=1;2",
+    "skipped-layers:layers=0.5",
+]
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_a_choice_round_trips_through_its_spec(name):
-    choice = parse_strategy(name + NEEDED.get(name, ""))
-    assert parse_strategy(choice.spec) == choice
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_choice_round_trips_through_its_spec(spec):
+    choice = parse_strategy(spec)
+    again = parse_strategy(choice.spec)
+    assert again == choice
+    assert (again.spec, again.label) == (choice.spec, choice.label)
 
 
 def test_parameters_are_parsed_by_their_types():

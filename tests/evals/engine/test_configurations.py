@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from decoding import ContrastiveDecoding, load
+from decoding import ContrastiveDecoding, WeightedContrast, load
 from decoding.errors import OptionError
 from decoding.evals import miniature
 from decoding.evals.cli import main
@@ -229,3 +229,42 @@ def test_commands_refuse_options_in_one_line(
     assert main(arguments) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert message in line
+
+
+PROXIES = (
+    "weighted-contrast:terms=1*expert + 0.5*{} - 0.5*instead:Lie.",
+    "proxy-tuning:tuned={},untuned=self:dropout=.1",
+)
+
+
+@pytest.mark.parametrize("spec", [*PROXIES, "safe-decoding:safe={}"])
+def test_every_model_that_a_strategy_names_is_known_by_its_identity(spec: str, tmp_path: Path) -> None:
+    """Under any name; another model, weight or text of another reader makes other samples."""
+    copies = [str(shutil.copytree(miniature.folder("amateur"), tmp_path / name)) for name in ("one", "other")]
+    expert = miniature.load("expert")
+
+    def hashed(text: str) -> str:
+        (made,) = configured([parse_strategy(text)], *expert, "expert", task={})
+        json.dumps(made.settings)  # as results have them
+        return made.hash
+
+    first = hashed(spec.format(copies[0]))
+    assert hashed(spec.format(copies[1])) == hashed(spec.format("amateur")) == first
+    assert hashed(spec.format("induced")) != first
+    for there, other in (("0.5*instead", "0.6*instead"), ("Lie.", "Lie!"), ("dropout=.1", "dropout=.2")):
+        if there in spec:
+            assert hashed(spec.replace(there, other).format(copies[0])) != first
+
+
+def test_readers_in_memory_and_functions_are_recorded_by_name() -> None:
+    def half(logits: Any) -> Any:
+        return 0.5 + 0 * logits["expert"][..., 0]
+
+    strategy = WeightedContrast([("expert", 2), (miniature.load("amateur")[0], -1)], weight_by=half)
+    (made,) = configured([StrategySpec("weighted-contrast", strategy)], *miniature.load("expert"), "expert", task={})
+    recorded = json.loads(json.dumps(made.settings["parameters"]))
+    assert recorded["terms"] == [["expert", 2.0, "expert"], [str(miniature.folder("amateur")), -1.0, "reader 2"]]
+    assert recorded["weight_by"].endswith(
+        "test_configurations.test_readers_in_memory_and_functions_are_recorded_by_name.<locals>.half"
+    )
+    assert "<function" not in made.label

@@ -233,11 +233,11 @@ def test_beams_of_chats_read_their_own_system_message() -> None:
 
 def own_prompt(strategy: ContrastStrategy, prompt: list[int]) -> list[int]:
     """What the reader with a text reads of a prompt."""
-    from decoding.strategies.contrast.readers import with_prefix
+    from decoding.strategies.contrast.readers import prompt_read
 
     model = model_of("llama")
     reader = next(reader for reader in strategy.readers(model, 1) if reader.role != EXPERT)
-    return with_prefix(reader, prompt, 0, model)
+    return prompt_read(reader, prompt, 0, model)
 
 
 def test_prefix_puts_the_text_before_the_chat() -> None:

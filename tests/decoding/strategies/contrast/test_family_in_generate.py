@@ -242,7 +242,7 @@ def test_an_amateur_with_other_tokens_is_refused_naming_the_first() -> None:
     from decoding.strategies.contrast.amateurs import _check_tokens
 
     with pytest.raises(ModelError, match=rf"token 300 is {token!r} for the expert and 'zebra' for the amateur"):
-        _check_tokens(model, tokenizer, miniature.load("amateur")[0], Other())
+        _check_tokens(model, tokenizer, miniature.load("amateur")[0], Other(), "amateur")
 
 
 def test_vocabularies_of_very_different_sizes_are_refused(model: Any) -> None:

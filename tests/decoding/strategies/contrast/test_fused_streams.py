@@ -279,9 +279,9 @@ def test_models_that_misread_padding_read_prompts_of_several_lengths_apart(model
     torch.testing.assert_close(torch.stack(fused.scores), torch.stack(apart.scores), atol=1e-4, rtol=1e-4)
 
 
-def test_encoder_decoders_have_dola_and_no_second_reader() -> None:
+def test_encoder_decoders_have_dola_and_no_text_beside_the_prompt() -> None:
     model, ids = tiny_model("t5"), torch.randint(3, VOCAB, (2, 7))
     tokens = decoding.generate(model, ids, strategy=DoLa([1]), max_new_tokens=5)
     assert tokens.shape[0] == 2
-    with pytest.raises(ModelError, match="is an encoder-decoder"):
+    with pytest.raises(InputError, match="an encoder-decoder, the encoder reads the prompt"):
         decoding.generate(model, ids, strategy=ContextAware(GUIDE), max_new_tokens=5)

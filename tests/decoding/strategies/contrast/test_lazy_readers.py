@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 
 import decoding
-from decoding import LOL, ContextAware, ContrastiveDecoding
+from decoding import LOL, ContextAware, ContrastiveDecoding, Prompt, Self, WeightedContrast
 from decoding.strategies.contrast import base
 from decoding.strategies.contrast.base import Contrast, ContrastSession
 from decoding.strategies.contrast.readers import EXPERT
@@ -30,6 +30,9 @@ STRATEGIES: dict[str, Make] = {
     "lol": lambda amateur: LOL(amateur, [0.5]),
     "lol, guided": lambda amateur: LOL(amateur, [0.5, 0.75], guidance=[9, 40, 17, 23]),
     "lol, entropy": lambda amateur: LOL(amateur, [0.5], fusion="entropy"),
+    "weighted": lambda amateur: WeightedContrast([("expert", 1.2), (amateur, -0.4), (Self(skip_layers=[1]), 0.2)]),
+    "weighted by divergence": lambda amateur: WeightedContrast([("expert", 2), (amateur, -1)], weight_by="jsd"),
+    "weighted first": lambda amateur: WeightedContrast([("expert", 1.5), (amateur, -0.5)], when="first 9"),
 }
 
 
@@ -68,6 +71,21 @@ def test_tokens_are_those_of_readers_that_never_wait(name: str, rows: int) -> No
     assert len(never) == new  # the prompt, and every new token but the last
     assert len(lazy) < len(never)
     assert sum(lazy) <= sum(never)
+
+
+def test_the_expert_itself_may_wait() -> None:
+    """Where plausibility is another reader's."""
+    expert, amateur, _ = embedded()
+    terms = [(amateur, 1.5, "small"), ("expert", -0.3), (Prompt([9, 40]), -0.2)]
+    strategy, inputs = WeightedContrast(terms, alpha=0.3, plausible="small"), batch(2)
+    decoding.generate(expert, **inputs, strategy=strategy, max_new_tokens=2)
+    counts, results = [], []
+    for form in (strategy, eager(strategy)):
+        with passes_of(expert) as passes:
+            results.append(decoding.generate(expert, **inputs, strategy=form, max_new_tokens=NEW))
+        counts.append(len(passes))
+    assert torch.equal(*results)
+    assert counts[0] < counts[1]
 
 
 def test_what_one_pass_reads_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,6 +236,7 @@ def test_a_strategy_that_does_not_say_what_plausibility_depends_on_reads_everyth
         ([[4.0, 0.0, 1.0], [0.0, 3.0, 1.0]], 0.1, [[0], [1, 2]]),  # 2 < ln 10
         ([[4.0, 0.0, 1.0]], None, None),
         ([[4.0, 0.0, 1.0]], 0.0, None),
+        ([[float("-inf"), 2.0, 1.0]], 0.0, [[1, 2]]),  # a mask in place of α
         ([[4.0, 3.9, 1.0]], 1.0, [[0]]),
         ([[4.0, 4.0, 1.0]], 1.0, [[0, 1]]),
         ([[4.0, 4.0 - 5e-4, 1.0]], 1.0, [[0, 1]]),  # closer than rounding

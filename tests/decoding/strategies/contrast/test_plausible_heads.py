@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, TopKLogitsWarper
 
 import decoding
-from decoding import LOL, ContrastiveDecoding
+from decoding import LOL, ContrastiveDecoding, Prompt, WeightedContrast
 from decoding.capabilities.cuda_graphs import request_cuda_graphs
 from decoding.kernels.contrast import masked
 from decoding.models.structure import ModelStructure
@@ -36,6 +36,8 @@ STRATEGIES: dict[str, Make] = {
     "lol": lambda amateur: LOL(amateur, [0.5, 0.75]),
     "lol, guided": lambda amateur: LOL(amateur, [0.5], guidance=GUIDANCE, final_norm=False),
     "lol, no lower layers": lambda amateur: LOL(amateur, [0.5], fusion_weight=0, guidance=GUIDANCE),
+    "weighted": lambda amateur: WeightedContrast([("expert", 1.2), (amateur, -0.4), (Prompt([9, 40]), 0.2)]),
+    "weighted log-probs": lambda amateur: WeightedContrast([("expert", 1.2), (amateur, -0.4)], "log_probs", 0.05),
 }
 SAMPLERS: list[dict[str, Any]] = [
     {},
@@ -239,8 +241,9 @@ def test_heads_are_whole_where_a_constant_may_matter(options: dict[str, Any]) ->
     [
         lambda amateur: LOL(amateur, [0.5], fusion="entropy"),
         lambda amateur: ContrastiveDecoding(amateur, alpha=0.0),
+        lambda amateur: WeightedContrast([("expert", 2), (amateur, -1)], weight_by="jsd"),
     ],
-    ids=["entropy", "no-plausibility"],
+    ids=["entropy", "no-plausibility", "weights-by-divergence"],
 )
 def test_strategies_that_need_every_logit_have_them(make: Make) -> None:
     expert, amateur, _ = embedded()
@@ -252,9 +255,16 @@ def test_strategies_that_need_every_logit_have_them(make: Make) -> None:
     assert len(of_expert.rows) <= tokens.shape[1] - batch(2)["input_ids"].shape[1]  # none was applied twice
 
 
-@pytest.mark.parametrize("name", [*STRATEGIES, "entropy"])
+BY_ALL_TOKENS: dict[str, Make] = {
+    "entropy": lambda amateur: LOL(amateur, [0.5], fusion="entropy"),
+    "jsd": lambda amateur: WeightedContrast([("expert", 2), (amateur, -1)], weight_by="jsd"),
+    "gate": lambda amateur: WeightedContrast([("expert", 2), (amateur, -1)], when="confidence < 0.4"),
+}
+
+
+@pytest.mark.parametrize("name", [*STRATEGIES, *BY_ALL_TOKENS])
 def test_scores_of_tokenwise_strategies_depend_on_other_tokens_by_a_constant(name: str) -> None:
-    make = {**STRATEGIES, "entropy": lambda amateur: LOL(amateur, [0.5], fusion="entropy")}[name]
+    make = {**STRATEGIES, **BY_ALL_TOKENS}[name]
     strategy = make(embedded()[1])
     session, ids = session_of(strategy)
     torch.manual_seed(0)

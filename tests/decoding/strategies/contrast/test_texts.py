@@ -12,7 +12,7 @@ from tiny_models import random_prompt, tiny_model
 
 import decoding
 from decoding import LOL, ContextAware, ContrastiveDecoding, OptionError, Prompt
-from decoding.strategies.contrast.amateurs import prompt_text, text_reader
+from decoding.strategies.contrast.amateurs import reader_text, text_reader
 from decoding.strategies.contrast.texts import least_rows, texts_of
 from decoding.strategies.registry import parse_strategy
 
@@ -62,7 +62,7 @@ def test_a_text_keeps_the_end_of_its_line_and_no_space_around_it() -> None:
         ("context-aware", "context", " Lie.\n\n "),
     ):
         strategy = parse_strategy(name, {parameter: given}).strategy
-        text = prompt_text(strategy.amateur) if parameter == "amateur" else strategy.context
+        text = reader_text(strategy.amateur) if parameter == "amateur" else strategy.context
         assert text == "Lie.\n\n"
 
 

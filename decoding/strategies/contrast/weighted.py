@@ -1,0 +1,235 @@
+"""The base of contrasts that are a weighted sum of readers' scores."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from decoding.errors import OptionError, shown
+from decoding.kernels.contrast import divergence, entropy, masked, weighted_contrast
+from decoding.strategies.contrast.amateurs import cut_to_shared, padded_to
+from decoding.strategies.contrast.base import Contrast, ContrastStrategy
+from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
+
+__all__ = [
+    "Gate",
+    "Strength",
+    "WeightedStrategy",
+    "readers_with_expert",
+    "require_gate",
+    "require_strength",
+    "strength_of",
+    "strongest_other",
+]
+
+Strength = str | Callable[[Mapping[str, Tensor]], Tensor]
+Gate = str | Callable[[Mapping[str, Tensor], Tensor], Tensor]
+
+STRENGTHS = ("jsd", "entropy")
+GATE = re.compile(r"first\s+(\d+)|(confidence|divergence|entropy)\s*([<>])\s*(\d*\.?\d+)")
+
+
+class WeightedStrategy(ContrastStrategy):
+    """Base of the strategies whose scores are Σ w·s over readers, with fixed weights or with weights of each position.
+
+    With a strength f, a number for each position, the sum is drawn towards the anchor, the reader whose plausibility
+    counts: s_anchor + f·(Σ w·s - s_anchor). Strength 1 is the sum itself, 0 the anchor alone.
+
+    Attributes:
+        anchor: the role of the reader whose plausibility counts.
+    """
+
+    anchor: ClassVar[str] = EXPERT
+
+    @abstractmethod
+    def weights(self) -> Mapping[str, float]:
+        """The weight of each reader by its role."""
+
+    @property
+    def score_form(self) -> str:
+        """What s is: "logits", or "log_probs", each a log-softmax."""
+        return "logits"
+
+    @property
+    def plausibility_alpha(self) -> float | None:
+        """Plausible is p >= alpha·max p of the anchor; None lets every token pass."""
+        return None
+
+    @property
+    def plausibility_mask(self) -> Callable[[Tensor], Tensor] | None:
+        """What is plausible in place of α, from the anchor's logits (..., vocab) to (..., vocab) bool; None for α."""
+        return None
+
+    @property
+    def temperatures(self) -> Mapping[str, float]:
+        """What a reader's logits are divided by, by its role, where that is not 1."""
+        return {}
+
+    def strength(self, logits: Mapping[str, Tensor], new_tokens: Tensor) -> Tensor | None:
+        """The strength of each position (...), from the readers' logits; None where it is 1 everywhere.
+
+        Args:
+            logits: by role (..., vocab), of the same tokens.
+            new_tokens: (...) how many tokens come between the prompt and each position.
+        """
+        return None
+
+    @property
+    def has_strength(self) -> bool:
+        """True where :meth:`strength` gives one."""
+        return type(self).strength is not WeightedStrategy.strength
+
+    @property
+    def plausibility_roles(self) -> frozenset[str] | None:  # type: ignore[override]
+        """The anchor alone; None where every token passes."""
+        masks = self.plausibility_alpha is not None or self.plausibility_mask is not None
+        return frozenset({self.anchor}) if masks else None
+
+    @property
+    def tokenwise(self) -> bool:  # type: ignore[override]
+        """True of fixed weights; a strength, and a mask in place of α, come from the logits of all tokens."""
+        return not self.has_strength and self.plausibility_mask is None
+
+    def contrast(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor) -> Contrast:
+        """The weighted sum where the prompt's end is not known: positions count from the text's first token."""
+        return self._weighted(logits, (input_ids >= 0).sum(-1) - 1)
+
+    def contrast_at(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor, new_tokens: Tensor) -> Contrast:
+        """The weighted sum, drawn towards the anchor by the strength of each position."""
+        return self._weighted(logits, new_tokens) if self.has_strength else self.contrast(logits, input_ids)
+
+    def _weighted(self, logits: Mapping[str, ReaderLogits], new_tokens: Tensor) -> Contrast:
+        fixed = self.weights()
+        # The expert's is the vocabulary that tokens are chosen from.
+        vocab = max(reader.final.shape[-1] for reader in logits.values())
+        if EXPERT in logits:
+            vocab = logits[EXPERT].final.shape[-1]
+        roles = [self.anchor, *(role for role in logits if role != self.anchor and role in fixed)]
+        finals = cut_to_shared(*(logits[role].final for role in roles))
+        temperatures = [self.temperatures.get(role, 1.0) for role in roles]
+
+        def score_fn(alpha: float | None) -> Tensor:
+            # Not before the scores are asked for: readers that wait have logits of an earlier token until then.
+            strength = self._strength(roles, finals, new_tokens)
+            weights: list[float | Tensor] = [fixed.get(role, 0.0) for role in roles]
+            if strength is not None:
+                of_anchor, *others = (fixed.get(role, 0.0) for role in roles)
+                weights = [1 + strength * (of_anchor - 1), *(strength * weight for weight in others)]
+            return padded_to(weighted_contrast(finals, weights, self.score_form, temperatures, alpha), vocab)
+
+        mask = self.plausibility_mask
+        if mask is None:
+            return Contrast(score_fn, lambda: padded_to(finals[0], vocab), self.plausibility_alpha)
+
+        def kept() -> Tensor:
+            """The anchor's logits, -inf where it is not plausible: with α = 0 all others pass."""
+            return padded_to(finals[0].masked_fill(~mask(finals[0]), -torch.inf), vocab)
+
+        def masked_scores(alpha: float | None) -> Tensor:
+            scores = score_fn(None)
+            return scores if alpha is None else masked(scores, kept(), alpha)
+
+        return Contrast(masked_scores, kept, 0.0)
+
+    def _strength(self, roles: Sequence[str], finals: Sequence[Tensor], new_tokens: Tensor) -> Tensor | None:
+        if not self.has_strength:
+            return None
+        strength = self.strength(dict(zip(roles, finals, strict=True)), new_tokens.to(finals[0].device))
+        return None if strength is None else _of_positions(strength, finals[0], f"{self.name}: the strength")
+
+
+def _of_positions(given: Any, logits: Tensor, what: str) -> Tensor:
+    """Raise OptionError unless what a function returned is a tensor of one value for each of (..., vocab) logits."""
+    if isinstance(given, Tensor) and given.shape == logits.shape[:-1]:
+        return given
+    kind = f"has shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"is {shown(given)}"
+    raise OptionError(f"{what} {kind}; must be a tensor {tuple(logits.shape[:-1])}, a value for each position")
+
+
+def strongest_other(weights: Mapping[str, float], anchor: str) -> str | None:
+    """The role of the reader beside the anchor with the largest weight, whatever its sign; None without another."""
+    others = {role: abs(weight) for role, weight in weights.items() if role != anchor and weight != 0}
+    return max(others, key=lambda role: others[role]) if others else None
+
+
+def require_strength(name: str, value: Any) -> None:
+    """Raise OptionError unless a strength is None, "jsd", "entropy" or a function."""
+    if value is not None and value not in STRENGTHS and not callable(value):
+        raise OptionError(
+            f"{name}={shown(value)}: must be jsd (the divergence of the anchor from the other reader), entropy (of the "
+            "anchor), or a function from the readers' logits by role to a number for each position"
+        )
+
+
+def require_gate(name: str, value: Any) -> None:
+    """Raise OptionError unless a gate is None, a condition such as "first 2" or "confidence < 0.5", or a function."""
+    if value is not None and not callable(value) and not (isinstance(value, str) and GATE.fullmatch(value.strip())):
+        raise OptionError(
+            f"{name}={shown(value)}: must be a condition such as 'first 2' (new tokens), 'confidence < 0.5' (largest "
+            "probability of the anchor), 'entropy > 2' (of the anchor, in nats) or 'divergence > 0.1' (of the anchor "
+            "from the other reader, 0 to 1), or a function from the readers' logits by role and the numbers of new "
+            "tokens to a bool for each position"
+        )
+
+
+def strength_of(
+    by: Strength | None, when: Gate | None, logits: Mapping[str, Tensor], anchor: str, other: str, new_tokens: Tensor
+) -> Tensor | None:
+    """The strength (...) that a measure and a gate give; None where there is neither.
+
+    Args:
+        by: see :func:`require_strength`.
+        when: see :func:`require_gate`; where it is False, the strength is 0.
+        logits: by role (..., vocab).
+        anchor: role of the anchor.
+        other: role of the reader that the divergence is from.
+        new_tokens: (...) the number of tokens between the prompt and each position.
+    """
+    strength = None
+    if by is not None:
+        strength = _called(by, logits, anchor) if callable(by) else _measured(by, logits, anchor, other)
+    if when is not None:
+        is_open = when(logits, new_tokens) if callable(when) else _is_open(when, logits, anchor, other, new_tokens)
+        is_open = _of_positions(is_open, logits[anchor], "what when returned").bool()
+        strength = is_open.float() if strength is None else strength * is_open
+    return strength
+
+
+def _called(by: Callable[[Mapping[str, Tensor]], Tensor], logits: Mapping[str, Tensor], anchor: str) -> Tensor:
+    strength = _of_positions(by(logits), logits[anchor], "what weight_by returned")
+    # Readers whose logits are NaN are named elsewhere.
+    if not bool(strength.isfinite().all()) and not any(bool(reader.isnan().any()) for reader in logits.values()):
+        raise OptionError(
+            f"what weight_by returned has {shown(strength[~strength.isfinite()][0].item())}; must be finite"
+        )
+    return strength
+
+
+def _is_open(when: str, logits: Mapping[str, Tensor], anchor: str, other: str, new_tokens: Tensor) -> Tensor:
+    match = GATE.fullmatch(when.strip())
+    assert match is not None
+    first, measure, sign, limit = match.groups()
+    if first is not None:
+        return new_tokens < int(first)
+    measured = _measured(measure, logits, anchor, other)
+    return measured > float(limit) if sign == ">" else measured < float(limit)
+
+
+def _measured(measure: str, logits: Mapping[str, Tensor], anchor: str, other: str) -> Tensor:
+    if measure == "confidence":
+        return logits[anchor].float().softmax(-1).amax(-1)
+    if measure == "entropy":
+        return entropy(logits[anchor])
+    return divergence(logits[anchor], logits[other])
+
+
+def readers_with_expert(readers: Sequence[Reader]) -> list[Reader]:
+    """The readers, the expert first, added where it is not among them: its cache is what a call returns."""
+    if any(reader.role == EXPERT for reader in readers):
+        return sorted(readers, key=lambda reader: reader.role != EXPERT)
+    return [Reader(EXPERT), *readers]

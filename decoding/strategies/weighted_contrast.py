@@ -1,0 +1,155 @@
+"""A weighted contrast of any readers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from decoding.errors import OptionError, nearest, shown
+from decoding.kernels.contrast.weighted import FORMS
+from decoding.kernels.truncation import p_less, top_n_sigma
+from decoding.parameters import require_choice, require_range
+from decoding.strategies.contrast.amateurs import check_reader, reader_text, second_reader
+from decoding.strategies.contrast.readers import EXPERT, Reader
+from decoding.strategies.contrast.system_messages import Placement, require_placement
+from decoding.strategies.contrast.terms import as_terms, change_readers
+from decoding.strategies.contrast.texts import least_rows
+from decoding.strategies.contrast.weighted import (
+    Gate,
+    Strength,
+    WeightedStrategy,
+    readers_with_expert,
+    require_gate,
+    require_strength,
+    strength_of,
+    strongest_other,
+)
+
+__all__ = ["WeightedContrast"]
+
+MASKS: Mapping[str, Callable[[Tensor], Tensor]] = {"top-n-sigma": top_n_sigma, "p-less": p_less}
+
+
+@dataclass(frozen=True)
+class WeightedContrast(WeightedStrategy):
+    """The formula of the family: Σ w·s over readers, under the plausibility of one of them.
+
+    The score of a token is Σ w·s, where s are logits or log-probabilities, over tokens with p >= α·max p of one reader,
+    the anchor. With a strength f, a number for each position, it is s_anchor + f·(Σ w·s - s_anchor): 0 is the anchor
+    alone. The other contrasts of this library that have no lower layers are this formula with names.
+
+    Args:
+        terms: readers with their weights, a sequence of (reader, weight) or (reader, weight, role). A reader is
+            "expert", the generating model on the prompt as it is, or whatever
+            :class:`decoding.ContrastiveDecoding` takes as an amateur: a model, an adapter, ``Prompt``, ``OtherPrompt``,
+            ``LastToken``, ``Self``. As text: "1.5*expert - 0.5*instead:TEXT".
+        form: "logits", or "log_probs", each a log-softmax.
+        alpha: α in [0, 1]; None lets every token pass.
+        mask: what is plausible in place of α: "top-n-sigma", s >= max s - n·σ over the anchor's logits with n 1
+            (2411.07641); or "p-less", p >= Σ p² (2509.23234). None for α.
+        plausible: the role of the anchor. Without a role of its own a reader's is "reader" and its number in ``terms``,
+            from 1.
+        weight_by: the strength of each position: "jsd", the Jensen-Shannon divergence (0 to 1) of the anchor from the
+            reader beside it with the largest weight; "entropy", of the anchor, in nats; or a function from the readers'
+            logits by role, (..., vocab) each, to (...). None is 1 everywhere.
+        when: where the strength is not 0: "first 2" (new tokens), "confidence < 0.5" (the anchor's largest
+            probability), "entropy > 2", "divergence > 0.1", or a function from the logits by role and the number of new
+            tokens (...) before each position to a bool (...). None is everywhere.
+        tokenizer: the model's; for prompts given as text.
+        placement: of a ``Prompt``'s text, see :class:`decoding.ContrastiveDecoding`.
+
+    Raises:
+        OptionError: a value out of range, or a role that no reader has.
+        ModelError: a reader of other tokens, or one that cannot be loaded (when a call begins).
+
+    Example:
+        >>> strategy = WeightedContrast([("expert", 1.5), (Self(skip_layers=[10, 11]), -0.5)], alpha=0.1)
+        >>> decoding.generate(model, **inputs, strategy=strategy)
+    """
+
+    terms: Any = field(metadata={"example": "1.5*expert - 0.5*self:skip_layers=1", "names_models": change_readers})
+    form: Literal["logits", "log_probs"] = "logits"
+    alpha: float | None = field(default=0.1, metadata={"grid": (0.0, 0.1)})
+    mask: Literal["top-n-sigma", "p-less"] | None = None
+    plausible: str = EXPERT
+    weight_by: Any = None
+    when: Any = None
+    tokenizer: Any = field(default=None, repr=False, compare=False)
+    placement: Placement | None = None
+    name: ClassVar[str] = "weighted-contrast"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        terms = as_terms(self.terms)
+        object.__setattr__(self, "terms", terms)
+        for term in terms.terms:
+            check_reader(term.reader, term.role)
+        require_choice("form", self.form, FORMS)
+        if self.alpha is not None:
+            require_range("alpha", self.alpha, 0.0, 1.0)
+        if self.mask is not None:
+            require_choice("mask", self.mask, tuple(MASKS))
+        require_placement(self.placement)
+        roles = list(dict.fromkeys([EXPERT, *(term.role for term in terms.terms)]))
+        if not isinstance(self.plausible, str) or self.plausible not in roles:
+            raise OptionError(
+                f"plausible={shown(self.plausible)}: no reader has this role{nearest(str(self.plausible), roles)}"
+            )
+        strength: Strength | None = self.weight_by
+        gate: Gate | None = self.when
+        require_strength("weight_by", strength)
+        require_gate("when", gate)
+        diverges = strength == "jsd" or (isinstance(gate, str) and gate.strip().startswith("divergence"))
+        if diverges and strongest_other(self.weights(), self.plausible) is None:
+            raise OptionError("terms: a divergence needs a reader beside the anchor with a weight other than 0")
+
+    @property
+    def anchor(self) -> str:  # type: ignore[override]
+        """The reader whose plausibility counts."""
+        return self.plausible
+
+    @property
+    def score_form(self) -> str:
+        """The form."""
+        return self.form
+
+    @property
+    def plausibility_alpha(self) -> float | None:
+        """α."""
+        return self.alpha
+
+    @property
+    def plausibility_mask(self) -> Callable[[Tensor], Tensor] | None:
+        """The mask."""
+        return None if self.mask is None else MASKS[self.mask]
+
+    @property
+    def has_strength(self) -> bool:
+        """True where the weights depend on the position."""
+        return self.weight_by is not None or self.when is not None
+
+    def check(self, model: Any) -> None:
+        """Raise where a reader cannot be loaded or does not fit the model; loads those that are given by name."""
+        self.readers(model, least_rows(*(reader_text(term.reader) for term in self.terms.terms)))
+
+    def readers(self, model: Any, rows: int) -> list[Reader]:
+        """The expert, and the other readers in the order of the terms."""
+        return readers_with_expert(
+            [
+                second_reader(term.reader, model, rows, self.tokenizer, placement=self.placement, role=term.role)
+                for term in self.terms.terms
+                if term.role != EXPERT
+            ]
+        )
+
+    def weights(self) -> Mapping[str, float]:
+        """The weights of the terms; 0 of an expert that is none of them."""
+        return {EXPERT: 0.0, **{term.role: term.weight for term in self.terms.terms}}
+
+    def strength(self, logits: Mapping[str, Tensor], new_tokens: Tensor) -> Tensor | None:
+        """What ``weight_by`` and ``when`` say."""
+        other = strongest_other(self.weights(), self.plausible) or EXPERT
+        return strength_of(self.weight_by, self.when, logits, self.plausible, other, new_tokens)

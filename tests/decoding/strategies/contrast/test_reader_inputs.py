@@ -1,0 +1,486 @@
+"""Readers with images, sound or an encoder's text: each reads what it should, by recomputation apart from the library.
+
+The oracle runs the model on a reader's whole text and inputs in one forward pass, without a cache, one row at a time.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_images import image_rows, tiny_image_model
+from tiny_models import random_ids, tiny_model
+from torch import Tensor
+
+import decoding
+from decoding import (
+    LOL,
+    AudioContrast,
+    ContextAware,
+    ContrastiveDecoding,
+    Guidance,
+    ImageContrast,
+    InputError,
+    Inputs,
+    ModelError,
+    OptionError,
+    Prompt,
+    Scorer,
+    Self,
+    SkippedLayers,
+    SourceContrast,
+    Strategy,
+    WeightedContrast,
+)
+from decoding.strategies.contrast.fused_streams import FusedStreams
+from decoding.strategies.contrast.input_changes import NoisedImages, NoisyAudio, ShiftedAudio, SilentAudio
+from decoding.strategies.contrast.reader_inputs import CallInputs, call_inputs
+from decoding.tools.architectures.images import prompts_with_images
+from decoding.tools.architectures.other_inputs import tiny_other_inputs
+from decoding.tools.architectures.reference import Prompt as Row
+from decoding.tools.architectures.reference import batch_of
+
+IMAGES = ["llava", "qwen2_vl", "qwen2_5_vl", "gemma3", "paligemma", "idefics2", "idefics3"]
+BUILT_APART = ("paligemma", "qwen2_5_vl", "idefics3")
+TEXT_PAIRS = ["t5", "bart", "m2m_100"]
+NEW = 7
+TEXT = (33, 34, 35)
+
+
+@functools.cache
+def tiny(name: str) -> Any:
+    return tiny_image_model(name) if name in BUILT_APART else tiny_other_inputs(name)
+
+
+def second_model(name: str) -> Any:
+    return tiny_image_model(name, seed=1) if name in BUILT_APART else tiny_other_inputs(name, seed=1)
+
+
+@functools.cache
+def rows_of(name: str) -> tuple[Row, ...]:
+    if name in BUILT_APART:
+        return image_rows(name)
+    make = prompts_with_images(tiny(name))
+    assert make is not None
+    return tuple(make(0))
+
+
+@torch.no_grad()
+def next_logits(model: Any, tokens: Sequence[int], inputs: Mapping[str, Any], new: int) -> Tensor:
+    """(vocab,) float64 after all tokens of one row, of which the last ``new`` were generated."""
+    inputs = dict(inputs)
+    if "mm_token_type_ids" in inputs:
+        types = inputs["mm_token_type_ids"]
+        image = int((types != 0).sum())
+        placeholder = model.config.image_token_id
+        inputs["mm_token_type_ids"] = torch.tensor([[int(token == placeholder) for token in tokens]])
+        assert int(inputs["mm_token_type_ids"].sum()) in (0, image)
+    if model.config.model_type != "paligemma":
+        return model(torch.tensor([tokens]), use_cache=False, **inputs).logits[0, -1].double()
+    # The tokens of its prompt see each other, before and behind; new ones are read one by one.
+    prompt, rest = tokens[: len(tokens) - new], tokens[len(tokens) - new :]
+    output = model(torch.tensor([prompt]), use_cache=True, **inputs)
+    for token in rest:
+        output = model(torch.tensor([[token]]), past_key_values=output.past_key_values, use_cache=True)
+    return output.logits[0, -1].double()
+
+
+def contrasted(expert: Tensor, amateur: Tensor, beta: float, alpha: float) -> Tensor:
+    scores = (1 + beta) * expert - beta * amateur
+    p = expert.softmax(-1)
+    return scores.masked_fill(p < alpha * p.max(), -torch.inf)
+
+
+def noised(images: Tensor, split: Sequence[int], step: int) -> Tensor:
+    """VCD's diffusion in NumPy; each image, of so many parts, with the same draws."""
+    t = np.linspace(-6, 6, 1000)
+    betas = 1 / (1 + np.exp(-t)) * (0.5e-2 - 1e-5) + 1e-5
+    kept = float(np.prod(1 - betas[: step + 1]))
+    parts = []
+    for image in images.split(list(split)):
+        draws = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+        parts.append(math.sqrt(kept) * image.double() + math.sqrt(1 - kept) * draws.double())
+    return torch.cat(parts).float()
+
+
+def without_image(name: str, tokens: Sequence[int]) -> list[int]:
+    return [token for token in tokens if token != tiny(name).config.image_token_id]
+
+
+# From the expert's tokens and inputs to those of the second reader.
+Other = Callable[[str, list[int], dict[str, Any]], tuple[list[int], dict[str, Any]]]
+
+
+def _noised(name: str, tokens: list[int], inputs: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
+    pixels = inputs["pixel_values"]
+    return tokens, inputs | {"pixel_values": noised(pixels, [len(pixels)], 500)}
+
+
+WORSE: dict[str, tuple[Callable[[], Strategy], Other]] = {
+    "noise": (ImageContrast, _noised),
+    "prompt": (lambda: ImageContrast(prompt=TEXT), lambda _, tokens, inputs: ([*TEXT, *tokens], inputs)),
+    "blank": (
+        lambda: ImageContrast(blank=True),
+        lambda _, tokens, inputs: (tokens, inputs | {"pixel_values": torch.full_like(inputs["pixel_values"], 1e-6)}),
+    ),
+    "no image": (lambda: ImageContrast(no_image=True), lambda name, tokens, _: (without_image(name, tokens), {})),
+}
+
+
+def greedy_by_recomputation(
+    name: str, row: Row, other: Other, beta: float = 1.0, alpha: float = 0.1
+) -> tuple[list[int], Tensor]:
+    """The new tokens, and their scores (new, vocab) -inf where a token is not plausible."""
+    tokens, all_scores = list(row.text), []
+    for _ in range(NEW):
+        new = len(all_scores)
+        expert = next_logits(tiny(name), tokens, row.other_inputs, new)
+        amateur = next_logits(tiny(name), *other(name, tokens, dict(row.other_inputs)), new)
+        all_scores.append(contrasted(expert, amateur, beta, alpha))
+        tokens.append(int(all_scores[-1].argmax()))
+    return tokens[len(row.text) :], torch.stack(all_scores)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("worse", WORSE)
+def test_an_image_contrast_is_its_formula_in_a_left_padded_batch_and_in_all_ways_in(name: str, worse: str) -> None:
+    make, other = WORSE[worse]
+    # In transformers itself, PaliGemma reads a row otherwise in a padded batch than alone.
+    if (name, worse) == ("paligemma", "prompt"):
+        pytest.skip("its readers have prompts of two lengths, so one of them is padded")
+    rows, strategy, model = rows_of(name)[: 1 if name == "paligemma" else None], make(), tiny(name)
+    batch = batch_of(model, rows, padding=0 if name == "paligemma" else 1)
+    start = batch["input_ids"].shape[1]
+    output = decoding.generate(
+        model, **batch, strategy=strategy, max_new_tokens=NEW, return_dict_in_generate=True, output_scores=True
+    )
+    for index, row in enumerate(rows):
+        tokens, scores = greedy_by_recomputation(name, row, other)
+        assert output.sequences[index, start:].tolist() == tokens
+        ours = torch.stack([step[index] for step in output.scores]).double()
+        torch.testing.assert_close(ours, scores, atol=1e-4, rtol=1e-4)
+    same = model.generate(**batch, custom_generate=strategy, max_new_tokens=NEW, do_sample=False)
+    assert torch.equal(same, output.sequences)
+    beside = {key: value for key, value in batch.items() if key != "input_ids"}
+    processor = strategy.logits_processor(model, **beside)
+    same = model.generate(**batch, logits_processor=[processor], max_new_tokens=NEW, do_sample=False)
+    assert torch.equal(same, output.sequences)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_readers_with_an_image_of_one_size_share_a_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups: list[list[str]] = []
+
+    class Recorded(FusedStreams):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            groups.extend([reader.role for reader in group.readers] for group in self.groups)
+
+    monkeypatch.setattr("decoding.strategies.contrast.base.FusedStreams", Recorded)
+    batch = batch_of(tiny(name), rows_of(name))
+    decoding.generate(tiny(name), **batch, strategy=ImageContrast(), max_new_tokens=2)
+    assert groups == [["expert", "amateur"]]
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_readers_of_texts_see_the_image_too(name: str) -> None:
+    """Another model of images, an adapter's place taken by a degraded self, and a text before the prompt."""
+    model, row = tiny(name), rows_of(name)[0]
+    second = second_model(name)
+    inputs = batch_of(model, [row])
+    start = inputs["input_ids"].shape[1]
+    for strategy, amateur, text in (
+        (ContrastiveDecoding(second, beta=1.0), second, ()),
+        (ContrastiveDecoding(Prompt(TEXT), beta=1.0), model, TEXT),
+    ):
+        tokens = list(row.text)
+        for new in range(NEW):
+            expert = next_logits(model, tokens, row.other_inputs, new)
+            other = next_logits(amateur, [*text, *tokens], row.other_inputs, new)
+            tokens.append(int(contrasted(expert, other, 1.0, 0.1).argmax()))
+        ours = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=NEW)
+        assert ours[0, start:].tolist() == tokens[start:]
+    negative = decoding.generate(model, **inputs, strategy=Guidance([41, 42], scale=2.0), max_new_tokens=NEW)
+    tokens = list(row.text)
+    for new in range(NEW):
+        expert = next_logits(model, tokens, row.other_inputs, new).log_softmax(-1)
+        other = next_logits(model, [41, 42, *tokens[start:]], {}, new).log_softmax(-1)
+        tokens.append(int((2 * expert - other).argmax()))
+    assert negative[0].tolist() == tokens
+
+
+@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("own", [False, True], ids=["noise", "own inputs"])
+def test_several_rows_of_a_prompt_have_its_images(name: str, own: bool) -> None:
+    model, rows = tiny(name), rows_of(name)
+    batch = batch_of(model, rows)
+    changed = -batch["pixel_values"]
+    strategy = ContrastiveDecoding(Inputs(pixel_values=changed)) if own else ImageContrast()
+    once = decoding.generate(model, **batch, strategy=strategy, max_new_tokens=NEW)
+    thrice = decoding.generate(
+        model, **batch, strategy=strategy, max_new_tokens=NEW, do_sample=True, top_k=1, num_return_sequences=3
+    )
+    assert torch.equal(thrice, once.repeat_interleave(3, 0))
+    beside = {key: value for key, value in batch.items() if key != "input_ids"}
+    beams = [
+        model.generate(
+            **inputs, num_beams=2, max_new_tokens=3, do_sample=False,
+            logits_processor=[strategy.logits_processor(model, **rest)],
+        )
+        for inputs, rest in (
+            (batch, beside), *((one, {k: v for k, v in one.items() if k != "input_ids"}) for one in _alone(model, rows))
+        )
+    ] if not own and name != "paligemma" else []  # fmt: skip
+    for index in range(len(beams) - 1):
+        assert beams[1 + index][0, -3:].tolist() == beams[0][index, -3:].tolist()
+
+
+def _alone(model: Any, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    return [batch_of(model, [row]) for row in rows]
+
+
+def test_fused_and_separate_readers_of_images_choose_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = batch_of(tiny("qwen2_vl"), rows_of("qwen2_vl"))
+    negative = Inputs(pixel_values=-batch["pixel_values"])
+    strategy = WeightedContrast([("expert", 2), (negative, -0.7), (Self(skip_layers=[0]), -0.3)])
+    fused = decoding.generate(tiny("qwen2_vl"), **batch, strategy=strategy, max_new_tokens=NEW)
+    monkeypatch.setattr(WeightedContrast, "fuse", False)
+    assert torch.equal(fused, decoding.generate(tiny("qwen2_vl"), **batch, strategy=strategy, max_new_tokens=NEW))
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+@pytest.mark.parametrize("drafts", ["prompt-lookup", "exit:1"])
+def test_drafts_beside_an_image(name: str, drafts: str) -> None:
+    batch = batch_of(tiny(name), rows_of(name))
+    plain = decoding.generate(tiny(name), **batch, strategy=ImageContrast(), max_new_tokens=12)
+    drafted = decoding.generate(tiny(name), **batch, strategy=ImageContrast(), max_new_tokens=12, drafts=drafts)
+    assert torch.equal(plain, drafted)
+
+
+def test_an_amateur_with_another_image_drafts_nothing() -> None:
+    with pytest.raises(OptionError, match="amateur"):
+        decoding.generate(
+            tiny("llava"), **batch_of(tiny("llava"), rows_of("llava")), strategy=ImageContrast(), max_new_tokens=3,
+            drafts="amateur",
+        )  # fmt: skip
+
+
+def test_images_in_a_list_are_refused() -> None:
+    given = {"input_ids": torch.tensor([[20, 21]]), "pixel_values": [torch.zeros(3, 28, 28)]}
+    with pytest.raises(InputError, match="pixel_values is a list: must be a tensor"):
+        call_inputs(tiny("llava"), given, 1)
+
+
+def test_noise_is_drawn_anew_for_each_image() -> None:
+    """A row's image does not depend on its batch: patches are split by the grid of their image."""
+    patches = torch.randn(16 + 24, 8)
+    grid = torch.tensor([[1, 4, 4], [1, 4, 6]])
+    model, ids = tiny("qwen2_vl"), torch.empty(1, 0)
+    given = CallInputs(model, ids, {"pixel_values": patches, "image_grid_thw": grid}, 1)
+    changed = NoisedImages(500).inputs(given, model)
+    alone = CallInputs(model, ids, {"pixel_values": patches[16:], "image_grid_thw": grid[1:]}, 1)
+    assert torch.equal(changed["pixel_values"][16:], NoisedImages(500).inputs(alone, model)["pixel_values"])
+    torch.testing.assert_close(changed["pixel_values"], noised(patches, [16, 24], 500))
+    assert not torch.equal(changed["pixel_values"], NoisedImages(500, seed=1).inputs(given, model)["pixel_values"])
+
+
+# --- encoder-decoders ------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def pair_logits(model: Any, encoder: Mapping[str, Any], decoded: Sequence[int]) -> Tensor:
+    return model(**encoder, decoder_input_ids=torch.tensor([decoded]), use_cache=False).logits[0, -1].double()
+
+
+SOURCES = [[21, 22, 23, 24, 25, 26, 27], [31, 32, 33, 34, 35]]
+OTHERS = [[45, 46], [51, 52, 53]]
+
+
+def sources() -> dict[str, Tensor]:
+    width = max(map(len, SOURCES))
+    return {
+        "input_ids": torch.tensor([[*row, *[0] * (width - len(row))] for row in SOURCES]),
+        "attention_mask": torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in SOURCES]),
+    }
+
+
+@pytest.mark.parametrize("name", TEXT_PAIRS)
+def test_source_and_language_contrast_is_its_formula_in_all_ways_in(name: str) -> None:
+    model, inputs = tiny(name), sources()
+    start = [1, 61]
+    strategy = SourceContrast(OTHERS, language=62, source_weight=0.7, language_weight=0.1)
+    given = {**inputs, "decoder_input_ids": torch.tensor([start, start])}
+    output = decoding.generate(
+        model, **given, strategy=strategy, max_new_tokens=NEW, return_dict_in_generate=True, output_scores=True
+    )
+    for row, (source, other) in enumerate(zip(SOURCES, OTHERS, strict=True)):
+        new: list[int] = []
+        for step in range(NEW):
+            readers = [(source, start), (other, start), (source, [1, 62])]
+            log_probs = [
+                pair_logits(model, {"input_ids": torch.tensor([text])}, [*begin, *new]).log_softmax(-1)
+                for text, begin in readers
+            ]
+            scores = log_probs[0] - 0.7 * log_probs[1] - 0.1 * log_probs[2]
+            torch.testing.assert_close(output.scores[step][row].double(), scores, atol=1e-4, rtol=1e-4)
+            new.append(int(scores.argmax()))
+        assert output.sequences[row].tolist() == [*start, *new]
+    same = model.generate(**given, custom_generate=strategy, max_new_tokens=NEW, do_sample=False)
+    assert torch.equal(same, output.sequences)
+    processor = strategy.logits_processor(model, **inputs)
+    same = model.generate(**given, logits_processor=[processor], max_new_tokens=NEW, do_sample=False)
+    assert torch.equal(same, output.sequences)
+    sequences = model.generate(
+        **given, logits_processor=[strategy.logits_processor(model, **inputs)], max_new_tokens=3, num_beams=2,
+        do_sample=False,
+    )  # fmt: skip
+    assert sequences.shape == (2, 5)
+
+
+def test_audio_contrast_is_its_formula_on_whisper_in_all_ways_in() -> None:
+    model = tiny("whisper")
+    frames = 2 * model.config.max_source_positions
+    features = torch.randn(2, model.config.num_mel_bins, frames, generator=torch.Generator().manual_seed(5))
+    strategy = AudioContrast(temperature=0.8, shift=0.5)
+    output = decoding.generate(
+        model, input_features=features, strategy=strategy, max_new_tokens=NEW, return_dict_in_generate=True,
+        output_scores=True,
+    )  # fmt: skip
+    for row in range(2):
+        sound = features[row : row + 1]
+        power = 10 ** (4 * sound.double() - 4)
+        draws = torch.randn(sound[0].shape, generator=torch.Generator().manual_seed(0)).double()
+        noisy = ((power + power.mean() / 10 * draws**2).log10() + 4) / 4
+        silent = torch.full_like(sound, -1.5)
+        by = min(50, frames)
+        shifted = torch.cat([silent[..., :by], sound[..., : frames - by]], -1)
+        decoded = [int(model.generation_config.decoder_start_token_id)]
+        for step in range(NEW):
+            expert, *negatives = (
+                pair_logits(model, {"input_features": heard.float()}, decoded).log_softmax(-1)
+                for heard in (sound, noisy, silent, shifted)
+            )
+            negative = 0.8 * (torch.stack(negatives) / 0.8).exp().mean(0).log()
+            scores = 2 * expert - negative
+            scores = scores.masked_fill(expert.exp() < 0.1 * expert.exp().max(), -torch.inf)
+            torch.testing.assert_close(output.scores[step][row].double(), scores, atol=1e-4, rtol=1e-4)
+            decoded.append(int(scores.argmax()))
+        assert output.sequences[row].tolist()[-NEW:] == decoded[1:]
+    same = model.generate(features, custom_generate=strategy, max_new_tokens=NEW, do_sample=False)
+    assert torch.equal(same[:, -NEW:], output.sequences[:, -NEW:])
+    processor = strategy.logits_processor(model, input_features=features)
+    same = model.generate(input_features=features, logits_processor=[processor], max_new_tokens=NEW, do_sample=False)
+    assert torch.equal(same[:, -NEW:], output.sequences[:, -NEW:])
+
+
+@pytest.mark.parametrize("name", [*TEXT_PAIRS, "whisper"])
+def test_an_encoder_decoder_has_a_degraded_self_and_another_model_as_amateur(name: str) -> None:
+    model, second = tiny(name), second_model(name)
+    given: dict[str, Any] = sources()
+    if name == "whisper":
+        shape = (2, model.config.num_mel_bins, 2 * model.config.max_source_positions)
+        given = {"input_features": torch.randn(shape, generator=torch.Generator().manual_seed(5))}
+    for strategy in (SkippedLayers([0]), ContrastiveDecoding(second)):
+        both = decoding.generate(model, **given, strategy=strategy, max_new_tokens=NEW)
+        for row in range(2):
+            length = len(SOURCES[row]) if "attention_mask" in given else None
+            alone = {key: value[row : row + 1, :length] for key, value in given.items()}
+            one = decoding.generate(model, **alone, strategy=strategy, max_new_tokens=NEW)
+            assert torch.equal(one[0], both[row])
+        processor = strategy.logits_processor(model, **given)
+        same = model.generate(**given, logits_processor=[processor], max_new_tokens=NEW, do_sample=False)
+        assert torch.equal(same, both)
+
+
+@pytest.mark.parametrize("kind", ["noise", "silence", "shift"])
+def test_changed_waveforms(kind: str) -> None:
+    wave = torch.sin(torch.arange(16_000) / 20.0)[None]
+    model = tiny("whisper")
+    given = CallInputs(model, torch.empty(1, 0), {"input_values": wave}, 1)
+    changes = {"noise": NoisyAudio(snr=20.0), "silence": SilentAudio(), "shift": ShiftedAudio(0.25)}
+    changed = changes[kind].inputs(given, model)["input_values"]
+    if kind == "noise":
+        ratio = 10 * math.log10(float((wave**2).mean() / ((changed - wave) ** 2).mean()))
+        assert abs(ratio - 20.0) < 0.2  # 16,000 draws
+    elif kind == "silence":
+        assert not changed.any()
+    else:
+        assert not changed[:, :4000].any()
+        assert torch.equal(changed[:, 4000:], wave[:, :12_000])
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("strategy", "error", "message"),
+    [
+        (ImageContrast(), InputError, "the prompt has no image"),
+        (AudioContrast(), InputError, "the prompt has no sound"),
+        (SourceContrast([5]), ModelError, "is decoder-only: source-contrast replaces the text of an encoder"),
+    ],
+    ids=["image", "audio", "source"],
+)
+def test_a_model_of_text_is_refused(strategy: Strategy, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        decoding.generate(tiny_model("llama"), random_ids(1, 5), strategy=strategy, max_new_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "error", "message"),
+    [
+        (SourceContrast(language=62), InputError, "decoder's prompt, which is its start token alone"),
+        (SourceContrast(language=10**6), OptionError, "language=1000000: must be a token from 0 to"),
+        (SourceContrast(language="deu"), OptionError, "language='deu' is text: pass tokenizer="),
+        (SourceContrast([[5], [6], [7]]), OptionError, "source: 3 texts for 2 rows"),
+        (ContextAware([5]), InputError, "reads a text beside the prompt, and in T5ForConditionalGeneration"),
+        (ImageContrast(), InputError, "the prompt has no image"),
+    ],
+)
+def test_what_an_encoder_decoder_cannot_read(strategy: Strategy, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        decoding.generate(tiny("t5"), **sources(), strategy=strategy, max_new_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ImageContrast(noise=5, blank=True), "each is a worse image of its own"),
+        (lambda: ImageContrast(noise=1001), "noise=1001"),
+        (lambda: ImageContrast(prompt=""), "prompt is empty"),
+        (lambda: AudioContrast("hum"), "negatives='hum': must be one or several of noise, silence, shift"),
+        (lambda: AudioContrast(temperature=0.0), "temperature=0.0"),
+        (lambda: SourceContrast(), "neither is given"),
+        (lambda: Inputs(), "nothing is given"),
+    ],
+)
+def test_parameters_out_of_range(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        make()
+
+
+def test_texts_are_not_scored_with_changed_inputs() -> None:
+    with pytest.raises(OptionError, match="gives no score to a given token"):
+        Scorer(tiny("llava"), [20, 21], [ImageContrast()])
+    with pytest.raises(OptionError, match="reads other inputs beside the text, and scoring has texts only"):
+        Scorer(tiny("llava"), [20, 21], [ContrastiveDecoding(Inputs(pixel_values=torch.zeros(1)))])
+
+
+def test_an_amateur_of_text_would_be_blind_to_the_image() -> None:
+    model, row = tiny("llava"), rows_of("llava")[0]
+    text_model = tiny_model("llama")
+    text_model.config.vocab_size = model.config.get_text_config().vocab_size
+    with pytest.raises(InputError, match="pixel_values: the expert alone would get it, since LlamaForCausalLM"):
+        decoding.generate(model, **batch_of(model, [row]), strategy=ContrastiveDecoding(text_model), max_new_tokens=2)
+
+
+def test_lower_layers_are_fused_with_an_image() -> None:
+    model, row = tiny("llava"), rows_of("llava")[0]
+    ids = decoding.generate(model, **batch_of(model, [row]), strategy=LOL(Prompt(TEXT), [1]), max_new_tokens=NEW)
+    other = dict(batch_of(model, [row]), pixel_values=-row.other_inputs["pixel_values"])
+    assert not torch.equal(ids, decoding.generate(model, **other, strategy=LOL(Prompt(TEXT), [1]), max_new_tokens=NEW))
