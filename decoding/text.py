@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from decoding.api import generate_with
-from decoding.errors import OptionError
+from decoding.errors import InputError, OptionError
+from decoding.models.chat_template import message_content
 from decoding.models.devices import input_device
 from decoding.models.inputs import check_inputs, context_of
+from decoding.models.media import processed
 from decoding.models.wrappers import text_tokenizer
 from decoding.strategies.registry import StrategySpec
 
@@ -27,6 +30,7 @@ __all__ = [
 ]
 
 DEFAULT_NEW_TOKENS = 100
+WHISPER_PROMPT = 4  # tokens at most: the start, the language, the task, no timestamps
 
 
 @dataclass(frozen=True)
@@ -62,30 +66,40 @@ def continuations(
     count: int = 1,
     streamer: Any = None,
     compile: bool = False,
+    images: Sequence[Any] = (),
+    sound: Any = None,
 ) -> list[Continuation]:
     """Continue one prompt.
 
     Args:
         model: a generating transformers model.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; for images or sound its processor (:func:`decoding.models.loading.load_processor`).
         spec: how to choose tokens.
-        prompt: at least one word.
+        prompt: at least one word; "" for a speech recogniser.
         max_new_tokens: None is 100, or as many as the context has left.
         seed: of the random draws, if the strategy makes any.
         chat: put the prompt into the tokenizer's chat template as the user's message.
         count: how many continuations; more than 1 needs sampling or beams.
         streamer: receives the tokens as they come.
         compile: capture the decode step; see :func:`decoding.generate`.
+        images: that the prompt is about; see :func:`decoding.models.media.processed`.
+        sound: likewise.
 
     Raises:
-        InputError: a prompt as long as the model's context.
+        InputError: a prompt as long as the model's context, or images or sound that the model does not take.
         OptionError: more new tokens than the context has left, several texts of a strategy that makes one, or steps
             that cannot be captured.
     """
     check_count(spec, count)
+    processor, tokenizer = tokenizer, text_tokenizer(tokenizer)
     spec = spec.with_tokenizer(tokenizer)
-    inputs = encoded(model, tokenizer, prompt, chat)
-    length = inputs["input_ids"].shape[1]
+    if images or sound is not None:
+        inputs = processed(model, processor, prompt, images, sound, chat)
+        if "input_ids" in inputs:
+            check_inputs(model, inputs["input_ids"], inputs)
+    else:
+        inputs = encoded(model, tokenizer, prompt, chat)
+    length = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
     if spec.is_stochastic:
         torch.manual_seed(seed)
     began = time.perf_counter()
@@ -106,7 +120,7 @@ def continuations(
         continuation, new_tokens = new_text(model, tokenizer, sequence, length)
         start = length
         if model.config.is_encoder_decoder:
-            text, start = continuation, 1
+            text, start = continuation, _decoder_prompt(model)
         else:
             text = continuation.lstrip() if chat else prompt + continuation
         token_ids = tuple(sequence[: start + new_tokens].tolist())
@@ -120,12 +134,12 @@ def new_text(model: Any, tokenizer: Any, sequence: torch.Tensor, length: int) ->
     Args:
         model: the model that generated.
         tokenizer: its tokenizer.
-        sequence: (length + new,) token ids of one row without padding in front; an encoder-decoder's begin with its
-            start token.
+        sequence: (length + new,) token ids of one row without padding in front; those of an encoder-decoder are its
+            decoder's.
         length: of the prompt.
     """
     if model.config.is_encoder_decoder:
-        new = until_end(sequence[1:], model)
+        new = until_end(sequence[_decoder_prompt(model) :], model)
         return _decoded(tokenizer, new), len(new)
     new = until_end(sequence[length:], model)
     # Tokens are decoded with their prompt: many tokenizers drop the space before a first word.
@@ -137,15 +151,20 @@ def encoded(model: Any, tokenizer: Any, prompt: str, chat: bool = False) -> dict
     """``input_ids`` and ``attention_mask``, each (1, length), of a prompt that the model can read.
 
     Raises:
-        InputError: it is longer than the model's context.
+        InputError: it is longer than the model's context, or the model's encoder reads no text.
         OptionError: ``chat`` with a tokenizer that has no chat template.
     """
     tokenizer = text_tokenizer(tokenizer)
+    if model.config.is_encoder_decoder and model.main_input_name != "input_ids":
+        raise InputError(
+            f"{type(model).__name__} reads {model.main_input_name} and no text: give --audio FILE (--image FILE for a "
+            "model of images) in place of the prompt"
+        )
     if chat:
         if not tokenizer.chat_template:
             raise OptionError("--chat: the model's tokenizer has no chat template; leave --chat out")
         encoding = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}],
+            [{"role": "user", "content": message_content(tokenizer, prompt)}],
             add_generation_prompt=True,
             return_tensors="pt",
             return_dict=True,
@@ -176,7 +195,8 @@ def new_token_budget(model: Any, length: int, max_new_tokens: int | None) -> int
     context = context_of(model)
     if context is None:
         return max_new_tokens or DEFAULT_NEW_TOKENS
-    left = context - 1 if model.config.is_encoder_decoder else context - length
+    prompt = WHISPER_PROMPT if _is_whisper(model) else 1
+    left = context - (prompt if model.config.is_encoder_decoder else length)
     if max_new_tokens is not None and max_new_tokens > left:
         raise OptionError(
             f"--max-new-tokens {max_new_tokens}: must be 1 to {left}: the prompt has {length} tokens and the model's "
@@ -190,6 +210,18 @@ def until_end(tokens: torch.Tensor, model: Any) -> torch.Tensor:
     end = model.generation_config.eos_token_id
     ends = torch.isin(tokens, torch.tensor(end)) if end is not None else torch.zeros_like(tokens, dtype=torch.bool)
     return tokens[: int(ends.nonzero()[0]) + 1] if bool(ends.any()) else tokens
+
+
+def _decoder_prompt(model: Any) -> int:
+    """The number of tokens before the new ones in what an encoder-decoder's ``generate`` returns: its start token.
+
+    Whisper's own ``generate``, which decodes long sound piece by piece, returns the new ones alone.
+    """
+    return 0 if _is_whisper(model) else 1
+
+
+def _is_whisper(model: Any) -> bool:
+    return hasattr(model, "generate_with_fallback")
 
 
 def _decoded(tokenizer: Any, tokens: torch.Tensor) -> str:

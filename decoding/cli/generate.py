@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,7 +25,7 @@ from decoding.cli.options import (
     strategy_option,
 )
 from decoding.cli.output import as_json, progress, writable, write_files
-from decoding.errors import OptionError
+from decoding.errors import InputError, OptionError
 from decoding.strategies.baselines import Baseline
 from decoding.strategies.generation_options import OPTIONS, check_apply, options_from_text
 from decoding.strategies.parameters_text import from_text
@@ -59,6 +60,16 @@ def generate_command(
         list[str] | None,
         typer.Option(metavar="TEXT", help="The text to continue; repeatable; by default standard input."),
     ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="An image that the prompts are about, for a model of images; repeatable."),
+    ] = None,
+    audio: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A WAV file to write down, or that the prompts are about, for a model of sound."
+        ),
+    ] = None,
     max_new_tokens: MaxNewTokens = None,
     num_return_sequences: Annotated[
         int, typer.Option(min=1, metavar="N", help="Texts per prompt, with sampling or beam.")
@@ -84,7 +95,8 @@ def generate_command(
     spec = parse_strategy(strategy, settings_of(set_ or []))
     options = _with_drafts(options_from_text(generation_config or ()), drafts, draft_tokens)
     check_apply(options, [spec])
-    prompts = prompts_of(prompt)
+    _check_media(spec, image or (), audio)
+    prompts = [""] if audio is not None and prompt is None else prompts_of(prompt)
     if compile and isinstance(spec.strategy, Baseline):
         raise OptionError(f"--compile: {spec.name} is a strategy of transformers; expected one of this library")
     if stream:
@@ -94,29 +106,44 @@ def generate_command(
 
     from decoding.capabilities.chunked_prefill import enable_chunked_prefill
     from decoding.models.devices import is_main_process
+    from decoding.models.loading import load_processor
+    from decoding.models.media import read_image, read_sound, sampling_rate
     from decoding.strategies.effective_config import decoded_with, effective_config
     from decoding.text import check_count, continuations
 
     check_count(spec, num_return_sequences)
     writable(output)
+    images = [read_image(path) for path in image or ()]
+    processor = load_processor(model) if images or audio is not None else None
+    sound = None if audio is None else read_sound(audio, sampling_rate(processor))
     loaded, tokenizer = placement.load(model)
     enable_chunked_prefill(loaded, prefill_chunk, padded=False)
     main = is_main_process(loaded)
     streamer = TextStreamer(tokenizer, skip_prompt=chat, skip_special_tokens=True) if stream and main else None
     effective = effective_config(spec, loaded, options, folder=True)
     lines = []
+    media = ({"images": [str(path) for path in image]} if image else {}) | ({"audio": str(audio)} if audio else {})
     with decoded_with(loaded, options, folder=True), progress(shown=main) as bar:
         task = bar.add_task(spec.name, total=len(prompts), visible=len(prompts) > 1)
         for text in prompts:
             for continuation in continuations(
-                loaded, tokenizer, spec, text, max_new_tokens=max_new_tokens, seed=seed, chat=chat,
-                count=num_return_sequences, streamer=streamer, compile=compile,
+                loaded, processor or tokenizer, spec, text, max_new_tokens=max_new_tokens, seed=seed, chat=chat,
+                count=num_return_sequences, streamer=streamer, compile=compile, images=images, sound=sound,
             ):  # fmt: skip
-                lines.append(as_json(_record(continuation, spec, effective, model)))
+                lines.append(as_json(_record(continuation, spec, effective, model) | media))
                 if not stream and main:
                     print(lines[-1] if json else continuation.text, flush=True)
             bar.advance(task)
     write_files(output if main else None, {"generate.jsonl": "".join(f"{line}\n" for line in lines)})
+
+
+def _check_media(spec: StrategySpec, images: Sequence[Path], audio: Path | None) -> None:
+    """Raise InputError where a strategy changes an image or sound and none is given."""
+    needed = getattr(spec.strategy, "media", None)
+    if needed == "image" and not images:
+        raise InputError(f"--strategy {spec.name} changes the image of the prompt: give --image FILE")
+    if needed == "audio" and audio is None:
+        raise InputError(f"--strategy {spec.name} changes the sound: give --audio FILE")
 
 
 def _with_drafts(options: dict[str, Any], drafts: str | None, draft_tokens: str | None) -> dict[str, Any]:
@@ -140,7 +167,7 @@ def _record(
         "text": continuation.text,
         "continuation": continuation.continuation,
         "strategy": spec.name,
-        "parameters": spec.parameters,
+        "parameters": spec.recorded,
         "generation_config": generation_config,
         "new_tokens": continuation.new_tokens,
         "seconds": round(continuation.seconds, 4),

@@ -9,7 +9,7 @@ from typing import Any
 
 from decoding.errors import OptionError, one_line
 
-__all__ = ["ChatTemplate", "read_chat_template"]
+__all__ = ["ChatTemplate", "message_content", "read_chat_template"]
 
 # Contents of messages while a template is read: words that no template writes by itself, in letters of any vocabulary.
 _SYSTEM, _FIRST, _ANSWER, _SECOND = "qsystemq", "qfirstq", "qanswerq", "qsecondq"
@@ -135,11 +135,7 @@ def read_chat_template(tokenizer: Any) -> ChatTemplate:
     """
     if not getattr(tokenizer, "chat_template", None):
         raise OptionError("the tokenizer has no chat template")
-    turns = [
-        {"role": "user", "content": _FIRST},
-        {"role": "assistant", "content": _ANSWER},
-        {"role": "user", "content": _SECOND},
-    ]
+    turns = [("user", _FIRST), ("assistant", _ANSWER), ("user", _SECOND)]
     try:
         plain, found, rest = _written(tokenizer, turns).partition(_FIRST)
     except Exception as error:  # of any kind, from the template
@@ -147,7 +143,7 @@ def read_chat_template(tokenizer: Any) -> ChatTemplate:
     if not found:
         raise OptionError("the chat template does not write a user's message as it is")
     try:
-        before, found, tail = _written(tokenizer, [{"role": "system", "content": _SYSTEM}, *turns]).partition(_SYSTEM)
+        before, found, tail = _written(tokenizer, [("system", _SYSTEM), *turns]).partition(_SYSTEM)
     except Exception:  # many templates raise where there is a system message
         found = tail = ""
     after, first, rest_with_system = tail.partition(_FIRST)
@@ -156,5 +152,22 @@ def read_chat_template(tokenizer: Any) -> ChatTemplate:
     return ChatTemplate(tokenizer, plain, plain, SEPARATOR, has_system=False)
 
 
-def _written(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
+def message_content(tokenizer: Any, text: str) -> Any:
+    """The content of a message that a tokenizer's chat template writes: the text, or a list of parts, which is what the
+    templates of models of images take. Some of those write nothing of a text, and raise no error.
+    """
+    try:
+        if _FIRST in _rendered(tokenizer, [{"role": "user", "content": _FIRST}]):
+            return text
+    except Exception:  # of any kind, from the template
+        pass
+    return [{"type": "text", "text": text}]
+
+
+def _written(tokenizer: Any, turns: Sequence[tuple[str, str]]) -> str:
+    messages = [{"role": role, "content": message_content(tokenizer, text)} for role, text in turns]
+    return _rendered(tokenizer, messages)
+
+
+def _rendered(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> str:
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))

@@ -17,8 +17,22 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GgufConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSpeechSeq2Seq,
+    AutoProcessor,
+    AutoTokenizer,
+    GgufConfig,
+    ProcessorMixin,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
+)
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING as MODEL_FOR_SEQ2SEQ_LM_MAPPING,
 )
@@ -32,7 +46,7 @@ from decoding.models.releases import RELEASES, fetched_folder
 from decoding.models.text_config import text_config
 from decoding.transformers_private import silent_gguf_reader
 
-__all__ = ["DTYPES", "load", "load_tokenizer", "pick_device", "placement", "save"]
+__all__ = ["DTYPES", "load", "load_processor", "load_tokenizer", "pick_device", "placement", "save"]
 
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -102,6 +116,35 @@ def load_tokenizer(spec: str) -> Any:
         if spec in BUILT_IN:
             return _built_in(spec, torch.float32, {})[1]
         return _tokenizer(spec, *_source(spec))
+
+
+def load_processor(spec: str) -> Any:
+    """Load the processor of a model of images or of sound: it makes the model's inputs of them and of a text.
+
+    Args:
+        spec: see :func:`load`.
+
+    Returns:
+        A processor of transformers; its ``tokenizer`` is that of the texts.
+
+    Raises:
+        ModelError: the model has none, since it reads text alone, or it cannot be loaded; one line says why.
+    """
+    with quiet():
+        source, file = (spec, None) if spec in BUILT_IN else _source(spec)
+        text_alone = f"{spec}: has no processor of images or sound; it is a model of text"
+        if spec in BUILT_IN or file is not None:
+            raise ModelError(text_alone)
+        for name in ("processor_config.json", "preprocessor_config.json"):
+            _check_json(spec, Path(source) / name)
+        failure = f"{spec}: its processor cannot be loaded"
+        if importlib.util.find_spec("torchvision") is None:
+            failure += ", which may need torchvision"
+        processor = _attempt(failure, AutoProcessor.from_pretrained, source)
+    # Where there is no processor, AutoProcessor returns the tokenizer, or a part of a processor.
+    if not isinstance(processor, ProcessorMixin):
+        raise ModelError(text_alone)
+    return processor
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -204,18 +247,11 @@ def _from_pretrained(spec: str, dtype: str, placed: Mapping[str, Any]) -> tuple[
         options |= _of_file(file)
         # Read before, since that takes seconds; and no weight may stay packed, as transformers would have it.
         options |= {"config": config, "quantization_config": GgufConfig(dequantize=True)}
-    encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
-    mapping = MODEL_FOR_SEQ2SEQ_LM_MAPPING if encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
     layers = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
     if isinstance(layers, int) and layers < 1:
         raise ModelError(f"{spec}: its config.json has num_hidden_layers {layers}, which must be at least 1")
-    if type(config) not in mapping:
-        raise ModelError(
-            f"{spec}: a {config.model_type} model has no head that generates text; expected a causal or "
-            "sequence-to-sequence language model"
-        )
+    auto = _auto_class(spec, config)
     tokenizer = _tokenizer(spec, source, file)
-    auto = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
     with nullcontext() if file is None else silent_gguf_reader():
         model, report = _attempt(
             f"{spec}: its weights cannot be loaded",
@@ -240,6 +276,31 @@ def _from_pretrained(spec: str, dtype: str, placed: Mapping[str, Any]) -> tuple[
         if not all(isinstance(token, int) for token in (given if isinstance(given, list) else [given or 0])):
             raise ModelError(f"{spec}: its generation_config.json has {name} {given!r}, which must be a whole number")
     return model, tokenizer
+
+
+def _auto_class(spec: str, config: Any) -> Any:
+    """The class of transformers that loads the model of a config, with the part of it that sees or hears.
+
+    Raises:
+        ModelError: no class that generates text does.
+    """
+    images = (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoModelForImageTextToText)
+    sound = (MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING, AutoModelForSpeechSeq2Seq)
+    if getattr(config, "is_encoder_decoder", False):
+        ways = [(MODEL_FOR_SEQ2SEQ_LM_MAPPING, AutoModelForSeq2SeqLM), sound, images]
+    else:
+        ways = [(MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM), images, sound]
+    # Some types (Llama 4, Qwen 3.5) have a class of text alone too: the folder says which one wrote it.
+    named = getattr(config, "architectures", None) or ()
+    fitting = [(mapping[type(config)], auto) for mapping, auto in ways if type(config) in mapping]
+    writer = next((auto for class_, auto in fitting if getattr(class_, "__name__", None) in named), None)
+    auto = writer or next((auto for _, auto in fitting), None)
+    if auto is None:
+        raise ModelError(
+            f"{spec}: a {config.model_type} model has no head that generates text; expected a causal or "
+            "sequence-to-sequence language model, or a model that writes text about images or speech"
+        )
+    return auto
 
 
 def _config(spec: str, source: str, file: GgufFile | None) -> Any:

@@ -176,6 +176,8 @@ MISSING_FILES = {
     "lm-eval": ["--truthfulqa", "absent.csv"],
     "eval factor": ["--data", "./absent.csv"],
     "eval halueval": ["--data", "./absent.json"],
+    "eval pope": ["--data", "./absent.json"],
+    "eval knowledge-conflict": ["--data", "./absent.csv"],
     "eval truthfulqa": ["--data", "./absent.csv"],
     "eval multilingual": ["--data", "./absent"],
 }
