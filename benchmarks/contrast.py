@@ -3,10 +3,14 @@
     python benchmarks/contrast.py
 
 Contrastive decoding with a separate amateur of about a tenth of the expert's size, DoLa, and LOL with a LoRA amateur
-and a guidance text: fused (one forward pass a token for all three readings) and unfused (three). Each method runs in a
-process of its own that holds one random-weight Llama; the processes take turns. Time per token is that of decoding.
-Memory is the peak of one call in a fresh process less what the process had before it made the model, against the
-expert's weights and the caches of three readings.
+and a guidance text: fused (one forward pass a token for all three readings) and unfused (three). Guidance away from a
+negative prompt as long as the prompt, against transformers' guidance_scale (the same tokens, two passes a token), and a
+weighted contrast of three readers with the same weights: the expert, the expert after a text, the expert without two
+layers.
+
+Each method runs in a process of its own that holds one random-weight Llama; the processes take turns. Time per token is
+that of decoding. Memory is the peak of one call in a fresh process less what the process had before it made the model,
+against the expert's weights and the caches of three readings.
 """
 
 from __future__ import annotations
@@ -36,12 +40,16 @@ from turns import (
 GREEDY, CONTRASTIVE = "greedy (transformers)", "contrastive decoding"
 DOLA, DOLA_EIGHT = "DoLa high", "DoLa, 8 candidate layers"
 FUSED, UNFUSED = "LOL fused", "LOL unfused"
-METHODS = (GREEDY, CONTRASTIVE, DOLA, DOLA_EIGHT, FUSED, UNFUSED)
+GUIDANCE, THEIR_GUIDANCE = "guidance", "guidance (transformers)"
+THREE_READERS = "three readers, fused"
+METHODS = (GREEDY, CONTRASTIVE, DOLA, DOLA_EIGHT, FUSED, UNFUSED, GUIDANCE, THEIR_GUIDANCE, THREE_READERS)
+SCALE = 1.5  # of guidance
 VOCAB, GUIDANCE_TOKENS = 32000, 24
 KEY = ["layers", "width", "batch", "context", "compile", "dtype", "device", "threads"]
 COLUMNS = [
     "method", "batch", "context", "new_tokens", *percentile_columns("ms_per_token"),
-    "ratio_to_greedy", "ratio_to_unfused", "whole_call_s", "memory_mb", "memory_ratio_to_weights_and_three_caches",
+    "ratio_to_greedy", "ratio_to_unfused", "ratio_to_transformers", "whole_call_s", "memory_mb",
+    "memory_ratio_to_weights_and_three_caches",
     "repeats", "layers", "width", "compile", "dtype", *ENVIRONMENT,
 ]  # fmt: skip
 
@@ -82,6 +90,9 @@ def compare(batch: int, context: int, options: argparse.Namespace) -> list[dict[
     for method, known in facts.items():
         used = known["peak_memory_mb"] - known["before_mb"]
         memory[method] = (used, used / (known["weights_mb"] + 3 * known["cache_mb"]))
+    if runs[GUIDANCE][0]["tokens"] != runs[THEIR_GUIDANCE][0]["tokens"]:
+        raise SystemExit("guidance: the tokens are not those of transformers, so their times are not compared")
+    to_theirs = paired_ratio(runs[GUIDANCE], runs[THEIR_GUIDANCE])
     print(f"\nbatch {batch}, context {context}, {options.new_tokens} new tokens, {options.layers} x {options.width}")
     print(f"{'':28}{'ms/token':>10}{'x greedy':>10}{'MB':>8}{'of weights + 3 caches':>24}")
     rows = []
@@ -96,14 +107,16 @@ def compare(batch: int, context: int, options: argparse.Namespace) -> list[dict[
                 "method": method, "batch": batch, "context": context, "new_tokens": options.new_tokens,
                 **percentiles("ms_per_token", times), "ratio_to_greedy": f"{ratio:.3f}",
                 "ratio_to_unfused": f"{unfused:.3f}", "memory_mb": f"{used:.0f}",
+                "ratio_to_transformers": f"{to_theirs:.3f}" if method == GUIDANCE else "",
                 "whole_call_s": f"{statistics.median(r['call_s'] for r in results):.3f}",
                 "memory_ratio_to_weights_and_three_caches": f"{share:.3f}", "repeats": options.repeats,
                 "layers": options.layers, "width": options.width,
-                "compile": options.compile and method != GREEDY, "dtype": options.dtype,
+                "compile": options.compile and method not in (GREEDY, THEIR_GUIDANCE), "dtype": options.dtype,
                 **{name: facts[method][name] for name in ENVIRONMENT},
             }
         )  # fmt: skip
     print(f"LOL fused is {paired_ratio(runs[UNFUSED], runs[FUSED]):.2f} times as fast as unfused")
+    print(f"guidance takes {to_theirs:.2f} of the time of transformers' own")
     return rows
 
 
@@ -135,13 +148,17 @@ def work(options: argparse.Namespace) -> None:
     weights = sum(tensor.numel() * tensor.element_size() for tensor in expert.parameters()) / 2**20
     ids = torch.randint(10, VOCAB, (task["batch"], task["context"]), generator=torch.Generator().manual_seed(1))
     ids = ids.to(options.device)
-    strategy = strategy_of(task["method"], expert, options)
+    strategy = strategy_of(task["method"], expert, ids, options)
 
     def generate(clock: Any) -> Any:
         common = {
             "attention_mask": torch.ones_like(ids), "max_new_tokens": options.new_tokens, "do_sample": False,
             "stopping_criteria": [clock],
         }  # fmt: skip
+        if task["method"] == THEIR_GUIDANCE:
+            negative = negative_prompts(ids)
+            common |= {"negative_prompt_ids": negative, "negative_prompt_attention_mask": torch.ones_like(negative)}
+            return expert.generate(ids, **common, guidance_scale=SCALE)
         if strategy is None:
             return expert.generate(ids, **common)
         return decoding.generate(expert, ids, strategy=strategy, compile=options.compile, **common)
@@ -152,14 +169,31 @@ def work(options: argparse.Namespace) -> None:
     serve(lambda: {**timed(generate), **known}, options.device)
 
 
-def strategy_of(method: str, expert: Any, options: argparse.Namespace) -> Any:
-    """The strategy of a method, with an amateur made for it; None for greedy search."""
+def negative_prompts(ids: Any) -> Any:
+    """(batch, context) other tokens for each row, of its length."""
+    import torch
+
+    return torch.randint(10, VOCAB, ids.shape, generator=torch.Generator().manual_seed(3)).to(ids.device)
+
+
+def strategy_of(method: str, expert: Any, ids: Any, options: argparse.Namespace) -> Any:
+    """The strategy of a method, with an amateur made for it; None for those of transformers."""
     import torch
 
     import decoding
 
-    if method == GREEDY:
+    if method in (GREEDY, THEIR_GUIDANCE):
         return None
+    if method == GUIDANCE:
+        return decoding.Guidance(negative_prompts(ids).tolist(), scale=SCALE)
+    if method == THREE_READERS:
+        middle = options.layers // 2
+        terms = [
+            ("expert", 1.5),
+            (decoding.Prompt(list(range(10, 10 + GUIDANCE_TOKENS))), -0.25),
+            (decoding.Self(skip_layers=[middle - 1, middle]), -0.25),
+        ]
+        return decoding.WeightedContrast(terms, alpha=0.1)
     if method == CONTRASTIVE:  # about a tenth of the expert's parameters, most of them embeddings as there
         return decoding.ContrastiveDecoding(model_of(max(1, options.layers // 2), options.width * 5 // 32, options))
     if method == DOLA:
