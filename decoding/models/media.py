@@ -194,7 +194,7 @@ def _chat(processor: Any, prompt: str, images: Sequence[Any], sound: Any) -> Any
 
 def _hint(processor: Any, prompt: str, chat: bool) -> str:
     """What to write where a prompt names no image or sound, by the processor's own tokens."""
-    named = (getattr(processor, f"{kind}_token", None) for kind in ("image", "audio"))
+    named = (getattr(processor, name, None) for name in ("image_token", "audio_token"))
     tokens = [token for token in named if isinstance(token, str)]
     if chat or not tokens or any(token in prompt for token in tokens):
         return ""

@@ -50,7 +50,7 @@ class SourceContrast(WeightedStrategy):
         >>> decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=64)
     """
 
-    source: Any = None
+    source: Any = field(metadata={"example": "An unrelated sentence."})
     language: str | int | None = None
     source_weight: float = field(default=0.7, metadata={"grid": (0.3, 0.7)})
     language_weight: float = 0.1

@@ -23,7 +23,7 @@ from decoding import (
 from decoding.strategies.named_readers import change_named_readers
 from decoding.strategies.registry import example_of, exportable_strategies, parse_strategy
 
-__all__ = ["ADAPTER", "EXAMPLES", "adapted"]
+__all__ = ["ADAPTER", "EXAMPLES", "OTHER_INPUTS", "OTHER_MODELS", "adapted"]
 
 ADAPTER = "amateur-adapter"  # the example that needs a model with the adapter "liar"
 
@@ -43,7 +43,8 @@ _ON_A_TINY_MODEL: dict[str, Callable[[], Strategy]] = {
     "documents": lambda: Documents([[7, 8], [9, 10, 11]]),
 }
 
-OTHER_MODELS = {"expert-contrast"}  # strategies that no llama can be decoded with
+OTHER_INPUTS = {"image-contrast", "audio-contrast", "source-contrast"}  # strategies that need more than text
+OTHER_MODELS = {"expert-contrast", *OTHER_INPUTS}  # those that no llama can be decoded with
 
 
 def _example(name: str) -> Callable[[], Strategy]:

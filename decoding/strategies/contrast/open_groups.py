@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from decoding.capabilities.capabilities import left_padded, open_prepared_stream
 from decoding.capabilities.chunked_prefill import why_not_chunked
 from decoding.capabilities.cuda_graphs import cuda_graphs_requested, request_cuda_graphs
-from decoding.errors import InputError
+from decoding.errors import InputError, ModelError
 from decoding.models.devices import input_device
 from decoding.models.inputs import check_inputs, context_of
 from decoding.models.row_variants import RowVariants
@@ -163,16 +163,27 @@ def _opening(
     placeholders = placeholder_tokens(model)
     if placeholders and not any(token in placeholders for row in rows for token in row):
         own = {}  # nothing in the text stands for what is seen or heard
-    _check_accepted(model, reader, own)
+    _check_accepted(call, model, reader, own)
     shape = (call.input_ids.shape[0], call.input_ids.shape[1])
     typed = bool(placeholders)
     return _Opening(reader, rows, reader_inputs(reader.role, own, shape, prompts, rows, typed))
 
 
-def _check_accepted(model: Any, reader: Reader, inputs: Mapping[str, Any]) -> None:
-    """Raise InputError where a reader's model does not take an input that it would be given."""
+def _check_accepted(call: Call, model: Any, reader: Reader, inputs: Mapping[str, Any]) -> None:
+    """Refuse a reader whose model does not take an input that it would be given.
+
+    Raises:
+        InputError: names the input.
+        ModelError: one of the two models is an encoder-decoder, and the other is not.
+    """
     if reader.model is None:
         return
+    if bool(model.config.is_encoder_decoder) != call.is_pair:
+        kinds = ["decoder-only", "an encoder-decoder"]
+        raise ModelError(
+            f"{reader.role}: {type(model).__name__} is {kinds[not call.is_pair]} and the expert, "
+            f"{type(call.model).__name__}, is {kinds[call.is_pair]}; both must be of one kind"
+        )
     known = inspect.signature(model.forward).parameters
     for name in sorted(inputs):
         if name not in known:
@@ -278,7 +289,7 @@ def _opening_of_pair(
     if reader.role == EXPERT or (reader.model is None and reader.adapter is None and same):
         encoded = {name: call.model_kwargs.get(name) for name in ("encoder_outputs", "attention_mask")}
         return _Opening(reader, rows, _states(encoded))
-    _check_accepted(model, reader, own)
+    _check_accepted(call, model, reader, own)
     if not any(isinstance(value, Tensor) for name, value in own.items() if name != "attention_mask"):
         raise InputError(
             f"the {reader.role} needs the encoder's inputs as they were given to generate(), and they are not known "

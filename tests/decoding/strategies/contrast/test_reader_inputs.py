@@ -434,9 +434,9 @@ def test_a_model_of_text_is_refused(strategy: Strategy, error: type[Exception], 
 @pytest.mark.parametrize(
     ("strategy", "error", "message"),
     [
-        (SourceContrast(language=62), InputError, "decoder's prompt, which is its start token alone"),
-        (SourceContrast(language=10**6), OptionError, "language=1000000: must be a token from 0 to"),
-        (SourceContrast(language="deu"), OptionError, "language='deu' is text: pass tokenizer="),
+        (SourceContrast(None, language=62), InputError, "decoder's prompt, which is its start token alone"),
+        (SourceContrast(None, language=10**6), OptionError, "language=1000000: must be a token from 0 to"),
+        (SourceContrast(None, language="deu"), OptionError, "language='deu' is text: pass tokenizer="),
         (SourceContrast([[5], [6], [7]]), OptionError, "source: 3 texts for 2 rows"),
         (ContextAware([5]), InputError, "reads a text beside the prompt, and in T5ForConditionalGeneration"),
         (ImageContrast(), InputError, "the prompt has no image"),
@@ -444,7 +444,18 @@ def test_a_model_of_text_is_refused(strategy: Strategy, error: type[Exception], 
 )
 def test_what_an_encoder_decoder_cannot_read(strategy: Strategy, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        decoding.generate(tiny("t5"), **sources(), strategy=strategy, max_new_tokens=2)
+        tiny("t5").generate(**sources(), custom_generate=strategy, max_new_tokens=2)
+
+
+def test_an_amateur_of_another_kind_is_refused() -> None:
+    pair, text = tiny("t5"), tiny_model("llama")
+    text.config.vocab_size = pair.config.vocab_size
+    with pytest.raises(
+        ModelError, match="LlamaForCausalLM is decoder-only and the expert, T5ForConditionalGeneration, is"
+    ):
+        decoding.generate(pair, **sources(), strategy=ContrastiveDecoding(text), max_new_tokens=2)
+    with pytest.raises(ModelError, match="is an encoder-decoder and the expert, LlamaForCausalLM, is decoder-only"):
+        decoding.generate(text, random_ids(1, 5), strategy=ContrastiveDecoding(pair), max_new_tokens=2)
 
 
 @pytest.mark.parametrize(
@@ -455,7 +466,7 @@ def test_what_an_encoder_decoder_cannot_read(strategy: Strategy, error: type[Exc
         (lambda: ImageContrast(prompt=""), "prompt is empty"),
         (lambda: AudioContrast("hum"), "negatives='hum': must be one or several of noise, silence, shift"),
         (lambda: AudioContrast(temperature=0.0), "temperature=0.0"),
-        (lambda: SourceContrast(), "neither is given"),
+        (lambda: SourceContrast(None), "neither is given"),
         (lambda: Inputs(), "nothing is given"),
     ],
 )
