@@ -271,7 +271,7 @@ def test_a_speech_recogniser_generates_with_its_strategy(strategy, tmp_path):
         ("expert", "image-contrast", "expert: has no processor of images or sound"),
         ("llava", "audio-contrast", "LlavaProcessor, hears no sound"),
         ("whisper", "image-contrast", "WhisperProcessor, sees no images"),
-        ("m2m_100", "source-contrast:language=w31", "give forced_bos_token_id=ID"),
+        ("m2m_100", "source-contrast:source=none,language=w31", "give forced_bos_token_id=ID"),
     ],
 )
 def test_a_model_that_does_not_see_or_hear_is_refused(model, strategy, message, tmp_path):

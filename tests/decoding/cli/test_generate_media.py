@@ -263,7 +263,14 @@ def test_another_source_and_language_are_those_of_decoding_generate(
 
 
 def test_a_language_to_replace_must_be_named(generate: Run, translators: dict[str, str]) -> None:
-    contrast = ("--model", translators["m2m_100"], "--prompt", "w1", "--strategy", "source-contrast:language=w31")
+    contrast = (
+        "--model",
+        translators["m2m_100"],
+        "--prompt",
+        "w1",
+        "--strategy",
+        "source-contrast:source=none,language=w31",
+    )
     assert "give forced_bos_token_id=ID (--generation-config on the command line)" in refused(generate(*contrast))
 
 
