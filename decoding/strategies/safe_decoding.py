@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from decoding.kernels.contrast import masked
 from decoding.parameters import require_count, require_number
 from decoding.strategies.contrast.amateurs import check_reader, cut_to_shared, padded_to, reader_text, second_reader
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
@@ -83,16 +84,11 @@ class SafeDecoding(ContrastStrategy):
         mixed = own.lerp(safe, self.strength).clamp_min(LEAST).log()
         # Beyond the common tokens only the order counts, where a processor has excluded all of these.
         scores = padded_to(torch.where(common, mixed, own.clamp_min(LEAST).log()), vocab)
-        first = is_first[..., None]
-        scores = torch.where(first, scores, final)
         kept = padded_to(torch.where(common, 0.0, own.log() - 1.0), vocab)
-        passing = torch.where(first, kept, final - final)
-
-        def score_fn(alpha: float | None) -> Tensor:
-            return contrast.apply_plausibility(scores) if alpha is not None else scores
-
-        contrast = Contrast(score_fn, lambda: passing.nan_to_num(neginf=-torch.inf, nan=-torch.inf), 1.0)
-        return contrast
+        everything = torch.zeros_like(final).masked_fill_(final.isneginf(), -torch.inf)
+        first = is_first[..., None]
+        scores, passing = torch.where(first, scores, final), torch.where(first, kept, everything)
+        return Contrast(lambda alpha: masked(scores, passing, alpha), lambda: passing, 1.0)
 
 
 def _common(own: Tensor, safe: Tensor, least: int) -> Tensor:
