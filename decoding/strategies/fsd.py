@@ -7,19 +7,18 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
 
-from decoding.capabilities.capabilities import open_prepared_stream
 from decoding.generation.candidates import TopKStrategy, top_candidates
 from decoding.generation.session import StreamSession
 from decoding.parameters import require_count, require_range
+from decoding.strategies.stream_strategy import StreamStrategy
 from decoding.stream.stream import Stream
 
 __all__ = ["FSD"]
 
 
 @dataclass(frozen=True)
-class FSD(TopKStrategy):
+class FSD(TopKStrategy, StreamStrategy):
     """Frustratingly simple decoding: among the k most probable tokens, the one that an n-gram model of the text so far
     expects least.
 
@@ -62,18 +61,8 @@ class FSD(TopKStrategy):
         require_count("n", self.n, 1)
         require_range("beta", self.beta, 0.0, 1.0)
 
-    def session(
-        self,
-        model: Any,
-        input_ids: Tensor,
-        model_kwargs: dict[str, Any],
-        generation_config: GenerationConfig | None = None,
-        restorable: bool = False,
-    ) -> FSDSession:
-        """Open a session; see :meth:`Strategy.session`."""
-        stream = open_prepared_stream(
-            model, input_ids, model_kwargs, generation_config, restorable=restorable, whole_prompt=False
-        )
+    def session_on(self, stream: Stream) -> FSDSession:
+        """The session of one call."""
         return FSDSession(self, stream)
 
 

@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
-from transformers import GenerationConfig
 
-from decoding.capabilities.capabilities import open_prepared_stream
 from decoding.generation.session import StreamSession
-from decoding.generation.strategy import Strategy
+from decoding.strategies.stream_strategy import StreamStrategy
+from decoding.stream.stream import Stream
 
 __all__ = ["ModelLogits"]
 
 
 @dataclass(frozen=True)
-class ModelLogits(Strategy):
+class ModelLogits(StreamStrategy):
     """Sample from the model's own logits, as the call's processors and samplers leave them.
 
     The distribution is that of plain ``generate``. It is no strategy of the registry: ``sampling`` and its kin have the
@@ -25,20 +24,9 @@ class ModelLogits(Strategy):
 
     name: ClassVar[str] = "sampling"
 
-    def session(
-        self,
-        model: Any,
-        input_ids: Tensor,
-        model_kwargs: dict[str, Any],
-        generation_config: GenerationConfig | None = None,
-        restorable: bool = False,
-    ) -> ModelLogitsSession:
-        """Open a session; see :meth:`Strategy.session`."""
-        return ModelLogitsSession(
-            open_prepared_stream(
-                model, input_ids, model_kwargs, generation_config, restorable=restorable, whole_prompt=False
-            )
-        )
+    def session_on(self, stream: Stream) -> ModelLogitsSession:
+        """The session of one call."""
+        return ModelLogitsSession(stream)
 
 
 class ModelLogitsSession(StreamSession):

@@ -7,19 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor
+from transformers import LogitsProcessor
 
-from decoding.capabilities.capabilities import open_prepared_stream
 from decoding.generation.session import StreamSession
-from decoding.generation.strategy import Strategy
 from decoding.generation.warpers import PLessLogitsWarper, TopNSigmaLogitsWarper
 from decoding.parameters import require_number
+from decoding.strategies.stream_strategy import StreamStrategy
 from decoding.stream.stream import Stream
 
 __all__ = ["PLess", "TopNSigma", "TruncationSampler"]
 
 
-class TruncationSampler(Strategy):
+class TruncationSampler(StreamStrategy):
     """Base of the samplers that keep some tokens and draw among them; subclasses have :meth:`warper`.
 
     The score of a token is its logit, after the processors of the call, over the temperature; -inf where it is not
@@ -38,18 +37,8 @@ class TruncationSampler(Strategy):
     def warper(self) -> LogitsProcessor:
         """Return the logits processor that excludes the tokens that are not kept."""
 
-    def session(
-        self,
-        model: Any,
-        input_ids: Tensor,
-        model_kwargs: dict[str, Any],
-        generation_config: GenerationConfig | None = None,
-        restorable: bool = False,
-    ) -> TruncationSession:
-        """Open a session; see :meth:`Strategy.session`."""
-        stream = open_prepared_stream(
-            model, input_ids, model_kwargs, generation_config, restorable=restorable, whole_prompt=False
-        )
+    def session_on(self, stream: Stream) -> TruncationSession:
+        """The session of one call."""
         return TruncationSession(self, stream)
 
 
