@@ -10,17 +10,15 @@ from torch import Tensor
 
 from decoding.kernels.contrast import divergence
 from decoding.parameters import require_range
-from decoding.strategies.context_aware import AWARE, context_readers
-from decoding.strategies.contrast.readers import EXPERT, Reader
-from decoding.strategies.contrast.system_messages import Placement, require_placement
-from decoding.strategies.contrast.texts import check_text, texts_of
-from decoding.strategies.contrast.weighted import WeightedStrategy
+from decoding.strategies.context_aware import AWARE, ContextStrategy
+from decoding.strategies.contrast.readers import EXPERT
+from decoding.strategies.contrast.system_messages import Placement
 
 __all__ = ["AdaptiveContext"]
 
 
 @dataclass(frozen=True)
-class AdaptiveContext(WeightedStrategy):
+class AdaptiveContext(ContextStrategy):
     """Adaptive context-aware decoding (AdaCAD): context-aware decoding whose α is the disagreement at each token.
 
     The score is (1 + α_t)·logit(y | c, x) - α_t·logit(y | x), and α_t the Jensen-Shannon divergence of the two
@@ -47,21 +45,10 @@ class AdaptiveContext(WeightedStrategy):
     tokenizer: Any = field(default=None, repr=False, compare=False)
     placement: Placement | None = None
     name: ClassVar[str] = "adaptive-context"
-    anchor: ClassVar[str] = AWARE
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        texts_of(self.context, "context")
         require_range("floor", self.floor, 0.0, 1.0)
-        require_placement(self.placement)
-
-    def check(self, model: Any) -> None:
-        """Raise OptionError where the context is text and there is no tokenizer."""
-        check_text(self.context, self.tokenizer, "context")
-
-    def readers(self, model: Any, rows: int) -> list[Reader]:
-        """The model on the prompt, and on the context and the prompt."""
-        return context_readers(self.context, self.tokenizer, rows, self.placement)
 
     def weights(self) -> Mapping[str, float]:
         """2 and -1, which the strength α_t draws towards 1 and 0."""

@@ -13,13 +13,37 @@ from decoding.strategies.contrast.system_messages import Placement, require_plac
 from decoding.strategies.contrast.texts import check_text, texts_of
 from decoding.strategies.contrast.weighted import WeightedStrategy
 
-__all__ = ["AWARE", "ContextAware", "context_readers"]
+__all__ = ["AWARE", "ContextAware", "ContextStrategy"]
 
 AWARE = "expert in context"  # the role of the reader of the context
 
 
+class ContextStrategy(WeightedStrategy):
+    """Base of the contrasts of the model after a context with the model without it. Its attributes are fields of the
+    subclass.
+    """
+
+    context: Any
+    tokenizer: Any
+    placement: Placement | None
+    anchor: ClassVar[str] = AWARE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        texts_of(self.context, "context")
+        require_placement(self.placement)
+
+    def check(self, model: Any) -> None:
+        """Raise OptionError where the context is text and there is no tokenizer."""
+        check_text(self.context, self.tokenizer, "context")
+
+    def readers(self, model: Any, rows: int) -> list[Reader]:
+        """The model on the prompt, and on the context and the prompt."""
+        return [Reader(EXPERT), text_reader(AWARE, self.context, self.tokenizer, rows, "context", self.placement)]
+
+
 @dataclass(frozen=True)
-class ContextAware(WeightedStrategy):
+class ContextAware(ContextStrategy):
     """Context-aware decoding: what the context adds to the prompt, amplified.
 
     The score is (1 + α)·logit(y | c, x) - α·logit(y | x), with the prompt x and a context c before it: in a chat, as
@@ -48,27 +72,11 @@ class ContextAware(WeightedStrategy):
     tokenizer: Any = field(default=None, repr=False, compare=False)
     placement: Placement | None = field(default=None, metadata={"added_later": True})
     name: ClassVar[str] = "context-aware"
-    anchor: ClassVar[str] = AWARE
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        texts_of(self.context, "context")
         require_number("alpha", self.alpha, 0.0)
-        require_placement(self.placement)
-
-    def check(self, model: Any) -> None:
-        """Raise OptionError where the context is text and there is no tokenizer."""
-        check_text(self.context, self.tokenizer, "context")
-
-    def readers(self, model: Any, rows: int) -> list[Reader]:
-        """The model on the prompt, and on the context and the prompt."""
-        return context_readers(self.context, self.tokenizer, rows, self.placement)
 
     def weights(self) -> Mapping[str, float]:
         """1 + α with the context, -α without."""
         return {AWARE: 1 + self.alpha, EXPERT: -self.alpha}
-
-
-def context_readers(context: Any, tokenizer: Any, rows: int, placement: Placement | None) -> list[Reader]:
-    """The model on the prompt, and on a context and the prompt, whose role is ``AWARE``."""
-    return [Reader(EXPERT), text_reader(AWARE, context, tokenizer, rows, "context", placement)]
