@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from decoding.errors import ModelError, OptionError
 from decoding.models.degradation import Degradation
 from decoding.models.hooks import NO_KEYWORDS, given_tensor
-from decoding.models.row_variants import row_slices
+from decoding.models.row_variants import HookedRows, row_slices
 from decoding.models.structure import inspect_model
 from decoding.models.text_config import text_config
 
@@ -27,10 +27,8 @@ ATTENTION = re.compile(r"(^|\.)[a-z_]*att[a-z_]*$", re.IGNORECASE)
 OTHER_TEXT = re.compile(r"cross|encoder_att|encdec|inter_att", re.IGNORECASE)  # attention to an encoder
 ROUTER = re.compile(r"Router$")
 
-_active_rows: ContextVar[Any] = ContextVar("decoding_degraded_rows", default=None)
 
-
-class DegradedRows:
+class DegradedRows(HookedRows):
     """Rows of a batch of which some are read by a degraded model, in the same forward pass as the others.
 
     Hooks act within :meth:`activated` and in its thread alone. What a row's skipped layers compute is thrown away, so
@@ -45,61 +43,50 @@ class DegradedRows:
         ModelError: a model whose layers, heads or experts cannot be told apart.
     """
 
-    by_slices = True
+    active: ClassVar[ContextVar[Any]] = ContextVar("decoding_degraded_rows", default=None)
 
     def __init__(self, model: Any, degradations: Sequence[Degradation | None]) -> None:
         self.degradations = list(degradations)
         kinds = [kind for kind in dict.fromkeys(degradations) if kind is not None]
         self._on_outputs: list[tuple[nn.Module, Callable[..., Any]]] = []
         self._on_inputs: list[tuple[nn.Module, Callable[..., Any]]] = []
+        for kind in kinds:
+            check_degradation(model, kind)
         layers = _layers(model)
         skipped = {layer for kind in kinds for layer in kind.skip_layers}
         dropped = any(kind.dropout > 0 for kind in kinds)
         for index, layer in enumerate(layers):
             if index in skipped or dropped:
                 self._on_outputs.append((layer, self._changing_layer(index)))
-        masked: dict[int, None] = {layer: None for kind in kinds for layer, _ in kind.mask_heads}
-        for index in masked:
+        for index in sorted({layer for kind in kinds for layer, _ in kind.mask_heads}):
             self._on_inputs.append((_output_projection(model, layers, index), self._masking_heads(model, index)))
         if any(kind.expert_rank is not None for kind in kinds):
             self._on_outputs += [(router, self._route) for router in _routers(model, layers)]
-        for kind in kinds:
-            check_degradation(model, kind)
 
     @property
     def key(self) -> Hashable:
         """The degradation of each row."""
         return tuple(self.degradations)
 
-    @contextmanager
-    def activated(self) -> Iterator[None]:
-        """Read the rows so in the forward passes of this context."""
-        handles = []
-        token = _active_rows.set(self)
-        try:
-            for module, hook in self._on_outputs:
-                handles.append(module.register_forward_hook(hook, with_kwargs=True))
-            for module, hook in self._on_inputs:
-                handles.append(module.register_forward_pre_hook(hook))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            _active_rows.reset(token)
+    def hooked(self) -> Iterator[RemovableHandle]:
+        """Put the hooks on."""
+        for module, hook in self._on_outputs:
+            yield module.register_forward_hook(hook, with_kwargs=True)
+        for module, hook in self._on_inputs:
+            yield module.register_forward_pre_hook(hook)
 
     def _rows(self, length: int) -> Iterator[tuple[Degradation, slice]]:
-        """The degraded rows, or their tokens, in a first dimension of this length; none in another thread's pass."""
-        if _active_rows.get() is self:
-            for degradation, rows in row_slices(self.degradations, length):
-                if degradation is not None:
-                    yield degradation, rows
+        """The degraded rows, or their tokens, in a first dimension of this length."""
+        for degradation, rows in row_slices(self.degradations, length):
+            if degradation is not None:
+                yield degradation, rows
 
     def _changing_layer(self, index: int) -> Callable[..., Any]:
         """A forward hook of a decoder layer that undoes what it adds to some rows, or some channels of it."""
         kept: dict[tuple[Degradation, torch.device, torch.dtype], Tensor] = {}
 
         def change(layer: nn.Module, inputs: Any, named: Mapping[str, Any] = NO_KEYWORDS, output: Any = None) -> None:
-            if _active_rows.get() is not self:
+            if not self.is_active:
                 return
             given = given_tensor(inputs, named)
             states = output[0] if isinstance(output, (tuple, list)) else output
@@ -122,6 +109,8 @@ class DegradedRows:
         heads = heads_of(model, index)
 
         def mask(_projection: nn.Module, inputs: tuple[Any, ...]) -> Any:
+            if not self.is_active:
+                return None
             states = inputs[0]
             changed = None
             for degradation, rows in self._rows(len(states)):
@@ -137,7 +126,7 @@ class DegradedRows:
 
     def _route(self, router: nn.Module, _inputs: Any, _named: Any = NO_KEYWORDS, output: Any = None) -> Any:
         """Send the tokens of some rows to the expert of one rank alone, with the weight of all that they had."""
-        if _active_rows.get() is not self:
+        if not self.is_active:
             return None
         logits, weights, experts = _routing(router, output)
         changed = None
@@ -205,8 +194,6 @@ def _layers(model: Any) -> nn.ModuleList:
 
 def _output_projection(model: Any, layers: nn.ModuleList, index: int) -> nn.Module:
     """The module that takes the concatenated outputs of a layer's attention heads."""
-    if not 0 <= index < len(layers):
-        raise OptionError(f"layer {index}: {type(model).__name__} has layers 0 to {len(layers) - 1}")
     for name, attention in layers[index].named_modules():
         if not ATTENTION.search(name) or OTHER_TEXT.search(name):
             continue

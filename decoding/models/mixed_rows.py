@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from decoding.models.adapters import (
     BASE,
@@ -19,14 +19,12 @@ from decoding.models.adapters import (
     lora_weights,
 )
 from decoding.models.hooks import NO_KEYWORDS
-from decoding.models.row_variants import row_slices
+from decoding.models.row_variants import HookedRows, row_slices
 
 __all__ = ["MixedRows"]
 
-_active_rows: ContextVar[Any] = ContextVar("decoding_active_rows", default=None)
 
-
-class MixedRows:
+class MixedRows(HookedRows):
     """Rows of a batch that run with different adapters of one model.
 
     The adapters act within :meth:`activated` and in its thread alone: before and after a forward pass nothing of them
@@ -40,6 +38,8 @@ class MixedRows:
         by_slices: True where every adapter is plain LoRA on linear layers: its output is added here, to slices of rows.
             Else peft adds it.
     """
+
+    active: ClassVar[ContextVar[Any]] = ContextVar("decoding_mixed_rows", default=None)
 
     def __init__(self, model: Any, names: Sequence[Adapter]) -> None:
         self.names = list(names)
@@ -64,27 +64,15 @@ class MixedRows:
         times = rows // len(self.names)
         return [name for name in self.names for _ in range(times)]
 
-    @contextmanager
-    def activated(self) -> Iterator[None]:
-        """Run the forward passes of this context with the adapters of these rows.
-
-        The hooks are put on for one pass, which costs about a millisecond for 210 layers.
-        """
-        handles = []
-        token = _active_rows.set(self)
-        try:
-            for layer in self._layers:
-                handles.append(layer.register_forward_pre_hook(self._name, with_kwargs=True))
-            for module, add in self._added:
-                handles.append(module.register_forward_hook(add))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            _active_rows.reset(token)
+    def hooked(self) -> Iterator[RemovableHandle]:
+        """Put the hooks on."""
+        for layer in self._layers:
+            yield layer.register_forward_pre_hook(self._name, with_kwargs=True)
+        for module, add in self._added:
+            yield module.register_forward_hook(add)
 
     def _name(self, _layer: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any] = NO_KEYWORDS) -> Any:
-        if _active_rows.get() is not self:
+        if not self.is_active:
             return None
         rows = len(inputs[0])
         names = [name if isinstance(name, str) and not self.by_slices else BASE for name in self.repeated(rows)]
@@ -96,7 +84,7 @@ class MixedRows:
         peft selects rows by lists of numbers. On a GPU each layer copies them there and waits, and a CUDA graph cannot
         hold that. Rows of one adapter are adjacent, so slices are enough.
         """
-        if _active_rows.get() is not self:
+        if not self.is_active:
             return
         for name, rows in row_slices(self.names, len(output)):
             if isinstance(name, str) and name in layer.lora_A:
@@ -106,7 +94,7 @@ class MixedRows:
         """A forward hook that adds the output of an adapter beside the model to its rows; see :meth:`_add`."""
 
         def add(_layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            if _active_rows.get() is not self:
+            if not self.is_active:
                 return
             for name, rows in row_slices(self.names, len(output)):
                 if name is adapter:
