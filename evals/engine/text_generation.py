@@ -21,7 +21,7 @@ from decoding.strategies.registry import StrategySpec
 from decoding.text import new_text
 from decoding.transformers_private import CACHE_ARGUMENT
 
-__all__ = ["GeneratedText", "TextGenerator", "generate_texts"]
+__all__ = ["GeneratedText", "TextGenerator", "check_room", "generate_texts"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,16 @@ class TextGenerator:
                 "and not be empty"
             )
         return ids
+
+
+def check_room(model: Any, tokens: int, max_new_tokens: int) -> None:
+    """Raise InputError where a model's context has no room for a prompt of so many tokens and the longest answer."""
+    context = context_of(model)
+    if context is not None and tokens + max_new_tokens > context:
+        raise InputError(
+            f"its prompt has {tokens} tokens and an answer may have {max_new_tokens}: more than the model's context of "
+            f"{context}"
+        )
 
 
 def generate_texts(

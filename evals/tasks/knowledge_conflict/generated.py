@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from decoding.errors import InputError
 from decoding.evals.engine.configurations import Configuration
 from decoding.evals.engine.task import Document
-from decoding.evals.engine.text_generation import generate_texts
+from decoding.evals.engine.text_generation import check_room, generate_texts
 from decoding.evals.metrics.exact_match import exact_match, mentioned
 from decoding.evals.tasks.knowledge_conflict.data import ConflictQuestion
 from decoding.evals.tasks.knowledge_conflict.question_task import Answer, ConflictTask
-from decoding.models.inputs import context_of
 
 __all__ = ["GeneratedConflicts"]
 
@@ -62,12 +60,7 @@ class GeneratedConflicts(ConflictTask):
 
     def _text(self, prompt: str, configuration: Configuration, seed: int) -> str:
         tokens = list(self.tokenizer(prompt, add_special_tokens=self.prompt.special_tokens)["input_ids"])
-        context = context_of(self.model)
-        if context is not None and len(tokens) + self.max_new_tokens > context:
-            raise InputError(
-                f"its prompt has {len(tokens)} tokens and an answer may have {self.max_new_tokens}: more than the "
-                f"model's context of {context}"
-            )
+        check_room(self.model, len(tokens), self.max_new_tokens)
         (generated,) = generate_texts(
             configuration.spec,
             self.model,

@@ -147,9 +147,7 @@ class Pope(Task):
                 output_scores=True,
             )  # fmt: skip
         scores = output.scores[0][0].double().log_softmax(-1)
-        return {
-            answer: max(FLOOR, float(scores[tokens].logsumexp(0))) for answer, tokens in self.tokens.items()
-        }  # fmt: skip
+        return {answer: max(FLOOR, float(scores[tokens].logsumexp(0))) for answer, tokens in self.tokens.items()}
 
     def _record(self, item: Question, configuration: Configuration, scores: dict[str, float]) -> Record:
         ways = {"": 0.0}

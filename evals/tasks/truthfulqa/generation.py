@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from decoding.errors import InputError
 from decoding.evals.engine.configurations import Configuration, digest
 from decoding.evals.engine.task import Document, Record
-from decoding.evals.engine.text_generation import generate_texts
+from decoding.evals.engine.text_generation import check_room, generate_texts
 from decoding.evals.tasks.truthfulqa.data import Question
 from decoding.evals.tasks.truthfulqa.judge import Judge
 from decoding.evals.tasks.truthfulqa.prompts import Prompt, common_beginning
@@ -16,7 +15,6 @@ from decoding.evals.tasks.truthfulqa.question_task import QuestionTask
 from decoding.evals.tasks.truthfulqa.shared_prompt import SharedPrompt
 from decoding.evals.tasks.truthfulqa.similarity import references, similarities
 from decoding.models.identity import identity
-from decoding.models.inputs import context_of
 
 __all__ = ["STOPS", "Generation"]
 
@@ -107,12 +105,7 @@ class Generation(QuestionTask):
 
     def _encoded(self, question: Question) -> list[int]:
         tokens = self._tokens(question)
-        context = context_of(self.model)
-        if context is not None and len(tokens) + self.max_new_tokens > context:
-            raise InputError(
-                f"its prompt has {len(tokens)} tokens and an answer may have {self.max_new_tokens}: more than the "
-                f"model's context of {context}"
-            )
+        check_room(self.model, len(tokens), self.max_new_tokens)
         return tokens
 
     def _tokens(self, question: Question) -> list[int]:
