@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["NO_TOKEN", "UnpaddedText", "last_prefixes"]
+__all__ = ["NO_TOKEN", "UnpaddedText", "after_first", "last_prefixes"]
 
 NO_TOKEN = -1  # where a row has no token
 
@@ -50,13 +50,20 @@ class UnpaddedText:
 
     def new_tokens(self, text: Tensor) -> Tensor:
         """(batch,) int64, how many tokens of each row of a text come after its prompt."""
-        lengths = [text.shape[1]] * len(text) if self.lengths is None else self.lengths
-        return torch.tensor(lengths, device=text.device) - self.prompt_length
+        if self.lengths is None:  # made on the text's device: a step of every contrast asks
+            new = text.shape[1] - self.prompt_length
+            return torch.full((len(text),), new, dtype=torch.long, device=text.device)
+        return torch.tensor(self.lengths, device=text.device) - self.prompt_length
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was."""
         if self._prompt is not None:
             self._prompt = self._prompt[rows.to(self._prompt.device)]
+
+
+def after_first(text: Tensor) -> Tensor:
+    """(...) int64, how many tokens of each text (..., length) come after its first."""
+    return (text != NO_TOKEN).sum(-1) - 1
 
 
 def last_prefixes(text: Tensor, n: int) -> Tensor:

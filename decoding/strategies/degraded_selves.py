@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from decoding.drafts.options import AMATEUR
 from decoding.errors import OptionError, shown
 from decoding.kernels.contrast import entropy
 from decoding.models.layers import depth_of, require_layers
@@ -19,8 +20,6 @@ from decoding.strategies.contrast.readers import EXPERT, Reader
 from decoding.strategies.contrast.weighted import WeightedStrategy
 
 __all__ = ["ExpertContrast", "MaskedHeads", "SkippedLayers"]
-
-AMATEUR = "amateur"
 
 
 class DegradedSelf(WeightedStrategy):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from decoding.drafts.options import AMATEUR
 from decoding.errors import OptionError
 from decoding.parameters import require_count, require_flag, require_number, require_range
 from decoding.strategies.contrast.amateurs import text_reader
@@ -16,8 +17,6 @@ from decoding.strategies.contrast.texts import check_text, texts_of
 from decoding.strategies.contrast.weighted import WeightedStrategy
 
 __all__ = ["ImageContrast"]
-
-AMATEUR = "amateur"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from decoding.generation.unpadded_text import after_first
 from decoding.kernels.contrast import masked
 from decoding.parameters import require_count, require_number
 from decoding.strategies.contrast.amateurs import check_reader, cut_to_shared, padded_to, reader_text, second_reader
@@ -70,7 +71,7 @@ class SafeDecoding(ContrastStrategy):
 
     def contrast(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor) -> Contrast:
         """The extrapolated probabilities where the prompt's end is not known: the text's first tokens are the new."""
-        return self.contrast_at(logits, input_ids, (input_ids >= 0).sum(-1) - 1)
+        return self.contrast_at(logits, input_ids, after_first(input_ids))
 
     def contrast_at(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor, new_tokens: Tensor) -> Contrast:
         """The extrapolated log-probabilities at the first new tokens, the model's own at the others."""

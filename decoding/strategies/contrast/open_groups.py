@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -297,11 +298,8 @@ def _opening_of_pair(
         )
     variants = _variants(call, [reader], every)
     start = torch.tensor(rows[0][:1], device=input_device(model)).expand(call.batch, 1)
-    if variants is None:
+    with nullcontext() if variants is None else variants.activated():  # an adapter may be on the encoder too
         _, kwargs, _ = prepare_inputs(model, decoder_input_ids=start, **own)
-    else:
-        with variants.activated():  # an adapter may be on the encoder too
-            _, kwargs, _ = prepare_inputs(model, decoder_input_ids=start, **own)
     return _Opening(reader, rows, _states(kwargs))
 
 

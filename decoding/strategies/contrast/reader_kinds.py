@@ -15,7 +15,9 @@ from decoding.parameters import plain_number, plain_numbers, require_choice, req
 from decoding.strategies.contrast.prompt import Prompt
 from decoding.strategies.contrast.texts import texts_of
 
-__all__ = ["Inputs", "LastToken", "OtherPrompt", "Self", "as_kind", "heads_from_text"]
+__all__ = ["EXPERT", "Inputs", "LastToken", "OtherPrompt", "Self", "as_kind", "heads_from_text"]
+
+EXPERT = "expert"  # the role of the generating model on the prompt as it is
 
 
 @dataclass(frozen=True)

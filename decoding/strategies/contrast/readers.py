@@ -14,11 +14,10 @@ from decoding.models.degradation import Degradation
 from decoding.models.inputs import given_inputs
 from decoding.models.text_config import text_config, vocab_size
 from decoding.strategies.contrast.reader_inputs import TEXT_INPUTS, CallInputs, InputChange
+from decoding.strategies.contrast.reader_kinds import EXPERT
 from decoding.strategies.contrast.system_messages import SystemMessages
 
 __all__ = ["EXPERT", "Reader", "ReaderLogits", "by_weights", "prompt_read", "prompts_of"]
-
-EXPERT = "expert"
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ from typing import Any
 
 from decoding.errors import OptionError, shown
 from decoding.parameters import plain_number
-from decoding.strategies.contrast.reader_kinds import as_kind
+from decoding.strategies.contrast.reader_kinds import EXPERT, as_kind
 
 __all__ = ["Term", "Terms", "as_terms", "change_readers"]
 
-EXPERT = "expert"
 # A weight begins the text, or follows a sign between spaces: a prompt may have a product such as 3*4 in it.
 WRITTEN = re.compile(r"(?:^\s*([+-]?)\s*|\s([+-])\s+)(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*\*")
 EXPECTED = "must be readers with weights, such as [('expert', 1.5), (Self(skip_layers=[8, 9]), -0.5)], or as text "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from decoding.errors import OptionError, shown
+from decoding.generation.unpadded_text import after_first
 from decoding.kernels.contrast import divergence, entropy, masked, weighted_contrast
 from decoding.strategies.contrast.amateurs import cut_to_shared, padded_to
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
@@ -97,7 +98,7 @@ class WeightedStrategy(ContrastStrategy):
 
     def contrast(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor) -> Contrast:
         """The weighted sum where the prompt's end is not known: positions count from the text's first token."""
-        return self._weighted(logits, (input_ids >= 0).sum(-1) - 1)
+        return self._weighted(logits, after_first(input_ids))
 
     def contrast_at(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor, new_tokens: Tensor) -> Contrast:
         """The weighted sum, drawn towards the anchor by the strength of each position."""
@@ -105,10 +106,7 @@ class WeightedStrategy(ContrastStrategy):
 
     def _weighted(self, logits: Mapping[str, ReaderLogits], new_tokens: Tensor) -> Contrast:
         fixed = self.weights()
-        # The expert's is the vocabulary that tokens are chosen from.
-        vocab = max(reader.final.shape[-1] for reader in logits.values())
-        if EXPERT in logits:
-            vocab = logits[EXPERT].final.shape[-1]
+        vocab = logits[EXPERT].final.shape[-1]  # that tokens are chosen from
         roles = [self.anchor, *(role for role in logits if role != self.anchor and role in fixed)]
         finals = cut_to_shared(*(logits[role].final for role in roles))
         temperatures = [self.temperatures.get(role, 1.0) for role in roles]
