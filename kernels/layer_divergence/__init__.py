@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from decoding.kernels.backend import Backend, choose
@@ -14,7 +15,13 @@ KINDS = ("dola", "jensen-shannon")
 
 
 def layer_divergence(
-    final: Tensor, premature: Tensor, kind: str = "dola", per_row: bool = True, backend: Backend = "auto"
+    final: Tensor,
+    premature: Tensor,
+    kind: str = "dola",
+    per_row: bool = True,
+    backend: Backend = "auto",
+    *,
+    candidates: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute each premature layer's divergence from the final layer's distribution, and choose the farthest layer.
 
@@ -25,11 +32,14 @@ def layer_divergence(
             (Chuang et al., 2309.03883); "jensen-shannon" is the textbook's ½[KL(p_N‖M) + KL(p_j‖M)].
         per_row: True chooses a layer for each row; False one for the batch, by the mean over its rows.
         backend: "auto", "triton" or "torch"; see :func:`decoding.kernels.backend.choose`.
+        candidates: (layers, batch, ...) bool, which layers each row may choose, at least one; None for all. One for the
+            batch is chosen among the layers that every row may choose. Where there is none, the choice is layer 0 and
+            has no meaning.
 
     Returns:
-        Divergences in nats, (layers, batch, ...) float32, and the layer with the largest, (batch, ...) int64, the first
-        of equal ones. A token that both layers exclude (-inf) adds nothing; one that only one of them excludes makes
-        "dola" infinite.
+        Divergences in nats, (layers, batch, ...) float32, -inf of a layer that the row may not choose, and the layer
+        with the largest, (batch, ...) int64, the first of equal ones. A token that both layers exclude (-inf) adds
+        nothing; one that only one of them excludes makes "dola" infinite.
 
     Raises:
         ValueError: shapes do not fit, the kind is unknown, or the backend cannot run (``BackendError``).
@@ -41,13 +51,24 @@ def layer_divergence(
             "final and premature must be (..., vocab) and (layers, ..., vocab) with the same batch and vocab, and at "
             f"least one layer, got {tuple(final.shape)} and {tuple(premature.shape)}"
         )
+    expected = premature.shape[:-1]
+    if candidates is not None and (
+        candidates.shape != expected or candidates.dtype != torch.bool or candidates.device != final.device
+    ):
+        raise ValueError(
+            f"candidates must be one bool for each layer and row, {tuple(expected)} on {final.device}, got "
+            f"{candidates.dtype} {tuple(candidates.shape)} on {candidates.device}"
+        )
     if choose(backend, final.device) == "torch":
-        divergences = layer_divergence_eager(final, premature, kind)
+        divergences = layer_divergence_eager(final, premature, kind, candidates)
         chosen = divergences.argmax(0)
     else:
         from decoding.kernels.layer_divergence.fused import layer_divergence_triton
 
-        divergences, chosen = layer_divergence_triton(final, premature, kind)
+        divergences, chosen = layer_divergence_triton(final, premature, kind, candidates)
     if not per_row:
-        chosen = divergences.mean(1, keepdim=True).argmax(0).expand(final.shape[:-1])
+        means = divergences.mean(1, keepdim=True)
+        if candidates is not None:  # where a row may choose one whose divergence is infinite, and another may not: NaN
+            means = means.masked_fill(~candidates.all(1, keepdim=True), -torch.inf)
+        chosen = means.argmax(0).expand(final.shape[:-1])
     return divergences, chosen

@@ -13,12 +13,17 @@ LOG_2 = math.log(2)
 SMALLEST_LOG = -87.0  # of a float32 that is no subnormal number
 
 
-def layer_divergence_eager(final: Tensor, premature: Tensor, kind: str = "dola") -> Tensor:
+def layer_divergence_eager(
+    final: Tensor, premature: Tensor, kind: str = "dola", candidates: Tensor | None = None
+) -> Tensor:
     """Compute the divergences of :func:`decoding.kernels.layer_divergence.layer_divergence`, (layers, ...) float32."""
     final_log = final.float().log_softmax(-1)
     premature_log = premature.float().log_softmax(-1)
-    if kind == "dola":
-        return _dola(final_log, premature_log)
+    divergences = (_dola if kind == "dola" else _jensen_shannon)(final_log, premature_log)
+    return divergences if candidates is None else divergences.masked_fill(~candidates, -torch.inf)
+
+
+def _jensen_shannon(final_log: Tensor, premature_log: Tensor) -> Tensor:
     average_log = torch.logaddexp(final_log, premature_log) - LOG_2
     return 0.5 * (_kl(final_log.exp(), final_log, average_log) + _kl(premature_log.exp(), premature_log, average_log))
 

@@ -2,7 +2,8 @@
 
 The first computes the softmax statistics of every distribution. The second reads all logits again: one program holds a
 block of the vocabulary of several layers, reads the final layer's block once for all of them, and sums the block's part
-of each divergence. The third adds these parts up and chooses the layer with the largest divergence.
+of each divergence. The third adds these parts up and chooses the layer with the largest divergence. A layer that a row
+may not choose is not read for it.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -36,6 +37,7 @@ SMALLEST_NORMAL = tl.constexpr(1.2e-38)  # a GPU's logarithm may take a smaller 
 def _layer_statistics_kernel(
     final_ptr,  # (rows, vocab)
     premature_ptr,  # (layers, rows, vocab)
+    candidates_ptr,  # (layers, rows) uint8, 0 where the row may not choose the layer; or None
     statistics_ptr,  # (1 + layers, rows, 2, blocks) float32
     stride_final_row,
     stride_premature_row,
@@ -48,6 +50,10 @@ def _layer_statistics_kernel(
     """Store the softmax statistics of one block of the final layer (distribution 0) or of a premature one."""
     row, block, offs, mask = block_of_program(vocab_size, num_blocks, BLOCK_SIZE)
     distribution = tl.program_id(1).to(tl.int64)
+    if candidates_ptr is not None:
+        layer = distribution - 1
+        if tl.load(candidates_ptr + layer * num_rows + row, mask=layer >= 0, other=1) == 0:
+            return
     if distribution == 0:
         x = load_logits(final_ptr + row * stride_final_row, offs, mask)
     else:
@@ -60,6 +66,7 @@ def _layer_statistics_kernel(
 def _partial_divergence_kernel(
     final_ptr,
     premature_ptr,
+    candidates_ptr,
     statistics_ptr,
     partials_ptr,  # (rows, NUM_LAYERS, partials) float32
     stride_final_row,
@@ -88,6 +95,8 @@ def _partial_divergence_kernel(
     for first_layer in range(0, NUM_LAYERS, BLOCK_LAYERS):
         layer = first_layer + offs_layer
         mask_layer = layer < NUM_LAYERS
+        if candidates_ptr is not None:
+            mask_layer = tl.load(candidates_ptr + layer * num_rows + row, mask=mask_layer, other=0) != 0
         premature_row_ptr = premature_ptr + layer[:, None] * stride_premature_layer + row * stride_premature_row
         y = load_logits(premature_row_ptr, offs[None, :], mask_layer[:, None] & mask[None, :])
         distribution = 1 + tl.minimum(layer, NUM_LAYERS - 1)
@@ -108,6 +117,7 @@ def _partial_divergence_kernel(
 @triton.jit(do_not_specialize=["num_rows", "num_partials"])
 def _choose_layer_kernel(
     partials_ptr,
+    candidates_ptr,
     divergences_ptr,  # (NUM_LAYERS, rows) float32
     chosen_ptr,  # (rows,) int64
     num_rows,
@@ -119,11 +129,16 @@ def _choose_layer_kernel(
     """Store the divergences of one row, and the layer with the largest."""
     row = tl.program_id(0).to(tl.int64)
     layer, offs = tl.arange(0, NUM_LAYERS_PADDED), tl.arange(0, NUM_PARTIALS_PADDED)
-    mask = (layer < NUM_LAYERS)[:, None] & (offs < num_partials)[None, :]
+    mask_layer = layer < NUM_LAYERS
+    if candidates_ptr is not None:
+        candidate_ptrs = candidates_ptr + layer.to(tl.int64) * num_rows + row
+        mask_layer = tl.load(candidate_ptrs, mask=mask_layer, other=0) != 0
+    mask = mask_layer[:, None] & (offs < num_partials)[None, :]
     partial_ptrs = partials_ptr + ((row * NUM_LAYERS + layer)[:, None] * num_partials + offs[None, :])
     divergence = tl.maximum(tl.sum(tl.load(partial_ptrs, mask=mask, other=0.0), 1), 0.0)
+    divergence = tl.where(mask_layer, divergence, float("-inf"))  # a padding layer's, too
     tl.store(divergences_ptr + layer.to(tl.int64) * num_rows + row, divergence, mask=layer < NUM_LAYERS)
-    # Never a padding layer: its divergence is 0, and argmax returns the first of equal ones.
+    # Never a padding layer: argmax returns the first of equal ones.
     tl.store(chosen_ptr + row, tl.argmax(divergence, 0).to(tl.int64))
 
 
@@ -138,19 +153,24 @@ def _log_sum_exps(row_ptrs, num_blocks, NUM_BLOCKS_PADDED: tl.constexpr):
     return row_max + tl.log(tl.sum(sums * tl.exp(shifted), 1))
 
 
-def layer_divergence_triton(final: Tensor, premature: Tensor, kind: str = "dola") -> tuple[Tensor, Tensor]:
+def layer_divergence_triton(
+    final: Tensor, premature: Tensor, kind: str = "dola", candidates: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Compute :func:`decoding.kernels.layer_divergence.layer_divergence` with a layer for each row.
 
     Args:
         final: (..., vocab) logits, any float dtype.
         premature: (layers, ..., vocab) logits, any float dtype.
         kind: "dola" or "jensen-shannon".
+        candidates: (layers, ...) bool, which layers each row may choose; None for all.
 
     Returns:
-        Divergences (layers, ...) float32, and the layer with the largest, (...) int64.
+        Divergences (layers, ...) float32, -inf of a layer that the row may not choose, and the layer with the largest,
+        (...) int64.
     """
     shape, vocab_size, num_layers = final.shape[:-1], final.shape[-1], len(premature)
     final, premature = flatten_rows(final), flatten_rows(premature, 2)
+    candidates = None if candidates is None else candidates.reshape(num_layers, -1).contiguous().view(torch.uint8)
     num_rows = final.shape[0]
     divergences = torch.empty(num_layers, *shape, dtype=torch.float32, device=final.device)
     chosen = torch.empty(shape, dtype=torch.int64, device=final.device)
@@ -164,15 +184,21 @@ def layer_divergence_triton(final: Tensor, premature: Tensor, kind: str = "dola"
     sizes = (final.stride(0), premature.stride(1), premature.stride(0), vocab_size, num_rows, num_blocks)
     with torch.cuda.device_of(final):  # Triton launches on the current device
         _layer_statistics_kernel[(num_rows * num_blocks, 1 + num_layers)](
-            final, premature, statistics, *sizes, BLOCK_SIZE=block_size, num_warps=choose_num_warps(block_size)
+            final,
+            premature,
+            candidates,
+            statistics,
+            *sizes,
+            BLOCK_SIZE=block_size,
+            num_warps=choose_num_warps(block_size),
         )
         _partial_divergence_kernel[(num_rows * num_partials,)](
-            final, premature, statistics, partials, *sizes, num_partials,
+            final, premature, candidates, statistics, partials, *sizes, num_partials,
             NUM_LAYERS=num_layers, BLOCK_LAYERS=block_layers, DOLA=kind == "dola", BLOCK_SIZE=DIVERGENCE_BLOCK_SIZE,
             NUM_BLOCKS_PADDED=triton.next_power_of_2(num_blocks), num_warps=8,
         )  # fmt: skip
         _choose_layer_kernel[(num_rows,)](
-            partials, divergences, chosen, num_rows, num_partials,
+            partials, candidates, divergences, chosen, num_rows, num_partials,
             NUM_LAYERS=num_layers, NUM_LAYERS_PADDED=triton.next_power_of_2(num_layers),
             NUM_PARTIALS_PADDED=triton.next_power_of_2(num_partials), num_warps=8,
         )  # fmt: skip
