@@ -4,10 +4,13 @@ Logits are (..., vocab) in any float dtype, with rows of any stride: (batch, voc
 for teacher forcing. Scores are float32. With ``alpha``, tokens with p < α·max p of the expert score -inf (adaptive
 plausibility, Li et al., 2210.15097, eq. 2); None masks no token.
 
+Settings (weights, temperatures, ``alpha``) are numbers, or tensors (...) of float32 on the logits' device with one for
+each row, whose scores are then those that it has alone with its numbers.
+
 Infinite logits:
 
-- A token that the expert excludes (-inf, in any of its layers that are used) scores -inf, whatever the amateur's logit.
-  Where that leaves a row without a plausible token, plausibility is computed again among the other tokens.
+- A token that the expert excludes (-inf, in any of its layers that count in the row) scores -inf, whatever the
+  amateur's logit. Where that leaves a row without a plausible token, plausibility is computed again among the others.
 - A token that only the amateur excludes scores +inf, as the formula says.
 - With weight 0 the amateur's logits are ignored.
 """
@@ -18,6 +21,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from decoding.kernels.backend import Backend, BackendError, choose
@@ -37,6 +41,7 @@ from decoding.kernels.contrast.naive import (
     multi_layer_contrast_naive,
     weighted_contrast_naive,
 )
+from decoding.kernels.contrast.settings import Setting, require_one_a_row
 from decoding.kernels.contrast.weighted import FORMS, divergence, entropy, weighted_contrast_eager
 
 __all__ = [
@@ -61,15 +66,15 @@ FUSIONS = ("static", "entropy")
 
 
 def contrast_logits(
-    expert: Tensor, amateur: Tensor, beta: float, alpha: float | None = None, backend: Backend = "auto"
+    expert: Tensor, amateur: Tensor, beta: Setting, alpha: Setting | None = None, backend: Backend = "auto"
 ) -> Tensor:
     """Compute (1 + β)·s_e - β·s_a on raw logits (O'Brien and Lewis, 2309.09117, eq. 3).
 
     Args:
         expert: (..., vocab), any float dtype.
         amateur: (..., vocab), any float dtype.
-        beta: β >= 0.
-        alpha: plausibility threshold in [0, 1]; None lets every token pass.
+        beta: β >= 0, a number or (...) one a row.
+        alpha: plausibility threshold in [0, 1], a number or (...) one a row; None lets every token pass.
         backend: "auto", "triton" or "torch"; see :func:`decoding.kernels.backend.choose`.
 
     Returns:
@@ -79,6 +84,7 @@ def contrast_logits(
         ValueError: shapes do not fit, or the backend cannot run (``BackendError``).
     """
     _check_shapes(expert, amateur=amateur)
+    require_one_a_row(expert, beta=beta, alpha=alpha)
     if choose(backend, expert.device) == "torch":
         return contrast_logits_eager(expert, amateur, beta, alpha)
     return _contrast_triton(
@@ -89,9 +95,9 @@ def contrast_logits(
 def contrast_log_probs(
     expert: Tensor,
     amateur: Tensor,
-    beta: float = 1.0,
-    amateur_temperature: float = 1.0,
-    alpha: float | None = None,
+    beta: Setting = 1.0,
+    amateur_temperature: Setting = 1.0,
+    alpha: Setting | None = None,
     layer: Tensor | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
@@ -100,9 +106,9 @@ def contrast_log_probs(
     Args:
         expert: (..., vocab), any float dtype.
         amateur: (..., vocab), any float dtype; with ``layer`` (layers, ..., vocab).
-        beta: β >= 0.
-        amateur_temperature: τ > 0.
-        alpha: plausibility threshold in [0, 1]; None lets every token pass.
+        beta: β >= 0, a number or (...) one a row.
+        amateur_temperature: τ > 0, a number or (...) one a row.
+        alpha: plausibility threshold in [0, 1], a number or (...) one a row; None lets every token pass.
         layer: (...) int64, the amateur's layer that each row is contrasted with, such as DoLa's premature layer; the
             layers are read where they are, without a copy.
         backend: "auto", "triton" or "torch"; see :func:`decoding.kernels.backend.choose`.
@@ -119,6 +125,7 @@ def contrast_log_probs(
         _check_shapes(expert, amateur_layers=amateur)
         if layer.shape != expert.shape[:-1]:
             raise ValueError(f"layer must hold one index a row, {tuple(expert.shape[:-1])}, got {tuple(layer.shape)}")
+    require_one_a_row(expert, beta=beta, amateur_temperature=amateur_temperature, alpha=alpha)
     if choose(backend, expert.device) == "torch":
         return contrast_log_probs_eager(expert, amateur, beta, amateur_temperature, alpha, layer)
     return _contrast_triton(
@@ -133,19 +140,21 @@ def multi_layer_contrast(
     lower: Tensor | None = None,
     lower_amateur: Tensor | None = None,
     *,
-    amateur_weight: float = 1.0,
-    lower_amateur_weight: float = 1.0,
-    fusion_weight: float = 0.5,
+    amateur_weight: Setting = 1.0,
+    lower_amateur_weight: Setting = 1.0,
+    fusion_weight: Setting = 0.5,
     fusion: str = "static",
-    refocus_weight: float = 0.5,
-    alpha: float | None = None,
+    refocus_weight: Setting = 0.5,
+    alpha: Setting | None = None,
+    layers: Tensor | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
     """Compute LOL's contrast at the final layer, refocused by guidance and fused with lower layers (2408.08769).
 
     With r = log-softmax((1 + γ)·guided - γ·expert), or log-softmax(expert) without guidance, the contrasts are
     F = r - λ·log p_a and F'_L = log p_L - λ'·log p_a,L. Static fusion is F + ω·mean F'_L. Entropy fusion is Σ w·F over
-    all contrasts, where w is the softmax over them of -entropy of r and of each p_L. Plausibility is that of r.
+    all contrasts, where w is the softmax over them of -entropy of r and of each p_L. Plausibility is that of r. The
+    weights and ``alpha`` are numbers, or (...) one a row.
 
     Args:
         expert: (..., vocab), any float dtype.
@@ -156,10 +165,12 @@ def multi_layer_contrast(
         lower_amateur: (layers, ..., vocab), lower layers of the amateur; given if ``lower`` is.
         amateur_weight: λ >= 0.
         lower_amateur_weight: λ' >= 0.
-        fusion_weight: ω >= 0 of static fusion; 0 leaves the lower layers out.
+        fusion_weight: ω >= 0 of static fusion; 0 leaves the lower layers out, and a row of 0 its own.
         fusion: "static" or "entropy".
-        refocus_weight: γ >= 0.
+        refocus_weight: γ >= 0; with 0 the expert's logits are ignored where guided ones are given.
         alpha: plausibility threshold in [0, 1]; None lets every token pass.
+        layers: (layers, ...) bool, the lower layers that count in each row; None for all. The others take no part in
+            its mean or its softmax, and exclude no token there. The scores of a row without any are F.
         backend: "auto", "triton" or "torch"; see :func:`decoding.kernels.backend.choose`.
 
     Returns:
@@ -175,30 +186,38 @@ def multi_layer_contrast(
         raise ValueError("lower and lower_amateur must be both given, with the same number of layers, or both None")
     if fusion not in FUSIONS:
         raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")
-    if lower is None or (fusion == "static" and fusion_weight == 0):
-        lower, lower_amateur, fusion = None, None, "static"
-    weights: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "amateur_weight": amateur_weight, "lower_amateur_weight": lower_amateur_weight,
         "refocus_weight": refocus_weight, "alpha": alpha,
     }  # fmt: skip
+    require_one_a_row(expert, fusion_weight=fusion_weight, **arguments)
+    _check_layers(layers, lower, expert)
+    if lower is None or (fusion == "static" and not isinstance(fusion_weight, Tensor) and fusion_weight == 0):
+        lower = lower_amateur = layers = None
+        fusion, fusion_weight = "static", 0.0
+    elif fusion == "static" and isinstance(fusion_weight, Tensor):
+        with_weight = (fusion_weight != 0).expand(len(lower), *fusion_weight.shape)
+        layers = with_weight if layers is None else layers & with_weight
+    arguments |= {"lower": lower, "lower_amateur": lower_amateur, "layers": layers}
     if choose(backend, expert.device) == "torch":
         return multi_layer_contrast_eager(
-            expert, amateur, guided, lower, lower_amateur, fusion_weight=fusion_weight, fusion=fusion, **weights
+            expert, amateur, guided, fusion_weight=fusion_weight, fusion=fusion, **arguments
         )
-    lower_weight = 0.0 if lower is None else fusion_weight / len(lower)
-    by_entropy = fusion == "entropy"
+    if layers is not None:
+        fusion_weight = fusion_weight / layers.sum(0).clamp_min(1)
+    elif lower is not None:
+        fusion_weight = fusion_weight / len(lower)
     return _contrast_triton(
-        expert, amateur, guided=guided, lower=lower, lower_amateur=lower_amateur,
-        lower_weight=lower_weight, by_entropy=by_entropy, **weights,
-    )  # fmt: skip
+        expert, amateur, guided=guided, lower_weight=fusion_weight, by_entropy=fusion == "entropy", **arguments
+    )
 
 
 def weighted_contrast(
     logits: Sequence[Tensor],
-    weights: Sequence[float | Tensor],
+    weights: Sequence[Setting],
     form: str = "logits",
-    temperatures: Sequence[float] | None = None,
-    alpha: float | None = None,
+    temperatures: Sequence[Setting] | None = None,
+    alpha: Setting | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
     """Compute Σ w·s over readers, under the plausibility of the first.
@@ -208,8 +227,8 @@ def weighted_contrast(
             counts.
         weights: of each, a number, or (...) one a row.
         form: of s: "logits", or "log_probs", each a log-softmax.
-        temperatures: τ > 0 of each reader, which its logits are divided by; None for 1.
-        alpha: plausibility threshold in [0, 1]; None lets every token pass.
+        temperatures: τ > 0 of each reader, which its logits are divided by, a number or (...) one a row; None for 1.
+        alpha: plausibility threshold in [0, 1], a number or (...) one a row; None lets every token pass.
         backend: "auto", "triton" or "torch"; see :func:`decoding.kernels.backend.choose`. The Triton form is of two
             readers with fixed weights, the second one's negative.
 
@@ -226,10 +245,14 @@ def weighted_contrast(
     if not len(logits) == len(weights) == len(temperatures) or not logits:
         raise ValueError(f"{len(logits)} readers, {len(weights)} weights and {len(temperatures)} temperatures")
     _check_shapes(logits[0], **{f"reader {i}": reader for i, reader in enumerate(logits)})
+    for name, settings in (("weight", weights), ("temperature", temperatures)):
+        require_one_a_row(logits[0], **{f"{name} of reader {i}": setting for i, setting in enumerate(settings)})
+    require_one_a_row(logits[0], alpha=alpha)
     fixed = [weight for weight in weights if not isinstance(weight, Tensor)]
     if len(logits) == len(fixed) == 2:
         (own, other), (first, second) = fixed, logits
-        tempered = temperatures[0] != 1 or (form == "logits" and temperatures[1] != 1)
+        must_be_one = temperatures if form == "logits" else temperatures[:1]
+        tempered = any(isinstance(temperature, Tensor) or temperature != 1 for temperature in must_be_one)
         if own >= 0 >= other and not tempered:
             if form == "logits" and math.isclose(own, 1.0 - other, rel_tol=1e-12):
                 return contrast_logits(first, second, -other, alpha, backend)
@@ -247,6 +270,16 @@ def _contrast_triton(*args: Any, **kwargs: Any) -> Tensor:
     from decoding.kernels.contrast.fused import contrast_triton
 
     return contrast_triton(*args, **kwargs)
+
+
+def _check_layers(layers: Tensor | None, lower: Tensor | None, expert: Tensor) -> None:
+    """Raise ValueError unless the choice of lower layers is None, or a bool for each of them and each row."""
+    shape = (0 if lower is None else len(lower), *expert.shape[:-1])
+    if layers is not None and (layers.shape != shape or layers.dtype != torch.bool or layers.device != expert.device):
+        raise ValueError(
+            f"layers must be one bool for each lower layer and row, {shape} on {expert.device}, got {layers.dtype} "
+            f"{tuple(layers.shape)} on {layers.device}"
+        )
 
 
 def _check_shapes(expert: Tensor, **others: Tensor | None) -> None:

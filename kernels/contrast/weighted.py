@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from decoding.kernels.contrast.eager import masked
+from decoding.kernels.contrast.settings import Setting, column
 
 __all__ = ["FORMS", "divergence", "entropy", "weighted_contrast_eager"]
 
@@ -17,10 +18,10 @@ FORMS = ("logits", "log_probs")
 
 def weighted_contrast_eager(
     logits: Sequence[Tensor],
-    weights: Sequence[float | Tensor],
+    weights: Sequence[Setting],
     form: str,
-    temperatures: Sequence[float],
-    alpha: float | None = None,
+    temperatures: Sequence[Setting],
+    alpha: Setting | None = None,
 ) -> Tensor:
     """Compute :func:`decoding.kernels.contrast.weighted_contrast`, (..., vocab) float32."""
     first = logits[0].float()
@@ -30,15 +31,19 @@ def weighted_contrast_eager(
         if not isinstance(weight, Tensor) and weight == 0:
             continue
         scores = reader.float()
-        scores = scores if temperature == 1 else scores / temperature
+        if isinstance(temperature, Tensor):
+            scores = scores / column(temperature)
+        elif temperature != 1:
+            scores = scores / temperature
         scores = scores.log_softmax(-1) if form == "log_probs" else scores
         if isinstance(weight, Tensor):
-            rows = weight.to(scores.device, torch.float32)[..., None]
-            term, positive = torch.where(rows == 0, 0.0, rows * scores), rows > 0
+            rows = column(weight)
+            excluded |= scores.isneginf() & (rows > 0)
+            total += torch.where(rows == 0, 0.0, rows * scores)
         else:
-            term, positive = scores * weight, torch.tensor(weight > 0, device=scores.device)
-        excluded |= scores.isneginf() & positive
-        total += term
+            if weight > 0:
+                excluded |= scores.isneginf()
+            total += scores * weight
     total.masked_fill_(excluded, -torch.inf)  # against another infinity the sum is none
     return masked(total, first, alpha)
 

@@ -64,24 +64,32 @@ def selection(k: int, rows: bool = False) -> None:
     select_triton(meta(8, 128256), probabilities, candidates, alpha, *states, None, 8000, counts)
 
 
-def contrast(batch: int, vocab: int, dtype: torch.dtype, layers: int = 0, guided: bool = False, **form: Any) -> None:
-    """Launch the contrast of expert and amateur, with ``layers`` lower layers of both."""
+def contrast(
+    batch: int, vocab: int, dtype: torch.dtype, layers: int = 0, guided: bool = False, rows: bool = False, **form: Any
+) -> None:
+    """Launch the contrast of expert and amateur, with ``layers`` lower layers of both.
+
+    ``rows``: with an α for each row, and which lower layers count there.
+    """
     from decoding.kernels.contrast.fused import contrast_triton
 
     logits, lower = meta(batch, vocab, dtype=dtype), meta(layers, batch, vocab, dtype=dtype) if layers else None
+    counted = meta(layers, batch, dtype=torch.bool) if rows and layers else None
     contrast_triton(
-        logits, logits, guided=logits if guided else None, lower=lower, lower_amateur=lower, alpha=0.1, **form
-    )
+        logits, logits, guided=logits if guided else None, lower=lower, lower_amateur=lower, layers=counted,
+        alpha=meta(batch) if rows else 0.1, **form,
+    )  # fmt: skip
 
 
-def dola(batch: int, vocab: int, dtype: torch.dtype, layers: int, kind: str = "dola") -> None:
-    """Launch the divergence of layers, and the contrast with the chosen one."""
+def dola(batch: int, vocab: int, dtype: torch.dtype, layers: int, kind: str = "dola", rows: bool = False) -> None:
+    """Launch the divergence of layers, and the contrast with the chosen one; ``rows``: with those of each row."""
     from decoding.kernels.contrast.fused import contrast_triton
     from decoding.kernels.layer_divergence.fused import layer_divergence_triton
 
     final, premature = meta(batch, vocab, dtype=dtype), meta(layers, batch, vocab, dtype=dtype)
-    _, layer = layer_divergence_triton(final, premature, kind)
-    contrast_triton(final, premature, layer=layer, alpha=0.1)
+    candidates = meta(layers, batch, dtype=torch.bool) if rows else None
+    _, layer = layer_divergence_triton(final, premature, kind, candidates)
+    contrast_triton(final, premature, layer=layer, alpha=meta(batch) if rows else 0.1)
 
 
 def attention(
@@ -106,7 +114,7 @@ def attention(
 
 COSINES, APPEND = ("_tile_cosines_kernel",), ("_append_kernel",)
 SPLIT, COMBINE = ("_split_attention_kernel",), ("_combine_splits_kernel",)
-CONTRAST = ("_contrast_statistics_kernel", "_contrast_scores_kernel")
+CONTRAST = ("contrast_statistics_kernel", "contrast_scores_kernel")
 DOLA = ("_layer_statistics_kernel", "_partial_divergence_kernel", *CONTRAST)
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
@@ -139,6 +147,9 @@ LAUNCHES: dict[str, Launch] = {
     "contrast-logits-bf16-B8-V128256": Launch(
         lambda: contrast(8, 128256, BF16, normalized=False, expert_weight=1.5, amateur_weight=0.5), CONTRAST
     ),
+    "contrast-logits-bf16-B64-V128256-rows": Launch(
+        lambda: contrast(64, 128256, BF16, rows=True, normalized=False, amateur_weight=meta(64)), CONTRAST
+    ),
     "contrast-log_probs-fp16-B1-V32000": Launch(lambda: contrast(1, 32000, FP16, amateur_temperature=0.5), CONTRAST),
     "contrast-log_probs-bf16-B2-V50257": Launch(lambda: contrast(2, 50257, BF16)),
     "contrast-lol-bf16-B1-V128256-N4": Launch(
@@ -147,7 +158,14 @@ LAUNCHES: dict[str, Launch] = {
     "contrast-lol_entropy-fp32-B8-V262144-N4": Launch(
         lambda: contrast(8, 262144, FP32, 4, guided=True, by_entropy=True), CONTRAST
     ),
+    "contrast-lol-bf16-B64-V128256-N4-rows": Launch(
+        lambda: contrast(64, 128256, BF16, 4, guided=True, rows=True, lower_weight=meta(64)), CONTRAST
+    ),
+    "contrast-lol_entropy-bf16-B64-V128256-N4-rows": Launch(
+        lambda: contrast(64, 128256, BF16, 4, guided=True, rows=True, by_entropy=True), CONTRAST
+    ),
     "dola-bf16-B1-V128256-N16": Launch(lambda: dola(1, 128256, BF16, 16), DOLA),
     "dola-fp32-B8-V262144-N20-jensen_shannon": Launch(lambda: dola(8, 262144, FP32, 20, "jensen-shannon"), DOLA),
+    "dola-bf16-B64-V128256-N16-rows": Launch(lambda: dola(64, 128256, BF16, 16, rows=True), DOLA),
     "dola-bf16-B2-V50257-N4": Launch(lambda: dola(2, 50257, BF16, 4)),
 }
