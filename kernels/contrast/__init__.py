@@ -245,6 +245,8 @@ def weighted_contrast(
     if not len(logits) == len(weights) == len(temperatures) or not logits:
         raise ValueError(f"{len(logits)} readers, {len(weights)} weights and {len(temperatures)} temperatures")
     _check_shapes(logits[0], **{f"reader {i}": reader for i, reader in enumerate(logits)})
+    # A caller's function of the logits may have computed them on another device.
+    weights = [weight.to(logits[0].device) if isinstance(weight, Tensor) else weight for weight in weights]
     for name, settings in (("weight", weights), ("temperature", temperatures)):
         require_one_a_row(logits[0], **{f"{name} of reader {i}": setting for i, setting in enumerate(settings)})
     require_one_a_row(logits[0], alpha=alpha)

@@ -20,8 +20,8 @@ def require_one_a_row(logits: Tensor, **settings: Setting | None) -> None:
     for name, setting in settings.items():
         if isinstance(setting, Tensor) and (setting.shape != rows or setting.device != logits.device):
             raise ValueError(
-                f"{name} must be a number, or one for each row, {tuple(rows)} on "
-                f"{logits.device}, got {tuple(setting.shape)} on {setting.device}"
+                f"{name} must be a number, or one for each row, {tuple(rows)} on {logits.device}, got "
+                f"{tuple(setting.shape)} on {setting.device}"
             )
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from kernel_checks import assert_equals_definition, draw_logits, dtype_id
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from decoding.kernels.contrast import (
     contrast_log_probs,
@@ -246,6 +247,29 @@ def test_a_token_at_the_limit_of_plausibility_passes_in_a_tensor_as_with_a_numbe
     assert plausible(logits, alphas).tolist() == [[True, True, False]] * len(alphas)
     for row, alpha in zip(logits[:50], alphas[:50].tolist(), strict=True):
         assert plausible(row, alpha).tolist() == [True, True, False]
+
+
+class _MadeFromNumbers(TorchDispatchMode):
+    """Counts the tensors that ``torch.tensor`` makes, each a copy from the host where it is for a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten.lift_fresh.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_plain_numbers_are_not_made_into_tensors() -> None:
+    x = _batch(torch.float32, torch.device("cpu")).logits
+    expert, other, guided, lower = x["expert"], x["other"], x["guided"], x["exits"]
+    with _MadeFromNumbers() as made:
+        torch.tensor(1.0)
+        contrast_logits(expert, other, 0.5, 0.1)
+        contrast_log_probs(expert, other, 0.5, 2.0, 0.1)
+        for fusion in ("static", "entropy"):
+            multi_layer_contrast(expert, other, guided, lower, lower, fusion=fusion, alpha=0.1)
+        weighted_contrast([expert, other, guided], [1.0, 0.5, -0.5], "log_probs", [1.0, 2.0, 1.0], 0.1)
+    assert made.count == 1  # the one made here
 
 
 TWO, THREE = torch.zeros(2, 3), torch.zeros(3)
