@@ -18,7 +18,8 @@ from decoding.errors import DecodingError, ModelError, one_line
 from decoding.models.forward_errors import is_environment_error
 from decoding.models.memo import PerModelMemo, model_cache_key
 from decoding.models.probe import NO_NUMBERS, relative_error, tolerance
-from decoding.stream.ways import Branching, Way, may_share_prefix
+from decoding.stream.stream import Stream
+from decoding.stream.ways import Branching, may_share_prefix
 
 __all__ = ["branching_of"]
 
@@ -70,10 +71,11 @@ def _check(model: Any, use_cache: bool, padded: bool) -> Branching:
         return Branching("fork", FORKED_BY_CONSTRUCTION) if use_cache else Branching("recompute", "use_cache=False")
     inputs, ids = probe_batch(model, padded)
     inputs["use_cache"] = use_cache
-    reason = open_probe_stream(model, inputs).recompute_reason
-    if reason:
-        return _recompute(model, inputs, ids, reason)
-    forked = _probe_or_failure(model, inputs, "fork", ids)
+    stream = open_probe_stream(model, inputs)
+    if stream.recompute_reason:
+        return _recompute(model, inputs, ids, stream.recompute_reason)
+    sharing = may_share_prefix(stream)
+    forked = _probe_or_failure(stream, ids)
     if isinstance(forked, str):
         return _recompute(model, inputs, ids, f"its rows cannot be forked ({forked})")
     if any(bool(states.isnan().any()) for states in forked):
@@ -82,9 +84,9 @@ def _check(model: Any, use_cache: bool, padded: bool) -> Branching:
     if not error < _allowed(model):
         reason = f"continuing from its cache differs from recomputing the text (relative error {error:.1e})"
         return _recompute(model, inputs, ids, reason)
-    if not may_share_prefix(open_probe_stream(model, inputs)):
+    if not sharing:
         return Branching("fork", "its cache or its forward() does not allow tree attention")
-    shared = _probe_or_failure(model, inputs, "shared prefix", ids)
+    shared = _probe_or_failure(open_probe_stream(model, inputs, "shared prefix"), ids)
     if isinstance(shared, str):
         # Whatever a model's forward raises on a 4-D mask means the same: it does not take one.
         return Branching("fork", f"its forward() refuses tree attention ({shared})")
@@ -94,15 +96,14 @@ def _check(model: Any, use_cache: bool, padded: bool) -> Branching:
     return Branching("fork", f"shared prefix differs from forked rows (relative error {error:.1e})")
 
 
-def _probe_or_failure(model: Any, inputs: dict[str, Any], way: Way, ids: Tensor) -> list[Tensor] | str:
-    """The hidden states of :func:`run_probe` with branches of this kind, or the failure in one line."""
-    stream = open_probe_stream(model, inputs, way)
+def _probe_or_failure(stream: Stream, ids: Tensor) -> list[Tensor] | str:
+    """The hidden states of :func:`run_probe`, or the failure in one line; the stream is released."""
     try:
         return run_probe(stream, ids)
     except Exception as failure:
         refusal = failure.__cause__ or failure
         deliberate = isinstance(failure, DecodingError) and failure.__cause__ is None
-        if is_environment_error(refusal) or (deliberate and way == "fork"):
+        if is_environment_error(refusal) or (deliberate and stream.branching.way == "fork"):
             raise
         return f"{type(refusal).__name__}: {one_line(refusal, 80)}"
     finally:
