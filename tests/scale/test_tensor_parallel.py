@@ -1,17 +1,16 @@
 """One model shared out among two processes of torchrun says what it says in one."""
 
 import json
-import os
-import subprocess
-import sys
+import multiprocessing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from tensor_parallel_rank import EVALUATE, GENERATE, OTHERS, said
+from tensor_parallel_rank import EVALUATE, GENERATE, OTHERS, said, work
 from tiny_models import tiny_model
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from decoding.errors import ModelError, OptionError
 from decoding.evals import miniature
@@ -23,17 +22,28 @@ pytestmark = pytest.mark.skipif(
     not (miniature.folder("expert") / "config.json").is_file() or not torch.distributed.is_gloo_available(),
     reason="the embedded expert or gloo is not here",
 )
-RANK = Path(__file__).parents[1] / "support" / "tensor_parallel_rank.py"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, alone: dict[str, Any]) -> Path:
+    """What two ranks wrote that torchrun's own launcher started, as ``torchrun --standalone --nproc-per-node 2`` does.
+
+    Launcher and ranks are forked once this process has said the same, and so has imported what they need: three
+    processes that import torch and transformers take three times as long as what they are to do.
+    """
     pytest.importorskip("peft", reason="the induced amateur is a LoRA adapter")
     path = tmp_path_factory.mktemp("ranks")
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(RANK), str(path)]
-    ran = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=180)
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=2, run_id="shared", rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+        start_method="fork",
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        # The launcher takes over the signals of its process.
+        launcher = multiprocessing.get_context("fork").Process(target=elastic_launch(config, work), args=(path,))
+        launcher.start()
+        launcher.join(180)
+    assert launcher.exitcode == 0
     return path
 
 

@@ -2,14 +2,9 @@
 
 import contextlib
 import json
-import sys
+import os
 from pathlib import Path
 from typing import Any
-
-if __name__ == "__main__":
-    import fresh_process
-
-    fresh_process.prepare()
 
 import torch
 
@@ -44,9 +39,9 @@ def said(model: Any) -> dict[str, Any]:
     """Tokens, beams and scores of a model under every strategy."""
     found: dict[str, Any] = {"model": described(model, "expert")}
     for name, strategy in STRATEGIES.items():
-        found[name] = decoding.generate(model, **PROMPTS, strategy=strategy, max_new_tokens=10).tolist()
+        found[name] = decoding.generate(model, **PROMPTS, strategy=strategy, max_new_tokens=6).tolist()
     found["from seeds"] = decoding.generate(
-        model, **PROMPTS, do_sample=True, seeds=[4, 5], temperature=1.5, max_new_tokens=10
+        model, **PROMPTS, do_sample=True, seeds=[4, 5], temperature=1.5, max_new_tokens=6
     ).tolist()
     processor = STRATEGIES["DoLa"].logits_processor(model, **PROMPTS)
     found["beams"] = model.generate(**PROMPTS, num_beams=2, max_new_tokens=5, logits_processor=[processor]).tolist()
@@ -57,8 +52,10 @@ def said(model: Any) -> dict[str, Any]:
     return found
 
 
-def work(folder: Path, rank: str) -> None:
+def work(folder: Path) -> None:
     """Say it, draw with a seed of this rank's own, and run the commands."""
+    rank = os.environ["RANK"]
+    torch.set_num_threads(1)  # remakes the threads that a fork leaves behind
     model, _ = load("expert", dtype="float32", tp_plan="auto")
     found = said(model)
     torch.manual_seed(int(rank))
@@ -72,10 +69,3 @@ def work(folder: Path, rank: str) -> None:
         with (folder / f"{name}{rank}.txt").open("w") as file, contextlib.redirect_stdout(file):
             found[name] = main([*arguments, "--tp-plan", "auto", "--dtype", "float32"])
     (folder / f"said{rank}.json").write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    import os
-
-    torch.set_num_threads(1)
-    work(Path(sys.argv[1]), os.environ["RANK"])
