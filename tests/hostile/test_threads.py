@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import random_ids, tiny_model
-from tiny_strategies import ADAPTER, EXAMPLES, adapted
+from tiny_strategies import ADAPTER, DISTINCT, EXAMPLES, adapted
 from torch import Tensor
 
 import decoding
@@ -18,7 +18,7 @@ THREADS, CALLS = 3, 4
 
 @pytest.mark.parametrize(
     ("name", "way"),
-    [*((name, "facade") for name in EXAMPLES), ("contrastive-search", "processor"), (ADAPTER, "processor")],
+    [*((name, "facade") for name in DISTINCT), ("contrastive-search", "processor"), (ADAPTER, "processor")],
 )
 def test_threads_do_not_see_each_other(name: str, way: str) -> None:
     torch.manual_seed(0)

@@ -18,6 +18,10 @@ WINDOWS = 3
 def resident() -> int:
     """Bytes of this process in memory, once what is free has gone back to the system."""
     gc.collect()
+    return _in_memory()
+
+
+def _in_memory() -> int:
     with contextlib.suppress(OSError):  # of another libc
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # else what glibc keeps for later counts as used
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -29,6 +33,10 @@ def resident() -> int:
 def live_tensors() -> int:
     """Count the tensors that somebody holds."""
     gc.collect()
+    return _tracked_tensors()
+
+
+def _tracked_tensors() -> int:
     return sum(issubclass(type(tracked), Tensor) for tracked in gc.get_objects())
 
 
@@ -38,9 +46,13 @@ def stays_flat(calls: Callable[[], object], memory: int) -> bool:
     What every call leaves behind grows each time. What libc keeps in a process of 2 GB grows once in a while, and a
     cache that fills once.
     """
+    gc.collect()
+    gc.freeze()  # what is there already is neither passed over nor counted again: 50 ms each time
     for _ in range(WINDOWS):
-        tensors, before = live_tensors(), resident()
+        before = _in_memory()
+        tensors = _tracked_tensors()
         calls()
-        if live_tensors() == tensors and resident() - before < memory:
+        gc.collect()
+        if _tracked_tensors() == tensors and _in_memory() - before < memory:
             return True
     return False

@@ -23,7 +23,7 @@ from decoding import (
 from decoding.strategies.named_readers import change_named_readers
 from decoding.strategies.registry import example_of, exportable_strategies, parse_strategy
 
-__all__ = ["ADAPTER", "EXAMPLES", "OTHER_INPUTS", "OTHER_MODELS", "adapted"]
+__all__ = ["ADAPTER", "DISTINCT", "EXAMPLES", "OTHER_INPUTS", "OTHER_MODELS", "adapted"]
 
 ADAPTER = "amateur-adapter"  # the example that needs a model with the adapter "liar"
 
@@ -66,6 +66,15 @@ EXAMPLES: dict[str, Callable[[], Strategy]] = {
     "amateur-prompt": lambda: ContrastiveDecoding(Prompt([5, 6])),
     ADAPTER: lambda: ContrastiveDecoding("liar"),
 }
+
+# Strategies that say which readers there are and how their scores are added, in a session that they share with
+# "weighted-contrast", "contrastive-decoding", "context-aware" and "guidance": with readers that one of these has too.
+_CONFIGURATIONS = {
+    "adaptive-context", "documents", "masked-heads", "proxy-tuning", "safe-decoding", "skipped-layers",
+}  # fmt: skip
+
+# One example for each way to read and to score, for tests of what goes on around a formula, many calls each.
+DISTINCT = [name for name in EXAMPLES if name not in _CONFIGURATIONS]
 
 
 def adapted(model: Any) -> Any:

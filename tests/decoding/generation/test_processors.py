@@ -10,7 +10,7 @@ import pytest
 import torch
 from scripted_drafts import drafted
 from tiny_models import VOCAB, left_padded, random_prompt, tiny_model
-from tiny_strategies import EXAMPLES
+from tiny_strategies import DISTINCT, EXAMPLES
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, WatermarkingConfig
 from transformers.generation.logits_process import UnbatchedClassifierFreeGuidanceLogitsProcessor
@@ -22,7 +22,7 @@ from decoding.strategies.model_logits import ModelLogits
 
 NEW = 12
 PROMPTS = [random_prompt(5, 1), random_prompt(9, 2), random_prompt(3, 3), random_prompt(7, 4)]
-STRATEGIES: dict[str, Callable[[], Any]] = {"greedy": ModelLogits, **EXAMPLES}
+STRATEGIES: dict[str, Callable[[], Any]] = {"greedy": ModelLogits, **{name: EXAMPLES[name] for name in DISTINCT}}
 del STRATEGIES["amateur-adapter"]
 STRATEGIES = {name: functools.cache(make) for name, make in STRATEGIES.items()}  # a new amateur would be checked again
 
