@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
+import torch
 
 import decoding
 from decoding.evals import miniature
@@ -26,9 +26,9 @@ for needed in ("openai", "fastapi", "uvicorn"):
 STRATEGY = decoding.ContrastiveSearch(penalty_alpha=0.6, top_k=5)
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"  # the miniature goes on with stories
 PROMPTS = miniature.prompts()[:4]
-SUPPORT = Path(__file__).parents[1] / "support"
 NEW = 32
 START = 120  # seconds that a busy machine may take to import and load
+FORK = multiprocessing.get_context("fork")  # a child that need not import torch again
 
 
 @dataclass(frozen=True)
@@ -40,27 +40,30 @@ class Answer:
     reason: str
 
 
+def serve(arguments, log):
+    """Be the process ``transformers serve`` with these arguments, which writes to a file alone."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.chdir(log.parent)
+    sys.stdout = sys.stderr = log.open("w", buffering=1)
+    for stream in (1, 2):
+        os.dup2(sys.stdout.fileno(), stream)
+    torch.set_num_threads(1)  # remakes the threads that a fork leaves behind
+    from transformers.cli.transformers import main
+
+    sys.argv = ["transformers", "serve", *arguments]
+    main()
+
+
 class Server:
     """A running server and a client of it."""
 
     def __init__(self, folder, log, *options):
         # Port 0: the system picks a free one, which the log names.
-        program = (
-            "import fresh_process; fresh_process.prepare(); from transformers.cli.transformers import main; main()"
-        )
-        command = [sys.executable, "-c", program, "serve", str(folder)]
-        command += ["--host", "127.0.0.1", "--port", "0", "--device", "cpu", "--dtype", "float32", *options]
-        environment = os.environ | {
-            "HF_HUB_OFFLINE": "1",
-            "HF_MODULES_CACHE": str(log.parent / "modules"),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(SUPPORT), os.environ.get("PYTHONPATH")])),
-        }
+        arguments = [str(folder), "--host", "127.0.0.1", "--port", "0", "--device", "cpu", "--dtype", "float32"]
         self.folder, self.log = folder, log
-        with log.open("w") as file:  # started elsewhere: the repository's kernels/ is another package's name
-            self.process = subprocess.Popen(
-                command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=log.parent
-            )
+        log.touch()
+        self.process = FORK.Process(target=serve, args=([*arguments, *options], log))
+        self.process.start()
         import openai  # a second, in which a worker that is given other files imports it too
 
         self.client = openai.OpenAI(base_url=f"http://127.0.0.1:{self._port()}/v1", api_key="none", max_retries=0)
@@ -71,14 +74,15 @@ class Server:
             found = re.search(r"running on http://127\.0\.0\.1:(\d+)", self.log.read_text())
             if found:
                 return found[1]
-            assert self.process.poll() is None, self.log.read_text()
+            assert self.process.is_alive(), self.log.read_text()
             time.sleep(0.1)
         raise AssertionError(f"no server after {START} s: {self.log.read_text()}")
 
     def stop(self):
         self.client.close()
         self.process.terminate()
-        self.process.wait(20)
+        self.process.join(20)
+        assert not self.process.is_alive()
 
     def ask(self, prompt, stream=False, **options):
         given = {"max_tokens": NEW, **options}

@@ -10,7 +10,8 @@ __all__ = ["prepare"]
 
 def prepare() -> None:
     """Leave out what only costs time: a second for hqq, which transformers imports wherever it is installed, with
-    torch's inductor, and which quantises no cache here; another for the garbage collector while all that is imported.
+    torch's inductor, and which quantises no cache here; 0.3 s for scipy, which it imports for losses of
+    detected objects; another second for the garbage collector while all that is imported.
     """
-    sys.modules["hqq"] = None  # type: ignore[assignment]
+    sys.modules["hqq"] = sys.modules["scipy"] = None  # type: ignore[assignment]
     gc.disable()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -31,19 +28,6 @@ def _short_caches_too(monkeypatch: pytest.MonkeyPatch) -> None:
 def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     """Registers another ``sdpa`` for the time of a test."""
     return lambda function: monkeypatch.setitem(AttentionInterface._global_mapping, "sdpa", function)
-
-
-def test_to_import_it_changes_nothing() -> None:
-    program = (
-        "import fresh_process\n"
-        "fresh_process.prepare()\n"
-        "from transformers import AttentionInterface as i, __version__\n"
-        "before = i()['sdpa']\n"
-        "import decoding.models.attention, decoding.stream.stream\n"
-        "assert i()['sdpa'] is before"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
 
 
 def test_a_streams_first_pass_registers_it(registered: Callable[[Any], None]) -> None:

@@ -61,11 +61,15 @@ def test_a_broken_model_of_another_package_is_one_line(monkeypatch: pytest.Monke
         decoding.load("mine")
 
 
-def test_embedded_models_need_no_command_line() -> None:
+def test_in_a_process_embedded_models_need_no_command_line_and_imports_change_no_attention() -> None:
     program = """
 import fresh_process
 fresh_process.prepare()
-import sys, torch, decoding
+import sys, torch
+from transformers import AttentionInterface
+before = AttentionInterface()["sdpa"]
+import decoding, decoding.api, decoding.models.attention, decoding.stream.stream
+assert AttentionInterface()["sdpa"] is before
 model, tokenizer = decoding.load("expert", "cpu")
 strategy = decoding.ContrastiveDecoding("amateur")
 decoding.generate(model, torch.tensor([[5, 6, 7]]), strategy=strategy, max_new_tokens=1)
