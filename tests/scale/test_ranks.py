@@ -140,9 +140,11 @@ def test_two_ranks_give_what_one_process_gives(name: str, data: Path, tmp_path: 
     else:
         (own,), (theirs,) = (map(json.loads, printed(folder)) for folder in (alone, shared))
         assert [results["configurations"] for results in own] == [results["configurations"] for results in theirs]
-    ended(*(evaluate(arguments, shared, rank, 2) for rank in range(2)))  # again, with nothing left to do
-    assert len(printed(shared)) == 1
     assert not list(shared.glob("*rank*"))
+    if name in ("truthfulqa", "multilingual"):  # one that scores, one that writes texts
+        ended(*(evaluate(arguments, shared, rank, 2) for rank in range(2)))  # again, with nothing left to do
+        assert len(printed(shared)) == 1
+        assert not list(shared.glob("*rank*"))
 
 
 def test_a_rank_that_is_killed_is_resumed_by_the_same_command(data: Path, tmp_path: Path) -> None:

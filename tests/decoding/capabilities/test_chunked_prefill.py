@@ -108,10 +108,11 @@ def widths(*models: Any) -> Iterator[list[int]]:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mistral-sliding", "gemma2", "bloom"])
 def test_every_strategy_says_the_same_whatever_the_pieces(name: str, strategy: str) -> None:
+    """In every size by a model without windows and one with them; the other kinds of positions and masks in two."""
     model, how = STRATEGIES[strategy](name)
     batch = left_padded(PROMPTS)
     whole = made(model, how, None, batch)
-    for size in SIZES:
+    for size in SIZES if name in ("llama", "mistral-sliding") else (4,):
         same(made(model, how, size, batch), whole)
     same(made(model, how, 5, batch, way="custom_generate"), whole)
 

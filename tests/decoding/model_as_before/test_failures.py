@@ -85,9 +85,15 @@ FAILURES: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("place", FAILURES)
-@pytest.mark.parametrize("spec", OWN, indirect=True)
+# Each strategy and each place meets both.
+ERRORS = [
+    (spec, place, (RuntimeError, KeyboardInterrupt)[(number + index) % 2])
+    for number, spec in enumerate(OWN)
+    for index, place in enumerate(FAILURES)
+]
+
+
+@pytest.mark.parametrize(("spec", "place", "error"), ERRORS, indirect=["spec"])
 def test_after_an_error_and_ctrl_c(
     spec: StrategySpec, place: str, error: Any, model: Any, batch: Any, leaves_as_before: Any
 ) -> None:

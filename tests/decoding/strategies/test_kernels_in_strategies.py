@@ -18,7 +18,7 @@ from decoding.models import attention
 from decoding.stream import static_layout
 from decoding.stream.prepare import prepare_inputs
 
-NEW_TOKENS = 4  # past a window of 8 and within a bucket of 16 slots, as the prompt has 9
+NEW_TOKENS = 3  # past a window of 8 and within a bucket of 16 slots, as the prompt has 9
 
 
 @pytest.fixture
@@ -62,9 +62,7 @@ def test_rows_with_numbers_of_candidates_of_their_own(device: torch.device, monk
     model.cpu()
 
 
-@pytest.mark.parametrize(
-    ("name", "compile"), [("llama", False), ("gpt2", False), ("mistral-sliding", False), ("mistral-sliding", True)]
-)
+@pytest.mark.parametrize(("name", "compile"), [("gpt2", False), ("mistral-sliding", False), ("mistral-sliding", True)])
 def test_branches_attended_to_by_the_kernel_give_the_tokens_of_the_torch_forms(
     name: str, compile: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

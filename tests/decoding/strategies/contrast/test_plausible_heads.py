@@ -45,6 +45,7 @@ SAMPLERS: list[dict[str, Any]] = [
     {"do_sample": True, "top_k": 5, "temperature": 0.7},
     {"do_sample": True, "top_p": 0.8, "typical_p": 0.9, "renormalize_logits": True},
 ]
+FEW_SAMPLERS = SAMPLERS[::3]  # where heads or readers differ, which no sampler sees
 
 
 def with_whole_heads(strategy: Any) -> Any:
@@ -103,7 +104,7 @@ def both(model: Any, inputs: dict[str, Tensor], strategy: Any, **options: Any) -
 def test_tokens_are_those_of_whole_heads(name: str, rows: int) -> None:
     expert, amateur, _ = embedded()
     strategy, inputs = STRATEGIES[name](amateur), batch(rows)
-    for options in SAMPLERS:
+    for options in SAMPLERS if rows > 1 else FEW_SAMPLERS:
         both(expert, inputs, strategy, **options)
 
 
@@ -128,7 +129,7 @@ def test_every_kind_of_head(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     times = 12.0 if name == "cohere" else 3.0
     expert, amateur, inputs = sharper_model(name, 0, times), sharper_model(name, 7, times), random_batch()
     for strategy in (ContrastiveDecoding(amateur, beta=0.8), LOL(amateur, [1, 2], alpha=0.4)):
-        for options in SAMPLERS:
+        for options in FEW_SAMPLERS:
             both(expert, inputs, strategy, **options)
         with products_of(amateur) as products:
             generated(expert, inputs, strategy)
@@ -140,7 +141,7 @@ def test_readers_of_one_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(base, "MOST_TOKENS", 1.0)
     model, inputs = adapted(sharper_model("llama")), random_batch(3)
     strategy = STRATEGIES[name]("liar")
-    for options in SAMPLERS:
+    for options in FEW_SAMPLERS:
         both(model, inputs, strategy, **options)
     with products_of(model) as products:
         generated(model, inputs, strategy)

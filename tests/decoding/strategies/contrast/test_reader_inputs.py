@@ -48,7 +48,7 @@ from decoding.tools.architectures.reference import batch_of
 IMAGES = ["llava", "qwen2_vl", "qwen2_5_vl", "gemma3", "paligemma", "idefics2", "idefics3"]
 BUILT_APART = ("paligemma", "qwen2_5_vl", "idefics3")
 TEXT_PAIRS = ["t5", "bart", "m2m_100"]
-NEW = 7
+NEW = 5
 TEXT = (33, 34, 35)
 
 
@@ -164,12 +164,13 @@ def test_an_image_contrast_is_its_formula_in_a_left_padded_batch_and_in_all_ways
         assert output.sequences[index, start:].tolist() == tokens
         ours = torch.stack([step[index] for step in output.scores]).double()
         torch.testing.assert_close(ours, scores, atol=1e-4, rtol=1e-4)
-    same = model.generate(**batch, custom_generate=strategy, max_new_tokens=NEW, do_sample=False)
-    assert torch.equal(same, output.sequences)
-    beside = {key: value for key, value in batch.items() if key != "input_ids"}
-    processor = strategy.logits_processor(model, **beside)
-    same = model.generate(**batch, logits_processor=[processor], max_new_tokens=NEW, do_sample=False)
-    assert torch.equal(same, output.sequences)
+    if worse in ("blank", "no image"):  # the other ways in have the same inputs, with an image or without one
+        same = model.generate(**batch, custom_generate=strategy, max_new_tokens=NEW, do_sample=False)
+        assert torch.equal(same, output.sequences)
+        beside = {key: value for key, value in batch.items() if key != "input_ids"}
+        processor = strategy.logits_processor(model, **beside)
+        same = model.generate(**batch, logits_processor=[processor], max_new_tokens=NEW, do_sample=False)
+        assert torch.equal(same, output.sequences)
 
 
 @pytest.mark.parametrize("name", IMAGES)

@@ -207,15 +207,17 @@ def test_a_left_padded_batch_gives_the_scores_and_tokens_of_recomputation(name: 
         voices.model, ids, strategy=strategy, return_dict_in_generate=True, output_scores=True, **options
     )
     plain = decoding.generate(voices.model, ids, strategy=strategy, **options)  # no scores: readers may be left out
-    by_argument = voices.model.generate(ids, custom_generate=strategy, **options)
-    processor = strategy.logits_processor(voices.model, attention_mask=batch["attention_mask"])
-    processed = voices.model.generate(ids, do_sample=False, logits_processor=[processor], **options)
     for row, prompt in enumerate(PROMPTS):
         tokens, scores = oracle.greedy_tokens(lambda text, n=len(prompt): scores_of(text, n), prompt, STEPS)
         assert output.sequences[row, ids.shape[1] :].tolist() == tokens
         for step in range(STEPS):
             _same_scores(output.scores[step][row], scores[step])
-    assert plain.tolist() == by_argument.tolist() == processed.tolist() == output.sequences.tolist()
+    assert plain.tolist() == output.sequences.tolist()
+    if name == "llama":  # every strategy, in the other ways in
+        by_argument = voices.model.generate(ids, custom_generate=strategy, **options)
+        processor = strategy.logits_processor(voices.model, attention_mask=batch["attention_mask"])
+        processed = voices.model.generate(ids, do_sample=False, logits_processor=[processor], **options)
+        assert by_argument.tolist() == processed.tolist() == output.sequences.tolist()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -371,13 +373,13 @@ def test_guidance_is_that_of_transformers(name: str, negative: list[int] | None,
     given = None if negative is None else torch.tensor([negative])
     mask = None if given is None else torch.ones_like(given)
     processor = UnbatchedClassifierFreeGuidanceLogitsProcessor(scale, model, given, mask)
-    right = model.generate(ids, logits_processor=LogitsProcessorList([processor]), do_sample=False, max_new_tokens=24)
-    found = decoding.generate(model, ids, strategy=Guidance(negative, scale), max_new_tokens=24)
+    right = model.generate(ids, logits_processor=LogitsProcessorList([processor]), do_sample=False, max_new_tokens=12)
+    found = decoding.generate(model, ids, strategy=Guidance(negative, scale), max_new_tokens=12)
     assert found.tolist() == right.tolist()
     if scale != 1 and negative is not None:  # its own argument: as users have it
         by_option = model.generate(
             ids, guidance_scale=scale, negative_prompt_ids=given, negative_prompt_attention_mask=mask,
-            do_sample=False, max_new_tokens=24,
+            do_sample=False, max_new_tokens=12,
         )  # fmt: skip
         assert by_option.tolist() == right.tolist()
 

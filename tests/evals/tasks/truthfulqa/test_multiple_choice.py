@@ -36,7 +36,7 @@ from decoding.evals.tasks.truthfulqa.prompts import prompt_of
 from decoding.strategies.registry import candidates_of, parse_strategy
 
 SHARED = Path(__file__).resolve().parents[5] / "shared"
-QUESTIONS = int(os.environ.get("ORACLE_QUESTIONS", "10"))  # 50 take a minute, most of it the oracle's
+QUESTIONS = int(os.environ.get("ORACLE_QUESTIONS", "6"))  # 50 take a minute, most of it the oracle's
 
 
 @functools.cache
