@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -74,6 +75,17 @@ CASES = [
 ]
 
 
+@functools.cache
+def _model(call: str) -> Any:
+    return MODELS.get(call, functools.partial(tiny_model, "llama"))()
+
+
+@functools.cache
+def _expected(call: str, name: str) -> Any:
+    """The result of a call in the default dtype of the tests."""
+    return CALLS[call](_model(call), STRATEGIES[name])
+
+
 @pytest.fixture(params=[torch.bfloat16, torch.float64], ids=str)
 def default_dtype(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
     before = torch.get_default_dtype()
@@ -83,9 +95,8 @@ def default_dtype(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]
 
 @pytest.mark.parametrize(("call", "name"), CASES)
 def test_results_do_not_hang_on_the_default_dtype(call: str, name: str, default_dtype: Callable[[], None]) -> None:
-    model = MODELS.get(call, lambda: tiny_model("llama"))()
-    fresh = copy.deepcopy(model)  # of which nothing is known yet
-    expected = CALLS[call](model, STRATEGIES[name])
+    fresh = copy.deepcopy(_model(call))  # of which nothing is known yet
+    expected = _expected(call, name)
     default_dtype()
     result = CALLS[call](fresh, STRATEGIES[name])
     assert result.dtype == expected.dtype

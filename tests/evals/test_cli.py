@@ -184,7 +184,7 @@ def test_bad_input_is_one_line_and_exit_code_2(model, arguments, message, capfd)
 
 @pytest.mark.skipif(not EMBEDDED, reason="the embedded expert has not been trained here")
 def test_the_demo_shows_three_strategies_and_what_came_out(tmp_path, capfd):
-    assert main(["demo", "--max-new-tokens", "30", "--output", str(tmp_path)]) == 0
+    assert main(["demo", "--max-new-tokens", "16", "--output", str(tmp_path)]) == 0
     out, err = capfd.readouterr()
     assert err == ""
     assert max(map(len, out.splitlines())) <= 80
@@ -198,7 +198,7 @@ def test_the_demo_shows_three_strategies_and_what_came_out(tmp_path, capfd):
     for row in asked["answers"]:
         assert len(row["answers"]) == len(asked["questions"])
         assert re.search(rf"^{row['strategy']} +{row['true']} +{row['popular']} ", out, re.MULTILINE)
-    assert main(["demo", "--max-new-tokens", "30", "--json"]) == 0
+    assert main(["demo", "--max-new-tokens", "16", "--json"]) == 0
     again = json.loads(capfd.readouterr().out)
     texts = [[continuation["continuation"] for continuation in one["continuations"]] for one in record["strategies"]]
     assert texts == [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from decoding.models.wrappers import unwrapped
 from decoding.strategies.registry import parse_strategy
 from decoding.stream.token_tree import TokenTree
 
+_model = functools.cache(tiny_model)  # a new one would be checked again
 PREFIX, GUIDE = [1, 7, 31, 12, 5], [9, 40, 17, 23]
 SETTINGS = {
     "amateur_weight": 0.8, "lower_amateur_weight": 0.6, "fusion_weight": 0.7, "fusion": "static",
@@ -97,10 +99,10 @@ def family(model: Any, adapter: str | None, expert: oracle.Reader, amateur: orac
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "mistral-sliding", "bloom", "llama with LoRA"])
 def test_strategies_scored_together_are_each_scored_by_itself(name: str, max_branch_tokens: int) -> None:
     lora = name.endswith("LoRA")
-    model = with_adapter("llama") if lora else tiny_model(name)
-    expert = oracle.Reader(tiny_model(name.partition(" ")[0]))
+    model = with_adapter("llama") if lora else _model(name)
+    expert = oracle.Reader(_model(name.partition(" ")[0]))
     amateur = oracle.Reader(merged(model)) if lora else expert
-    other = tiny_model(name.partition(" ")[0], seed=7)
+    other = _model(name.partition(" ")[0], seed=7)
     cases = family(model, "liar" if lora else None, expert, amateur, other)
     with Scorer(model, PREFIX, [strategy for strategy, _ in cases], max_branch_tokens=max_branch_tokens) as scorer:
         for _ in range(2):  # nothing of one call is left in the next

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import contrast_oracle as oracle
@@ -25,6 +26,7 @@ STRATEGIES = {
     "lol": lambda amateur: LOL(amateur, [1, 2], guidance=GUIDE, fusion="entropy"),
 }
 FLOOR = -1000.0
+_model = functools.cache(tiny_model)  # a new one would be checked again
 
 
 def _texts(*lengths: int, bos: bool = True) -> list[list[int]]:
@@ -46,7 +48,7 @@ def _of_next(scores: torch.Tensor, row: int, text: list[int]) -> torch.Tensor:
 @pytest.mark.parametrize("kind", STRATEGIES)
 @pytest.mark.parametrize("name", NAMES)
 def test_it_scores_as_decoding_score_does(name: str, kind: str) -> None:
-    model, amateur = tiny_model(name), tiny_model(name, seed=7)
+    model, amateur = _model(name), _model(name, seed=7)
     strategy = STRATEGIES[kind](amateur)
     texts = _texts(9, 5, 14)  # the first begins with bos, behind which a prefix stands; the others do not
     scores = teacher_forced(model, _block(texts), strategy)

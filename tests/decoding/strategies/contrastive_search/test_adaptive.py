@@ -39,10 +39,17 @@ def _oracle(name: str, prompt: list[int], strategy: AdaptiveContrastiveSearch, s
     )
 
 
+RULES = [AdaptiveContrastiveSearch(), AdaptiveContrastiveSearch(8.0), AdaptiveContrastiveSearch(30.0, 1, 7)]
+
+
 @pytest.mark.parametrize(
-    "strategy", [AdaptiveContrastiveSearch(), AdaptiveContrastiveSearch(8.0), AdaptiveContrastiveSearch(30.0, 1, 7)]
+    ("name", "strategy"),
+    [
+        *((name, strategy) for name in ("llama", "miniature") for strategy in RULES),
+        # Other ways to branch, which no rule sees.
+        *zip(("gpt2", "mistral-sliding", "gemma2", "bloom"), (*RULES, RULES[1]), strict=True),
+    ],
 )
-@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral-sliding", "gemma2", "bloom", "miniature"])
 def test_padded_batches_are_those_of_full_recomputation(name: str, strategy: AdaptiveContrastiveSearch) -> None:
     model, batch = _model(name), left_padded(PROMPTS)
     tokens = decoding.generate(model, **batch, strategy=strategy, max_new_tokens=STEPS)
