@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from decoding.errors import ModelError, OptionError, shown
+from decoding.models.layer_numbers import layer_numbers, matching_numbers, require_layers
 from decoding.models.structure import inspect_model
 from decoding.parameters import plain_numbers
 
-__all__ = ["chosen_layers", "depth_of", "exits_of", "matching_exits", "require_layers"]
+__all__ = ["chosen_layers", "depth_of", "exits_of", "matching_exits"]
 
 
 def depth_of(model: Any) -> int:
@@ -22,21 +23,6 @@ def depth_of(model: Any) -> int:
     if layers is None:
         raise ModelError(f"{type(model).__name__}: its decoder layers were not found")
     return len(layers)
-
-
-def require_layers(name: str, layers: Sequence[int | float]) -> None:
-    """Raise OptionError unless each is a whole number from 0 or a fraction between 0 and 1."""
-    if isinstance(layers, str) or not isinstance(layers, Sequence):
-        raise OptionError(
-            f"{name}={shown(layers)}: expected numbers of layers or shares of the depth, such as [16, 0.5]"
-        )
-    for layer in layers:
-        is_number = isinstance(layer, int) and not isinstance(layer, bool) and layer >= 0
-        if not is_number and not (isinstance(layer, float) and 0 < layer < 1):
-            raise OptionError(
-                f"{name}={shown(list(layers))}: expected numbers of layers from 0, such as 16, or shares of the depth "
-                "between 0 and 1, such as 0.5"
-            )
 
 
 def chosen_layers(layers: Any) -> tuple[int | float, ...] | None:
@@ -62,15 +48,13 @@ def exits_of(model: Any, layers: Sequence[int | float]) -> tuple[int, ...]:
         OptionError: beyond the model's last layer but one.
         ModelError: the model's lower layers cannot be read.
     """
-    depth = depth_of(model)
-    exits = tuple(sorted({n if isinstance(n, int) else min(round(n * depth), depth - 1) for n in layers}))
+    exits = layer_numbers(layers, depth_of(model))
     inspect_model(model).layers_before(model, exits)
     return exits
 
 
 def matching_exits(model: Any, exits: Sequence[int], other: Any) -> tuple[int, ...]:
     """The exits of another model at the same shares of its depth, one for each of ``exits``."""
-    depth, other_depth = depth_of(model), depth_of(other)
-    matching = tuple(min(round(exit_ / depth * other_depth), other_depth - 1) for exit_ in exits)
+    matching = matching_numbers(exits, depth_of(model), depth_of(other))
     inspect_model(other).layers_before(other, matching)
     return matching

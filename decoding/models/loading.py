@@ -39,14 +39,14 @@ from transformers.models.auto.modeling_auto import (
 
 from decoding.errors import DecodingError, ModelError, OptionError, nearest, one_line
 from decoding.files import share_weights
-from decoding.models.builtin import BUILT_IN
+from decoding.models.builtin import BUILT_IN, BUILT_IN_ADAPTERS
 from decoding.models.gguf import GgufFile, complete_config, complete_model, complete_tokenizer, is_gguf, open_gguf
 from decoding.models.quiet import quiet
 from decoding.models.releases import RELEASES, fetched_folder
 from decoding.models.text_config import text_config
 from decoding.transformers_private import silent_gguf_reader
 
-__all__ = ["DTYPES", "load", "load_processor", "load_tokenizer", "pick_device", "placement", "save"]
+__all__ = ["DTYPES", "load", "load_processor", "load_tokenizer", "pick_device", "placement", "save", "source_of"]
 
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -145,6 +145,27 @@ def load_processor(spec: str) -> Any:
     if not isinstance(processor, ProcessorMixin):
         raise ModelError(text_alone)
     return processor
+
+
+def source_of(spec: str) -> str:
+    """The folder or the hub name by which another program loads a model.
+
+    Args:
+        spec: see :func:`load`. A built-in model is loaded, since its package alone knows where its files are.
+
+    Raises:
+        ModelError: there is no such model, or it has no folder, as one in a ``.gguf`` file.
+    """
+    if spec in BUILT_IN_ADAPTERS:
+        raise ModelError(f"{spec}: is a LoRA adapter; expected a model of its own")
+    with quiet():
+        if spec in BUILT_IN:
+            source, file = str(_built_in(spec, torch.float32, {})[0].name_or_path), None
+        else:
+            source, file = _source(spec)
+    if file is not None or (spec in BUILT_IN and not Path(source).is_dir()):
+        raise ModelError(f"{spec}: has no model folder, which other programs read; `decoding export` writes one")
+    return source
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:

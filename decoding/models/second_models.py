@@ -12,12 +12,9 @@ from decoding.models.loading import DTYPES, load
 from decoding.models.memo import PerModelMemo
 from decoding.models.releases import RELEASES
 from decoding.models.text_config import vocab_size
+from decoding.models.vocabularies import check_same_vocabulary
 
 __all__ = ["check_same_tokens", "load_second"]
-
-# Sizes within a hundredth of each other pass for one vocabulary, padded differently, where no tokenizer says more
-# (Pythia's go from 50,304 to 50,688 rows for the same tokens).
-PADDING_SHARE = 0.01
 
 _loaded: PerModelMemo[tuple[Any, Any]] = PerModelMemo()  # by the generating model
 
@@ -62,17 +59,5 @@ def check_same_tokens(model: Any, tokenizer: Any, other: Any, other_tokenizer: A
     Raises:
         ModelError: names the first token that differs.
     """
-    sizes = [vocab_size(reader) for reader in (model, other)]
-    if tokenizer is not None and other_tokenizer is not None:
-        own, others = ({i: token for token, i in either.get_vocab().items()} for either in (tokenizer, other_tokenizer))
-        first = next((i for i in sorted(own.keys() & others.keys()) if own[i] != others[i]), None)
-        if first is not None:
-            raise ModelError(
-                f"{role}: its tokenizer is another one: token {first} is {own[first]!r} for the expert and "
-                f"{others[first]!r} for the {role}; it must have the expert's tokenizer"
-            )
-    elif abs(sizes[0] - sizes[1]) > PADDING_SHARE * max(sizes):
-        raise ModelError(
-            f"{role}: its vocabulary has {sizes[1]} tokens and the expert's {sizes[0]}, which is more than padding: it "
-            "must have the expert's tokenizer"
-        )
+    own, others = (None if either is None else either.get_vocab() for either in (tokenizer, other_tokenizer))
+    check_same_vocabulary(role, own, others, (vocab_size(model), vocab_size(other)))

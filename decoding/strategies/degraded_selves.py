@@ -12,7 +12,8 @@ from torch import Tensor
 from decoding.drafts.options import AMATEUR
 from decoding.errors import OptionError, shown
 from decoding.kernels.contrast import entropy
-from decoding.models.layers import depth_of, require_layers
+from decoding.models.layer_numbers import require_layers
+from decoding.models.layers import depth_of
 from decoding.parameters import plain_numbers, require_count, require_number, require_range
 from decoding.strategies.contrast.amateurs import second_reader
 from decoding.strategies.contrast.reader_kinds import Self, heads_from_text

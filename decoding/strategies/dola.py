@@ -11,6 +11,7 @@ from torch import Tensor
 from decoding.errors import OptionError, shown
 from decoding.kernels.contrast import contrast_log_probs
 from decoding.kernels.layer_divergence import layer_divergence
+from decoding.models.layer_numbers import dola_layers
 from decoding.models.layers import depth_of
 from decoding.models.structure import inspect_model
 from decoding.parameters import plain_numbers, require_choice, require_flag, require_range
@@ -87,14 +88,8 @@ class DoLa(ContrastStrategy):
         """The candidate layers for a model, ascending."""
         if not isinstance(self.layers, str):
             return tuple(self.layers)
-        depth = depth_of(model)
         tied = bool(getattr(model.config, "tie_word_embeddings", False))
-        start = 0 if not tied else (2 if depth > 2 else depth - 1)
-        if self.layers == "high":
-            return tuple(range(depth // 2 if depth <= 40 else depth - 20, depth, 2))
-        if start == depth // 2:
-            return (start,)
-        return tuple(range(start, depth // 2 if depth <= 40 else 20, 2))
+        return dola_layers(self.layers, depth_of(model), tied)
 
     def check(self, model: Any) -> None:
         """Raise where the model has no such layers, or they cannot be read."""

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from decoding.errors import OptionError, nearest, shown
 from decoding.kernels.contrast import multi_layer_contrast, refocused
-from decoding.models.layers import exits_of, matching_exits, require_layers
+from decoding.models.layer_numbers import require_layers
+from decoding.models.layers import exits_of, matching_exits
 from decoding.parameters import plain_numbers, require_choice, require_flag, require_number, require_range
 from decoding.strategies.contrast.amateurs import (
     check_reader,

@@ -22,6 +22,7 @@ __all__ = [
     "candidates_of",
     "example_of",
     "exportable_strategies",
+    "inline_parameters",
     "parameters_of",
     "parse_strategy",
     "register",
@@ -181,7 +182,7 @@ def parse_strategy(spec: str, settings: Mapping[str, str] | None = None) -> Stra
     if not isinstance(spec, str):
         raise OptionError(f"strategy={spec!r}: must be a name, perhaps with parameters, such as dola:alpha=0.2")
     name = strategy_name(spec)
-    texts = _inline(spec) | dict(settings or {})
+    texts = inline_parameters(spec) | dict(settings or {})
     types = parameter_types(STRATEGIES[name])
     values = {}
     for parameter, text in texts.items():
@@ -225,7 +226,7 @@ def candidates_of(spec: str) -> list[str]:
         ['dola:layers=low,final_norm=true', 'dola:layers=high,final_norm=true']
     """
     name = strategy_name(spec)
-    values = {parameter: text.split("|") for parameter, text in _inline(spec).items()}
+    values = {parameter: text.split("|") for parameter, text in inline_parameters(spec).items()}
     for field in dataclasses.fields(STRATEGIES[name]):
         needed = field.metadata.get("grid_with")
         if field.name not in values and "grid" in field.metadata and (needed is None or needed in values):
@@ -261,7 +262,12 @@ def strategy_name(spec: str) -> str:
     return name
 
 
-def _inline(spec: str) -> dict[str, str]:
+def inline_parameters(spec: str) -> dict[str, str]:
+    """The parameters in a strategy's spec, as text: of ``dola:layers=8,10,alpha=0.2`` its layers and its alpha.
+
+    Raises:
+        OptionError: something that is no parameter.
+    """
     parameters: dict[str, str] = {}
     name = None
     for part in spec.partition(":")[2].split(","):
