@@ -1,0 +1,1 @@
+"""Servers of other projects with strategies."""

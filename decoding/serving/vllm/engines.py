@@ -1,0 +1,36 @@
+"""The engines of this process: what they admit, and their models."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+from decoding.serving.vllm.settings import Settings
+
+__all__ = ["ENGINES", "MODELS", "RunningEngine"]
+
+
+@dataclass(frozen=True)
+class RunningEngine:
+    """An engine whose requests this process admits.
+
+    Attributes:
+        settings: what it was started with.
+        model_config: vLLM's configuration of its model.
+        rewinds_seeds: whether a request with a seed may read its prompt in parts. vLLM's V1 runner ends the whole
+            engine at the first such request on a CPU, where random generators have no offset.
+        has_one_strategy: whether requests have the engine's own strategy and no other one. vLLM's V1 runner asks no
+            processor where there are drafts.
+    """
+
+    settings: Settings
+    model_config: Any
+    rewinds_seeds: bool
+    has_one_strategy: bool = False
+
+
+# By the id of their vLLM configuration, as long as that lives: what an engine that is gone served another one cannot.
+ENGINES: dict[int, RunningEngine] = {}
+# By the identity of their vLLM configuration: the sampler's processor finds its model here.
+MODELS: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()

@@ -1,0 +1,54 @@
+"""What the requests of an engine may read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from decoding.errors import OptionError, shown
+
+__all__ = ["EngineReaders"]
+
+
+@dataclass(frozen=True)
+class EngineReaders:
+    """What the requests of an engine may read.
+
+    Attributes:
+        depth: the model's number of layers.
+        tied: its embeddings are the rows of its head.
+        layers: lower layers that it shows, ascending, each as how many layers were read.
+        amateur: name or folder of the amateur; None where there is none.
+        adapter: the amateur is the model itself with a LoRA adapter.
+        amateur_layers: of the amateur, one for each of ``layers``, at the same share of its depth.
+        second_prompts: whether requests may read a second prompt.
+        candidates: the most candidates that a request's contrastive search may have; 0 for none.
+    """
+
+    depth: int
+    tied: bool
+    layers: tuple[int, ...] = ()
+    amateur: str | None = None
+    amateur_layers: tuple[int, ...] = ()
+    second_prompts: bool = False
+    candidates: int = 0
+    adapter: bool = False
+
+    @property
+    def followers(self) -> int:
+        """The most followers that a request may have."""
+        return max(self.candidates, int(self.second_prompts or self.adapter))
+
+    def check_layers(self, name: str, given: Any, layers: Sequence[int]) -> None:
+        """Raise OptionError where this engine does not show one of the layers."""
+        absent = next((layer for layer in layers if not 0 <= layer < self.depth), None)
+        if absent is not None:
+            raise OptionError(f"{name}={shown(given)}: no lower layer {absent}; must be from 0 to {self.depth - 1}")
+        missing = sorted(set(layers) - set(self.layers))
+        if missing:
+            shows = f"shows layers {', '.join(map(str, self.layers))}" if self.layers else "shows no lower layers"
+            raise OptionError(
+                f"{name}={shown(given)}: this engine {shows} of 0 to {self.depth - 1}; start it with "
+                f'"layers": {sorted({*self.layers, *layers})}'
+            )
