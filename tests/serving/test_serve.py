@@ -1,4 +1,4 @@
-"""``transformers serve`` on an exported folder, asked over HTTP by OpenAI's client."""
+"""``transformers serve`` on an exported folder, and ``decoding serve``, asked over HTTP by OpenAI's client."""
 
 from __future__ import annotations
 
@@ -40,29 +40,33 @@ class Answer:
     reason: str
 
 
-def serve(arguments, log):
-    """Be the process ``transformers serve`` with these arguments, which writes to a file alone."""
+def serve(program, arguments, log):
+    """Be the process of a program's command ``serve`` with these arguments, which writes to a file alone."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.chdir(log.parent)
     sys.stdout = sys.stderr = log.open("w", buffering=1)
     for stream in (1, 2):
         os.dup2(sys.stdout.fileno(), stream)
     torch.set_num_threads(1)  # remakes the threads that a fork leaves behind
-    from transformers.cli.transformers import main
+    if program == "transformers":
+        from transformers.cli.transformers import main
+    else:
+        from decoding.evals.cli import main
 
-    sys.argv = ["transformers", "serve", *arguments]
+    sys.argv = [program, "serve", *arguments]
     main()
 
 
 class Server:
     """A running server and a client of it."""
 
-    def __init__(self, folder, log, *options):
+    def __init__(self, folder, log, *options, program="transformers"):
         # Port 0: the system picks a free one, which the log names.
-        arguments = [str(folder), "--host", "127.0.0.1", "--port", "0", "--device", "cpu", "--dtype", "float32"]
+        arguments = [str(folder), "--host", "127.0.0.1"] if program == "transformers" else []
+        arguments += ["--port", "0", *options, "--device", "cpu", "--dtype", "float32"]
         self.folder, self.log = folder, log
         log.touch()
-        self.process = FORK.Process(target=serve, args=([*arguments, *options], log))
+        self.process = FORK.Process(target=serve, args=(program, arguments, log))
         self.process.start()
         import openai  # a second, in which a worker that is given other files imports it too
 
@@ -178,3 +182,21 @@ def test_a_server_with_continuous_batching_answers_with_an_error(folder, tmp_pat
     finally:
         running.stop()
     assert "continuous batching would leave out the strategy of" in running.log.read_text()
+
+
+def test_decoding_serve_exports_a_strategy_and_serves_it(folder, texts, tmp_path):
+    exported, model = tmp_path / "exported", str(folder.parent / "chat")
+    options = ["--engine", "transformers", "--model", model, "--strategy", "dola", "--output", str(exported), "--"]
+    running = Server(exported, tmp_path / "server.log", *options, program="decoding")
+    try:
+        assert running.ask(PROMPTS[0]).text == texts(PROMPTS[0], decoding.DoLa())
+        (curl,) = (line for line in running.log.read_text().splitlines() if line.startswith("curl "))
+        body = json.loads(curl.partition(" -d '")[2].removesuffix("'"))
+        content = body.pop("messages")[0]["content"]
+        answer = running.client.chat.completions.create(
+            model=body["model"], messages=[{"role": "user", "content": content}],
+            extra_body={"generation_config": body["generation_config"]},
+        )  # fmt: skip
+        assert answer.choices[0].message.content == texts(content, decoding.ContrastiveSearch(), max_new_tokens=64)
+    finally:
+        running.stop()

@@ -14,7 +14,7 @@ TOGETHER = (
     "tests/scale/test_tensor_parallel.py",
     "tests/scale/test_ray_workers.py",
     "tests/scale/test_ranks.py",
-    "tests/serving/",
+    "tests/serving/test_serve.py",
     "tests/evals/engine/test_runner.py",
     "tests/evals/sandbox/",
 )

@@ -1,0 +1,156 @@
+"""What an engine is refused for when it starts, in one line and before it loads weights; what requests are refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vllm import SamplingParams
+from vllm.exceptions import VLLMValidationError
+from vllm_engines import AMATEUR, CASES, PROMPTS, continuation, engine, new_tokens, sampling
+
+from decoding.serving.vllm.start import ENGINES
+
+pytestmark = pytest.mark.quick
+
+
+def line_of(error: BaseException) -> str:
+    """The line of a refusal; vLLM's configuration puts a heading and what was given around it."""
+    match = re.search(r"Value error, (.*?)(?: \[type=.*)?$", str(error), re.MULTILINE)
+    return match.group(1) if match else str(error)
+
+
+@pytest.mark.parametrize(
+    ("contrast", "options", "line"),
+    [
+        ({"layer": [1]}, {}, "contrast: no setting 'layer'; did you mean layers or amateur? expected one of "),
+        ({"layers": [4]}, {}, "contrast: layers=[4]: the model has 4 layers, and the last is no lower one; must be "
+         "from 0 to 3"),
+        ({"strategy": "dolla"}, {}, "strategy='dolla'; did you mean dola"),
+        ({"strategy": {"strategy": "dola", "alpha": -1}}, {}, "dola: alpha=-1: must be a number from 0 to 1"),
+        ({"amateur": "./nowhere"}, {}, "contrast: amateur './nowhere' could not be loaded: "),
+        ({}, {"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}, "pipeline parallelism: strategies "
+         "need all layers on each device; use tensor_parallel_size, with pipeline_parallel_size=1"),
+        ({}, {"enable_lora": True}, "enable_lora: adapters are served as an engine's amateur alone; merge the "
+         "adapter into the model"),
+        ({}, {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}},
+         "speculative decoding with the V1 model runner: requests cannot have strategies of their own; give the engine "
+         'one ("strategy" in its settings), leave drafts out, or set VLLM_USE_V2_MODEL_RUNNER=1'),
+    ],
+    ids=lambda value: json.dumps(value)[:60] if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_an_engine_is_refused(contrast: dict[str, Any], options: dict[str, Any], line: str) -> None:
+    before = dict(ENGINES)
+    with pytest.raises(Exception) as error, engine(contrast=contrast, **options):
+        pass
+    assert line_of(error.value).startswith(line)
+    assert before == ENGINES  # no request is admitted for it
+
+
+def test_an_amateur_of_other_tokens_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "amateur"
+    folder.mkdir()
+    for file in Path(AMATEUR).iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    if isinstance(vocabulary, dict):
+        first, second = list(vocabulary)[700:702]
+        vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    else:
+        first, second = vocabulary[700][0], vocabulary[701][0]
+        vocabulary[700], vocabulary[701] = vocabulary[701], vocabulary[700]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    with pytest.raises(Exception) as error, engine(amateur=str(folder)):
+        pass
+    assert line_of(error.value) == (
+        f"amateur: its tokenizer is another one: token 700 is {first!r} for the expert and {second!r} for the amateur; "
+        "it must have the expert's tokenizer"
+    )
+
+
+BAD_REQUESTS = [
+    ({"strategy": "dolla"}, "strategy='dolla'; did you mean dola"),
+    ({"strategy": "dola", "alpha": 7}, "dola: alpha=7: must be a number from 0 to 1"),
+    ({"strategy": "dola", "layers": [3]}, "dola: layers=(3,): this engine shows layers 1, 2 of 0 to 3; start it with "
+     '"layers": [1, 2, 3]'),
+    ({"strategy": "dola", "layers": [9]}, "dola: layers=(9,): no lower layer 9; must be from 0 to 3"),
+    ({"strategy": "contrastive-decoding"}, "contrastive-decoding: this engine has no amateur; start it with one "),
+    ({"strategy": "none", "alpha": 0.1}, "strategy 'none' has no parameters, got alpha"),
+    ({"strategy": "dola", "_group": ["x", 0]}, "dola: no parameter '_group'"),
+    ({"strategy": "none", "_group": ["x"]}, "none: no parameter '_group'"),
+]  # fmt: skip
+
+
+def test_requests_are_refused_and_others_go_on() -> None:
+    with engine(amateur=None, contrast={"layers": [1, 2]}) as llm:
+        for fields, line in BAD_REQUESTS:
+            # One bad request of three refuses all, as any bad parameter of vLLM does, and none of them stays.
+            params = [SamplingParams(temperature=0.0, max_tokens=4, extra_args=given) for given in (None, fields, None)]
+            with pytest.raises(VLLMValidationError) as error:
+                llm.generate(PROMPTS[:3], params, use_tqdm=False)
+            assert str(error.value).startswith(line)
+            assert "\n" not in str(error.value)
+            assert not llm.llm_engine.has_unfinished_requests()
+        right = [continuation(CASES["dola"].strategy, prompt) for prompt in PROMPTS[:3]]
+        assert new_tokens(llm, PROMPTS[:3], sampling(CASES["dola"])) == right
+
+
+def test_a_request_is_checked_against_engines_that_are_there() -> None:
+    """An engine that is gone admits nothing: the next one could not serve it."""
+    with engine() as llm:
+        assert new_tokens(llm, PROMPTS[:1], sampling(CASES["cd"], 4))
+    del llm
+    with engine(amateur=None, contrast={"layers": [2]}) as llm:
+        with pytest.raises(VLLMValidationError, match="this engine has no amateur"):
+            llm.generate(PROMPTS[:1], sampling(CASES["cd"], 4), use_tqdm=False)
+        assert new_tokens(llm, PROMPTS[:1], sampling(CASES["dola"], 4))
+
+
+def test_other_engines_are_left_alone() -> None:
+    """A plain engine decodes as ever beside the plug-in, and refuses strategies."""
+    with engine(hf_overrides={}, additional_config={}) as llm:
+        assert new_tokens(llm, PROMPTS[:3], sampling(None)) == [continuation(None, prompt) for prompt in PROMPTS[:3]]
+        with pytest.raises(VLLMValidationError, match="this engine serves no strategies"):
+            llm.generate(PROMPTS[:1], sampling(CASES["dola"], 4), use_tqdm=False)
+
+
+OLD_TRANSFORMERS = """
+import importlib, os, pkgutil, sys
+os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
+import vllm.model_executor.models.llama, vllm.v1.worker.gpu_model_runner
+from vllm.model_executor.models import ModelRegistry
+ModelRegistry.models["LlamaForCausalLM"].load_model_cls()
+before = {name for name in sys.modules if name.startswith("transformers.")}
+sys.modules["transformers"].__version__ = "5.16.0"  # vLLM has put another module in its place
+from vllm.plugins import load_general_plugins
+load_general_plugins()
+import decoding.serving.vllm
+for module in pkgutil.iter_modules(decoding.serving.vllm.__path__):
+    if module.name in LOADED:
+        importlib.import_module(f"decoding.serving.vllm.{module.name}")
+print(ModelRegistry.models["ContrastLlamaForCausalLM"].load_model_cls().__name__)
+print({name for name in sys.modules if name.startswith("transformers.")} - before)
+try:
+    import decoding.transformers_private
+except ImportError as error:
+    print(error)
+"""
+# What runs inside an engine; how one is started may import more.
+LOADED = ("plugin", "start", "architectures", "model", "model_state", "processor", "scheduler", "rows", "requests",
+          "settings", "search", "groups", "second_prompts")  # fmt: skip
+
+
+def test_the_plug_in_loads_beside_a_transformers_that_the_library_refuses() -> None:
+    """It imports nothing of transformers that vLLM does not, whatever the version."""
+    code = f"LOADED = {LOADED}\n{OLD_TRANSFORMERS}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    name, more, refusal = done.stdout.splitlines()[-3:]
+    assert (name, more) == ("ContrastLlamaForCausalLM", "set()")
+    assert "this is 5.16.0" in refusal
