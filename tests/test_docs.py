@@ -41,7 +41,9 @@ FOREIGN = {
     "--",
     "--apply_chat_template",
     "--continuous-batching",
+    "--enable-lora",
     "--help",
+    "--logprobs-mode",
     "--model_args",
     "--tasks",
     "--trust-remote-code",
@@ -291,8 +293,8 @@ def test_options_named_in_the_text_are_some_commands(document: Path) -> None:
 def test_make_targets_and_extras_are_there(document: Path) -> None:
     text = read(document)
     spans = "\n".join([*SPAN.findall(text), *re.findall(r"^ {4,}(\S.*)$", text, flags=re.MULTILINE)])
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
-    assert set(re.findall(r"^make ([a-z]+)", spans, flags=re.MULTILINE)) <= targets
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert set(re.findall(r"^make ([a-z-]+)", spans, flags=re.MULTILINE)) <= targets
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = {extra for extras in re.findall(r"contrastive-decoding\[([\w,-]+)\]", text) for extra in extras.split(",")}
     assert named <= set(project["optional-dependencies"])

@@ -198,9 +198,13 @@ def multilingual_command(
         for code in sources:
             if ready is None or ready.options.model != by_language[code]:
                 ready = None  # before the next model takes its memory
-                ready = prepared(replace(options, model=by_language[code], output=folder), candidates[code])
+                ready = prepared(
+                    replace(options, model=by_language[code], output=folder), candidates[code], generates=True
+                )
             ready = replace(ready, candidates=candidates[code], runs=asked)
-            evaluation = task_of(task_options, documents[code], language_of[code], ready.model, ready.tokenizer)
+            evaluation = task_of(
+                task_options, documents[code], language_of[code], ready.model, ready.tokenizer, ready.texts
+            )
             settings = {**evaluation.settings, "language": code}
             results.append(ready.run(evaluation, ready.configurations(settings, generation_config=chosen), extra))
             del evaluation  # which holds the model

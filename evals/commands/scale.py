@@ -10,25 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from decoding.cli.options import with_signature
-from decoding.errors import OptionError, nearest
+from decoding.errors import OptionError
 
-__all__ = ["ENGINES", "Engine", "GpusPerWorker", "Workers", "at_scale"]
+__all__ = ["GpusPerWorker", "Workers", "at_scale"]
 
-ENGINES = ("local", "ray")
-
-
-def _known_engine(given: str) -> str:
-    if given not in ENGINES:
-        raise OptionError(f"--engine {given!r}{nearest(given, ENGINES)}")
-    return given
-
-
-Engine = Annotated[
-    str,
-    typer.Option(
-        metavar="local|ray", callback=_known_engine, help="ray: Ray workers share the documents, with a model each."
-    ),
-]
 Workers = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="With --engine ray; by default as many as the GPUs suffice for.")
 ]
@@ -39,11 +24,11 @@ GpusPerWorker = Annotated[
 
 
 def at_scale(command: Callable[..., None]) -> Callable[..., None]:
-    """Give an evaluation command the options ``--engine``, ``--workers`` and ``--gpus-per-worker``."""
+    """Give an evaluation command the options ``--workers`` and ``--gpus-per-worker`` of its ``--engine ray``."""
 
     @functools.wraps(command)
-    def scaled(*, engine: str, workers: int | None, gpus_per_worker: float | None, **arguments: Any) -> None:
-        if engine == "ray":
+    def scaled(*, workers: int | None, gpus_per_worker: float | None, **arguments: Any) -> None:
+        if arguments["engine"] == "ray":
             from decoding.evals.ray_workers import run_on_ray
 
             return run_on_ray(command, arguments, workers, gpus_per_worker)
@@ -53,7 +38,6 @@ def at_scale(command: Callable[..., None]) -> Callable[..., None]:
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     added = [
-        inspect.Parameter("engine", keyword, default="local", annotation=Engine),
         inspect.Parameter("workers", keyword, default=None, annotation=Workers),
         inspect.Parameter("gpus_per_worker", keyword, default=None, annotation=GpusPerWorker),
     ]

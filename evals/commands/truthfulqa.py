@@ -112,7 +112,7 @@ def truthfulqa_command(
     ]
     tuning = options.tuning.validation is not None
     usual = (miniature.GRIDS if tuning else miniature.STRATEGIES) if miniature_ else ("greedy",)
-    ready = prepared(options, candidates_of_options(options, usual))
+    ready = prepared(options, candidates_of_options(options, usual), generates=generation)
     judges = [
         Judge(asks, *loading.load(name, str(input_device(ready.model)), options.placement.dtype))
         for asks, name in named_judges.items()
@@ -124,7 +124,7 @@ def truthfulqa_command(
             return Generation(
                 ready.model, ready.tokenizer, questions, style, max_new_tokens=max_new_tokens,
                 batch_size=batch_size or GENERATION_BATCH,
-                judges=judges, left_out=left_out, name=f"truthfulqa_generation{suffix}",
+                judges=judges, left_out=left_out, name=f"truthfulqa_generation{suffix}", engine=ready.texts,
             )  # fmt: skip
         if binary:
             return BinaryChoice(

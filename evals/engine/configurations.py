@@ -85,6 +85,7 @@ def configured(
     task: Mapping[str, Any],
     seed: int = 0,
     generation_config: Mapping[str, Any] | None = NO_OPTIONS,
+    engine: Mapping[str, Any] | None = None,
 ) -> list[Configuration]:
     """The configurations of strategies on one model.
 
@@ -98,6 +99,7 @@ def configured(
         generation_config: options of transformers' ``GenerationConfig`` beside the strategy, such as
             ``{"repetition_penalty": 1.2}``. Those of the model's folder that change which tokens are chosen are off
             (:mod:`decoding.strategies.effective_config`). None for a task that reads likelihoods and generates no text.
+        engine: JSON-able, what generates texts in place of the model; None for the model itself.
 
     Raises:
         OptionError: a strategy given twice, parameters that do not fit the model, or options that are unknown, out of
@@ -124,6 +126,7 @@ def configured(
             "version": __version__,
             "transformers": transformers.__version__,
             **({"seed": seed} if spec.is_stochastic else {}),
+            **({"engine": dict(engine)} if engine is not None else {}),
         }
         if generation_config is not None:
             effective = effective_config(spec, model, options)

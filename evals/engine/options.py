@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from decoding.cli.options import Json, Model, ParallelPlacement, PrefillChunk, known_strategies
+from decoding.errors import OptionError, nearest
 
-__all__ = ["ComparisonOptions", "EvaluationOptions", "Strategies", "Tuning"]
+__all__ = ["ENGINES", "ComparisonOptions", "EvaluationOptions", "Strategies", "Tuning"]
 
 Strategies = Annotated[
     list[str] | None,
@@ -19,6 +20,25 @@ Strategies = Annotated[
         metavar="NAME:PARAMETER=VALUE,...",
         callback=known_strategies,
         help="A strategy; repeatable; the others are compared with the first; by default greedy.",
+    ),
+]
+
+
+ENGINES = ("local", "ray", "vllm")
+
+
+def _known_engine(given: str) -> str:
+    if given not in ENGINES:
+        raise OptionError(f"--engine {given!r}{nearest(given, ENGINES)}")
+    return given
+
+
+Engine = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(ENGINES),
+        callback=_known_engine,
+        help="ray: Ray workers share the documents, with a model each. vllm: it generates the texts.",
     ),
 ]
 
@@ -52,6 +72,11 @@ class EvaluationOptions:
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the bootstrap and of random draws.")] = 0
     placement: ParallelPlacement = field(default_factory=ParallelPlacement)
     prefill_chunk: PrefillChunk = None
+    engine: Engine = "local"
+    engine_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="With --engine vllm, an option of vllm.LLM; repeatable."),
+    ] = None
     tuning: Tuning = field(default_factory=Tuning)
     json: Json = False
     output: Annotated[

@@ -20,6 +20,8 @@ from decoding.evals.engine.runner import run
 from decoding.evals.engine.tables import show_results, show_tuning
 from decoding.evals.engine.task import Task
 from decoding.evals.engine.tuning import tune
+from decoding.evals.engine.vllm_texts import VllmTexts, asked_of_vllm, vllm_texts
+from decoding.serving.vllm.engine import require_vllm
 from decoding.strategies.effective_config import warn_of_folder
 from decoding.strategies.generation_options import NO_OPTIONS
 from decoding.strategies.parameters_text import from_text, named_values
@@ -41,6 +43,7 @@ class Prepared:
         tokenizer: its own.
         candidates: for each strategy that was asked for, as it was given, the strategies that it stands for: itself,
             or under ``decoding tune`` those to choose from.
+        texts: what generates in place of the model; None for the model itself.
         runs: the task of each run so far, and its configurations.
     """
 
@@ -48,6 +51,7 @@ class Prepared:
     model: Any
     tokenizer: Any
     candidates: Candidates
+    texts: VllmTexts | None = None
     runs: list[tuple[str, Sequence[Configuration]]] = field(default_factory=list)
 
     @property
@@ -74,6 +78,7 @@ class Prepared:
         return configured(
             self.specs if specs is None else specs, self.model, self.tokenizer, options.model, task=settings,
             seed=options.seed, generation_config=generation_config,
+            engine=None if self.texts is None else self.texts.identity,
         )  # fmt: skip
 
     def run(
@@ -124,24 +129,43 @@ def candidates_of_options(
     ]
 
 
-def prepared(options: EvaluationOptions, candidates: Candidates | None = None) -> Prepared:
+def prepared(options: EvaluationOptions, candidates: Candidates | None = None, generates: bool = False) -> Prepared:
     """Load what the options ask for; bad ones are found before a model is loaded.
+
+    With ``--engine vllm`` the model is loaded all the same, on the CPU unless told otherwise: strategies are checked
+    against it, and results know its weights.
 
     Args:
         options: of the command.
         candidates: None for those of the options.
+        generates: the task generates texts, which another engine can do.
 
     Raises:
         DecodingError: whichever option is wrong.
     """
     candidates = candidates_of_options(options) if candidates is None else candidates
-    writable(options.output)
     placement = options.placement
+    if options.engine == "vllm":
+        if not generates:
+            raise OptionError("--engine vllm generates texts, and this evaluation reads scores: leave it out")
+        for _, specs in candidates:
+            for spec in specs:
+                asked_of_vllm(spec)
+        require_vllm()
+        placement = replace(placement, device=placement.device or "cpu", dtype=placement.dtype or _usual_dtype())
+    elif options.engine_option:
+        raise OptionError("--engine-option: expected with --engine vllm")
+    writable(options.output)
     if placement.device_map is None and placement.tp_plan is None:
         placement = replace(placement, device=_device_of_rank(placement.device))
     model, tokenizer = placement.load(options.model)
     enable_chunked_prefill(model, options.prefill_chunk, padded=True)
-    return Prepared(options, model, tokenizer, candidates)
+    texts = None
+    if options.engine == "vllm":
+        texts = vllm_texts(
+            options.model, [spec for _, specs in candidates for spec in specs], model, options.engine_option or ()
+        )
+    return Prepared(options, model, tokenizer, candidates, texts)
 
 
 def report(results: Results | None, metrics: Sequence[str], json: bool, holm: bool = False) -> None:
@@ -195,6 +219,11 @@ def of_last_rank(
     if missing is not None:
         raise OptionError(f"{missing}: another rank has yet to write its results; run the same command once more")
     return [table for table in whole if table is not None]
+
+
+def _usual_dtype() -> str:
+    """The dtype in which vLLM's device, not that of transformers' model, usually computes."""
+    return "auto" if torch.cuda.is_available() else "float32"
 
 
 def _device_of_rank(device: str | None) -> str | None:

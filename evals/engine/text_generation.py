@@ -5,12 +5,12 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from decoding.api import generate_with
-from decoding.errors import InputError, ModelError
+from decoding.errors import InputError, ModelError, OptionError
 from decoding.models.devices import input_device
 from decoding.models.inputs import context_of
 from decoding.models.structure import inspect_model
@@ -20,6 +20,9 @@ from decoding.strategies.generation_options import EVALUATIONS_REFUSE, NO_OPTION
 from decoding.strategies.registry import StrategySpec
 from decoding.text import new_text
 from decoding.transformers_private import CACHE_ARGUMENT
+
+if TYPE_CHECKING:
+    from decoding.evals.engine.vllm_texts import VllmTexts
 
 __all__ = ["GeneratedText", "TextGenerator", "check_room", "generate_texts"]
 
@@ -41,12 +44,14 @@ class TextGenerator:
         tokenizer: its tokenizer.
         max_new_tokens: at most.
         stop: texts end before the first of these strings.
+        engine: what generates in place of the model; None for the model itself.
     """
 
     model: Any
     tokenizer: Any
     max_new_tokens: int
     stop: tuple[str, ...] = ()
+    engine: VllmTexts | None = None
 
     def generate(
         self,
@@ -69,7 +74,7 @@ class TextGenerator:
         rows = [self._encode(prompt) for prompt in prompts]
         return generate_texts(
             spec, self.model, self.tokenizer, rows, seeds, max_new_tokens=self.max_new_tokens, stop=self.stop,
-            generation_config=generation_config,
+            generation_config=generation_config, engine=self.engine,
         )  # fmt: skip
 
     def _encode(self, prompt: str) -> list[int]:
@@ -105,6 +110,7 @@ def generate_texts(
     stop: Sequence[str] = (),
     prefix_cache: Callable[[Sequence[int]], Any] | None = None,
     generation_config: Mapping[str, Any] = NO_OPTIONS,
+    engine: VllmTexts | None = None,
 ) -> list[GeneratedText]:
     """Continue prompts of token ids. A continuation depends on its prompt and its seed, not on its neighbours.
 
@@ -123,10 +129,19 @@ def generate_texts(
             None computes them again.
         generation_config: options of transformers' ``GenerationConfig`` beside the strategy, such as
             ``{"repetition_penalty": 1.2}``: those of :attr:`decoding.evals.engine.configurations.Configuration`.
+        engine: what generates in place of the model, without such options; None for the model itself.
 
     Raises:
         OptionError: an option that is unknown, out of range, or the strategy's or the task's own.
     """
+    if engine is not None:
+        if generation_config:
+            raise OptionError(f"--engine vllm: does not take --generation-config {', '.join(generation_config)}")
+        made = engine.tokens(spec, prompts, seeds, max_new_tokens, stop)
+        return [
+            _before_stop(model, tokenizer, torch.tensor([*prompt, *new]), len(prompt), stop)
+            for prompt, new in zip(prompts, made, strict=True)
+        ]
     options = checked_options(generation_config, EVALUATIONS_REFUSE)
     with decoded_with(model, options):
         if spec.is_stochastic and not _has_row_draws(model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from decoding.errors import OptionError
 from decoding.evals.engine.text_generation import TextGenerator
@@ -16,6 +16,9 @@ from decoding.evals.tasks.multilingual.languages import Language, language
 from decoding.evals.tasks.multilingual.programs import Code
 from decoding.evals.tasks.multilingual.tasks import GenerationTask, OpenEnded, Summarization, Translation
 from decoding.models.identity import identity
+
+if TYPE_CHECKING:
+    from decoding.evals.engine.vllm_texts import VllmTexts
 
 __all__ = ["DEFAULTS", "PYTHON", "LanguageData", "Options", "read", "task_of", "with_defaults"]
 
@@ -102,10 +105,17 @@ def read(options: Options, source: files.Source, spoken: Language) -> LanguageDa
     return LanguageData(rows[shots:], rows[:shots], bad)
 
 
-def task_of(options: Options, data: LanguageData, spoken: Language, model: Any, tokenizer: Any) -> GenerationTask:
-    """The task of one language."""
+def task_of(
+    options: Options,
+    data: LanguageData,
+    spoken: Language,
+    model: Any,
+    tokenizer: Any,
+    engine: VllmTexts | None = None,
+) -> GenerationTask:
+    """The task of one language, whose texts the model generates, or an engine in place of it."""
     name = options.task if spoken is PYTHON else f"{options.task}-{spoken.code}"
-    generator = TextGenerator(model, tokenizer, options.max_new_tokens, DEFAULTS[options.task].stop)
+    generator = TextGenerator(model, tokenizer, options.max_new_tokens, DEFAULTS[options.task].stop, engine)
     common: dict[str, Any] = {"skipped": data.skipped, "batch_size": options.batch_size}
     settings: dict[str, Any] = {}
     if options.task == "code":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from decoding.evals.engine.configurations import Configuration, digest
 from decoding.evals.engine.task import Document, Record
@@ -15,6 +15,9 @@ from decoding.evals.tasks.truthfulqa.question_task import QuestionTask
 from decoding.evals.tasks.truthfulqa.shared_prompt import SharedPrompt
 from decoding.evals.tasks.truthfulqa.similarity import references, similarities
 from decoding.models.identity import identity
+
+if TYPE_CHECKING:
+    from decoding.evals.engine.vllm_texts import VllmTexts
 
 __all__ = ["STOPS", "Generation"]
 
@@ -40,6 +43,7 @@ class Generation(QuestionTask):
         judges: of the answers.
         left_out: why questions were left out when the data were read.
         name: of the task.
+        engine: what generates in place of the model; None for the model itself.
     """
 
     def __init__(
@@ -54,10 +58,11 @@ class Generation(QuestionTask):
         judges: Sequence[Judge] = (),
         left_out: Sequence[str] = (),
         name: str = "truthfulqa_generation",
+        engine: VllmTexts | None = None,
     ) -> None:
         super().__init__(model, tokenizer, questions, prompt, name, batch_size, left_out)
         self.max_new_tokens = max_new_tokens
-        self.judges = judges
+        self.judges, self.engine = judges, engine
         self.settings = {
             "prompt": prompt.settings,
             "questions": digest(
@@ -124,7 +129,7 @@ class Generation(QuestionTask):
         self, configuration: Configuration, documents: Sequence[Document], prompts: Sequence[Sequence[int]]
     ) -> list[str]:
         """The answers, without space around them."""
-        shared = self._shared_prompt()
+        shared = self._shared_prompt() if self.engine is None else None
         answers = generate_texts(
             configuration.spec,
             self.model,
@@ -133,8 +138,9 @@ class Generation(QuestionTask):
             [configuration.seed(document.id) for document in documents],
             max_new_tokens=self.max_new_tokens,
             stop=() if self.prompt.style == "chat" else STOPS,
-            prefix_cache=shared.cache if shared.serves(configuration.spec, self.model) else None,
+            prefix_cache=shared.cache if shared and shared.serves(configuration.spec, self.model) else None,
             generation_config=configuration.generation_config,
+            engine=self.engine,
         )
         return [answer.text.strip() for answer in answers]
 

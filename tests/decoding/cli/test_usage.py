@@ -170,6 +170,7 @@ MISSING_FILES = {
     "compare": ["--prompts", "absent.txt"],
     "doctor": ["--model", "./absent"],
     "export": ["--model", "./absent", "--output", "new"],
+    "serve": ["--engine", "transformers", "--model", "./absent"],
     "induce": ["--data", "absent.json", "--output", "new"],
     "isotropy": ["--data", "absent.txt"],
     "metrics": ["absent.jsonl"],
