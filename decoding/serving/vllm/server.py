@@ -31,8 +31,8 @@ def arguments_of(engine: Engine, name: str, host: str, port: int, more: Sequence
         if (option := argument.partition("=")[0].replace("_", "-")) in OWN:
             raise OptionError(f"{option}: is written by decoding serve; give it before --, or leave it out")
     needs: list[str] = []
-    for name, value in engine.needs.items():
-        needs += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    for option, value in engine.needs.items():
+        needs += [f"--{option.replace('_', '-')}", *([] if value is True else [str(value)])]
     return [
         "--model", engine.model, "--served-model-name", name, "--host", host, "--port", str(port),
         "--hf-overrides", json.dumps(dict(engine.hf_overrides)),

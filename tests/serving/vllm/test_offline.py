@@ -115,7 +115,7 @@ def test_an_exported_folder_is_served_with_its_strategy(tmp_path):
         ({"strategy": "dola:alpha=3"}, "dola: alpha=3: must be a number from 0 to 1"),
         ({"strategy": "contrastive-decoding"}, "contrastive-decoding: this engine has no amateur; start it with one"),
         ({"amateur": "nowhere/to/be"}, "nowhere/to/be: there is no such folder"),
-        ({"amateur": "induced"}, "induced: is a LoRA adapter"),
+        ({"amateur": "induced", "enforce_eager": False}, "an adapter: groups of requests need enforce_eager"),
         ({"amateur": "expert", "strategy": "lol:amateur=amateur"}, "the strategy names another, 'amateur'"),
         ({"additional_config": {"contrast": {}}}, "is made of amateur, layers and strategy"),
         ({"hf_overrides": lambda config: config}, "hf_overrides: must be a dictionary"),
