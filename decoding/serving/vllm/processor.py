@@ -222,11 +222,13 @@ def check_request(request: Request | None, params: SamplingParams, engine: Runni
         check_search(params)
     if isinstance(request, SecondPromptRequest):
         check_second_prompt(request, engine.model_config)
-        if params.seed is not None and not engine.rewinds_seeds:
-            raise OptionError(
-                f"{request.name}: seed={params.seed}: vLLM's V1 model runner has no seeds on a CPU where a prompt is "
-                "read in parts; leave seed out, or start the engine with VLLM_USE_V2_MODEL_RUNNER=1"
-            )
+    if request is None or not request.followers(engine.settings.readers) or engine.rewinds_seeds:
+        return
+    if params.seed is not None and params.temperature > 0:
+        raise OptionError(
+            f"{request.name}: seed={params.seed}: vLLM's V1 model runner has no seeds on a CPU where a prompt is read "
+            "in parts; leave seed out, or start the engine with VLLM_USE_V2_MODEL_RUNNER=1"
+        )
 
 
 def check_search(params: SamplingParams) -> None:

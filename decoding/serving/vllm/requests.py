@@ -58,6 +58,10 @@ class Request(ABC):
     def kind(self) -> Hashable:
         """What rows must have in common to be computed in one launch."""
 
+    def followers(self, engine: EngineReaders) -> int:
+        """The number of further readings that the request has in each step, each of them a request beside it."""
+        return int(self.needs_amateur and engine.adapter)
+
     def on(self, engine: EngineReaders) -> Request:
         """The request with its layers as numbers of this engine's model.
 
@@ -201,6 +205,10 @@ class SecondPromptRequest(Request):
         """All rows of a class are computed together."""
         return type(self)
 
+    def followers(self, engine: EngineReaders) -> int:
+        """One, with the other prompt."""
+        return 1
+
     def on(self, engine: EngineReaders) -> Request:
         """The request.
 
@@ -288,6 +296,10 @@ class ContrastiveSearchRequest(Request):
     def kind(self) -> Hashable:
         """All searches are alike."""
         return type(self)
+
+    def followers(self, engine: EngineReaders) -> int:
+        """One for each candidate."""
+        return self.top_k
 
     def on(self, engine: EngineReaders) -> Request:
         """The request.

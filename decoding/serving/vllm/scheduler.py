@@ -21,6 +21,7 @@ from vllm.logger import init_logger
 from vllm.lora.request import LoRARequest
 from vllm.v1.core.kv_cache_utils import KVCacheBlockCopy
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.request import Request, RequestStatus
 
 from decoding.errors import OptionError
@@ -114,7 +115,7 @@ class GroupScheduler(Scheduler):
     """vLLM's scheduler, with groups. Requests that need one reading are scheduled as ever.
 
     Raises:
-        OptionError: the cache cannot hold two requests of the greatest length, so that groups might wait for ever.
+        OptionError: the cache cannot hold a group of the greatest length, which might then wait for ever.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -124,6 +125,7 @@ class GroupScheduler(Scheduler):
         self._leaders: dict[str, str] = {}  # the leader's id by the follower's
         self._readers = readers_of(self.vllm_config)[0].readers
         self._stepping: list[list[GroupedRequest]] = []  # requests that take this step together
+        self._failed: list[Request] = []  # leaders that have ended with a follower, whose clients are not told yet
         self._crowded = False  # whether a request of a group has lost its blocks, or found none, since the last step
         largest = 1 + self._readers.followers
         blocks = -(-self.max_model_len // self.block_size)
@@ -152,16 +154,12 @@ class GroupScheduler(Scheduler):
         """Add a request, and its followers where its strategy has some."""
         fields = None if request.sampling_params is None else fields_of(request.sampling_params)
         wanted = None if fields is None or request.request_id in self.requests else requested(fields, self._readers)
-        prompts: list[list[int]] = []
-        if isinstance(wanted, SecondPromptRequest):
-            prompts = [second_prompt(wanted, request.prompt_token_ids, self.vllm_config.model_config)]
-        elif isinstance(wanted, ContrastiveSearchRequest):
-            prompts = [list(request.prompt_token_ids)] * wanted.top_k
-        elif wanted is not None and wanted.needs_amateur and self._readers.adapter:
-            prompts = [list(request.prompt_token_ids)]
-        if not prompts:
+        if wanted is None or not wanted.followers(self._readers):
             super().add_request(request)
             return
+        prompts = [list(request.prompt_token_ids)] * wanted.followers(self._readers)
+        if isinstance(wanted, SecondPromptRequest):
+            prompts = [second_prompt(wanted, request.prompt_token_ids, self.vllm_config.model_config)]
         searches = isinstance(wanted, ContrastiveSearchRequest)
         # The group ends where the longest of its texts fills the context.
         room = self.max_model_len - max(map(len, prompts)) - int(searches)
@@ -288,6 +286,10 @@ class GroupScheduler(Scheduler):
         for group, stepping in stepped:
             self._keep_candidates(group, chosen=group.leader in stepping)
         self._end_groups()
+        for leader in self._failed:
+            of_leader = outputs.setdefault(leader.client_index, EngineCoreOutputs())
+            of_leader.outputs.append(EngineCoreOutput(leader.request_id, [], finish_reason=FinishReason.ERROR))
+        self._failed.clear()
         for of_client in outputs.values():
             of_client.outputs = [output for output in of_client.outputs if output.request_id not in self._leaders]
             if of_client.finished_requests:
@@ -366,6 +368,7 @@ class GroupScheduler(Scheduler):
                 super().finish_requests(left, RequestStatus.FINISHED_ABORTED)
             elif len(left) < len(group.followers):
                 logger.error("A reading of request %s has ended, and so the request ends.", leader_id)
+                self._failed.append(group.leader)
                 super().finish_requests([leader_id, *left], RequestStatus.FINISHED_ERROR)
 
     def _forget_groups(self) -> None:

@@ -11,6 +11,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from vllm.exceptions import VLLMValidationError
+from vllm.v1.request import RequestStatus
 from vllm_engines import (
     EXPERT,
     PROMPTS,
@@ -189,6 +190,26 @@ def test_groups_end_as_a_whole() -> None:
         aborted = {step * 2 + step % 2 for step in range(8)}
         kept = set(range(16)) - aborted
         assert {i: finished[i] for i in kept} == {i: made[i][1](tokens) for i in kept}
+        assert not scheduler(llm).requests
+
+
+def test_a_request_whose_follower_ends_is_answered_with_an_error() -> None:
+    with engine(contrast=GROUPS, amateur=None) as llm:
+        (prompt, case), _ = guidance(1)
+        (other, plain), right = alone(1)
+        core = llm.llm_engine
+        core.add_request("0", prompt, sampling(case, 24))
+        core.add_request("1", other, sampling(plain, 24))
+        finished: dict[str, Any] = {}
+        for step in range(200):
+            finished |= {output.request_id: output.outputs[0] for output in core.step() if output.finished}
+            if step == 3:
+                (follower,) = (name for name in scheduler(llm).requests if name.endswith("follower-1"))
+                scheduler(llm).finish_requests([follower], RequestStatus.FINISHED_ABORTED)
+            if not core.has_unfinished_requests():
+                break
+        assert finished["0"].finish_reason == "error"
+        assert list(finished["1"].token_ids) == right(24)
         assert not scheduler(llm).requests
 
 
