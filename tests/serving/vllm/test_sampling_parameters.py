@@ -33,7 +33,7 @@ import decoding
 
 EOS = 2
 RUNNERS = ["V1", "V2"]
-SIZES = {"V1": (8, 24), "V2": (2, 12)}  # prompts, tokens
+SIZES = {"V1": (4, 20), "V2": (2, 12)}  # prompts, tokens
 
 
 @pytest.fixture(scope="module", params=RUNNERS)

@@ -60,11 +60,11 @@ def test_prompts_in_chunks() -> None:
 @pytest.mark.parametrize("caching", [False, True])
 def test_requests_that_are_preempted(caching: bool) -> None:
     """Requests whose blocks are taken away read all of their text again, new tokens included."""
-    tokens = 60  # of which a request needs a third block
+    tokens = 60  # for which a request needs a third block
     with engine(num_gpu_blocks_override=14, enable_prefix_caching=caching) as llm:
         core = scheduler(llm)
         for name, case in one_of_a_kind().items():
-            prompts = PROMPTS[:12]
+            prompts = PROMPTS[:8]
             with patch.object(core, "_preempt_request", wraps=core._preempt_request) as preempt:
                 right = [continuation(case.strategy, prompt, tokens) for prompt in prompts]
                 assert new_tokens(llm, prompts, sampling(case, tokens)) == right
