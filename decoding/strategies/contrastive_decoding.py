@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from decoding.errors import OptionError, shown
+from decoding.kernels.contrast.weighted import FORMS
 from decoding.parameters import require_choice, require_number, require_range
 from decoding.strategies.contrast.amateurs import (
     check_reader,
@@ -20,7 +21,6 @@ from decoding.strategies.contrast.weighted import WeightedStrategy
 
 __all__ = ["ContrastiveDecoding"]
 
-FORMS = ("logits", "log_probs")
 CONTEXTS = ("full", "last_token")
 
 

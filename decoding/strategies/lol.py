@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from decoding.errors import OptionError, nearest, shown
-from decoding.kernels.contrast import multi_layer_contrast, refocused
+from decoding.kernels.contrast import FUSIONS, multi_layer_contrast, refocused
 from decoding.models.layer_numbers import require_layers
 from decoding.models.layers import exits_of, matching_exits
 from decoding.parameters import plain_numbers, require_choice, require_flag, require_number, require_range
@@ -28,8 +28,6 @@ from decoding.strategies.contrast.texts import least_rows, texts_of
 from decoding.strategies.lol_guidance import GUIDANCE
 
 __all__ = ["LOL"]
-
-FUSIONS = ("static", "entropy")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from decoding.serving.vllm.requests import (
     SecondPromptRequest,
     requested,
 )
-from decoding.serving.vllm.settings import LARGEST_SEARCH, layers_of
+from decoding.serving.vllm.settings import layers_of
 from decoding.strategies.baselines import Greedy, Sampling
 from decoding.strategies.parameters_text import as_json, from_text, named_values
 from decoding.strategies.registry import StrategySpec
@@ -112,7 +112,7 @@ def vllm_texts(name: str, specs: Sequence[StrategySpec], model: Any, engine_opti
         )
     config = model.config.get_text_config()
     depth, tied = config.num_hidden_layers, bool(getattr(config, "tie_word_embeddings", False))
-    every = EngineReaders(depth, tied, tuple(range(depth)), amateur="any", candidates=LARGEST_SEARCH)
+    every = EngineReaders.of_everything(depth, tied)
     requests = [requested(fields, every) for _, fields, _ in asked]
     layers = sorted({layer for request in requests for layer in layers_of(request)})
     candidates = max(

@@ -8,7 +8,9 @@ from typing import Any
 
 from decoding.errors import OptionError, shown
 
-__all__ = ["EngineReaders"]
+__all__ = ["LARGEST_SEARCH", "EngineReaders"]
+
+LARGEST_SEARCH = 64  # candidates
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class EngineReaders:
     second_prompts: bool = False
     candidates: int = 0
     adapter: bool = False
+
+    @classmethod
+    def of_everything(cls, depth: int, tied: bool) -> EngineReaders:
+        """All that an engine could show of such a model: a request on it tells what its strategy reads."""
+        return cls(depth, tied, tuple(range(depth)), amateur="any", second_prompts=True, candidates=LARGEST_SEARCH)
 
     @property
     def followers(self) -> int:

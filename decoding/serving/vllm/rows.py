@@ -50,7 +50,7 @@ class RowReaders:
 
     @cached_property
     def amateur(self) -> Tensor:
-        """(rows, vocab) the amateur's logits; -inf where its vocabulary ends before the model's."""
+        """(rows, shared tokens) the amateur's logits."""
         if self.second is not None:
             return self.second
         return self._fitted(self._model.amateur_logits(self._hidden))
@@ -60,7 +60,7 @@ class RowReaders:
         return self._model.exit_logits(self._hidden, layers, norm)
 
     def amateur_exits(self, layers: Sequence[int], norm: bool) -> Tensor:
-        """(layers, rows, vocab) the amateur's logits at the shares of its depth that belong to these layers."""
+        """(layers, rows, shared tokens) the amateur's logits at the shares of its depth that belong to these layers."""
         if self._second_hidden is not None:
             return self._model.exit_logits(self._second_hidden, layers, norm)
         return self._fitted(self._model.amateur_exit_logits(self._hidden, layers, norm))

@@ -15,7 +15,7 @@ from decoding.errors import ModelError, OptionError, nearest, shown
 from decoding.models.layer_numbers import layer_numbers, matching_numbers, require_layers
 from decoding.models.vocabularies import check_same_vocabulary
 from decoding.parameters import require_count, require_flag
-from decoding.serving.vllm.readers import EngineReaders
+from decoding.serving.vllm.readers import LARGEST_SEARCH, EngineReaders
 from decoding.serving.vllm.requests import (
     STRATEGY,
     ContrastiveSearchRequest,
@@ -30,7 +30,6 @@ from decoding.serving.vllm.requests import (
 __all__ = ["CONTRAST", "Settings", "is_adapter", "readers_of", "settings_of"]
 
 CONTRAST = "contrast"  # the key in vLLM's additional configuration
-LARGEST_SEARCH = 64  # candidates
 PREFIX = "Contrast"  # of the architectures' names
 
 
@@ -113,10 +112,7 @@ def _shown_layers(given: Any, fields: Mapping[str, Any] | None, depth: int, tied
                 f"be from 0 to {depth - 1}"
             )
         return numbers
-    # A request with every layer there is finds out which of them its strategy uses.
-    every = EngineReaders(
-        depth, tied, tuple(range(depth)), amateur="any", second_prompts=True, candidates=LARGEST_SEARCH
-    )
+    every = EngineReaders.of_everything(depth, tied)
     own = requested(fields, every) if fields is not None else DoLaRequest().on(every)
     return layers_of(own)
 
