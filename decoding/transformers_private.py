@@ -8,8 +8,9 @@ is not supported. It stands below every floor that uses it; the cache's is the l
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ __all__ = [
     "detach_gguf_quantizer",
     "expand_inputs",
     "gguf_architectures",
+    "gguf_read_once",
     "has_unfinished_sequences",
     "is_callers_cache",
     "mask_length",
@@ -42,7 +44,6 @@ __all__ = [
     "pad_token",
     "prefill",
     "read_gguf",
-    "silent_gguf_reader",
     "supports_logits_to_keep",
     "tensor_parallel_mesh",
     "update_model_kwargs",
@@ -65,6 +66,8 @@ CALLERS_CACHE_ARGUMENTS = tuple(dict.fromkeys((*CACHE_ARGUMENTS, "past_key_value
 
 # The module whose forward hooks record hidden states and attentions for transformers itself.
 OUTPUT_RECORDING_MODULE = "transformers.utils.output_capturing"
+
+_GGUF = threading.RLock()  # held while a GGUF file is read
 
 
 class _NoDummyLayer:
@@ -253,16 +256,22 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], tuple[str, ...], int | None]:
 
 
 @contextmanager
-def silent_gguf_reader() -> Iterator[None]:
-    """Within this context a GGUF file is read without the progress bar that no setting of transformers turns off.
+def gguf_read_once() -> Iterator[None]:
+    """Within this context transformers parses a GGUF file once, and without a progress bar.
 
-    (``modeling_gguf_pytorch_utils``)
+    Otherwise it parses the file for the config, for the tokenizer and for the weights, seconds each where the
+    vocabulary has a usual size, and makes the table of all names of weights again for each module of the model. What
+    is replaced belongs to the process, so one file is read at a time. (``modeling_gguf_pytorch_utils``, ``gguf``)
     """
-    from transformers import modeling_gguf_pytorch_utils as reader
+    import gguf
+    from transformers import modeling_gguf_pytorch_utils as loading
 
-    shown = reader.tqdm
-    reader.tqdm = functools.partial(shown, disable=True)
-    try:
+    with _GGUF, ExitStack() as stack:
+        for module, name, function in (
+            (loading, "tqdm", functools.partial(loading.tqdm, disable=True)),  # no setting of transformers turns it off
+            (gguf, "GGUFReader", functools.cache(gguf.GGUFReader)),
+            (gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map)),
+        ):
+            stack.callback(setattr, module, name, getattr(module, name))
+            setattr(module, name, function)
         yield
-    finally:
-        reader.tqdm = shown

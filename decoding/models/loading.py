@@ -44,7 +44,7 @@ from decoding.models.gguf import GgufFile, complete_config, complete_model, comp
 from decoding.models.quiet import quiet
 from decoding.models.releases import RELEASES, fetched_folder
 from decoding.models.text_config import text_config
-from decoding.transformers_private import silent_gguf_reader
+from decoding.transformers_private import gguf_read_once
 
 __all__ = ["DTYPES", "load", "load_processor", "load_tokenizer", "pick_device", "placement", "save", "source_of"]
 
@@ -263,6 +263,13 @@ def _built_in(name: str, dtype: torch.dtype, placed: Mapping[str, Any]) -> tuple
 
 def _from_pretrained(spec: str, dtype: str, placed: Mapping[str, Any]) -> tuple[Any, Any]:
     source, file = _source(spec)
+    with nullcontext() if file is None else gguf_read_once():
+        return _from_source(spec, source, file, dtype, placed)
+
+
+def _from_source(
+    spec: str, source: str, file: GgufFile | None, dtype: str, placed: Mapping[str, Any]
+) -> tuple[Any, Any]:
     config, options = _config(spec, source, file), dict(placed)
     if file is not None:
         options |= _of_file(file)
@@ -273,15 +280,14 @@ def _from_pretrained(spec: str, dtype: str, placed: Mapping[str, Any]) -> tuple[
         raise ModelError(f"{spec}: its config.json has num_hidden_layers {layers}, which must be at least 1")
     auto = _auto_class(spec, config)
     tokenizer = _tokenizer(spec, source, file)
-    with nullcontext() if file is None else silent_gguf_reader():
-        model, report = _attempt(
-            f"{spec}: its weights cannot be loaded",
-            auto.from_pretrained,
-            source,
-            dtype=DTYPES.get(dtype, "auto"),
-            output_loading_info=True,
-            **options,
-        )
+    model, report = _attempt(
+        f"{spec}: its weights cannot be loaded",
+        auto.from_pretrained,
+        source,
+        dtype=DTYPES.get(dtype, "auto"),
+        output_loading_info=True,
+        **options,
+    )
     # transformers would fill these with random numbers and only warn.
     for problem in ("missing_keys", "mismatched_keys"):
         if report.get(problem):
