@@ -52,9 +52,14 @@ STRATEGIES: dict[str, Callable[[], Any]] = {
 STRATEGIES = {name: functools.cache(make) for name, make in STRATEGIES.items()}  # a new amateur would be checked again
 
 
+@functools.cache
+def llama() -> Any:
+    return tiny_model("llama")
+
+
 @pytest.fixture(scope="module")
 def model() -> Any:
-    return tiny_model("llama")
+    return llama()
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +69,12 @@ def with_adapter() -> Any:
 
 def _plain(model: Any, inputs: Any, **options: Any) -> Any:
     return decoding.generate(model, **inputs, **{"max_new_tokens": NEW, "do_sample": False, **options})
+
+
+@functools.cache
+def _text(name: str, rows: int) -> Tensor:
+    """(rows, tokens) what a strategy writes after the first prompts without drafts; several tests hold others to it."""
+    return _plain(llama(), left_padded(PROMPTS[:rows]), strategy=STRATEGIES[name]())
 
 
 def _drafted(model: Any, sequences: Tensor, inputs: Any, **options: Any) -> Any:
@@ -79,7 +90,7 @@ def test_tokens_are_those_without_drafts(name: str, rows: int, model: Any, with_
     """Of a session of each kind with every script; of other strategies with half of them alone, half in a batch."""
     of_call = with_adapter if name == ADAPTER else model
     inputs, strategy = left_padded(PROMPTS[:rows]), STRATEGIES[name]()
-    expected = _plain(of_call, inputs, strategy=strategy)
+    expected = _plain(of_call, inputs, strategy=strategy) if name == ADAPTER else _text(name, rows)
     taken = {}
     for seed, (draft_tokens, script) in enumerate(SCRIPTS):
         if name not in ENDING and seed % 2 != (rows > 1):
@@ -207,7 +218,7 @@ def test_stories3m() -> None:
 @pytest.mark.parametrize("name", ENDING)
 def test_rows_end_at_different_times_in_the_middle_of_what_is_accepted(name: str, model: Any) -> None:
     inputs, strategy = left_padded(PROMPTS), STRATEGIES[name]()
-    free = _plain(model, inputs, strategy=strategy)[:, inputs["input_ids"].shape[1] :]
+    free = _text(name, len(PROMPTS))[:, inputs["input_ids"].shape[1] :]
     ends = [int(free[0, 3]), int(free[1, 9]), int(free[2, 6])]
     options = {"strategy": strategy, "eos_token_id": ends, "pad_token_id": 5}
     expected = _plain(model, inputs, **options)
@@ -264,7 +275,7 @@ def test_stop_strings_in_the_middle_of_what_is_accepted(rows: int, eos: bool, mo
     inputs = left_padded(PROMPTS[:rows])
     for name in ENDING:
         strategy = STRATEGIES[name]()
-        free = _plain(model, inputs, strategy=strategy)[:, inputs["input_ids"].shape[1] :]
+        free = _text(name, rows)[:, inputs["input_ids"].shape[1] :]
         strings = [tokenizer.decode(row[place : place + 2]) for place, row in zip((4, 7, 10, 13), free, strict=False)]
         options: dict[str, Any] = {"strategy": strategy, "stop_strings": strings, "tokenizer": tokenizer}
         if eos:
@@ -328,7 +339,7 @@ def _close(values: Any, expected: Any, rows: list[int]) -> None:
 def test_what_is_returned_beside_the_tokens(name: str, rows: int, model: Any) -> None:
     inputs, strategy = left_padded(PROMPTS[:rows]), STRATEGIES[name]()
     width = inputs["input_ids"].shape[1]
-    free = _plain(model, inputs, strategy=strategy)[:, width:]
+    free = _text(name, rows)[:, width:]
     options = {
         "strategy": strategy, "return_dict_in_generate": True, "output_scores": True, "output_logits": True,
         "output_hidden_states": True, "eos_token_id": [int(free[-1, 7])], "pad_token_id": 0,
@@ -442,7 +453,7 @@ def test_streams(rows: int, stop: str | None, model: Any) -> None:
     for name in ("greedy", "contrastive-decoding", "contrastive-search"):
         strategy = STRATEGIES[name]()
         options: dict[str, Any] = {"strategy": strategy}
-        free = _plain(model, inputs, strategy=strategy)[:, inputs["input_ids"].shape[1] :]
+        free = _text(name, rows)[:, inputs["input_ids"].shape[1] :]
         if stop == "eos":
             options |= {"eos_token_id": free[:, 6].tolist(), "pad_token_id": 0}
         if stop == "string":
@@ -481,7 +492,7 @@ def test_custom_generate_and_a_config(model: Any) -> None:
     inputs = left_padded(PROMPTS)
     for name in ("greedy", "contrastive-decoding", "contrastive-search"):
         strategy = STRATEGIES[name]()
-        expected = _plain(model, inputs, strategy=strategy)
+        expected = _text(name, len(PROMPTS))
         common = {"custom_generate": strategy, "max_new_tokens": NEW, "do_sample": False}
         assert torch.equal(model.generate(**inputs, drafts="exit:2", draft_tokens=3, **common), expected)
         assert torch.equal(model.generate(**inputs, drafts=amateur(), draft_tokens="auto", **common), expected)
@@ -516,6 +527,6 @@ def test_inference_mode(model: Any) -> None:
     with torch.inference_mode():
         for name in ("greedy", "contrastive-decoding", "contrastive-search"):
             strategy = STRATEGIES[name]()
-            expected = _plain(model, inputs, strategy=strategy)
+            expected = _text(name, 3)
             tokens, _ = _drafted(model, expected, inputs, strategy=strategy)
             assert torch.equal(tokens, expected)

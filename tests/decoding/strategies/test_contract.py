@@ -94,6 +94,26 @@ def batch(tokenizer: Any) -> dict[str, Tensor]:
     return inputs
 
 
+@pytest.fixture(scope="module")
+def known() -> dict[str, Tensor]:
+    """The texts of the batch that were written, by strategy."""
+    return {}
+
+
+@pytest.fixture
+def expected(name: str, spec: StrategySpec, model: Any, batch: dict[str, Tensor], known: dict[str, Tensor]) -> Tensor:
+    """(rows, tokens) the texts of the batch without draws, which several tests hold others to."""
+    if name not in known:
+        options = {**batch, "max_new_tokens": NEW}
+        own = name in OWN
+        known[name] = (
+            decoding.generate(model, **options, strategy=spec.strategy)
+            if own
+            else generate_with(spec, model, **options)
+        )
+    return known[name]
+
+
 def _alone(batch: dict[str, Tensor], row: int) -> dict[str, Tensor]:
     keep = batch["attention_mask"][row].bool()
     return {name: values[row : row + 1, keep] for name, values in batch.items()}
@@ -117,11 +137,11 @@ def test_its_name_is_the_registrys_and_its_spec_round_trips(name: str, spec: Str
 
 @pytest.mark.parametrize("name", ON_TEXT)
 def test_rows_depend_neither_on_their_batch_nor_on_padding(
-    name: str, spec: StrategySpec, model: Any, batch: dict[str, Tensor]
+    spec: StrategySpec, model: Any, batch: dict[str, Tensor], request: pytest.FixtureRequest
 ) -> None:
     if spec.is_stochastic:
         pytest.skip("draws: the next test")
-    together = _new(generate_with(spec, model, **batch, max_new_tokens=NEW), batch)
+    together = _new(request.getfixturevalue("expected"), batch)
     for row in range(len(PROMPTS)):
         alone = _alone(batch, row)
         assert _new(generate_with(spec, model, **alone, max_new_tokens=NEW), alone) == [together[row]]
@@ -153,14 +173,13 @@ def test_rows_with_seeds_draw_what_they_draw_alone(
 
 @pytest.mark.parametrize("name", OWN)
 def test_the_three_ways_in_choose_the_same_tokens(
-    name: str, spec: StrategySpec, model: Any, batch: dict[str, Tensor]
+    spec: StrategySpec, model: Any, batch: dict[str, Tensor], expected: Tensor
 ) -> None:
     strategy, mask = spec.strategy, batch["attention_mask"]
-    facade = decoding.generate(model, **batch, strategy=strategy, max_new_tokens=NEW)
     plugin = model.generate(**batch, custom_generate=strategy, max_new_tokens=NEW)
     processor = strategy.logits_processor(model, attention_mask=mask)
     processed = model.generate(**batch, logits_processor=[processor], max_new_tokens=NEW, do_sample=False)
-    assert facade.tolist() == plugin.tolist() == processed.tolist()
+    assert plugin.tolist() == processed.tolist() == expected.tolist()  # of the facade
 
 
 def _processed(strategy: Any, model: Any, text: list[int], start: int) -> list[Tensor]:
@@ -213,8 +232,8 @@ def test_a_seed_decides_the_sample(name: str, spec: StrategySpec, model: Any, ba
 
 @pytest.mark.parametrize("name", ON_TEXT)
 def test_an_exported_model_decodes_so_or_the_export_is_refused(
-    name: str, spec: StrategySpec, model: Any, folder: Path, batch: dict[str, Tensor], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, spec: StrategySpec, folder: Path, batch: dict[str, Tensor], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     if name not in OWN:
@@ -224,13 +243,13 @@ def test_an_exported_model_decodes_so_or_the_export_is_refused(
     written = decoding.export(folder, spec.spec, tmp_path / "exported", link="sym", device="cpu")
     exported = AutoModelForCausalLM.from_pretrained(written, trust_remote_code=True, dtype=torch.float32)
     exported.generation_config.eos_token_id = None
-    expected = decoding.generate(model, **batch, strategy=spec.strategy, max_new_tokens=NEW)
+    expected = request.getfixturevalue("expected")
     assert exported.generate(**batch, max_new_tokens=NEW).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_captured_steps_choose_the_same_tokens_or_are_refused_in_one_line(
-    name: str, spec: StrategySpec, model: Any, batch: dict[str, Tensor]
+    spec: StrategySpec, model: Any, batch: dict[str, Tensor], expected: Tensor
 ) -> None:
     options = {**batch, "strategy": spec.strategy, "max_new_tokens": NEW}
     refusal = None
@@ -239,7 +258,7 @@ def test_captured_steps_choose_the_same_tokens_or_are_refused_in_one_line(
     except DecodingError as error:
         refusal = str(error)
     if refusal is None:
-        assert captured.tolist() == decoding.generate(model, **options).tolist()
+        assert captured.tolist() == expected.tolist()
     else:
         assert "\n" not in refusal
         assert "compile" in refusal
