@@ -269,7 +269,7 @@ class ContrastSession(Session):
         self._complete()
         contrast = self._contrast(self.reader_logits, text)
         only_samplers = not processors and all(isinstance(warper, WARPERS) for warper in warpers)
-        self._selects = self.may_select and only_samplers and bool(contrast.alpha)
+        self._selects = self.may_select and only_samplers and bool(contrast.alpha) and _is_choosy(contrast)
         if not processors:
             return warpers(input_ids, contrast.masked.to(input_ids.device))
         processed = processors(input_ids, contrast.scores.to(input_ids.device))
@@ -402,9 +402,9 @@ class ContrastSession(Session):
         scores = torch.full_like(candidates, -torch.inf, dtype=torch.float32)
         if int(candidates.sum()) == len(candidates):
             return scores.masked_fill_(candidates, 0.0)
-        tokens = candidates.any(0).nonzero()[:, 0]
-        if not self._headless or len(tokens) > MOST_TOKENS * candidates.shape[-1]:
+        if not self._headless or not _are_few(candidates):
             return None
+        tokens = candidates.any(0).nonzero()[:, 0]
         self._catch_up()
         contrast = self._contrast(self.streams.reader_logits(self._headless, tokens), text)
         passing = plausible(contrast.plausibility_logits(), contrast.alpha or 0.0)
@@ -447,6 +447,19 @@ def _candidates(contrast: Contrast) -> Tensor | None:
         return finite if told else None
     best = logits.amax(-1, keepdim=True)  # NaN where one of them is
     return logits >= best + (math.log(contrast.alpha) - ROUNDING) if bool(best.isfinite().all()) else None
+
+
+def _are_few(candidates: Tensor) -> bool:
+    """True where heads of the tokens that are plausible in some row cost less than heads of all tokens."""
+    return int(candidates.any(0).sum()) <= MOST_TOKENS * candidates.shape[-1]
+
+
+def _is_choosy(contrast: Contrast) -> bool:
+    """True where plausibility leaves few tokens. Where it leaves many, it most often does so at the next step too, and
+    the expert's head alone, before that of all readers, would be applied for nothing.
+    """
+    candidates = _candidates(contrast)
+    return candidates is not None and _are_few(candidates)
 
 
 def _reordered(logits: ReaderLogits, rows: Tensor) -> ReaderLogits:

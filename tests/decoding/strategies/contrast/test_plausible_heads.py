@@ -122,6 +122,19 @@ def test_the_whole_head_is_applied_to_what_plausibility_depends_on(name: str) ->
     assert len(of_amateur.tokens) > steps // 2
 
 
+def test_where_many_tokens_are_plausible_each_reader_has_its_head_applied_once() -> None:
+    """All readers of a pass in one product, and not the expert's before them to find that its plausible tokens are many."""
+    expert = tiny_model("llama")  # whose random logits lie close together
+    strategy, inputs = WeightedContrast([("expert", 1.2), (Prompt([9, 40]), -0.2)], alpha=1e-6), random_batch(1)
+    generated(expert, inputs, strategy, max_new_tokens=2)
+    with products_of(expert) as products:
+        tokens = generated(expert, inputs, strategy)
+    steps = tokens.shape[1] - inputs["input_ids"].shape[1]
+    assert products.rows[1 - steps :] == [2] * (steps - 1)
+    assert not products.tokens
+    assert torch.equal(tokens, generated(expert, inputs, with_whole_heads(strategy)))
+
+
 # A soft-cap, a scale, a head that is the embeddings, attention in windows.
 @pytest.mark.parametrize("name", ["llama", "gemma2", "cohere", "gpt2", "mistral-sliding", "opt"])
 def test_every_kind_of_head(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
