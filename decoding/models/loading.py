@@ -5,16 +5,11 @@ Every failure is one line.
 
 from __future__ import annotations
 
-import atexit
 import importlib.util
-import json
-import os
-import socket
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 from transformers import (
@@ -37,18 +32,17 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING as MODEL_FOR_SEQ2SEQ_LM_MAPPING,
 )
 
-from decoding.errors import DecodingError, ModelError, OptionError, nearest, one_line
+from decoding.errors import DecodingError, ModelError, OptionError, one_line
 from decoding.files import share_weights
 from decoding.models.builtin import BUILT_IN, BUILT_IN_ADAPTERS
-from decoding.models.gguf import GgufFile, complete_config, complete_model, complete_tokenizer, is_gguf, open_gguf
+from decoding.models.device_options import check_shares, pick_device, placement
+from decoding.models.gguf import GgufFile, complete_config, complete_model, complete_tokenizer
 from decoding.models.quiet import quiet
-from decoding.models.releases import RELEASES, fetched_folder
-from decoding.models.text_config import text_config
+from decoding.models.sources import check_json_object, hub_config, source_and_file
 from decoding.transformers_private import gguf_read_once
 
-__all__ = ["DTYPES", "load", "load_processor", "load_tokenizer", "pick_device", "placement", "save", "source_of"]
+__all__ = ["DTYPES", "load", "load_processor", "load_tokenizer", "save", "source_of"]
 
-DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -95,7 +89,7 @@ def load(
         else:
             model, tokenizer = _from_pretrained(spec, name, placed)
         if placed:
-            _check_shares(spec, model)
+            check_shares(spec, model)
             return model.eval(), tokenizer
         try:
             return model.to(chosen_device).eval(), tokenizer
@@ -115,7 +109,7 @@ def load_tokenizer(spec: str) -> Any:
     with quiet():
         if spec in BUILT_IN:
             return _built_in(spec, torch.float32, {})[1]
-        return _tokenizer(spec, *_source(spec))
+        return _tokenizer(spec, *source_and_file(spec))
 
 
 def load_processor(spec: str) -> Any:
@@ -131,12 +125,12 @@ def load_processor(spec: str) -> Any:
         ModelError: the model has none, since it reads text alone, or it cannot be loaded; one line says why.
     """
     with quiet():
-        source, file = (spec, None) if spec in BUILT_IN else _source(spec)
+        source, file = (spec, None) if spec in BUILT_IN else source_and_file(spec)
         text_alone = f"{spec}: has no processor of images or sound; it is a model of text"
         if spec in BUILT_IN or file is not None:
             raise ModelError(text_alone)
         for name in ("processor_config.json", "preprocessor_config.json"):
-            _check_json(spec, Path(source) / name)
+            check_json_object(spec, Path(source) / name)
         failure = f"{spec}: its processor cannot be loaded"
         if importlib.util.find_spec("torchvision") is None:
             failure += ", which may need torchvision"
@@ -162,7 +156,7 @@ def source_of(spec: str) -> str:
         if spec in BUILT_IN:
             source, file = str(_built_in(spec, torch.float32, {})[0].name_or_path), None
         else:
-            source, file = _source(spec)
+            source, file = source_and_file(spec)
     if file is not None or (spec in BUILT_IN and not Path(source).is_dir()):
         raise ModelError(f"{spec}: has no model folder, which other programs read; `decoding export` writes one")
     return source
@@ -185,73 +179,6 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     share_weights(folder, like="config.json")
 
 
-def pick_device(device: str | None) -> torch.device:
-    """The device of a name; None is cuda where there is one, else cpu.
-
-    Raises:
-        OptionError: there is no device of this name.
-    """
-    available = ["cpu"]
-    available += [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    available += ["mps"] if torch.backends.mps.is_available() else []
-    if device is None:
-        return torch.device("cuda" if len(available) > 1 and available[1].startswith("cuda") else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        chosen = None
-    if chosen is None or not (str(chosen) in available or any(name.startswith(f"{chosen}:") for name in available)):
-        raise OptionError(f"device={device!r}: must be one of {', '.join(available)}")
-    return chosen
-
-
-def placement(device: str | None, device_map: str | Mapping[str, Any] | None, tp_plan: str | None) -> dict[str, Any]:
-    """Keyword arguments of ``from_pretrained`` that place a model; none for a model on one device.
-
-    Raises:
-        OptionError: see :func:`load`.
-    """
-    ways = {"device": device, "device_map": device_map, "tp_plan": tp_plan}
-    given = [name for name, value in ways.items() if value is not None]
-    if len(given) > 1:
-        raise OptionError(f"{' and '.join(given)}: each says where the model goes; give one of them")
-    if device_map is not None:
-        if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
-            raise OptionError(f"device_map={device_map!r}{nearest(device_map, DEVICE_MAPS)}")
-        if importlib.util.find_spec("accelerate") is None:
-            raise OptionError(f"device_map={device_map!r} needs accelerate: pip install accelerate")
-        return {"device_map": device_map}
-    if tp_plan is not None:
-        if tp_plan != "auto":
-            raise OptionError(f"tp_plan={tp_plan!r}: must be auto, the plan of the model's class")
-        if not (os.environ.get("RANK") and os.environ.get("WORLD_SIZE")):
-            raise OptionError(
-                "tp_plan='auto' divides a model among the processes of torchrun, and this is not one of them: "
-                "run it as torchrun --nproc-per-node N ..."
-            )
-        if not torch.distributed.is_initialized():
-            atexit.register(_leave_process_group)  # which transformers joins and never leaves
-        return {"tp_plan": tp_plan}
-    return {}
-
-
-def _check_shares(spec: str, model: Any) -> None:
-    """Refuse a number of processes among which a model's heads cannot be divided."""
-    config, ranks = text_config(model), getattr(model, "tp_size", None) or 1
-    for name in ("num_attention_heads", "num_key_value_heads"):
-        heads = getattr(config, name, None)
-        if isinstance(heads, int) and heads % ranks:
-            raise ModelError(
-                f"{spec}: its {heads} {name.removeprefix('num_').replace('_', ' ')} cannot be divided among {ranks} "
-                f"processes; their number must divide {heads}"
-            )
-
-
-def _leave_process_group() -> None:
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
 def _built_in(name: str, dtype: torch.dtype, placed: Mapping[str, Any]) -> tuple[Any, Any]:
     try:
         return BUILT_IN[name](dtype, **placed)
@@ -262,7 +189,7 @@ def _built_in(name: str, dtype: torch.dtype, placed: Mapping[str, Any]) -> tuple
 
 
 def _from_pretrained(spec: str, dtype: str, placed: Mapping[str, Any]) -> tuple[Any, Any]:
-    source, file = _source(spec)
+    source, file = source_and_file(spec)
     with nullcontext() if file is None else gguf_read_once():
         return _from_source(spec, source, file, dtype, placed)
 
@@ -338,7 +265,7 @@ def _config(spec: str, source: str, file: GgufFile | None) -> Any:
         return config
     if Path(source).is_dir():
         return _attempt(f"{spec}: its config.json cannot be read", AutoConfig.from_pretrained, source)
-    return _hub_config(source)
+    return hub_config(source)
 
 
 def _tokenizer(spec: str, source: str, file: GgufFile | None) -> Any:
@@ -355,81 +282,8 @@ def _of_file(file: GgufFile) -> dict[str, Any]:
     return {"gguf_file": file.path.name}
 
 
-def _source(spec: str) -> tuple[str, GgufFile | None]:
-    """The argument of ``from_pretrained``: a folder that was checked, or a hub name; and the GGUF file in it."""
-    if not spec.strip():
-        raise ModelError("the model's name is empty: give a folder, a .gguf file, a hub name or a built-in model")
-    if is_gguf(spec) and not Path(spec).expanduser().is_dir():
-        file = open_gguf(spec)
-        return str(file.path.parent), file
-    if spec in RELEASES:
-        return str(fetched_folder(spec)), None
-    try:
-        return _folder_or_name(spec, Path(spec).expanduser()), None
-    except (OSError, RuntimeError) as error:  # no permission, a name that is too long, an unknown user's home
-        raise ModelError(f"{spec[:80]}: cannot be read ({one_line(error)})") from error
-
-
-def _folder_or_name(spec: str, folder: Path) -> str:
-    if folder.is_file():
-        raise ModelError(
-            f"{spec}: is a file; expected a .gguf file, or the folder that holds config.json and the weights"
-        )
-    if not folder.is_dir():
-        if spec.startswith((".", "~", os.sep)) or spec.count("/") > 1 or spec.endswith("/"):
-            raise ModelError(f"{spec}: there is no such folder")
-        return spec
-    if not (folder / "config.json").is_file():
-        kind = "holds a LoRA adapter" if (folder / "adapter_config.json").is_file() else "is no model folder"
-        raise ModelError(f"{spec}: {kind} (no config.json); expected a folder that save_pretrained wrote")
-    # transformers ignores a generation_config.json that it cannot read, and then knows no end token.
-    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
-        _check_json(spec, folder / name)
-    return str(folder)
-
-
-def _check_json(spec: str, file: Path) -> None:
-    """Raise ModelError where a file exists and holds no JSON object."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    except (ValueError, OSError, RecursionError) as error:
-        raise ModelError(f"{spec}: its {file.name} cannot be read ({one_line(error)})") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{spec}: its {file.name} cannot be read (it holds a {type(content).__name__}, no object)")
-
-
 def _attempt(failure: str, load_it: Callable[..., Any], source: Any, **kwargs: Any) -> Any:
     try:
         return load_it(source, **kwargs)
     except Exception as error:  # readers of broken files raise errors of many kinds
         raise ModelError(f"{failure} ({one_line(error)})") from error
-
-
-def _hub_config(name: str) -> Any:
-    """The config of a hub model: from the local cache, else from the hub."""
-    try:
-        return AutoConfig.from_pretrained(name, local_files_only=True)
-    except (OSError, ValueError):
-        pass  # not downloaded before
-    guess = nearest(name, [*BUILT_IN, *RELEASES], "known by name:")
-    missing = f"{name}: there is no folder of this name, and"
-    if not _hub_is_in_reach():
-        raise ModelError(f"{missing} the Hugging Face hub is out of reach{guess}")
-    try:
-        return AutoConfig.from_pretrained(name)
-    except Exception as error:
-        raise ModelError(f"{missing} the Hugging Face hub returned no model ({one_line(error)}){guess}") from error
-
-
-def _hub_is_in_reach() -> bool:
-    """True where the hub's name resolves. Where it does not, the hub's client would retry for half a minute."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        return False
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True  # the proxy resolves names
-    try:
-        endpoint = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-        socket.getaddrinfo(endpoint.hostname, endpoint.port or 443)
-    except OSError:
-        return False
-    return True

@@ -21,9 +21,10 @@ from decoding.errors import DecodingError, ModelError, OptionError, one_line
 from decoding.evals import miniature
 from decoding.evals.engine.configurations import configured, described, digest
 from decoding.generation.strategy import Strategy
+from decoding.models.device_options import placement
 from decoding.models.devices import input_device
 from decoding.models.gguf import is_gguf
-from decoding.models.loading import DTYPES, load, placement
+from decoding.models.loading import DTYPES, load
 from decoding.models.releases import RELEASES, fetched_folder
 from decoding.models.wrappers import unwrapped
 from decoding.scoring.teacher_forcing import longest_text, teacher_forced

@@ -15,7 +15,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from decoding.errors import ModelError, OptionError
 from decoding.evals import miniature
 from decoding.evals.cli import main
-from decoding.models import loading
+from decoding.models.device_options import check_shares
 from decoding.models.loading import load
 
 pytestmark = pytest.mark.skipif(
@@ -121,5 +121,5 @@ def test_what_cannot_be_placed_is_one_line(given: dict[str, str], message: str) 
 def test_a_number_of_processes_that_does_not_divide_the_heads_is_refused() -> None:
     model = SimpleNamespace(config=tiny_model("llama").config, tp_size=4)
     with pytest.raises(ModelError, match="its 2 key value heads cannot be divided among 4 processes"):
-        loading._check_shares("PATH", model)
-    loading._check_shares("PATH", SimpleNamespace(config=model.config, tp_size=2))
+        check_shares("PATH", model)
+    check_shares("PATH", SimpleNamespace(config=model.config, tp_size=2))

@@ -123,7 +123,7 @@ def test_the_whole_head_is_applied_to_what_plausibility_depends_on(name: str) ->
 
 
 def test_where_many_tokens_are_plausible_each_reader_has_its_head_applied_once() -> None:
-    """All readers of a pass in one product, and not the expert's before them to find that its plausible tokens are many."""
+    """All readers of a pass in one product, without the expert alone before it, to find that the tokens are many."""
     expert = tiny_model("llama")  # whose random logits lie close together
     strategy, inputs = WeightedContrast([("expert", 1.2), (Prompt([9, 40]), -0.2)], alpha=1e-6), random_batch(1)
     generated(expert, inputs, strategy, max_new_tokens=2)
