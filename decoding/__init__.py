@@ -13,7 +13,10 @@ from decoding.versions import __version__
 if TYPE_CHECKING:
     from decoding.api import generate, pipeline_kwargs
     from decoding.capabilities.capabilities import open_stream
+    from decoding.drafts.record import DraftRecord
     from decoding.errors import DecodingError, DecodingWarning, InputError, ModelError, OptionError
+    from decoding.explanation.explain import explain
+    from decoding.explanation.records import Explanation
     from decoding.exporting import export
     from decoding.generation.logits_processor import StrategyLogitsProcessor
     from decoding.generation.session import Session, StreamSession
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
     from decoding.strategies.contrast.reader_kinds import Inputs, LastToken, OtherPrompt, Self
     from decoding.strategies.contrastive_decoding import ContrastiveDecoding
     from decoding.strategies.contrastive_search.adaptive import AdaptiveContrastiveSearch
-    from decoding.strategies.contrastive_search.explanation import explain_contrastive_search
     from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
     from decoding.strategies.deco import DeCo
     from decoding.strategies.degraded_selves import ExpertContrast, MaskedHeads, SkippedLayers
@@ -71,8 +73,10 @@ _HOMES = {
     "Documents": "decoding.strategies.documents",
     "DoLa": "decoding.strategies.dola",
     "DoLaLogitsProcessor": "decoding.strategies.logits_processors",
+    "DraftRecord": "decoding.drafts.record",
     "ExpertContrast": "decoding.strategies.degraded_selves",
-    "explain_contrastive_search": "decoding.strategies.contrastive_search.explanation",
+    "explain": "decoding.explanation.explain",
+    "Explanation": "decoding.explanation.records",
     "export": "decoding.exporting",
     "ForwardOutput": "decoding.stream.output",
     "FSD": "decoding.strategies.fsd",
@@ -133,7 +137,9 @@ __all__ = [
     "DoLa",
     "DoLaLogitsProcessor",
     "Documents",
+    "DraftRecord",
     "ExpertContrast",
+    "Explanation",
     "ForwardOutput",
     "Guidance",
     "ImageContrast",
@@ -165,7 +171,7 @@ __all__ = [
     "TopNSigmaLogitsWarper",
     "WeightedContrast",
     "__version__",
-    "explain_contrastive_search",
+    "explain",
     "export",
     "generate",
     "load",

@@ -13,6 +13,7 @@ from transformers import CompileConfig, GenerationConfig, StoppingCriteriaList
 from transformers.generation.stopping_criteria import StopStringCriteria
 
 from decoding.drafts.options import draft_options
+from decoding.drafts.record import DraftRecord, require_record
 from decoding.errors import InputError, OptionError, shown
 from decoding.generation.strategy import Strategy
 from decoding.models.devices import input_device
@@ -44,6 +45,7 @@ def generate(
     seeds: Sequence[int] | None = None,
     drafts: Any = None,
     draft_tokens: int | Literal["auto"] | None = None,
+    draft_record: DraftRecord | None = None,
     **kwargs: Any,
 ) -> Any:
     """``model.generate`` with a strategy: takes all that it takes, the arguments that transformers dropped included.
@@ -75,6 +77,7 @@ def generate(
             generation config, which may have it as text; "none" reads no drafts in any case.
         draft_tokens: how many drafts a round has; "auto", the default, adapts their number, down to none where they
             do not pay. None takes it from the generation config.
+        draft_record: a ``decoding.DraftRecord()``, which is told what became of the drafts; explanations show it.
         kwargs: everything else that ``model.generate`` takes.
 
     Returns:
@@ -110,7 +113,8 @@ def generate(
             "model as drafts=... of the call"
         )
     with_drafts = draft_options(drafts, draft_tokens, config, model.generation_config) is not None
-    if strategy is None and (seeds is not None or with_drafts):
+    require_record(draft_record)
+    if strategy is None and (seeds is not None or with_drafts or draft_record is not None):
         if with_drafts and (beams := kwargs.get("num_beams", config.num_beams) or 1) > 1:
             raise OptionError(f"num_beams={beams}: beam search reads no drafts; leave one of them out")
         strategy = ModelLogits()
@@ -169,6 +173,7 @@ def generate(
             **({"seeds": seeds} if seeds is not None else {}),
             **({"drafts": drafts} if drafts is not None else {}),
             **({"draft_tokens": draft_tokens} if draft_tokens is not None else {}),
+            **({"draft_record": draft_record} if draft_record is not None else {}),
             **kwargs,
         )
 

@@ -165,7 +165,7 @@ def test_names_that_moved_are_where_the_changelog_says() -> None:
 def test_old_names_in_the_changelog_are_gone() -> None:
     rows = re.findall(r"^\| `(decoding(?:\.\w+)+)`[^|]*\| (.*) \|$", read(CHANGES), flags=re.MULTILINE)
     # Names that something else has taken: packages, and two functions.
-    packages = ("cache", "cli", "evals.compare", "generation", "scoring", "stream")
+    packages = ("cache", "cli", "evals.compare", "explanation", "generation", "scoring", "stream")
     taken = {f"decoding.{name}" for name in (*packages, "export", "evals.isotropy.verdict")}
     assert len(rows) >= 80
     assert [old for old, _ in rows if old not in taken and resolve(old)] == []

@@ -17,6 +17,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from decoding.drafts.length import DraftLength
 from decoding.drafts.proposer import Drafts, Proposer
+from decoding.drafts.record import DraftRecord
 from decoding.drafts.verification import verified
 from decoding.generation.draws import draw
 from decoding.generation.loop import Record, no_token
@@ -38,10 +39,12 @@ class Drafting:
         open_proposer: opens what proposes them; reads the prompt where it must. Is given the prompt's tokens of each
             row, without padding, and the number of tokens that the call may add.
         length: how many are asked for in each round.
+        record: filled with what becomes of them; None for no record.
     """
 
     open_proposer: Callable[[Sequence[Sequence[int]], int], Proposer]
     length: DraftLength
+    record: DraftRecord | None = None
 
 
 @torch.no_grad()
@@ -91,7 +94,7 @@ def decode_with_drafts(
             session.begin_drafts()
         rounds = _Rounds(
             session, texts, model, logits_processor, temperature, stopping_criteria, generation_config, generators,
-            pads=has_eos, whole=keeps_cache or not has_eos,
+            pads=has_eos, whole=keeps_cache or not has_eos, draft_record=drafting.record,
         )  # fmt: skip
         put = _Streamed(streamer, texts)
         with within_memory(model, what), optimized_for_decode(model):
@@ -143,6 +146,7 @@ class _Rounds:
         generators: Sequence[torch.Generator] | None,
         pads: bool,
         whole: bool,
+        draft_record: DraftRecord | None,
     ) -> None:
         self.session = session
         self.texts = texts
@@ -157,6 +161,9 @@ class _Rounds:
         self.config = config
         self.generators = generators
         self.pads, self.whole = pads, whole
+        self.draft_record = draft_record
+        if draft_record is not None:
+            draft_record.begin(rows)
         self.record = _RowRecords(config, rows)
         self.finish_length: dict[int, int] = {}
         self.going = list(range(rows))
@@ -200,8 +207,13 @@ class _Rounds:
             return self._processed_ahead(drafts, logits)
 
         self.session.read_drafts(torch.cat([self.last[:, None], drafts.tokens], dim=1), processed)
+        before = list(self.texts.lengths)
         kept = self.choose(drafts)
         self.session.accept(kept)
+        if self.draft_record is not None:
+            for row in running:
+                tokens, start = drafts.tokens[row, : min(drafts.counts[row], kept[row])].tolist(), before[row]
+                self.draft_record.add(row, start, tokens, self.texts.ids[row, start : start + kept[row]].tolist())
         return [drafts.counts[row] for row in running], [max(kept[row] - 1, 0) for row in running]
 
     def _processed_ahead(self, drafts: Drafts, logits: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from decoding.errors import OptionError
 from decoding.generation.warpers import PLessLogitsWarper, TopNSigmaLogitsWarper
 from decoding.transformers_private import allowed_tokens_function
 
-__all__ = ["WARPERS", "per_length"]
+__all__ = ["WARPERS", "per_length", "without_state"]
 
 # From the first of these on, processors choose among the tokens that are left: they see logits, and no text.
 WARPERS = (
@@ -33,6 +33,15 @@ WARPERS = (
 STATEFUL = ("SynthIDTextWatermarkLogitsProcessor", "UnbatchedClassifierFreeGuidanceLogitsProcessor")
 
 
+def without_state(processors: Sequence[Any]) -> LogitsProcessorList:
+    """Those of the processors that may be called again on the same text, without the samplers after them."""
+    kept = LogitsProcessorList()
+    for processor in processors:
+        if not (isinstance(processor, WARPERS) or _keeps_state(processor)):
+            kept.append(processor)
+    return kept
+
+
 def per_length(processors: LogitsProcessorList, lengths: Callable[[], Mapping[int, int]]) -> LogitsProcessorList:
     """Processors for a batch whose rows have several lengths: each row's scores are changed as after its own text.
 
@@ -48,11 +57,15 @@ def per_length(processors: LogitsProcessorList, lengths: Callable[[], Mapping[in
         OptionError: one that keeps a state of its own, at once or when it is found to.
     """
     for processor in processors:
-        if type(processor).__name__ in STATEFUL or hasattr(processor, "session"):
+        if _keeps_state(processor):
             raise _has_a_state(processor)
     return LogitsProcessorList(
         processor if isinstance(processor, WARPERS) else _PerLength(processor, lengths) for processor in processors
     )
+
+
+def _keeps_state(processor: Any) -> bool:
+    return type(processor).__name__ in STATEFUL or hasattr(processor, "session")
 
 
 class _PerLength:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from decoding.errors import OptionError
+from decoding.generation.roles import EXPERT
+from decoding.generation.score_parts import ScoreParts
 from decoding.generation.unpadded_text import UnpaddedText
 from decoding.models.text_config import within_vocabulary
 from decoding.stream.output import ForwardOutput, at_token
@@ -53,6 +55,13 @@ class Session(ABC):
         """
         return most_probable(self.scores(input_ids, logits_processor))
 
+    def score_parts(self, input_ids: Tensor, logits_processor: Any) -> ScoreParts:
+        """The scores and what they are made of; arguments as in :meth:`scores`, in whose place it is called.
+
+        A session that does not say how its scores are made shows them beside the model's own logits.
+        """
+        return ScoreParts(self.scores(input_ids, logits_processor), {EXPERT: self.logits})
+
     def rescored(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """The scores of this session as a processor among those of ``generate``; shapes as in :meth:`scores`.
 
@@ -71,6 +80,11 @@ class Session(ABC):
         self.advance(tokens)
 
     # --- drafts: a pass over several tokens of each row, of which some are kept --------------------------------------
+
+    @property
+    def reads_known_text(self) -> bool:
+        """True where :meth:`read_drafts` reads any text that is known beforehand, many tokens in one pass."""
+        return False
 
     def begin_drafts(self) -> None:
         """Prepare for :meth:`read_drafts`, which takes the place of :meth:`advance` from now on.
@@ -139,6 +153,11 @@ class StreamSession(Session):
         self.text = UnpaddedText(stream.input_ids, stream.padding_mask if stream.padded else None)
         self.output = stream.prompt
         self.logits = stream.logits(stream.prompt)
+
+    @property
+    def reads_known_text(self) -> bool:
+        """True where rows can be separated."""
+        return self.stream.can_separate_rows
 
     def begin_drafts(self) -> None:
         """Let each row have a length of its own."""

@@ -17,6 +17,7 @@ from decoding.drafts.length import DraftLength
 from decoding.drafts.opening import Assisting, open_proposer
 from decoding.drafts.options import DraftOptions, draft_options
 from decoding.drafts.proposer import Proposer
+from decoding.drafts.record import DraftRecord, require_record
 from decoding.errors import ModelError, OptionError
 from decoding.generation.caller import arguments_of_generate
 from decoding.generation.drafted_loop import Drafting, decode_with_drafts
@@ -144,6 +145,7 @@ class Strategy(ABC):
         rows: int,
         config: GenerationConfig,
         generators: Sequence[torch.Generator] | None,
+        record: DraftRecord | None,
     ) -> Drafting:
         # Rows with seeds of their own draw what they draw without drafts: theirs are not drawn.
         temperature = (config.temperature or 1.0) if config.do_sample and generators is None else None
@@ -156,7 +158,7 @@ class Strategy(ABC):
                 temperature=temperature, tokenizer=getattr(self, "tokenizer", None),
             )  # fmt: skip
 
-        return Drafting(open_it, DraftLength(options.tokens, timed=not is_tensor_parallel(model)))
+        return Drafting(open_it, DraftLength(options.tokens, timed=not is_tensor_parallel(model)), record)
 
     def logits_processor(self, model: Any, **inputs: Any) -> Any:
         """The strategy as a logits processor for plain ``model.generate``, beam search included.
@@ -185,14 +187,16 @@ class Strategy(ABC):
         seeds: Sequence[int] | None = None,
         drafts: Any = None,
         draft_tokens: int | Literal["auto"] | None = None,
+        draft_record: DraftRecord | None = None,
         **model_kwargs: Any,
     ) -> Any:
         """Decode, as ``custom_generate`` of ``model.generate``; the contract of transformers' own ``_sample``.
 
         ``compile=True``, here or on the generation config, captures the decode step, ``seeds`` gives each row draws of
-        its own, and ``drafts`` and ``draft_tokens``, here or on the generation config, read drafts; see
-        :func:`decoding.generate`.
+        its own, ``drafts`` and ``draft_tokens``, here or on the generation config, read drafts, and ``draft_record`` is
+        told what became of them; see :func:`decoding.generate`.
         """
+        require_record(draft_record)
         drafted = draft_options(drafts, draft_tokens, generation_config, model.generation_config)
         passed = arguments_of_generate()
         if streamer is not None:
@@ -211,6 +215,8 @@ class Strategy(ABC):
         check_generation_config(self.name, generation_config)
         check_inputs(model, input_ids, model_kwargs)
         self.check(model)
+        if draft_record is not None and drafted is None:
+            draft_record.begin(len(input_ids))
         if drafted is not None:
             check_drafts(self.name, model, generation_config, synced_gpus)
             self.check_drafts(len(input_ids))
@@ -219,7 +225,7 @@ class Strategy(ABC):
         logits_processor, temperature = self.split_temperature(logits_processor)
         loop: Callable[..., Any] = functools.partial(decode, synced_gpus=synced_gpus)
         if drafted is not None:
-            drafting = self._drafting(drafted, model, len(input_ids), generation_config, generators)
+            drafting = self._drafting(drafted, model, len(input_ids), generation_config, generators, draft_record)
             loop = functools.partial(decode_with_drafts, drafting=drafting)
         return loop(
             self.opener(passed.get("given", {})),

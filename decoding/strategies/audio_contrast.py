@@ -15,6 +15,7 @@ from decoding.kernels.contrast import weighted_contrast
 from decoding.parameters import require_count, require_number, require_range
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.input_changes import NoisyAudio, ShiftedAudio, SilentAudio
+from decoding.strategies.contrast.parts import ContrastParts, ReaderWeights
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 
 __all__ = ["AudioContrast"]
@@ -87,11 +88,19 @@ class AudioContrast(ContrastStrategy):
     def contrast(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor) -> Contrast:
         """The log-probabilities of the sound, against the mean of those of the negatives."""
         final = logits[EXPERT].final
-        scaled = [logits[name].final.float().log_softmax(-1) / self.temperature for name in self.negatives]
-        negative = (torch.stack(scaled).logsumexp(0) - math.log(len(scaled))) * self.temperature
-        expert = final.float().log_softmax(-1)
+        negative, expert = self._mean(logits), final.float().log_softmax(-1)
         return Contrast(
             lambda alpha: weighted_contrast([expert, negative], [1 + self.beta, -self.beta], alpha=alpha),
             lambda: final,
             self.alpha,
         )
+
+    def parts(self, logits: Mapping[str, ReaderLogits], new_tokens: Tensor) -> ContrastParts:
+        """1 + β of the sound, and -β of the mean of the negatives."""
+        weights = {EXPERT: ReaderWeights(1 + self.beta)}
+        return ContrastParts(weights, {"mean of the negatives": (self._mean(logits), -self.beta)})
+
+    def _mean(self, logits: Mapping[str, ReaderLogits]) -> Tensor:
+        """(..., vocab) float32, τ·log mean exp(log p_n / τ)."""
+        scaled = [logits[name].final.float().log_softmax(-1) / self.temperature for name in self.negatives]
+        return (torch.stack(scaled).logsumexp(0) - math.log(len(scaled))) * self.temperature

@@ -14,6 +14,7 @@ from decoding.generation.candidates import check_in_vocabulary, only_candidates,
 from decoding.models.layers import chosen_layers, depth_of, exits_of
 from decoding.parameters import require_count, require_number, require_range
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
+from decoding.strategies.contrast.parts import ContrastParts, ReaderWeights
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 
 __all__ = ["DeCo", "corrected"]
@@ -80,11 +81,7 @@ class DeCo(ContrastStrategy):
 
     def contrast(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor) -> Contrast:
         """The corrected logits of the candidates."""
-        final, exits = logits[EXPERT].final.float(), logits[EXPERT].exits
-        assert exits is not None
-        probabilities, tokens = top_candidates(final.softmax(-1), self.threshold_top_k)
-        before = torch.nn.functional.pad(probabilities.cumsum(-1)[..., :-1], (1, 0))
-        is_candidate = before < self.threshold_top_p
+        final, exits, tokens, is_candidate = self._candidates(logits)
 
         def score_fn(alpha: float | None) -> Tensor:
             scores = corrected(final, exits, tokens, is_candidate, self.alpha)
@@ -92,6 +89,22 @@ class DeCo(ContrastStrategy):
 
         # With α = 0 every token is plausible that is not at -inf.
         return Contrast(score_fn, lambda: only_candidates(final, tokens, is_candidate), alpha=0.0)
+
+    def parts(self, logits: Mapping[str, ReaderLogits], new_tokens: Tensor) -> ContrastParts:
+        """1 of the final layer, and α·c of the layer that is surest."""
+        _, exits, tokens, is_candidate = self._candidates(logits)
+        log_c, chosen = surest_exit(exits, tokens, is_candidate)
+        is_chosen = torch.nn.functional.one_hot(chosen, len(exits)).movedim(-1, 0)
+        weights = ReaderWeights(1.0, is_chosen * self.alpha * log_c.exp())
+        return ContrastParts({EXPERT: weights}, chosen_exit=chosen)
+
+    def _candidates(self, logits: Mapping[str, ReaderLogits]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The final logits (..., vocab) float32, those of the exits, tokens (..., k), and which are candidates."""
+        final, exits = logits[EXPERT].final.float(), logits[EXPERT].exits
+        assert exits is not None
+        probabilities, tokens = top_candidates(final.softmax(-1), self.threshold_top_k)
+        before = torch.nn.functional.pad(probabilities.cumsum(-1)[..., :-1], (1, 0))
+        return final, exits, tokens, before < self.threshold_top_p
 
 
 def corrected(final: Tensor, exits: Tensor, tokens: Tensor, is_candidate: Tensor, alpha: float) -> Tensor:
@@ -110,12 +123,20 @@ def corrected(final: Tensor, exits: Tensor, tokens: Tensor, is_candidate: Tensor
     """
     if alpha == 0:
         return final
-    log_probs = []
-    for layer in exits:  # one after the other: logits of all layers in float32 would be as large again, or twice
-        lower = layer.to(final.device, torch.float32)
-        best = lower.gather(-1, tokens).masked_fill(~is_candidate, -torch.inf).amax(-1)
-        log_probs.append(best - lower.logsumexp(-1))
-    log_c, chosen = torch.stack(log_probs).max(0)  # (...)
+    log_c, chosen = surest_exit(exits, tokens, is_candidate)
     lower = torch.take_along_dim(exits, chosen.to(exits.device)[None, ..., None], dim=0)[0].to(final.device)
     scores = final + (alpha * log_c.exp())[..., None] * lower.float()
     return scores.masked_fill(lower == -torch.inf, -torch.inf)  # 0 · -inf is NaN
+
+
+def surest_exit(exits: Tensor, tokens: Tensor, is_candidate: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest log-probability (...) that a lower layer gives a candidate, and the index (...) of the first such
+    layer; arguments as in :func:`corrected`.
+    """
+    log_probs = []
+    for layer in exits:  # one after the other: logits of all layers in float32 would be as large again, or twice
+        lower = layer.to(tokens.device, torch.float32)
+        best = lower.gather(-1, tokens).masked_fill(~is_candidate, -torch.inf).amax(-1)
+        log_probs.append(best - lower.logsumexp(-1))
+    log_c, chosen = torch.stack(log_probs).max(0)
+    return log_c, chosen

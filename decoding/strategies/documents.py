@@ -15,6 +15,7 @@ from decoding.kernels.contrast import weighted_contrast
 from decoding.parameters import require_number
 from decoding.strategies.contrast.amateurs import cut_to_shared, row_tokens, text_reader
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
+from decoding.strategies.contrast.parts import ContrastParts, ReaderWeights
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 from decoding.strategies.contrast.system_messages import Placement, require_placement
 from decoding.strategies.contrast.texts import check_text, texts_of
@@ -106,13 +107,32 @@ class Documents(ContrastStrategy):
         everything, nothing = cut_to_shared(logits[ALL].final, logits[EXPERT].final)
         readers, weights = [everything, nothing], [1 + self.none_weight, -self.none_weight]
         if self._amplifies:
-            single = torch.stack([logits[_role(number)].final for number in range(len(self.documents))])
-            best = single.float().softmax(-1).topk(2, dim=-1).values
-            sureness = best[..., 0] - best[..., 1]  # (documents, ...)
-            for chosen, weight in ((sureness.argmax(0), 1), (sureness.argmin(0), -1)):
+            single = self._of_documents(logits)
+            for chosen, weight in zip(_surest_and_least(single), (1, -1), strict=True):
                 readers.append(single.take_along_dim(chosen[None, ..., None], dim=0)[0])
                 weights.append(weight * self.document_weight)
         return Contrast(lambda _: weighted_contrast(readers, weights), lambda: everything, None)
+
+    def parts(self, logits: Mapping[str, ReaderLogits], new_tokens: Tensor) -> ContrastParts:
+        """The weights; of the documents the surest one's is γ and the least sure one's -γ."""
+        weights = {EXPERT: ReaderWeights(-self.none_weight), ALL: ReaderWeights(1 + self.none_weight)}
+        if self._amplifies:
+            surest, least = _surest_and_least(self._of_documents(logits))
+            for number in range(len(self.documents)):
+                sign = (surest == number).float() - (least == number).float()
+                weights[_role(number)] = ReaderWeights(self.document_weight * sign)
+        return ContrastParts(weights)
+
+    def _of_documents(self, logits: Mapping[str, ReaderLogits]) -> Tensor:
+        """(documents, ..., vocab) the logits after each document."""
+        return torch.stack([logits[_role(number)].final for number in range(len(self.documents))])
+
+
+def _surest_and_least(single: Tensor) -> tuple[Tensor, Tensor]:
+    """(...) the number of the document of (documents, ..., vocab) with which the model is most sure, and least."""
+    best = single.float().softmax(-1).topk(2, dim=-1).values
+    sureness = best[..., 0] - best[..., 1]  # (documents, ...)
+    return sureness.argmax(0), sureness.argmin(0)
 
 
 def _role(number: int) -> str:

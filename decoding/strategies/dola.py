@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from decoding.errors import OptionError, shown
@@ -16,6 +17,7 @@ from decoding.models.layers import depth_of
 from decoding.models.structure import inspect_model
 from decoding.parameters import plain_numbers, require_choice, require_flag, require_range
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
+from decoding.strategies.contrast.parts import ContrastParts, ReaderWeights
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 
 __all__ = ["DoLa"]
@@ -116,11 +118,22 @@ class DoLa(ContrastStrategy):
         """Log p_N - log p_j."""
         final, exits = logits[EXPERT].final, logits[EXPERT].exits
         assert exits is not None
-        premature, layer = exits, None
-        if len(exits) == 1:
-            premature = exits[0]
-        else:
-            _, layer = layer_divergence(final, exits, self.divergence, self.per_row)
+        layer = self._chosen_exit(final, exits)
+        premature = exits[0] if layer is None else exits
         return Contrast(
             lambda alpha: contrast_log_probs(final, premature, alpha=alpha, layer=layer), lambda: final, self.alpha
         )
+
+    def parts(self, logits: Mapping[str, ReaderLogits], new_tokens: Tensor) -> ContrastParts:
+        """1 of the final layer and -1 of the premature one."""
+        final, exits = logits[EXPERT].final, logits[EXPERT].exits
+        assert exits is not None
+        chosen = self._chosen_exit(final, exits)
+        if chosen is None:
+            chosen = torch.zeros(final.shape[:-1], dtype=torch.long, device=final.device)
+        is_chosen = torch.nn.functional.one_hot(chosen, len(exits)).movedim(-1, 0)
+        return ContrastParts({EXPERT: ReaderWeights(1.0, -is_chosen.float())}, chosen_exit=chosen)
+
+    def _chosen_exit(self, final: Tensor, exits: Tensor) -> Tensor | None:
+        """(...) the index of the premature layer among (exits, ..., vocab) candidates; None where there is one."""
+        return None if len(exits) == 1 else layer_divergence(final, exits, self.divergence, self.per_row)[1]

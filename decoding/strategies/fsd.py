@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from decoding.generation.candidates import TopKStrategy, top_candidates
+from decoding.generation.score_parts import ScoreParts, candidate_parts
 from decoding.generation.session import StreamSession
 from decoding.parameters import require_count, require_range
 from decoding.strategies.stream_strategy import StreamStrategy
@@ -75,13 +76,29 @@ class FSDSession(StreamSession):
 
     def scores(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
         """Scores of the k candidates, -inf elsewhere."""
+        logits, candidates, _, _, scores = self._scored_candidates(input_ids, logits_processor)
+        return torch.full_like(logits, -torch.inf).scatter_(1, candidates, scores)
+
+    def score_parts(self, input_ids: Tensor, logits_processor: Any) -> ScoreParts:
+        """The scores, and of each candidate its probability and its penalty."""
+        logits, candidates, probabilities, penalty, scores = self._scored_candidates(input_ids, logits_processor)
+        return candidate_parts(
+            logits, candidates, probabilities, penalty, scores, self.strategy.penalty_alpha, self.logits
+        )
+
+    def _scored_candidates(
+        self, input_ids: Tensor, logits_processor: Any
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The processed logits (batch, vocab), and of the candidates (batch, k) their ids, probabilities, penalties and
+        scores.
+        """
         alpha, n, beta = self.strategy.penalty_alpha, self.strategy.n, self.strategy.beta
         logits = self.processed_logits(input_ids, logits_processor)
         probabilities, candidates = top_candidates(logits.softmax(-1), self.strategy.top_k)
         penalty = ngram_penalty(self.text(input_ids), candidates, n, beta)
         scores = (1 - alpha) * probabilities - alpha * penalty
         scores = scores.masked_fill(logits.gather(1, candidates) == -torch.inf, -torch.inf)
-        return torch.full_like(logits, -torch.inf).scatter_(1, candidates, scores)
+        return logits, candidates, probabilities, penalty, scores
 
 
 def ngram_penalty(text: Tensor, candidates: Tensor, n: int, beta: float) -> Tensor:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from decoding.errors import OptionError, nearest, shown
-from decoding.kernels.contrast import FUSIONS, multi_layer_contrast, refocused
+from decoding.kernels.contrast import FUSIONS, entropy, multi_layer_contrast, refocused
 from decoding.models.layer_numbers import require_layers
 from decoding.models.layers import exits_of, matching_exits
 from decoding.parameters import plain_numbers, require_choice, require_flag, require_number, require_range
@@ -22,12 +23,15 @@ from decoding.strategies.contrast.amateurs import (
     text_reader,
 )
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
+from decoding.strategies.contrast.parts import ContrastParts, ReaderWeights
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 from decoding.strategies.contrast.system_messages import Placement, require_placement
 from decoding.strategies.contrast.texts import least_rows, texts_of
 from decoding.strategies.lol_guidance import GUIDANCE
 
 __all__ = ["LOL"]
+
+GUIDED = "guided expert"  # the role of the expert after the guidance
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class LOL(ContrastStrategy):
     tokenizer: Any = field(default=None, repr=False, compare=False)
     placement: Placement | None = field(default=None, metadata={"added_later": True})
     name: ClassVar[str] = "lol"
-    plausibility_roles: ClassVar[frozenset[str]] = frozenset({EXPERT, "guided expert"})
+    plausibility_roles: ClassVar[frozenset[str]] = frozenset({EXPERT, GUIDED})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -141,19 +145,13 @@ class LOL(ContrastStrategy):
         readers = [Reader(EXPERT, exits=exits)]
         text = self._guidance_text()
         if text is not None:
-            readers.append(text_reader("guided expert", text, self.tokenizer, rows, "guidance", self.placement))
+            readers.append(text_reader(GUIDED, text, self.tokenizer, rows, "guidance", self.placement))
         return [*readers, Reader(**{**vars(amateur), "exits": amateur_exits})]
 
     def contrast(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor) -> Contrast:
         """The fused contrast."""
         vocab = logits[EXPERT].final.shape[-1]
-        expert, amateur = cut_to_shared(logits[EXPERT].final, logits["amateur"].final)
-        guided = lower = lower_amateur = None
-        if "guided expert" in logits:
-            guided = logits["guided expert"].final[..., : expert.shape[-1]].to(expert.device)
-        exits, amateur_exits = logits[EXPERT].exits, logits["amateur"].exits
-        if exits is not None and amateur_exits is not None:
-            lower, lower_amateur = cut_to_shared(exits, amateur_exits)
+        expert, amateur, guided, lower, lower_amateur = self._contrasted(logits)
 
         def score_fn(alpha: float | None) -> Tensor:
             scores = multi_layer_contrast(
@@ -164,6 +162,42 @@ class LOL(ContrastStrategy):
             return padded_to(scores, vocab)
 
         return Contrast(score_fn, lambda: padded_to(refocused(expert, guided, self.refocus_weight), vocab), self.alpha)
+
+    def parts(self, logits: Mapping[str, ReaderLogits], new_tokens: Tensor) -> ContrastParts:
+        """The weight of each reader at the final layer and at each lower one: of F and F'_L, times what the reader
+        counts there.
+        """
+        expert, _, guided, lower, _ = self._contrasted(logits)
+        of_final: float | Tensor = 1.0
+        of_lower = None  # (layers, ...)
+        if lower is not None and self.fusion == "entropy":
+            own = [refocused(expert, guided, self.refocus_weight), *lower]
+            fused = (-torch.stack([entropy(layer) for layer in own])).softmax(0)
+            of_final, of_lower = fused[0], fused[1:]
+        elif lower is not None:
+            of_lower = torch.full(lower.shape[:-1], self.fusion_weight / len(lower), device=lower.device)
+        lower_amateur = None if of_lower is None else -self.lower_amateur_weight * of_lower
+        weights = {EXPERT: ReaderWeights(of_final, of_lower)}
+        if guided is not None:
+            weights[EXPERT] = ReaderWeights(-self.refocus_weight * of_final, of_lower)
+            weights[GUIDED] = ReaderWeights((1 + self.refocus_weight) * of_final)
+        weights["amateur"] = ReaderWeights(-self.amateur_weight * of_final, lower_amateur)
+        return ContrastParts(weights)
+
+    def _contrasted(
+        self, logits: Mapping[str, ReaderLogits]
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """The logits of expert, amateur and guided expert, and of expert and amateur at the lower layers, of the tokens
+        that all have.
+        """
+        expert, amateur = cut_to_shared(logits[EXPERT].final, logits["amateur"].final)
+        guided = lower = lower_amateur = None
+        if GUIDED in logits:
+            guided = logits[GUIDED].final[..., : expert.shape[-1]].to(expert.device)
+        exits, amateur_exits = logits[EXPERT].exits, logits["amateur"].exits
+        if exits is not None and amateur_exits is not None:
+            lower, lower_amateur = cut_to_shared(exits, amateur_exits)
+        return expert, amateur, guided, lower, lower_amateur
 
     def _check_guidance(self) -> None:
         in_languages = isinstance(self.guidance, Mapping)
@@ -186,4 +220,4 @@ class LOL(ContrastStrategy):
 
     def _needs_own_expert(self, readers: Sequence[Reader]) -> bool:
         """False without guidance and lower layers: the final logits are then all that it needs of the expert."""
-        return any(reader.role == "guided expert" or (reader.role == EXPERT and reader.exits) for reader in readers)
+        return any(reader.role == GUIDED or (reader.role == EXPERT and reader.exits) for reader in readers)

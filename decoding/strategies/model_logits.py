@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from decoding.generation.score_parts import ScoreParts, model_parts
 from decoding.generation.session import StreamSession
 from decoding.strategies.stream_strategy import StreamStrategy
 from decoding.stream.stream import Stream
@@ -35,3 +36,7 @@ class ModelLogitsSession(StreamSession):
     def scores(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
         """The processed logits."""
         return self.processed_logits(input_ids, logits_processor)
+
+    def score_parts(self, input_ids: Tensor, logits_processor: Any) -> ScoreParts:
+        """The model's log-probabilities, and what the processors change."""
+        return model_parts(self.logits, self.scores(input_ids, logits_processor))

@@ -17,6 +17,7 @@ from decoding.strategies.parameters_text import as_results, as_text, from_text, 
 from decoding.strategies.registration import StrategyRegistry
 
 __all__ = [
+    "NOT_EXPLAINED",
     "STRATEGIES",
     "StrategySpec",
     "candidates_of",
@@ -68,6 +69,9 @@ STRATEGIES = StrategyRegistry(
 )
 
 register = STRATEGIES.register
+
+NOT_EXPLAINED = ("beam",)
+"""Strategies that do not choose token after token, so that :func:`decoding.explain` has nothing to explain."""
 
 
 def exportable_strategies() -> list[str]:

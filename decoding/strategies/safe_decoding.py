@@ -14,6 +14,7 @@ from decoding.kernels.contrast import masked
 from decoding.parameters import require_count, require_number
 from decoding.strategies.contrast.amateurs import check_reader, cut_to_shared, padded_to, reader_text, second_reader
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
+from decoding.strategies.contrast.parts import ContrastParts
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 from decoding.strategies.contrast.texts import least_rows
 
@@ -80,9 +81,8 @@ class SafeDecoding(ContrastStrategy):
         if not bool(is_first.any()):
             return Contrast(lambda _: final, lambda: final, None)
         vocab = final.shape[-1]
-        own, safe = (x.float().softmax(-1) for x in cut_to_shared(final, logits[SAFE].final))
+        own, safe, mixed = self._mixed(logits)
         common = _common(own, safe, self.common_tokens)
-        mixed = own.lerp(safe, self.strength).clamp_min(LEAST).log()
         # Beyond the common tokens only the order counts, where a processor has excluded all of these.
         scores = padded_to(torch.where(common, mixed, own.clamp_min(LEAST).log()), vocab)
         kept = padded_to(torch.where(common, 0.0, own.log() - 1.0), vocab)
@@ -90,6 +90,22 @@ class SafeDecoding(ContrastStrategy):
         first = is_first[..., None]
         scores, passing = torch.where(first, scores, final), torch.where(first, kept, everything)
         return Contrast(lambda alpha: masked(scores, passing, alpha), lambda: passing, 1.0)
+
+    def parts(self, logits: Mapping[str, ReaderLogits], new_tokens: Tensor) -> ContrastParts:
+        """The logarithm of the extrapolated probability of the first tokens, or of the model's own; and α there."""
+        final = logits[EXPERT].final.float()
+        is_first = (new_tokens < self.first_tokens).to(final.device)
+        mixed = padded_to(self._mixed(logits)[2], final.shape[-1])
+        term = torch.where(is_first[..., None], mixed, final.log_softmax(-1))
+        return ContrastParts(
+            terms={"log of the extrapolated probability": (term, 1.0)}, settings={"strength": self.strength * is_first}
+        )
+
+    def _mixed(self, logits: Mapping[str, ReaderLogits]) -> tuple[Tensor, Tensor, Tensor]:
+        """(..., shared vocab) p, p_safe, and the logarithm of p + α·(p_safe - p)."""
+        shared = cut_to_shared(logits[EXPERT].final, logits[SAFE].final)
+        own, safe = (reader.float().softmax(-1) for reader in shared)
+        return own, safe, own.lerp(safe, self.strength).clamp_min(LEAST).log()
 
 
 def _common(own: Tensor, safe: Tensor, least: int) -> Tensor:

@@ -13,6 +13,7 @@ from decoding.generation.candidates import check_in_vocabulary, only_candidates,
 from decoding.models.layers import chosen_layers, depth_of, exits_of
 from decoding.parameters import require_count, require_flag, require_number
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
+from decoding.strategies.contrast.parts import ContrastParts, ReaderWeights
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 
 __all__ = ["SLED", "evolved", "latent_distribution"]
@@ -85,9 +86,7 @@ class SLED(ContrastStrategy):
 
     def contrast(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor) -> Contrast:
         """The evolved logits of the k tokens."""
-        final, exits = logits[EXPERT].final.float(), logits[EXPERT].exits
-        assert exits is not None
-        tokens = top_candidates(final, self.evolution_scale)[1]
+        final, exits, tokens = self._candidates(logits)
 
         def score_fn(alpha: float | None) -> Tensor:
             scores = evolved(final, latent_distribution(final, exits, tokens), tokens, self.evolution_rate, self.steps)
@@ -95,6 +94,18 @@ class SLED(ContrastStrategy):
 
         # With α = 0 every token is plausible that is not at -inf.
         return Contrast(score_fn, lambda: only_candidates(final, tokens), alpha=0.0)
+
+    def parts(self, logits: Mapping[str, ReaderLogits], new_tokens: Tensor) -> ContrastParts:
+        """The final layer, and how far the layers' evolution moves each logit."""
+        final, exits, tokens = self._candidates(logits)
+        scores = evolved(final, latent_distribution(final, exits, tokens), tokens, self.evolution_rate, self.steps)
+        return ContrastParts({EXPERT: ReaderWeights(1.0)}, {"evolution": (scores - final, 1.0)})
+
+    def _candidates(self, logits: Mapping[str, ReaderLogits]) -> tuple[Tensor, Tensor, Tensor]:
+        """The final logits (..., vocab) float32, those of the exits, and the k tokens (..., k)."""
+        final, exits = logits[EXPERT].final.float(), logits[EXPERT].exits
+        assert exits is not None
+        return final, exits, top_candidates(final, self.evolution_scale)[1]
 
 
 def latent_distribution(final: Tensor, exits: Tensor, tokens: Tensor) -> Tensor:

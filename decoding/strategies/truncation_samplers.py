@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from decoding.generation.score_parts import ScoreParts, model_parts
 from decoding.generation.session import StreamSession
 from decoding.generation.warpers import PLessLogitsWarper, TopNSigmaLogitsWarper
 from decoding.parameters import require_number
@@ -54,6 +55,10 @@ class TruncationSession(StreamSession):
         """The logits that are kept, over the temperature; -inf elsewhere."""
         logits = self.processed_logits(input_ids, logits_processor)
         return self.warper(input_ids, logits / self.temperature)
+
+    def score_parts(self, input_ids: Tensor, logits_processor: Any) -> ScoreParts:
+        """The model's log-probabilities over the temperature, and what the processors change."""
+        return model_parts(self.logits, self.scores(input_ids, logits_processor), self.temperature)
 
 
 @dataclass(frozen=True)

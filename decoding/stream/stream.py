@@ -213,6 +213,11 @@ class Stream(BatchState):
             self.graph_steps.forget()
         self.cut_inputs(excess)
 
+    @property
+    def can_separate_rows(self) -> bool:
+        """True where :meth:`separate_rows` is allowed; of an encoder-decoder it is not known."""
+        return not self.model.config.is_encoder_decoder and self.uses_tree_attention and not is_quantised(self.cache)
+
     def separate_rows(self) -> SeparateRows:
         """Let each row have a length of its own from now on, to which it can go back; see :class:`SeparateRows`.
 

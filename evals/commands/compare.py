@@ -24,12 +24,11 @@ from decoding.cli.options import (
 from decoding.cli.output import as_json, console, writable, write_files
 from decoding.errors import OptionError
 from decoding.strategies.generation_options import check_apply, options_from_text
-from decoding.strategies.registry import STRATEGIES, parse_strategy
+from decoding.strategies.registry import NOT_EXPLAINED, parse_strategy
 
 __all__ = ["compare_command"]
 
 DEFAULT_STRATEGIES = ("greedy", "sampling", "contrastive-search")
-EXPLAINED = ("contrastive-search", "adaptive-contrastive-search")
 
 
 @expanded
@@ -56,7 +55,7 @@ def compare_command(
     generation_config: GenerationOptions = None,
     explain: Annotated[
         bool,
-        typer.Option("--explain", help="Show which tokens contrastive search rejected, and what they would repeat."),
+        typer.Option("--explain", help="Show where strategies left greedy search's path, and why."),
     ] = False,
     prefill_chunk: PrefillChunk = None,
     seed: Seed = 0,
@@ -72,8 +71,8 @@ def compare_command(
     Example: decoding compare --prompt "The old clockmaker" --strategy greedy --strategy contrastive-search:top_k=5
     """
     specs = [parse_strategy(spec) for spec in strategy or DEFAULT_STRATEGIES]
-    if explain and not any(isinstance(spec.strategy, tuple(STRATEGIES[name] for name in EXPLAINED)) for spec in specs):
-        raise OptionError("--explain explains contrastive search, and no strategy is that: add contrastive-search")
+    if explain and all(spec.name in NOT_EXPLAINED for spec in specs):
+        raise OptionError("--explain explains the choice of each token, and beam search makes none: add a strategy")
     options = options_from_text(generation_config or ())
     check_apply(options, specs)
     texts = prompts_of(prompt, prompts)

@@ -13,13 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from decoding.cli.output import progress
-from decoding.evals.compare.explanations import Explanation, as_markdown, as_table, explained
+from decoding.evals.compare.explanations import as_markdown, as_table
 from decoding.evals.metrics import diversity, repetition
+from decoding.explanation.explain import explain_continuation
+from decoding.explanation.records import Explanation
 from decoding.models.devices import is_main_process
-from decoding.strategies.contrastive_search.strategy import HiddenStateSearch
 from decoding.strategies.effective_config import decoded_with, effective_config, options_of_folder, warn_of_folder
 from decoding.strategies.generation_options import NO_OPTIONS, check_apply, checked_options
-from decoding.strategies.registry import StrategySpec
+from decoding.strategies.registry import NOT_EXPLAINED, StrategySpec
 from decoding.text import Continuation, continuations, encoded
 from decoding.versions import versions
 
@@ -54,9 +55,9 @@ class Figures:
 class Comparison:
     """Strategies side by side: ``continuations[s][p]`` is that of ``prompts[p]`` by ``specs[s]``.
 
-    ``explanations`` are by (s, p), for contrastive search where the user wants them. ``generation_configs`` has what
-    each strategy decoded with, ``options`` what of it was asked for beside the strategies, and
-    ``folder_generation_config`` what the model's own has and is off.
+    ``explanations`` are by (s, p), where the user wants them, for strategies that choose token after token.
+    ``generation_configs`` has what each strategy decoded with, ``options`` what of it was asked for beside the
+    strategies, and ``folder_generation_config`` what the model's own has and is off.
     """
 
     model: str
@@ -81,7 +82,7 @@ class Comparison:
                 "figures": asdict(figures),
                 "continuations": [
                     {name: value for name, value in asdict(text).items() if name in REPORTED}
-                    | ({"explanation": self.explanations[s, p]} if (s, p) in self.explanations else {})
+                    | ({"explanation": self.explanations[s, p].as_dict()} if (s, p) in self.explanations else {})
                     for p, text in enumerate(texts)
                 ],
             }
@@ -143,8 +144,7 @@ def compare(
         prompts: texts to continue.
         max_new_tokens: None is 100, or as many as the context has left.
         seed: of the random draws.
-        explain: read the texts of contrastive search again for :attr:`Comparison.explanations`, after all times are
-            taken.
+        explain: read the texts again for :attr:`Comparison.explanations`, after all times are taken.
         chat: put each prompt into the tokenizer's chat template as the user's message.
         generation_config: options of transformers' ``GenerationConfig`` beside the strategies, such as
             ``{"repetition_penalty": 1.2}``.
@@ -191,8 +191,8 @@ def _compare(
         continuations(model, tokenizer, spec, prompts[0], max_new_tokens=warm_up, chat=chat)
     by_strategy: list[list[Continuation]] = [[] for _ in specs]
     with progress(shown=is_main_process(model)) as bar:
-        searches = [s for s, spec in enumerate(specs) if explain and isinstance(spec.strategy, HiddenStateSearch)]
-        task = bar.add_task("comparing", total=(len(specs) + len(searches)) * len(prompts))
+        explained = [s for s, spec in enumerate(specs) if explain and spec.name not in NOT_EXPLAINED]
+        task = bar.add_task("comparing", total=(len(specs) + len(explained)) * len(prompts))
         # Strategies take turns on each prompt, so that a busy spell of the machine slows them all.
         for prompt in prompts:
             for spec, texts in zip(specs, by_strategy, strict=True):
@@ -201,9 +201,11 @@ def _compare(
                 )
                 bar.advance(task)
         explanations = {}
-        for s in searches:
+        for s in explained:
             for p, text in enumerate(by_strategy[s]):
-                explanations[s, p] = explained(model, tokenizer, specs[s].strategy, text, max_new_tokens, chat)
+                explanations[s, p] = explain_continuation(
+                    model, tokenizer, specs[s], text, max_new_tokens=max_new_tokens, chat=chat
+                )
                 bar.advance(task)
     figures = [_figures(texts) for texts in by_strategy]
     return Comparison(name, seed, list(prompts), list(specs), by_strategy, figures, explanations)

@@ -33,6 +33,7 @@ FLOORS = [
     "decoding.serving",
     "decoding.exporting",
     "decoding.exported",
+    "decoding.explanation",
     "decoding.text",
     "decoding.api",
     "decoding.scoring",

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from decoding.evals.compare.compare import Comparison, Figures, repeated_words, 
 from decoding.evals.compare.demo import verdict
 from decoding.evals.compare.explanations import as_markdown, as_table
 from decoding.evals.metrics import repetition
+from decoding.explanation.records import Candidate, Explanation, Step
 from decoding.strategies.registry import parse_strategy
 from decoding.text import Continuation
 
@@ -71,51 +73,49 @@ def test_compare_explains_adaptive_search(model, tmp_path, capfd):
     arguments = ["compare", "--model", model, "--prompt", "Tom had a", "--max-new-tokens", "12", "--dtype", "float32",
                  "--strategy", "adaptive-contrastive-search:q=20", "--explain", "--output", str(tmp_path)]  # fmt: skip
     assert main(arguments) == 0
-    assert "Not the most probable token at" in capfd.readouterr().out
+    assert "Not greedy search's token at" in capfd.readouterr().out
     (strategy,) = json.loads((tmp_path / "compare.json").read_text())["strategies"]
     continuation = strategy["continuations"][0]
-    assert len(continuation["explanation"]) == continuation["new_tokens"]
+    assert len(continuation["explanation"]["steps"]) == continuation["new_tokens"]
 
 
-def test_compare_explains_what_contrastive_search_turned_away_from(model, tmp_path, capfd):
+def test_compare_explains_where_strategies_left_greedy_search(model, tmp_path, capfd):
     arguments = ["compare", "--model", model, "--prompt", "Tom had a", "--max-new-tokens", "30", "--dtype", "float32",
-                 "--strategy", "greedy", "--strategy", "contrastive-search:top_k=3"]  # fmt: skip
+                 "--strategy", "greedy", "--strategy", "contrastive-search:top_k=3", "--strategy", "beam"]  # fmt: skip
     assert main([*arguments, "--explain", "--output", str(tmp_path)]) == 0
     out, err = capfd.readouterr()
     assert err == ""
     assert max(map(len, out.splitlines())) <= 80
-    greedy, search = json.loads((tmp_path / "compare.json").read_text())["strategies"]
-    assert "explanation" not in greedy["continuations"][0]
+    greedy, search, beam = json.loads((tmp_path / "compare.json").read_text())["strategies"]
+    assert "explanation" not in beam["continuations"][0]
+    assert "Not greedy search's token at 0 of 30." in out
+    assert all(
+        step["chosen"]["token"] == step["greedy_token"] for step in greedy["continuations"][0]["explanation"]["steps"]
+    )
     continuation = search["continuations"][0]
-    steps = continuation["explanation"]
-    assert len(steps) == continuation["new_tokens"]
-    assert [step["position"] for step in steps] == list(range(steps[0]["position"], steps[0]["position"] + len(steps)))
-    said = "".join(step["chosen"]["text"] for step in steps)
+    explanation = Explanation.from_dict(continuation["explanation"])
+    assert len(explanation.steps) == continuation["new_tokens"]
+    said = "".join(explanation.texts[step.position] for step in explanation.steps)
     assert continuation["continuation"].strip() in said.replace("</s>", "")
-    turned_away = [step for step in steps if step["chosen"]["token"] != step["greedy"]["token"]]
-    shown = f"Not the most probable token at {len(turned_away)} of {len(steps)}:"
-    markdown = (tmp_path / "compare.md").read_text()
+    turned_away = [step for step in explanation.steps if step.differs_from_greedy]
+    shown = f"Not greedy search's token at {len(turned_away)} of {len(explanation.steps)}:"
+    markdown = re.sub(r"\\([\\`*_<|\[\]])", r"\1", (tmp_path / "compare.md").read_text())
     assert turned_away
     assert shown in out
     assert shown in markdown
-    by_position = {step["position"]: step for step in steps}
     for step in turned_away:
-        ours, theirs = step["chosen"], step["greedy"]
+        ours, theirs = step.chosen, step.greedy
         # What the search weighs: it is less probable, and repeats less by more than that (α = 0.6).
-        assert ours["probability"] <= theirs["probability"]
-        gained = 0.6 * (theirs["penalty"] - ours["penalty"]) - 0.4 * (theirs["probability"] - ours["probability"])
-        assert gained > -1e-5
-        repeats = theirs["repeats"]
-        assert repeats["position"] < step["position"]
-        if repeats["position"] in by_position:
-            assert repeats["text"] == by_position[repeats["position"]]["chosen"]["text"]
-        assert re.search(
-            rf"^ +{step['position']}  {re.escape(repr(ours['text']))} +{ours['penalty']:.2f}  "
-            rf"{re.escape(repr(theirs['text']))} +{theirs['probability']:.2f} +{theirs['penalty']:.2f}  "
-            rf"{re.escape(repr(repeats['text']))} at token {repeats['position']} *$",
-            out, re.MULTILINE,
-        )  # fmt: skip
-        assert f"at token {repeats['position']} |" in markdown
+        less_sure = theirs.parts["confidence"] - ours.parts["confidence"]
+        assert less_sure >= 0
+        assert 0.6 * (theirs.parts["penalty"] - ours.parts["penalty"]) - 0.4 * less_sure > -1e-5
+        assert theirs.repeats < step.position
+        reason = f"penalty {theirs.parts['penalty']:.2f}, as {explanation.texts[theirs.repeats]!r} at token "
+        reason += f"{theirs.repeats}, not {ours.parts['penalty']:.2f}"
+        row = [str(step.position), repr(ours.text), f"{ours.probability_of('expert'):.2f}", repr(theirs.text),
+               f"{theirs.probability_of('expert'):.2f}", reason]  # fmt: skip
+        assert f"| {' | '.join(row)} |" in markdown
+        assert re.search(" +".join(map(re.escape, row[:5])), out)
     assert main([*arguments, "--json"]) == 0
     plain = json.loads(capfd.readouterr().out)["strategies"][1]["continuations"][0]
     assert plain["continuation"] == continuation["continuation"]
@@ -141,23 +141,47 @@ def test_compare_puts_prompts_into_the_chat_template(tmp_path, capfd):
         tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
         assert strategy["continuations"][0]["continuation"].strip() == tokenizer.decode(tokens).strip()
     (searched,) = found[1]["continuations"]
-    assert len(searched["explanation"]) == searched["new_tokens"]
+    assert len(searched["explanation"]["steps"]) == searched["new_tokens"]
+
+
+def _step(chosen, greedy, weights=None):
+    return Step(1, chosen, () if chosen == greedy else (greedy,), greedy.token, 2, weights or {})
+
+
+def _explanation(*steps):
+    return Explanation("x", ("expert", "amateur"), (3, 5), ("`", "a"), (False, False), steps)
+
+
+def _candidate(token, text, amateur, score, **more):
+    return Candidate(token, text, {"expert": math.log(0.5), "amateur": math.log(amateur)}, score, 0.5, **more)
 
 
 def test_a_text_that_greedy_search_would_have_written_has_no_table():
-    like = {"token": 5, "text": "a", "probability": 0.5, "penalty": 0.9, "repeats": None}
-    steps = [{"position": 1, "chosen": like, "greedy": like}]
-    assert as_markdown(steps) == ["Not the most probable token at 0 of 1."]
+    explained = _explanation(_step(_candidate(5, "a", 0.5, 1.0), _candidate(5, "a", 0.5, 1.0)))
+    assert as_markdown(explained) == ["Not greedy search's token at 0 of 1."]
     with Console(width=80) as console, console.capture() as shown:
-        console.print(as_table(steps))
-    assert shown.get().split("\n")[0].strip() == "Not the most probable token at 0 of 1."
-    assert "penalty" not in shown.get()
+        console.print(as_table(explained))
+    assert shown.get().split("\n")[0].strip() == "Not greedy search's token at 0 of 1."
+    assert "because" not in shown.get()
 
 
-def test_marks_of_markdown_in_a_token_are_text():
-    like = {"token": 5, "text": "|*", "probability": 0.5, "penalty": 0.9, "repeats": {"position": 0, "text": "`"}}
-    step = {"position": 1, "chosen": {**like, "token": 6, "text": "<b>", "penalty": 0.1}, "greedy": like}
-    assert as_markdown([step])[-1] == r"| 1 | '\<b>' | 0.10 | '\|\*' | 0.50 | 0.90 | '\`' at token 0 |"
+@pytest.mark.parametrize(
+    ("greedy", "weights", "reason"),
+    [
+        ({"amateur": 0.5, "score": 0.0}, {"expert": 1.5, "amateur": -0.5}, "amateur: p 0.5, not 0.25"),
+        ({"amateur": 0.5, "score": None}, {"expert": 1.5, "amateur": -0.5}, "it may not be chosen"),
+        ({"amateur": 0.5, "score": 2.0}, {"expert": 1.0}, "drawn"),
+        ({"amateur": 0.5, "score": 0.5}, {}, "its score is lower by 0.50"),
+        (
+            {"amateur": 0.25, "score": 0.0, "parts": {"penalty": 0.75}, "repeats": 0}, {"penalty": -0.6},
+            r"penalty 0.75, as '\`' at token 0, not 0.50",
+        ),
+    ],
+)  # fmt: skip
+def test_the_reason_is_what_counted_most_and_marks_of_markdown_are_text(greedy, weights, reason):
+    chosen = _candidate(6, "<b>", 0.25, 1.0, parts={"penalty": 0.5})
+    explained = _explanation(_step(chosen, _candidate(5, "|*", **greedy), weights))
+    assert as_markdown(explained)[-1] == rf"| 1 | '\<b>' | 0.50 | '\|\*' | 0.50 | {reason} |"
 
 
 @pytest.mark.parametrize(
@@ -167,7 +191,7 @@ def test_marks_of_markdown_in_a_token_are_text():
         (["--prompt", "Tom", "--strategy", "greedy", "--strategy", "greedy"], "given twice"),
         (["--prompts", "absent.txt"], "cannot be read"),
         (["--prompt", ""], "the prompt is empty"),
-        (["--prompt", "Tom", "--strategy", "greedy", "--explain"], "add contrastive-search"),
+        (["--prompt", "Tom", "--strategy", "beam", "--explain"], "beam search makes none: add a strategy"),
         (["--prompt", "Tom", "--strategy", "contrastive-search:top_k=99999"], "vocabulary"),
         (["--prompt", "Tom", "--prompt", "word " * 2000], "context"),
         (["--prompt", "Tom", "--model", "./absent"], "no such folder"),
@@ -291,7 +315,7 @@ def test_compare_leaves_a_folders_penalties_out_and_takes_those_asked_for(tmp_pa
     # The explanation reads what was decoded: with the same penalties.
     for result in (off, asked):
         continuation = result["strategies"][1]["continuations"][0]
-        chosen = "".join(step["chosen"]["text"] for step in continuation["explanation"])
+        chosen = "".join(step["chosen"]["text"] for step in continuation["explanation"]["steps"])
         assert continuation["continuation"].strip() in chosen.replace("</s>", "")
 
 

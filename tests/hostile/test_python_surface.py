@@ -132,8 +132,8 @@ def _scored(model: Any, prefix: Any, strategies: Any, prompt: Any, continuations
         return scorer.score([(prompt, continuations)])
 
 
-def _explained(model: Any, sequences: Any, strategy: Any, input_ids: Any) -> Any:
-    return decoding.explain_contrastive_search(model, sequences, strategy, input_ids=input_ids)
+def _explained(model: Any, sequences: Any, strategy: Any, input_ids: Any, **options: Any) -> Any:
+    return decoding.explain(model, sequences, strategy, input_ids=input_ids, **options)
 
 
 OPTIONS = (
@@ -206,9 +206,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {"model": None, "prefix": [4, 5], "strategies": [None], "prompt": [6], "continuations": [[7]],
          "max_branch_tokens": None},
     ),
-    "explain_contrastive_search": (
+    "explain": (
         _explained,
-        {"model": None, "sequences": random_ids(1, 6), "strategy": ContrastiveSearch(), "input_ids": random_ids(1, 6)},
+        {"model": None, "sequences": random_ids(1, 6), "strategy": ContrastiveSearch(), "input_ids": random_ids(1, 4),
+         "tokenizer": "tokenizer", "alternatives": 5, "draft_record": None},
     ),
     "repetition": (repetition, {"texts": TEXTS, "n": 2, "units": "whitespace", "paper_exact": True}),
     "diversity": (diversity, {"texts": TEXTS, "units": "whitespace", "paper_exact": True}),

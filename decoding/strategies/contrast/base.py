@@ -17,12 +17,14 @@ from decoding.capabilities.cuda_graphs import cuda_graphs_requested
 from decoding.drafts.opening import Assisting
 from decoding.drafts.options import AMATEUR
 from decoding.generation.processors import WARPERS
+from decoding.generation.score_parts import ScoreParts, processor_changes
 from decoding.generation.session import Processed, Session
 from decoding.generation.strategy import Strategy
 from decoding.generation.unpadded_text import UnpaddedText
 from decoding.kernels.contrast import masked, plausible
 from decoding.strategies.contrast.drafted_readers import DraftedReaders
 from decoding.strategies.contrast.fused_streams import MOST_UNREAD, FusedStreams
+from decoding.strategies.contrast.parts import ContrastParts, named_parts
 from decoding.strategies.contrast.reader_group import row_variants
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits, prompt_read
 from decoding.stream.output import ForwardOutput
@@ -124,6 +126,13 @@ class ContrastStrategy(Strategy):
                 a prompt of one token.
         """
         return self.contrast(logits, input_ids)
+
+    def parts(self, logits: Mapping[str, ReaderLogits], new_tokens: Tensor) -> ContrastParts:
+        """What the scores of :meth:`contrast_at` are made of; arguments as there. Explanations show it.
+
+        A strategy that does not say shows its readers and its scores alone.
+        """
+        return ContrastParts()
 
     def session(
         self,
@@ -274,6 +283,22 @@ class ContrastSession(Session):
             return warpers(input_ids, contrast.masked.to(input_ids.device))
         processed = processors(input_ids, contrast.scores.to(input_ids.device))
         return warpers(input_ids, contrast.apply_plausibility(processed))
+
+    def score_parts(self, input_ids: Tensor, logits_processor: Any) -> ScoreParts:
+        """The scores, with the logits of every reader and its weight: no reader waits any more."""
+        self.may_wait, self.may_select = frozenset(), False
+        scores = self.scores(input_ids, logits_processor).float()
+        text = self.text(input_ids)
+        parts = self.strategy.parts(self.reader_logits, self.text.new_tokens(text))
+        changes = processor_changes(self._contrast(self.reader_logits, text).scores.to(scores.device), scores)
+        if changes is not None:
+            parts = replace(parts, terms={**parts.terms, "processors": (changes, 1.0)})
+        return named_parts(parts, self.streams.readers, self.reader_logits, scores)
+
+    @property
+    def reads_known_text(self) -> bool:
+        """True where the rows of every reader can be separated."""
+        return all(group.stream.can_separate_rows for group in self.streams.groups)
 
     def rescored(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """The strategy's scores, changed as the processors before it changed the model's logits.

@@ -83,6 +83,11 @@ class FusedStreams:
         """The output of each group on its prompt, by its index."""
         return {index: group.stream.prompt for index, group in enumerate(self.groups)}
 
+    @property
+    def readers(self) -> list[Reader]:
+        """All readers, those of the expert's group first."""
+        return [reader for group in self.groups for reader in group.readers]
+
     def groups_without(self, roles: Collection[str]) -> frozenset[int]:
         """Indices of the groups none of whose readers has one of these roles."""
         return frozenset(

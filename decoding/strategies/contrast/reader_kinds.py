@@ -10,14 +10,13 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from decoding.errors import OptionError, nearest, shown
+from decoding.generation.roles import EXPERT
 from decoding.models.degradation import Degradation
 from decoding.parameters import plain_number, plain_numbers, require_choice, require_count, require_number
 from decoding.strategies.contrast.prompt import Prompt
 from decoding.strategies.contrast.texts import texts_of
 
 __all__ = ["EXPERT", "Inputs", "LastToken", "OtherPrompt", "Self", "as_kind", "heads_from_text"]
-
-EXPERT = "expert"  # the role of the generating model on the prompt as it is
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from decoding.generation.unpadded_text import after_first
 from decoding.kernels.contrast import divergence, entropy, masked, weighted_contrast
 from decoding.strategies.contrast.amateurs import cut_to_shared, padded_to
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
+from decoding.strategies.contrast.parts import ContrastParts, ReaderWeights
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 
 __all__ = [
@@ -104,20 +105,25 @@ class WeightedStrategy(ContrastStrategy):
         """The weighted sum, drawn towards the anchor by the strength of each position."""
         return self._weighted(logits, new_tokens) if self.has_strength else self.contrast(logits, input_ids)
 
+    def parts(self, logits: Mapping[str, ReaderLogits], new_tokens: Tensor) -> ContrastParts:
+        """The weights, over the temperature of each reader, and the strength."""
+        roles, finals = self._summed(logits)
+        strength = self._strength(roles, finals, new_tokens)
+        weights = self._weights_at(roles, strength)
+        by_role = {
+            role: ReaderWeights(weight / self.temperatures.get(role, 1.0))
+            for role, weight in zip(roles, weights, strict=True)
+        }
+        return ContrastParts(by_role, settings={} if strength is None else {"strength": strength})
+
     def _weighted(self, logits: Mapping[str, ReaderLogits], new_tokens: Tensor) -> Contrast:
-        fixed = self.weights()
         vocab = logits[EXPERT].final.shape[-1]  # that tokens are chosen from
-        roles = [self.anchor, *(role for role in logits if role != self.anchor and role in fixed)]
-        finals = cut_to_shared(*(logits[role].final for role in roles))
+        roles, finals = self._summed(logits)
         temperatures = [self.temperatures.get(role, 1.0) for role in roles]
 
         def score_fn(alpha: float | None) -> Tensor:
             # Not before the scores are asked for: readers that wait have logits of an earlier token until then.
-            strength = self._strength(roles, finals, new_tokens)
-            weights: list[float | Tensor] = [fixed.get(role, 0.0) for role in roles]
-            if strength is not None:
-                of_anchor, *others = (fixed.get(role, 0.0) for role in roles)
-                weights = [1 + strength * (of_anchor - 1), *(strength * weight for weight in others)]
+            weights = self._weights_at(roles, self._strength(roles, finals, new_tokens))
             return padded_to(weighted_contrast(finals, weights, self.score_form, temperatures, alpha), vocab)
 
         mask = self.plausibility_mask
@@ -133,6 +139,20 @@ class WeightedStrategy(ContrastStrategy):
             return scores if alpha is None else masked(scores, kept(), alpha)
 
         return Contrast(masked_scores, kept, 0.0)
+
+    def _summed(self, logits: Mapping[str, ReaderLogits]) -> tuple[list[str], tuple[Tensor, ...]]:
+        """The roles that are summed, the anchor first, and their logits of the tokens that all of them have."""
+        fixed = self.weights()
+        roles = [self.anchor, *(role for role in logits if role != self.anchor and role in fixed)]
+        return roles, cut_to_shared(*(logits[role].final for role in roles))
+
+    def _weights_at(self, roles: Sequence[str], strength: Tensor | None) -> list[float | Tensor]:
+        """The weight of each role, drawn towards the anchor alone by the strength of each position."""
+        fixed = self.weights()
+        of_anchor, *others = (fixed.get(role, 0.0) for role in roles)
+        if strength is None:
+            return [of_anchor, *others]
+        return [1 + strength * (of_anchor - 1), *(strength * weight for weight in others)]
 
     def _strength(self, roles: Sequence[str], finals: Sequence[Tensor], new_tokens: Tensor) -> Tensor | None:
         if not self.has_strength:

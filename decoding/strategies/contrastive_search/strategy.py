@@ -16,6 +16,7 @@ from decoding.cache.growing import tokens_in
 from decoding.capabilities.capabilities import open_prepared_stream
 from decoding.errors import InputError
 from decoding.generation.candidates import CandidateStrategy, TopKStrategy, top_candidates
+from decoding.generation.score_parts import ScoreParts, candidate_parts
 from decoding.generation.session import Processed, StreamSession, argmax_first
 from decoding.models.structure import inspect_model
 from decoding.parameters import require_count
@@ -125,6 +126,15 @@ class HiddenStateSession(StreamSession):
         contrastive = found.scores(self.history.penalty(found.hidden))
         return torch.full_like(found.logits, -torch.inf).scatter_(1, found.tokens, contrastive)
 
+    def score_parts(self, input_ids: Tensor, logits_processor: Any) -> ScoreParts:
+        """The scores, and of each candidate its probability, its penalty and the token that it would repeat."""
+        found = self.score_candidates(input_ids, logits_processor)
+        penalty, repeats = (values.to(found.tokens.device) for values in self.history.repeated(found.hidden))
+        return candidate_parts(
+            found.logits, found.tokens, found.probabilities, penalty, found.scores(penalty), found.penalty_alpha,
+            self.logits, repeats,
+        )  # fmt: skip
+
     def greedy(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
         """The argmax of :meth:`scores`, which are not computed: on a GPU two launches, and nothing waits for them.
 
@@ -155,6 +165,11 @@ class HiddenStateSession(StreamSession):
         self.candidates, self.branch = tokens, None
         hidden = self.stream.branch(tokens).hidden[:, :, -1]  # (batch, k, dim)
         return Candidates(logits, probabilities, tokens, hidden, limits.alpha_at(0), counts)
+
+    @property
+    def reads_known_text(self) -> bool:
+        """False: the candidates of each step are read, and drafts that are none of them cannot be."""
+        return False
 
     def begin_drafts(self) -> None:
         """Let each row have a length of its own."""

@@ -13,7 +13,7 @@ from model_state import OWN, PROMPTS, changed, generated, piped, state_of
 from transformers import AutoModelForCausalLM
 
 import decoding
-from decoding import ContrastiveSearch
+from decoding import ContrastiveSearch, DoLa
 from decoding.cli.diagnosis import diagnose
 from decoding.evals import miniature
 from decoding.evals.harness.model import DecodingLM
@@ -36,10 +36,10 @@ def test_after_a_stream_by_hand(model: Any, batch: Any, leaves_as_before: Any) -
     leaves_as_before(call)
 
 
-def test_after_explaining(model: Any, batch: Any, leaves_as_before: Any) -> None:
-    strategy = ContrastiveSearch(0.4, 4)
+@pytest.mark.parametrize("strategy", [ContrastiveSearch(0.4, 4), DoLa([1, 2])], ids=lambda strategy: strategy.name)
+def test_after_explaining(strategy: Any, model: Any, batch: Any, leaves_as_before: Any) -> None:
     sequences = generated(model, strategy, batch)
-    leaves_as_before(lambda: decoding.explain_contrastive_search(model, sequences, strategy, **batch, max_new_tokens=4))
+    leaves_as_before(lambda: decoding.explain(model, sequences, strategy, **batch, max_new_tokens=4))
 
 
 def test_after_an_analysis_and_a_diagnosis(model: Any, tokenizer: Any, leaves_as_before: Any) -> None:

@@ -54,7 +54,7 @@ WAYS_IN: dict[str, Callable[[Any], Any]] = {
     "named processor": lambda model: decoding.DoLaLogitsProcessor(model, layers=[0]),
     "score": lambda model: decoding.score(model, [5, 6], [[7]]),
     "stream": lambda model: decoding.open_stream(model, input_ids=IDS),
-    "explanation": lambda model: decoding.explain_contrastive_search(model, IDS, ContrastiveSearch(), input_ids=IDS),
+    "explanation": lambda model: decoding.explain(model, IDS, ContrastiveSearch(), input_ids=IDS),
     "induce": lambda model: induce(model, None, [Example("q", "a")], "never-written"),
 }
 

@@ -184,12 +184,14 @@ def test_excluded_tokens_are_no_candidates() -> None:
 def test_explanations_have_the_candidates_of_each_step() -> None:
     model, batch, strategy = _model("llama"), left_padded(PROMPTS), AdaptiveContrastiveSearch(8.0)
     sequences = decoding.generate(model, **batch, strategy=strategy, max_new_tokens=STEPS)
-    explained = decoding.explain_contrastive_search(model, sequences, strategy, **batch, max_new_tokens=STEPS)
-    for steps, prompt in zip(explained, PROMPTS, strict=True):
-        for step, (token, scores) in zip(steps, _oracle("llama", prompt, strategy), strict=True):
+    explained = decoding.explain(model, sequences, strategy, alternatives=15, **batch, max_new_tokens=STEPS)
+    for explanation, prompt in zip(explained, PROMPTS, strict=True):
+        for step, (token, scores) in zip(explanation.steps, _oracle("llama", prompt, strategy), strict=True):
+            candidates = [c for c in (step.chosen, *step.rejected) if c.score is not None]
             assert step.chosen.token == token
-            assert {candidate.token for candidate in step.candidates} == set(scores)
-            assert all(math.isclose(c.score, scores[c.token], abs_tol=1e-4) for c in step.candidates)
+            assert step.choices == step.settings["top_k"] == len(scores)
+            assert {candidate.token for candidate in candidates} == set(scores)
+            assert all(math.isclose(c.score or 0.0, scores[c.token], abs_tol=1e-4) for c in candidates)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,11 +13,21 @@ from torch import Tensor
 from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 
 import decoding
-from decoding import ContrastiveSearch, InputError, OptionError
-from decoding.strategies.contrastive_search.explanation import Step, explain_contrastive_search
+from decoding import ContrastiveSearch, DecodingWarning, InputError, OptionError
+from decoding.explanation.records import Candidate, Step
 
 ALPHA, K, STEPS = 0.7, 4, 8
 PROMPTS = [random_prompt(4, seed=1), random_prompt(11, seed=2)]
+
+
+def _steps(model: Any, sequences: Tensor, strategy: ContrastiveSearch, **inputs: Any) -> list[tuple[Step, ...]]:
+    return [explained.steps for explained in decoding.explain(model, sequences, strategy, **inputs)]
+
+
+def _candidates(step: Step) -> list[Candidate]:
+    """Those that contrastive search reads, the most probable first."""
+    scored = [candidate for candidate in (step.chosen, *step.rejected) if candidate.score is not None]
+    return sorted(scored, key=lambda candidate: -candidate.parts["confidence"])
 
 
 @torch.no_grad()
@@ -31,7 +42,7 @@ def _read(model: Any, ids: list[int], encoder_ids: list[int] | None) -> tuple[Te
 
 
 def _check(
-    model: Any, steps: list[Step], text: list[int], start: int, *, positions: list[int] | None = None,
+    model: Any, steps: Sequence[Step], text: list[int], start: int, *, positions: list[int] | None = None,
     window: int | None = None, encoder_ids: list[int] | None = None, repetition_penalty: float | None = None,
 ) -> int:  # fmt: skip
     """Compare the steps of ``text[start:]``, a row without its padding, with every candidate read behind the text anew.
@@ -49,16 +60,18 @@ def _check(
         if repetition_penalty is not None:
             last = RepetitionPenaltyLogitsProcessor(repetition_penalty)(torch.tensor([before]), last)
         best = last[0].softmax(-1).topk(K)
-        assert [candidate.token for candidate in step.candidates] == best.indices.tolist()
+        candidates = _candidates(step)
+        assert [candidate.token for candidate in candidates] == best.indices.tolist()
         assert step.chosen.token == text[index]
-        assert step.chosen in step.candidates
+        assert step.greedy.token == candidates[0].token
+        assert step.weights == pytest.approx({"confidence": 1 - ALPHA, "penalty": -ALPHA})
         low = 0 if window is None else max(0, index - window)
-        for candidate, p in zip(step.candidates, best.values.tolist(), strict=True):
+        for candidate, p in zip(candidates, best.values.tolist(), strict=True):
             after = _read(model, [*before, candidate.token], encoder_ids)[0][-1]
             cosines = [float(torch.nn.functional.cosine_similarity(after, past, dim=0)) for past in hidden[low:]]
             # float32 against float64
-            assert candidate.probability == pytest.approx(p, abs=1e-4)
-            assert candidate.penalty == pytest.approx(max(cosines), abs=1e-4)
+            assert candidate.parts["confidence"] == pytest.approx(p, abs=1e-4)
+            assert candidate.parts["penalty"] == pytest.approx(max(cosines), abs=1e-4)
             assert candidate.score == pytest.approx((1 - ALPHA) * p - ALPHA * max(cosines), abs=1e-4)
             assert candidate.repeats == positions[low + cosines.index(max(cosines))]
     return sum(step.differs_from_greedy for step in steps)
@@ -72,7 +85,7 @@ def test_each_candidate_repeats_the_token_that_recomputation_finds(name: str, wi
     prompts = PROMPTS if name != "mamba" else [PROMPTS[1], random_prompt(11, seed=3)]  # it reads padding as text
     inputs = left_padded(prompts)
     sequences = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=STEPS)
-    explained = explain_contrastive_search(model, sequences, strategy, **inputs)
+    explained = _steps(model, sequences, strategy, **inputs)
     differing = 0
     for row, prompt in enumerate(prompts):
         padding = 11 - len(prompt)
@@ -80,7 +93,7 @@ def test_each_candidate_repeats_the_token_that_recomputation_finds(name: str, wi
         positions = list(range(padding, sequences.shape[1]))
         differing += _check(model, explained[row], text, len(prompt), positions=positions, window=window)
         for step in explained[row]:
-            assert step.chosen.score == max(candidate.score for candidate in step.candidates)
+            assert step.chosen.score == max(candidate.score for candidate in _candidates(step))
     assert differing > 0
 
 
@@ -91,7 +104,7 @@ def test_places_are_those_of_a_prompt_with_padding_between_its_tokens(window: in
     ids = torch.tensor([PROMPTS[1], random_prompt(11, seed=3)]) * mask
     inputs = {"input_ids": ids, "attention_mask": mask}
     sequences = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=STEPS)
-    explained = explain_contrastive_search(model, sequences, strategy, **inputs)
+    explained = _steps(model, sequences, strategy, **inputs)
     for row in range(2):
         positions = [*mask[row].nonzero()[:, 0].tolist(), *range(11, 11 + STEPS)]
         _check(
@@ -110,7 +123,7 @@ def test_an_encoder_decoder_repeats_what_its_decoder_has_read(name: str) -> None
     encoder_ids = random_prompt(9, seed=5)
     inputs = {"input_ids": torch.tensor([encoder_ids])}
     sequences = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=STEPS)
-    steps = explain_contrastive_search(model, sequences, strategy, **inputs)[0]
+    steps = _steps(model, sequences, strategy, **inputs)[0]
     _check(model, steps, sequences[0].tolist(), 1, encoder_ids=encoder_ids)
 
 
@@ -122,9 +135,9 @@ def test_drawn_tokens_and_processors_are_those_of_the_call() -> None:
     }  # fmt: skip
     torch.manual_seed(0)
     sequences = decoding.generate(model, **options, strategy=strategy)
-    steps = explain_contrastive_search(model, sequences, strategy, **options)[0]
+    steps = _steps(model, sequences, strategy, **options)[0]
     _check(model, steps, sequences[0].tolist(), 11, repetition_penalty=1.4)
-    assert any(step.chosen.score < max(candidate.score for candidate in step.candidates) for step in steps)
+    assert any(step.chosen.score < max(candidate.score for candidate in _candidates(step)) for step in steps)
 
 
 def test_a_row_ends_with_its_end_token() -> None:
@@ -135,7 +148,7 @@ def test_a_row_ends_with_its_end_token() -> None:
     assert end not in free[1, 11:]
     options = {**inputs, "eos_token_id": end, "pad_token_id": 0}
     sequences = decoding.generate(model, **options, strategy=strategy, max_new_tokens=STEPS)
-    explained = explain_contrastive_search(model, sequences, strategy, **options)
+    explained = _steps(model, sequences, strategy, **options)
     assert [[step.chosen.token for step in row] for row in explained] == [
         sequences[0, 11:14].tolist(), sequences[1, 11:].tolist()
     ]  # fmt: skip
@@ -145,22 +158,33 @@ def test_a_prompt_of_one_token_and_one_without_a_text() -> None:
     model, strategy = tiny_model("llama"), ContrastiveSearch(ALPHA, K)
     prompt = torch.tensor([[7]])
     sequences = decoding.generate(model, prompt, strategy=strategy, max_new_tokens=2)
-    steps = explain_contrastive_search(model, sequences, strategy, input_ids=prompt)[0]
-    assert {candidate.repeats for candidate in steps[0].candidates} == {0}
-    assert explain_contrastive_search(model, prompt, strategy, input_ids=prompt) == [[]]
+    steps = _steps(model, sequences, strategy, input_ids=prompt)[0]
+    assert {candidate.repeats for candidate in _candidates(steps[0])} == {0}
+    assert _steps(model, prompt, strategy, input_ids=prompt) == [()]
 
 
-def test_what_cannot_be_explained_is_refused() -> None:
+def test_sequences_of_another_call_are_refused_or_warned_of() -> None:
     model, strategy = tiny_model("llama"), ContrastiveSearch(ALPHA, K)
     prompt = torch.tensor([PROMPTS[0]])
-    sequences = decoding.generate(model, prompt, strategy=strategy, max_new_tokens=3)
-    with pytest.raises(OptionError, match="must be ContrastiveSearch"):
-        explain_contrastive_search(model, sequences, decoding.DoLa(), input_ids=prompt)  # type: ignore[arg-type]
+    sequences = decoding.generate(model, prompt, strategy=strategy, max_new_tokens=5)
     with pytest.raises(InputError, match="which they begin with"):
-        explain_contrastive_search(model, sequences[:, 1:], strategy, input_ids=prompt)
+        _steps(model, sequences[:, 1:], strategy, input_ids=prompt)
     with pytest.raises(InputError, match=r"past_key_values: .* give it as input_ids"):
-        explain_contrastive_search(model, sequences, strategy, input_ids=prompt, past_key_values=DynamicCache())
-    least = int(model(sequences[:, :-1]).logits[0, -1].argmin())
-    sequences[0, -1] = least
-    with pytest.raises(InputError, match=rf"token {least} \(row 0, position 6\) was none of the 4 candidates"):
-        explain_contrastive_search(model, sequences, strategy, input_ids=prompt)
+        _steps(model, sequences, strategy, input_ids=prompt, past_key_values=DynamicCache())
+    with pytest.raises(InputError, match="have 5 new tokens, and a call with these arguments makes at most 4"):
+        _steps(model, sequences, strategy, input_ids=prompt, max_new_tokens=4)
+    with pytest.raises(OptionError, match="num_beams=2"):
+        _steps(model, sequences, strategy, input_ids=prompt, num_beams=2)
+    least = int(model(sequences[:, :6]).logits[0, -1].argmin())
+    sequences[0, 6] = least
+    with pytest.warns(DecodingWarning, match=rf"token {least} \(row 0, position 6\) may not be chosen there") as warned:
+        steps = _steps(model, sequences, strategy, input_ids=prompt)[0]
+    assert len(warned) == 1
+    assert steps[2].chosen.score is None
+    # What follows is explained behind the text as it is: the penalty reaches the token that was no candidate.
+    with pytest.warns(DecodingWarning):
+        again = _steps(model, sequences, strategy, input_ids=sequences[:, :7])[0]
+    assert [c.token for c in _candidates(steps[3])] == [c.token for c in _candidates(again[0])]
+    for found, right in zip(_candidates(steps[3]), _candidates(again[0]), strict=True):
+        assert found.parts["penalty"] == pytest.approx(right.parts["penalty"], abs=1e-4)
+        assert found.repeats == right.repeats

@@ -1,0 +1,461 @@
+"""Explanations against recomputation: float64, no cache, no padding, each reader by itself, token by token."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import contrast_oracle as oracle
+import pytest
+import torch
+from scripted_drafts import drafted
+from tiny_models import left_padded, random_ids, random_prompt, tiny_model, word_tokenizer
+from tiny_strategies import EXAMPLES, OTHER_INPUTS, OTHER_MODELS
+from torch import Tensor
+
+import decoding
+from decoding import (
+    FSD,
+    LOL,
+    SLED,
+    AdaptiveContext,
+    ContrastiveDecoding,
+    DoLa,
+    DraftRecord,
+    Explanation,
+    InputError,
+    MaskedHeads,
+    OptionError,
+    Strategy,
+)
+from decoding.api import generate_with
+from decoding.explanation.records import Candidate, Step
+from decoding.strategies.registry import NOT_EXPLAINED, STRATEGIES, parse_strategy
+
+PROMPTS = [random_prompt(4, seed=1), random_prompt(9, seed=2)]
+STEPS = 6
+NEAR = {"abs": 1e-4, "rel": 1e-4}  # float32 in passes of several tokens, against float64 without a cache
+
+Texts = list[int]
+ScoresAndReaders = tuple[Tensor, dict[str, Tensor]]
+"""(vocab,) scores in float64, -inf where a token may not be chosen; and the logits (vocab,) of each reader."""
+
+
+def _shown(step: Step) -> tuple[Candidate, ...]:
+    return (step.chosen, *step.rejected)
+
+
+def _check(step: Step, text: Texts, scores: Tensor, readers: Mapping[str, Tensor]) -> None:
+    """Compare every figure of a step, after the text."""
+    assert list(step.chosen.log_probs) == list(readers)
+    log_probs = {name: logits.log_softmax(-1) for name, logits in readers.items()}
+    probabilities = scores.softmax(-1)
+    # Scores that a tolerance away from plausibility's edge could be on its other side are none here: seeds are fixed.
+    assert step.choices == int((scores > -math.inf).sum())
+    assert step.greedy.token == int(readers["expert"].argmax())
+    for candidate in _shown(step):
+        assert candidate.log_probs == pytest.approx(
+            {name: float(values[candidate.token]) for name, values in log_probs.items()}, **NEAR
+        )
+        score = float(scores[candidate.token])
+        assert (candidate.score is None) == (score == -math.inf)
+        assert candidate.score is None or candidate.score == pytest.approx(score, **NEAR)
+        assert candidate.probability == pytest.approx(float(probabilities[candidate.token]), abs=1e-4)
+    tokens = {candidate.token for candidate in _shown(step)}
+    allowed = min(step.choices, 5)
+    assert tokens >= set(scores.topk(allowed).indices.tolist()) | set(readers["expert"].topk(5).indices.tolist())
+    assert tokens >= {int(logits.argmax()) for logits in readers.values()}
+    margin = float(scores[step.chosen.token] - scores[step.greedy.token])
+    assert (step.margin is None) == (not math.isfinite(margin))
+    assert step.margin is None or step.margin == pytest.approx(margin, **NEAR)
+    assert step.divergences == pytest.approx(
+        {
+            name: oracle.jensen_shannon(readers["expert"], logits)
+            for name, logits in readers.items()
+            if name != "expert"
+        },
+        abs=1e-4,
+    )
+
+
+def _sum_of_parts(step: Step, candidate: Candidate) -> float:
+    known = {**candidate.log_probs, **candidate.parts}
+    return sum(weight * (known[name] or 0.0) for name, weight in step.weights.items() if weight)
+
+
+def _check_sum(step: Step) -> None:
+    """The weights account for the scores, up to a number that all candidates share."""
+    rests = [c.score - _sum_of_parts(step, c) for c in _shown(step) if c.score is not None]
+    assert max(rests) - min(rests) < 2e-4
+
+
+EXPERT, AMATEUR = tiny_model("llama"), tiny_model("llama", seed=7)
+READERS = {"expert": oracle.Reader(EXPERT), "amateur": oracle.Reader(AMATEUR)}
+PREFIX = [5, 6]
+
+
+def _greedy(text: Texts) -> ScoresAndReaders:
+    logits = READERS["expert"].logits(text)[-1]
+    return logits, {"expert": logits}
+
+
+def _contrastive_decoding(text: Texts) -> ScoresAndReaders:
+    readers = {name: reader.logits(text)[-1] for name, reader in READERS.items()}
+    return oracle.contrastive_decoding(*readers.values(), 0.05, 0.8, "log_probs", 0.5), readers
+
+
+def _dola(text: Texts) -> ScoresAndReaders:
+    final = READERS["expert"].logits(text)[-1]
+    early = [READERS["expert"].early(text, layer, False)[-1] for layer in (1, 2)]
+    named = {f"expert, layer {layer}": logits for layer, logits in enumerate(early, 1)}
+    return oracle.dola(final, early, 0.05, "dola"), {"expert": final, **named}
+
+
+def _lol(fusion: str) -> Callable[[Texts], ScoresAndReaders]:
+    settings = {"refocus_weight": 0.5, "amateur_weight": 0.7, "lower_amateur_weight": 0.4, "fusion_weight": 0.5}
+
+    def scores(text: Texts) -> ScoresAndReaders:
+        expert, amateur = READERS["expert"], READERS["amateur"]
+        finals = [expert.logits(text)[-1], expert.logits([*PREFIX, *text])[-1], amateur.logits(text)[-1]]
+        lower = {layer: [reader.early(text, layer, True)[-1] for reader in (expert, amateur)] for layer in (1, 2)}
+        readers = {"expert": finals[0], **{f"expert, layer {layer}": pair[0] for layer, pair in lower.items()}}
+        readers |= {"guided expert": finals[1], "amateur": finals[2]}
+        readers |= {f"amateur, layer {layer}": pair[1] for layer, pair in lower.items()}
+        given = {**settings, "fusion": fusion, "alpha": 0.05}
+        return oracle.lol(finals[0], finals[2], list(lower.values()), finals[1], given), readers
+
+    return scores
+
+
+def _LOL(fusion: Any) -> LOL:  # noqa: N802
+    return LOL(
+        AMATEUR, [1, 2], guidance=PREFIX, amateur_weight=0.7, lower_amateur_weight=0.4, fusion=fusion, alpha=0.05
+    )
+
+
+ORACLES: dict[str, tuple[Any, Callable[[Texts], ScoresAndReaders]]] = {
+    "greedy": ("greedy", _greedy),
+    "contrastive-decoding": (
+        ContrastiveDecoding(AMATEUR, alpha=0.05, beta=0.8, form="log_probs", amateur_temperature=0.5),
+        _contrastive_decoding,
+    ),
+    "dola": (DoLa([1, 2], alpha=0.05), _dola),
+    "lol": (_LOL("static"), _lol("static")),
+    "lol-by-entropy": (_LOL("entropy"), _lol("entropy")),
+}
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS[:1], PROMPTS], ids=["alone", "left-padded"])
+@pytest.mark.parametrize("name", ORACLES)
+def test_every_figure_is_that_of_recomputation(name: str, prompts: list[Texts]) -> None:
+    strategy, scores_of = ORACLES[name]
+    inputs = left_padded(prompts)
+    columns = inputs["input_ids"].shape[1]
+    options = {**inputs, "eos_token_id": None, "max_new_tokens": STEPS}
+    given = strategy if isinstance(strategy, Strategy) else None
+    sequences = decoding.generate(EXPERT, **options, strategy=given, do_sample=False)
+    explained = decoding.explain(EXPERT, sequences, strategy, **options)
+    differing = 0
+    for row, prompt in enumerate(prompts):
+        padding = columns - len(prompt)
+        assert explained[row].is_padding == tuple([True] * padding + [False] * (len(prompt) + STEPS))
+        assert explained[row].tokens == tuple(sequences[row].tolist())
+        assert [step.position for step in explained[row].steps] == list(range(columns, columns + STEPS))
+        for step in explained[row].steps:
+            text = sequences[row, padding : step.position].tolist()
+            _check(step, text, *scores_of(text))
+            _check_sum(step)
+            assert step.chosen.token == int(sequences[row, step.position])
+            assert step.chosen.score == max(candidate.score for candidate in _shown(step) if candidate.score)
+            differing += step.differs_from_greedy
+    assert (differing > 0) == (name != "greedy")
+
+
+def test_the_layer_that_dola_chose_is_named_and_has_its_weight() -> None:
+    sequences = decoding.generate(EXPERT, torch.tensor(PROMPTS[1:]), strategy=DoLa([0, 1, 2]), max_new_tokens=STEPS)
+    (explained,) = decoding.explain(EXPERT, sequences, DoLa([0, 1, 2]), input_ids=torch.tensor(PROMPTS[1:]))
+    assert explained.readers == ("expert", *(f"expert, layer {layer}" for layer in range(3)))
+    for step in explained.steps:
+        weights = dict.fromkeys((f"expert, layer {layer}" for layer in range(3)), 0.0)
+        weights |= {"expert": 1.0, f"expert, layer {step.settings['layer']}": -1.0}
+        assert step.weights == weights
+
+
+def test_the_strength_of_each_step_and_the_weights_that_it_makes() -> None:
+    inputs = {"input_ids": torch.tensor(PROMPTS[:1])}
+    strategy = AdaptiveContext([7, 8])
+    sequences = decoding.generate(EXPERT, **inputs, strategy=strategy, max_new_tokens=STEPS)
+    for step in decoding.explain(EXPERT, sequences, strategy, **inputs)[0].steps:
+        strength = step.settings["strength"]
+        assert strength == pytest.approx(step.divergences["expert in context"], abs=1e-6)
+        assert step.weights == pytest.approx({"expert in context": 1 + strength, "expert": -strength})
+        assert step.disagreement == step.divergences["expert in context"]
+    masked = MaskedHeads({1: [0]})
+    sequences = decoding.generate(EXPERT, **inputs, strategy=masked, max_new_tokens=STEPS)
+    text = sequences[0, : len(PROMPTS[0])].tolist()
+    (step, *_) = decoding.explain(EXPERT, sequences, masked, **inputs)[0].steps
+    assert step.settings["strength"] == pytest.approx(oracle.entropy(READERS["expert"].logits(text)[-1]), abs=1e-4)
+
+
+def test_a_layer_that_stands_for_several_has_their_weights_together() -> None:
+    """An amateur of one layer exits after it, whatever layer the expert exits after."""
+    shallow = oracle.ended_after(tiny_model("llama", seed=7), 1)
+    shallow.config.num_hidden_layers = 1
+    strategy = LOL(shallow, [1, 2], lower_amateur_weight=0.4, alpha=0.05)
+    inputs = {"input_ids": torch.tensor(PROMPTS[:1])}
+    sequences = decoding.generate(EXPERT, **inputs, strategy=strategy, max_new_tokens=STEPS)
+    for step in decoding.explain(EXPERT, sequences, strategy, **inputs)[0].steps:
+        _check_sum(step)
+
+
+# --- every strategy of the registry ----------------------------------------------------------------------------------
+
+
+def _made(name: str) -> tuple[Any, Any]:
+    """The strategy of a name and its text after the prompts."""
+    spec = EXAMPLES[name]() if name in EXAMPLES else parse_strategy(name)
+    options = {**left_padded(PROMPTS), "max_new_tokens": STEPS}
+    torch.manual_seed(0)
+    if isinstance(spec, Strategy):
+        return spec, decoding.generate(EXPERT, **options, strategy=spec)
+    return spec, generate_with(spec, EXPERT, **options)
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in OTHER_MODELS])
+def test_every_strategy_is_explained_or_refused_by_name(name: str) -> None:
+    strategy, sequences = _made(name)
+    inputs = left_padded(PROMPTS)
+    if name in NOT_EXPLAINED:
+        with pytest.raises(OptionError, match=rf"strategy={name}\(.*: .* chooses among whole texts") as refusal:
+            decoding.explain(EXPERT, sequences, strategy, **inputs)
+        assert "\n" not in str(refusal.value)
+        return
+    together = decoding.explain(EXPERT, sequences, strategy, tokenizer=word_tokenizer(), **inputs)
+    for row, explanation in enumerate(together):
+        assert explanation.strategy.startswith(name)
+        assert Explanation.from_json(explanation.to_json(indent=1)) == explanation
+        assert explanation.steps
+        for step in explanation.steps:
+            _check_sum(step)
+            assert step.chosen.score is not None
+            assert step.weights or not isinstance(strategy, Strategy)
+            texts = {candidate.token: (candidate.text or "").strip() for candidate in _shown(step)}
+            assert texts == {token: word_tokenizer().convert_ids_to_tokens(token) for token in texts}
+            scores = [candidate.score for candidate in step.rejected if candidate.score is not None]
+            assert scores == sorted(scores, reverse=True)
+        # A row's explanation depends neither on its batch nor on padding, nor on how many tokens are read at once.
+        keep = inputs["attention_mask"][row].bool()
+        padding = int((~keep).sum())
+        text = sequences[row : row + 1, padding : len(explanation.tokens)]
+        (alone,) = decoding.explain(EXPERT, text, strategy, input_ids=inputs["input_ids"][row : row + 1, keep])
+        for ours, theirs in zip(alone.steps, explanation.steps, strict=True):
+            assert ours.position == theirs.position - padding
+            assert ours.chosen.token == theirs.chosen.token
+            assert ours.chosen.score == pytest.approx(theirs.chosen.score, **NEAR)
+            assert ours.chosen.log_probs == pytest.approx(theirs.chosen.log_probs, **NEAR)
+            assert ours.weights == pytest.approx(theirs.weights, abs=1e-4)
+            if theirs.chosen.repeats is not None:
+                assert ours.chosen.repeats == theirs.chosen.repeats - padding
+
+
+def test_strategies_of_other_inputs_are_in_the_tests_of_these() -> None:
+    assert OTHER_INPUTS < OTHER_MODELS
+
+
+def test_a_strategy_that_does_not_say_how_it_scores_shows_its_readers() -> None:
+    class Plain(DoLa):
+        def parts(self, logits: Any, new_tokens: Any) -> Any:
+            return super(DoLa, self).parts(logits, new_tokens)
+
+    inputs = {"input_ids": torch.tensor(PROMPTS[:1])}
+    sequences = decoding.generate(EXPERT, **inputs, strategy=Plain([1, 2]), max_new_tokens=2)
+    step = decoding.explain(EXPERT, sequences, Plain([1, 2]), **inputs)[0].steps[0]
+    assert (step.weights, step.settings) == ({}, {})
+    assert set(step.chosen.log_probs) == {"expert", "expert, layer 1", "expert, layer 2"}
+
+
+# --- what is read at once, and by which models -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mistral-sliding", "mamba", "t5"])
+def test_models_that_read_tokens_one_by_one_are_explained_alike(name: str) -> None:
+    model = tiny_model(name)
+    inputs = {"input_ids": random_ids(2, 7)}
+    start = 1 if name == "t5" else 7
+    for strategy in (DoLa([0, 1]), FSD()):
+        if isinstance(strategy, DoLa) and name == "t5":
+            continue
+        options = {**inputs, "max_new_tokens": STEPS, "eos_token_id": None}
+        output = decoding.generate(
+            model, **options, strategy=strategy, return_dict_in_generate=True, output_scores=True
+        )
+        explained = decoding.explain(model, output.sequences, strategy, **options)
+        for row, explanation in enumerate(explained):
+            assert [step.position for step in explanation.steps] == list(range(start, start + STEPS))
+            for step, scores in zip(explanation.steps, output.scores, strict=True):
+                for candidate in _shown(step):
+                    right = float(scores[row, candidate.token])
+                    assert (candidate.score is None) == (right == -math.inf)
+                    assert candidate.score is None or candidate.score == pytest.approx(right, **NEAR)
+
+
+def test_long_texts_are_read_in_passes_whose_logits_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = {"input_ids": torch.tensor(PROMPTS[:1])}
+    strategy = ContrastiveDecoding(AMATEUR)
+    sequences = decoding.generate(EXPERT, **inputs, strategy=strategy, max_new_tokens=11, eos_token_id=None)
+    passes: list[int] = []
+    forward = EXPERT.model.forward
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        passes.append(1)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(EXPERT.model, "forward", counted)
+    (at_once,) = decoding.explain(EXPERT, sequences, strategy, eos_token_id=None, **inputs)
+    assert len(passes) == 2  # the prompt, and the text
+    passes.clear()
+    monkeypatch.setattr("decoding.explanation.replay.NUMBERS_AT_ONCE", 4 * 2 * 120)
+    (in_parts,) = decoding.explain(EXPERT, sequences, strategy, eos_token_id=None, **inputs)
+    assert len(passes) == 1 + 3  # of 4 tokens, but for the last one, which nothing comes after
+    for ours, theirs in zip(at_once.steps, in_parts.steps, strict=True):
+        assert ours.chosen.score == pytest.approx(theirs.chosen.score, **NEAR)
+
+
+# --- the call's own options ------------------------------------------------------------------------------------------
+
+
+def test_processors_are_a_part_of_the_score_and_of_greedys_choice() -> None:
+    options = {
+        "input_ids": torch.tensor(PROMPTS[1:]), "repetition_penalty": 1.5, "min_new_tokens": 4, "max_new_tokens": STEPS
+    }  # fmt: skip
+    for strategy in (SLED(), ContrastiveDecoding(AMATEUR), "greedy"):
+        given = strategy if isinstance(strategy, Strategy) else None
+        sequences = decoding.generate(EXPERT, **options, strategy=given, do_sample=False)
+        (explained,) = decoding.explain(EXPERT, sequences, strategy, **options)
+        changed = 0
+        for step in explained.steps:
+            _check_sum(step)
+            assert step.chosen.score == max(c.score for c in _shown(step) if c.score is not None)
+            changed += any(c.parts.get("processors", 0.0) != 0.0 for c in _shown(step))
+        assert changed > 0
+        # Greedy search with the same options, from each place.
+        step = explained.steps[2]
+        behind = sequences[:, : step.position]
+        again = EXPERT.generate(behind, repetition_penalty=1.5, min_new_tokens=2, max_new_tokens=2, do_sample=False)
+        assert step.greedy.token == int(again[0, -2])
+
+
+def test_drawn_tokens_have_the_probabilities_that_they_were_drawn_with() -> None:
+    options = {
+        "input_ids": torch.tensor(PROMPTS[1:]), "do_sample": True, "temperature": 3.0, "top_k": 7,
+        "max_new_tokens": 12, "eos_token_id": None,
+    }  # fmt: skip
+    for strategy in (None, DoLa([1, 2], alpha=0.0), FSD(top_k=7)):
+        torch.manual_seed(1)
+        output = decoding.generate(
+            EXPERT, **options, strategy=strategy, return_dict_in_generate=True, output_scores=True
+        )
+        temperature = 3.0 if isinstance(strategy, FSD) else 1.0  # of its scores; the others' have been divided by it
+        (explained,) = decoding.explain(EXPERT, output.sequences, strategy, **options)
+        assert any(step.margin and step.margin < 0 for step in explained.steps)
+        for step, scores in zip(explained.steps, output.scores, strict=True):
+            right = (scores[0] / temperature).softmax(-1)
+            assert step.choices == 7
+            for candidate in _shown(step):
+                assert candidate.probability == pytest.approx(float(right[candidate.token]), abs=1e-4)
+
+
+def test_a_row_ends_with_its_end_token() -> None:
+    strategy = FSD(penalty_alpha=0.9)
+    options = {**left_padded(PROMPTS), "max_new_tokens": STEPS}
+    columns = options["input_ids"].shape[1]
+    new = decoding.generate(EXPERT, **options, strategy=strategy, eos_token_id=None)[:, columns:].tolist()
+    length, end = next((n, token) for n, token in enumerate(new[0][1:], 2) if token not in new[0][: n - 1] + new[1])
+    options |= {"eos_token_id": end, "pad_token_id": 0}
+    sequences = decoding.generate(EXPERT, **options, strategy=strategy)
+    explained = decoding.explain(EXPERT, sequences, strategy, **options)
+    assert [[step.chosen.token for step in explanation.steps] for explanation in explained] == [new[0][:length], new[1]]
+    assert 1 < length < STEPS
+    assert len(explained[0].tokens) == columns + length
+
+
+def test_a_prompt_alone_has_no_steps() -> None:
+    prompt = torch.tensor(PROMPTS[:1])
+    (explained,) = decoding.explain(EXPERT, prompt, DoLa([1]), input_ids=prompt, tokenizer=word_tokenizer())
+    assert explained.steps == ()
+    assert explained.tokens == tuple(PROMPTS[0])
+
+
+def test_bad_input_is_one_line() -> None:
+    prompt = torch.tensor(PROMPTS[:1])
+    for arguments, message in (
+        ({"strategy": 3}, "strategy=3: must be a strategy such as decoding.DoLa()"),
+        ({"strategy": "gredy"}, "did you mean greedy"),
+        ({"strategy": DoLa([1]), "alternatives": 0}, "alternatives=0: must be a whole number from 1"),
+        ({"strategy": DoLa([9])}, "9"),
+    ):
+        with pytest.raises(OptionError, match=message.replace("(", r"\(").replace(")", r"\)")) as error:
+            decoding.explain(EXPERT, prompt, input_ids=prompt, **arguments)
+        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="sequences are empty"):
+        decoding.explain(EXPERT, prompt[:, :0], DoLa([1]), input_ids=prompt)
+    for text in ("{}", "nonsense", '{"strategy": 1, "steps": [{}]}', "[]"):
+        with pytest.raises(InputError, match="is no explanation as to_json"):
+            Explanation.from_json(text)
+
+
+def test_infinite_scores_are_numbers_in_json() -> None:
+    """A token that only the amateur excludes scores +inf."""
+
+    class Excluding(ContrastiveDecoding):
+        def contrast(self, logits: Any, input_ids: Tensor) -> Any:
+            final = logits["amateur"].final.clone()
+            final[..., 3] = -torch.inf
+            logits = {**logits, "amateur": dataclasses.replace(logits["amateur"], final=final)}
+            return super().contrast(logits, input_ids)
+
+    strategy, prompt = Excluding(AMATEUR, alpha=0.0), torch.tensor(PROMPTS[:1])
+    sequences = decoding.generate(EXPERT, prompt, strategy=strategy, max_new_tokens=2)
+    (explained,) = decoding.explain(EXPERT, sequences, strategy, input_ids=prompt)
+    assert [step.chosen.token for step in explained.steps] == [3, 3]
+    assert explained.steps[0].chosen.probability == 1.0
+    assert Explanation.from_json(explained.to_json()) == explained
+
+
+# --- drafts ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["contrastive-search", "contrastive-decoding", None])
+def test_steps_tell_which_drafts_were_accepted_and_which_token_a_rejected_one_was(name: str | None) -> None:
+    strategy = None if name is None else EXAMPLES[name]()
+    inputs = left_padded(PROMPTS)
+    columns = inputs["input_ids"].shape[1]
+    options: dict[str, Any] = {"strategy": strategy, "max_new_tokens": 12, "eos_token_id": None, "do_sample": False}
+    plain = decoding.generate(EXPERT, **inputs, **options)
+    record = DraftRecord()
+    script = {"wrong": 0.3, "short": 0.0, "seed": 1}
+    sequences, proposer = drafted(EXPERT, plain, inputs, script=script, draft_record=record, **options)
+    assert sequences.equal(plain)
+    asked = {key: value for key, value in options.items() if key != "strategy"}
+    explained = decoding.explain(EXPERT, sequences, strategy, draft_record=record, **inputs, **asked)
+    for row, explanation in enumerate(explained):
+        # The first token of the call has no draft, nor has the one after drafts that were all accepted.
+        accepted = [step.draft for step in explanation.steps].count("accepted")
+        rounds = [taken[row] for taken in proposer.taken]
+        assert sum(taken - 1 for taken in rounds) <= accepted <= sum(taken - 1 for taken in rounds) + 3
+        assert explanation.steps[0].draft is None
+        for step in explanation.steps:
+            assert (step.draft is None) == (step.draft_token is None)
+            assert (step.draft == "accepted") == (step.draft_token == step.chosen.token)
+        assert set(record.rows[row]) <= set(range(columns + 1, sequences.shape[1]))
+    kinds = {step.draft for explanation in explained for step in explanation.steps}
+    assert kinds == {"accepted", "rejected", None}
+    without = DraftRecord()
+    decoding.generate(EXPERT, **inputs, **options, draft_record=without)
+    assert without.rows == [{}, {}]
+    with pytest.raises(InputError, match="draft_record: is of a call of 1 rows, and the sequences have 2"):
+        decoding.explain(EXPERT, sequences, strategy, draft_record=DraftRecord([{}]), **inputs)
+    with pytest.raises(OptionError, match=r"draft_record=.*: must be a decoding"):
+        decoding.generate(EXPERT, **inputs, **options, draft_record=[])
