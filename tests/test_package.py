@@ -26,6 +26,8 @@ def test_the_wheel_has_one_top_level_package(tmp_path: Path) -> None:
         "decoding/py.typed",
         "decoding/kernels/degeneration_penalty/naive.py",
         "decoding/evals/cli.py",
+        "decoding/explanation/explorer/explorer.css",
+        "decoding/explanation/explorer/explorer.js",
         "decoding/evals/metrics/rep_n/rep_n.py",
         "decoding/evals/sandbox/inside.py",
         "decoding/evals/miniature/models/expert/model.safetensors",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.progress import Progress, ProgressColumn
 from decoding.errors import OptionError, one_line
 from decoding.files import write_whole
 
-__all__ = ["as_json", "console", "progress", "writable", "write_files"]
+__all__ = ["as_json", "check_file", "console", "progress", "writable", "write_file", "write_files"]
 
 
 def write_files(folder: Path | None, files: Mapping[str, str]) -> None:
@@ -24,12 +25,10 @@ def write_files(folder: Path | None, files: Mapping[str, str]) -> None:
     """
     if folder is None:
         return
-    try:
+    with _telling("--output", folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             write_whole(folder / name, text)
-    except OSError as error:
-        raise OptionError(f"--output {folder}: cannot be written ({one_line(error)})") from error
 
 
 def writable(folder: Path | None) -> None:
@@ -39,6 +38,41 @@ def writable(folder: Path | None) -> None:
         OptionError: it cannot be made.
     """
     write_files(folder, {})
+
+
+def check_file(option: str, file: Path) -> None:
+    """Find out before the work begins that a file can be written.
+
+    Raises:
+        OptionError: it cannot.
+    """
+    if file.is_dir():
+        raise OptionError(f"{option} {file}: is a folder; must be the name of a file")
+    with _telling(option, file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        existed = file.exists()
+        with file.open("a"):
+            pass
+        if not existed:
+            file.unlink()
+
+
+def write_file(option: str, file: Path, text: str) -> None:
+    """Write a text to a file.
+
+    Raises:
+        OptionError: it cannot be written.
+    """
+    with _telling(option, file):
+        write_whole(file, text)
+
+
+@contextmanager
+def _telling(option: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OptionError(f"{option} {path}: cannot be written ({one_line(error)})") from error
 
 
 def as_json(value: Any, indent: int | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,7 @@ from decoding.cli.options import (
     known_strategies,
     prompts_of,
 )
-from decoding.cli.output import as_json, console, writable, write_files
+from decoding.cli.output import as_json, check_file, console, writable, write_file, write_files
 from decoding.errors import OptionError
 from decoding.strategies.generation_options import check_apply, options_from_text
 from decoding.strategies.registry import NOT_EXPLAINED, parse_strategy
@@ -57,6 +58,10 @@ def compare_command(
         bool,
         typer.Option("--explain", help="Show where strategies left greedy search's path, and why."),
     ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write an HTML file in which each token tells why it was chosen."),
+    ] = None,
     prefill_chunk: PrefillChunk = None,
     seed: Seed = 0,
     placement: ParallelPlacement,
@@ -69,6 +74,8 @@ def compare_command(
     --generation-config turns them on for all.
 
     Example: decoding compare --prompt "The old clockmaker" --strategy greedy --strategy contrastive-search:top_k=5
+
+    Why each token was chosen: --explain in a table, --html FILE in a page that a browser opens.
     """
     specs = [parse_strategy(spec) for spec in strategy or DEFAULT_STRATEGIES]
     if explain and all(spec.name in NOT_EXPLAINED for spec in specs):
@@ -77,6 +84,8 @@ def compare_command(
     check_apply(options, specs)
     texts = prompts_of(prompt, prompts)
     writable(output)
+    if html is not None:
+        check_file("--html", html)
 
     from decoding.capabilities.chunked_prefill import enable_chunked_prefill
     from decoding.evals.compare.compare import compare, show_figures, show_texts
@@ -87,11 +96,15 @@ def compare_command(
     loaded, tokenizer = placement.load(model)
     enable_chunked_prefill(loaded, prefill_chunk, padded=False)
     result = compare(
-        model, loaded, tokenizer, specs, texts, max_new_tokens=max_new_tokens, seed=seed, explain=explain, chat=chat,
-        generation_config=options,
+        model, loaded, tokenizer, specs, texts, max_new_tokens=max_new_tokens, seed=seed,
+        explain=explain or html is not None, chat=chat, generation_config=options,
     )  # fmt: skip
     if not is_main_process(loaded):
         return
+    if html is not None:
+        write_file("--html", html, result.as_html())
+    if not explain:
+        result = replace(result, explanations={})
     write_files(
         output,
         {"compare.json": as_json(result.as_dict(), indent=2) + "\n", "compare.md": result.as_markdown()},

@@ -16,6 +16,7 @@ from decoding.cli.output import progress
 from decoding.evals.compare.explanations import as_markdown, as_table
 from decoding.evals.metrics import diversity, repetition
 from decoding.explanation.explain import explain_continuation
+from decoding.explanation.explorer import ExploredTexts, UnexplainedText, explorer_page
 from decoding.explanation.records import Explanation
 from decoding.models.devices import is_main_process
 from decoding.strategies.effective_config import decoded_with, effective_config, options_of_folder, warn_of_folder
@@ -27,6 +28,10 @@ from decoding.versions import versions
 __all__ = ["Comparison", "Figures", "compare", "repeated_words", "show_figures", "show_texts"]
 
 REPORTED = ("continuation", "new_tokens", "seconds")  # of each continuation, in compare.json
+LEAD = (
+    "Point at a token, or move with the arrow keys: what the model found probable there, what the strategy made of it, "
+    "and what was rejected. A click pins the token."
+)
 WARM_UP_TOKENS = 8  # enough to find out how the model branches and to start the thread pool
 
 
@@ -117,6 +122,24 @@ class Comparison:
                 if (s, index) in self.explanations:
                     lines += ["", *as_markdown(self.explanations[s, index])]
         return "\n".join(lines) + "\n"
+
+    def as_html(self) -> str:
+        """The texts side by side in a page that tells why each token was chosen, where there are explanations."""
+        return _as_page(self)
+
+
+def _as_page(result: Comparison) -> str:
+    groups = [
+        ExploredTexts(
+            prompt,
+            [
+                result.explanations.get((s, p)) or UnexplainedText(spec.label, texts[p].text)
+                for s, (spec, texts) in enumerate(zip(result.specs, result.continuations, strict=True))
+            ],
+        )
+        for p, prompt in enumerate(result.prompts)
+    ]
+    return explorer_page(f"{result.model}: why each token", groups, LEAD)
 
 
 def compare(
