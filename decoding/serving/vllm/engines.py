@@ -22,12 +22,19 @@ class RunningEngine:
             engine at the first such request on a CPU, where random generators have no offset.
         has_one_strategy: whether requests have the engine's own strategy and no other one. vLLM's V1 runner asks no
             processor where there are drafts.
+        compilation: vLLM's configuration of captured graphs; None where rows of a step are known in any case.
     """
 
     settings: Settings
     model_config: Any
     rewinds_seeds: bool
     has_one_strategy: bool = False
+    compilation: Any = None
+
+    @property
+    def scores_prompts(self) -> bool:
+        """Whether requests may ask for log-probabilities of their prompts: not where a graph is all that runs."""
+        return self.compilation is None or self.compilation.cudagraph_mode.mixed_mode().name != "FULL"
 
 
 # By the id of their vLLM configuration, as long as that lives: what an engine that is gone served another one cannot.

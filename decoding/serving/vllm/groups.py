@@ -36,10 +36,12 @@ class Entry:
     Attributes:
         request: its strategy.
         member: of a request that is not alone.
+        scores_prompt: whether it asks for log-probabilities of its prompt.
     """
 
     request: Request
     member: Member | None = None
+    scores_prompt: bool = False
 
 
 @dataclass

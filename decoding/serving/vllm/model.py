@@ -1,9 +1,9 @@
 """vLLM's model with readers: one forward pass gives the hidden states of all of them, side by side.
 
 The pass returns, for each token, the model's last hidden state, then those of its lower layers, the amateur's last one,
-and those of the amateur's lower layers, as one wide row. vLLM cuts, captures and keeps such rows as it does any hidden
-states. ``compute_logits`` takes them apart: heads are applied to the rows that are sampled, and to those of lower
-layers and the amateur where a request reads them.
+those of the amateur's lower layers, and the token's number in the step, as one wide row. vLLM cuts, captures and keeps
+such rows as it does any hidden states. ``compute_logits`` takes them apart: heads are applied to the rows that are
+sampled, and to those of lower layers and the amateur where a request reads them.
 
 The amateur's attention layers have the same block tables as the model's, so vLLM's paged cache, chunked prefill, prefix
 caching, preemption and tensor parallelism serve both.
@@ -25,7 +25,8 @@ from vllm.model_executor.models.utils import init_vllm_registered_model, maybe_p
 
 from decoding.errors import ModelError, OptionError
 from decoding.serving.vllm.engines import MODELS
-from decoding.serving.vllm.groups import GroupInBatch, share_tokens
+from decoding.serving.vllm.groups import Entry, GroupInBatch, share_tokens
+from decoding.serving.vllm.prompt_scores import PromptScores, token_numbers
 from decoding.serving.vllm.rows import RowReaders, Rows
 from decoding.serving.vllm.search import HiddenSlots, StepReads, search
 from decoding.serving.vllm.settings import readers_of
@@ -71,6 +72,10 @@ class ReadersMixin(VllmModel):
         self.keeps_steps = False  # the processor says whether a request needs them
         self.step: Step | None = None
         self.groups: list[GroupInBatch] = []  # in the V1 runner's batch
+        self.prompts: PromptScores | None = (
+            None  # of the step, where a request asks for log-probabilities of its prompt
+        )
+        self.sampled = False  # whether the step's logits to sample from were computed
         self.reads: StepReads | None = None
         self.history: HiddenSlots | None = None
         # Drafts on the V1 runner leave out the processor, which else applies plausibility after all other processors.
@@ -96,9 +101,22 @@ class ReadersMixin(VllmModel):
             self.secondary_weights = (*getattr(self, "secondary_weights", ()), source)
         MODELS[vllm_config.instance_id] = self
 
+    def begin_step(self, entries: Iterable[tuple[int, Entry]], starts: Sequence[int] | None = None) -> None:
+        """Take note of a step's requests.
+
+        Args:
+            entries: places in the batch, and what stands there.
+            starts: where the tokens of each place start; None where the forward pass will know.
+        """
+        entries = list(entries)
+        asked = any(entry.scores_prompt for _, entry in entries)
+        self.prompts = PromptScores(entries, starts) if asked else None
+        self.sampled = False
+
     def forward(self, input_ids: Tensor | None, positions: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The wide rows (tokens, width)."""
-        metadata = step_metadata() if self.groups or self.readers.candidates else None
+        asked = self.groups or self.readers.candidates or self.prompts is not None
+        metadata = step_metadata() if asked else None
         if metadata is not None and self.groups and input_ids is not None:
             share_tokens(self.groups, input_ids, positions, metadata.query_start_loc)
         parts = as_parts(super().forward(input_ids, positions, *args, **kwargs))
@@ -112,7 +130,9 @@ class ReadersMixin(VllmModel):
                 # A prompt of any request may have a token of the model's alone, at which the engine would end.
                 input_ids = input_ids.clamp(max=self.amateur_vocab - 1)
             parts += as_parts(self.amateur(input_ids, positions))
-        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+        if metadata is not None and self.prompts is not None and self.prompts.starts is None:
+            self.prompts.starts = metadata.query_start_loc.tolist()
+        return torch.cat([*parts, token_numbers(parts[0])], -1) if len(parts) > 1 else parts[0]
 
     def _keep_history(self, hidden: Tensor, input_ids: Tensor, metadata: Any) -> None:
         """Keep the hidden states of a step's tokens, and what contrastive search asks of the step."""
@@ -125,9 +145,15 @@ class ReadersMixin(VllmModel):
         self.reads = StepReads(input_ids[last], metadata.seq_lens, metadata.block_table)
 
     def compute_logits(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The engine's own strategy on wide rows, without plausibility; the model's logits where it has none."""
+        """The engine's own strategy on wide rows, without plausibility; the model's logits where it has none.
+
+        The first logits of a step are those to sample from, others are of prompts, whose requests have them scored.
+        """
+        if self.prompts is not None and self.sampled:
+            head = super().compute_logits
+            return self.prompts.of(self, hidden_states, lambda rows: head(rows[:, : self.width], *args, **kwargs))
+        self.sampled = True
         forced: tuple[Tensor, Tensor] | None = None
-        # The first logits of a step are those to sample from, others are of prompts.
         searches = [group for group in self.groups if group.searches] if self.reads is not None else []
         if searches:
             logits, places, tokens = search(self, hidden_states, searches)

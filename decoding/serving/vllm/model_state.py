@@ -35,6 +35,7 @@ def model_state_class(model: Any, own: Callable[[], Any] | None) -> type[Any]:
         def prepare_inputs(self, input_batch: Any, req_states: Any) -> Any:
             entries = self._strategies.entries_of(input_batch.idx_mapping_np.tolist())
             self.model.groups = groups_in_batch(entries)
+            self.model.begin_step(entries, input_batch.query_start_loc_np.tolist())
             share_tokens(self.model.groups, input_batch.input_ids, input_batch.positions, input_batch.query_start_loc)
             return super().prepare_inputs(input_batch, req_states)
 

@@ -81,9 +81,11 @@ class StrategyProcessor(ProcessorV1, ProcessorV2):
             return None
         request = model.default if fields is None else requested(fields, model.readers)
         if request is None:
-            return None if model.default is None else Entry(PlainRequest())  # in place of the engine's own scores
+            if model.default is None:
+                return None
+            request = PlainRequest()  # in place of the engine's own scores
         member = None if fields is None else fields.get(GROUP)
-        return Entry(request, None if member is None else Member(*member))
+        return Entry(request, None if member is None else Member(*member), scores_prompt(params))
 
     # The V1 runner.
 
@@ -100,6 +102,7 @@ class StrategyProcessor(ProcessorV1, ProcessorV2):
             self._groups = None
         if (model := self.model) is not None:
             model.keeps_steps = bool(self._entries) and not model.masks_logits
+            model.begin_step(self._entries.items())
             if batch_update is not None:
                 model.groups = groups_in_batch(self._entries.items())
 
@@ -218,6 +221,16 @@ def check_request(request: Request | None, params: SamplingParams, engine: Runni
             "strategy: with drafts and the V1 model runner requests have this engine's own strategy alone; leave it "
             "out, or start the engine without drafts or with VLLM_USE_V2_MODEL_RUNNER=1"
         )
+    if request is not None and request.followers(engine.settings.readers) and scores_prompt(params):
+        raise OptionError(
+            f"{request.name}: prompt_logprobs: a prompt that has several readings here is not scored; leave it out, or "
+            "use decoding.score"
+        )
+    if scores_prompt(params) and not engine.scores_prompts:
+        raise OptionError(
+            "prompt_logprobs: with cudagraph_mode=FULL on the V1 model runner a step does not tell whose tokens are "
+            "whose; start the engine with FULL_AND_PIECEWISE, or with VLLM_USE_V2_MODEL_RUNNER=1"
+        )
     if isinstance(request, ContrastiveSearchRequest):
         check_search(params)
     if isinstance(request, SecondPromptRequest):
@@ -229,6 +242,11 @@ def check_request(request: Request | None, params: SamplingParams, engine: Runni
             f"{request.name}: seed={params.seed}: vLLM's V1 model runner has no seeds on a CPU where a prompt is read "
             "in parts; leave seed out, or start the engine with VLLM_USE_V2_MODEL_RUNNER=1"
         )
+
+
+def scores_prompt(params: SamplingParams) -> bool:
+    """Whether a request asks for log-probabilities of its prompt's tokens."""
+    return params.prompt_logprobs is not None or params.prompt_logprob_token_ids is not None
 
 
 def check_search(params: SamplingParams) -> None:

@@ -41,7 +41,8 @@ def checks_beside(checks: type[VerifyAndUpdateConfig] | None) -> type[VerifyAndU
                 vllm_config.scheduler_config.async_scheduling = False
             rewinds = vllm_config.use_v2_model_runner or not current_platform.is_cpu()
             fixed = vllm_config.speculative_config is not None and not vllm_config.use_v2_model_runner
-            ENGINES[id(vllm_config)] = RunningEngine(settings, vllm_config.model_config, rewinds, fixed)
+            compilation = None if vllm_config.use_v2_model_runner else vllm_config.compilation_config
+            ENGINES[id(vllm_config)] = RunningEngine(settings, vllm_config.model_config, rewinds, fixed, compilation)
             weakref.finalize(vllm_config, ENGINES.pop, id(vllm_config), None)
 
     return ContrastChecks
@@ -57,6 +58,10 @@ def check_engine(vllm_config: Any, settings: Settings) -> None:
         raise OptionError(
             "pipeline parallelism: strategies need all layers on each device; use tensor_parallel_size, with "
             "pipeline_parallel_size=1"
+        )
+    if vllm_config.parallel_config.use_ubatching:
+        raise OptionError(
+            "microbatches: strategies need a step's tokens in one pass; leave enable_dbo and ubatch_size out"
         )
     if settings.readers.adapter and vllm_config.lora_config is None:
         raise OptionError(
