@@ -37,7 +37,7 @@ class RunningEngine:
         return self.compilation is None or self.compilation.cudagraph_mode.mixed_mode().name != "FULL"
 
 
-# By the id of their vLLM configuration, as long as that lives: what an engine that is gone served another one cannot.
-ENGINES: dict[int, RunningEngine] = {}
-# By the identity of their vLLM configuration: the sampler's processor finds its model here.
+# Both by the identity that an engine's vLLM configuration has, as long as that lives.
+ENGINES: dict[str, RunningEngine] = {}
+# Where the sampler's processor finds its model.
 MODELS: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()

@@ -69,7 +69,7 @@ class ReadersMixin(VllmModel):
         self.vllm_config = vllm_config
         self.readers, self.default = settings.readers, settings.default
         self.width = vllm_config.model_config.get_hidden_size()
-        self.keeps_steps = False  # the processor says whether a request needs them
+        self.keeps_steps = False  # whether a request of the step needs it
         self.step: Step | None = None
         self.groups: list[GroupInBatch] = []  # in the V1 runner's batch
         self.prompts: PromptScores | None = (
@@ -111,6 +111,7 @@ class ReadersMixin(VllmModel):
         entries = list(entries)
         asked = any(entry.scores_prompt for _, entry in entries)
         self.prompts = PromptScores(entries, starts) if asked else None
+        self.keeps_steps = bool(entries) and not self.masks_logits
         self.sampled = False
 
     def forward(self, input_ids: Tensor | None, positions: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -124,10 +125,9 @@ class ReadersMixin(VllmModel):
         if metadata is not None and self.readers.candidates and input_ids is not None:
             self._keep_history(parts[0], input_ids, metadata)
         if self.amateur is not None:
-            if input_ids is None:
-                raise ModelError("an amateur reads token ids, and this call has embeddings: prompts must be text")
+            assert input_ids is not None  # an engine with an amateur takes no embeddings
             if self.amateur_vocab < self.vocab_size:
-                # A prompt of any request may have a token of the model's alone, at which the engine would end.
+                # A plain request may have a token of the model's alone, at which the engine would end.
                 input_ids = input_ids.clamp(max=self.amateur_vocab - 1)
             parts += as_parts(self.amateur(input_ids, positions))
         if metadata is not None and self.prompts is not None and self.prompts.starts is None:

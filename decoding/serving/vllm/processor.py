@@ -16,21 +16,12 @@ from vllm.v1.sample.logits_processor.interface import LogitsProcessor as Process
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as ProcessorV2
 
 from decoding.errors import OptionError
-from decoding.serving.vllm.engines import ENGINES, MODELS, RunningEngine
+from decoding.serving.vllm.admission import check, fields_of, scores_prompt
+from decoding.serving.vllm.engines import ENGINES, MODELS
 from decoding.serving.vllm.groups import Entry, Member, groups_in_batch
-from decoding.serving.vllm.requests import (
-    GROUP,
-    STRATEGY,
-    ContrastiveSearchRequest,
-    PlainRequest,
-    Request,
-    SecondPromptRequest,
-    requested,
-)
+from decoding.serving.vllm.requests import GROUP, STRATEGY, PlainRequest, requested
 from decoding.serving.vllm.rows import RowReaders, Rows, grouped
 from decoding.serving.vllm.search import leave_one
-from decoding.serving.vllm.second_prompts import check_second_prompt
-from decoding.serving.vllm.start import fields_of
 
 __all__ = ["StrategyProcessor", "contrast"]
 
@@ -40,27 +31,19 @@ class StrategyProcessor(ProcessorV1, ProcessorV2):
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
-        """Raise OptionError for a strategy that no engine of this process can give, which clients see as HTTP 400."""
+        """Raise OptionError for what no engine of this process serves; vLLM makes HTTP 400 of it.
+
+        Engines check their requests themselves (:mod:`decoding.serving.vllm.admission`), but for those with drafts on
+        the V1 runner, where vLLM has no further processors.
+        """
         fields = fields_of(sampling_params)
-        if fields is None:
-            return
-        if GROUP in fields:  # the scheduler's, which it adds after this
-            raise OptionError(f"{fields[STRATEGY]}: no parameter {GROUP!r}")
-        if not ENGINES:
+        if ENGINES and all(engine.has_one_strategy for engine in ENGINES.values()):
+            check(sampling_params, next(reversed(ENGINES.values())))
+        if fields is not None and not ENGINES:
             raise OptionError(
                 f"strategy={fields[STRATEGY]!r}: this engine serves no strategies; start it as "
                 "`decoding serve --engine vllm` does, with an architecture Contrast..."
             )
-        error: OptionError | None = None
-        for engine in reversed(ENGINES.values()):
-            try:
-                check_request(requested(fields, engine.settings.readers), sampling_params, engine)
-            except OptionError as refused:
-                error = error or refused
-            else:
-                return
-        assert error is not None
-        raise error
 
     def __init__(self, vllm_config: Any, device_or_states: Any, pin_memory: bool | None = None) -> None:
         self._engine: str = vllm_config.instance_id
@@ -101,7 +84,6 @@ class StrategyProcessor(ProcessorV1, ProcessorV2):
         if changed or batch_update is not None:
             self._groups = None
         if (model := self.model) is not None:
-            model.keeps_steps = bool(self._entries) and not model.masks_logits
             model.begin_step(self._entries.items())
             if batch_update is not None:
                 model.groups = groups_in_batch(self._entries.items())
@@ -115,8 +97,6 @@ class StrategyProcessor(ProcessorV1, ProcessorV2):
             self._entries.pop(req_idx, None)
         else:
             self._entries[req_idx] = entry
-        if (model := self.model) is not None:
-            model.keeps_steps = bool(self._entries)
         return entry is not None
 
     def entries_of(self, slots: Iterable[int]) -> tuple[tuple[int, Entry], ...]:
@@ -148,7 +128,7 @@ class StrategyProcessor(ProcessorV1, ProcessorV2):
         On the V2 runner the scores are there, processed, and plausibility alone is applied.
         """
         model = self.model
-        if model is None or model.step is None or not self._entries:
+        if model is None or model.step is None:
             return logits
         if ctx is None:
             if self._groups is None:
@@ -201,67 +181,11 @@ def contrast(model: Any, rows: Rows, logits: Tensor, masks: bool = True) -> None
         scores = given
     else:
         scores = rows.scores(readers)
-        moved = given - returned
-        scores = scores + torch.where(moved.isfinite(), moved, 0.0)
-        scores = scores.masked_fill(given.isneginf() & ~returned.isneginf(), -torch.inf)
+        if not (given.is_cpu and torch.equal(given, returned)):  # a GPU would make the host wait for the answer
+            moved = given - returned
+            scores = scores + torch.where(moved.isfinite(), moved, 0.0)
+            scores = scores.masked_fill(given.isneginf() & ~returned.isneginf(), -torch.inf)
         if any(own):  # the engine's own scores are there already
             kept = torch.tensor(own, device=logits.device)[:, None]
             scores = torch.where(kept, given, scores)
     logits[at] = rows.masked(scores, readers) if masks else scores
-
-
-def check_request(request: Request | None, params: SamplingParams, engine: RunningEngine) -> None:
-    """Refuse a strategy that an engine does not give, and what one with several readings of a request does not have.
-
-    Raises:
-        OptionError: names it.
-    """
-    if engine.has_one_strategy and request != engine.settings.default:
-        raise OptionError(
-            "strategy: with drafts and the V1 model runner requests have this engine's own strategy alone; leave it "
-            "out, or start the engine without drafts or with VLLM_USE_V2_MODEL_RUNNER=1"
-        )
-    if request is not None and request.followers(engine.settings.readers) and scores_prompt(params):
-        raise OptionError(
-            f"{request.name}: prompt_logprobs: a prompt that has several readings here is not scored; leave it out, or "
-            "use decoding.score"
-        )
-    if scores_prompt(params) and not engine.scores_prompts:
-        raise OptionError(
-            "prompt_logprobs: with cudagraph_mode=FULL on the V1 model runner a step does not tell whose tokens are "
-            "whose; start the engine with FULL_AND_PIECEWISE, or with VLLM_USE_V2_MODEL_RUNNER=1"
-        )
-    if isinstance(request, ContrastiveSearchRequest):
-        check_search(params)
-    if isinstance(request, SecondPromptRequest):
-        check_second_prompt(request, engine.model_config)
-    if request is None or not request.followers(engine.settings.readers) or engine.rewinds_seeds:
-        return
-    if params.seed is not None and params.temperature > 0:
-        raise OptionError(
-            f"{request.name}: seed={params.seed}: vLLM's V1 model runner has no seeds on a CPU where a prompt is read "
-            "in parts; leave seed out, or start the engine with VLLM_USE_V2_MODEL_RUNNER=1"
-        )
-
-
-def scores_prompt(params: SamplingParams) -> bool:
-    """Whether a request asks for log-probabilities of its prompt's tokens."""
-    return params.prompt_logprobs is not None or params.prompt_logprob_token_ids is not None
-
-
-def check_search(params: SamplingParams) -> None:
-    """Refuse what contrastive search does not have here.
-
-    Raises:
-        OptionError: names it.
-    """
-    if params.temperature != 0:
-        raise OptionError(f"contrastive-search: temperature={params.temperature}: it does not draw; must be 0")
-    plain = {
-        "presence_penalty": 0, "frequency_penalty": 0, "repetition_penalty": 1, "min_tokens": 0, "bad_words": None,
-        "logit_bias": None, "allowed_token_ids": None, "structured_outputs": None,
-    }  # fmt: skip
-    for name, value in plain.items():
-        given = getattr(params, name)
-        if given != value and given:
-            raise OptionError(f"contrastive-search: {name}={given!r}: candidates are chosen without it; leave it out")

@@ -25,6 +25,7 @@ from decoding.serving.vllm.readers import EngineReaders
 
 __all__ = [
     "GROUP",
+    "PARAMETERS",
     "REQUESTS",
     "STRATEGY",
     "ContextAwareRequest",
@@ -43,6 +44,8 @@ STRATEGY = "strategy"  # the key that names it
 PLAIN = "none"  # the model's own logits
 # The key that tells the sampler's processor which group a request belongs to, and its place in it.
 GROUP = "_group"
+# What vLLM itself puts beside a request's fields.
+VLLMS_OWN = ("kv_transfer_params", "ec_transfer_params", "kv_cache_report_mode")
 
 
 @dataclass(frozen=True)
@@ -329,6 +332,13 @@ REQUESTS: dict[str, type[Request]] = {
 }
 
 
+# The strategies that have a parameter, by its name.
+PARAMETERS: dict[str, list[str]] = {}
+for _name, _request in REQUESTS.items():
+    for _field in dataclasses.fields(_request):
+        PARAMETERS.setdefault(_field.name, []).append(_name)
+
+
 def requested(fields: Mapping[str, Any], engine: EngineReaders) -> Request | None:
     """The strategy that flat fields ask for, such as ``{"strategy": "dola", "alpha": 0.2}``; None where it is "none".
 
@@ -340,7 +350,7 @@ def requested(fields: Mapping[str, Any], engine: EngineReaders) -> Request | Non
     Raises:
         OptionError: an unknown name, a parameter out of range, or a reader that the engine does not have.
     """
-    given = {key: value for key, value in fields.items() if key != GROUP}
+    given = {key: value for key, value in fields.items() if key != GROUP and key not in VLLMS_OWN}
     name = given.pop(STRATEGY)
     if name == PLAIN:
         if given:

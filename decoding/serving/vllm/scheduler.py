@@ -25,10 +25,10 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.request import Request, RequestStatus
 
 from decoding.errors import OptionError
+from decoding.serving.vllm.admission import fields_of
 from decoding.serving.vllm.requests import GROUP, ContrastiveSearchRequest, SecondPromptRequest, requested
 from decoding.serving.vllm.second_prompts import second_prompt
 from decoding.serving.vllm.settings import readers_of
-from decoding.serving.vllm.start import fields_of
 
 __all__ = ["GroupScheduler"]
 
@@ -123,9 +123,11 @@ class GroupScheduler(Scheduler):
         self.running: list[Request]
         self._groups: dict[str, Group] = {}  # by the leader's id
         self._leaders: dict[str, str] = {}  # the leader's id by the follower's
-        self._readers = readers_of(self.vllm_config)[0].readers
+        self._settings, self._amateur_config = readers_of(self.vllm_config)
+        self._readers = self._settings.readers
         self._stepping: list[list[GroupedRequest]] = []  # requests that take this step together
-        self._failed: list[Request] = []  # leaders that have ended with a follower, whose clients are not told yet
+        self._failed: list[Request] = []  # have ended with an error, which their clients are not told yet
+        self._unreadable: list[str] = []  # requests whose prompts the amateur cannot read
         self._crowded = False  # whether a request of a group has lost its blocks, or found none, since the last step
         largest = 1 + self._readers.followers
         blocks = -(-self.max_model_len // self.block_size)
@@ -156,6 +158,8 @@ class GroupScheduler(Scheduler):
         wanted = None if fields is None or request.request_id in self.requests else requested(fields, self._readers)
         if wanted is None or not wanted.followers(self._readers):
             super().add_request(request)
+            if self._lacks_tokens(self._settings.default if fields is None else wanted, request):
+                self._unreadable.append(request.request_id)
             return
         prompts = [list(request.prompt_token_ids)] * wanted.followers(self._readers)
         if isinstance(wanted, SecondPromptRequest):
@@ -174,6 +178,18 @@ class GroupScheduler(Scheduler):
         for member in (request, *followers):
             super().add_request(member)
             self.waiting.remove_request(member)
+
+    def _lacks_tokens(self, wanted: Any, request: Request) -> bool:
+        """Whether a request is contrasted with an amateur that does not have one of its prompt's tokens."""
+        if wanted is None or not wanted.needs_amateur or self._amateur_config is None:
+            return False
+        foreign = [token for token in request.prompt_token_ids or () if token >= self._amateur_config.vocab_size]
+        if foreign:
+            logger.error(
+                "%s: request %s ends: its prompt has token %d, which the amateur's vocabulary of %d does not have.",
+                wanted.name, request.request_id, foreign[0], self._amateur_config.vocab_size,
+            )  # fmt: skip
+        return bool(foreign)
 
     def _follower(self, leader: Request, number: int, prompt: list[int], wanted: Any) -> Request:
         lora = leader.lora_request
@@ -194,6 +210,9 @@ class GroupScheduler(Scheduler):
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         """Schedule a step: the groups that may step come first, the others stop before their last token."""
+        self._failed += [self.requests[request_id] for request_id in self._unreadable if request_id in self.requests]
+        super().finish_requests(self._unreadable, RequestStatus.FINISHED_ERROR)
+        self._unreadable.clear()
         self._let_in()
         inside = [group for group in self._groups.values() if group.is_in]
         self._stepping, tokens = [], 0

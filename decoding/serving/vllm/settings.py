@@ -152,8 +152,8 @@ def is_adapter(amateur: str | None) -> bool:
     return amateur is not None and (Path(amateur) / "adapter_config.json").is_file()
 
 
-def check_vocabularies(model_config: Any, amateur: str, amateur_config: Any) -> None:
-    """Refuse an amateur of other tokens.
+def check_vocabularies(model_config: Any, amateur: str, amateur_config: Any) -> bool:
+    """Refuse an amateur of other tokens, and return whether it lacks one of the model's, padding left out.
 
     Raises:
         ModelError: names the first token that differs.
@@ -170,3 +170,5 @@ def check_vocabularies(model_config: Any, amateur: str, amateur_config: Any) -> 
             vocabularies.append(tokenizer.get_vocab())
     sizes = (model_config.hf_text_config.vocab_size, amateur_config.vocab_size)
     check_same_vocabulary("amateur", vocabularies[0], vocabularies[1], sizes)
+    tokens = sizes[0] if vocabularies[0] is None else 1 + max(vocabularies[0].values())
+    return bool(sizes[1] < tokens)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
 from typing import Any
 
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 from vllm.platforms import current_platform
 
 from decoding.errors import OptionError
+from decoding.serving.vllm.admission import admission_of
 from decoding.serving.vllm.engines import ENGINES, RunningEngine
-from decoding.serving.vllm.requests import STRATEGY
 from decoding.serving.vllm.settings import Settings, check_vocabularies, readers_of
 
-__all__ = ["checks_beside", "fields_of"]
+__all__ = ["checks_beside"]
 
 # Ways of drafting from the text alone. The others read hidden states, or have a model of their own.
 DRAFTS_FROM_TEXT = ("ngram", "ngram_gpu", "suffix")
@@ -30,20 +29,24 @@ def checks_beside(checks: type[VerifyAndUpdateConfig] | None) -> type[VerifyAndU
             super().verify_and_update_config(vllm_config)
             settings, amateur_config = readers_of(vllm_config)
             check_engine(vllm_config, settings)
-            if settings.readers.amateur is not None and not settings.readers.adapter:
-                check_vocabularies(vllm_config.model_config, settings.readers.amateur, amateur_config)
+            lacks_tokens = amateur_config is not None and check_vocabularies(
+                vllm_config.model_config, str(settings.readers.amateur), amateur_config
+            )
             if not vllm_config.instance_id:
                 from vllm.utils import random_uuid
 
                 vllm_config.instance_id = random_uuid()
-            if settings.readers.followers:
+            if settings.readers.followers or lacks_tokens:  # it knows the tokens of prompts
                 vllm_config.scheduler_config.scheduler_cls = GROUP_SCHEDULER
                 vllm_config.scheduler_config.async_scheduling = False
             rewinds = vllm_config.use_v2_model_runner or not current_platform.is_cpu()
             fixed = vllm_config.speculative_config is not None and not vllm_config.use_v2_model_runner
             compilation = None if vllm_config.use_v2_model_runner else vllm_config.compilation_config
-            ENGINES[id(vllm_config)] = RunningEngine(settings, vllm_config.model_config, rewinds, fixed, compilation)
-            weakref.finalize(vllm_config, ENGINES.pop, id(vllm_config), None)
+            model_config, instance_id = vllm_config.model_config, vllm_config.instance_id
+            ENGINES[instance_id] = RunningEngine(settings, model_config, rewinds, fixed, compilation)
+            weakref.finalize(vllm_config, ENGINES.pop, instance_id, None)
+            if not fixed:
+                model_config.logits_processors = [*(model_config.logits_processors or ()), admission_of(instance_id)]
 
     return ContrastChecks
 
@@ -62,6 +65,10 @@ def check_engine(vllm_config: Any, settings: Settings) -> None:
     if vllm_config.parallel_config.use_ubatching:
         raise OptionError(
             "microbatches: strategies need a step's tokens in one pass; leave enable_dbo and ubatch_size out"
+        )
+    if vllm_config.model_config.enable_prompt_embeds and (settings.readers.followers or settings.readers.amateur):
+        raise OptionError(
+            "enable_prompt_embeds: an amateur, second prompts and candidates are read by their tokens; leave it out"
         )
     if settings.readers.adapter and vllm_config.lora_config is None:
         raise OptionError(
@@ -115,9 +122,3 @@ def _check_groups(vllm_config: Any, settings: Settings) -> None:
             f"{asked}: groups of requests need enforce_eager with the V1 model runner; or set "
             "VLLM_USE_V2_MODEL_RUNNER=1"
         )
-
-
-def fields_of(params: Any) -> Mapping[str, Any] | None:
-    """The fields of a request's parameters that ask for a strategy; None where there are none."""
-    fields = params.extra_args or {}
-    return fields if STRATEGY in fields else None

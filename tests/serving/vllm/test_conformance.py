@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from vllm_engines import CASES, PROMPTS, continuation, engine, new_tokens, sampling
 
+from decoding.serving.vllm.engines import MODELS
+
 # The V2 runner's kernels run in Triton's interpreter: fewer and shorter requests.
 RUNNERS = [pytest.param("V1", marks=pytest.mark.quick), "V2"]
 SIZES = {"V1": (28, 16), "V2": (5, 10)}
@@ -45,3 +47,14 @@ def test_requests_that_come_and_go(served: tuple[Any, int, int]) -> None:
     right = [continuation(case.strategy, prompt, tokens)[:most] for case, prompt, most in asked]
     params = [sampling(case, most) for case, _, most in asked]
     assert new_tokens(llm, [prompt for _, prompt, _ in asked], params) == right
+
+
+def test_plain_requests_pay_for_no_others_that_have_ended(served: tuple[Any, int, int]) -> None:
+    """The logits of a step are kept for its own requests alone."""
+    llm, size, _ = served
+    prompts = PROMPTS[:size]
+    right = [continuation(CASES["dola"].strategy, prompt, 2) for prompt in prompts]
+    assert new_tokens(llm, prompts, sampling(CASES["dola"], 2)) == right
+    assert new_tokens(llm, prompts[:1], sampling(None, 2)) == [continuation(None, prompts[0], 2)]
+    model = MODELS[llm.llm_engine.vllm_config.instance_id]
+    assert (model.keeps_steps, model.step) == (False, None)

@@ -14,7 +14,7 @@ from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm_engines import AMATEUR, CASES, PROMPTS, continuation, engine, new_tokens, sampling
 
-from decoding.serving.vllm.start import ENGINES
+from decoding.serving.vllm.engines import ENGINES
 
 pytestmark = pytest.mark.quick
 
@@ -36,6 +36,9 @@ def line_of(error: BaseException) -> str:
         ({"amateur": "./nowhere"}, {}, "contrast: amateur './nowhere' could not be loaded: "),
         ({}, {"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}, "pipeline parallelism: strategies "
          "need all layers on each device; use tensor_parallel_size, with pipeline_parallel_size=1"),
+        ({}, {"enable_prompt_embeds": True}, "enable_prompt_embeds: an amateur, second prompts and candidates are read "
+         "by their tokens; leave it out"),
+        ({}, {"ubatch_size": 2}, "microbatches: strategies need a step's tokens in one pass; leave enable_dbo and "),
         ({}, {"enable_lora": True}, "enable_lora: adapters are served as an engine's amateur alone; merge the "
          "adapter into the model"),
         ({}, {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}},
@@ -81,6 +84,8 @@ BAD_REQUESTS = [
      '"layers": [1, 2, 3]'),
     ({"strategy": "dola", "layers": [9]}, "dola: layers=(9,): no lower layer 9; must be from 0 to 3"),
     ({"strategy": "contrastive-decoding"}, "contrastive-decoding: this engine has no amateur; start it with one "),
+    ({"alpha": 0.1}, 'alpha: is a parameter of a strategy, which vllm_xargs do not name; give "strategy" too, one of '
+     "dola, contrastive-decoding, lol, context-aware"),
     ({"strategy": "none", "alpha": 0.1}, "strategy 'none' has no parameters, got alpha"),
     ({"strategy": "dola", "_group": ["x", 0]}, "dola: no parameter '_group'"),
     ({"strategy": "none", "_group": ["x"]}, "none: no parameter '_group'"),
@@ -99,17 +104,27 @@ def test_requests_are_refused_and_others_go_on() -> None:
             assert not llm.llm_engine.has_unfinished_requests()
         right = [continuation(CASES["dola"].strategy, prompt) for prompt in PROMPTS[:3]]
         assert new_tokens(llm, PROMPTS[:3], sampling(CASES["dola"])) == right
+        # What is of other processors, and of vLLM's own.
+        plain = [continuation(None, prompt) for prompt in PROMPTS[:3]]
+        assert new_tokens(llm, PROMPTS[:3], sampling(None, extra_args={"target_token": 5})) == plain
+        beside = {"strategy": "dola", "kv_transfer_params": {"do_remote_decode": False}}
+        assert new_tokens(llm, PROMPTS[:3], sampling(None, extra_args=beside)) == right
 
 
-def test_a_request_is_checked_against_engines_that_are_there() -> None:
-    """An engine that is gone admits nothing: the next one could not serve it."""
-    with engine() as llm:
-        assert new_tokens(llm, PROMPTS[:1], sampling(CASES["cd"], 4))
-    del llm
-    with engine(amateur=None, contrast={"layers": [2]}) as llm:
-        with pytest.raises(VLLMValidationError, match="this engine has no amateur"):
-            llm.generate(PROMPTS[:1], sampling(CASES["cd"], 4), use_tqdm=False)
-        assert new_tokens(llm, PROMPTS[:1], sampling(CASES["dola"], 4))
+def test_two_engines_in_one_process_serve_what_is_their_own() -> None:
+    with (
+        engine(amateur=None, contrast={"layers": [1, 2, 3]}) as first,
+        engine(contrast={"layers": [], "strategy": dict(CASES["cd-strong"].fields or {})}) as second,
+    ):
+        for _ in range(2):
+            for llm, served, other in ((first, "dola", "cd"), (second, "cd", "dola")):
+                right = [continuation(CASES[served].strategy, prompt, 8) for prompt in PROMPTS[:3]]
+                assert new_tokens(llm, PROMPTS[:3], sampling(CASES[served], 8)) == right
+                with pytest.raises(VLLMValidationError, match=r"this engine (has no amateur|shows no lower layers)"):
+                    llm.generate(PROMPTS[:1], sampling(CASES[other], 8), use_tqdm=False)
+                own = CASES["cd-strong"].strategy if llm is second else None
+                plain = [continuation(own, prompt, 8) for prompt in PROMPTS[:3]]
+                assert new_tokens(llm, PROMPTS[:3], sampling(None, 8)) == plain
 
 
 def test_other_engines_are_left_alone() -> None:
@@ -142,8 +157,8 @@ except ImportError as error:
     print(error)
 """
 # What runs inside an engine; how one is started may import more.
-LOADED = ("plugin", "start", "architectures", "model", "model_state", "processor", "scheduler", "rows", "requests",
-          "settings", "search", "groups", "second_prompts")  # fmt: skip
+LOADED = ("plugin", "start", "admission", "architectures", "model", "model_state", "processor", "scheduler", "rows",
+          "requests", "settings", "search", "groups", "prompt_scores", "second_prompts")  # fmt: skip
 
 
 def test_the_plug_in_loads_beside_a_transformers_that_the_library_refuses() -> None:

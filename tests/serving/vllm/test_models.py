@@ -91,6 +91,14 @@ def test_an_amateur_of_fewer_rows(tmp_path: Path, runner: str) -> None:
         right = [continuation(None, prompt, tokens) for prompt in others]
         assert max(map(max, right)) >= rows
         assert new_tokens(llm, others, sampling(None, tokens)) == right
+        # A contrast of such a prompt ends with an error, and the others go on.
+        for case in (CASES["cd"], CASES["lol"]):
+            params = [sampling(None, tokens), sampling(case, tokens), sampling(CASES["dola"], tokens)]
+            outputs = [output.outputs[0] for output in llm.generate([others[0]] * 3, params, use_tqdm=False)]
+            assert [output.finish_reason for output in outputs] == ["length", "error", "length"]
+            assert [list(output.token_ids) for output in outputs[:2]] == [right[0], []]
+            alone = llm.generate(others[:1], sampling(case, tokens), use_tqdm=False)[0].outputs[0]
+            assert (alone.finish_reason, list(alone.token_ids)) == ("error", [])
         whole = [continuation(CASES["cd"].strategy, prompt, tokens) for prompt in prompts]
         assert whole != [continuation(strategies["cd"], prompt, tokens) for prompt in prompts]  # else nothing is shown
 
