@@ -42,7 +42,9 @@ def contrast_log_probs_eager(
 ) -> Tensor:
     """Compute :func:`decoding.kernels.contrast.contrast_log_probs`, (..., vocab) float32."""
     if layer is not None:
-        amateur = torch.take_along_dim(amateur, layer[None, ..., None], dim=0)[0]
+        rows = amateur.flatten(1, -2) if amateur.dim() > 2 else amateur[:, None]  # (layers, rows, vocab)
+        chosen = rows[layer.flatten(), torch.arange(rows.shape[1], device=rows.device)]
+        amateur = chosen.view(amateur.shape[1:])
     expert = expert.float()
     scores = _subtract_amateur(expert.log_softmax(-1), beta, amateur, amateur_temperature, in_place=True)
     return _exclude_and_mask(scores, expert, alpha)
