@@ -17,6 +17,7 @@ from vllm_engines import AMATEUR, CASES, PROMPTS, continuation, engine, new_toke
 from decoding.serving.vllm.engines import ENGINES
 
 pytestmark = pytest.mark.quick
+NGRAMS = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}
 
 
 def line_of(error: BaseException) -> str:
@@ -41,7 +42,11 @@ def line_of(error: BaseException) -> str:
         ({}, {"ubatch_size": 2}, "microbatches: strategies need a step's tokens in one pass; leave enable_dbo and "),
         ({}, {"enable_lora": True}, "enable_lora: adapters are served as an engine's amateur alone; merge the "
          "adapter into the model"),
-        ({}, {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}},
+        ({"second_prompts": True}, {"speculative_config": NGRAMS}, "second_prompts: groups of requests have no drafts; "
+         "leave speculative decoding out"),
+        ({"candidates": 4}, {"speculative_config": NGRAMS, "runner": "V2"}, "candidates: groups of requests have no "
+         "drafts; leave speculative decoding out"),
+        ({}, {"speculative_config": NGRAMS},
          "speculative decoding with the V1 model runner: requests cannot have strategies of their own; give the engine "
          'one ("strategy" in its settings), leave drafts out, or set VLLM_USE_V2_MODEL_RUNNER=1'),
     ],

@@ -120,29 +120,38 @@ def test_groups_on_the_v2_runner() -> None:
         check(llm, KINDS, 8, size=8)
 
 
-def test_an_adapter_as_amateur() -> None:
-    def contrasted(number: int) -> tuple[Asked, Callable[[int], list[int]]]:
-        lol = {"lower_layers": [1, 3]}
-        fields = ({"strategy": "contrastive-decoding", "beta": 1.0}, {"strategy": "lol", **lol})[number % 2]
-        strategy = (decoding.ContrastiveDecoding(ADAPTER, beta=1.0), decoding.LOL(ADAPTER, **lol))[number % 2]
-        prompt = PROMPTS[number % 28]
+def contrasted(number: int) -> tuple[Asked, Callable[[int], list[int]]]:
+    """A prompt that the model with the adapter reads too."""
+    lol = {"lower_layers": [1, 3]}
+    fields = ({"strategy": "contrastive-decoding", "beta": 1.0}, {"strategy": "lol", **lol})[number % 2]
+    strategy = (decoding.ContrastiveDecoding(ADAPTER, beta=1.0), decoding.LOL(ADAPTER, **lol))[number % 2]
+    prompt = PROMPTS[number % 28]
 
-        def right(tokens: int) -> list[int]:  # adapters are loaded beside the model that has none
-            model, tokenizer = miniature.load("expert")
-            ids = torch.tensor([prompt_ids(prompt)])
-            mask = torch.ones_like(ids)
-            return decoding.generate(
-                model.float(), ids, attention_mask=mask, strategy=strategy, max_new_tokens=tokens, tokenizer=tokenizer
-            )[0, ids.shape[1] :].tolist()
+    def right(tokens: int) -> list[int]:  # adapters are loaded beside the model that has none
+        model, tokenizer = miniature.load("expert")
+        ids = torch.tensor([prompt_ids(prompt)])
+        mask = torch.ones_like(ids)
+        return decoding.generate(
+            model.float(), ids, attention_mask=mask, strategy=strategy, max_new_tokens=tokens, tokenizer=tokenizer
+        )[0, ids.shape[1] :].tolist()
 
-        return (prompt, Case(fields, strategy)), right
+    return (prompt, Case(fields, strategy)), right
 
-    options: dict[str, Any] = {"enable_lora": True, "max_lora_rank": 8, "max_loras": 2}
-    with engine(amateur=ADAPTER, contrast={"second_prompts": True}, num_gpu_blocks_override=20, **options) as llm:
+
+@pytest.mark.parametrize(
+    ("runner", "size", "tokens", "chunks"),
+    [("V1", 28, 40, {}), ("V2", 9, 8, {"max_num_batched_tokens": 16, "max_num_seqs": 16})],
+    ids=["V1", "V2-in-chunks"],
+)
+def test_an_adapter_as_amateur(runner: str, size: int, tokens: int, chunks: dict[str, int]) -> None:
+    options: dict[str, Any] = {"enable_lora": True, "max_lora_rank": 8, "max_loras": 2, **chunks}
+    with engine(
+        amateur=ADAPTER, contrast={"second_prompts": True}, runner=runner, num_gpu_blocks_override=20, **options
+    ) as llm:
         core = scheduler(llm)
         with patch.object(core, "_preempt_request", wraps=core._preempt_request) as preempt:
-            check(llm, (contrasted, alone, guidance), 40)
-        assert preempt.call_count
+            check(llm, (contrasted, alone, guidance), tokens, size)
+        assert preempt.call_count or runner == "V2"
 
 
 def test_limits_are_the_requests_own() -> None:
