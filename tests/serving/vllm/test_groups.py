@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import patch
 
@@ -84,15 +84,6 @@ def check(llm: Any, kinds: Any, tokens: int, size: int = 28) -> None:
     right = [make(tokens) for _, make in made]
     params = [sampling(case, tokens) for (_, case), _ in made]
     assert new_tokens(llm, [prompt for (prompt, _), _ in made], params) == right
-
-
-@pytest.mark.quick
-def test_groups_in_a_batch() -> None:
-    with engine(contrast=GROUPS, max_num_seqs=64, amateur=None) as llm:
-        for kind in KINDS:
-            check(llm, (kind,), 24, size=12)
-        check(llm, KINDS, 24)
-        assert not scheduler(llm).requests
 
 
 @pytest.mark.parametrize("caching", [False, pytest.param(True, marks=pytest.mark.quick)])
@@ -202,44 +193,57 @@ def test_groups_end_as_a_whole() -> None:
         assert not scheduler(llm).requests
 
 
-def test_a_request_whose_follower_ends_is_answered_with_an_error() -> None:
-    with engine(contrast=GROUPS, amateur=None) as llm:
-        (prompt, case), _ = guidance(1)
-        (other, plain), right = alone(1)
-        core = llm.llm_engine
-        core.add_request("0", prompt, sampling(case, 24))
-        core.add_request("1", other, sampling(plain, 24))
-        finished: dict[str, Any] = {}
-        for step in range(200):
-            finished |= {output.request_id: output.outputs[0] for output in core.step() if output.finished}
-            if step == 3:
-                (follower,) = (name for name in scheduler(llm).requests if name.endswith("follower-1"))
-                scheduler(llm).finish_requests([follower], RequestStatus.FINISHED_ABORTED)
-            if not core.has_unfinished_requests():
-                break
-        assert finished["0"].finish_reason == "error"
-        assert list(finished["1"].token_ids) == right(24)
-        assert not scheduler(llm).requests
+# One engine for the tests that follow: it lives until the last of them, and no other beside it.
+@pytest.fixture(scope="module")
+def groups() -> Iterator[Any]:
+    """An engine with groups."""
+    with engine(contrast=GROUPS, max_num_seqs=64, amateur=None) as llm:
+        yield llm
 
 
-def test_penalties_are_of_the_requests_own_text() -> None:
-    with engine(contrast=GROUPS, amateur=None) as llm:
-        prompt, negative = PROMPTS[12], "Once upon a time"
-        strategy = decoding.Guidance(negative, scale=2.0, tokenizer=loaded(EXPERT)[1])
-        case = Case({"strategy": "guidance", "scale": 2.0, "negative": negative}, strategy)
-        right = continuation(strategy, prompt, 40, repetition_penalty=1.8)
-        assert right != continuation(strategy, prompt, 40)
-        assert new_tokens(llm, [prompt], sampling(case, 40, repetition_penalty=1.8)) == [right]
+@pytest.mark.quick
+def test_groups_in_a_batch(groups: Any) -> None:
+    for kind in KINDS:
+        check(groups, (kind,), 24, size=12)
+    check(groups, KINDS, 24)
+    assert not scheduler(groups).requests
 
 
-def test_both_readings_of_a_sampled_text_have_its_tokens() -> None:
+def test_a_request_whose_follower_ends_is_answered_with_an_error(groups: Any) -> None:
+    (prompt, case), _ = guidance(1)
+    (other, plain), right = alone(1)
+    core = groups.llm_engine
+    core.add_request("0", prompt, sampling(case, 24))
+    core.add_request("1", other, sampling(plain, 24))
+    finished: dict[str, Any] = {}
+    for step in range(200):
+        finished |= {output.request_id: output.outputs[0] for output in core.step() if output.finished}
+        if step == 3:
+            (follower,) = (name for name in scheduler(groups).requests if name.endswith("follower-1"))
+            scheduler(groups).finish_requests([follower], RequestStatus.FINISHED_ABORTED)
+        if not core.has_unfinished_requests():
+            break
+    assert finished["0"].finish_reason == "error"
+    assert list(finished["1"].token_ids) == right(24)
+    assert not scheduler(groups).requests
+
+
+def test_penalties_are_of_the_requests_own_text(groups: Any) -> None:
+    prompt, negative = PROMPTS[12], "Once upon a time"
+    strategy = decoding.Guidance(negative, scale=2.0, tokenizer=loaded(EXPERT)[1])
+    case = Case({"strategy": "guidance", "scale": 2.0, "negative": negative}, strategy)
+    right = continuation(strategy, prompt, 40, repetition_penalty=1.8)
+    assert right != continuation(strategy, prompt, 40)
+    assert new_tokens(groups, [prompt], sampling(case, 40, repetition_penalty=1.8)) == [right]
+
+
+def test_both_readings_of_a_sampled_text_have_its_tokens(groups: Any) -> None:
     """Tokens that are drawn have the library's probabilities after each beginning, so the follower has read them."""
     tokenizer = loaded(EXPERT)[1]
     strategy = decoding.Guidance("Once upon a time", scale=1.5, tokenizer=tokenizer)
     case = Case({"strategy": "guidance", "scale": 1.5, "negative": "Once upon a time"}, strategy)
-    with engine(contrast=GROUPS, amateur=None) as llm:
-        params = sampling(case, 3, temperature=1.0, top_k=2, n=200, ignore_eos=True)
-        (output,) = llm.generate([PROMPTS[3]], params, use_tqdm=False)
+    params = sampling(case, 3, temperature=1.0, top_k=2, n=200, ignore_eos=True)
+    (output,) = groups.generate([PROMPTS[3]], params, use_tqdm=False)
     ids = prompt_ids(PROMPTS[3])
     texts = Counter(tuple(sample.token_ids) for sample in output.outputs)
     by_beginning: dict[tuple[int, ...], Counter[int]] = {}
@@ -280,10 +284,3 @@ def test_what_groups_do_not_have_is_refused(
     with pytest.raises(VLLMValidationError, match="^" + re.escape(message)) as error:
         groups.generate([PROMPTS[0]], sampling(Case(fields, None), 4, **options), use_tqdm=False)
     assert "\n" not in str(error.value)
-
-
-@pytest.fixture(scope="module")
-def groups() -> Any:
-    """An engine with groups."""
-    with engine(contrast=GROUPS, amateur=None) as llm:
-        yield llm

@@ -130,6 +130,7 @@ def test_clients_at_once_have_strategies_of_their_own(client, right):
         ({"strategy": "dola", "alpha": 2}, "dola: alpha=2: must be a number from 0 to 1"),
         ({"strategy": "dolla"}, "strategy='dolla'; did you mean dola or lol? expected one of dola, "),
         ({"strategy": "lol", "beta": 1}, "lol: no parameter 'beta'"),
+        ({"beta": 1}, "beta: is a parameter of a strategy, which vllm_xargs do not name"),
         ({"strategy": "dola", "layers": [4]}, " 0 to 3"),
     ],
 )
