@@ -62,6 +62,11 @@ class SafeDecoding(ContrastStrategy):
         require_count("first_tokens", self.first_tokens, 0)
         require_count("common_tokens", self.common_tokens, 1)
 
+    @property
+    def contrasted_tokens(self) -> int:
+        """The first m."""
+        return self.first_tokens
+
     def check(self, model: Any) -> None:
         """Raise where the safe model cannot be loaded or has other tokens; loads it where it is given by name."""
         self.readers(model, least_rows(reader_text(self.safe)))

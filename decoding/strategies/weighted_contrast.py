@@ -26,6 +26,7 @@ from decoding.strategies.contrast.weighted import (
     require_strength,
     strength_of,
     strongest_other,
+    tokens_of_gate,
 )
 
 __all__ = ["WeightedContrast"]
@@ -130,6 +131,16 @@ class WeightedContrast(WeightedStrategy):
     def has_strength(self) -> bool:
         """True where the weights depend on the position."""
         return self.weight_by is not None or self.when is not None
+
+    @property
+    def contrasted_tokens(self) -> int | None:
+        """The n of ``when="first n"``, unless a function measures weights at all tokens."""
+        return None if callable(self.weight_by) else tokens_of_gate(self.when)
+
+    @property
+    def lasting_roles(self) -> frozenset[str]:
+        """The expert, whose cache a call returns, and the anchor."""
+        return frozenset({EXPERT, self.anchor})
 
     def check(self, model: Any) -> None:
         """Raise where a reader cannot be loaded or does not fit the model; loads those that are given by name."""

@@ -116,6 +116,16 @@ class ContrastStrategy(Strategy):
                 (batch,), in teacher forcing (batch, positions), in scoring (1, texts).
         """
 
+    @property
+    def contrasted_tokens(self) -> int | None:
+        """How many first new tokens of a text are contrasted; None for all."""
+        return None
+
+    @property
+    def lasting_roles(self) -> frozenset[str]:
+        """The readers that scores depend on beyond the ``contrasted_tokens``."""
+        return frozenset({EXPERT})
+
     def contrast_at(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor, new_tokens: Tensor) -> Contrast:
         """The scores of the token after each text, where it is known how much of a text is new; what is called.
 
@@ -155,6 +165,8 @@ class ContrastStrategy(Strategy):
         """
         readers = self.readers(model, input_ids.shape[0])
         session = self._session(model, readers, input_ids, model_kwargs, generation_config, restorable, given)
+        if self.lazy and self.contrasted_tokens is not None:
+            session.may_end = self.contrasted_tokens, session.streams.groups_without(self.lasting_roles)
         if self.lazy and self.plausibility_roles is not None and _may_leave_out(generation_config):
             session.may_wait = session.streams.groups_without(self.plausibility_roles)
             session.may_select = self.tokenwise and session.streams.selects_tokens
@@ -234,6 +246,8 @@ class ContrastSession(Session):
 
     - Where plausibility leaves one token in every row, no contrast can change the choice. Groups of readers on which
       plausibility does not depend are then left to read the text later, in one pass, once there is a choice again.
+    - Where only the first tokens of a text are contrasted, groups of readers that nothing depends on afterwards read no
+      more.
     - Heads are applied for all tokens only to the readers that plausibility depends on; to the others, and to lower
       layers, for the plausible tokens alone. The constants of softmax over all tokens are then unknown. They add the
       same to every score of a row, which changes neither the largest score nor the probabilities.
@@ -245,6 +259,8 @@ class ContrastSession(Session):
 
     Attributes:
         may_wait: indices of the groups of readers that may be left to read later; none unless it is set.
+        may_end: the number of new tokens after which some groups of readers read no more, and the indices of these
+            groups; none unless it is set.
         may_select: whether heads may be applied for plausible tokens alone; False unless it is set. It is done where
             nothing but samplers sees the scores.
         reader_logits: by role, after the last token; of readers that wait, and of those whose heads are yet to be
@@ -256,6 +272,7 @@ class ContrastSession(Session):
         self.streams = streams
         self.text = text
         self.may_wait: frozenset[int] = frozenset()
+        self.may_end: tuple[int, frozenset[int]] = (0, frozenset())
         self.may_select = False
         self.reader_logits: dict[str, ReaderLogits] = {}
         self._selects = False
@@ -285,8 +302,8 @@ class ContrastSession(Session):
         return warpers(input_ids, contrast.apply_plausibility(processed))
 
     def score_parts(self, input_ids: Tensor, logits_processor: Any) -> ScoreParts:
-        """The scores, with the logits of every reader and its weight: no reader waits any more."""
-        self.may_wait, self.may_select = frozenset(), False
+        """The scores, with the logits of every reader and its weight: no reader waits or ends any more."""
+        self.may_wait, self.may_end, self.may_select = frozenset(), (0, frozenset()), False
         scores = self.scores(input_ids, logits_processor).float()
         text = self.text(input_ids)
         parts = self.strategy.parts(self.reader_logits, self.text.new_tokens(text))
@@ -316,7 +333,11 @@ class ContrastSession(Session):
         return contrast.apply_plausibility(contrast.scores.to(scores.device) + (change - shift))
 
     def advance(self, tokens: Tensor) -> None:
-        """Read the tokens as every reader that does not wait."""
+        """Read the tokens as every reader that does not wait and is heard any more."""
+        contrasted, groups = self.may_end
+        if groups and self.streams.step + 1 >= contrasted:
+            self.streams.ended = groups
+            self._headless = {index: output for index, output in self._headless.items() if index not in groups}
         self._take(self.streams.extend(tokens, self.may_wait))
         if any(len(unread) >= MOST_UNREAD for unread in self.streams.unread.values()):
             self._take(self.streams.catch_up())

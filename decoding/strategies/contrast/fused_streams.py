@@ -49,6 +49,10 @@ class FusedStreams:
     Raises:
         InputError: a reader that cannot read this prompt.
         ModelError: a model that has no early exits, or adapters that cannot share a batch.
+
+    Attributes:
+        unread: by the index of a group that waits, the tokens (batch,) that it is yet to read.
+        ended: indices of groups that read no more.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class FusedStreams:
         self.step = 0
         self.groups: list[ReaderGroup] = []
         self.unread: dict[int, list[Tensor]] = {}
+        self.ended: frozenset[int] = frozenset()
         call = Call(model, input_ids, model_kwargs, generation_config, given or {}, restorable)
         try:
             for group in open_groups(call, readers, fuse):
@@ -96,7 +101,7 @@ class FusedStreams:
 
     @torch.no_grad()
     def extend(self, tokens: Tensor, waiting: Collection[int] = ()) -> dict[int, ForwardOutput]:
-        """Read (batch,) tokens, but for the groups ``waiting``, which read them in :meth:`catch_up`.
+        """Read (batch,) tokens, but for groups that ended, and those ``waiting``, which read them in :meth:`catch_up`.
 
         Returns:
             The output of each group that has read them, by its index.
@@ -105,9 +110,12 @@ class FusedStreams:
             InputError: a reader other than the expert alone has come to the end of its context.
         """
         self.step += 1
-        for index in waiting:
+        for index in self.ended:
+            self.unread.pop(index, None)
+        for index in set(waiting) - self.ended:
             self.unread.setdefault(index, []).append(tokens)
-        return {i: group.extend(tokens[:, None]) for i, group in enumerate(self.groups) if i not in waiting}
+        left_out = {*waiting, *self.ended}
+        return {i: group.extend(tokens[:, None]) for i, group in enumerate(self.groups) if i not in left_out}
 
     @torch.no_grad()
     def catch_up(self) -> dict[int, ForwardOutput]:

@@ -27,6 +27,7 @@ __all__ = [
     "require_strength",
     "strength_of",
     "strongest_other",
+    "tokens_of_gate",
 ]
 
 Strength = str | Callable[[Mapping[str, Tensor]], Tensor]
@@ -193,6 +194,12 @@ def require_gate(name: str, value: Any) -> None:
             "from the other reader, 0 to 1), or a function from the readers' logits by role and the numbers of new "
             "tokens to a bool for each position"
         )
+
+
+def tokens_of_gate(when: Any) -> int | None:
+    """The n of the gate "first n"; None for other gates."""
+    match = GATE.fullmatch(when.strip()) if isinstance(when, str) else None
+    return None if match is None or match[1] is None else int(match[1])
 
 
 def strength_of(

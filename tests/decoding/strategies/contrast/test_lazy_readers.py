@@ -74,6 +74,40 @@ def test_tokens_are_those_of_readers_that_never_wait(name: str, rows: int) -> No
     assert sum(lazy) <= sum(never)
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("name", ["safe", "safe, sampled", "gate", "gate and divergence"])
+def test_readers_that_are_heard_for_the_first_tokens_read_no_more_after_them(name: str, rows: int) -> None:
+    expert, amateur, _ = embedded()
+    gated = {"when": "first 3", "weight_by": "jsd" if "divergence" in name else None}
+    strategy = (
+        decoding.SafeDecoding(amateur, strength=2.0, first_tokens=3)
+        if "safe" in name
+        else WeightedContrast([("expert", 1.5), (amateur, -0.5)], alpha=1e-3, **gated)
+    )
+    inputs, found = batch(rows), []
+    options = {"max_new_tokens": NEW, "do_sample": "sampled" in name, "eos_token_id": None}
+    decoding.generate(expert, **inputs, strategy=strategy, max_new_tokens=2)  # the checks of a model come first
+    for form in (strategy, eager(strategy)):
+        torch.manual_seed(5)
+        with passes_of(amateur) as passes:
+            found.append(decoding.generate(expert, **inputs, strategy=form, **options))
+        read = sum(passes) - inputs["input_ids"].shape[1]
+        assert read == NEW - 1 if form is not strategy else read <= 2  # the first of three comes after the prompt
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3])
+def test_a_reader_that_the_text_goes_on_with_is_heard_to_its_end(alpha: float) -> None:
+    """Beyond the first tokens the scores are those of the anchor, which need not be the expert."""
+    expert, amateur, _ = embedded()
+    terms = [(amateur, 1.5, "small"), ("expert", -0.5)]
+    strategy = WeightedContrast(terms, alpha=alpha, plausible="small", when="first 2")
+    texts = [
+        decoding.generate(expert, **batch(2), strategy=form, max_new_tokens=NEW) for form in (strategy, eager(strategy))
+    ]
+    assert torch.equal(*texts)
+
+
 def test_the_expert_itself_may_wait() -> None:
     """Where plausibility is another reader's."""
     expert, amateur, _ = embedded()
