@@ -19,7 +19,7 @@ TORCH ?=
 VLLM := .vllm
 SELECT ?=
 
-.PHONY: demo test test-vllm compat lint bench evidence gpu clean
+.PHONY: demo test test-vllm compat lint docs bench evidence gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/decoding demo
@@ -43,6 +43,10 @@ lint: $(VENV)/.lint-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The documentation site, in site/: nothing in it is loaded from elsewhere, and a warning is an error.
+docs: $(VENV)/.docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: $(VENV)/.bench-installed
 	PYTHON=$(abspath $(BIN)/python) PEER="$(PEER)" benchmarks/cpu.sh $(PART)
 
@@ -56,7 +60,7 @@ gpu:
 	PYTHON=$(PYTHON) benchmarks/gpu.sh
 
 clean:
-	rm -rf $(VENV) $(VLLM) .compat build dist *.egg-info
+	rm -rf $(VENV) $(VLLM) .compat build dist site *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
@@ -96,3 +100,7 @@ $(VENV)/.test-installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.lint-installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -c constraints.txt -e '.[test,lint]'
 	touch $@ $(VENV)/.installed $(VENV)/.test-installed
+
+$(VENV)/.docs-installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -c constraints.txt -e '.[docs]'
+	touch $@ $(VENV)/.installed
