@@ -7,7 +7,6 @@ import builtins
 import importlib
 import inspect
 import re
-import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,24 +14,30 @@ from typing import Any
 
 import pytest
 import typer
+from documents import (
+    CHANGES,
+    DOCUMENTS,
+    FENCE,
+    GUIDES,
+    ROOT,
+    SPAN,
+    blocks,
+    command_lines,
+    commands_in_spans,
+    ids,
+    read,
+    words_of,
+)
 
 import decoding
 from decoding.errors import OptionError
 from decoding.evals.cli import app
 from decoding.strategies.registry import STRATEGIES, candidates_of, exportable_strategies, parse_strategy
 
-ROOT = Path(__file__).resolve().parents[1]
-GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-CHANGES = ROOT / "CHANGELOG.md"
-DOCUMENTS = [*GUIDES, CHANGES]
-
-FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 FOLDERS = "benchmarks|decoding|docs|evals|examples|kernels|tests|tools"
 PATH = re.compile(rf"(?<![\w./-])(?:{FOLDERS})/[\w./*-]*[\w/*](?![\w<])")
 NAME = re.compile(r"(?<![\w./-])decoding(?:\.[A-Za-z_]\w*)+")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-COMMAND = re.compile(r"(?:^|[\s(])(?:decoding|python -m decoding\.evals\.cli|-m decoding\.evals\.cli) +([a-z].*)")
-SPAN = re.compile(r"`([^`\n]+)`")
 PLACEHOLDER = re.compile(r"^PATH$|=PATH\b|\.(?:csv|jsonl|txt)$")  # a file or folder that the reader has
 NEW_FILE = re.compile(r"^`([\w/]+\.py)`:$", re.MULTILINE)  # that a recipe shows: tests/test_recipes.py runs it
 GROUPS = {"decoding.adapters", "decoding.models", "decoding.strategies"}  # of entry points
@@ -48,14 +53,6 @@ FOREIGN = {
     "--tasks",
     "--trust-remote-code",
 }
-
-
-def read(document: Path) -> str:
-    return document.read_text(encoding="utf-8")
-
-
-def ids(documents: list[Path]) -> list[str]:
-    return [document.name for document in documents]
 
 
 def has(value: Any, name: str) -> bool:
@@ -92,15 +89,6 @@ def shown_modules(text: str) -> set[str]:
     """The modules whose files a recipe shows."""
     paths = [path.removesuffix(".py").removesuffix("/__init__") for path in NEW_FILE.findall(text)]
     return {f"decoding.{path.removeprefix('decoding/').replace('/', '.')}" for path in paths}
-
-
-def blocks(text: str, language: str) -> list[str]:
-    """The fenced blocks of a language, as they would stand at the margin."""
-    return [
-        re.sub(rf"^{indent}", "", code, flags=re.MULTILINE)
-        for indent, tongue, code in FENCE.findall(text)
-        if tongue == language
-    ]
 
 
 @pytest.mark.parametrize("document", GUIDES, ids=ids(GUIDES))
@@ -254,17 +242,6 @@ def strategy_faults(spec: str, tuning: bool) -> Iterator[str]:
         yield str(error)
 
 
-def command_lines(text: str) -> Iterator[str]:
-    """Lines of ``decoding`` in blocks of shell and in spans of code; a line that goes on is one line."""
-    prose = FENCE.sub("", text)
-    shell = [code for language in ("", "sh", "bash", "console") for code in blocks(text, language)]
-    shell += re.findall(r"^ {4,}(\S.*)$", prose, flags=re.MULTILINE)
-    for piece in [*"\n".join(shell).replace("\\\n", " ").splitlines(), *SPAN.findall(prose)]:
-        line = COMMAND.search(piece)
-        if line:
-            yield line.group(1)
-
-
 def kept(document: Path) -> str:
     """The text of a document, without the changelog's section on what was removed."""
     return re.sub(r"^### Removed\n.*?(?=^### )", "", read(document), flags=re.MULTILINE | re.DOTALL)
@@ -274,8 +251,8 @@ def kept(document: Path) -> str:
 def test_commands_know_their_options(document: Path) -> None:
     group = typer.main.get_command(app)
     faults = []
-    for line in command_lines(kept(document)):
-        faults += faults_of(group, shlex.split(line.replace("$'", "'"), comments=True))
+    for line in [*command_lines(kept(document)), *commands_in_spans(kept(document))]:
+        faults += faults_of(group, words_of(line))
     assert faults == []
 
 
