@@ -11,7 +11,9 @@ __all__ = ["prepare"]
 def prepare() -> None:
     """Leave out what only costs time: a second for hqq, which transformers imports wherever it is installed, with
     torch's inductor, and which quantises no cache here; 0.3 s for scipy, which it imports for losses of
-    detected objects; another second for the garbage collector while all that is imported.
+    detected objects, and scikit-learn, which needs scipy and which older versions import for assistants; another second
+    for the garbage collector while all that is imported.
     """
-    sys.modules["hqq"] = sys.modules["scipy"] = None  # type: ignore[assignment]
+    for name in ("hqq", "scipy", "sklearn"):
+        sys.modules[name] = None  # type: ignore[assignment]
     gc.disable()
