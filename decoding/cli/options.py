@@ -15,9 +15,10 @@ from typing import Annotated, Any
 import typer
 
 from decoding.errors import InputError, OptionError, one_line
+from decoding.models.builtin import BUILT_IN
 from decoding.rows import iter_texts
 from decoding.strategies.parameters_text import named_values
-from decoding.strategies.registry import strategy_name
+from decoding.strategies.registry import STRATEGIES, strategy_name
 
 Model = Annotated[
     str,
@@ -25,6 +26,7 @@ Model = Annotated[
         metavar="NAME",
         help="A built-in model (expert, amateur), a fetched one (decoding fetch), a model folder, a .gguf file, or "
         "a name on the hub.",
+        autocompletion=lambda incomplete: [name for name in BUILT_IN if name.startswith(incomplete)],
     ),
 ]
 Device = Annotated[
@@ -161,10 +163,18 @@ def known_strategies(given: Any) -> Any:
     return given
 
 
+def complete_strategy(incomplete: str) -> list[str]:
+    """Return the strategies that a shell offers for what is typed after ``--strategy``."""
+    return [name for name in STRATEGIES if name.startswith(incomplete)]
+
+
 def strategy_option(names: Iterable[str]) -> Any:
     """Return the option ``--strategy`` of a command that takes one strategy, of these names."""
     return typer.Option(
-        metavar="NAME", callback=known_strategies, help=f"One of {', '.join(names)}; parameters may follow a colon."
+        metavar="NAME",
+        callback=known_strategies,
+        autocompletion=complete_strategy,
+        help=f"One of {', '.join(names)}; parameters may follow a colon.",
     )
 
 

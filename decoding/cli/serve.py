@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from decoding.cli.options import Model, known_strategies
+from decoding.cli.options import Model, complete_strategy, known_strategies
 from decoding.errors import OptionError, nearest
 from decoding.strategies.registry import parse_strategy
 
@@ -57,6 +57,7 @@ def serve_command(
         typer.Option(
             metavar="NAME:PARAMETER=VALUE,...",
             callback=known_strategies,
+            autocompletion=complete_strategy,
             help="Of requests that name none; by default that of an exported folder, or the model itself.",
         ),
     ] = None,

@@ -18,6 +18,7 @@ from decoding.cli.options import (
     ParallelPlacement,
     PrefillChunk,
     Seed,
+    complete_strategy,
     expanded,
     known_strategies,
     prompts_of,
@@ -41,6 +42,7 @@ def compare_command(
         typer.Option(
             metavar="NAME:PARAMETER=VALUE,...",
             callback=known_strategies,
+            autocompletion=complete_strategy,
             help="A strategy; repeatable; by default greedy, sampling and contrastive-search.",
         ),
     ] = None,

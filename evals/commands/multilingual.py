@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decoding.cli.options import GenerationOptions, codes_of, expanded, known_strategies
+from decoding.cli.options import GenerationOptions, codes_of, complete_strategy, expanded, known_strategies
 from decoding.cli.output import as_json, console, writable, write_files
 from decoding.errors import OptionError, nearest
 from decoding.evals.engine.options import EvaluationOptions
@@ -39,6 +39,7 @@ class MultilingualOptions(EvaluationOptions):
         typer.Option(
             metavar="NAME:PARAMETER=VALUE,...",
             callback=known_strategies,
+            autocompletion=complete_strategy,
             help=f"Repeatable; by default {', '.join(DEFAULT_STRATEGIES)}, the last with the paper's k and α.",
         ),
     ] = None

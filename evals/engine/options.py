@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from decoding.cli.options import Json, Model, ParallelPlacement, PrefillChunk, known_strategies
+from decoding.cli.options import Json, Model, ParallelPlacement, PrefillChunk, complete_strategy, known_strategies
 from decoding.errors import OptionError, nearest
 
 __all__ = ["ENGINES", "ComparisonOptions", "EvaluationOptions", "Strategies", "Tuning"]
@@ -19,6 +19,7 @@ Strategies = Annotated[
         "--strategy",
         metavar="NAME:PARAMETER=VALUE,...",
         callback=known_strategies,
+        autocompletion=complete_strategy,
         help="A strategy; repeatable; the others are compared with the first; by default greedy.",
     ),
 ]
