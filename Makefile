@@ -11,15 +11,17 @@ DATA ?= data
 # make test WORKERS=4 runs the tests in four processes, each of which takes 2 GB and one core.
 WORKERS ?= 2
 # make compat COMPAT="5.17.0 5.24.0" tests these versions of transformers only; TORCH=2.11.0 with another torch, whose
-# build for the CPU an index beside PyPI has (PIP_EXTRA_INDEX_URL), and which is gigabytes with CUDA.
+# build for the CPU an index beside PyPI has (PIP_EXTRA_INDEX_URL), and which is gigabytes with CUDA;
+# OTHER_PYTHON=python3.13 with another Python, in an environment of its own.
 COMPAT ?= 5.17.0 5.18.0 5.19.0 5.20.2 5.21.1 5.22.2 5.23.0 5.24.0
 TORCH ?=
+OTHER_PYTHON ?=
 
 # make test-vllm SELECT="-m quick" runs what .ci/run does, SELECT="-k fuzz" the tests of that name.
 VLLM := .vllm
 SELECT ?=
 
-.PHONY: demo test test-vllm compat lint docs bench evidence gpu clean
+.PHONY: demo test test-vllm compat lint docs dist bench evidence gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/decoding demo
@@ -36,7 +38,7 @@ test-vllm: $(VLLM)/.installed $(if $(findstring quick,$(SELECT)),,$(VLLM)/.lm-ev
 
 # The core tests with each supported minor version of transformers, in environments of their own under .compat/.
 compat: $(VENV)/.test-installed
-	$(BIN)/python tests/compat.py $(COMPAT) $(if $(TORCH),--torch $(TORCH))
+	$(BIN)/python tests/compat.py $(COMPAT) $(if $(TORCH),--torch $(TORCH)) $(if $(OTHER_PYTHON),--python $(OTHER_PYTHON))
 
 lint: $(VENV)/.lint-installed
 	$(BIN)/ruff check .
@@ -46,6 +48,13 @@ lint: $(VENV)/.lint-installed
 # The documentation site, in site/: nothing in it is loaded from elsewhere, and a warning is an error.
 docs: $(VENV)/.docs-installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# A release, in dist/: a source distribution, and the wheel that is built from it; the wheel is tried alone.
+dist: $(VENV)/.dist-installed
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python -m decoding.tools.release dist
 
 bench: $(VENV)/.bench-installed
 	PYTHON=$(abspath $(BIN)/python) PEER="$(PEER)" benchmarks/cpu.sh $(PART)
@@ -100,6 +109,10 @@ $(VENV)/.test-installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.lint-installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -c constraints.txt -e '.[test,lint]'
 	touch $@ $(VENV)/.installed $(VENV)/.test-installed
+
+$(VENV)/.dist-installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -c constraints.txt -e '.[dist]'
+	touch $@ $(VENV)/.installed
 
 $(VENV)/.docs-installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -c constraints.txt -e '.[docs]'

@@ -33,6 +33,7 @@ import decoding
 from decoding.errors import OptionError
 from decoding.evals.cli import app
 from decoding.strategies.registry import STRATEGIES, candidates_of, exportable_strategies, parse_strategy
+from decoding.versions import NEWEST_TRANSFORMERS, OLDEST_TRANSFORMERS
 
 FOLDERS = "benchmarks|decoding|docs|evals|examples|kernels|tests|tools"
 PATH = re.compile(rf"(?<![\w./-])(?:{FOLDERS})/[\w./*-]*[\w/*](?![\w<])")
@@ -275,6 +276,16 @@ def test_make_targets_and_extras_are_there(document: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = {extra for extras in re.findall(r"contrastive-decoding\[([\w,-]+)\]", text) for extra in extras.split(",")}
     assert named <= set(project["optional-dependencies"])
+
+
+def test_extras_and_versions_are_explained() -> None:
+    """All extras but those that a maintainer installs, and the ends of the supported range of transformers."""
+    page = read(ROOT / "docs" / "installing.md")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = set(project["optional-dependencies"]) - {"test", "lint", "docs", "dist"}
+    assert set(re.findall(r"^\| `([\w-]+)` \|", page, flags=re.MULTILINE)) == extras
+    ends = (".".join(map(str, end)) for end in (OLDEST_TRANSFORMERS, NEWEST_TRANSFORMERS))
+    assert f"transformers {' to '.join(ends)}, " in page
 
 
 def test_the_tree_names_every_package() -> None:
