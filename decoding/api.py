@@ -312,7 +312,8 @@ def generate_with(spec: StrategySpec, model: Any, **inputs: Any) -> Any:
         check_inputs(model, inputs["input_ids"], inputs)
     # transformers wants options either in the config or beside it; update() returns what is no option.
     inputs = config.update(**inputs)
-    return generate(model, strategy=strategy, generation_config=config, **inputs)
+    with within_memory(model, "its prompt"):  # of a baseline too, which transformers decodes
+        return generate(model, strategy=strategy, generation_config=config, **inputs)
 
 
 def _strategy_of_arguments(kwargs: dict[str, Any], config: GenerationConfig) -> Strategy | None:

@@ -20,6 +20,7 @@ from decoding.cli.export import export_command
 from decoding.cli.fetch import fetch_command
 from decoding.cli.generate import generate_command
 from decoding.cli.induce import induce_command
+from decoding.cli.play import play_command
 from decoding.cli.serve import serve_command
 from decoding.cli.usage import UsageError, explain
 from decoding.errors import DecodingError, one_line
@@ -62,6 +63,7 @@ def _note(message: Warning | str, *_: object, **__: object) -> None:
 
 add_command(app, "generate", generate_command)
 add_command(app, "export", export_command)
+add_command(app, "play", play_command)
 add_command(app, "serve", serve_command)
 add_command(app, "induce", induce_command)
 add_command(app, "doctor", doctor_command)

@@ -30,6 +30,7 @@ FLOORS = [
     "decoding.evals",
     "decoding",  # the package's public names
     "decoding.cli",
+    "decoding.play",
     "decoding.serving",
     "decoding.exporting",
     "decoding.exported",

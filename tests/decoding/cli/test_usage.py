@@ -16,8 +16,8 @@ from decoding.cli.app import add_command, app
 from decoding.evals.cli import main
 
 HEAVY = {
-    "datasets", "evaluate", "huggingface_hub", "lm_eval", "matplotlib", "mauve", "numpy", "pandas", "peft", "ray",
-    "sacrebleu", "safetensors", "scipy", "sklearn", "tokenizers", "torch", "transformers", "triton",
+    "datasets", "evaluate", "gradio", "huggingface_hub", "lm_eval", "matplotlib", "mauve", "numpy", "pandas", "peft",
+    "ray", "sacrebleu", "safetensors", "scipy", "sklearn", "tokenizers", "torch", "transformers", "triton",
 }  # fmt: skip
 
 
@@ -170,6 +170,7 @@ MISSING_FILES = {
     "compare": ["--prompts", "absent.txt"],
     "doctor": ["--model", "./absent"],
     "export": ["--model", "./absent", "--output", "new"],
+    "play": ["--model", "./absent"],
     "serve": ["--engine", "transformers", "--model", "./absent"],
     "induce": ["--data", "absent.json", "--output", "new"],
     "isotropy": ["--data", "absent.txt"],
@@ -187,8 +188,8 @@ MISSING_FILES |= {words.replace("eval", "tune", 1): given for words, given in MI
 
 @pytest.mark.parametrize("words", MISSING_FILES)
 def test_a_missing_file_is_named(words, refused, tmp_path, monkeypatch):
-    if words == "lm-eval":
-        pytest.importorskip("lm_eval")
+    if words in ("lm-eval", "play"):
+        pytest.importorskip({"lm-eval": "lm_eval", "play": "gradio"}[words])
     monkeypatch.chdir(tmp_path)
     assert "absent" in refused(*words.split(), *MISSING_FILES[words])
     assert {" ".join(command) for command in COMMANDS} - set(MISSING_FILES) == {"demo", "fetch"}  # which read no file
