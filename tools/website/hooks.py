@@ -11,6 +11,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from decoding.tools.website.checks import BuiltPage, structures
+from decoding.tools.website.gallery import GALLERY, gallery_page, html_of
 from decoding.tools.website.links import BESIDE, ROOT, linked_paths, page_of, page_of_code, with_links_of_the_site
 from decoding.tools.website.reference import names_of_pages, pages
 
@@ -29,6 +30,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     linked = {path for file in files.documentation_pages() for path in linked_paths(file.content_string, file.src_uri)}
     for path in sorted(path for path in linked.difference(documents) if not path.startswith("docs/")):
         files.append(File.generated(config, page_of(path), content=page_of_code(ROOT / path)))
+    files.append(File.generated(config, "gallery.md", content=gallery_page()))
+    for name, exhibit in GALLERY.items():
+        files.append(File.generated(config, f"gallery/{name}.html", content=html_of(exhibit)))
     for asset in ASSETS.iterdir():
         files.append(File.generated(config, f"assets/javascripts/{asset.name}", abs_src_path=str(asset)))
     return files
