@@ -378,7 +378,9 @@ class ContrastSession(Session):
         }
 
     def close(self) -> Any:
-        """The expert's cache."""
+        """The expert's cache, with all tokens that it has waited to read."""
+        if self._drafted is None and self.streams.expert_waits:
+            self._catch_up()
         return self.streams.close()
 
     def release(self) -> None:

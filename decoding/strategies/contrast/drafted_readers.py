@@ -59,7 +59,8 @@ class DraftedReaders:
             whole_heads: roles of the readers whose heads are applied for all tokens; None for all readers.
         """
         for index, group in enumerate(self._groups):
-            group.begin(tokens, index in may_wait, whole_heads)
+            waits = index in may_wait and group is not self._of_expert  # its rows and its cache are the call's
+            group.begin(tokens, waits, whole_heads)
 
     @property
     def waiting(self) -> bool:

@@ -232,6 +232,11 @@ class FusedStreams:
                 return output if alone else picked(output, torch.arange(self.batch, device=output.hidden.device))
         raise InputError("the expert is not among the readers")
 
+    @property
+    def expert_waits(self) -> bool:
+        """True where the expert has been left to read tokens."""
+        return any(self.groups[index].readers[0].role == EXPERT for index in self.unread)
+
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was, in every group."""
         for group in self.groups:

@@ -123,6 +123,19 @@ def test_the_expert_itself_may_wait() -> None:
     assert counts[0] < counts[1]
 
 
+@pytest.mark.parametrize("drafts", ["none", "prompt-lookup", "amateur", "exit:2"])
+def test_an_expert_that_waits_reads_drafts_and_leaves_a_whole_cache(drafts: str) -> None:
+    expert, amateur, _ = embedded()
+    strategy = WeightedContrast([("expert", 1.5), (amateur, -0.5, "amateur")], alpha=0.3, plausible="amateur")
+    inputs, options = batch(1), {"max_new_tokens": NEW, "return_dict_in_generate": True}
+    never = decoding.generate(expert, **inputs, strategy=eager(strategy), **options)
+    found = decoding.generate(expert, **inputs, strategy=strategy, drafts=drafts, **options)
+    assert torch.equal(found.sequences, never.sequences)
+    assert found.past_key_values.get_seq_length() == never.past_key_values.get_seq_length()
+    for layer, expected in zip(found.past_key_values.layers, never.past_key_values.layers, strict=True):
+        torch.testing.assert_close(layer.keys, expected.keys, atol=1e-4, rtol=1e-4)
+
+
 def test_what_one_pass_reads_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     expert, amateur, _ = embedded()
     monkeypatch.setattr(base, "MOST_UNREAD", 10)
