@@ -38,6 +38,7 @@ ELSEWHERE = {
         "tests/evals/tasks/truthfulqa/test_generation.py",
         '["eval", "truthfulqa", "--generation", "--miniature", "--limit", "3"',
     ),
+    ("play",): ("tests/decoding/cli/test_play.py", 'main(["play", "--model", "amateur", "--port"'),
     ("isotropy", "--model", "expert"): (
         "tests/evals/isotropy/test_command.py",
         '["isotropy", "--model", "expert", "--model", "amateur", "--data"',

@@ -82,6 +82,13 @@ class Placement:
     dtype: Dtype = None
     device_map: DeviceMap = None
 
+    def check(self) -> None:
+        """Raise OptionError where no model can be placed so, before one is loaded."""
+        from decoding.models.device_options import pick_device, placement
+
+        placement(self.device, self.device_map, None)
+        pick_device(self.device)
+
     def load(self, model: str) -> tuple[Any, Any]:
         """Load a model and its tokenizer; see :func:`decoding.load`."""
         from decoding.models import loading

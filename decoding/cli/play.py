@@ -55,6 +55,8 @@ def play_command(
     if not all(name.strip() for name in models):
         raise OptionError("--model: is empty; must be a name, a folder or a .gguf file")
 
+    placement.check()
+
     from decoding.play.page import serve
     from decoding.play.playground import Playground
     from decoding.play.requests import Limits

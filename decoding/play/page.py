@@ -60,7 +60,7 @@ def build_page(playground: Playground) -> gr.Blocks:
                 1, playground.limits.new_tokens, min(60, playground.limits.new_tokens), step=1, label="New tokens",
                 min_width=240, scale=2, interactive=True,
             )  # fmt: skip
-            seed = gr.Number(0, label="Seed", minimum=0, precision=0, min_width=140, interactive=True)
+            seed = gr.Number(0, label="Seed", min_width=140, interactive=True)
             chat = gr.Checkbox(
                 False, label="Chat", info="the prompt is a user's message", min_width=150, interactive=True
             )
@@ -251,8 +251,11 @@ def _request(
 ) -> TextRequest:
     if not (model or "").strip():
         raise OptionError("no model is chosen: give a name, a folder or a .gguf file")
+    seed = seed or 0
+    if seed != int(seed) or seed < 0:
+        raise OptionError(f"seed {seed:g}: must be a whole number from 0")
     spec = spec_of(strategy, values)
-    return TextRequest(str(model).strip(), spec, prompt or "", int(tokens), int(seed or 0), chat)
+    return TextRequest(str(model).strip(), spec, prompt or "", int(tokens), int(seed), chat)
 
 
 def _file(name: str) -> str:

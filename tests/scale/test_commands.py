@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
     not (miniature.folder("expert") / "config.json").is_file(), reason="the embedded expert is not here"
 )
 SPLIT = ["--device-map", "auto"]
-ONE_PROCESS = {"induce", "metrics", "export"}  # commands that torchrun's processes do not share
+ONE_PROCESS = {"induce", "metrics", "export", "play"}  # commands that torchrun's processes do not share
 
 
 def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], set[str]]]:
@@ -38,7 +38,8 @@ def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tu
 def test_every_command_with_a_device_takes_a_map_of_devices() -> None:
     placing = {words: options for words, options in commands() if "--device" in options}
     assert {words[0] for words in placing} == {
-        "generate", "compare", "demo", "doctor", "eval", "export", "induce", "isotropy", "metrics", "tune",
+        "generate", "compare", "demo", "doctor", "eval", "export", "induce", "isotropy", "metrics", "play",
+        "tune",
     }  # fmt: skip
     for words, options in placing.items():
         assert "--device-map" in options, words
@@ -164,6 +165,8 @@ NONSENSE = {
 def test_what_cannot_be_placed_is_one_line_of_every_command(
     words: tuple[str, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if words == ("play",):
+        pytest.importorskip("gradio", reason="the page needs gradio")
     monkeypatch.delenv("RANK", raising=False)
     file, out = tmp_path / "data.jsonl", ["--output", str(tmp_path / "out")]
     file.write_text('{"question": "Who?", "hallucinated_answer": "Me.", "output": "Nobody."}\n')
