@@ -15,7 +15,7 @@ from decoding.api import generate
 from decoding.drafts.record import DraftRecord, require_record
 from decoding.errors import DecodingWarning, InputError, OptionError, shown
 from decoding.explanation.records import Explanation, Step
-from decoding.explanation.replay import Looked, Replay
+from decoding.explanation.replay import Looked, Replay, not_after_prompt
 from decoding.explanation.steps import step_records
 from decoding.explanation.token_texts import TokenTexts
 from decoding.generation.roles import EXPERT
@@ -95,12 +95,17 @@ def explain(
     require_record(draft_record)
     spec, decodes = _strategy(strategy, tokenizer)
     _, inputs = with_named_inputs(None, inputs)
-    check_tokens(model, sequences)
+    if hasattr(sequences, "sequences"):
+        raise InputError(f"sequences is a {type(sequences).__name__}: give its field sequences")
+    check_tokens(model, sequences, "sequences")
     if sequences.shape[1] == 0:
         raise InputError("sequences are empty: give what generate returned, the prompt included")
     for name in (*CALLERS_CACHE_ARGUMENTS, "inputs_embeds"):
         if inputs.get(name) is not None and not (name == "inputs_embeds" and model.config.is_encoder_decoder):
             raise InputError(f"{name}: tokens of the whole text are named, so give it as input_ids from the first on")
+    prompt = inputs.get("input_ids")
+    if isinstance(prompt, Tensor) and not model.config.is_encoder_decoder and sequences.shape[-1] < prompt.shape[-1]:
+        raise not_after_prompt(sequences, prompt)
     inputs = {name: value for name, value in inputs.items() if name not in IGNORED}
     if not {"max_new_tokens", "max_length", "generation_config"} & inputs.keys():
         # One more than were made, where there is room: at the last one some models force their end token.

@@ -20,7 +20,7 @@ from decoding.models.forward_errors import within_memory
 from decoding.models.inputs import check_inputs
 from decoding.transformers_private import optimized_for_decode
 
-__all__ = ["Looked", "Replay", "Watcher"]
+__all__ = ["Looked", "Replay", "Watcher", "not_after_prompt"]
 
 # Logits of one pass are below this many numbers, and it has at most this many tokens.
 NUMBERS_AT_ONCE = 2**24
@@ -200,13 +200,18 @@ class _Reader:
         self._may_advance = bool(may_be_chosen[rows].all())
 
 
+def not_after_prompt(text: Tensor, prompt: Tensor) -> InputError:
+    """The error for a text (batch, length) that does not begin with its prompt (batch, length)."""
+    return InputError(
+        f"sequences {tuple(text.shape)}: must be those that generate returned for this prompt "
+        f"{tuple(prompt.shape)}, which they begin with"
+    )
+
+
 def _check_prompt(text: Tensor, prompt: Tensor, config: GenerationConfig) -> None:
     length = prompt.shape[1]
     if len(text) != len(prompt) or text.shape[1] < length or not text[:, :length].equal(prompt):
-        raise InputError(
-            f"sequences {tuple(text.shape)}: must be those that generate returned for this prompt "
-            f"{tuple(prompt.shape)}, which they begin with"
-        )
+        raise not_after_prompt(text, prompt)
     if text.shape[1] > int(config.max_length):
         raise InputError(
             f"sequences have {text.shape[1] - length} new tokens, and a call with these arguments makes at most "

@@ -111,21 +111,22 @@ def _is_whole(tensor: Tensor) -> bool:
     return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
-def check_tokens(model: Any, input_ids: Tensor) -> None:
+def check_tokens(model: Any, input_ids: Tensor, name: str = "input_ids") -> None:
     """Refuse tokens that the model does not have: on a GPU they would end every process that uses it.
 
     Args:
         model: the model that reads them.
         input_ids: (batch, length).
+        name: of the argument, for messages.
 
     Raises:
         InputError: names the first.
     """
     if not isinstance(input_ids, Tensor):
-        raise InputError(f"input_ids must be a tensor (batch, length), and is a {type(input_ids).__name__}")
+        raise InputError(f"{name} must be a tensor (batch, length), and is a {type(input_ids).__name__}")
     if input_ids.dim() != 2 or not _is_whole(input_ids):
         raise InputError(
-            f"input_ids {tuple(input_ids.shape)} of {_dtype(input_ids)}: must be whole numbers, (batch, length)"
+            f"{name} {tuple(input_ids.shape)} of {_dtype(input_ids)}: must be whole numbers, (batch, length)"
         )
     if input_ids.shape[0] == 0:
         raise InputError("the batch is empty: give at least one row")
@@ -138,7 +139,7 @@ def check_tokens(model: Any, input_ids: Tensor) -> None:
         if least < 0 or largest >= known:
             row, place = ((input_ids < 0) | (input_ids >= known)).nonzero()[0].tolist()
             raise InputError(
-                f"input_ids: token {int(input_ids[row, place])} (row {row}, place {place}) is not in the model's "
+                f"{name}: token {int(input_ids[row, place])} (row {row}, place {place}) is not in the model's "
                 f"vocabulary: must be 0 to {known - 1}"
             )
 

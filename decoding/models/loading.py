@@ -34,7 +34,7 @@ from transformers.models.auto.modeling_auto import (
 
 from decoding.errors import DecodingError, ModelError, OptionError, one_line
 from decoding.files import share_weights
-from decoding.models.builtin import BUILT_IN, BUILT_IN_ADAPTERS
+from decoding.models.builtin import BUILT_IN
 from decoding.models.device_options import check_shares, pick_device, placement
 from decoding.models.gguf import GgufFile, complete_config, complete_model, complete_tokenizer
 from decoding.models.quiet import quiet
@@ -150,8 +150,6 @@ def source_of(spec: str) -> str:
     Raises:
         ModelError: there is no such model, or it has no folder, as one in a ``.gguf`` file.
     """
-    if spec in BUILT_IN_ADAPTERS:
-        raise ModelError(f"{spec}: is a LoRA adapter; expected a model of its own")
     with quiet():
         if spec in BUILT_IN:
             source, file = str(_built_in(spec, torch.float32, {})[0].name_or_path), None

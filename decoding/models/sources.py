@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from transformers import AutoConfig
 
 from decoding.errors import ModelError, nearest, one_line
-from decoding.models.builtin import BUILT_IN
+from decoding.models.builtin import BUILT_IN, BUILT_IN_ADAPTERS
 from decoding.models.gguf import GgufFile, is_gguf, open_gguf
 from decoding.models.releases import RELEASES, fetched_folder
 
@@ -26,6 +26,8 @@ def source_and_file(spec: str) -> tuple[str, GgufFile | None]:
     if is_gguf(spec) and not Path(spec).expanduser().is_dir():
         file = open_gguf(spec)
         return str(file.path.parent), file
+    if spec in BUILT_IN_ADAPTERS:
+        raise ModelError(f"{spec}: is a LoRA adapter; expected a model of its own, beside which it can be the amateur")
     if spec in RELEASES:
         return str(fetched_folder(spec)), None
     try:

@@ -117,3 +117,5 @@ def compare_command(
     out = console()
     show_texts(out, result)
     show_figures(out, result)
+    if html is not None:
+        out.print(f"written: {html}", markup=False, highlight=False, soft_wrap=True)

@@ -399,6 +399,15 @@ def test_bad_input_is_one_line() -> None:
         with pytest.raises(OptionError, match=message.replace("(", r"\(").replace(")", r"\)")) as error:
             decoding.explain(EXPERT, prompt, input_ids=prompt, **arguments)
         assert "\n" not in str(error.value)
+    output = decoding.generate(EXPERT, input_ids=prompt, max_new_tokens=1, return_dict_in_generate=True)
+    for given, message in (
+        (PROMPTS[:1], "sequences must be a tensor"),
+        (torch.full_like(prompt, 10**6), "sequences: token 1000000"),
+        (prompt[:, :1], r"sequences \(1, 1\): must be those that generate returned for this prompt"),
+        (output, "sequences is a GenerateDecoderOnlyOutput: give its field sequences"),
+    ):
+        with pytest.raises(InputError, match=message):
+            decoding.explain(EXPERT, given, "greedy", input_ids=prompt)
     with pytest.raises(InputError, match="sequences are empty"):
         decoding.explain(EXPERT, prompt[:, :0], DoLa([1]), input_ids=prompt)
     for text in ("{}", "nonsense", '{"strategy": 1, "steps": [{}]}', "[]"):
