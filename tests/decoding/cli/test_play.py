@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import re
 import socket
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from typing import Any
@@ -54,33 +56,49 @@ def test_wrong_options_are_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     assert "no-such-device" in refused(capfd, "--device", "no-such-device")
 
 
-@EMBEDDED
-def test_it_listens_where_it_is_told_and_says_so(
+def test_options_are_the_playgrounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gradio", reason="the page is made with gradio: the extra play")
+    from decoding.play import page
+
+    served: list[Any] = []
+    monkeypatch.setattr(page, "serve", lambda *given: served.append(given))
+    assert main(["play", "--model", "amateur", "--port", "7999", "--max-prompt", "7", "--max-new-tokens", "9"]) == 0
+    ((playground, host, port),) = served
+    assert (playground.models, host, port) == (("amateur",), "127.0.0.1", 7999)
+    limits = playground.limits
+    assert (limits.prompt, limits.new_tokens, limits.only_named_models) == (7, 9, False)
+
+
+def test_an_address_that_is_taken_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     gradio = pytest.importorskip("gradio", reason="the page is made with gradio: the extra play")
-    made: list[playgrounds.Playground] = []
-    first = playgrounds.Playground.load_first
-    monkeypatch.setattr(playgrounds.Playground, "load_first", lambda self: (made.append(self), first(self)))
-    answers: list[Any] = []
 
-    def visit(page: Any) -> None:
-        """In the place of waiting for Ctrl-C."""
-        with urllib.request.urlopen(page.local_url) as answer:
-            answers.append((page.local_url, answer.status, answer.read().decode()))
-        assert capfd.readouterr().out == f"{page.local_url} (Ctrl-C ends it)\n"
-        assert "cannot listen at 127.0.0.1:" in refused(capfd, "--port", str(page.server_port))
-        page.close(verbose=False)
+    def taken(*_: Any, **__: Any) -> None:
+        raise OSError("Cannot find empty port in range: 7999-7999")
 
-    monkeypatch.setattr(gradio.Blocks, "block_thread", visit)
+    monkeypatch.setattr(gradio.Blocks, "launch", taken)
+    monkeypatch.setattr(playgrounds.Playground, "load_first", lambda self: None)
+    assert "cannot listen at 127.0.0.1:7999: Cannot find empty port" in refused(capfd, "--port", "7999")
+
+
+@EMBEDDED
+def test_it_listens_where_it_is_told_and_says_so() -> None:
+    """As a process of its own."""
+    pytest.importorskip("gradio", reason="the page is made with gradio: the extra play")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    assert main(["play", "--model", "amateur", "--port", str(port), "--max-prompt", "7", "--max-new-tokens", "9"]) == 0
-    ((address, status, html),) = answers
-    assert (address, status) == (f"http://127.0.0.1:{port}/", 200)
-    assert "Decoding strategies side by side" in html
-    assert not re.search(r"fonts\.googleapis|cdnjs|gradio\.s3", html)
-    limits = made[0].limits
-    assert (made[0].models, limits.prompt, limits.new_tokens) == (("amateur",), 7, 9)
-    assert not limits.only_named_models
+    address = f"http://127.0.0.1:{port}/"
+    command = [sys.executable, "-m", "decoding.evals.cli", "play", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == f"{address} (Ctrl-C ends it)\n"
+            with urllib.request.urlopen(address) as answer:
+                assert answer.status == 200
+                html = answer.read().decode()
+            assert "Decoding strategies side by side" in html
+            assert not re.search(r"fonts\.googleapis|cdnjs|gradio\.s3", html)
+        finally:
+            process.terminate()
