@@ -6,13 +6,13 @@ import dataclasses
 import json
 import math
 import re
-import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsers import chromium
 
 from decoding.evals import miniature
 from decoding.evals.cli import main
@@ -26,11 +26,6 @@ from decoding.explanation.explorer import (
 )
 from decoding.explanation.records import Candidate, Explanation, Step
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-OPTIONS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 STRATEGIES = {
     "greedy": "greedy",
     "contrastive-search": "contrastive-search:penalty_alpha=0.4,top_k=4",
@@ -137,13 +132,8 @@ def test_bad_files_are_one_line_and_exit_code_2(tmp_path: Path, capfd: pytest.Ca
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="pages are opened with playwright: the extra test")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed here")
-    with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield chromium
-        chromium.close()
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture

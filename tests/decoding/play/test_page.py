@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsers import chromium
 
 from decoding.evals import miniature
 from decoding.play.playground import Playground
 from decoding.strategies.registry import parse_strategy
 from decoding.text import continuations
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-OPTIONS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 PROMPT = "The old clockmaker"
 
 pytestmark = pytest.mark.skipif(
@@ -64,13 +59,8 @@ def address(expert: tuple[Any, Any]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser(address: str) -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="pages are opened with playwright: the extra test")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed here")
-    with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield chromium
-        chromium.close()
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
 """The report stands alone, opens in a browser without an error, and shows every script."""
 
 import re
-import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from browsers import CHROMIUM
 
 from decoding.evals import miniature
 from decoding.evals.engine.pages import as_svg
@@ -15,7 +15,6 @@ from decoding.evals.isotropy.heat_map import colour, heat_map_svg
 from decoding.evals.isotropy.results import HeatMap
 
 pytest.importorskip("matplotlib", reason="figures need matplotlib: the extra report")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 TEXTS = {
     "ar": "يضيء القمر فوق النهر القديم.", "hi": "बूढ़ा घड़ीसाज़ धीरे से मुस्कुराया।", "th": "ช่างนาฬิกาชรายิ้มอย่างใจดี",
     "zh": "老钟表匠慢慢地笑了。", "ja": "古い時計屋さんは静かに笑った。", "ko": "늙은 시계공이 조용히 웃었다.",
@@ -77,7 +76,7 @@ def test_it_stands_alone_and_is_well_formed(page):
 
 def browse(path, tmp_path):
     command = [
-        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
         "--enable-logging=stderr", "--v=0", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri(),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
@@ -85,7 +84,7 @@ def browse(path, tmp_path):
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed here")
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here")
 def test_a_browser_opens_it_without_an_error_and_shows_every_script(page, tmp_path):
     dom, errors = browse(page, tmp_path)
     assert errors == []
@@ -104,7 +103,7 @@ def test_a_browser_opens_it_without_an_error_and_shows_every_script(page, tmp_pa
         assert heading in shown
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed here")
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here")
 def test_the_browser_would_tell_of_an_error(tmp_path):
     broken = tmp_path / "broken.html"
     broken.write_text("<script>undefined_name()</script>")

@@ -3,11 +3,11 @@
 import html
 import json
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 
 import pytest
+from browsers import CHROMIUM
 
 from decoding.evals import miniature
 from decoding.evals.cli import main
@@ -18,7 +18,6 @@ from decoding.models import loading
 pytestmark = pytest.mark.skipif(
     not (miniature.folder("expert") / "config.json").is_file(), reason="the embedded expert is not here"
 )
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 TEXTS = {
     "en": "The old <clockmaker> & his cat", "zh": "老钟表匠慢慢地", "ja": "古い時計屋さんは", "ko": "늙은 시계공이",
     "fr": "Le vieil horloger était", "de": "Der alte Uhrmacher saß", "es": "El viejo relojero", "it": "Il vecchio",
@@ -159,7 +158,7 @@ def test_the_report_stands_alone_and_says_in_which_language_texts_are(ran):
 
 def browse(path, tmp_path, *more):
     command = [
-        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
         "--enable-logging=stderr", "--v=0", f"--user-data-dir={tmp_path / 'profile'}", *more, path.as_uri(),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
@@ -177,7 +176,7 @@ document.body.dataset.laid = JSON.stringify([...document.querySelectorAll("p[dir
 }));</script>"""
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed here")
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here")
 def test_a_browser_shows_every_script_from_its_side_without_an_error(ran, tmp_path):
     shot = tmp_path / "report.png"
     _, errors = browse(ran / "report.html", tmp_path, f"--screenshot={shot}", "--window-size=1200,3000")
@@ -197,7 +196,7 @@ def test_a_browser_shows_every_script_from_its_side_without_an_error(ran, tmp_pa
         assert min(paragraph["height"], paragraph["width"]) > 10
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed here")
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here")
 def test_the_browser_would_tell_of_an_error_and_the_report_runs_no_script(ran, tmp_path):
     page = (ran / "report.html").read_text(encoding="utf-8")
     broken = tmp_path / "broken.html"
