@@ -2,61 +2,84 @@
 
 A step of these strategies reads 2 to 16 rows where greedy search reads one. One row is limited by reading the weights
 once, and so should a handful be; but torch's own product may take two or four times as long, depending on the CPU, the
-number of threads and the shape. The same product has three more forms: weights times states, oneDNN's, and blocks of
-the weights side by side. Which is the quickest is measured once for each shape and some numbers of rows, and
-remembered as long as the process lives.
+number of threads and the shape. The same product has four more forms: weights times states, oneDNN's, blocks of the
+weights side by side, and oneDNN's over a copy of the weights that it has laid out for itself (packed_weights.py). Which
+is the quickest is measured once for each shape and some numbers of rows, and remembered as long as the process lives.
+Copies are taken into account once a model has read a few rows often enough that making them pays.
 
 Only float32 is treated: the forms round differently in the last bits, as do numbers of threads.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import weakref
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from decoding.errors import OptionError
+from decoding.models.packed_weights import can_copy, discard, has_copy, has_room_for_copies, packed_product
 
 __all__ = ["ENVIRONMENT_VARIABLE", "FORMS", "SmallBatchLinear", "is_plain_linear", "measured_forms"]
 
-Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
+Product = Callable[[Tensor, nn.Linear], Tensor]  # of (rows, in) states with a layer
 
 ENVIRONMENT_VARIABLE = "DECODING_SMALL_BATCH_LINEAR"
 
-ROWS = range(2, 17)  # numbers of rows that are treated; one row is quick already, many are torch's own strength
-MEASURED = (2, 3, 4, 6, 8, 12, 16)  # those that are measured, each also for the numbers between it and the one before
+ROWS = range(1, 17)  # numbers of rows that are treated; many are torch's own strength
+MEASURED = (
+    1,
+    2,
+    3,
+    4,
+    6,
+    8,
+    12,
+    16,
+)  # those that are measured, each also for the numbers between it and the one before
 
 # Another form is chosen where it takes at most this share of the time of torch's own: what decides must be more than
 # the noise of a measurement, or the last bits would differ from process to process.
 GAIN = 0.8
-LAYERS = 16  # of one shape that are measured in turn, so that the weights come from memory as in a forward pass
+GAIN_OF_COPIES = 0.9  # the same for all layers together with copies, against the best forms without
+PATIENCE = 32  # passes over a few rows before copies are made: they take the time of as many
+SAMPLE = 256 * 2**20  # bytes of weights that are measured in turn, so that they come from memory as in a forward pass
 REPEATS = 3
 BLOCK = 64  # rows of the weight; with 32 to 128 the times are the same
 
 
-def _transposed(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _linear(states: Tensor, layer: nn.Linear) -> Tensor:
+    """Torch's own product."""
+    return nn.functional.linear(states, layer.weight, layer.bias)
+
+
+def _transposed(states: Tensor, layer: nn.Linear) -> Tensor:
     """Weights times states, (out, rows), turned round."""
+    weight, bias = layer.weight, layer.bias
     product = torch.mm(weight, states.T) if bias is None else torch.addmm(bias[:, None], weight, states.T)
     return product.T.contiguous()
 
 
-def _onednn(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _onednn(states: Tensor, layer: nn.Linear) -> Tensor:
     """OneDNN's inner product over the weights as they lie, by the operation that torch's compiler uses."""
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(states, layer.weight, layer.bias, "none", [], "")
     return product
 
 
-def _blocks(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _blocks(states: Tensor, layer: nn.Linear) -> Tensor:
     """The products with blocks of the weight's rows, side by side, which a core's cache holds: one matrix product of 4
     rows or more reads weights of tens of megabytes twice as slowly as these do.
     """
+    weight, bias = layer.weight, layer.bias
     outputs, inputs = weight.shape
     rows, blocks = states.shape[0], outputs // BLOCK
     tiled = blocks * BLOCK
@@ -68,8 +91,9 @@ def _blocks(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 FORMS: dict[str, Product] = {
-    "linear": nn.functional.linear, "transposed": _transposed, "onednn": _onednn, "blocks": _blocks,
+    "linear": _linear, "transposed": _transposed, "onednn": _onednn, "blocks": _blocks, "packed": packed_product,
 }  # fmt: skip
+WITHOUT_COPIES = "unpacked"  # the setting that leaves "packed" out of what is measured
 
 
 class SmallBatchLinear:
@@ -87,13 +111,13 @@ class SmallBatchLinear:
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self._modules = modules
         self._layers: list[nn.Linear] | None = None  # found when they are first needed
-        self._changed: dict[int, list[tuple[nn.Linear, Product]]] = {}  # by number of rows
+        self._changed: dict[tuple[int, bool], list[tuple[nn.Linear, Product]]] = {}  # by number of rows, with copies
 
     def quickest(self, rows: int, device: torch.device) -> AbstractContextManager[None]:
         """A context for forward passes of this thread in which the layers compute ``rows`` rows in their quickest form.
 
         Args:
-            rows: of the products to come; outside 2 to 16 nothing changes.
+            rows: of the products to come; outside 1 to 16 nothing changes.
             device: where they are computed; nothing changes but on a CPU.
 
         Raises:
@@ -101,52 +125,162 @@ class SmallBatchLinear:
         """
         if rows not in ROWS or device.type != "cpu" or torch.is_grad_enabled():
             return nullcontext()
-        if rows not in self._changed:
-            if self._layers is None:
-                self._layers = _plain_layers(self._modules)
-            forms = [(layer, _form_of(layer, rows, self._layers)) for layer in self._layers]
-            self._changed[rows] = [(layer, FORMS[form]) for layer, form in forms if form != "linear"]
-        changed = self._changed[rows]
+        if self._layers is None:
+            self._layers = _plain_layers(self._modules)
+        key = rows, bool(self._layers) and _may_copy(self._layers)
+        if key not in self._changed:
+            forms = [(layer, _form_of(layer, rows, self._layers, key[1])) for layer in self._layers]
+            self._changed[key] = [(layer, FORMS[form]) for layer, form in forms if form != "linear"]
+        changed = self._changed[key]
         return _installed(changed, rows) if changed else nullcontext()
 
 
 def measured_forms(model: nn.Module, rows: int) -> dict[str, int]:
     """How many plain linear layers of a model on a CPU compute so many rows in which form; measured where not known."""
     layers = _plain_layers(model.modules())
-    return dict(Counter(_form_of(layer, rows, layers) for layer in layers))
+    copies = has_room_for_copies(layers)
+    return dict(Counter(_form_of(layer, rows, layers, copies) for layer in layers))
 
 
 # --- which form ------------------------------------------------------------------------------------------------------
 
-_measured: dict[tuple[int, int, int, int], str] = {}
+Shape = tuple[int, int]  # (out, in) of a layer
+
+_measured: dict[tuple[int, int, Shape, bool], str] = {}  # by threads, rows, shape, and whether copies may be chosen
 _measuring = threading.Lock()
 
 
-def _form_of(layer: nn.Linear, rows: int, layers: Sequence[nn.Linear]) -> str:
-    """The name of a layer's form for so many rows, measured on the layers of its shape where it is not known yet."""
+@dataclass
+class _Use:
+    """How often layers that are computed together were asked for a few rows, and whether copies of them have room."""
+
+    passes: int = 0
+    room: bool | None = None
+
+
+_uses: weakref.WeakKeyDictionary[nn.Linear, _Use] = weakref.WeakKeyDictionary()  # by the first layer
+
+
+def _may_copy(layers: Sequence[nn.Linear]) -> bool:
+    """Count a pass, and say whether the forms to choose from are those with copies."""
+    use = _uses.setdefault(layers[0], _Use())
+    use.passes += 1
+    if use.passes > PATIENCE and use.room is None:
+        use.room = has_room_for_copies(layers)
+    return bool(use.room)
+
+
+def _form_of(layer: nn.Linear, rows: int, layers: Sequence[nn.Linear], copies: bool) -> str:
+    """The name of a layer's form for so many rows, measured on its model's layers where it is not known yet."""
     usable = _usable_forms()
     if len(usable) == 1:
         return usable[0]
-    outputs, inputs = layer.weight.shape
+    copies = copies and "packed" in usable
     rows = next(number for number in MEASURED if number >= rows)
-    key = (torch.get_num_threads(), rows, outputs, inputs)
+    key = (torch.get_num_threads(), rows, _shape(layer))
     with _measuring:
-        if key not in _measured:
-            alike = [other for other in layers if other.weight.shape == layer.weight.shape]
-            _measured[key] = _quickest(usable, alike[:LAYERS], rows)
-        return _measured[key]
+        if (*key, False) not in _measured:
+            _measure([form for form in usable if form != "packed"], layers, rows)
+        if copies and (*key, True) not in _measured:
+            _measure_copies(layers, rows)
+        return _measured[*key, copies]
+
+
+def _shape(layer: nn.Linear) -> Shape:
+    outputs, inputs = layer.weight.shape
+    return outputs, inputs
+
+
+@torch.no_grad()
+def _measure(forms: Sequence[str], layers: Sequence[nn.Linear], rows: int) -> None:
+    """Find the quickest form of each shape; takes as long as some dozen forward passes."""
+    times = _times({form: _always(form) for form in forms}, _sample(layers), rows) if rows > 1 else {}
+    for shape in set(map(_shape, layers)):
+        best = "linear" if rows == 1 else min(forms, key=times[shape].__getitem__)
+        chosen = best == "linear" or times[shape][best] <= GAIN * times[shape]["linear"]
+        _measured[torch.get_num_threads(), rows, shape, False] = best if chosen else "linear"
+
+
+@torch.no_grad()
+def _measure_copies(layers: Sequence[nn.Linear], rows: int) -> None:
+    """Find the shapes for which copies are quicker than the best form without, if all of it together pays."""
+    threads, sample = torch.get_num_threads(), _sample(layers)
+
+    def without(layer: nn.Linear) -> str:
+        return _measured[threads, rows, _shape(layer), False]
+
+    new = [layer for layer in sample if not has_copy(layer)]
+    shapes = {_shape(layer): without(layer) for layer in sample}
+    if can_copy(sample[0]):
+        times = _times({"without": without, "packed": _always("packed")}, sample, rows)
+        least = sum(min(seconds.values()) for seconds in times.values())
+        if least <= GAIN_OF_COPIES * sum(seconds["without"] for seconds in times.values()):
+            shapes |= {shape: "packed" for shape, seconds in times.items() if seconds["packed"] < seconds["without"]}
+    for shape, form in shapes.items():
+        _measured[threads, rows, shape, True] = form
+    discard(layer for layer in new if shapes[_shape(layer)] != "packed")
+
+
+def _always(form: str) -> Callable[[nn.Linear], str]:
+    return lambda _: form
+
+
+def _sample(layers: Sequence[nn.Linear]) -> list[nn.Linear]:
+    """The first layers, up to a number of bytes, and one of every shape that is not among them."""
+    chosen: list[nn.Linear] = []
+    size = 0
+    shapes: set[Shape] = set()
+    for layer in layers:
+        if size < SAMPLE or _shape(layer) not in shapes:
+            chosen.append(layer)
+            size += layer.weight.nbytes
+            shapes.add(_shape(layer))
+    return chosen
+
+
+def _times(
+    columns: Mapping[str, Callable[[nn.Linear], str]], layers: Sequence[nn.Linear], rows: int
+) -> dict[Shape, dict[str, float]]:
+    """Seconds by shape and column, the least of some turns through all layers.
+
+    Args:
+        columns: the name of the form in which a layer is computed.
+        layers: in the order in which a forward pass comes to them.
+        rows: of the product.
+    """
+    states = {inputs: layers[0].weight.new_zeros(rows, inputs) for _, inputs in map(_shape, layers)}
+    least: dict[Shape, dict[str, float]] = {_shape(layer): dict.fromkeys(columns, math.inf) for layer in layers}
+    for turn in range(1 + REPEATS):
+        for column, form_of in columns.items():
+            seconds: defaultdict[Shape, float] = defaultdict(float)
+            for layer in layers:
+                seconds[_shape(layer)] += _seconds(FORMS[form_of(layer)], states[layer.weight.shape[1]], layer)
+            if turn:  # the first calls of a form also prepare it
+                for shape, spent in seconds.items():
+                    least[shape][column] = min(least[shape][column], spent)
+    return least
+
+
+def _seconds(product: Product, states: Tensor, layer: nn.Linear) -> float:
+    start = time.perf_counter()
+    product(states, layer)
+    return time.perf_counter() - start
 
 
 def _usable_forms() -> list[str]:
     """The forms to choose from; one where there is no choice."""
     setting = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
-    if setting != "auto":
+    of_onednn = ("onednn", "packed")
+    if setting not in ("auto", WITHOUT_COPIES):
         if setting not in FORMS:
-            raise OptionError(f"{ENVIRONMENT_VARIABLE} must be one of auto, {', '.join(FORMS)}, got {setting!r}")
-        return [setting if setting != "onednn" or _has_onednn() else "linear"]
+            raise OptionError(
+                f"{ENVIRONMENT_VARIABLE} must be one of auto, {WITHOUT_COPIES}, {', '.join(FORMS)}, got {setting!r}"
+            )
+        return [setting if setting not in of_onednn or _has_onednn() else "linear"]
     if torch.are_deterministic_algorithms_enabled():
         return ["linear"]
-    return [form for form in FORMS if form != "onednn" or _has_onednn()]
+    left_out = () if _has_onednn() else of_onednn
+    return [form for form in FORMS if form not in left_out and (form != "packed" or setting == "auto")]
 
 
 def _has_onednn() -> bool:
@@ -154,26 +288,6 @@ def _has_onednn() -> bool:
     exact = torch.get_float32_matmul_precision() == "highest"
     available = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
     return exact and available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
-@torch.no_grad()
-def _quickest(forms: Sequence[str], layers: Sequence[nn.Linear], rows: int) -> str:
-    """Measure the forms on some layers of one shape; takes as long as some dozen forward passes."""
-    weights = [(layer.weight, layer.bias) for layer in layers]
-    states = weights[0][0].new_zeros(rows, weights[0][0].shape[1])
-    for form in forms:  # the first calls of a form also prepare it
-        _seconds(FORMS[form], states, weights[:2])
-    turns = [[_seconds(FORMS[form], states, weights) for form in forms] for _ in range(REPEATS)]
-    seconds = dict(zip(forms, map(min, zip(*turns, strict=True)), strict=True))
-    best = min(forms, key=seconds.__getitem__)
-    return best if seconds[best] <= GAIN * seconds["linear"] else "linear"
-
-
-def _seconds(product: Product, states: Tensor, weights: Sequence[tuple[Tensor, Tensor | None]]) -> float:
-    start = time.perf_counter()
-    for weight, bias in weights:
-        product(states, weight, bias)
-    return time.perf_counter() - start
 
 
 # --- which layers, and their forward while a form is installed -------------------------------------------------------
@@ -212,12 +326,12 @@ class _Forward:
         self.users = 0
 
     def __call__(self, input: Tensor) -> Tensor:  # torch's own name of the argument
-        weight, bias = self.layer.weight, self.layer.bias
+        layer = self.layer
         width = input.shape[-1]
         rows = input.numel() // max(width, 1)
-        if rows != _rows.get() or input.dtype != torch.float32 or weight.dtype != torch.float32:
-            return nn.functional.linear(input, weight, bias)
-        return self.product(input.reshape(rows, width), weight, bias).view(*input.shape[:-1], -1)
+        if rows != _rows.get() or input.dtype != torch.float32 or layer.weight.dtype != torch.float32:
+            return _linear(input, layer)
+        return self.product(input.reshape(rows, width), layer).view(*input.shape[:-1], -1)
 
 
 _rows: ContextVar[int | None] = ContextVar("small_batch_linear", default=None)  # None outside of the context

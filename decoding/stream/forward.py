@@ -15,6 +15,7 @@ from decoding.models.attention import grouped_heads
 from decoding.models.devices import input_device
 from decoding.models.forward_errors import forward_pass
 from decoding.models.hooks import collect_inputs, collect_outputs
+from decoding.models.packed_weights import discard_outdated
 from decoding.models.row_variants import RowVariants
 from decoding.models.small_batch_linear import SmallBatchLinear
 from decoding.models.structure import ModelStructure, inspect_model
@@ -42,6 +43,7 @@ class ForwardPasses:
         self.model = model
         self.variants = variants
         self.structure: ModelStructure = inspect_model(model)
+        discard_outdated(model)
         # A separable head is called on its own, with other numbers of rows.
         read = self.structure.backbone if self.structure.separable else model
         self.linear_layers = SmallBatchLinear(read.modules())
