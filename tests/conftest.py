@@ -11,7 +11,11 @@ import tempfile
 from typing import Any
 
 import pytest
+from fresh_process import without
+from models_loaded_once import known_models, models_loaded_once
 from quick_interpreter import patch_once, skip_what_nobody_reads
+
+__all__ = ["known_models", "models_loaded_once", "same_last_bits"]
 
 # optimum-quanto imports setuptools (through torch's builder of extensions), which refuses to come after the distutils
 # of the standard library; packages that other tests need import that.
@@ -44,6 +48,9 @@ def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
     # transformers may do first; whoever sets it decides.
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
+    # transformers imports hqq, and with it torch's compiler, for a second more; the one test that needs it sees to it.
+    with without("hqq"):
+        import transformers.cache_utils  # noqa: F401
 
 
 def pytest_collection_finish() -> None:

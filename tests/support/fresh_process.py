@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
+from collections.abc import Iterator
 
-__all__ = ["prepare"]
+__all__ = ["prepare", "without"]
+
+
+@contextlib.contextmanager
+def without(package: str) -> Iterator[None]:
+    """A context in which an installed package is not found."""
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 def prepare() -> None:

@@ -29,6 +29,20 @@ CACHES = {
 
 
 @pytest.fixture(scope="module", autouse=True)
+def hqq_is_known() -> Iterator[None]:
+    """Give transformers hqq, without which it was imported (tests/conftest.py)."""
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            from hqq.core.quantize import Quantizer
+        except ImportError:
+            pass
+        else:
+            patch.setattr(cache_utils, "HQQQuantizer", Quantizer, raising=False)
+            patch.setattr(cache_utils, "is_hqq_available", lambda: True)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
 def unpacked_without_a_compiler() -> Iterator[None]:
     """Unpack optimum-quanto's integers in torch: its C++ form makes the same ones, after a minute of compiling."""
     try:

@@ -26,6 +26,8 @@ STORIES = Path(__file__).resolve().parents[4] / "shared" / "models" / "stories3M
 WORDS = ["<unk>", "</s>", *(f"w{i}" for i in range(30))]
 CONTEXT = 48
 
+pytestmark = pytest.mark.usefixtures("models_loaded_once")
+
 
 def save(model, folder, **tokenizer):
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))

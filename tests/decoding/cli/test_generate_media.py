@@ -35,6 +35,8 @@ from decoding.strategies.registry import parse_strategy
 PROMPT = "USER : <image> w1 w2 ASSISTANT :"
 Run = Callable[..., tuple[int, str, str]]
 
+pytestmark = pytest.mark.usefixtures("models_loaded_once")
+
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:

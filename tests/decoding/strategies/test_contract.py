@@ -34,7 +34,7 @@ from decoding.strategies.registry import (
 OWN = [name for name in exportable_strategies() if name not in OTHER_INPUTS]
 ON_TEXT = [name for name in STRATEGIES if name not in OTHER_INPUTS]
 PROMPTS = ["The old clockmaker", "In the town of Varn there lives", "A river"]
-NEW = 8
+NEW = 6
 
 
 MIXTURE_NEEDED = ("expert-contrast",)
