@@ -21,10 +21,12 @@ from decoding.models.forward_errors import within_memory
 from decoding.models.inputs import check_inputs, check_whole, with_named_inputs
 from decoding.models.wrappers import check_model, text_tokenizer
 from decoding.parameters import plain_number, require_flag
+from decoding.strategies.baselines import Baseline
 from decoding.strategies.contrastive_search.strategy import ContrastiveSearch
 from decoding.strategies.dola import DoLa
-from decoding.strategies.effective_config import with_strategy
+from decoding.strategies.effective_config import NEUTRAL_SAMPLERS, with_strategy
 from decoding.strategies.generation_options import check_together, checked_call
+from decoding.strategies.given import GivenStrategy, given_strategy
 from decoding.strategies.model_logits import ModelLogits
 from decoding.strategies.registry import StrategySpec
 from decoding.strategies.stored import stored_strategy
@@ -36,7 +38,7 @@ def generate(
     model: Any,
     inputs: Tensor | Mapping[str, Any] | None = None,
     *,
-    strategy: Strategy | None = None,
+    strategy: GivenStrategy | None = None,
     generation_config: GenerationConfig | None = None,
     stopping_criteria: StoppingCriteriaList | None = None,
     streamer: Any = None,
@@ -54,11 +56,13 @@ def generate(
         model: a generating transformers model.
         inputs: (batch, length) token ids, or what a tokenizer or processor returns; or as keyword ``input_ids``,
             ``inputs_embeds``, ...
-        strategy: how to choose tokens. None takes it from the generation config of a model that was exported (see
-            :func:`decoding.export`), from the arguments, or else from the model's generation config:
-            ``penalty_alpha`` > 0 with ``top_k`` > 1 is ``ContrastiveSearch``, ``dola_layers`` is ``DoLa`` as
-            transformers had it (one premature layer for the whole batch); without them this is plain
-            ``model.generate``.
+        strategy: how to choose tokens. As text, as what ``parse_strategy`` made, or as a baseline of transformers
+            (``"dola:layers=2"``, ``"nucleus"``) it decodes as commands do: it draws where it is a sampler and not
+            otherwise, whatever the generation config says; arguments of the call have priority. None takes it from the
+            generation config of a model that was exported (see :func:`decoding.export`), from the arguments, or else
+            from the model's generation config: ``penalty_alpha`` > 0 with ``top_k`` > 1 is ``ContrastiveSearch``,
+            ``dola_layers`` is ``DoLa`` as transformers had it (one premature layer for the whole batch); without them
+            this is plain ``model.generate``.
         generation_config: as in ``model.generate``.
         stopping_criteria: as in ``model.generate``.
         streamer: as in ``model.generate``; receives the prompt, each token and the end.
@@ -103,6 +107,15 @@ def generate(
     text_options = _text_options(config, model.generation_config)
     if tokenizer is None and kwargs.get("token_healing", text_options.get("token_healing")):
         raise OptionError("token_healing=True: pass tokenizer=... as well, to find the tokens that the last one begins")
+    if strategy is not None and not isinstance(strategy, Strategy):
+        spec = given_strategy(strategy).with_tokenizer(tokenizer)
+        if kwargs.get("custom_generate") is not None:
+            raise OptionError(f"custom_generate: would decode in place of {spec.name}; leave one of them out")
+        return _as_commands_do(
+            spec, model, inputs=inputs, generation_config=generation_config, stopping_criteria=stopping_criteria,
+            streamer=streamer, tokenizer=tokenizer, compile=compile, seeds=seeds, drafts=drafts,
+            draft_tokens=draft_tokens, draft_record=draft_record, **kwargs,
+        )  # fmt: skip
     if strategy is None:
         strategy = stored_strategy(model, generation_config, kwargs, tokenizer)
     if strategy is None:
@@ -122,12 +135,14 @@ def generate(
     positional = () if inputs is None else (inputs,)
     if strategy is None:
         if compile:
-            raise OptionError("compile=True captures the steps of a strategy, and none is given: pass strategy=...")
+            raise OptionError(
+                "compile=True captures the steps of this library's strategies, and transformers decodes this call: "
+                "pass strategy=decoding.ContrastiveSearch() or another"
+            )
         return model.generate(
             *positional, generation_config=generation_config, stopping_criteria=stopping_criteria, streamer=streamer,
             tokenizer=tokenizer, **kwargs,
         )  # fmt: skip
-    _check_strategy(strategy)
     strategy = strategy.with_tokenizer(tokenizer)
     if kwargs.pop("custom_generate", None) is not None:
         raise OptionError(f"custom_generate: would decode in place of {strategy.name}; leave one of them out")
@@ -178,14 +193,15 @@ def generate(
         )
 
 
-def pipeline_kwargs(strategy: Strategy, **options: Any) -> dict[str, Any]:
+def pipeline_kwargs(strategy: GivenStrategy, **options: Any) -> dict[str, Any]:
     """The arguments with which a pipeline of transformers generates as :func:`generate` does.
 
     ``custom_generate=strategy`` alone is not enough: text-generation pipelines sample at temperature 0.7, and pipelines
     for speech search with five beams, unless the call or the model's own generation config says otherwise.
 
     Args:
-        strategy: how to choose tokens; one with texts needs its tokenizer.
+        strategy: how to choose tokens, in any form that :func:`generate` takes; one with texts needs its tokenizer. A
+            baseline of transformers becomes its options.
         options: of ``generate``, such as ``max_new_tokens``, for which pipelines have defaults of their own (256). They
             have priority: with ``do_sample=True`` the strategy samples.
 
@@ -199,16 +215,16 @@ def pipeline_kwargs(strategy: Strategy, **options: Any) -> dict[str, Any]:
         >>> pipe = transformers.pipeline("text-generation", model=model, tokenizer=tokenizer)
         >>> pipe("The town lies", **decoding.pipeline_kwargs(ContrastiveSearch(), max_new_tokens=64))
     """
-    _check_strategy(strategy)
+    spec = given_strategy(strategy)
     text_tokenizer(options.get("tokenizer"), required=False)
     options = checked_call(options)
     draft_options(options.get("drafts"), options.get("draft_tokens"))
-    return {"custom_generate": strategy, "do_sample": False, "num_beams": 1, **options}
-
-
-def _check_strategy(strategy: Any) -> None:
-    if not isinstance(strategy, Strategy):
-        raise OptionError(f"strategy={shown(strategy)}: must be a strategy such as decoding.ContrastiveSearch()")
+    if isinstance(spec.strategy, Baseline):
+        return {"do_sample": spec.is_stochastic, "num_beams": 1, **spec.parameters, **options}
+    if isinstance(strategy, Strategy):
+        return {"custom_generate": strategy, "do_sample": False, "num_beams": 1, **options}
+    samplers = NEUTRAL_SAMPLERS if spec.is_stochastic else {}
+    return {"custom_generate": spec.strategy, "do_sample": spec.is_stochastic, "num_beams": 1, **samplers, **options}
 
 
 def _checked_arguments(
@@ -306,10 +322,19 @@ def generate_with(spec: StrategySpec, model: Any, **inputs: Any) -> Any:
         InputError: an empty prompt, or one as long as the model's context.
     """
     spec.check(model)
+    return _as_commands_do(spec, model, **inputs)
+
+
+def _as_commands_do(spec: StrategySpec, model: Any, **inputs: Any) -> Any:
     config = with_strategy(spec, copy.deepcopy(inputs.pop("generation_config", None) or model.generation_config))
     strategy = spec.strategy if isinstance(spec.strategy, Strategy) else None
-    if strategy is None and inputs.get("input_ids") is not None:
-        check_inputs(model, inputs["input_ids"], inputs)
+    if strategy is None:
+        spec.check(model)
+        prompt = inputs.get("input_ids")
+        if prompt is None and getattr(model, "main_input_name", None) == "input_ids":
+            prompt = inputs.get("inputs")
+        if prompt is not None:
+            check_inputs(model, prompt, inputs)
     # transformers wants options either in the config or beside it; update() returns what is no option.
     inputs = config.update(**inputs)
     with within_memory(model, "its prompt"):  # of a baseline too, which transformers decodes

@@ -11,6 +11,8 @@ from transformers import GenerationMixin
 from decoding import api
 from decoding.drafts.options import draft_options, names_model
 from decoding.errors import OptionError
+from decoding.strategies.given import given_strategy
+from decoding.strategies.named_readers import named_readers
 from decoding.strategies.stored import settings_of_call
 
 __all__ = ["generate", "refuse_continuous_batching"]
@@ -25,7 +27,7 @@ def generate(*args: Any, model: Any, **kwargs: Any) -> Any:
 
     Raises:
         OptionError: settings that name no strategy, or another model beside this one than those that were exported;
-            drafts of a model that is given by name.
+            drafts, or a reader of a strategy as text, of a model that is given by name.
         ModelError: a model that the settings name is not in the folder.
     """
     arguments = dict(_signature().bind(model, *args, **kwargs).arguments)
@@ -37,8 +39,22 @@ def generate(*args: Any, model: Any, **kwargs: Any) -> Any:
         first = arguments.pop("inputs", None)
         return type(model).generate(model, *(() if first is None else (first,)), **arguments)
     arguments.pop("custom_generate", None)
+    _check_strategy(arguments.get("strategy"))
     _check_drafts(model, arguments)
     return api.generate(model, **arguments)
+
+
+def _check_strategy(strategy: Any) -> None:
+    """Refuse to load a model that a strategy names as text: servers pass on what their clients send."""
+    if isinstance(strategy, str):
+        spec = given_strategy(strategy)
+        named = named_readers(type(spec.strategy), spec.parameters)
+        if named:
+            place, reader = next(iter(named.items()))
+            raise OptionError(
+                f"strategy: {place}={reader!r} names another model, and an exported model loads none; give the "
+                "strategy as an object"
+            )
 
 
 def _check_drafts(model: Any, arguments: dict[str, Any]) -> None:

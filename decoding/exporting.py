@@ -28,9 +28,10 @@ from decoding.models.quiet import quiet
 from decoding.models.text_config import vocab_size
 from decoding.strategies.contrast.amateurs import second_reader
 from decoding.strategies.generation_options import NO_OPTIONS, check_apply, check_tokens, checked_options
+from decoding.strategies.given import GivenStrategy, given_strategy
 from decoding.strategies.named_readers import change_named_readers, named_readers
 from decoding.strategies.parameters_text import as_json
-from decoding.strategies.registry import STRATEGIES, StrategySpec, exportable_strategies, parse_strategy
+from decoding.strategies.registry import STRATEGIES, StrategySpec, exportable_strategies
 from decoding.strategies.stored import SETTINGS, home_of
 from decoding.transformers_private import with_no_model_defaults
 from decoding.versions import __version__
@@ -95,7 +96,7 @@ __all__ = ["generate"]
 
 def export(
     model: str | Path,
-    strategy: Strategy | str,
+    strategy: GivenStrategy,
     output: str | Path,
     *,
     link: str | None = None,
@@ -115,9 +116,9 @@ def export(
     Args:
         model: a folder, a hub name, a built-in or fetched model, or a ``.gguf`` file, whose weights are written
             dequantised in float32.
-        strategy: a registered strategy, or its name with parameters as
-            :func:`decoding.strategies.registry.parse_strategy` takes it. An amateur is given by folder or name. One of
-            another package needs that package where the folder is used.
+        strategy: a registered strategy, as an object, as its name with parameters, or as what
+            :func:`decoding.strategies.registry.parse_strategy` made of that. An amateur is given by folder or name.
+            One of another package needs that package where the folder is used.
         output: the folder to write. It appears when it is complete, or not at all.
         link: "hard" or "sym" links the files to those of the model; None copies them.
         force: replace ``output`` and all that is in it.
@@ -178,14 +179,13 @@ def export(
     return Path(output)
 
 
-def _chosen(strategy: Strategy | str) -> StrategySpec:
-    if isinstance(strategy, str):
-        spec = parse_strategy(strategy)
-    else:
-        spec = StrategySpec(STRATEGIES.name_of(type(strategy)) or type(strategy).__name__, strategy)
-    if spec.name not in exportable_strategies():
+def _chosen(strategy: GivenStrategy) -> StrategySpec:
+    spec = given_strategy(strategy)
+    name = STRATEGIES.name_of(type(spec.strategy))
+    if name not in exportable_strategies():
+        name = name or type(spec.strategy).__name__
         raise OptionError(
-            f"strategy {spec.name}: cannot be exported, since generation_config.json holds a name and no code; "
+            f"strategy {name}: cannot be exported, since generation_config.json holds a name and no code; "
             f"expected {', '.join(exportable_strategies())}, or one that decoding.register was given"
         )
     return spec

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from decoding.api import generate
 from decoding.drafts.record import DraftRecord, require_record
-from decoding.errors import DecodingWarning, InputError, OptionError, shown
+from decoding.errors import DecodingWarning, InputError, OptionError
 from decoding.explanation.records import Explanation, Step
 from decoding.explanation.replay import Looked, Replay, not_after_prompt
 from decoding.explanation.steps import step_records
@@ -23,10 +23,10 @@ from decoding.generation.strategy import Strategy
 from decoding.models.inputs import check_tokens, context_of, with_named_inputs
 from decoding.models.wrappers import check_model, text_tokenizer, unwrapped
 from decoding.parameters import require_count
-from decoding.strategies.baselines import Baseline
 from decoding.strategies.effective_config import with_strategy
+from decoding.strategies.given import GivenStrategy, given_strategy
 from decoding.strategies.model_logits import ModelLogits
-from decoding.strategies.registry import NOT_EXPLAINED, STRATEGIES, StrategySpec, parse_strategy
+from decoding.strategies.registry import NOT_EXPLAINED, STRATEGIES, StrategySpec
 from decoding.text import Continuation, encoded, new_token_budget
 from decoding.transformers_private import CALLERS_CACHE_ARGUMENTS
 
@@ -42,7 +42,7 @@ IGNORED = (
 def explain(
     model: Any,
     sequences: Tensor,
-    strategy: Strategy | Baseline | StrategySpec | str | None,
+    strategy: GivenStrategy | None,
     *,
     tokenizer: Any = None,
     alternatives: int = 5,
@@ -152,14 +152,7 @@ def _strategy(given: Any, tokenizer: Any) -> tuple[StrategySpec | None, Strategy
         return None, ModelLogits()
     if isinstance(given, Strategy):
         return None, given
-    if isinstance(given, str):
-        given = parse_strategy(given)
-    spec = StrategySpec(given.name, given) if isinstance(given, Baseline) else given
-    if not isinstance(spec, StrategySpec):
-        raise OptionError(
-            f"strategy={shown(given)}: must be a strategy such as decoding.DoLa(), or one as text, such as 'greedy' or "
-            "'dola:alpha=0.2'"
-        )
+    spec = given_strategy(given)
     if spec.name in NOT_EXPLAINED:
         raise OptionError(
             f"strategy={spec.label}: beam search chooses among whole texts, and there is no choice of each token to "

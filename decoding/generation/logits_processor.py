@@ -37,7 +37,10 @@ class StrategyLogitsProcessor(LogitsProcessor):
 
     def __init__(self, strategy: Any, model: Any, compile: bool = False, **inputs: Any) -> None:
         if isinstance(strategy, type) or not callable(getattr(strategy, "opener", None)):
-            raise OptionError(f"strategy={shown(strategy)}: must be a strategy such as decoding.ContrastiveSearch()")
+            raise OptionError(
+                f"strategy={shown(strategy)}: must be a strategy such as decoding.ContrastiveSearch(), as an object: a "
+                "processor decodes nothing itself, and text may ask for sampling or beams"
+            )
         model = unwrapped(model)
         _, inputs = with_named_inputs(None, inputs)
         strategy.check(model)

@@ -13,6 +13,7 @@ from decoding.models.wrappers import text_tokenizer
 from decoding.parameters import require_flag
 from decoding.scoring.scorer import Scorer
 from decoding.scoring.token_ids import as_continuations, token_ids
+from decoding.strategies.given import GivenStrategy
 
 __all__ = ["score", "tokens_of"]
 
@@ -25,7 +26,7 @@ def score(
     model: Any,
     prompt: Text,
     continuations: str | Sequence[Text] | Tensor | Mapping[str, Any],
-    strategy: Any = None,
+    strategy: GivenStrategy | None = None,
     normalized: bool = True,
     *,
     tokenizer: Any = None,
@@ -41,8 +42,8 @@ def score(
         continuations: each text or (n,) token ids, n >= 1; text goes on where the prompt ends, with its own leading
             space. One text alone is one continuation, and so is one list of token ids; of what a tokenizer returns
             each row is one.
-        strategy: a scorable strategy (``ContrastiveDecoding``, ``DoLa``, ``ContextAware``, ``LOL``); None, or the
-            baseline ``Greedy``, for the model's own log-probabilities.
+        strategy: a scorable strategy (``ContrastiveDecoding``, ``DoLa``, ``ContextAware``, ``LOL``), in any form that
+            :func:`decoding.generate` takes; None, or ``"greedy"``, for the model's own log-probabilities.
         normalized: True returns the log-softmax of the strategy's scores over its plausible tokens. False returns the
             scores as they are: differences of log-probabilities whose exponentials have no fixed sum, which the
             TruthfulQA figures of DoLa and of induced contrastive decoding use.

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from decoding.errors import InputError, OptionError, shown
+from decoding.errors import InputError, OptionError
 from decoding.generation.unpadded_text import NO_TOKEN
 from decoding.models.devices import input_device
 from decoding.models.inputs import check_inputs
@@ -22,6 +22,7 @@ from decoding.strategies.baselines import Greedy
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.fused_streams import FusedStreams
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
+from decoding.strategies.given import given_strategy
 from decoding.strategies.registry import scorable_strategies
 from decoding.stream.output import ForwardOutput
 from decoding.stream.prepare import prepare_inputs
@@ -62,7 +63,8 @@ class Scorer:
     Args:
         model: a decoder-only transformers model.
         prefix: (length,) token ids, at least one, that every prompt begins with.
-        strategies: scorable strategies; None for the model's own log-probabilities.
+        strategies: scorable strategies, in any form that :func:`decoding.generate` takes; None for the model's own
+            log-probabilities.
         tokenizer: for strategies that have texts.
         max_branch_tokens: texts share a forward pass as long as they have at most so many tokens together; by default
             ``TOKENS_AT_ONCE``.
@@ -359,14 +361,16 @@ def _scoring_strategy(strategy: Any, tokenizer: Any) -> ContrastStrategy:
     Raises:
         OptionError: it cannot.
     """
-    if strategy is None or isinstance(strategy, Greedy):
+    if strategy is None:
         return _Plain()
-    if isinstance(strategy, ContrastStrategy) and strategy.scorable:
-        return cast(ContrastStrategy, strategy.with_tokenizer(tokenizer))
-    name = getattr(strategy, "name", shown(strategy))
+    spec = given_strategy(strategy)
+    if isinstance(spec.strategy, Greedy):
+        return _Plain()
+    if isinstance(spec.strategy, ContrastStrategy) and spec.strategy.scorable:
+        return cast(ContrastStrategy, spec.strategy.with_tokenizer(tokenizer))
     raise OptionError(
-        f"strategy={name}: gives no score to a given token; must be {', '.join(scorable_strategies())}, or None for "
-        "the model's own log-probabilities"
+        f"strategy={spec.name}: gives no score to a given token; must be {', '.join(scorable_strategies())}, or None "
+        "for the model's own log-probabilities"
     )
 
 

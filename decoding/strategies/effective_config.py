@@ -25,6 +25,7 @@ from decoding.strategies.registry import StrategySpec
 from decoding.strategies.stored import SETTINGS
 
 __all__ = [
+    "NEUTRAL_SAMPLERS",
     "decoded_with",
     "effective_config",
     "folder_config",

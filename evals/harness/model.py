@@ -30,7 +30,8 @@ from decoding.models.wrappers import unwrapped
 from decoding.scoring.teacher_forcing import longest_text, teacher_forced
 from decoding.strategies.contrast.base import ContrastStrategy
 from decoding.strategies.effective_config import decoded_with, effective_config, folder_config, options_of_folder
-from decoding.strategies.registry import StrategySpec, parameters_of, parse_strategy, scorable_strategies
+from decoding.strategies.given import GivenStrategy, given_strategy
+from decoding.strategies.registry import StrategySpec, parameters_of, scorable_strategies
 
 __all__ = ["DecodingLM"]
 
@@ -51,8 +52,7 @@ class DecodingLM(HFLM):
     Args:
         pretrained: as in ``hf``; an embedded model, "expert" (the default) or "amateur"; a fetched one; or a ``.gguf``
             file.
-        strategy: a name of ``decoding.strategies.registry``, perhaps with parameters (``dola:layers=high``), or a
-            :class:`decoding.Strategy`; None for none.
+        strategy: in any form that :func:`decoding.generate` takes, such as ``dola:layers=high``; None for none.
         floor: log-score of a token that is not plausible. With ``alpha=0`` every token is plausible.
         kwargs: the strategy's parameters, which override those in ``strategy``; the rest are ``hf``'s. Separate numbers
             of a list by ``;`` or ``,``: lm-eval separates arguments by the latter. ``device_map`` is
@@ -71,14 +71,14 @@ class DecodingLM(HFLM):
     _longest_text: int | None = None
 
     def __init__(
-        self, pretrained: Any = "expert", strategy: str | Strategy | None = None, floor: float = -1000.0, **kwargs: Any
+        self, pretrained: Any = "expert", strategy: GivenStrategy | None = None, floor: float = -1000.0, **kwargs: Any
     ) -> None:
         spec = None
-        if isinstance(strategy, Strategy):
-            spec = StrategySpec(strategy.name, strategy)
-        elif strategy is not None:
+        if isinstance(strategy, str):
             settings, kwargs = _divided(strategy, kwargs)
-            spec = parse_strategy(strategy, settings)
+            spec = given_strategy(strategy, settings)
+        elif strategy is not None:
+            spec = given_strategy(strategy)
         if isinstance(pretrained, str) and pretrained in miniature.NAMES:
             pretrained = str(miniature.folder(pretrained))
         elif pretrained in RELEASES:

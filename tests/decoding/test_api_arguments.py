@@ -112,8 +112,8 @@ def test_an_assistant_is_refused_in_both_ways_in(llama: Any) -> None:
 
 
 def test_alpha_without_k_and_no_strategy_are_refused(llama: Any) -> None:
-    with pytest.raises(OptionError, match="strategy='contrastive'"):
-        decoding.generate(llama, random_ids(1, 4), strategy="contrastive")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="unknown strategy 'contrastive'; did you mean contrastive-search"):
+        decoding.generate(llama, random_ids(1, 4), strategy="contrastive")
 
 
 # --- the output of a tokenizer as the first argument ----------------------------------------------------------------

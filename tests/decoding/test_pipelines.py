@@ -131,7 +131,7 @@ def test_options_of_the_call_have_priority() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("given", ["dola", None, ContrastiveSearch])
+@pytest.mark.parametrize("given", [0, None, ContrastiveSearch])
 def test_what_is_no_strategy_is_refused(given: Any) -> None:
     with pytest.raises(OptionError, match="must be a strategy such as"):
         decoding.pipeline_kwargs(given)

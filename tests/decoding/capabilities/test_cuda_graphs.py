@@ -121,5 +121,5 @@ def test_experts_in_one_matrix_product_are_accepted() -> None:
 
 
 def test_without_a_strategy_there_is_nothing_to_capture() -> None:
-    with pytest.raises(OptionError, match="none is given: pass strategy="):
+    with pytest.raises(OptionError, match="transformers decodes this call: pass strategy="):
         decoding.generate(tiny_model("llama"), IDS, max_new_tokens=4, compile=True)
