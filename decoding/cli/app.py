@@ -22,7 +22,7 @@ from decoding.cli.generate import generate_command
 from decoding.cli.induce import induce_command
 from decoding.cli.play import play_command
 from decoding.cli.serve import serve_command
-from decoding.cli.usage import UsageError, explain
+from decoding.cli.usage import UsageError, empty_path, explain
 from decoding.errors import DecodingError, one_line
 from decoding.versions import __version__
 
@@ -98,6 +98,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        if (problem := empty_path(_command_line(), words)) is not None:
+            return _failed(problem, 2)
         code = _command_line()(words, prog_name="decoding", standalone_mode=False)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)

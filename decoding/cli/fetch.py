@@ -14,8 +14,21 @@ from decoding.models.releases import RELEASES, fetched_folder, is_fetched
 __all__ = ["fetch_command"]
 
 
+def complete_release(incomplete: str) -> list[str]:
+    """Return the models that a shell offers for what is typed."""
+    return [name for name in RELEASES if name.startswith(incomplete)]
+
+
 def fetch_command(
-    name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(RELEASES)}.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            autocompletion=complete_release,
+            help=f"One of {', '.join(RELEASES)}.",
+            show_default=False,
+        ),
+    ],
     accept_license: Annotated[
         bool, typer.Option("--accept-license", help="Agree to the model's licence, where it has to be agreed to.")
     ] = False,

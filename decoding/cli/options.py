@@ -16,9 +16,16 @@ import typer
 
 from decoding.errors import InputError, OptionError, one_line
 from decoding.models.builtin import BUILT_IN
+from decoding.models.releases import RELEASES
 from decoding.rows import iter_texts
 from decoding.strategies.parameters_text import named_values
 from decoding.strategies.registry import STRATEGIES, strategy_name
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Return the models that a shell offers for what is typed: built-in ones, and those that can be fetched."""
+    return [name for name in (*BUILT_IN, *RELEASES) if name.startswith(incomplete)]
+
 
 Model = Annotated[
     str,
@@ -26,7 +33,7 @@ Model = Annotated[
         metavar="NAME",
         help="A built-in model (expert, amateur), a fetched one (decoding fetch), a model folder, a .gguf file, or "
         "a name on the hub.",
-        autocompletion=lambda incomplete: [name for name in BUILT_IN if name.startswith(incomplete)],
+        autocompletion=complete_model,
     ),
 ]
 Device = Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from decoding.cli.options import Placement, expanded
+from decoding.cli.options import Placement, complete_model, expanded
 from decoding.errors import OptionError
 
 __all__ = ["is_loopback", "play_command"]
@@ -21,6 +21,7 @@ def play_command(
         list[str] | None,
         typer.Option(
             metavar="NAME",
+            autocompletion=complete_model,
             help="A model that the page offers, the first at its start; repeatable; by default expert. A built-in one, "
             "a fetched one (decoding fetch), a model folder, a .gguf file, or a name on the hub.",
         ),

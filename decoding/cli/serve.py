@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from decoding.cli.options import Model, complete_strategy, known_strategies
+from decoding.cli.options import Model, complete_model, complete_strategy, known_strategies
 from decoding.errors import OptionError, nearest
 from decoding.strategies.registry import parse_strategy
 
@@ -62,7 +62,12 @@ def serve_command(
         ),
     ] = None,
     amateur: Annotated[
-        str | None, typer.Option(metavar="NAME", help="With vllm, the amateur that requests may contrast with.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=complete_model,
+            help="With vllm, the amateur that requests may contrast with.",
+        ),
     ] = None,
     layers: Annotated[
         str | None,

@@ -13,7 +13,7 @@ import typer
 
 from decoding.errors import nearest
 
-__all__ = ["UsageError", "explain"]
+__all__ = ["UsageError", "empty_path", "explain"]
 
 # Old versions of typer raise click's error, new ones that of their own copy of click.
 UsageError: type[Any] = typer.BadParameter.__mro__[1]
@@ -57,6 +57,20 @@ def explain(error: Any, group: Any, arguments: Sequence[str]) -> str:
     return " ".join(error.format_message().split())
 
 
+def empty_path(group: Any, arguments: Sequence[str]) -> str | None:
+    """Return the message of an option that is to name a file or a folder and is given "", which pathlib takes for the
+    working folder; None where there is no such option. Arguments as those of :func:`explain`.
+    """
+    if all(word.strip() and not word.endswith("=") for word in arguments):
+        return None
+    _, command, rest = _command(group, arguments)
+    for parameter in command.params:
+        empty = [value for value in _values(parameter, rest) if not value.strip()]
+        if empty and "pathlib.Path" in str(_declared(command, parameter)):
+            return f"{parameter.opts[0]} {empty[0]!r}: the name is empty; expected {parameter.metavar or 'a path'}"
+    return None
+
+
 def _command(group: Any, arguments: Sequence[str]) -> tuple[str, Any, list[str]]:
     """Find the command that was meant: its words, itself, and what follows them."""
     path, command, rest = "decoding", group, list(arguments)
@@ -82,7 +96,7 @@ def _named(parameter: Any) -> str:
 
 def _expected(command: Any, parameter: Any) -> str:
     """Say what values an option takes, from its declaration in the command's signature."""
-    declared = inspect.signature(command.callback, eval_str=True).parameters[parameter.name].annotation
+    declared = _declared(command, parameter)
     values, info = get_args(declared)[:2] if get_origin(declared) is Annotated else (declared, None)
     kinds = {values, *get_args(values)}
     if not kinds & {int, float}:
@@ -98,8 +112,19 @@ def _expected(command: Any, parameter: Any) -> str:
     )
 
 
+def _declared(command: Any, parameter: Any) -> Any:
+    """The annotation of an option in its command's signature; None of one that is not declared there (--help)."""
+    declared = inspect.signature(command.callback, eval_str=True).parameters.get(parameter.name)
+    return None if declared is None else declared.annotation
+
+
 def _given(parameter: Any, words: Sequence[str]) -> str | None:
     """Find the value of an option among the words of the command line; the last, as the last one counts."""
+    values = _values(parameter, words)
+    return values[-1] if values else None
+
+
+def _values(parameter: Any, words: Sequence[str]) -> list[str]:
     values = [value for option, value in itertools.pairwise(words) if option in parameter.opts]
     values += [word.partition("=")[2] for word in words if word.partition("=")[0] in parameter.opts and "=" in word]
-    return values[-1] if values else None
+    return values

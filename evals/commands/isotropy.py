@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from decoding.cli.options import Json, Output, ParallelPlacement, expanded
+from decoding.cli.options import Json, Output, ParallelPlacement, complete_model, expanded
 from decoding.cli.output import as_json, console, progress, writable, write_files
 from decoding.errors import DecodingWarning, OptionError
 from decoding.evals.isotropy.settings import PAPER, Settings
@@ -26,6 +26,7 @@ def isotropy_command(
         list[str] | None,
         typer.Option(
             metavar="NAME",
+            autocompletion=complete_model,
             help="A built-in or fetched model, a model folder, a .gguf file, or a name on the hub; repeatable; by "
             "default expert.",
         ),

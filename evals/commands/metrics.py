@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from decoding.cli.options import Json, Output, Placement, expanded
+from decoding.cli.options import Json, Output, Placement, complete_model, expanded
 from decoding.cli.output import as_json, console, progress, writable, write_files
 from decoding.errors import OptionError, nearest
 
@@ -56,7 +56,10 @@ def metrics_command(
         typer.Option(metavar="NAME", help="whitespace, characters, a sentencepiece model, or a tokenizer's folder."),
     ] = "whitespace",
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The model for coherence, perplexity and mauve.")
+        str | None,
+        typer.Option(
+            metavar="NAME", autocompletion=complete_model, help="The model for coherence, perplexity and mauve."
+        ),
     ] = None,
     placement: Placement,
     json: Json = False,

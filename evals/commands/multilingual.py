@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decoding.cli.options import GenerationOptions, codes_of, complete_strategy, expanded, known_strategies
+from decoding.cli.options import (
+    GenerationOptions,
+    codes_of,
+    complete_model,
+    complete_strategy,
+    expanded,
+    known_strategies,
+)
 from decoding.cli.output import as_json, console, writable, write_files
 from decoding.errors import OptionError, nearest
 from decoding.evals.engine.options import EvaluationOptions
@@ -95,10 +102,20 @@ def multilingual_command(
         ),
     ] = None,
     coherence_model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A model that measures the coherence of open-ended texts.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=complete_model,
+            help="A model that measures the coherence of open-ended texts.",
+        ),
     ] = None,
     mauve_model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A model whose features MAUVE compares open-ended texts by.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=complete_model,
+            help="A model whose features MAUVE compares open-ended texts by.",
+        ),
     ] = None,
     allow_code_execution: Annotated[
         bool, typer.Option("--allow-code-execution", help="Run the programs that the model writes, in a sandbox.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from decoding.evals.cli import main
+from decoding.models.builtin import BUILT_IN
+from decoding.models.releases import RELEASES
 from decoding.strategies.registry import STRATEGIES
 
 
@@ -28,6 +30,12 @@ def offered(typed: str, shell: str, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         ("decoding tune t", ["truthfulqa"]),
         ("decoding doctor --dev", ["--device", "--device-map"]),
         ("decoding generate --model e", ["expert"]),
+        ("decoding generate --model s", ["smollm2-135m"]),
+        ("decoding play --model expert --model a", ["amateur"]),
+        ("decoding play --model ", [*BUILT_IN, *RELEASES]),
+        ("decoding fetch ", list(RELEASES)),
+        ("decoding fetch ge", ["gemma-3-270m"]),
+        ("decoding metrics --model a", ["amateur"]),
         ("decoding generate --strategy contrastive-", ["contrastive-search", "contrastive-decoding"]),
         ("decoding compare --strategy greedy --strategy do", ["dola", "documents"]),
         ("decoding eval truthfulqa --strategy ", list(STRATEGIES)),
