@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from decoding.api import generate
 from decoding.drafts.record import DraftRecord, require_record
-from decoding.errors import DecodingWarning, InputError, OptionError
+from decoding.errors import DecodingWarning, InputError, OptionError, shown
 from decoding.explanation.records import Explanation, Step
 from decoding.explanation.replay import Looked, Replay, not_after_prompt
 from decoding.explanation.steps import step_records
@@ -47,6 +47,7 @@ def explain(
     tokenizer: Any = None,
     alternatives: int = 5,
     draft_record: DraftRecord | None = None,
+    progress: Callable[[int], None] | None = None,
     **inputs: Any,
 ) -> list[Explanation]:
     """Every choice that made a text: what each reader said, what the scores are made of, and what was rejected.
@@ -66,6 +67,8 @@ def explain(
         alternatives: how many of the tokens with the highest scores, and how many of the most probable ones, are shown
             at each step.
         draft_record: of the call that made them; steps then tell of their drafts.
+        progress: is called with the position of each token before it is explained. What it raises ends the
+            explanation, and is raised here.
         inputs: the inputs of that ``generate`` call beside the strategy: ``input_ids``, ``attention_mask``, images,
             and all that changes scores, such as ``repetition_penalty``, ``do_sample`` with ``top_p``, or
             ``max_new_tokens`` where the model forces its end token there.
@@ -93,6 +96,8 @@ def explain(
     tokenizer = text_tokenizer(tokenizer, required=False)
     require_count("alternatives", alternatives, 1)
     require_record(draft_record)
+    if progress is not None and not callable(progress):
+        raise OptionError(f"progress={shown(progress)}: must be a function of a position, or None")
     spec, decodes = _strategy(strategy, tokenizer)
     _, inputs = with_named_inputs(None, inputs)
     if hasattr(sequences, "sequences"):
@@ -115,7 +120,7 @@ def explain(
         spec.check(model)
         config = with_strategy(spec, copy.deepcopy(inputs.pop("generation_config", None) or model.generation_config))
         inputs = {**config.update(**inputs), "generation_config": config}
-    records = _Records(sequences, tokenizer, alternatives, draft_record)
+    records = _Records(sequences, tokenizer, alternatives, draft_record, progress)
     generate(model, strategy=Replay(decodes, sequences, records), tokenizer=tokenizer, **inputs)
     if records.mismatch is not None:
         warnings.warn(records.mismatch, DecodingWarning, stacklevel=2)
@@ -176,7 +181,14 @@ class _Records:
         mismatch: tells of the first token that may not be chosen where it stands; None where there is none.
     """
 
-    def __init__(self, sequences: Tensor, tokenizer: Any, alternatives: int, draft_record: DraftRecord | None) -> None:
+    def __init__(
+        self,
+        sequences: Tensor,
+        tokenizer: Any,
+        alternatives: int,
+        draft_record: DraftRecord | None,
+        progress: Callable[[int], None] | None,
+    ) -> None:
         self._sequences = sequences.tolist()
         self._drafts = [{} for _ in self._sequences] if draft_record is None else draft_record.rows
         if len(self._drafts) != len(self._sequences):
@@ -185,6 +197,7 @@ class _Records:
             )
         self._tokenizer = tokenizer
         self._alternatives = alternatives
+        self._progress = progress
         self._readers: tuple[str, ...] = (EXPERT,)
         self._steps: list[list[Step]] = [[] for _ in self._sequences]
         self._is_padding: list[list[bool]] = []
@@ -204,6 +217,8 @@ class _Records:
 
     def look(self, looked: Looked) -> None:
         """Keep the step of each row that goes on."""
+        if self._progress is not None:
+            self._progress(looked.column)
         self._readers = tuple(looked.parts.readers)
         tokens = torch.tensor([row[looked.column] for row in self._sequences], device=looked.greedy.device)
         padding = [sum(row) for row in self._is_padding]

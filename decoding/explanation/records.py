@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from decoding.errors import InputError, one_line
+from decoding.errors import OptionError, one_line, shown
+from decoding.explanation.typed import typed
 from decoding.generation.roles import EXPERT
 
-__all__ = ["Candidate", "Explanation", "Step"]
+__all__ = ["Candidate", "Explanation", "Step", "checked_explanation"]
+
+VERSION = 1  # of an explanation's JSON
+DRAFTS = ("accepted", "rejected")
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ class Explanation:
 
     def as_dict(self) -> dict[str, Any]:
         """The explanation as JSON has it."""
-        return asdict(self)
+        return {"version": VERSION, **asdict(self)}
 
     def to_json(self, indent: int | None = None) -> str:
         """The explanation as JSON; :meth:`from_json` reads it."""
@@ -142,24 +146,71 @@ class Explanation:
         """Read what :meth:`to_json` wrote.
 
         Raises:
-            InputError: the text is something else.
+            OptionError: the text is something else, or of another version; says where it is.
         """
+        if not isinstance(text, (str, bytes, bytearray)):
+            raise OptionError(f"explanation={shown(text)}: must be JSON as to_json() writes it")
         try:
-            return cls.from_dict(json.loads(text))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"the text is no explanation as to_json() writes it: {one_line(error)}") from error
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise OptionError(f"explanation: must be JSON as to_json() writes it ({one_line(error)})") from error
+        return cls.from_dict(values)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Explanation:
-        """The explanation that :meth:`as_dict` wrote."""
-        steps = tuple(
-            Step(**{
-                **step,
-                "chosen": Candidate(**step["chosen"]),
-                "rejected": tuple(Candidate(**candidate) for candidate in step["rejected"]),
-            })
-            for step in values["steps"]
-        )  # fmt: skip
-        rows = {name: tuple(values[name]) for name in ("readers", "tokens", "is_padding")}
-        texts = None if values["texts"] is None else tuple(values["texts"])
-        return cls(strategy=values["strategy"], texts=texts, steps=steps, **rows)
+        """Read what :meth:`as_dict` returned.
+
+        Raises:
+            OptionError: likewise.
+        """
+        if not isinstance(values, Mapping) or "version" not in values:
+            raise OptionError(f"explanation={shown(values)}: must be what to_json() or as_dict() wrote, with a version")
+        version = values["version"]
+        if version != VERSION or isinstance(version, bool):
+            raise OptionError(f"explanation: version {shown(version)} is none that is read here; must be {VERSION}")
+        return checked_explanation({name: value for name, value in values.items() if name != "version"})
+
+
+def checked_explanation(given: Explanation | Mapping[str, Any]) -> Explanation:
+    """An explanation whose values have the types of their fields and the lengths that belong together.
+
+    Args:
+        given: an explanation, or its fields as JSON has them.
+
+    Raises:
+        OptionError: names the first value that is none.
+    """
+    explanation: Explanation = typed(Explanation, given, "explanation")
+    tokens, readers = explanation.tokens, explanation.readers
+    if not readers or len(set(readers)) < len(readers):
+        raise OptionError(f"explanation.readers={shown(readers)}: must be one name or several, each once")
+    for name in ("texts", "is_padding"):
+        values = getattr(explanation, name)
+        if values is not None and len(values) != len(tokens):
+            raise OptionError(f"explanation.{name}: {len(values)} values; must be one for each of {len(tokens)} tokens")
+    first = len(tokens) - len(explanation.steps)
+    if first < 0:
+        raise OptionError(
+            f"explanation.steps: are {len(explanation.steps)}; must be at most one a token, {len(tokens)}"
+        )
+    for index, step in enumerate(explanation.steps):
+        _check_step(step, first + index, readers, f"explanation.steps[{index}]")
+    return explanation
+
+
+def _check_step(step: Step, position: int, readers: tuple[str, ...], where: str) -> None:
+    if step.position != position:
+        raise OptionError(f"{where}.position={step.position}: must be {position}, since steps are of the last tokens")
+    candidates = (step.chosen, *step.rejected)
+    if step.greedy_token not in {candidate.token for candidate in candidates}:
+        raise OptionError(f"{where}.greedy_token={step.greedy_token}: must be the token of a candidate")
+    if step.draft not in (None, *DRAFTS):
+        raise OptionError(f"{where}.draft={step.draft!r}: must be {' or '.join(DRAFTS)}, or none")
+    for candidate in candidates:
+        for reader in readers:
+            if reader not in candidate.log_probs:
+                raise OptionError(f"{where}: token {candidate.token} has no log-probability of the reader {reader!r}")
+        if candidate.repeats is not None and not 0 <= candidate.repeats < position:
+            raise OptionError(
+                f"{where}: token {candidate.token} repeats {candidate.repeats}; must be 0 to {position - 1}"
+            )

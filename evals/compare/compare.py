@@ -32,6 +32,10 @@ LEAD = (
     "Point at a token, or move with the arrow keys: what the model found probable there, what the strategy made of it, "
     "and what was rejected. A click pins the token."
 )
+LEAD_OF_TEXTS = (
+    "Beam search chooses among whole texts, so there is no choice of each token to tell of. A strategy that chooses "
+    "token after token, such as greedy search, tells it."
+)
 WARM_UP_TOKENS = 8  # enough to find out how the model branches and to start the thread pool
 
 
@@ -139,6 +143,8 @@ def _as_page(result: Comparison) -> str:
         )
         for p, prompt in enumerate(result.prompts)
     ]
+    if not result.explanations:
+        return explorer_page(f"{result.model}: texts", groups, LEAD_OF_TEXTS)
     return explorer_page(f"{result.model}: why each token", groups, LEAD)
 
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from typing import Any
 
-from decoding.explanation.records import Candidate, Explanation, Step
+from decoding.errors import OptionError
+from decoding.explanation.records import Candidate, Explanation, Step, checked_explanation
+from decoding.explanation.typed import typed
 
 __all__ = [
     "ExploredTexts",
@@ -45,10 +47,17 @@ class UnexplainedText:
     Attributes:
         strategy: its name and parameters.
         text: that it wrote.
+
+    Raises:
+        OptionError: one of them is no text.
     """
 
     strategy: str
     text: str
+
+    def __post_init__(self) -> None:
+        for name in ("strategy", "text"):
+            typed(str, getattr(self, name), f"UnexplainedText.{name}")
 
 
 @dataclass(frozen=True)
@@ -58,10 +67,23 @@ class ExploredTexts:
     Attributes:
         title: stands above them, such as their prompt; "" for none.
         texts: what strategies wrote.
+        notes: a line below each text; () for none.
+
+    Raises:
+        OptionError: one of them is of another type, or an explanation's own values do not fit together.
     """
 
     title: str
     texts: Sequence[Explanation | UnexplainedText]
+    notes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        typed(str, self.title, "ExploredTexts.title")
+        texts = _listed(self.texts, (Explanation, UnexplainedText), "ExploredTexts.texts", "explanations and texts")
+        object.__setattr__(self, "texts", tuple(map(_checked, texts)))
+        object.__setattr__(self, "notes", typed(tuple[str, ...], self.notes, "ExploredTexts.notes"))
+        if self.notes and len(self.notes) != len(texts):
+            raise OptionError(f"ExploredTexts.notes: are {len(self.notes)}; must be one for each of {len(texts)} texts")
 
 
 def explorer_page(title: str, groups: Sequence[ExploredTexts], lead: str = "") -> str:
@@ -71,7 +93,12 @@ def explorer_page(title: str, groups: Sequence[ExploredTexts], lead: str = "") -
         title: of the page.
         groups: of texts, one below the other.
         lead: a paragraph below the title; "" for none.
+
+    Raises:
+        OptionError: one of them is of another type.
     """
+    typed(str, title, "title")
+    typed(str, lead, "lead")
     script = explorer_script()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:"
@@ -94,8 +121,12 @@ def explorer_element(groups: Sequence[ExploredTexts], *, address: bool = False, 
         address: keep what is selected in the page's address.
         branch: make candidates buttons, which tell the page by the event ``explorer-branch`` that they were clicked:
             its detail has ``group`` and ``text`` (their numbers from 0), ``position`` and ``token``.
+
+    Raises:
+        OptionError: one of them is of another type.
     """
-    data = {"groups": [{"title": group.title, "texts": [_data(text) for text in group.texts]} for group in groups]}
+    groups = _listed(groups, (ExploredTexts,), "groups", "ExploredTexts")
+    data = {"groups": [_group(group) for group in groups]}
     attributes = "".join(f" {name}" for name, given in (("address", address), ("branch", branch)) if given)
     return f'<explained-texts{attributes}><script type="application/json">{_embedded(data)}</script></explained-texts>'
 
@@ -118,6 +149,31 @@ def _embedded(data: Any) -> str:
     """JSON that stands within a script: whatever a text holds, no tag begins or ends there."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
+
+
+def _listed(values: Any, kinds: tuple[type, ...], where: str, expected: str) -> tuple[Any, ...]:
+    """The values of a list.
+
+    Raises:
+        OptionError: it is no list, or one of them is of another kind.
+    """
+    if isinstance(values, (str, bytes, *kinds)) or not isinstance(values, Iterable):
+        raise OptionError(f"{where} is a {type(values).__name__}: must be a list of {expected}")
+    listed = tuple(values)
+    for index, value in enumerate(listed):
+        if not isinstance(value, kinds):
+            raise OptionError(f"{where}[{index}] is a {type(value).__name__}: must be one of {expected}")
+    return listed
+
+
+def _checked(text: Explanation | UnexplainedText) -> Explanation | UnexplainedText:
+    return checked_explanation(text) if isinstance(text, Explanation) else text
+
+
+def _group(group: ExploredTexts) -> dict[str, Any]:
+    notes = group.notes or [""] * len(group.texts)
+    texts = [_data(text) | ({"note": note} if note else {}) for text, note in zip(group.texts, notes, strict=True)]
+    return {"title": group.title, "texts": texts}
 
 
 def _data(text: Explanation | UnexplainedText) -> dict[str, Any]:

@@ -56,9 +56,10 @@
       return { ...step, candidates, chosen: candidates[0], greedy: candidates.find((c) => c.token === step.greedy) };
     }
 
-    /** The largest finite value of a quantity. */
+    /** The largest finite value of a quantity, of margins whatever their sign. */
     most(quantity) {
-      return Math.max(0, ...this.steps.map((step) => this.value(step, quantity)).filter(Number.isFinite));
+      const values = this.steps.map((step) => this.value(step, quantity)).filter(Number.isFinite);
+      return Math.max(0, ...(quantity === "margin" ? values.map(Math.abs) : values));
     }
 
     value(step, quantity) {
@@ -66,6 +67,7 @@
       if (quantity === "penalty") return step.chosen.parts.penalty ?? null;
       if (quantity === "disagreement") return step.divergences.length ? Math.max(...step.divergences) : null;
       if (step.greedy === step.chosen) return 0;
+      if (step.chosen.score === null) return step.greedy.score === null ? null : -Infinity;
       return step.greedy.score === null ? Infinity : step.chosen.score - step.greedy.score;
     }
 
@@ -117,7 +119,7 @@
 
     valued(text, step, quantity) {
       const value = text.value(step, quantity);
-      return quantity === "margin" ? value !== 0 : value !== null;
+      return value !== null && (quantity !== "margin" || value !== 0);
     }
 
     // --- the page ---------------------------------------------------------------------------------------------------
@@ -148,7 +150,7 @@
       const heading = make("h3", {}, name, rest.length ? make("small", {}, rest.join("(").replace(/\)$/, "")) : null);
       if (text.plain) {
         return make("article", { class: "et-card" }, heading, make("p", { class: "et-text", dir: "auto" }, text.plain_text),
-          make("p", { class: "et-note" }, "This strategy chooses among whole texts, and no token is explained."));
+          make("p", { class: "et-note" }, "This strategy chooses among whole texts, and no token is explained."), this.note(text));
       }
       const left = text.steps.filter((step) => step.greedy !== step.chosen).length;
       const given = make("span", { class: "et-given" });
@@ -173,7 +175,12 @@
       const next = make("button", { type: "button", class: "et-next", disabled: left === 0 }, "next");
       next.addEventListener("click", () => this.nextLeft(text));
       next.setAttribute("aria-label", `Next token of ${name} that is not greedy search’s`);
-      return make("article", { class: "et-card" }, heading, make("div", { class: "et-text", dir: "auto" }, given, list), make("p", { class: "et-note" }, count + " ", next));
+      return make("article", { class: "et-card" }, heading, make("div", { class: "et-text", dir: "auto" }, given, list), make("p", { class: "et-note" }, count + " ", next), this.note(text));
+    }
+
+    /** What the page has to say of a text, below it. */
+    note(text) {
+      return text.note ? make("p", { class: "et-note et-own" }, text.note) : null;
     }
 
     listen(element, text, members) {
@@ -257,6 +264,7 @@
       const repeated = (step.greedy === step.chosen ? step.chosen : step.greedy).repeats;
       if (repeated !== null && text.elements[repeated]) text.elements[repeated].classList.add("et-repeated");
       this.describe(text, position, step);
+      this.place(element, lasting);
       if (lasting) {
         this.status.textContent = this.sentence(text, step);
         this.keep();
@@ -264,9 +272,33 @@
       this.tell("explorer-select", { position, pinned });
     }
 
+    /** Put the panel where it leaves the token to be read: on a narrow page below the text of a pinned one, else at the
+        page's lower edge. `shown` scrolls both into view. */
+    place(element, shown) {
+      const card = element.closest(".et-card"), box = element.closest(".et-text");
+      const below = this.pinned && matchMedia("(max-width: 40rem)").matches;
+      for (const open of this.querySelectorAll(".et-open")) open.classList.remove("et-open");
+      this.panel.classList.toggle("et-below", below);
+      if (below) {
+        card.classList.add("et-open");
+        if (card.nextSibling !== this.panel) card.after(this.panel);
+      } else if (this.panel.nextSibling !== this.status) this.status.before(this.panel);
+      if (!shown) return;
+      const token = element.getBoundingClientRect();
+      if (!below) {
+        if (token.bottom > this.panel.getBoundingClientRect().top) element.scrollIntoView({ block: "nearest" });
+        return;
+      }
+      const frame = box.getBoundingClientRect();
+      if (token.top < frame.top || token.bottom > frame.bottom) box.scrollTop += token.top - frame.top - frame.height / 2;
+      const top = this.panel.getBoundingClientRect().top;
+      if (card.getBoundingClientRect().top < 0 || top > 0.75 * innerHeight) card.scrollIntoView({ block: "start" });
+    }
+
     /** Select nothing. */
     close() {
       const { text, position } = this.state;
+      this.querySelectorAll(".et-open").forEach((card) => card.classList.remove("et-open"));
       text.elements[position].classList.remove("et-current");
       text.elements[position].setAttribute("aria-selected", "false");
       this.querySelectorAll(".et-repeated").forEach((element) => element.classList.remove("et-repeated"));
@@ -293,28 +325,34 @@
       // Scores of several strategies have no common scale: a margin is shaded as a share of its text's largest.
       const common = this.quantity === "disagreement" ? Math.max(...this.texts.map((text) => text.most(this.quantity))) : 1;
       for (const text of this.texts) {
-        const most = (this.quantity === "margin" ? text.most(this.quantity) : common) || 1;
+        const signed = this.quantity === "margin";
+        const most = (signed ? text.most(this.quantity) : common) || 1;
         const shades = new Map();
         text.steps.forEach((step, i) => {
           const value = text.value(step, this.quantity);
-          const share = value === null ? 0 : Math.min(Math.max(value / most, 0), 1);
+          const share = value === null ? 0 : Math.min(Math.max(value / most, signed ? -1 : 0), 1);
           const element = text.elements[text.first + i];
           shades.set(element, [...(shades.get(element) ?? []), share]);
           element.classList.toggle("et-left", step.greedy !== step.chosen || (i > 0 && text.elements[text.first + i - 1] === element && element.classList.contains("et-left")));
           element.setAttribute("aria-label", this.sentence(text, step));
         });
-        shades.forEach((of, element) => element.style.setProperty("--et-share", (of.reduce((a, b) => a + b) / of.length).toFixed(3)));
+        shades.forEach((of, element) => {
+          const share = of.reduce((a, b) => a + b) / of.length;
+          element.classList.toggle("et-lower", share < 0);
+          element.style.setProperty("--et-share", Math.abs(share).toFixed(3));
+        });
       }
-      if (this.scaleNote) {
-        const end = this.quantity === "margin" ? "the text’s largest" : common === 1 ? "1" : number(common);
-        this.scaleNote.replaceChildren("0 ", make("span", { class: "et-ramp", "aria-hidden": "true" }), ` ${end} `);
-      }
+      const ramp = (of) => make("span", { class: "et-ramp " + of, "aria-hidden": "true" });
+      const end = this.quantity === "margin" ? "the text’s largest" : common === 1 ? "1" : number(common);
+      const scale = this.querySelector(".et-token.et-lower") === null ? ["0 ", ramp(""), ` ${end} `]
+        : ["below ", ramp("et-lower"), " 0 ", ramp(""), ` above greedy search’s token, up to ${end}; a sample may be below `];
+      if (this.scaleNote) this.scaleNote.replaceChildren(...scale);
     }
 
     sentence(text, step) {
       const { chosen, greedy } = step;
       const value = text.value(step, this.quantity);
-      const parts = [spoken(chosen.text), `probability ${percent(chosen.readers[0])}`];
+      const parts = [spoken(chosen.text), `probability ${percent(chosen.readers[0])}${chosen.score === null ? ", which the strategy excludes" : ""}`];
       if (this.quantity !== "probability" && Number.isFinite(value)) parts.push(`${QUANTITIES[this.quantity].toLowerCase()} ${number(value)}`);
       if (greedy !== chosen) parts.push(`greedy search: ${spoken(greedy.text)}, ${percent(greedy.readers[0])}${greedy.score === null ? ", which may not be chosen" : ""}`);
       return parts.join("; ");
@@ -330,6 +368,8 @@
       if (greedy !== chosen) heading.append(" instead of ", piece(greedy));
       const facts = [`token ${position}`, step.choices === 1 ? "the only token that could be chosen" : `${step.choices.toLocaleString("en")} could be chosen`];
       for (const [name, value] of Object.entries(step.settings)) facts.push(`${name.replace("_", " ")} ${Number.isInteger(value) ? value : number(value)}`);
+      const margin = text.value(step, "margin");
+      if (margin < 0) facts.push(Number.isFinite(margin) ? "scores lower than greedy search’s token" : "excluded by the strategy");
       if (step.draft) facts.push(`draft ${step.draft}`);
       const unit = text.elements.filter((element) => element === text.elements[position]).length;
       if (unit > 1) facts.push(`part ${position - text.elements.indexOf(text.elements[position]) + 1} of ${unit} of a character`);

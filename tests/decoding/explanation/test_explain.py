@@ -410,9 +410,37 @@ def test_bad_input_is_one_line() -> None:
             decoding.explain(EXPERT, given, "greedy", input_ids=prompt)
     with pytest.raises(InputError, match="sequences are empty"):
         decoding.explain(EXPERT, prompt[:, :0], DoLa([1]), input_ids=prompt)
-    for text in ("{}", "nonsense", '{"strategy": 1, "steps": [{}]}', "[]"):
-        with pytest.raises(InputError, match="is no explanation as to_json"):
-            Explanation.from_json(text)
+    for wrong in (3, [print]):
+        with pytest.raises(OptionError, match=r"progress=.*: must be a function of a position, or None"):
+            decoding.explain(EXPERT, prompt, "greedy", input_ids=prompt, progress=wrong)  # type: ignore[arg-type]
+
+
+def test_progress_is_told_of_each_position_and_may_end_it() -> None:
+    """One forward pass a token, as contrastive search reads them; one that is ended reads no more."""
+
+    class Enough(Exception):  # noqa: N818 - no error
+        pass
+
+    inputs = {"input_ids": torch.tensor(PROMPTS[:1])}
+    sequences = decoding.generate(EXPERT, **inputs, strategy="contrastive-search", max_new_tokens=6)
+    told: list[int] = []
+    decoding.explain(EXPERT, sequences, "contrastive-search", progress=told.append, **inputs)
+    assert told == list(range(len(PROMPTS[0]), sequences.shape[1]))
+
+    def end(position: int) -> None:
+        if position == told[2]:
+            raise Enough
+
+    passes: list[int] = []
+    hook = EXPERT.base_model.register_forward_pre_hook(lambda *_: passes.append(1))
+    try:
+        decoding.explain(EXPERT, sequences, "contrastive-search", **inputs)
+        whole = len(passes)
+        with pytest.raises(Enough):
+            decoding.explain(EXPERT, sequences, "contrastive-search", progress=end, **inputs)
+    finally:
+        hook.remove()
+    assert len(passes) - whole < whole
 
 
 def test_infinite_scores_are_numbers_in_json() -> None:

@@ -16,6 +16,7 @@ from browsers import chromium
 
 from decoding.evals import miniature
 from decoding.evals.cli import main
+from decoding.evals.compare.compare import Comparison
 from decoding.explanation.explorer import (
     ExploredTexts,
     UnexplainedText,
@@ -25,6 +26,8 @@ from decoding.explanation.explorer import (
     explorer_style,
 )
 from decoding.explanation.records import Candidate, Explanation, Step
+from decoding.strategies.registry import parse_strategy
+from decoding.text import Continuation
 
 STRATEGIES = {
     "greedy": "greedy",
@@ -119,6 +122,7 @@ def test_bad_files_are_one_line_and_exit_code_2(tmp_path: Path, capfd: pytest.Ca
     for given, message in (
         (tmp_path, f"--html {tmp_path}: is a folder; must be the name of a file"),
         (tmp_path / "file" / "page.html", "cannot be written"),
+        ("", "--html '': the name is empty; expected FILE"),
     ):
         assert main(["compare", "--prompt", "Tom", "--html", str(given)]) == 2
         out, err = capfd.readouterr()
@@ -162,7 +166,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     """The page of a comparison, and its explanations by strategy."""
     if not (miniature.folder("expert") / "config.json").is_file():
         pytest.skip("the embedded models have not been trained here")
-    folder = tmp_path_factory.mktemp("compared")
+    folder = tmp_path_factory.mktemp("compared") / "made" / "with it"  # as those of --output are
     strategies = [part for spec in STRATEGIES.values() for part in ("--strategy", spec)]
     arguments = ["compare", "--prompt", "The old clockmaker", "--max-new-tokens", "16", *strategies]
     assert main([*arguments, "--explain", "--output", str(folder), "--html", str(folder / "page.html")]) == 0
@@ -322,13 +326,55 @@ def test_tokens_are_shaded_by_the_quantity_that_is_picked(
     assert shares("dola") == pytest.approx(dola, abs=1e-3)
 
 
+def test_a_sample_below_greedy_searchs_token_is_told_from_one_above(tmp_path: Path, opened: Any) -> None:
+    """Margins 0.5, -0.25 and 0, and one of a token that the strategy excludes."""
+    chosen = [_candidate(n, f" {n}", 0.3, score) for n, score in enumerate((0.0, 1.0, 0.25, 0.0, None))]
+    other = _candidate(99, "other", 0.6, 0.5)
+    steps = [_step(n, chosen[n], chosen[n] if n == 3 else other) for n in range(1, 5)]
+    texts = tuple(f" {n}" for n in range(5))
+    sampled = Explanation("nucleus", ("expert",), tuple(range(5)), texts, (False,) * 5, tuple(steps))
+    file = tmp_path / "page.html"
+    file.write_text(explorer_page("samples", [ExploredTexts("", [sampled], ["a note"])]), encoding="utf-8")
+    page = opened(file)
+    assert page.locator(".et-lower").count() == 0
+    page.get_by_role("radio", name="Margin over greedy search").check()
+    tokens = page.get_by_role("option")
+    shares = tokens.evaluate_all(
+        "all => all.map(e => (e.matches('.et-lower') ? -1 : 1) * e.style.getPropertyValue('--et-share'))"
+    )
+    assert shares == [1.0, -0.5, 0.0, -1.0]
+    colours = tokens.evaluate_all("all => all.map(e => getComputedStyle(e).backgroundColor)")
+    assert len(set(colours)) == 4
+    assert "below" in page.locator(".et-scale").inner_text()
+    tokens.nth(1).click()
+    assert "scores lower than greedy search’s token" in page.locator(".et-facts").inner_text()
+    assert tokens.nth(1).get_attribute("aria-label").split("; ")[2] == "margin over greedy search −0.25"
+    tokens.nth(3).click()
+    assert "excluded by the strategy" in page.locator(".et-facts").inner_text()
+    assert page.locator(".et-own").inner_text() == "a note"
+
+
+def test_a_page_of_beam_search_alone_promises_no_tokens() -> None:
+    text = Continuation("Tom", "Tom was.", " was.", 3, 0.1)
+    result = Comparison("expert", 0, ["Tom"], [parse_strategy("beam")], [[text]], [])
+    page = result.as_html()
+    assert "Point at a token" not in page
+    assert "<title>expert: texts</title>" in page
+    assert "chooses among whole texts" in page
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_scrolls_down_only_and_text_stands_out(
     scheme: str, compared: tuple[Path, dict[str, Explanation]], opened: Any
 ) -> None:
     page = opened(compared[0], 360, color_scheme=scheme, has_touch=True)
-    page.get_by_role("listbox").nth(4).locator(".et-left").first.tap()
-    assert page.locator(".et-panel").is_visible()
+    page.get_by_role("listbox").nth(4).locator(".et-left").last.tap()
+    panel, text, token = (
+        page.locator(selector).bounding_box() for selector in (".et-panel", ".et-open .et-text", ".et-current")
+    )
+    assert text["y"] + text["height"] <= panel["y"] < 800  # below the text, and on the screen
+    assert text["y"] <= token["y"] < token["y"] + token["height"] <= text["y"] + text["height"]
+    assert text["y"] >= 0
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     inks = page.evaluate(
         "[getComputedStyle(document.querySelector('.et-token')).color, "
