@@ -58,6 +58,13 @@ def play_command(
 
     placement.check()
 
+    from decoding.models.builtin import BUILT_IN
+    from decoding.models.sources import source_and_file
+
+    for name in models:
+        if name not in BUILT_IN:
+            source_and_file(name)  # a folder that is not there is told before anything is served
+
     from decoding.play.page import serve
     from decoding.play.playground import Playground
     from decoding.play.requests import Limits

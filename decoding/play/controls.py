@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union
 
-from decoding.errors import OptionError
+from decoding.errors import OptionError, nearest
 from decoding.strategies.parameters_text import as_text, parameter_types
 from decoding.strategies.registry import STRATEGIES, StrategySpec, example_of, parse_strategy
 
-__all__ = ["Control", "controls_of", "offered_strategies", "spec_of", "summary_of"]
+__all__ = ["Control", "controls_of", "offered_strategies", "offered_strategy", "spec_of", "summary_of"]
 
 FINEST = 0.05  # the step of a slider from 0 to at most WIDE
 WIDE = 5.0
@@ -58,6 +58,30 @@ def offered_strategies() -> list[str]:
     return names
 
 
+def offered_strategy(text: str | None) -> str:
+    """The name of the strategy that was picked, or typed as commands take it.
+
+    Raises:
+        OptionError: it is none that a page offers; names the nearest ones and all.
+    """
+    text = (text or "").strip()
+    offered = offered_strategies()
+    if not text:
+        raise OptionError(f"no strategy is chosen: expected one of {', '.join(offered)}")
+    given, colon, _ = text.partition(":")
+    name = given.strip().lower().replace("_", "-")
+    if name in offered and not colon:
+        return name
+    if name in offered:
+        raise OptionError(f"strategy {text!r}: its parameters have fields of their own here; expected {name} alone")
+    if name in STRATEGIES:
+        raise OptionError(
+            f"strategy {name}: changes a prompt's images or sound, and this page has text alone; expected one of "
+            f"{', '.join(offered)}"
+        )
+    raise OptionError(f"unknown strategy {given.strip()!r}{nearest(name, offered)}")
+
+
 def summary_of(name: str) -> str:
     """The first sentence of a strategy's docstring."""
     paragraph = (inspect.getdoc(STRATEGIES[name]) or "").split("\n\n")[0]
@@ -88,6 +112,10 @@ def spec_of(name: str, values: Mapping[str, str]) -> StrategySpec:
         OptionError: a value of another kind, out of range, or missing.
     """
     defaults = {control.name: control.default for control in controls_of(name)}
+    for control in controls_of(name):
+        if control.default is None and not values.get(control.name, "").strip():
+            example = "" if control.hint.isupper() else f", for instance {control.hint}"
+            raise OptionError(f"{name} needs {control.name}: fill in its field{example}")
     given = {
         parameter: text.strip() for parameter, text in values.items() if text.strip() not in ("", defaults[parameter])
     }

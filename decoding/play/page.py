@@ -11,6 +11,9 @@ from importlib.resources import files
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # which gradio reads when it is imported
+# gradio asks matplotlib, where that is installed, for its backend; one that is named is not looked for, which takes
+# the import of pyplot, half of the time of a first page.
+os.environ.setdefault("MPLBACKEND", "agg")
 
 import gradio as gr
 
@@ -18,10 +21,11 @@ from decoding.errors import DecodingError, InputError, OptionError, one_line
 from decoding.explanation.explorer import explorer_script, explorer_style
 from decoding.models.releases import RELEASES, is_fetched
 from decoding.play.code import as_command, as_python
-from decoding.play.controls import Control, controls_of, offered_strategies, spec_of, summary_of
+from decoding.play.controls import Control, controls_of, offered_strategies, offered_strategy, spec_of, summary_of
 from decoding.play.playground import Job, Playground
 from decoding.play.rendering import explained_sides, failure_html, texts_html
 from decoding.play.requests import Progress, TextRequest, Written
+from decoding.strategies.registry import StrategySpec
 
 __all__ = ["build_page", "launch_settings", "serve"]
 
@@ -36,6 +40,8 @@ LEAD = (
 QUIETLY: dict[str, Any] = {
     "show_progress": "hidden", "concurrency_limit": None, "trigger_mode": "multiple", "api_visibility": "private",
 }  # fmt: skip
+# What is typed is never replaced by what was chosen before: the page says what is wrong with it.
+TYPED: dict[str, Any] = {"allow_custom_value": True, "filterable": True}
 KEPT_FOR = 3600  # seconds for which texts of a page that is closed are kept
 
 
@@ -52,9 +58,10 @@ def build_page(playground: Playground) -> gr.Blocks:
         # gradio takes components that no listener has yet for mere output: listeners are made with the controls.
         prompt = gr.Textbox(PROMPT, label="Prompt", lines=2, max_lines=12, elem_id="prompt", interactive=True)
         with gr.Row():
+            may_name = not playground.limits.only_named_models
             model = gr.Dropdown(
-                names, value=names[0], label="Model: a name, a folder or a .gguf file", min_width=240, scale=2,
-                allow_custom_value=not playground.limits.only_named_models, interactive=True,
+                names, value=names[0], label="Model: a name, a folder or a .gguf file" if may_name else "Model",
+                min_width=240, scale=2, interactive=True, **TYPED,
             )  # fmt: skip
             tokens = gr.Slider(
                 1, playground.limits.new_tokens, min(60, playground.limits.new_tokens), step=1, label="New tokens",
@@ -66,28 +73,29 @@ def build_page(playground: Playground) -> gr.Blocks:
             )
         with gr.Row():
             chosen = [
-                gr.Dropdown(strategies, value=first, label=f"Strategy, {side}", min_width=240, filterable=True)
+                gr.Dropdown(strategies, value=first, label=f"Strategy, {side}", min_width=240, **TYPED)
                 for side, first in zip(SIDES, FIRST, strict=True)
             ]
         settings = gr.State({}, time_to_live=KEPT_FOR)  # what fields were set to, of strategies chosen before too
 
         # Called when the page is opened, and whenever a strategy is chosen: with what is made below.
         @gr.render(inputs=[settings, *chosen], triggers=[page.load, *(dropdown.change for dropdown in chosen)])
-        def show_controls(set_before: dict[str, str], *names: str) -> None:
+        def show_controls(set_before: dict[str, str], *names: str | None) -> None:
             with gr.Row():
                 fields = [_controls(side, name, set_before) for side, name in zip(SIDES, names, strict=True)]
             for side, name, own in zip(SIDES, names, fields, strict=True):
                 for parameter, field in own.items():
-                    remember = partial(_remember, f"{side} {name} {parameter}")
+                    remember = partial(_remember, _key(side, offered_strategy(name), parameter))
                     field.change(remember, [settings, field], queue=False, **QUIETLY)
             common = [model, prompt, tokens, seed, chat]
 
             def begin(values: Mapping[Any, Any], request: gr.Request) -> Iterator[tuple[Any, ...]]:
                 try:
                     wanted = []
-                    for name, side in zip(names, fields, strict=True):
-                        own = {parameter: _as_text(values[field]) for parameter, field in side.items()}
-                        wanted.append(_request(name, own, *(values[component] for component in common)))
+                    for side, name, components in zip(SIDES, names, fields, strict=True):
+                        own = {parameter: _as_text(values[field]) for parameter, field in components.items()}
+                        spec = _spec(side, name, own)
+                        wanted.append(_request(spec, *(values[component] for component in common)))
                     job = playground.start(str(request.session_hash), wanted)
                 except DecodingError as error:
                     yield failure_html(str(error)), (), *[""] * len(codes)
@@ -108,8 +116,12 @@ def build_page(playground: Playground) -> gr.Blocks:
         )
         with gr.Accordion("Copy as Python or as a command line", open=False):
             codes = [
-                gr.Textbox(label=label, lines=lines, max_lines=16, buttons=["copy"], elem_classes=["play-code"])
-                for label, lines in ((f"Python, {SIDES[0]}", 8), (f"Python, {SIDES[1]}", 8), ("Command line", 3))
+                gr.Textbox(label=label, lines=lines, max_lines=16, buttons=["copy"], elem_classes=["play-code", kind])
+                for label, lines, kind in (
+                    (f"Python, {SIDES[0]}", 8, "play-python"),
+                    (f"Python, {SIDES[1]}", 8, "play-python"),
+                    ("Command line", 3, "play-command"),
+                )
             ]
         kept = gr.State((), time_to_live=KEPT_FOR)
         outputs = [texts, kept, *codes]
@@ -160,7 +172,6 @@ def serve(playground: Playground, host: str, port: int | None) -> None:
         OptionError: it cannot listen there.
         DecodingError: the first model cannot be loaded.
     """
-    playground.load_first()
     page = build_page(playground)
     try:
         _, address, _ = page.launch(
@@ -170,6 +181,11 @@ def serve(playground: Playground, host: str, port: int | None) -> None:
         where = host if port is None else f"{host}:{port}"
         raise OptionError(f"cannot listen at {where}: {one_line(error)}") from error
     print(f"{address} (Ctrl-C ends it)", flush=True)
+    try:
+        playground.load_first()  # while the page is opened; a text that is asked for meanwhile waits for it
+    except DecodingError:
+        page.close(verbose=False)
+        raise
     page.block_thread()
 
 
@@ -209,13 +225,25 @@ def _remember(key: str, settings: dict[str, str], value: Any) -> None:
     settings[key] = _as_text(value)
 
 
-def _controls(side: str, name: str, settings: Mapping[str, str]) -> dict[str, Any]:
-    """The components of a strategy's parameters, by their names, as they were set before."""
+def _key(side: str, name: str, parameter: str) -> str:
+    """Of a parameter's value in a visitor's settings."""
+    return f"{side} {name} {parameter}"
+
+
+def _controls(side: str, given: str | None, settings: Mapping[str, str]) -> dict[str, Any]:
+    """The components of a strategy's parameters, by their names, as they were set before; none of what is no strategy,
+    which is told.
+    """
     with gr.Column(min_width=280):
+        try:
+            name = offered_strategy(given)
+        except OptionError as error:
+            gr.HTML(failure_html(str(error)), apply_default_css=False)
+            return {}
         gr.HTML(f'<p class="play-summary"><b>{name}</b> {escape(summary_of(name))}</p>', apply_default_css=False)
         with gr.Row():
             return {
-                control.name: _field(control, settings.get(f"{side} {name} {control.name}", control.value))
+                control.name: _field(control, settings.get(_key(side, name, control.name), control.value))
                 for control in controls_of(name)
             }
 
@@ -227,9 +255,9 @@ def _field(control: Control, value: str) -> Any:
             control.low, control.high, float(value or control.value), step=control.step, buttons=[], **common
         )
     if control.kind == "choice":
-        return gr.Dropdown(list(control.choices), value=value, **common)
+        return gr.Dropdown(list(control.choices), value=value, **TYPED, **common)
     if control.kind == "flag":
-        return gr.Checkbox(value == "true", **common)
+        return gr.Checkbox(value == "true", elem_classes=["play-flag"], **common)
     return gr.Textbox(value, placeholder=control.hint, max_lines=4, **common)
 
 
@@ -240,9 +268,20 @@ def _as_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else value if isinstance(value, str) else f"{value:g}"
 
 
+def _spec(side: str, given: str | None, values: Mapping[str, str]) -> StrategySpec:
+    """The strategy of a side, from what its fields are set to.
+
+    Raises:
+        OptionError: names the side.
+    """
+    try:
+        return spec_of(offered_strategy(given), values)
+    except OptionError as error:
+        raise OptionError(f"{side}: {error}") from error
+
+
 def _request(
-    strategy: str,
-    values: Mapping[str, str],
+    spec: StrategySpec,
     model: str | None,
     prompt: str,
     tokens: float,
@@ -253,8 +292,7 @@ def _request(
         raise OptionError("no model is chosen: give a name, a folder or a .gguf file")
     seed = seed or 0
     if seed != int(seed) or seed < 0:
-        raise OptionError(f"seed {seed:g}: must be a whole number from 0")
-    spec = spec_of(strategy, values)
+        raise OptionError(f"seed: {seed:g}; must be a whole number from 0")
     return TextRequest(str(model).strip(), spec, prompt or "", int(tokens), int(seed), chat)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from decoding.errors import DecodingError, OptionError, one_line
+from decoding.models.forward_errors import OutOfMemoryError
 from decoding.models.loading import load
 from decoding.play.requests import STOPPED, Limits, Progress, TextRequest, Written
 from decoding.play.turns import Turns
@@ -98,9 +99,10 @@ class Playground:
         self._turns = Turns(self.limits.waiting)
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
+        self._loading = threading.Lock()
 
     def load_first(self) -> None:
-        """Load the first model, before there are visitors.
+        """Load the first model, before a visitor asks for it; one who does meanwhile waits.
 
         Raises:
             DecodingError: it cannot be loaded.
@@ -173,6 +175,9 @@ class Playground:
             model, tokenizer = self._model(request.model)
             job.tell(index, note="reading the prompt")
             written = write(model, tokenizer, request, job.stopped, job.gone, tell)
+        except OutOfMemoryError:
+            less = "ask for fewer new tokens or a shorter prompt, or choose a smaller model"
+            job.tell(index, note=f"{request.model} ran out of memory: {less}", failed=True)
         except DecodingError as error:
             job.tell(index, note=str(error), failed=True)
         except Exception as error:
@@ -181,14 +186,15 @@ class Playground:
             job.tell(index, text=written.text, note=_figures(written), written=written)
 
     def _model(self, name: str) -> tuple[Any, Any]:
-        """A model and its tokenizer; whose turn it is calls this."""
-        loaded = self._loaded.pop(name, None)
-        if loaded is None:
-            while len(self._loaded) >= LOADED:
-                del self._loaded[next(iter(self._loaded))]
-            loaded = self._load(name)
-        self._loaded[name] = loaded
-        return loaded
+        """A model and its tokenizer; whose turn it is calls this, and who loads the first."""
+        with self._loading:
+            loaded = self._loaded.pop(name, None)
+            if loaded is None:
+                while len(self._loaded) >= LOADED:
+                    del self._loaded[next(iter(self._loaded))]
+                loaded = self._load(name)
+            self._loaded[name] = loaded
+            return loaded
 
     def _check_models(self, request: TextRequest) -> None:
         """Raise OptionError where a visitor names a model that the page does not offer."""

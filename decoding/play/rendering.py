@@ -7,7 +7,7 @@ from html import escape
 
 from decoding.explanation.explorer import ExploredTexts, UnexplainedText, explorer_element
 from decoding.explanation.records import Explanation
-from decoding.play.requests import Progress, TextRequest
+from decoding.play.requests import STOPPED, Progress, TextRequest
 
 __all__ = ["explained_sides", "failure_html", "texts_html"]
 
@@ -21,12 +21,13 @@ def texts_html(states: Sequence[Progress]) -> str:
         f"<li{_class(state)}><b>{state.request.spec.name}</b> {escape(state.note)}</li>" for state in states
     )
     if all(state.is_done for state in states):
-        explored = [_explored(states[side]) for side in explained_sides(states)]
-        texts = explorer_element([ExploredTexts("", explored)], branch=True) if explored else ""
+        shown = [states[side] for side in explained_sides(states)]
+        group = ExploredTexts("", list(map(_explored, shown)), list(map(_note_below, shown)))
+        texts = explorer_element([group], branch=True) if shown else ""
     else:
         cards = "".join(map(_card, states))
-        group = f'<section class="et-group"><div class="et-cards">{cards}</div></section>'
-        texts = f"<explained-texts>{group}</explained-texts>"
+        section = f'<section class="et-group"><div class="et-cards">{cards}</div></section>'
+        texts = f"<explained-texts>{section}</explained-texts>"
     return f'<ul class="play-notes" role="status">{notes}</ul>{texts}'
 
 
@@ -42,6 +43,11 @@ def explained_sides(states: Sequence[Progress]) -> list[int]:
 
 def _class(state: Progress) -> str:
     return ' class="play-failed"' if state.failed else ""
+
+
+def _note_below(state: Progress) -> str:
+    """What stands under a text that is not what it would have become."""
+    return STOPPED if state.written is not None and state.written.stopped else ""
 
 
 def _explored(state: Progress) -> Explanation | UnexplainedText:

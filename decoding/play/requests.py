@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 
 from decoding.errors import InputError, OptionError
 from decoding.explanation.records import Explanation
+from decoding.strategies.given import given_strategy
 from decoding.strategies.registry import StrategySpec
 
 __all__ = ["STOPPED", "Limits", "Progress", "TextRequest", "Written"]
 
+LARGEST_SEED = 2**53  # a whole number that a browser tells exactly
 STOPPED = "stopped"
 """The note of a text that was stopped before it began, and the end of that of one that was stopped later."""
 
@@ -39,9 +41,9 @@ class Limits:
                 f"the prompt has {len(request.prompt):,} characters: must be at most {self.prompt:,} on this page"
             )
         if not 1 <= request.max_new_tokens <= self.new_tokens:
-            raise OptionError(f"max_new_tokens={request.max_new_tokens}: must be 1 to {self.new_tokens} on this page")
-        if request.seed < 0:
-            raise OptionError(f"seed={request.seed}: must be a whole number from 0")
+            raise OptionError(f"new tokens: {request.max_new_tokens}; must be 1 to {self.new_tokens} on this page")
+        if not 0 <= request.seed <= LARGEST_SEED:
+            raise OptionError(f"seed: {request.seed}; must be a whole number from 0 to {LARGEST_SEED}")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class TextRequest:
 
     Attributes:
         model: its name, folder or file.
-        spec: the strategy.
+        spec: the strategy, in any form that :func:`decoding.generate` takes.
         prompt: text to continue, or with ``chat`` the user's message.
         max_new_tokens: at most so many.
         seed: of random draws.
@@ -67,6 +69,9 @@ class TextRequest:
     chat: bool = False
     start: int = 0
     kept: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "spec", given_strategy(self.spec))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -13,10 +15,11 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from decoding.api import generate_with
-from decoding.errors import DecodingWarning
+from decoding.errors import DecodingWarning, InputError, OptionError
 from decoding.explanation.explain import explain
 from decoding.explanation.records import Explanation
 from decoding.models.inputs import context_of
+from decoding.models.wrappers import text_tokenizer
 from decoding.play.requests import TextRequest, Written
 from decoding.strategies.effective_config import decoded_with
 from decoding.strategies.generation_options import NO_OPTIONS
@@ -26,6 +29,7 @@ from decoding.text import encoded, new_text, new_token_budget, until_end
 __all__ = ["counted", "write"]
 
 INTERVAL = 0.04  # seconds at least between two states of a text that are told
+EXPLAINED_INTERVAL = 0.2  # likewise, of its explanation
 
 Tell = Callable[[str, str], None]
 """Is told the new text so far, and what goes on."""
@@ -43,16 +47,18 @@ def write(model: Any, tokenizer: Any, request: TextRequest, stop: Event, gone: E
         request: what to write.
         stop: ends the text after the next token.
         gone: nobody reads the text: it is not explained.
-        tell: is told of the text as it grows.
+        tell: is told of the text as it grows, and then of its explanation.
 
     Raises:
         DecodingError: the request does not fit the model, or memory ran out.
     """
     spec = request.spec.with_tokenizer(tokenizer)
+    _check_reads_text(model, tokenizer, request)
     inputs = encoded(model, tokenizer, request.prompt, request.chat)
     prompt_length = inputs["input_ids"].shape[1]
     context = context_of(model)
-    left = request.max_new_tokens if context is None else context - prompt_length
+    read = 1 if model.config.is_encoder_decoder else prompt_length  # by the decoder, before its first new token
+    left = request.max_new_tokens if context is None else context - read
     budget = new_token_budget(model, prompt_length, min(request.max_new_tokens, max(left, 1)))
     is_streamed = spec.name not in NOT_EXPLAINED  # beam search knows its text only at the end
     stream = _Stream(tokenizer, len(request.kept), tell) if is_streamed else None
@@ -68,9 +74,10 @@ def write(model: Any, tokenizer: Any, request: TextRequest, stop: Event, gone: E
         start = len(until_end(sequence, model)) - new_tokens if model.config.is_encoder_decoder else prompt_length
         row = sequence[: start + new_tokens]
         explanation = None
-        if is_streamed and new_tokens and not gone.is_set():
-            tell(text, "explaining")
-            explanation = _explained(model, tokenizer, request, row, budget, inputs)
+        if is_streamed and new_tokens:
+            tell_progress = _explaining(gone, tell, text, start, new_tokens)
+            with contextlib.suppress(_GoneError):
+                explanation = _explained(model, tokenizer, request, row, budget, inputs, tell_progress)
     rate = None if stream is None else stream.tokens_per_second
     return Written(request, text, tuple(row.tolist()), start, explanation, rate, stop.is_set())
 
@@ -81,12 +88,66 @@ def counted(tokens: int) -> str:
 
 
 def _explained(
-    model: Any, tokenizer: Any, request: TextRequest, row: Tensor, budget: int, inputs: dict[str, Any]
+    model: Any,
+    tokenizer: Any,
+    request: TextRequest,
+    row: Tensor,
+    budget: int,
+    inputs: dict[str, Any],
+    progress: Callable[[int], None],
 ) -> Explanation:
     with warnings.catch_warnings():
         if request.kept:  # a token that a visitor chose may be one that the strategy excludes
             warnings.simplefilter("ignore", DecodingWarning)
-        return explain(model, row[None], request.spec, tokenizer=tokenizer, max_new_tokens=budget, **inputs)[0]
+        return explain(
+            model, row[None], request.spec, tokenizer=tokenizer, max_new_tokens=budget, progress=progress, **inputs
+        )[0]
+
+
+class _GoneError(Exception):
+    """Ends an explanation that nobody reads."""
+
+
+def _explaining(gone: Event, tell: Tell, text: str, start: int, new_tokens: int) -> Callable[[int], None]:
+    """What is told of an explanation as it goes on, and what ends it.
+
+    Args:
+        gone: ends it before its next token.
+        tell: is told how many tokens are explained.
+        text: that is explained.
+        start: the position of its first token.
+        new_tokens: it has so many.
+    """
+    told = -math.inf
+
+    def progress(position: int) -> None:
+        nonlocal told
+        if gone.is_set():
+            raise _GoneError
+        if (now := time.perf_counter()) - told >= EXPLAINED_INTERVAL:
+            told = now
+            tell(text, f"explaining: {position - start} of {counted(new_tokens)}")
+
+    return progress
+
+
+def _check_reads_text(model: Any, tokenizer: Any, request: TextRequest) -> None:
+    """Refuse what a page has no control for, in the page's words.
+
+    Raises:
+        InputError: the model reads images or sound alone.
+        OptionError: a chat without a chat template, or a strategy that replaces a target language that is not set.
+    """
+    if model.config.is_encoder_decoder and model.main_input_name != "input_ids":
+        raise InputError(f"{request.model}: reads {model.main_input_name} and no text; choose a model of text")
+    sets_language = model.generation_config.forced_bos_token_id is not None
+    if request.chat and not text_tokenizer(tokenizer).chat_template:
+        raise OptionError(f"chat: {request.model} has no chat template; leave Chat unticked")
+    if getattr(request.spec.strategy, "replaces_language", False) and not sets_language:
+        raise OptionError(
+            f"language: {request.spec.name} replaces the target language, and {request.model} sets none here; leave "
+            "language empty"
+        )
 
 
 class _Stream:

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from decoding.errors import OptionError
-from decoding.play.controls import controls_of, offered_strategies, spec_of
+from decoding.play.controls import controls_of, offered_strategies, offered_strategy, spec_of
 from decoding.strategies.parameters_text import parameter_types
 from decoding.strategies.registry import STRATEGIES, StrategySpec, example_of, parse_strategy
 
@@ -75,11 +75,35 @@ def test_kinds_and_ranges_come_from_the_dataclass() -> None:
     assert largest.low == 5
 
 
+def test_a_strategy_is_named_as_on_the_command_line_and_nothing_takes_its_place() -> None:
+    assert offered_strategy(" Contrastive_Search ") == "contrastive-search"
+    for typed, message in (
+        ("dolla", "unknown strategy 'dolla'; did you mean dola or lol? expected one of contrastive-search, "),
+        (
+            "dola:layers=2",
+            "strategy 'dola:layers=2': its parameters have fields of their own here; expected dola alone",
+        ),
+        (
+            "image-contrast",
+            "strategy image-contrast: changes a prompt's images or sound, and this page has text alone; ",
+        ),
+        (" ", "no strategy is chosen: expected one of contrastive-search, "),
+        (None, "no strategy is chosen"),
+    ):
+        with pytest.raises(OptionError) as refused:
+            offered_strategy(typed)
+        assert str(refused.value).startswith(message)
+
+
 def test_values_are_checked_as_on_the_command_line() -> None:
     with pytest.raises(OptionError, match=r"^alpha='x': must be a number$"):
         spec_of("dola", {"alpha": "x"})
-    with pytest.raises(OptionError, match="context-aware needs context"):
+    with pytest.raises(OptionError, match=r"^context-aware needs context: fill in its field$"):
         spec_of("context-aware", {"context": " "})
+    with pytest.raises(
+        OptionError, match=r"^contrastive-decoding needs amateur: fill in its field, for instance amateur$"
+    ):
+        spec_of("contrastive-decoding", {"beta": "1"})
     spec = spec_of("dola", {"alpha": "0.2", "layers": "2,3", "final_norm": ""})
     assert spec.spec == "dola:layers=2,3,alpha=0.2"
     assert dataclasses.replace(spec.strategy, layers="high", alpha=0.1) == STRATEGIES["dola"]()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 from browsers import chromium
 
+from decoding.errors import ModelError
 from decoding.evals import miniature
 from decoding.play.playground import Playground
 from decoding.strategies.registry import parse_strategy
@@ -136,11 +139,23 @@ def test_it_writes_obeys_a_slider_and_branches(opened: Any, expert: tuple[Any, A
 
     page.get_by_label("Strategy, left").click()
     page.get_by_role("option", name="dola", exact=True).click()
+    flags = page.locator(".play-flag")
+    flags.first.wait_for()
+    assert flags.all_inner_texts() == ["final norm", "per row"]
+    for width in (360, 1280):  # labels can be read
+        page.set_viewport_size({"width": width, "height": 900})
+        boxes = [flag.bounding_box() for flag in flags.all()]
+        assert all(box["width"] >= 120 and box["height"] < 60 for box in boxes)
+        assert all(box["x"] + box["width"] <= width for box in boxes)
     page.get_by_role("textbox", name="layers", exact=True).fill("2,3")
     write(page)
     small = page.locator(".et-card small").all_inner_texts()
     assert small[0].startswith("layers=2,3, alpha=0.1")
     assert small[1] == "penalty_alpha=0.4, top_k=4"  # the other side's controls stay as they were
+    shown, whole, lines = page.locator(".play-code textarea").first.evaluate(
+        "box => [box.clientHeight, box.scrollHeight, box.value.split('\\n').length]"
+    )
+    assert 12 * lines <= whole <= shown + 1  # all lines of the program are seen
     command = page.locator(".play-code textarea").nth(2).input_value()
     assert "--strategy dola:layers=2,3 --strategy contrastive-search:penalty_alpha=0.4" in command
 
@@ -153,6 +168,17 @@ def test_failures_are_one_clear_line_and_the_page_goes_on(opened: Any, tmp_path:
     failed = page.locator(".play-failed")
     failed.wait_for()
     assert failed.inner_text() == "the prompt has 100,000 characters: must be at most 20,000 on this page"
+    strategy = page.get_by_label("Strategy, left")
+    strategy.fill("dolla")
+    strategy.press("Enter")
+    told = page.get_by_text("unknown strategy 'dolla'; did you mean dola or lol? expected one of ").first
+    told.wait_for()
+    assert strategy.input_value() == "dolla"  # and no other takes its place
+    page.get_by_role("button", name="Write").click()
+    page.get_by_text("left: unknown strategy 'dolla'").wait_for()
+    strategy.fill("greedy")
+    strategy.press("Enter")
+    page.locator(".play-summary").nth(1).wait_for()
     page.get_by_label("Prompt").fill("<b>Tom</b> {{value}} ${1+1}")
     model = page.get_by_label("Model:")
     model.fill(str(tmp_path))
@@ -165,6 +191,34 @@ def test_failures_are_one_clear_line_and_the_page_goes_on(opened: Any, tmp_path:
     model.press("Enter")
     write(page)
     assert page.locator(".et-given").first.inner_text() == "<b>Tom</b> {{value}} ${1+1}"
+
+
+def test_the_page_is_served_before_its_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And ends with one line where that cannot be loaded."""
+    pytest.importorskip("gradio", reason="the page is made with gradio: the extra play")
+    import gradio
+
+    from decoding.play import page
+
+    answers = []
+    addresses: list[str] = []
+    launch = gradio.Blocks.launch
+    monkeypatch.setattr(
+        gradio.Blocks,
+        "launch",
+        lambda *given, **options: addresses.append((made := launch(*given, **options))[1]) or made,
+    )
+
+    def load(name: str) -> Any:
+        with urllib.request.urlopen(addresses[0]) as answer:
+            answers.append(answer.status)
+        raise ModelError(f"{name}: cannot be loaded")
+
+    with pytest.raises(ModelError, match="expert: cannot be loaded"):
+        page.serve(Playground(loader=load), "127.0.0.1", None)
+    assert answers == [200]
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(addresses[0])
 
 
 def test_a_page_that_is_closed_makes_way_for_another(opened: Any, passes: Passes) -> None:

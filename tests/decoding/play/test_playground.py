@@ -18,8 +18,11 @@ import torch
 from decoding.errors import DecodingError, InputError, ModelError, OptionError
 from decoding.evals import miniature
 from decoding.evals.cli import main
+from decoding.explanation.explain import explain
+from decoding.play import writing
 from decoding.play.code import as_command, as_python
 from decoding.play.playground import Job, Playground
+from decoding.play.rendering import texts_html
 from decoding.play.requests import Limits, Progress, TextRequest, Written
 from decoding.play.turns import Turns
 from decoding.strategies.registry import parse_strategy
@@ -102,7 +105,8 @@ def test_two_strategies_are_written_one_after_the_other_and_stream(playground: P
 def test_a_chat_uses_the_template(playground: Playground, expert: tuple[Any, Any]) -> None:
     model, tokenizer = expert
     if not tokenizer.chat_template:
-        assert "the model's tokenizer has no chat template" in failure(playground, request(chat=True))
+        message = "chat: expert has no chat template; leave Chat unticked"
+        assert failure(playground, request(chat=True)) == message
     else:
         (text,) = written(playground, request(chat=True))
         (expected,) = continuations(model, tokenizer, parse_strategy("greedy"), PROMPT, max_new_tokens=12, chat=True)
@@ -220,6 +224,60 @@ def test_a_page_that_is_closed_ends_its_text_and_the_next_goes_on(held: Held) ->
     assert held.passes < 40  # not the 200 of the first text
 
 
+def test_a_page_that_is_closed_ends_the_explanation_of_its_text(
+    expert: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Contrastive search is read again one token a pass; the page is closed as that begins."""
+    passes: list[int] = []
+
+    def closed(*given: Any, **options: Any) -> Any:
+        passes.clear()
+        job.leave()
+        return explain(*given, **options)
+
+    monkeypatch.setattr(writing, "explain", closed)
+    hook = expert[0].base_model.register_forward_pre_hook(lambda *_: passes.append(1))
+    try:
+        job = Playground(loader=lambda name: expert).start("gone", [request("contrastive-search")])
+        (state,) = finished(job)
+    finally:
+        hook.remove()
+    assert state.written is not None
+    assert state.written.new_tokens == 12
+    assert state.written.explanation is None
+    assert 1 <= len(passes) <= 2  # of the 12 of the explanation
+
+
+def test_a_text_that_was_stopped_says_so_below_it(playground: Playground) -> None:
+    (text,) = written(playground, request(max_new_tokens=3))
+    stopped = replace(text, stopped=True)
+    states = [Progress(found.request, found.text, "note", written=found) for found in (text, stopped)]
+    html = texts_html(states)
+    assert html.count('"note":"stopped"') == 1
+
+
+def test_a_page_does_not_wait_for_its_first_model(expert: tuple[Any, Any]) -> None:
+    """A text that is asked for while the model is loaded waits for it, and loads it no second time."""
+    loads, loading, loaded = [], threading.Event(), threading.Event()
+
+    def load(name: str) -> tuple[Any, Any]:
+        loads.append(name)
+        loading.set()
+        assert loaded.wait(60)
+        return expert
+
+    playground = Playground(loader=load)
+    first = threading.Thread(target=playground.load_first)
+    first.start()
+    assert loading.wait(60)
+    states = playground.start("test", [request(max_new_tokens=1)]).states()
+    assert any(state.note == "loading expert" for (state,) in states)
+    loaded.set()
+    assert list(states)[-1][0].written is not None
+    first.join()
+    assert loads == ["expert"]
+
+
 def test_a_page_that_does_not_even_say_that_it_is_gone_holds_nobody_up(playground: Playground) -> None:
     abandoned = playground.start("silent", [request(max_new_tokens=30)]).states()
     next(abandoned)
@@ -269,8 +327,9 @@ def test_turns_come_in_order() -> None:
     [
         ({"prompt": "word " * 20_000}, "the prompt has 100,000 characters: must be at most 20,000 on this page"),
         ({"prompt": " \n"}, "the prompt is empty: give at least one word"),
-        ({"max_new_tokens": 513}, "max_new_tokens=513: must be 1 to 512 on this page"),
-        ({"seed": -1}, "seed=-1: must be a whole number from 0"),
+        ({"max_new_tokens": 513}, "new tokens: 513; must be 1 to 512 on this page"),
+        ({"seed": -1}, f"seed: -1; must be a whole number from 0 to {2**53}"),
+        ({"seed": 10**30}, f"seed: {10**30}; must be a whole number from 0 to {2**53}"),
     ],
 )
 def test_what_is_over_a_limit_is_refused_at_once(changes: dict[str, Any], message: str, playground: Playground) -> None:
@@ -308,7 +367,7 @@ def test_memory_that_runs_out_is_one_line(expert: tuple[Any, Any]) -> None:
     hook = model.register_forward_pre_hook(fail)
     try:
         for spec in ("greedy", "contrastive-search"):
-            assert "ran out of memory" in failure(playground, request(spec))
+            assert failure(playground, request(spec)).startswith("expert ran out of memory: ask for fewer new tokens")
     finally:
         hook.remove()
     assert len(written(playground, request())) == 1
