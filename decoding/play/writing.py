@@ -53,7 +53,7 @@ def write(model: Any, tokenizer: Any, request: TextRequest, stop: Event, gone: E
         DecodingError: the request does not fit the model, or memory ran out.
     """
     spec = request.spec.with_tokenizer(tokenizer)
-    _check_reads_text(model, tokenizer, request)
+    _check_request(model, tokenizer, request)
     inputs = encoded(model, tokenizer, request.prompt, request.chat)
     prompt_length = inputs["input_ids"].shape[1]
     context = context_of(model)
@@ -73,13 +73,14 @@ def write(model: Any, tokenizer: Any, request: TextRequest, stop: Event, gone: E
         text, new_tokens = new_text(model, tokenizer, sequence, prompt_length)
         start = len(until_end(sequence, model)) - new_tokens if model.config.is_encoder_decoder else prompt_length
         row = sequence[: start + new_tokens]
+        stopped = stop.is_set() and new_tokens < budget  # now: a text that is being explained is whole
         explanation = None
-        if is_streamed and new_tokens:
+        if is_streamed and new_tokens and not gone.is_set():
             tell_progress = _explaining(gone, tell, text, start, new_tokens)
             with contextlib.suppress(_GoneError):
                 explanation = _explained(model, tokenizer, request, row, budget, inputs, tell_progress)
     rate = None if stream is None else stream.tokens_per_second
-    return Written(request, text, tuple(row.tolist()), start, explanation, rate, stop.is_set())
+    return Written(request, text, tuple(row.tolist()), start, explanation, rate, stopped)
 
 
 def counted(tokens: int) -> str:
@@ -131,7 +132,7 @@ def _explaining(gone: Event, tell: Tell, text: str, start: int, new_tokens: int)
     return progress
 
 
-def _check_reads_text(model: Any, tokenizer: Any, request: TextRequest) -> None:
+def _check_request(model: Any, tokenizer: Any, request: TextRequest) -> None:
     """Refuse what a page has no control for, in the page's words.
 
     Raises:

@@ -272,11 +272,11 @@
       this.tell("explorer-select", { position, pinned });
     }
 
-    /** Put the panel where it leaves the token to be read: on a narrow page below the text of a pinned one, else at the
+    /** Put the panel where it leaves the token to be read: on a small page below the text of a pinned one, else at the
         page's lower edge. `shown` scrolls both into view. */
     place(element, shown) {
       const card = element.closest(".et-card"), box = element.closest(".et-text");
-      const below = this.pinned && matchMedia("(max-width: 40rem)").matches;
+      const below = this.pinned && matchMedia("(max-width: 40rem), (max-height: 30rem)").matches;
       for (const open of this.querySelectorAll(".et-open")) open.classList.remove("et-open");
       this.panel.classList.toggle("et-below", below);
       if (below) {
