@@ -12,7 +12,7 @@ from decoding.capabilities.cuda_graphs import request_cuda_graphs
 from decoding.errors import InputError, OptionError, shown
 from decoding.generation.session import Session, argmax_first
 from decoding.models.forward_errors import not_a_number, within_memory
-from decoding.models.inputs import TOKEN_TYPES, check_inputs, repeated_inputs, with_named_inputs
+from decoding.models.inputs import check_inputs, prompts_among, repeated_inputs, with_named_inputs
 from decoding.models.wrappers import unwrapped
 from decoding.stream.prepare import prepare_inputs
 
@@ -120,7 +120,7 @@ class StrategyLogitsProcessor(LogitsProcessor):
         return rows if bool(same.any(1).all()) else None
 
     def _begin(self, input_ids: Tensor) -> Session:
-        times = len(input_ids) // self._prompts(len(input_ids))
+        times = len(input_ids) // prompts_among(self.inputs, len(input_ids))
         inputs = repeated_inputs(self.model, input_ids[::times], self.inputs, times)
         given = dict(self.inputs)
         if self.model.config.is_encoder_decoder:
@@ -133,13 +133,6 @@ class StrategyLogitsProcessor(LogitsProcessor):
         request_cuda_graphs(config, self.compile)
         open_session = self.strategy.opener(given, rescoring=True)
         return open_session(self.model, prepared, model_kwargs, config)
-
-    def _prompts(self, rows: int) -> int:
-        """The number of prompts, each of which has several rows with beams or return sequences."""
-        given = {name: value for name, value in self.inputs.items() if isinstance(value, Tensor) and value.dim() > 0}
-        of_each = [name for name in ("attention_mask", *TOKEN_TYPES) if name in given]
-        sizes = [len(given[name]) for name in of_each[:1] or given if len(given[name]) and rows % len(given[name]) == 0]
-        return min(sizes, default=rows)
 
     def _mask(self, input_ids: Tensor, mask: Tensor | None) -> Tensor:
         if mask is not None:

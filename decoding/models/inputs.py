@@ -26,6 +26,7 @@ __all__ = [
     "check_whole",
     "context_of",
     "given_inputs",
+    "prompts_among",
     "repeated_inputs",
     "with_named_inputs",
 ]
@@ -255,6 +256,20 @@ def check_inputs(model: Any, input_ids: Tensor, model_kwargs: dict[str, Any]) ->
     check_cache(model, cache_in(model_kwargs))
     if embeds is None or model.config.is_encoder_decoder:
         check_mask(model, input_ids, model_kwargs)
+
+
+def prompts_among(named: Mapping[str, Any], rows: int) -> int:
+    """The number of prompts that inputs belong to, where a batch may have several rows of each (beams, several texts).
+
+    Tokens, their mask or their types have one part a prompt. Of other inputs the one with the fewest parts tells.
+
+    Args:
+        named: inputs of a model by name.
+        rows: of the batch, which is the answer where the inputs tell nothing.
+    """
+    parts = {name: len(value) for name, value in named.items() if isinstance(value, Tensor) and value.dim() > 0}
+    of_each = [parts[name] for name in ("input_ids", "attention_mask", *TOKEN_TYPES) if name in parts]
+    return min((count for count in of_each[:1] or parts.values() if count and rows % count == 0), default=rows)
 
 
 def repeated_inputs(model: Any, input_ids: Tensor, named: Mapping[str, Any], times: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from decoding.errors import InputError
-from decoding.models.inputs import TOKEN_TYPES, repeated_inputs
+from decoding.models.inputs import TOKEN_TYPES, prompts_among, repeated_inputs
 from decoding.transformers_private import CACHE_ARGUMENTS
 
 __all__ = ["TEXT_INPUTS", "CallInputs", "InputChange", "ReaderInputs", "call_inputs", "joined_inputs"]
@@ -78,14 +78,10 @@ def call_inputs(model: Any, given: Mapping[str, Any], rows: int) -> CallInputs:
         named[model.get_encoder().main_input_name] = first
     elif isinstance(first, Tensor) and model.main_input_name not in ("input_ids", "inputs"):
         named[model.main_input_name] = first
-    prompts = next((len(value) for name, value in named.items() if name in ("input_ids", "attention_mask")), None)
     ids = given.get("input_ids", first)
-    prompts = len(ids) if prompts is None and isinstance(ids, Tensor) else prompts
-    if prompts is None and is_pair:
-        prompts = next((len(value) for value in named.values() if isinstance(value, Tensor)), None)
-    times = rows // prompts if prompts and rows % prompts == 0 else 1
-    prompt_ids = ids if isinstance(ids, Tensor) and len(ids) == prompts else torch.empty(prompts or 1, 0)
-    return CallInputs(model, prompt_ids, named, times)
+    prompts = prompts_among(named if is_pair else {**named, "input_ids": ids}, rows)
+    prompt_ids = ids if isinstance(ids, Tensor) and len(ids) == prompts else torch.empty(prompts, 0)
+    return CallInputs(model, prompt_ids, named, rows // prompts)
 
 
 def reader_inputs(

@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 import decoding
 from decoding import InputError
+from decoding.models.inputs import prompts_among
 
 SEARCH = {"penalty_alpha": 0.6, "top_k": 4}
 
@@ -113,3 +114,24 @@ def test_prompts_that_cannot_be_read_are_refused(llama: Any, inputs: dict[str, A
     with pytest.raises(InputError) as raised:
         decoding.generate(llama, **inputs, max_new_tokens=3, **SEARCH)
     assert message in str(raised.value)
+
+
+TOKENS, MASK = torch.ones(2, 5), torch.ones(3, 5)
+
+
+@pytest.mark.parametrize(
+    ("named", "rows", "prompts"),
+    [
+        ({"input_ids": TOKENS}, 6, 2),
+        ({"pixel_values": torch.ones(4, 3), "input_ids": TOKENS}, 6, 2),
+        ({"pixel_values": torch.ones(4, 3), "attention_mask": MASK}, 6, 3),
+        ({"token_type_ids": MASK, "pixel_values": torch.ones(1, 3)}, 6, 3),
+        ({"input_features": TOKENS, "decoder_input_ids": MASK}, 6, 2),  # of other inputs that with the fewest parts
+        ({"input_ids": torch.ones(4, 5), "pixel_values": TOKENS}, 6, 6),  # no batch has a prompt in one row and a half
+        ({"pixel_values": torch.ones(4, 3), "scale": torch.tensor(2.0), "encoder_outputs": None}, 6, 6),
+        ({"attention_mask": torch.ones(0, 5)}, 6, 6),
+        ({}, 6, 6),
+    ],
+)
+def test_inputs_tell_how_many_prompts_a_batch_has(named: dict[str, Any], rows: int, prompts: int) -> None:
+    assert prompts_among(named, rows) == prompts
