@@ -14,7 +14,7 @@ from decoding.generation.strategy import Strategy
 from decoding.models.text_config import vocab_size
 from decoding.parameters import require_count, require_range
 
-__all__ = ["CandidateStrategy", "TopKStrategy", "check_in_vocabulary", "only_candidates", "top_candidates"]
+__all__ = ["CandidateStrategy", "TopKStrategy", "candidate_mask", "check_in_vocabulary", "top_candidates"]
 
 BLOCK = 128  # tokens that share a maximum in the search for candidates
 
@@ -40,14 +40,12 @@ def top_candidates(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return best, searched.gather(1, indices)
 
 
-def only_candidates(logits: Tensor, tokens: Tensor, is_candidate: Tensor | None = None) -> Tensor:
-    """Logits (..., vocab) of the candidates, -inf elsewhere: of the token ids (..., k), or where ``is_candidate`` says
-    so, (..., k) bool, of these alone.
+def candidate_mask(logits: Tensor, tokens: Tensor, is_candidate: Tensor | None = None) -> Tensor:
+    """True for the candidates among the tokens of (..., vocab) logits: for the token ids (..., k), or where
+    ``is_candidate`` is given, (..., k) bool, for those of them that it says.
     """
-    kept = logits.gather(-1, tokens)
-    if is_candidate is not None:
-        kept = kept.masked_fill(~is_candidate, -torch.inf)
-    return torch.full_like(logits, -torch.inf).scatter_(-1, tokens, kept)
+    is_candidate = torch.ones_like(tokens, dtype=torch.bool) if is_candidate is None else is_candidate
+    return torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, tokens, is_candidate)
 
 
 class CandidateStrategy(Strategy):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from decoding.errors import OptionError
-from decoding.generation.candidates import check_in_vocabulary, only_candidates, top_candidates
+from decoding.generation.candidates import candidate_mask, check_in_vocabulary, top_candidates
 from decoding.models.layers import chosen_layers, depth_of, exits_of
 from decoding.parameters import require_count, require_number, require_range
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
@@ -82,13 +82,12 @@ class DeCo(ContrastStrategy):
     def contrast(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor) -> Contrast:
         """The corrected logits of the candidates."""
         final, exits, tokens, is_candidate = self._candidates(logits)
-
-        def score_fn(alpha: float | None) -> Tensor:
-            scores = corrected(final, exits, tokens, is_candidate, self.alpha)
-            return scores if alpha is None else only_candidates(scores, tokens, is_candidate)
-
-        # With α = 0 every token is plausible that is not at -inf.
-        return Contrast(score_fn, lambda: only_candidates(final, tokens, is_candidate), alpha=0.0)
+        return Contrast(
+            lambda _: corrected(final, exits, tokens, is_candidate, self.alpha),
+            lambda: final,
+            alpha=None,
+            mask=lambda: candidate_mask(final, tokens, is_candidate),
+        )
 
     def parts(self, logits: Mapping[str, ReaderLogits], new_tokens: Tensor) -> ContrastParts:
         """1 of the final layer, and α·c of the layer that is surest."""

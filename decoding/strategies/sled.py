@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from decoding.generation.candidates import check_in_vocabulary, only_candidates, top_candidates
+from decoding.generation.candidates import candidate_mask, check_in_vocabulary, top_candidates
 from decoding.models.layers import chosen_layers, depth_of, exits_of
 from decoding.parameters import require_count, require_flag, require_number
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
@@ -88,12 +88,11 @@ class SLED(ContrastStrategy):
         """The evolved logits of the k tokens."""
         final, exits, tokens = self._candidates(logits)
 
-        def score_fn(alpha: float | None) -> Tensor:
-            scores = evolved(final, latent_distribution(final, exits, tokens), tokens, self.evolution_rate, self.steps)
-            return scores if alpha is None else only_candidates(scores, tokens)
+        def score_fn(_: float | None) -> Tensor:
+            latent = latent_distribution(final, exits, tokens)
+            return evolved(final, latent, tokens, self.evolution_rate, self.steps)
 
-        # With α = 0 every token is plausible that is not at -inf.
-        return Contrast(score_fn, lambda: only_candidates(final, tokens), alpha=0.0)
+        return Contrast(score_fn, lambda: final, alpha=None, mask=lambda: candidate_mask(final, tokens))
 
     def parts(self, logits: Mapping[str, ReaderLogits], new_tokens: Tensor) -> ContrastParts:
         """The final layer, and how far the layers' evolution moves each logit."""

@@ -57,6 +57,7 @@ MODULES = {
         "[Add a strategy](../../CONTRIBUTING.md#add-a-strategy) says which base suits which strategy.",
         (
             "decoding.strategies.contrast.base",
+            "decoding.strategies.contrast.session",
             "decoding.strategies.contrast.weighted",
             "decoding.strategies.contrast.readers",
             "decoding.strategies.stream_strategy",

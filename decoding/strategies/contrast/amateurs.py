@@ -226,7 +226,7 @@ def cut_to_shared(expert: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     return (expert[..., :shared], *(logits[..., :shared].to(expert.device) for logits in others))
 
 
-def padded_to(scores: Tensor, vocab: int) -> Tensor:
-    """Scores (..., vocab) with -inf for the tokens that were cut off."""
-    missing = vocab - scores.shape[-1]
-    return torch.nn.functional.pad(scores, (0, missing), value=-torch.inf) if missing else scores
+def padded_to(values: Tensor, vocab: int, value: float = -torch.inf) -> Tensor:
+    """Scores or other values (..., vocab), with one value for the tokens that were cut off."""
+    missing = vocab - values.shape[-1]
+    return torch.nn.functional.pad(values, (0, missing), value=value) if missing else values

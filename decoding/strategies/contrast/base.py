@@ -3,72 +3,27 @@
 from __future__ import annotations
 
 import functools
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig
 
 from decoding.capabilities.cuda_graphs import cuda_graphs_requested
 from decoding.drafts.opening import Assisting
 from decoding.drafts.options import AMATEUR
-from decoding.generation.processors import WARPERS
-from decoding.generation.score_parts import ScoreParts, processor_changes
-from decoding.generation.session import Processed, Session
+from decoding.generation.session import Session
 from decoding.generation.strategy import Strategy
 from decoding.generation.unpadded_text import UnpaddedText
-from decoding.kernels.contrast import masked, plausible
-from decoding.strategies.contrast.drafted_readers import DraftedReaders
-from decoding.strategies.contrast.fused_streams import MOST_UNREAD, FusedStreams
-from decoding.strategies.contrast.parts import ContrastParts, named_parts
+from decoding.strategies.contrast.fused_streams import FusedStreams
+from decoding.strategies.contrast.parts import ContrastParts
 from decoding.strategies.contrast.reader_group import row_variants
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits, prompt_read
-from decoding.stream.output import ForwardOutput
+from decoding.strategies.contrast.scores import Contrast
+from decoding.strategies.contrast.session import ContrastSession
 
-__all__ = ["Contrast", "ContrastSession", "ContrastStrategy"]
-
-# Share of the vocabulary up to which heads are applied for some tokens alone. Their rows are copied: those of an eighth
-# of 49,152 tokens took half as long as the whole head.
-MOST_TOKENS = 1 / 8
-# Of the logits' distance to the limit of plausibility, which the kernels compute in another way: a token closer to it
-# counts as plausible here.
-ROUNDING = 1e-3
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """The scores that a strategy computes from its readers' logits, each part computed when it is asked for.
-
-    Attributes:
-        score_fn: from plausibility's α to (..., vocab) scores, -inf where a token is not plausible; None lets every
-            token pass.
-        plausibility_logits: returns the (..., vocab) logits that plausibility is taken from.
-        alpha: plausible is p >= alpha·max p; None lets every token pass.
-    """
-
-    score_fn: Callable[[float | None], Tensor]
-    plausibility_logits: Callable[[], Tensor]
-    alpha: float | None
-
-    @property
-    def scores(self) -> Tensor:
-        """(..., vocab) float32, the scores of all tokens, plausible or not."""
-        return self.score_fn(None).float()
-
-    @property
-    def masked(self) -> Tensor:
-        """(..., vocab) float32, the scores, -inf where a token is not plausible."""
-        return self.score_fn(self.alpha).float()
-
-    def apply_plausibility(self, scores: Tensor) -> Tensor:
-        """Scores (..., vocab) that processors have changed, -inf where a token is not plausible."""
-        if self.alpha is None:
-            return scores
-        return masked(scores, self.plausibility_logits().to(scores.device), self.alpha)
+__all__ = ["Contrast", "ContrastStrategy"]
 
 
 class ContrastStrategy(Strategy):
@@ -80,8 +35,9 @@ class ContrastStrategy(Strategy):
 
     Attributes:
         fuse: whether readers with the same weights share a forward pass; False is for comparison.
-        lazy: whether what cannot change the choice is left out, see :class:`ContrastSession`; False is for comparison.
-        plausibility_roles: the readers that :attr:`Contrast.plausibility_logits` depends on; None where they are not
+        lazy: whether what cannot change the choice is left out, see
+            :class:`decoding.strategies.contrast.session.ContrastSession`; False is for comparison.
+        plausibility_roles: the readers that plausibility depends on, by its logits or its mask; None where they are not
             known, and nothing is left out.
         tokenwise: True where a token's score depends on the readers' logits of that token alone, but for a constant of
             the row, such as the logarithm of a softmax's sum.
@@ -239,276 +195,8 @@ class ContrastStrategy(Strategy):
         return ContrastSession(self, streams, text)
 
 
-class ContrastSession(Session):
-    """One call of a contrast strategy: its readers' streams and their last logits.
-
-    What cannot change the choice is left out:
-
-    - Where plausibility leaves one token in every row, no contrast can change the choice. Groups of readers on which
-      plausibility does not depend are then left to read the text later, in one pass, once there is a choice again.
-    - Where only the first tokens of a text are contrasted, groups of readers that nothing depends on afterwards read no
-      more.
-    - Heads are applied for all tokens only to the readers that plausibility depends on; to the others, and to lower
-      layers, for the plausible tokens alone. The constants of softmax over all tokens are then unknown. They add the
-      same to every score of a row, which changes neither the largest score nor the probabilities.
-
-    Args:
-        strategy: of the call.
-        streams: its readers, which have read the prompt.
-        text: given ``input_ids``, the text so far without its padding.
-
-    Attributes:
-        may_wait: indices of the groups of readers that may be left to read later; none unless it is set.
-        may_end: the number of new tokens after which some groups of readers read no more, and the indices of these
-            groups; none unless it is set.
-        may_select: whether heads may be applied for plausible tokens alone; False unless it is set. It is done where
-            nothing but samplers sees the scores.
-        reader_logits: by role, after the last token; of readers that wait, and of those whose heads are yet to be
-            applied, they are those of an earlier token.
-    """
-
-    def __init__(self, strategy: ContrastStrategy, streams: FusedStreams, text: UnpaddedText) -> None:
-        self.strategy = strategy
-        self.streams = streams
-        self.text = text
-        self.may_wait: frozenset[int] = frozenset()
-        self.may_end: tuple[int, frozenset[int]] = (0, frozenset())
-        self.may_select = False
-        self.reader_logits: dict[str, ReaderLogits] = {}
-        self._selects = False
-        self._headless: dict[int, ForwardOutput] = {}  # by group: its head was applied for plausibility at most
-        self._split: tuple[Any, Any, Any] = (None, None, None)
-        self._drafted: DraftedReaders | None = None
-        self._take(streams.prompt)
-
-    def _contrast(self, logits: Mapping[str, ReaderLogits], text: Tensor) -> Contrast:
-        return self.strategy.contrast_at(logits, text, self.text.new_tokens(text))
-
-    def scores(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
-        """The strategy's scores, processed, -inf where a token is not plausible."""
-        processors, warpers = self._processors_and_warpers(logits_processor)
-        text = self.text(input_ids)
-        if not processors and (self._waiting() or self._headless):
-            scores = self._plausible_scores(text)
-            if scores is not None:
-                return warpers(input_ids, scores.to(input_ids.device))
-        self._complete()
-        contrast = self._contrast(self.reader_logits, text)
-        only_samplers = not processors and all(isinstance(warper, WARPERS) for warper in warpers)
-        self._selects = self.may_select and only_samplers and bool(contrast.alpha) and _is_choosy(contrast)
-        if not processors:
-            return warpers(input_ids, contrast.masked.to(input_ids.device))
-        processed = processors(input_ids, contrast.scores.to(input_ids.device))
-        return warpers(input_ids, contrast.apply_plausibility(processed))
-
-    def score_parts(self, input_ids: Tensor, logits_processor: Any) -> ScoreParts:
-        """The scores, with the logits of every reader and its weight: no reader waits or ends any more."""
-        self.may_wait, self.may_end, self.may_select = frozenset(), (0, frozenset()), False
-        scores = self.scores(input_ids, logits_processor).float()
-        text = self.text(input_ids)
-        parts = self.strategy.parts(self.reader_logits, self.text.new_tokens(text))
-        changes = processor_changes(self._contrast(self.reader_logits, text).scores.to(scores.device), scores)
-        if changes is not None:
-            parts = replace(parts, terms={**parts.terms, "processors": (changes, 1.0)})
-        return named_parts(parts, self.streams.readers, self.reader_logits, scores)
-
-    @property
-    def reads_known_text(self) -> bool:
-        """True where the rows of every reader can be separated."""
-        return all(group.stream.can_separate_rows for group in self.streams.groups)
-
-    def rescored(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """The strategy's scores, changed as the processors before it changed the model's logits.
-
-        Tokens that they excluded stay excluded, and what they added is added. Beam search has log-probabilities
-        instead of logits; that shift of a row is not passed on.
-        """
-        self._complete()
-        if EXPERT not in self.reader_logits:
-            logits = {EXPERT: ReaderLogits(scores.float()), **self.reader_logits}
-            return self._contrast(logits, self.text(input_ids)).masked
-        contrast = self._contrast(self.reader_logits, self.text(input_ids))
-        change = scores.float() - self.reader_logits[EXPERT].final.to(scores.device, torch.float32)
-        shift = change.masked_fill(scores == -torch.inf, torch.nan).nanmedian(-1, keepdim=True).values.nan_to_num()
-        return contrast.apply_plausibility(contrast.scores.to(scores.device) + (change - shift))
-
-    def advance(self, tokens: Tensor) -> None:
-        """Read the tokens as every reader that does not wait and is heard any more."""
-        contrasted, groups = self.may_end
-        if groups and self.streams.step + 1 >= contrasted:
-            self.streams.ended = groups
-            self._headless = {index: output for index, output in self._headless.items() if index not in groups}
-        self._take(self.streams.extend(tokens, self.may_wait))
-        if any(len(unread) >= MOST_UNREAD for unread in self.streams.unread.values()):
-            self._take(self.streams.catch_up())
-
-    def begin_drafts(self) -> None:
-        """Let each row of every reader have a length of its own."""
-        self._drafted = DraftedReaders(self.streams)
-
-    def read_drafts(self, tokens: Tensor, processed: Processed) -> None:
-        """Read (batch, n) tokens as every reader that does not wait."""
-        assert self._drafted is not None, "read_drafts() without begin_drafts()"
-        self._drafted.read(tokens, self.may_wait, self._whole_heads())
-
-    def at(self, slot: int, rows: Sequence[int], lengths: Sequence[int]) -> None:
-        """Go to the scores after a token of the last pass."""
-        self.text.lengths = lengths
-        self.streams.step += 1
-        self._place = slot, rows
-        self._look()
-
-    def accept(self, counts: Sequence[int]) -> None:
-        """Keep the first tokens of each row."""
-        assert self._drafted is not None
-        self._drafted.accept(counts)
-
-    def rewind_to(self, tokens: int) -> None:
-        """Forget what is beyond a number of new tokens."""
-        assert self._drafted is not None
-        self._drafted.rewind_to(tokens)
-
-    def reorder(self, rows: Tensor) -> None:
-        """Make row i what row ``rows[i]`` was."""
-        self._apply_heads()
-        self.streams.reorder(rows)
-        self.text.reorder(rows)
-        self.reader_logits = {
-            role: _reordered(logits, rows.to(logits.final.device)) for role, logits in self.reader_logits.items()
-        }
-
-    def close(self) -> Any:
-        """The expert's cache, with all tokens that it has waited to read."""
-        if self._drafted is None and self.streams.expert_waits:
-            self._catch_up()
-        return self.streams.close()
-
-    def release(self) -> None:
-        """Free every stream."""
-        self.streams.release()
-
-    def _take(self, outputs: Mapping[int, ForwardOutput]) -> None:
-        """Make outputs of groups those which the next scores are made of."""
-        roles = self._whole_heads()
-        if roles is not None:
-            self._headless |= outputs
-            read = self._with_finals(self.streams.final_logits(outputs, roles))
-        else:
-            read = self.streams.reader_logits(outputs)
-        self.reader_logits |= read
-        if EXPERT in read:
-            self.output = self.streams.expert_output(outputs)
-            self.logits = read[EXPERT].final
-
-    def _look(self) -> None:
-        """Make what was read of drafts, at the place that is looked at, that which the next scores are made of."""
-        assert self._drafted is not None
-        found = self._drafted.at(*self._place)
-        self._headless = found.headless
-        self.reader_logits |= {**found.logits, **self._with_finals(found.finals)}
-        self.output = found.expert_output
-        self.logits = self.reader_logits[EXPERT].final
-
-    def _whole_heads(self) -> frozenset[str] | None:
-        """The roles of readers whose heads are applied for all tokens; None for all readers."""
-        return frozenset({EXPERT, *(self.strategy.plausibility_roles or ())}) if self._selects else None
-
-    def _with_finals(self, finals: Mapping[str, Tensor]) -> dict[str, ReaderLogits]:
-        return {role: replace(self.reader_logits[role], final=final) for role, final in finals.items()}
-
-    def _waiting(self) -> bool:
-        """True where readers have not read what the next scores come after."""
-        return bool(self.streams.unread) if self._drafted is None else self._drafted.waiting
-
-    def _catch_up(self) -> None:
-        """Let every reader have read the text."""
-        if not self._waiting():
-            return
-        if self._drafted is None:
-            self._take(self.streams.catch_up())
-        else:
-            self._drafted.catch_up(self._whole_heads())
-            self._look()
-
-    def _complete(self) -> None:
-        """Let every reader have read the text, and have the logits of all tokens."""
-        self._catch_up()
-        self._apply_heads()
-
-    def _apply_heads(self) -> None:
-        self.reader_logits |= self.streams.reader_logits(self._headless)
-        self._headless = {}
-
-    def _plausible_scores(self, text: Tensor) -> Tensor | None:
-        """(batch, vocab) float32 scores of plausible tokens, but for a constant of the row; -inf of the others. None
-        where they need the logits of all tokens.
-        """
-        # Of some readers these are logits of before, on which plausibility does not depend.
-        candidates = _candidates(self._contrast(self.reader_logits, text))
-        if candidates is None:
-            return None
-        scores = torch.full_like(candidates, -torch.inf, dtype=torch.float32)
-        if int(candidates.sum()) == len(candidates):
-            return scores.masked_fill_(candidates, 0.0)
-        if not self._headless or not _are_few(candidates):
-            return None
-        tokens = candidates.any(0).nonzero()[:, 0]
-        self._catch_up()
-        contrast = self._contrast(self.streams.reader_logits(self._headless, tokens), text)
-        passing = plausible(contrast.plausibility_logits(), contrast.alpha or 0.0)
-        selected = contrast.scores.masked_fill(~passing, -torch.inf)
-        # A row whose plausible tokens are all excluded takes others; one that has NaN is an error.
-        if not bool((selected.amax(-1) > -torch.inf).all()):
-            return None
-        return scores.index_copy_(-1, tokens, selected)
-
-    def _processors_and_warpers(self, logits_processor: Any) -> tuple[Any, Any]:
-        """The processors that act on the contrast, and those that choose among its plausible tokens."""
-        if self._split[0] is not logits_processor:
-            warpers = (i for i, processor in enumerate(logits_processor) if isinstance(processor, WARPERS))
-            first = next(warpers, len(logits_processor))
-            self._split = (
-                logits_processor,
-                LogitsProcessorList(logits_processor[:first]),
-                LogitsProcessorList(logits_processor[first:]),
-            )
-        return self._split[1], self._split[2]
-
-
 def _may_leave_out(config: GenerationConfig | None) -> bool:
     """True where a call returns no scores, and captures no steps, which are all of the same work."""
     if config is None or cuda_graphs_requested(config):
         return False
     return not (config.return_dict_in_generate and config.output_scores)
-
-
-def _candidates(contrast: Contrast) -> Tensor | None:
-    """(batch, vocab) True for the tokens that are plausible, or would be after another rounding; None where every token
-    passes, or a row has none.
-    """
-    if contrast.alpha is None:
-        return None
-    logits = contrast.plausibility_logits().float()
-    if contrast.alpha == 0:
-        finite = logits.isfinite()  # a mask in place of α leaves out the others
-        told = bool(finite.any(-1).all()) and not bool(finite.all()) and not bool(logits.isnan().any())
-        return finite if told else None
-    best = logits.amax(-1, keepdim=True)  # NaN where one of them is
-    return logits >= best + (math.log(contrast.alpha) - ROUNDING) if bool(best.isfinite().all()) else None
-
-
-def _are_few(candidates: Tensor) -> bool:
-    """True where heads of the tokens that are plausible in some row cost less than heads of all tokens."""
-    return int(candidates.any(0).sum()) <= MOST_TOKENS * candidates.shape[-1]
-
-
-def _is_choosy(contrast: Contrast) -> bool:
-    """True where plausibility leaves few tokens. Where it leaves many, it most often does so at the next step too, and
-    the expert's head alone, before that of all readers, would be applied for nothing.
-    """
-    candidates = _candidates(contrast)
-    return candidates is not None and _are_few(candidates)
-
-
-def _reordered(logits: ReaderLogits, rows: Tensor) -> ReaderLogits:
-    return ReaderLogits(logits.final[rows], None if logits.exits is None else logits.exits[:, rows])

@@ -7,12 +7,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from decoding.errors import OptionError, shown
 from decoding.generation.unpadded_text import after_first
-from decoding.kernels.contrast import divergence, entropy, masked, weighted_contrast
+from decoding.kernels.contrast import divergence, entropy, weighted_contrast
 from decoding.strategies.contrast.amateurs import cut_to_shared, padded_to
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.parts import ContrastParts, ReaderWeights
@@ -127,19 +126,13 @@ class WeightedStrategy(ContrastStrategy):
             weights = self._weights_at(roles, self._strength(roles, finals, new_tokens))
             return padded_to(weighted_contrast(finals, weights, self.score_form, temperatures, alpha), vocab)
 
-        mask = self.plausibility_mask
-        if mask is None:
-            return Contrast(score_fn, lambda: padded_to(finals[0], vocab), self.plausibility_alpha)
-
-        def kept() -> Tensor:
-            """The anchor's logits, -inf where it is not plausible: with α = 0 all others pass."""
-            return padded_to(finals[0].masked_fill(~mask(finals[0]), -torch.inf), vocab)
-
-        def masked_scores(alpha: float | None) -> Tensor:
-            scores = score_fn(None)
-            return scores if alpha is None else masked(scores, kept(), alpha)
-
-        return Contrast(masked_scores, kept, 0.0)
+        anchor, mask = finals[0], self.plausibility_mask
+        return Contrast(
+            score_fn,
+            lambda: padded_to(anchor, vocab),
+            self.plausibility_alpha if mask is None else None,
+            None if mask is None else lambda: padded_to(mask(anchor), vocab, False),
+        )
 
     def _summed(self, logits: Mapping[str, ReaderLogits]) -> tuple[list[str], tuple[Tensor, ...]]:
         """The roles that are summed, the anchor first, and their logits of the tokens that all of them have."""

@@ -16,9 +16,10 @@ from transformers import LogitsProcessorList
 
 import decoding
 from decoding import LOL, ContextAware, ContrastiveDecoding, Prompt, Self, WeightedContrast
-from decoding.strategies.contrast import base
-from decoding.strategies.contrast.base import Contrast, ContrastSession
+from decoding.strategies.contrast import session as contrast_session
 from decoding.strategies.contrast.readers import EXPERT
+from decoding.strategies.contrast.scores import Contrast, candidates
+from decoding.strategies.contrast.session import ContrastSession
 
 NEW = 20
 
@@ -138,7 +139,7 @@ def test_an_expert_that_waits_reads_drafts_and_leaves_a_whole_cache(drafts: str)
 
 def test_what_one_pass_reads_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     expert, amateur, _ = embedded()
-    monkeypatch.setattr(base, "MOST_UNREAD", 10)
+    monkeypatch.setattr(contrast_session, "MOST_UNREAD", 10)
     inputs = batch(2)
     strategy = ContrastiveDecoding(amateur, alpha=1.0)  # one plausible token, always
     with passes_of(amateur) as passes:
@@ -284,7 +285,7 @@ def test_a_strategy_that_does_not_say_what_plausibility_depends_on_reads_everyth
         ([[4.0, 0.0, 1.0], [0.0, 3.0, 1.0]], 0.1, [[0], [1, 2]]),  # 2 < ln 10
         ([[4.0, 0.0, 1.0]], None, None),
         ([[4.0, 0.0, 1.0]], 0.0, None),
-        ([[float("-inf"), 2.0, 1.0]], 0.0, [[1, 2]]),  # a mask in place of α
+        ([[float("-inf"), 2.0, 1.0]], 0.0, [[1, 2]]),  # a token that the model excludes
         ([[4.0, 3.9, 1.0]], 1.0, [[0]]),
         ([[4.0, 4.0, 1.0]], 1.0, [[0, 1]]),
         ([[4.0, 4.0 - 5e-4, 1.0]], 1.0, [[0, 1]]),  # closer than rounding
@@ -298,7 +299,7 @@ def test_plausible_tokens(
     logits: Sequence[Sequence[float]], alpha: float | None, tokens: list[list[int]] | None
 ) -> None:
     plausibility = torch.tensor(logits)
-    plausible = base._candidates(Contrast(lambda _: plausibility, lambda: plausibility, alpha))
+    plausible = candidates(Contrast(lambda _: plausibility, lambda: plausibility, alpha))
     assert (None if plausible is None else [row.nonzero()[:, 0].tolist() for row in plausible]) == tokens
 
 

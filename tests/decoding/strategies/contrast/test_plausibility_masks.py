@@ -1,4 +1,4 @@
-"""Top-nσ and p-less in place of α, as what is plausible in a weighted contrast."""
+"""Masks in place of α: top-nσ and p-less of a weighted contrast, and the candidates of SLED and DeCo."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from torch import Tensor
 
 import decoding
 from decoding import OptionError, Prompt, Scorer, WeightedContrast
+from decoding.kernels.contrast import masked
+from decoding.strategies.contrast.readers import EXPERT, ReaderLogits
+from decoding.strategies.contrast.scores import Contrast, candidates
 
 STEPS = 8
 TEXT = [7, 31, 55]
@@ -86,6 +89,49 @@ def test_texts_are_scored_under_a_mask(mask: str) -> None:
         own, other = reader.logits(text)[-1], reader.logits([*TEXT, *text])[-1]
         right = (2 * own - other).masked_fill(~kept(mask, own), -torch.inf).log_softmax(-1)[token]
         torch.testing.assert_close(scores[index].double(), right.clamp(min=-50.0), atol=1e-4, rtol=1e-4)
+
+
+MASKED = {
+    "top-n-sigma": (WeightedContrast("2*expert", mask="top-n-sigma"), lambda logits: kept("top-n-sigma", logits)),
+    "p-less": (WeightedContrast("2*expert", mask="p-less"), lambda logits: kept("p-less", logits)),
+    "sled": (decoding.SLED(evolution_scale=4), lambda logits: logits >= logits.topk(4).values[-1]),
+    "deco": (decoding.DeCo(threshold_top_p=1.0, threshold_top_k=5), lambda logits: logits >= logits.topk(5).values[-1]),
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_a_mask_excludes_what_logits_at_minus_infinity_exclude(name: str) -> None:
+    """With α 0 the others pass; where processors exclude all of these, the rest does."""
+    strategy, is_kept = MASKED[name]
+    final, exits = torch.randn(3, 40) * 3, torch.randn(2, 3, 40) * 3
+    contrast = strategy.contrast({EXPERT: ReaderLogits(final, exits)}, torch.zeros(3, 1, dtype=torch.long))
+    mask = torch.stack([is_kept(row.double()) for row in final])
+    evidence, scores = final.masked_fill(~mask, -torch.inf), contrast.scores
+    assert torch.equal(contrast.masked, masked(scores, evidence, 0.0))
+    processed = scores.clone()
+    processed[0, ::2] = -torch.inf
+    processed[1, mask[1]] = -torch.inf
+    assert torch.equal(contrast.apply_plausibility(processed), masked(processed, evidence, 0.0))
+    assert torch.equal(contrast.apply_plausibility(processed)[1], processed[1])
+    marked = candidates(contrast)
+    assert marked is not None
+    assert torch.equal(marked, mask)
+    assert not contrast.by_alpha
+
+
+@pytest.mark.parametrize(
+    ("logits", "mask", "told"),
+    [
+        ([[4.0, 0.0], [1.0, 2.0]], [[True, False], [True, True]], True),
+        ([[4.0, 0.0], [1.0, 2.0]], [[True, True], [True, True]], False),  # every token passes
+        ([[4.0, 0.0], [1.0, 2.0]], [[True, False], [False, False]], False),  # a row has none
+        ([[4.0, float("nan")]], [[True, False]], False),
+    ],
+)
+def test_candidates_of_a_mask_are_its_own(logits: list[list[float]], mask: list[list[bool]], told: bool) -> None:
+    values, marks = torch.tensor(logits), torch.tensor(mask)
+    marked = candidates(Contrast(lambda _: values, lambda: values, None, lambda: marks))
+    assert marked is marks if told else marked is None
 
 
 def test_another_mask_is_refused() -> None:

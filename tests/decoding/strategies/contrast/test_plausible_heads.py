@@ -22,8 +22,10 @@ from decoding.capabilities.cuda_graphs import request_cuda_graphs
 from decoding.kernels.contrast import masked
 from decoding.models.structure import ModelStructure
 from decoding.strategies.contrast import base
-from decoding.strategies.contrast.base import Contrast, ContrastSession
+from decoding.strategies.contrast import scores as contrast_scores
 from decoding.strategies.contrast.readers import ReaderLogits
+from decoding.strategies.contrast.scores import Contrast
+from decoding.strategies.contrast.session import ContrastSession
 from decoding.stream.prepare import prepare_inputs
 
 GUIDANCE = [9, 40, 17, 23]
@@ -138,7 +140,9 @@ def test_where_many_tokens_are_plausible_each_reader_has_its_head_applied_once()
 # A soft-cap, a scale, a head that is the embeddings, attention in windows.
 @pytest.mark.parametrize("name", ["llama", "gemma2", "cohere", "gpt2", "mistral-sliding", "opt"])
 def test_every_kind_of_head(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "MOST_TOKENS", 1.0)  # a random model finds many tokens plausible, of a vocabulary of 120
+    monkeypatch.setattr(
+        contrast_scores, "MOST_TOKENS", 1.0
+    )  # a random model finds many tokens plausible, of a vocabulary of 120
     times = 12.0 if name == "cohere" else 3.0
     expert, amateur, inputs = sharper_model(name, 0, times), sharper_model(name, 7, times), random_batch()
     for strategy in (ContrastiveDecoding(amateur, beta=0.8), LOL(amateur, [1, 2], alpha=0.4)):
@@ -151,7 +155,7 @@ def test_every_kind_of_head(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_readers_of_one_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "MOST_TOKENS", 1.0)
+    monkeypatch.setattr(contrast_scores, "MOST_TOKENS", 1.0)
     model, inputs = adapted(sharper_model("llama")), random_batch(3)
     strategy = STRATEGIES[name]("liar")
     for options in FEW_SAMPLERS:
@@ -186,7 +190,7 @@ def test_an_amateur_of_a_shorter_vocabulary() -> None:
 
 def test_more_tokens_than_pay_take_the_whole_head(monkeypatch: pytest.MonkeyPatch) -> None:
     expert, amateur, _ = embedded()
-    monkeypatch.setattr(base, "MOST_TOKENS", 8 / expert.config.vocab_size)
+    monkeypatch.setattr(contrast_scores, "MOST_TOKENS", 8 / expert.config.vocab_size)
     strategy = ContrastiveDecoding(amateur)
     both(expert, batch(2), strategy, max_new_tokens=24)
     with products_of(amateur) as products:
@@ -210,7 +214,7 @@ class Forbidding(ContrastiveDecoding):
 
 
 def test_where_every_plausible_token_is_excluded_the_others_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "MOST_TOKENS", 1.0)
+    monkeypatch.setattr(contrast_scores, "MOST_TOKENS", 1.0)
     expert, amateur, inputs = sharper_model("llama", times=2.0), tiny_model("llama", 7), random_batch()
     strategy = Forbidding(amateur, alpha=0.7)
     both(expert, inputs, strategy)
