@@ -66,8 +66,8 @@ def after_first(text: Tensor) -> Tensor:
     return (text != NO_TOKEN).sum(-1) - 1
 
 
-def last_prefixes(text: Tensor, n: int) -> Tensor:
+def last_prefixes(text: Tensor, n: int, value: float = NO_TOKEN) -> Tensor:
     """(n, length) the last n prefixes of a text (length,), itself the last; they end in the last column, and before
-    them is :data:`NO_TOKEN`.
+    them is a value.
     """
-    return torch.nn.functional.pad(text, (n - 1, 0), value=NO_TOKEN).unfold(0, len(text), 1)
+    return torch.nn.functional.pad(text, (n - 1, 0), value=value).unfold(0, len(text), 1)

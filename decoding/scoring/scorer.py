@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -258,12 +259,15 @@ class SharedReaders:
         # Texts that are equal so far share a place, unless the prompt of one is longer.
         places, indices = torch.tensor(predicted).unique(dim=0, return_inverse=True)  # ascending
         positions, new_tokens = places.unbind(-1)
+        place_of_token = indices
         order = indices.argsort(stable=True)
         tokens, indices = torch.tensor(all_tokens)[order], indices[order]
         prefixes, starts = self._prefixes(texts)
         # Of the tokens predicted at one position, whose prefixes are equal, any has the prefix.
-        starts = starts[order[torch.searchsorted(indices, torch.arange(len(positions)))]]
+        first = order[torch.searchsorted(indices, torch.arange(len(positions)))]
+        starts = starts[first]
         prefixes, starts = prefixes.to(device), starts.to(device)
+        measures = _Measures(place_of_token, first, new_tokens)
         parts = []
         for start in range(0, len(positions), self.positions_at_once):
             end = min(start + self.positions_at_once, len(positions))
@@ -271,7 +275,8 @@ class SharedReaders:
             rows, chosen = (values[low:high].to(device) for values in (indices - start, tokens))
             input_ids = prefixes[starts[start:end]][None]  # (1, positions, length)
             here, new = (places.to(device)[None, start:end] for places in (positions, new_tokens))
-            parts.append(self._chosen_scores(outputs, here, new, input_ids, rows, chosen))
+            after = functools.partial(measures.strategy_at, start)
+            parts.append(self._chosen_scores(outputs, here, new, input_ids, rows, chosen, after))
         scores = torch.empty(len(self.strategies), 2, len(all_tokens), dtype=torch.float32, device="cpu")
         scores[..., order] = torch.cat(parts, dim=-1).clamp_min(self.scorer.floor).cpu()
         lengths = [len(continuation) for _, continuation in texts]
@@ -305,6 +310,7 @@ class SharedReaders:
         input_ids: Tensor,
         rows: Tensor,
         tokens: Tensor,
+        after: Callable[[ContrastStrategy, Mapping[str, ReaderLogits]], ContrastStrategy],
     ) -> Tensor:
         """(strategies, 2, n) normalized and raw scores of ``tokens`` (n,) at ``positions[0, rows]``.
 
@@ -315,6 +321,7 @@ class SharedReaders:
             input_ids: (1, positions, length) the text before each.
             rows: (n,) the place of each token.
             tokens: (n,).
+            after: from a strategy and its readers' logits to the strategy after what it measured before the places.
         """
         finals, early = self.streams.logits_at(outputs, positions[0], self.wanted)
         chosen = []
@@ -323,7 +330,8 @@ class SharedReaders:
                 role: ReaderLogits(finals[shared_role], self._exits(early, shared_role, exits, strategy.exit_norm))
                 for role, (shared_role, exits) in roles.items()
             }
-            scores = strategy.contrast_at(logits, input_ids, new_tokens).masked[0]  # (positions, vocab)
+            here = after(strategy, logits)
+            scores = here.contrast_at(logits, input_ids, new_tokens).masked[0]  # (positions, vocab)
             rows, tokens = rows.to(scores.device), tokens.to(scores.device)
             raw = scores[rows, tokens]
             normalized = raw - scores.logsumexp(-1)[rows]
@@ -340,6 +348,36 @@ class SharedReaders:
         wanted = self.wanted[role, norm]
         logits = early[role, norm]
         return logits if wanted == tuple(exits) else logits[[wanted.index(exit_) for exit_ in exits]]
+
+
+class _Measures:
+    """What strategies measure at the places of one pass, on which their scores at later places of a text depend.
+
+    Args:
+        places: (tokens,) the place that predicts each token, of all continuations one after the other. What comes
+            before a place in its text has a smaller number.
+        first: (places,) a token that each place predicts.
+        new_tokens: (places,) how many tokens of its continuation come before.
+    """
+
+    def __init__(self, places: Tensor, first: Tensor, new_tokens: Tensor) -> None:
+        self._places, self._first, self._new_tokens = places, first, new_tokens
+        self._known: dict[int, Tensor] = {}  # by the strategy's id, (places,)
+
+    def strategy_at(
+        self, start: int, strategy: ContrastStrategy, logits: Mapping[str, ReaderLogits]
+    ) -> ContrastStrategy:
+        """The strategy at the places from ``start`` on whose logits (1, n, vocab) these are; they come in order."""
+        if not strategy.measured_roles:
+            return strategy
+        measure = strategy.measure(logits)[0]  # (n,)
+        known = self._known.setdefault(id(strategy), measure.new_zeros(len(self._first)))
+        known[start : start + len(measure)] = measure
+        new_tokens = self._new_tokens[start : start + len(measure), None]
+        back = torch.arange(int(new_tokens.max()), -1, -1)
+        tokens = (self._first[start : start + len(measure), None] - back).clamp(min=0)
+        measures = known[self._places[tokens].to(known.device)]  # (n, 1 + most new tokens)
+        return strategy.after(measures.masked_fill((back > new_tokens).to(known.device), torch.nan)[None])
 
 
 class _Plain(ContrastStrategy):

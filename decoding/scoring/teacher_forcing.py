@@ -50,7 +50,8 @@ def teacher_forced(model: Any, input_ids: Tensor, strategy: ContrastStrategy, fl
         system message, the positions before the first message that it shares with the text mean nothing.
 
     Raises:
-        OptionError: a reader that reads from the prompt's last token on, or another prompt: a whole text has none.
+        OptionError: a reader that reads from the prompt's last token on, or another prompt: a whole text has none. Or a
+            measure at each token, as of a gate by quantile, of a reader with a system message.
         InputError: texts that are longer than :func:`longest_text`.
         ModelError: an encoder-decoder, or a reader whose logits are NaN.
     """
@@ -68,6 +69,11 @@ def teacher_forced(model: Any, input_ids: Tensor, strategy: ContrastStrategy, fl
             )
         if reader.change is not None:
             raise OptionError(f"the {reader.role} reads other inputs beside the text, and scoring has texts only")
+        if reader.system is not None and reader.role in strategy.measured_roles:
+            raise OptionError(
+                f"the {reader.role} reads its text as a chat's system message, so what {strategy.name} measures at the "
+                "first tokens of a whole text means nothing: score continuations of a prompt (decoding.score)"
+            )
     longest = _longest(model, readers)
     if longest is not None and length > longest:
         raise InputError(f"texts of {length} tokens: must be at most {longest}, to fit the contexts of all readers")
@@ -76,6 +82,7 @@ def teacher_forced(model: Any, input_ids: Tensor, strategy: ContrastStrategy, fl
     planes = sum(1 + len(reader.exits) for reader in readers)
     step = max(1, NUMBERS_AT_ONCE // (vocab * planes))
     scores = torch.empty(batch, length, vocab, dtype=torch.float32, device=input_ids.device)
+    measures = torch.empty(length if strategy.measured_roles else 0, dtype=torch.float32, device=input_ids.device)
     for row in range(batch):
         for start in range(0, length, step):
             end = min(start + step, length)
@@ -84,7 +91,11 @@ def teacher_forced(model: Any, input_ids: Tensor, strategy: ContrastStrategy, fl
                 logits |= group.reader_logits(row, start, end, strategy.exit_norm)
             prefixes = last_prefixes(input_ids[row, :end], end - start)
             positions = torch.arange(start, end, device=input_ids.device)
-            contrast = strategy.contrast_at(logits, prefixes[None], positions[None])
+            here = strategy
+            if strategy.measured_roles:
+                measures[start:end] = strategy.measure(logits)[0]
+                here = strategy.after(last_prefixes(measures[:end], end - start, torch.nan)[None])
+            contrast = here.contrast_at(logits, prefixes[None], positions[None])
             scores[row, start:end] = contrast.masked[0].log_softmax(-1).clamp_min(floor)
     return scores
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -13,21 +14,23 @@ from decoding.kernels.contrast.weighted import FORMS
 from decoding.kernels.truncation import p_less, top_n_sigma
 from decoding.parameters import require_choice, require_range
 from decoding.strategies.contrast.amateurs import check_reader, reader_text, second_reader
-from decoding.strategies.contrast.readers import EXPERT, Reader
-from decoding.strategies.contrast.system_messages import Placement, require_placement
-from decoding.strategies.contrast.terms import as_terms, change_readers
-from decoding.strategies.contrast.texts import least_rows
-from decoding.strategies.contrast.weighted import (
+from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
+from decoding.strategies.contrast.strengths import (
     Gate,
+    QuantileGate,
     Strength,
-    WeightedStrategy,
-    readers_with_expert,
+    measured,
+    quantile_gate,
     require_gate,
     require_strength,
     strength_of,
     strongest_other,
     tokens_of_gate,
 )
+from decoding.strategies.contrast.system_messages import Placement, require_placement
+from decoding.strategies.contrast.terms import as_terms, change_readers
+from decoding.strategies.contrast.texts import least_rows
+from decoding.strategies.contrast.weighted import WeightedStrategy, readers_with_expert
 
 __all__ = ["WeightedContrast"]
 
@@ -58,7 +61,9 @@ class WeightedContrast(WeightedStrategy):
             logits by role, (..., vocab) each, to (...). None is 1 everywhere.
         when: where the strength is not 0: "first 2" (new tokens), "confidence < 0.5" (the anchor's largest
             probability), "entropy > 2", "divergence > 0.1", or a function from the logits by role and the number of new
-            tokens (...) before each position to a bool (...). None is everywhere.
+            tokens (...) before each position to a bool (...). "confidence < quantile 0.2" compares with the measures at
+            the row's own earlier new tokens in the call: it is closed where there are fewer than 1/0.2 of them (of a
+            quantile q above a half, 1/(1 - q)). None is everywhere.
         tokenizer: the model's; for prompts given as text.
         placement: of a ``Prompt``'s text, see :class:`decoding.ContrastiveDecoding`.
 
@@ -162,5 +167,35 @@ class WeightedContrast(WeightedStrategy):
 
     def strength(self, logits: Mapping[str, Tensor], new_tokens: Tensor) -> Tensor | None:
         """What ``weight_by`` and ``when`` say."""
-        other = strongest_other(self.weights(), self.plausible) or EXPERT
-        return strength_of(self.weight_by, self.when, logits, self.plausible, other, new_tokens)
+        return strength_of(self.weight_by, self.when, logits, self.plausible, self._other, new_tokens)
+
+    @property
+    def measured_roles(self) -> frozenset[str]:
+        """The readers whose measure a gate compares with a quantile: the anchor, and of a divergence the other too."""
+        gate = quantile_gate(self.when)
+        if gate is None:
+            return frozenset()
+        return frozenset({self.plausible, self._other} if gate.measure == "divergence" else {self.plausible})
+
+    def measure(self, logits: Mapping[str, ReaderLogits]) -> Tensor:
+        """What the gate compares."""
+        finals = dict(zip(*self._summed(logits), strict=True))
+        return measured(self._quantile_gate.measure, finals, self.plausible, self._other)
+
+    def after(self, measures: Tensor) -> WeightedContrast:
+        """The contrast whose gate knows what was measured before."""
+        is_open = self._quantile_gate.is_open(measures)
+        known = copy.copy(self)  # whose fields are checked already: every step makes one
+        object.__setattr__(known, "when", lambda logits, _: is_open.to(logits[self.plausible].device))
+        return known
+
+    @property
+    def _quantile_gate(self) -> QuantileGate:
+        gate = quantile_gate(self.when)
+        assert gate is not None
+        return gate
+
+    @property
+    def _other(self) -> str:
+        """The reader that a divergence is from."""
+        return strongest_other(self.weights(), self.plausible) or EXPERT

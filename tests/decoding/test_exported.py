@@ -212,7 +212,7 @@ def test_what_would_leave_the_strategy_out_is_refused(exported, plain):
         "contrastive-decoding:amateur=prompt:Everybody says",
         "lol:amateur=induced,lower_layers=0.5,3,guidance=What is true.,refocus_weight=0.3",
         "contrastive-decoding:amateur=self:skip_layers=1-2;dropout=0.1,beta=0.8",
-        "weighted-contrast:terms=1.2*expert - 0.3*amateur - 0.4*induced + 0.2*prompt:Once upon,when=first 9",
+        "weighted-contrast:terms=1.2*expert - 0.3*amateur - 0.4*induced + .2*prompt:Once upon,when=entropy>quantile .3",
         "proxy-tuning:tuned=induced,untuned=amateur",
         "safe-decoding:safe=induced,first_tokens=9",
         "guidance:negative=Everybody says,scale=2",

@@ -59,6 +59,7 @@ MODULES = {
             "decoding.strategies.contrast.base",
             "decoding.strategies.contrast.session",
             "decoding.strategies.contrast.weighted",
+            "decoding.strategies.contrast.strengths",
             "decoding.strategies.contrast.readers",
             "decoding.strategies.stream_strategy",
             "decoding.generation.candidates",

@@ -93,6 +93,31 @@ class ContrastStrategy(Strategy):
         """
         return self.contrast(logits, input_ids)
 
+    @property
+    def measured_roles(self) -> frozenset[str]:
+        """The readers that :meth:`measure` depends on; empty where nothing is measured."""
+        return frozenset()
+
+    def measure(self, logits: Mapping[str, ReaderLogits]) -> Tensor:
+        """A number (...) of each position, on which the scores at later new tokens of the same text depend.
+
+        Args:
+            logits: see :meth:`contrast`; of other readers than :attr:`measured_roles` they may be those of an earlier
+                token.
+        """
+        raise NotImplementedError
+
+    def after(self, measures: Tensor) -> ContrastStrategy:
+        """The strategy at positions where it is known what was measured before, which is then asked for its scores.
+
+        It is called where :attr:`measured_roles` names a reader.
+
+        Args:
+            measures: (..., n) float32, of each text's new tokens in order, the last that of the position itself; NaN
+                where there is none. The state is the caller's: a session keeps it by call and row.
+        """
+        return self
+
     def parts(self, logits: Mapping[str, ReaderLogits], new_tokens: Tensor) -> ContrastParts:
         """What the scores of :meth:`contrast_at` are made of; arguments as there. Explanations show it.
 
@@ -124,8 +149,9 @@ class ContrastStrategy(Strategy):
         if self.lazy and self.contrasted_tokens is not None:
             session.may_end = self.contrasted_tokens, session.streams.groups_without(self.lasting_roles)
         if self.lazy and self.plausibility_roles is not None and _may_leave_out(generation_config):
-            session.may_wait = session.streams.groups_without(self.plausibility_roles)
-            session.may_select = self.tokenwise and session.streams.selects_tokens
+            session.may_wait = session.streams.groups_without(self.plausibility_roles | self.measured_roles)
+            tokenwise = self.tokenwise and not self.measured_roles  # a measure is taken from the logits of all tokens
+            session.may_select = tokenwise and session.streams.selects_tokens
         return session
 
     def opener(self, given: Mapping[str, Any], rescoring: bool = False) -> Callable[..., Session]:
@@ -142,7 +168,7 @@ class ContrastStrategy(Strategy):
     ) -> ContrastSession:
         """Open a session that is given the expert's logits, and reads as the expert only where it needs more."""
         readers = self.readers(model, input_ids.shape[0])
-        if not self._needs_own_expert(readers):
+        if not self._needs_own_expert(readers) and EXPERT not in self.measured_roles:
             readers = [reader for reader in readers if reader.role != EXPERT]
         return self._session(model, readers, input_ids, model_kwargs, generation_config, True, given)
 

@@ -16,6 +16,7 @@ from decoding.generation.session import Processed, Session
 from decoding.generation.unpadded_text import UnpaddedText
 from decoding.strategies.contrast.drafted_readers import DraftedReaders
 from decoding.strategies.contrast.fused_streams import MOST_UNREAD, FusedStreams
+from decoding.strategies.contrast.measures import MeasureHistory
 from decoding.strategies.contrast.parts import ContrastParts, named_parts
 from decoding.strategies.contrast.readers import EXPERT, ReaderLogits
 from decoding.strategies.contrast.scores import Contrast, are_few, candidates
@@ -31,6 +32,16 @@ class Formula(Protocol):
     def plausibility_roles(self) -> frozenset[str] | None:
         """The readers that plausibility depends on."""
 
+    @property
+    def measured_roles(self) -> frozenset[str]:
+        """The readers that a measure depends on."""
+
+    def measure(self, logits: Mapping[str, ReaderLogits]) -> Tensor:
+        """Return what later scores depend on."""
+
+    def after(self, measures: Tensor) -> Formula:
+        """Return the formula where it is known what was measured."""
+
     def contrast_at(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor, new_tokens: Tensor) -> Contrast:
         """Return the scores."""
 
@@ -44,7 +55,8 @@ class ContrastSession(Session):
     What cannot change the choice is left out:
 
     - Where plausibility leaves one token in every row, no contrast can change the choice. Groups of readers on which
-      plausibility does not depend are then left to read the text later, in one pass, once there is a choice again.
+      plausibility does not depend, nor what the strategy measures, are then left to read the text later, in one pass,
+      once there is a choice again.
     - Where only the first tokens of a text are contrasted, groups of readers that nothing depends on afterwards read no
       more.
     - Heads are applied for all tokens only to the readers that plausibility depends on; to the others, and to lower
@@ -78,10 +90,17 @@ class ContrastSession(Session):
         self._headless: dict[int, ForwardOutput] = {}  # by group: its head was applied for plausibility at most
         self._split: tuple[Any, Any, Any] = (None, None, None)
         self._drafted: DraftedReaders | None = None
+        self._place: tuple[int, Sequence[int]] | None = None  # that is looked at, of the drafts read last
+        self._measures = MeasureHistory() if strategy.measured_roles else None
         self._take(streams.prompt)
 
+    @property
+    def _formula(self) -> Formula:
+        """The strategy, after what it has measured so far."""
+        return self.strategy if self._measures is None else self.strategy.after(self._measures.measures)
+
     def _contrast(self, logits: Mapping[str, ReaderLogits], text: Tensor) -> Contrast:
-        return self.strategy.contrast_at(logits, text, self.text.new_tokens(text))
+        return self._formula.contrast_at(logits, text, self.text.new_tokens(text))
 
     def scores(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
         """The strategy's scores, processed, -inf where a token is not plausible."""
@@ -105,7 +124,7 @@ class ContrastSession(Session):
         self.may_wait, self.may_end, self.may_select = frozenset(), (0, frozenset()), False
         scores = self.scores(input_ids, logits_processor).float()
         text = self.text(input_ids)
-        parts = self.strategy.parts(self.reader_logits, self.text.new_tokens(text))
+        parts = self._formula.parts(self.reader_logits, self.text.new_tokens(text))
         changes = processor_changes(self._contrast(self.reader_logits, text).scores.to(scores.device), scores)
         if changes is not None:
             parts = replace(parts, terms={**parts.terms, "processors": (changes, 1.0)})
@@ -133,6 +152,8 @@ class ContrastSession(Session):
 
     def advance(self, tokens: Tensor) -> None:
         """Read the tokens as every reader that does not wait and is heard any more."""
+        if self._measures is not None:
+            self._measures.accept()
         contrasted, groups = self.may_end
         if groups and self.streams.step + 1 >= contrasted:
             self.streams.ended = groups
@@ -148,6 +169,8 @@ class ContrastSession(Session):
     def read_drafts(self, tokens: Tensor, processed: Processed) -> None:
         """Read (batch, n) tokens as every reader that does not wait."""
         assert self._drafted is not None, "read_drafts() without begin_drafts()"
+        if self._measures is not None and self._place is None:
+            self._measures.accept()  # the place after the prompt, which no draft was read for
         self._drafted.read(tokens, self.may_wait, self._whole_heads())
 
     def at(self, slot: int, rows: Sequence[int], lengths: Sequence[int]) -> None:
@@ -161,6 +184,8 @@ class ContrastSession(Session):
         """Keep the first tokens of each row."""
         assert self._drafted is not None
         self._drafted.accept(counts)
+        if self._measures is not None:
+            self._measures.accept(counts)
 
     def rewind_to(self, tokens: int) -> None:
         """Forget what is beyond a number of new tokens."""
@@ -170,6 +195,8 @@ class ContrastSession(Session):
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was."""
         self._apply_heads()
+        if self._measures is not None:
+            self._measures.reorder(rows)
         self.streams.reorder(rows)
         self.text.reorder(rows)
         self.reader_logits = {
@@ -198,15 +225,23 @@ class ContrastSession(Session):
         if EXPERT in read:
             self.output = self.streams.expert_output(outputs)
             self.logits = read[EXPERT].final
+        self._measure(0)
+
+    def _measure(self, place: int) -> None:
+        """Measure what later scores depend on, at a place of the last pass: the readers of it never wait."""
+        if self._measures is not None:
+            self._measures.look(self.strategy.measure(self.reader_logits), place)
 
     def _look(self) -> None:
         """Make what was read of drafts, at the place that is looked at, that which the next scores are made of."""
         assert self._drafted is not None
+        assert self._place is not None
         found = self._drafted.at(*self._place)
         self._headless = found.headless
         self.reader_logits |= {**found.logits, **self._with_finals(found.finals)}
         self.output = found.expert_output
         self.logits = self.reader_logits[EXPERT].final
+        self._measure(self._place[0])
 
     def _whole_heads(self) -> frozenset[str] | None:
         """The roles of readers whose heads are applied for all tokens; None for all readers."""

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
-from decoding.errors import OptionError, shown
 from decoding.generation.unpadded_text import after_first
-from decoding.kernels.contrast import divergence, entropy, weighted_contrast
+from decoding.kernels.contrast import weighted_contrast
 from decoding.strategies.contrast.amateurs import cut_to_shared, padded_to
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.parts import ContrastParts, ReaderWeights
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
+from decoding.strategies.contrast.strengths import of_positions
 
-__all__ = [
-    "Gate",
-    "Strength",
-    "WeightedStrategy",
-    "readers_with_expert",
-    "require_gate",
-    "require_strength",
-    "strength_of",
-    "strongest_other",
-    "tokens_of_gate",
-]
-
-Strength = str | Callable[[Mapping[str, Tensor]], Tensor]
-Gate = str | Callable[[Mapping[str, Tensor], Tensor], Tensor]
-
-STRENGTHS = ("jsd", "entropy")
-GATE = re.compile(r"first\s+(\d+)|(confidence|divergence|entropy)\s*([<>])\s*(\d*\.?\d+)")
+__all__ = ["WeightedStrategy", "readers_with_expert"]
 
 
 class WeightedStrategy(ContrastStrategy):
@@ -152,98 +135,7 @@ class WeightedStrategy(ContrastStrategy):
         if not self.has_strength:
             return None
         strength = self.strength(dict(zip(roles, finals, strict=True)), new_tokens.to(finals[0].device))
-        return None if strength is None else _of_positions(strength, finals[0], f"{self.name}: the strength")
-
-
-def _of_positions(given: Any, logits: Tensor, what: str) -> Tensor:
-    """Raise OptionError unless what a function returned is a tensor of one value for each of (..., vocab) logits."""
-    if isinstance(given, Tensor) and given.shape == logits.shape[:-1]:
-        return given
-    kind = f"has shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"is {shown(given)}"
-    raise OptionError(f"{what} {kind}; must be a tensor {tuple(logits.shape[:-1])}, a value for each position")
-
-
-def strongest_other(weights: Mapping[str, float], anchor: str) -> str | None:
-    """The role of the reader beside the anchor with the largest weight, whatever its sign; None without another."""
-    others = {role: abs(weight) for role, weight in weights.items() if role != anchor and weight != 0}
-    return max(others, key=lambda role: others[role]) if others else None
-
-
-def require_strength(name: str, value: Any) -> None:
-    """Raise OptionError unless a strength is None, "jsd", "entropy" or a function."""
-    if value is not None and value not in STRENGTHS and not callable(value):
-        raise OptionError(
-            f"{name}={shown(value)}: must be jsd (the divergence of the anchor from the other reader), entropy (of the "
-            "anchor), or a function from the readers' logits by role to a number for each position"
-        )
-
-
-def require_gate(name: str, value: Any) -> None:
-    """Raise OptionError unless a gate is None, a condition such as "first 2" or "confidence < 0.5", or a function."""
-    if value is not None and not callable(value) and not (isinstance(value, str) and GATE.fullmatch(value.strip())):
-        raise OptionError(
-            f"{name}={shown(value)}: must be a condition such as 'first 2' (new tokens), 'confidence < 0.5' (largest "
-            "probability of the anchor), 'entropy > 2' (of the anchor, in nats) or 'divergence > 0.1' (of the anchor "
-            "from the other reader, 0 to 1), or a function from the readers' logits by role and the numbers of new "
-            "tokens to a bool for each position"
-        )
-
-
-def tokens_of_gate(when: Any) -> int | None:
-    """The n of the gate "first n"; None for other gates."""
-    match = GATE.fullmatch(when.strip()) if isinstance(when, str) else None
-    return None if match is None or match[1] is None else int(match[1])
-
-
-def strength_of(
-    by: Strength | None, when: Gate | None, logits: Mapping[str, Tensor], anchor: str, other: str, new_tokens: Tensor
-) -> Tensor | None:
-    """The strength (...) that a measure and a gate give; None where there is neither.
-
-    Args:
-        by: see :func:`require_strength`.
-        when: see :func:`require_gate`; where it is False, the strength is 0.
-        logits: by role (..., vocab).
-        anchor: role of the anchor.
-        other: role of the reader that the divergence is from.
-        new_tokens: (...) the number of tokens between the prompt and each position.
-    """
-    strength = None
-    if by is not None:
-        strength = _called(by, logits, anchor) if callable(by) else _measured(by, logits, anchor, other)
-    if when is not None:
-        is_open = when(logits, new_tokens) if callable(when) else _is_open(when, logits, anchor, other, new_tokens)
-        is_open = _of_positions(is_open, logits[anchor], "what when returned").bool()
-        strength = is_open.float() if strength is None else strength * is_open
-    return strength
-
-
-def _called(by: Callable[[Mapping[str, Tensor]], Tensor], logits: Mapping[str, Tensor], anchor: str) -> Tensor:
-    strength = _of_positions(by(logits), logits[anchor], "what weight_by returned")
-    # Readers whose logits are NaN are named elsewhere.
-    if not bool(strength.isfinite().all()) and not any(bool(reader.isnan().any()) for reader in logits.values()):
-        raise OptionError(
-            f"what weight_by returned has {shown(strength[~strength.isfinite()][0].item())}; must be finite"
-        )
-    return strength
-
-
-def _is_open(when: str, logits: Mapping[str, Tensor], anchor: str, other: str, new_tokens: Tensor) -> Tensor:
-    match = GATE.fullmatch(when.strip())
-    assert match is not None
-    first, measure, sign, limit = match.groups()
-    if first is not None:
-        return new_tokens < int(first)
-    measured = _measured(measure, logits, anchor, other)
-    return measured > float(limit) if sign == ">" else measured < float(limit)
-
-
-def _measured(measure: str, logits: Mapping[str, Tensor], anchor: str, other: str) -> Tensor:
-    if measure == "confidence":
-        return logits[anchor].float().softmax(-1).amax(-1)
-    if measure == "entropy":
-        return entropy(logits[anchor])
-    return divergence(logits[anchor], logits[other])
+        return None if strength is None else of_positions(strength, finals[0], f"{self.name}: the strength")
 
 
 def readers_with_expert(readers: Sequence[Reader]) -> list[Reader]:

@@ -112,7 +112,7 @@ def test_an_option_of_the_generation_config_gives_the_tokens_of_generate_with_it
     [
         "guidance:negative=w9 w8,scale=2.5",
         "guidance",
-        "weighted-contrast:terms=2*expert - 1*instead:w9 w8,alpha=none,form=log_probs,when=first 4",
+        "weighted-contrast:terms=2*expert - 1*instead:w9 w8,alpha=none,form=log_probs,when=entropy<quantile .6",
         "weighted-contrast:terms=2*expert - 1*self:skip_layers=1;dropout=0.5,plausible=reader 2,weight_by=entropy",
         "documents:documents=w9 w8;w7,none_weight=1.0,document_weight=1.0",
         "adaptive-context:context=w9 w8,floor=0.5",

@@ -25,6 +25,7 @@ SPECS = [
     "weighted-contrast:terms=1.5*expert - 0.5*instead:What is 3*4 - or 2?,alpha=none",
     "weighted-contrast:terms=-.1234567*./small + 1e-07*last-token + 1*self:mask_heads=1.0+1.3,plausible=reader 2",
     "weighted-contrast:terms=2*expert - 1*prompt:Lie.,weight_by=jsd,when=first 3,form=log_probs",
+    "weighted-contrast:terms=2*expert - 1*last-token,when=divergence > quantile 0.8",
     "guidance:negative=Be dull, please.,scale=2.0",
     "documents:documents=A, and B;C",
     "masked-heads:heads=3.1+0.0,beta=0.5",
