@@ -15,11 +15,12 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from decoding.cache.growing import grow_in_place, layers_of, self_attention_cache
-from decoding.cache.layer_kinds import is_recurrent, kind_of
+from decoding.cache.layer_kinds import can_share_prefix, is_recurrent, kind_of
 from decoding.cache.module_states import as_model_cache
 from decoding.cache.quantised import is_quantised
 from decoding.errors import InputError, ModelError
 from decoding.models.row_variants import RowVariants
+from decoding.models.text_config import placeholder_tokens
 from decoding.stream.cuda_graph_steps import CudaGraphSteps, GraphPlan
 from decoding.stream.forked_rows import ForkedBranches
 from decoding.stream.output import ForwardOutput, joined, reordered
@@ -235,6 +236,28 @@ class Stream(BatchState):
                 raise ModelError(f"{type(self.model).__name__} cannot read drafts: it has no shared prefix ({reason})")
             self.rows = SeparateRows(self, self.generation_config.max_length)
         return self.rows
+
+    @property
+    def can_drop_rows(self) -> bool:
+        """True where :meth:`keep_rows` is allowed: text alone, a cache of attention layers, no captured steps."""
+        return (
+            self.graph_steps is None
+            and self.rows is None
+            and not placeholder_tokens(self.model)
+            and (bool(self.recompute_reason) or (can_share_prefix(self.cache) and not is_quantised(self.cache)))
+        )
+
+    def keep_rows(self, rows: Tensor, variants: RowVariants | None) -> None:
+        """Forget all rows but some, which go on as they are. The prompt's output stays that of all rows.
+
+        Args:
+            rows: (kept,) their indices.
+            variants: how each of them is read; None for the model as it is.
+        """
+        self.drop()
+        self.reorder(rows)
+        self.batch = len(rows)
+        self.passes.variants = variants
 
     # --- what strategies ask beside the verbs ----------------------------------------------------------------------
 

@@ -147,7 +147,7 @@ class ContrastStrategy(Strategy):
         readers = self.readers(model, input_ids.shape[0])
         session = self._session(model, readers, input_ids, model_kwargs, generation_config, restorable, given)
         if self.lazy and self.contrasted_tokens is not None:
-            session.may_end = self.contrasted_tokens, session.streams.groups_without(self.lasting_roles)
+            session.may_end = self.contrasted_tokens, self.lasting_roles
         if self.lazy and self.plausibility_roles is not None and _may_leave_out(generation_config):
             session.may_wait = session.streams.groups_without(self.plausibility_roles | self.measured_roles)
             tokenwise = self.tokenwise and not self.measured_roles  # a measure is taken from the logits of all tokens

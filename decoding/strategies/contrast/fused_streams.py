@@ -75,6 +75,7 @@ class FusedStreams:
         self.groups: list[ReaderGroup] = []
         self.unread: dict[int, list[Tensor]] = {}
         self.ended: frozenset[int] = frozenset()
+        self._all_readers = list(readers)
         call = Call(model, input_ids, model_kwargs, generation_config, given or {}, restorable)
         try:
             for group in open_groups(call, readers, fuse):
@@ -90,7 +91,7 @@ class FusedStreams:
 
     @property
     def readers(self) -> list[Reader]:
-        """All readers, those of the expert's group first."""
+        """All readers that have not ended in a group that reads on, those of the expert's group first."""
         return [reader for group in self.groups for reader in group.readers]
 
     def groups_without(self, roles: Collection[str]) -> frozenset[int]:
@@ -98,6 +99,25 @@ class FusedStreams:
         return frozenset(
             i for i, group in enumerate(self.groups) if not any(reader.role in roles for reader in group.readers)
         )
+
+    @torch.no_grad()
+    def end_readers(self, lasting: Collection[str]) -> frozenset[int]:
+        """Let readers read no more, but for the expert and those that have one of these roles.
+
+        Whole groups end, and the rows of readers in a group that reads on, where they can be dropped from its cache.
+
+        Returns:
+            Indices of the groups in which a reader has ended.
+        """
+        roles = {EXPERT, *lasting}
+        self.ended = self.groups_without(roles)
+        changed = set(self.ended)
+        for index, group in enumerate(self.groups):
+            if index not in self.ended:
+                self.groups[index] = group.with_lasting(roles, self._all_readers)
+                if self.groups[index] is not group:
+                    changed.add(index)
+        return frozenset(changed)
 
     @torch.no_grad()
     def extend(self, tokens: Tensor, waiting: Collection[int] = ()) -> dict[int, ForwardOutput]:
@@ -249,7 +269,7 @@ class FusedStreams:
         """The expert's cache, fit to be continued by plain ``generate``."""
         group = next(group for group in self.groups if group.readers[0].role == EXPERT)
         cache = group.stream.close()
-        if len(group.readers) > 1:
+        if len(group.readers) > 1 or group.padding[0] > 0:
             for layer in layers_of(cache):
                 for name in ("keys", "values"):
                     entries = getattr(layer, name)

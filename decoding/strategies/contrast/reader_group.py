@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -152,6 +152,26 @@ class ReaderGroup:
         """Make row i of each reader what its row ``rows[i]`` was."""
         rows = rows.to(self.stream.input_ids.device)
         self.stream.reorder(torch.cat([rows + i * self.head.batch for i in range(len(self.readers))]))
+
+    def with_lasting(self, roles: Collection[str], all_readers: Sequence[Reader]) -> ReaderGroup:
+        """The group without the readers that have none of these roles, whose rows are read no more.
+
+        It is the same group where rows cannot be dropped, or lower layers are read for these alone.
+
+        Args:
+            roles: at least one of its readers has one of them.
+            all_readers: of the strategy.
+        """
+        kept = [i for i, reader in enumerate(self.readers) if reader.role in roles]
+        head = replace(self.head, readers=[self.readers[i] for i in kept])
+        if len(kept) == len(self.readers) or head.exits != self.head.exits or not self.stream.can_drop_rows:
+            return self
+        batch = self.head.batch
+        rows = torch.cat([torch.arange(i * batch, (i + 1) * batch) for i in kept])
+        has_own_weights = head.readers[0].model is not None
+        variants = None if has_own_weights else row_variants(head.model, head.readers, all_readers, batch)
+        self.stream.keep_rows(rows.to(self.stream.input_ids.device), variants)
+        return replace(self, head=head, padding=[self.padding[i] for i in kept])
 
     def reader_logits(
         self, output: ForwardOutput, final_norm: bool, tokens: Tensor | None = None

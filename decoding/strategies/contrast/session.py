@@ -57,8 +57,7 @@ class ContrastSession(Session):
     - Where plausibility leaves one token in every row, no contrast can change the choice. Groups of readers on which
       plausibility does not depend, nor what the strategy measures, are then left to read the text later, in one pass,
       once there is a choice again.
-    - Where only the first tokens of a text are contrasted, groups of readers that nothing depends on afterwards read no
-      more.
+    - Where only the first tokens of a text are contrasted, readers that nothing depends on afterwards read no more.
     - Heads are applied for all tokens only to the readers that plausibility depends on; to the others, and to lower
       layers, for the plausible tokens alone. The constants of softmax over all tokens are then unknown. They add the
       same to every score of a row, which changes neither the largest score nor the probabilities.
@@ -70,8 +69,8 @@ class ContrastSession(Session):
 
     Attributes:
         may_wait: indices of the groups of readers that may be left to read later; none unless it is set.
-        may_end: the number of new tokens after which some groups of readers read no more, and the indices of these
-            groups; none unless it is set.
+        may_end: the number of new tokens after which readers end, and the roles of those that last; None where all do,
+            and once they have ended.
         may_select: whether heads may be applied for plausible tokens alone; False unless it is set. It is done where
             nothing but samplers sees the scores.
         reader_logits: by role, after the last token; of readers that wait, and of those whose heads are yet to be
@@ -83,7 +82,7 @@ class ContrastSession(Session):
         self.streams = streams
         self.text = text
         self.may_wait: frozenset[int] = frozenset()
-        self.may_end: tuple[int, frozenset[int]] = (0, frozenset())
+        self.may_end: tuple[int, frozenset[str]] | None = None
         self.may_select = False
         self.reader_logits: dict[str, ReaderLogits] = {}
         self._selects = False
@@ -121,7 +120,7 @@ class ContrastSession(Session):
 
     def score_parts(self, input_ids: Tensor, logits_processor: Any) -> ScoreParts:
         """The scores, with the logits of every reader and its weight: no reader waits or ends any more."""
-        self.may_wait, self.may_end, self.may_select = frozenset(), (0, frozenset()), False
+        self.may_wait, self.may_end, self.may_select = frozenset(), None, False
         scores = self.scores(input_ids, logits_processor).float()
         text = self.text(input_ids)
         parts = self._formula.parts(self.reader_logits, self.text.new_tokens(text))
@@ -151,13 +150,14 @@ class ContrastSession(Session):
         return contrast.apply_plausibility(contrast.scores.to(scores.device) + (change - shift))
 
     def advance(self, tokens: Tensor) -> None:
-        """Read the tokens as every reader that does not wait and is heard any more."""
+        """Read the tokens as every reader that neither waits nor has ended."""
         if self._measures is not None:
             self._measures.accept()
-        contrasted, groups = self.may_end
-        if groups and self.streams.step + 1 >= contrasted:
-            self.streams.ended = groups
-            self._headless = {index: output for index, output in self._headless.items() if index not in groups}
+        if self.may_end is not None and self.streams.step + 1 >= self.may_end[0]:
+            changed = self.streams.end_readers(self.may_end[1])
+            # What is not computed of their last output is of no use: lasting readers are read again.
+            self._headless = {index: output for index, output in self._headless.items() if index not in changed}
+            self.may_end = None
         self._take(self.streams.extend(tokens, self.may_wait))
         if any(len(unread) >= MOST_UNREAD for unread in self.streams.unread.values()):
             self._take(self.streams.catch_up())
