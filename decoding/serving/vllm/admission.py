@@ -1,10 +1,14 @@
 """Whether an engine takes a request, which vLLM asks a class of processors where requests enter.
 
 The class knows nothing of the engine that asks. So each engine has one of its own, which its configuration names.
+Engines without strategies have none, and vLLM asks them the class of this library's entry point alone. It loads that
+class for each list of processors, right before those that a configuration names: so each list has an entry class of its
+own, and the one that no admission is loaded behind refuses strategies.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -26,7 +30,7 @@ from decoding.serving.vllm.requests import (
 )
 from decoding.serving.vllm.second_prompts import check_second_prompt
 
-__all__ = ["admission_of", "check", "fields_of", "scores_prompt"]
+__all__ = ["Entrance", "admission_of", "fields_of", "scores_prompt"]
 
 PREFIX = "AdmissionTo"
 
@@ -34,6 +38,49 @@ PREFIX = "AdmissionTo"
 def admission_of(instance_id: str) -> str:
     """The name by which vLLM's configuration has the class of an engine."""
     return f"{__name__}:{PREFIX}{instance_id}"
+
+
+class Loading(threading.local):
+    """The list of processors that this thread loads.
+
+    Attributes:
+        entrance: its entry class; None where an admission was loaded behind it.
+    """
+
+    entrance: type[Entrance] | None = None
+
+
+LOADING = Loading()
+
+
+class Entrance:
+    """Base of the entry class, which checks the requests of engines that have no admission."""
+
+    is_admitted: ClassVar[bool] = False
+
+    @classmethod
+    def loaded(cls) -> type[Any]:
+        """A class of its own for the list of processors that is being loaded."""
+        LOADING.entrance = type(cls.__name__, (cls,), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+        return LOADING.entrance
+
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
+        """Raise OptionError for a request that the engine does not serve; vLLM makes HTTP 400 of it.
+
+        Beside engines without strategies, those with drafts on the V1 runner have no admission, since vLLM has no
+        further processors there. An engine of either sort may ask where both are in one process.
+        """
+        if cls.is_admitted:
+            return
+        fixed = [engine for engine in ENGINES.values() if engine.has_one_strategy]
+        if fixed:
+            check(sampling_params, fixed[-1])
+        elif (fields := fields_of(sampling_params)) is not None:
+            raise OptionError(
+                f"strategy={fields[STRATEGY]!r}: this engine serves no strategies; start it as "
+                "`decoding serve --engine vllm` does, with an architecture Contrast..."
+            )
 
 
 class Admission(ProcessorV1, ProcessorV2):
@@ -70,6 +117,8 @@ def __getattr__(name: str) -> Any:
     """The class of an engine, by :func:`admission_of`."""
     if not name.startswith(PREFIX):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if (entrance := LOADING.entrance) is not None:
+        entrance.is_admitted, LOADING.entrance = True, None
     return type(name, (Admission,), {"__module__": __name__, "instance_id": name.removeprefix(PREFIX)})
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from vllm.v1.worker.gpu.model_states import resolve_model_state_cls
 
 from decoding.serving.vllm.groups import groups_in_batch, share_tokens
-from decoding.serving.vllm.processor import FirstStage, StrategyProcessor
+from decoding.serving.vllm.processor import FirstStage, Processor
 
 __all__ = ["model_state_class"]
 
@@ -27,7 +27,7 @@ def model_state_class(model: Any, own: Callable[[], Any] | None) -> type[Any]:
             custom = super().custom_sampler(sampler)
             chosen = sampler if custom is None else custom[0]
             for processor in list(chosen.logits_processors):
-                if isinstance(processor, StrategyProcessor):
+                if isinstance(processor, Processor):
                     self._strategies = processor
                     chosen.logits_processors.insert(0, FirstStage(processor))
             return custom

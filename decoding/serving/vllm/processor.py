@@ -15,35 +15,18 @@ from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.sample.logits_processor.interface import LogitsProcessor as ProcessorV1
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as ProcessorV2
 
-from decoding.errors import OptionError
-from decoding.serving.vllm.admission import check, fields_of, scores_prompt
-from decoding.serving.vllm.engines import ENGINES, MODELS
+from decoding.serving.vllm.admission import Entrance, fields_of, scores_prompt
+from decoding.serving.vllm.engines import MODELS
 from decoding.serving.vllm.groups import Entry, Member, groups_in_batch
-from decoding.serving.vllm.requests import GROUP, STRATEGY, PlainRequest, requested
+from decoding.serving.vllm.requests import GROUP, PlainRequest, requested
 from decoding.serving.vllm.rows import RowReaders, Rows, grouped
 from decoding.serving.vllm.search import leave_one
 
-__all__ = ["StrategyProcessor", "contrast"]
+__all__ = ["FirstStage", "Processor", "contrast"]
 
 
-class StrategyProcessor(ProcessorV1, ProcessorV2):
-    """The entry point of group ``vllm.logits_processors``."""
-
-    @classmethod
-    def validate_params(cls, sampling_params: SamplingParams) -> None:
-        """Raise OptionError for what no engine of this process serves; vLLM makes HTTP 400 of it.
-
-        Engines check their requests themselves (:mod:`decoding.serving.vllm.admission`), but for those with drafts on
-        the V1 runner, where vLLM has no further processors.
-        """
-        fields = fields_of(sampling_params)
-        if ENGINES and all(engine.has_one_strategy for engine in ENGINES.values()):
-            check(sampling_params, next(reversed(ENGINES.values())))
-        if fields is not None and not ENGINES:
-            raise OptionError(
-                f"strategy={fields[STRATEGY]!r}: this engine serves no strategies; start it as "
-                "`decoding serve --engine vllm` does, with an architecture Contrast..."
-            )
+class Processor(Entrance, ProcessorV1, ProcessorV2):
+    """The base of ``StrategyProcessor``, the entry point of group ``vllm.logits_processors``."""
 
     def __init__(self, vllm_config: Any, device_or_states: Any, pin_memory: bool | None = None) -> None:
         self._engine: str = vllm_config.instance_id
@@ -145,10 +128,17 @@ class StrategyProcessor(ProcessorV1, ProcessorV2):
         return logits
 
 
-class FirstStage(ProcessorV2):
-    """The V2 runner's first processor, which puts the scores of a :class:`StrategyProcessor` in place of logits."""
+def __getattr__(name: str) -> Any:
+    """``StrategyProcessor``: a class of its own for each list of processors that vLLM loads."""
+    if name != "StrategyProcessor":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return Processor.loaded()
 
-    def __init__(self, strategies: StrategyProcessor) -> None:
+
+class FirstStage(ProcessorV2):
+    """The V2 runner's first processor, which puts the scores of a :class:`Processor` in place of logits."""
+
+    def __init__(self, strategies: Processor) -> None:
         self._strategies = strategies
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:

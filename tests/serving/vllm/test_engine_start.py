@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
+from vllm.v1.worker.gpu.sample.logits_processor import build_custom_logits_processors_params_validator
 from vllm_engines import AMATEUR, CASES, PROMPTS, continuation, engine, new_tokens, sampling
 
 from decoding.serving.vllm.engines import ENGINES
@@ -133,11 +134,29 @@ def test_two_engines_in_one_process_serve_what_is_their_own() -> None:
 
 
 def test_other_engines_are_left_alone() -> None:
-    """A plain engine decodes as ever beside the plug-in, and refuses strategies."""
-    with engine(hf_overrides={}, additional_config={}) as llm:
-        assert new_tokens(llm, PROMPTS[:3], sampling(None)) == [continuation(None, prompt) for prompt in PROMPTS[:3]]
-        with pytest.raises(VLLMValidationError, match="this engine serves no strategies"):
+    """A plain engine decodes as ever beside the plug-in, and refuses strategies, alone and beside one that has them."""
+    right = [continuation(None, prompt, 4) for prompt in PROMPTS[:3]]
+
+    def check_plain(llm: Any) -> None:
+        assert new_tokens(llm, PROMPTS[:3], sampling(None, 4)) == right
+        with pytest.raises(VLLMValidationError, match=r"^strategy='dola': this engine serves no strategies"):
             llm.generate(PROMPTS[:1], sampling(CASES["dola"], 4), use_tqdm=False)
+
+    with engine(hf_overrides={}, additional_config={}) as plain:
+        check_plain(plain)
+        with engine(amateur=None, contrast={"layers": [1, 2, 3]}) as served:
+            contrasted = [continuation(CASES["dola"].strategy, prompt, 4) for prompt in PROMPTS[:3]]
+            for _ in range(2):
+                assert new_tokens(served, PROMPTS[:3], sampling(CASES["dola"], 4)) == contrasted
+                check_plain(plain)
+            # The V2 runner's engines load and ask the same classes.
+            of_v2, of_plain = (
+                build_custom_logits_processors_params_validator(llm.llm_engine.model_config.logits_processors)
+                for llm in (served, plain)
+            )
+            of_v2(sampling(CASES["dola"], 4))
+            with pytest.raises(VLLMValidationError, match=r"^strategy='dola': this engine serves no strategies"):
+                of_plain(sampling(CASES["dola"], 4))
 
 
 OLD_TRANSFORMERS = """
