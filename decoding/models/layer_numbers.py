@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from decoding.errors import OptionError, shown
+from decoding.parameters import plain_numbers
 
-__all__ = ["dola_layers", "layer_numbers", "matching_numbers", "require_layers"]
+__all__ = ["chosen_layers", "deco_layers", "dola_layers", "layer_numbers", "matching_numbers", "require_layers"]
+
+
+def chosen_layers(layers: Any) -> tuple[int | float, ...] | None:
+    """The layers of a strategy's parameter ``layers``, as numbers or shares; None where it leaves them to the strategy.
+
+    Raises:
+        OptionError: they are none, or no numbers or shares.
+    """
+    if layers is None:
+        return None
+    given = plain_numbers(layers)
+    given = [given] if isinstance(given, (int, float)) else given
+    require_layers("layers", given)
+    if not given:
+        raise OptionError(f"layers={shown(layers)}: must be at least one layer, or None for the strategy's own choice")
+    return tuple(given)
 
 
 def layer_numbers(layers: Sequence[int | float], depth: int) -> tuple[int, ...]:
@@ -33,6 +51,12 @@ def dola_layers(bucket: str, depth: int, tied: bool) -> tuple[int, ...]:
     if start == depth // 2:
         return (start,)
     return tuple(range(start, depth // 2 if depth <= 40 else 20, 2))
+
+
+def deco_layers(depth: int) -> tuple[int, ...]:
+    """DeCo's lower layers, ascending: from 20/32 to 28/32 of the depth, the layers of its paper's models of 32."""
+    first, last = (min(round(share * depth), depth - 1) for share in (20 / 32, 28 / 32))
+    return tuple(range(first, last + 1))
 
 
 def require_layers(name: str, layers: Sequence[int | float]) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from decoding.errors import ModelError, OptionError, shown
-from decoding.models.layer_numbers import layer_numbers, matching_numbers, require_layers
+from decoding.errors import ModelError
+from decoding.models.layer_numbers import layer_numbers, matching_numbers
 from decoding.models.structure import inspect_model
-from decoding.parameters import plain_numbers
 
-__all__ = ["chosen_layers", "depth_of", "exits_of", "matching_exits"]
+__all__ = ["depth_of", "exits_of", "matching_exits"]
 
 
 def depth_of(model: Any) -> int:
@@ -23,22 +22,6 @@ def depth_of(model: Any) -> int:
     if layers is None:
         raise ModelError(f"{type(model).__name__}: its decoder layers were not found")
     return len(layers)
-
-
-def chosen_layers(layers: Any) -> tuple[int | float, ...] | None:
-    """The layers of a strategy's parameter ``layers``, as numbers or shares; None where it leaves them to the strategy.
-
-    Raises:
-        OptionError: they are none, or no numbers or shares.
-    """
-    if layers is None:
-        return None
-    given = plain_numbers(layers)
-    given = [given] if isinstance(given, (int, float)) else given
-    require_layers("layers", given)
-    if not given:
-        raise OptionError(f"layers={shown(layers)}: must be at least one layer, or None for the strategy's own choice")
-    return tuple(given)
 
 
 def exits_of(model: Any, layers: Sequence[int | float]) -> tuple[int, ...]:

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from decoding.errors import OptionError
-from decoding.generation.candidates import candidate_mask, check_in_vocabulary, top_candidates
-from decoding.models.layers import chosen_layers, depth_of, exits_of
+from decoding.generation.candidates import check_in_vocabulary
+from decoding.kernels.candidates import candidate_mask
+from decoding.kernels.layer_correction import corrected, probable_tokens, surest_exit
+from decoding.models.layer_numbers import chosen_layers, deco_layers
+from decoding.models.layers import depth_of, exits_of
 from decoding.parameters import require_count, require_number, require_range
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.parts import ContrastParts, ReaderWeights
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 
-__all__ = ["DeCo", "corrected"]
-
-FIRST, LAST = 20 / 32, 28 / 32  # of the depth: the layers of the paper's models of 32 layers
+__all__ = ["DeCo"]
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,7 @@ class DeCo(ContrastStrategy):
         """The expert, which exits at the lower layers too."""
         layers: Sequence[int | float] | None = self.layers
         if layers is None:
-            depth = depth_of(model)
-            layers = range(min(round(FIRST * depth), depth - 1), min(round(LAST * depth), depth - 1) + 1)
+            layers = deco_layers(depth_of(model))
         return [Reader(EXPERT, exits=exits_of(model, layers))]
 
     def contrast(self, logits: Mapping[str, ReaderLogits], input_ids: Tensor) -> Contrast:
@@ -101,41 +101,4 @@ class DeCo(ContrastStrategy):
         """The final logits (..., vocab) float32, those of the exits, tokens (..., k), and which are candidates."""
         final, exits = logits[EXPERT].final.float(), logits[EXPERT].exits
         assert exits is not None
-        probabilities, tokens = top_candidates(final.softmax(-1), self.threshold_top_k)
-        before = torch.nn.functional.pad(probabilities.cumsum(-1)[..., :-1], (1, 0))
-        return final, exits, tokens, before < self.threshold_top_p
-
-
-def corrected(final: Tensor, exits: Tensor, tokens: Tensor, is_candidate: Tensor, alpha: float) -> Tensor:
-    """Add the logits of the layer that is surest of a candidate, by how sure it is.
-
-    Args:
-        final: (..., vocab) float32, logits of the final layer.
-        exits: (layers, ..., vocab), those of the lower layers, any float dtype.
-        tokens: (..., k) token ids.
-        is_candidate: (..., k) which of them are candidates, one at least.
-        alpha: α >= 0.
-
-    Returns:
-        (..., vocab) float32: l_N + α·c·l_i, i the first of equally sure layers and c its largest probability of a
-        candidate; -inf where either layer excludes a token.
-    """
-    if alpha == 0:
-        return final
-    log_c, chosen = surest_exit(exits, tokens, is_candidate)
-    lower = torch.take_along_dim(exits, chosen.to(exits.device)[None, ..., None], dim=0)[0].to(final.device)
-    scores = final + (alpha * log_c.exp())[..., None] * lower.float()
-    return scores.masked_fill(lower == -torch.inf, -torch.inf)  # 0 · -inf is NaN
-
-
-def surest_exit(exits: Tensor, tokens: Tensor, is_candidate: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest log-probability (...) that a lower layer gives a candidate, and the index (...) of the first such
-    layer; arguments as in :func:`corrected`.
-    """
-    log_probs = []
-    for layer in exits:  # one after the other: logits of all layers in float32 would be as large again, or twice
-        lower = layer.to(tokens.device, torch.float32)
-        best = lower.gather(-1, tokens).masked_fill(~is_candidate, -torch.inf).amax(-1)
-        log_probs.append(best - lower.logsumexp(-1))
-    log_c, chosen = torch.stack(log_probs).max(0)
-    return log_c, chosen
+        return final, exits, *probable_tokens(final, self.threshold_top_p, self.threshold_top_k)

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from decoding.generation.candidates import TopKStrategy, top_candidates
+from decoding.generation.candidates import TopKStrategy
 from decoding.generation.score_parts import ScoreParts, candidate_parts
 from decoding.generation.session import StreamSession
+from decoding.kernels.candidates import top_candidates
 from decoding.parameters import require_count, require_range
 from decoding.strategies.stream_strategy import StreamStrategy
 from decoding.stream.stream import Stream

@@ -42,7 +42,7 @@ from decoding.kernels.contrast.naive import (
     weighted_contrast_naive,
 )
 from decoding.kernels.contrast.settings import Setting, require_one_a_row
-from decoding.kernels.contrast.weighted import FORMS, divergence, entropy, weighted_contrast_eager
+from decoding.kernels.contrast.weighted import FORMS, divergence, drawn_to_first, entropy, weighted_contrast_eager
 
 __all__ = [
     "contrast_log_probs",
@@ -50,6 +50,7 @@ __all__ = [
     "contrast_logits",
     "contrast_logits_naive",
     "divergence",
+    "drawn_to_first",
     "entropy",
     "fuse_by_entropy",
     "fuse_statically",

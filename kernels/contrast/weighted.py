@@ -11,7 +11,7 @@ from torch import Tensor
 from decoding.kernels.contrast.eager import masked
 from decoding.kernels.contrast.settings import Setting, column
 
-__all__ = ["FORMS", "divergence", "entropy", "weighted_contrast_eager"]
+__all__ = ["FORMS", "divergence", "drawn_to_first", "entropy", "weighted_contrast_eager"]
 
 FORMS = ("logits", "log_probs")
 
@@ -46,6 +46,22 @@ def weighted_contrast_eager(
             total += scores * weight
     total.masked_fill_(excluded, -torch.inf)  # against another infinity the sum is none
     return masked(total, first, alpha)
+
+
+def drawn_to_first(weights: Sequence[float], strength: Tensor) -> list[Setting]:
+    """Draw the weights of readers towards the first reader alone, by a strength f for each row.
+
+    The weighted sum is then s_first + f·(Σ w·s - s_first).
+
+    Args:
+        weights: of each reader at strength 1.
+        strength: (...) f; 0 leaves the first reader alone.
+
+    Returns:
+        The weights (...) of each reader.
+    """
+    first, *others = weights
+    return [1 + strength * (first - 1), *(strength * weight for weight in others)]
 
 
 def entropy(logits: Tensor) -> Tensor:

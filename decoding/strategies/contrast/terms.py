@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,11 +10,11 @@ from typing import Any
 from decoding.errors import OptionError, shown
 from decoding.parameters import plain_number
 from decoding.strategies.contrast.reader_kinds import EXPERT, as_kind
+from decoding.strategies.contrast.terms_text import terms_in_text
 
 __all__ = ["Term", "Terms", "as_terms", "change_readers"]
 
-# A weight begins the text, or follows a sign between spaces: a prompt may have a product such as 3*4 in it.
-WRITTEN = re.compile(r"(?:^\s*([+-]?)\s*|\s([+-])\s+)(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*\*")
+
 EXPECTED = "must be readers with weights, such as [('expert', 1.5), (Self(skip_layers=[8, 9]), -0.5)], or as text "
 EXPECTED += "'1.5*expert - 0.5*self:skip_layers=8-9'"
 
@@ -59,7 +58,7 @@ def as_terms(given: Any) -> Terms:
     """
     if isinstance(given, Terms):
         return given
-    pairs = _from_text(given) if isinstance(given, str) else given
+    pairs = terms_in_text(given, EXPECTED) if isinstance(given, str) else given
     if not isinstance(pairs, Sequence) or isinstance(pairs, (str, bytes)) or not pairs:
         raise OptionError(f"terms={shown(given)}: {EXPECTED}")
     terms = [_term(number, pair) for number, pair in enumerate(pairs, 1)]
@@ -82,17 +81,6 @@ def _term(number: int, pair: Any) -> Term:
     if not isinstance(role, str) or not role.strip():
         raise OptionError(f"terms: the role of reader {number} is {shown(role)}; must be a name")
     return Term(reader, float(weight), role)
-
-
-def _from_text(text: str) -> list[tuple[str, float]]:
-    starts = list(WRITTEN.finditer(text))
-    if not starts or text[: starts[0].start()].strip():
-        raise OptionError(f"terms={text!r}: {EXPECTED}")
-    ends = [*(start.start() for start in starts[1:]), len(text)]
-    return [
-        (text[start.end() : end].strip(" "), float(start[3]) * (-1 if "-" in (start[1], start[2]) else 1))
-        for start, end in zip(starts, ends, strict=True)
-    ]
 
 
 def change_readers(name: str, given: Any, change: Callable[[Any, str], Any]) -> Terms:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from decoding.generation.unpadded_text import after_first
-from decoding.kernels.contrast import weighted_contrast
+from decoding.kernels.contrast import drawn_to_first, weighted_contrast
 from decoding.strategies.contrast.amateurs import cut_to_shared, padded_to
 from decoding.strategies.contrast.base import Contrast, ContrastStrategy
 from decoding.strategies.contrast.parts import ContrastParts, ReaderWeights
@@ -126,10 +126,8 @@ class WeightedStrategy(ContrastStrategy):
     def _weights_at(self, roles: Sequence[str], strength: Tensor | None) -> list[float | Tensor]:
         """The weight of each role, drawn towards the anchor alone by the strength of each position."""
         fixed = self.weights()
-        of_anchor, *others = (fixed.get(role, 0.0) for role in roles)
-        if strength is None:
-            return [of_anchor, *others]
-        return [1 + strength * (of_anchor - 1), *(strength * weight for weight in others)]
+        weights = [fixed.get(role, 0.0) for role in roles]
+        return [*weights] if strength is None else drawn_to_first(weights, strength)
 
     def _strength(self, roles: Sequence[str], finals: Sequence[Tensor], new_tokens: Tensor) -> Tensor | None:
         if not self.has_strength:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from decoding.generation.candidates import top_candidates
 from decoding.generation.session import Processed, argmax_first
+from decoding.kernels.candidates import top_candidates
 from decoding.models.text_config import within_vocabulary
 from decoding.strategies.contrastive_search.candidate_rule import CandidateRule, Limits
 from decoding.strategies.contrastive_search.candidates import Candidates

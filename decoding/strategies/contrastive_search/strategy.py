@@ -15,9 +15,10 @@ from transformers import GenerationConfig
 from decoding.cache.growing import tokens_in
 from decoding.capabilities.capabilities import open_prepared_stream
 from decoding.errors import InputError
-from decoding.generation.candidates import CandidateStrategy, TopKStrategy, top_candidates
+from decoding.generation.candidates import CandidateStrategy, TopKStrategy
 from decoding.generation.score_parts import ScoreParts, candidate_parts
 from decoding.generation.session import Processed, StreamSession, argmax_first
+from decoding.kernels.candidates import top_candidates
 from decoding.models.structure import inspect_model
 from decoding.parameters import require_count
 from decoding.strategies.contrastive_search.candidate_rule import CandidateRule, SameEverywhere

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import decoding
 from decoding import SLED, OptionError
-from decoding.strategies.sled import evolved, latent_distribution
+from decoding.kernels.layer_evolution import evolved, latent_distribution
 
 
 def _logits(layers: int, batch: int, vocab: int, width: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,7 +11,7 @@ from tiny_models import DECODER_ONLY, ENCODER_DECODER, VOCAB, left_padded, rando
 
 import decoding
 from decoding.capabilities.branching import branching_of
-from decoding.generation.candidates import top_candidates
+from decoding.kernels.candidates import top_candidates
 
 STEPS = 14
 
