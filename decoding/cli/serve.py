@@ -79,7 +79,7 @@ def serve_command(
     ] = None,
     second_prompts: Annotated[
         bool,
-        typer.Option("--second-prompts", help="With vllm, requests may have context-aware decoding and guidance."),
+        typer.Option("--second-prompts", help="With vllm, requests may have a second prompt, as of guidance."),
     ] = False,
     candidates: Annotated[
         int,

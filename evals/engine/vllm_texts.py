@@ -19,10 +19,8 @@ from decoding.serving.vllm.requests import (
     REQUESTS,
     STRATEGY,
     ContrastiveSearchRequest,
-    SecondPromptRequest,
     requested,
 )
-from decoding.serving.vllm.settings import layers_of
 from decoding.strategies.baselines import Greedy, Sampling
 from decoding.strategies.parameters_text import as_json, from_text, named_values
 from decoding.strategies.registry import StrategySpec
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["VllmTexts", "asked_of_vllm", "vllm_texts"]
 
 # Those whose requests are made of the strategy alone: a second prompt is made of each document.
-SERVED = [name for name, request in REQUESTS.items() if not issubclass(request, SecondPromptRequest)]
+SERVED = [name for name, request in REQUESTS.items() if not request.text_fields]
 SAMPLING = ("temperature", "top_k", "top_p")  # parameters that vLLM has under the same names
 
 
@@ -114,7 +112,7 @@ def vllm_texts(name: str, specs: Sequence[StrategySpec], model: Any, engine_opti
     depth, tied = config.num_hidden_layers, bool(getattr(config, "tie_word_embeddings", False))
     every = EngineReaders.of_everything(depth, tied)
     requests = [requested(fields, every) for _, fields, _ in asked]
-    layers = sorted({layer for request in requests for layer in layers_of(request)})
+    layers = sorted({layer for request in requests if request is not None for layer in request.layers_read})
     candidates = max(
         [request.top_k for request in requests if isinstance(request, ContrastiveSearchRequest)], default=0
     )

@@ -77,6 +77,16 @@ def _lol(**fields: Any) -> Case:
     return Case({"strategy": "lol", **fields}, decoding.LOL(amateur=AMATEUR, **fields))
 
 
+def _lower(name: str, strategy: Any, **fields: Any) -> Case:
+    return Case({"strategy": name, **fields}, strategy(**fields))
+
+
+def _weighted(expert: float, amateur: float, **fields: Any) -> Case:
+    terms = f"{expert}*expert {'+' if amateur > 0 else '-'} {abs(amateur)}*amateur"
+    strategy = decoding.WeightedContrast([("expert", expert), (AMATEUR, amateur)], **fields)
+    return Case({"strategy": "weighted-contrast", "terms": terms, **fields}, strategy)
+
+
 # By name. Of each strategy there are settings that the same launch must keep apart.
 CASES = {
     "plain": Case(None, None),
@@ -97,6 +107,12 @@ CASES = {
     "lol-unfused": _lol(lower_layers=[1], fusion_weight=0.0),
     "lol-entropy": _lol(lower_layers=[1, 3], fusion="entropy"),
     "lol-entropy-raw": _lol(lower_layers=[0.5], fusion="entropy", final_norm=False),
+    "sled": _lower("sled", decoding.SLED),
+    "sled-norm": _lower("sled", decoding.SLED, layers=[1, 3], evolution_rate=2.5, evolution_scale=75, final_norm=True),
+    "deco": _lower("deco", decoding.DeCo),
+    "deco-strong": _lower("deco", decoding.DeCo, layers=[1, 2, 3], alpha=2.0, threshold_top_k=5),
+    "weighted": _weighted(1.5, -0.5),
+    "weighted-log-probs": _weighted(2.5, -1.5, form="log_probs", alpha=0.0),  # guidance, from the amateur
 }
 SHOWN = [0, 1, 2, 3]  # the lower layers that engines show
 

@@ -25,7 +25,6 @@ from decoding.serving.vllm.requests import (
     STRATEGY,
     ContrastiveSearchRequest,
     Request,
-    SecondPromptRequest,
     requested,
 )
 from decoding.serving.vllm.second_prompts import check_second_prompt
@@ -179,7 +178,7 @@ def check_request(request: Request | None, params: SamplingParams, engine: Runni
         )
     if isinstance(request, ContrastiveSearchRequest):
         check_search(params)
-    if isinstance(request, SecondPromptRequest):
+    if request is not None and request.reads_second_prompt:
         check_second_prompt(request, engine.model_config)
     if request is None or not request.followers(engine.settings.readers) or engine.rewinds_seeds:
         return

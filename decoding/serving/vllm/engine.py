@@ -66,7 +66,8 @@ class Engine:
         """An example of each strategy that a request may ask for: its parameters, with all layers that there are."""
         served = {}
         for name, request_class in REQUESTS.items():
-            parameters = {field.name: field.default for field in dataclasses.fields(request_class)}
+            fields = dataclasses.fields(request_class)
+            parameters = {field.name: field.metadata.get("example", field.default) for field in fields}
             parameters |= {field: list(self.settings.readers.layers) for field in LAYERS if field in parameters}
             example = {key: value if value != "" else "..." for key, value in parameters.items() if value is not None}
             try:

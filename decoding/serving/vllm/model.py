@@ -28,6 +28,7 @@ from decoding.serving.vllm.engines import MODELS
 from decoding.serving.vllm.groups import Entry, GroupInBatch, share_tokens
 from decoding.serving.vllm.prompt_scores import PromptScores, token_numbers
 from decoding.serving.vllm.rows import RowReaders, Rows
+from decoding.serving.vllm.scores import masked_scores, scores_of
 from decoding.serving.vllm.search import HiddenSlots, StepReads, search
 from decoding.serving.vllm.settings import readers_of
 
@@ -164,9 +165,9 @@ class ReadersMixin(VllmModel):
         if self.default is not None:
             rows = Rows([self.default], logits.device)
             readers = RowReaders(self, hidden_states, logits)
-            returned = rows.scores(readers)
+            returned = scores_of(rows, readers)
             if self.masks_logits:
-                returned = rows.masked(returned, readers)
+                returned = masked_scores(rows, returned, readers)
         if self.keeps_steps:
             # Processors change what is returned in place.
             expert = logits.clone() if returned is logits else logits

@@ -20,6 +20,7 @@ from decoding.serving.vllm.engines import MODELS
 from decoding.serving.vllm.groups import Entry, Member, groups_in_batch
 from decoding.serving.vllm.requests import GROUP, PlainRequest, requested
 from decoding.serving.vllm.rows import RowReaders, Rows, grouped
+from decoding.serving.vllm.scores import masked_scores, scores_of
 from decoding.serving.vllm.search import leave_one
 
 __all__ = ["FirstStage", "Processor", "contrast"]
@@ -121,7 +122,7 @@ class Processor(Entrance, ProcessorV1, ProcessorV2):
         else:
             for rows in self.groups_of(ctx, logits.device):
                 readers = RowReaders(model, model.step.hidden[rows.at], model.step.expert[rows.at])
-                logits[rows.at] = rows.masked(logits[rows.at], readers)
+                logits[rows.at] = masked_scores(rows, logits[rows.at], readers)
         if model.step.forced is not None:
             leave_one(logits, *model.step.forced)
         model.step = None
@@ -170,7 +171,7 @@ def contrast(model: Any, rows: Rows, logits: Tensor, masks: bool = True) -> None
     if all(own):
         scores = given
     else:
-        scores = rows.scores(readers)
+        scores = scores_of(rows, readers)
         if not (given.is_cpu and torch.equal(given, returned)):  # a GPU would make the host wait for the answer
             moved = given - returned
             scores = scores + torch.where(moved.isfinite(), moved, 0.0)
@@ -178,4 +179,4 @@ def contrast(model: Any, rows: Rows, logits: Tensor, masks: bool = True) -> None
         if any(own):  # the engine's own scores are there already
             kept = torch.tensor(own, device=logits.device)[:, None]
             scores = torch.where(kept, given, scores)
-    logits[at] = rows.masked(scores, readers) if masks else scores
+    logits[at] = masked_scores(rows, scores, readers) if masks else scores

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from decoding.serving.vllm.groups import Entry
 from decoding.serving.vllm.rows import RowReaders, grouped
+from decoding.serving.vllm.scores import masked_scores, scores_of
 
 __all__ = ["PromptScores", "token_numbers"]
 
@@ -65,7 +66,7 @@ class PromptScores:
         entries = ((at, self._entries.get(self._place(number))) for at, number in enumerate(numbers))
         for rows in grouped(((at, entry) for at, entry in entries if entry is not None), hidden.device):
             readers = RowReaders(model, hidden[rows.at], logits[rows.at])
-            scores[rows.at] = rows.masked(rows.scores(readers), readers)
+            scores[rows.at] = masked_scores(rows, scores_of(rows, readers), readers)
         return scores
 
     def _place(self, number: int) -> int:

@@ -23,6 +23,7 @@ class EngineReaders:
         layers: lower layers that it shows, ascending, each as how many layers were read.
         amateur: name or folder of the amateur; None where there is none.
         adapter: the amateur is the model itself with a LoRA adapter.
+        vocab_size: the model's number of tokens; None where it is not known.
         amateur_layers: of the amateur, one for each of ``layers``, at the same share of its depth.
         second_prompts: whether requests may read a second prompt.
         candidates: the most candidates that a request's contrastive search may have; 0 for none.
@@ -36,6 +37,7 @@ class EngineReaders:
     second_prompts: bool = False
     candidates: int = 0
     adapter: bool = False
+    vocab_size: int | None = None
 
     @classmethod
     def of_everything(cls, depth: int, tied: bool) -> EngineReaders:
@@ -46,6 +48,16 @@ class EngineReaders:
     def followers(self) -> int:
         """The most followers that a request may have."""
         return max(self.candidates, int(self.second_prompts or self.adapter))
+
+    def check_second_prompts(self, name: str) -> None:
+        """Raise OptionError where requests of a strategy's name cannot have a second prompt."""
+        if not self.second_prompts:
+            raise OptionError(f'{name}: this engine reads no second prompts; start it with "second_prompts": true')
+
+    def check_tokens(self, name: str, number: int) -> None:
+        """Raise OptionError where a parameter, a number of tokens, is beyond the model's vocabulary."""
+        if self.vocab_size is not None and number > self.vocab_size:
+            raise OptionError(f"{name}={number}: must be 1 to {self.vocab_size}, the size of the model's vocabulary")
 
     def check_layers(self, name: str, given: Any, layers: Sequence[int]) -> None:
         """Raise OptionError where this engine does not show one of the layers."""

@@ -1,33 +1,16 @@
-"""The scores of many requests, in one launch a strategy kind: each row has settings of its own."""
+"""Rows of a batch by the kind of their requests: what they read, and the settings of each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from decoding.kernels.contrast import (
-    contrast_log_probs,
-    contrast_logits,
-    masked,
-    multi_layer_contrast,
-    weighted_contrast,
-)
-from decoding.kernels.layer_divergence import layer_divergence
 from decoding.serving.vllm.groups import Entry
-from decoding.serving.vllm.requests import (
-    ContextAwareRequest,
-    ContrastiveDecodingRequest,
-    ContrastiveSearchRequest,
-    DoLaRequest,
-    GuidanceRequest,
-    LOLRequest,
-    PlainRequest,
-    Request,
-)
+from decoding.serving.vllm.requests import ContrastiveSearchRequest, Request
 
 __all__ = ["RowReaders", "Rows", "grouped"]
 
@@ -51,7 +34,8 @@ class RowReaders:
     @cached_property
     def amateur(self) -> Tensor:
         """(rows, shared tokens) the amateur's logits."""
-        if self.second is not None:
+        if self._model.readers.adapter:
+            assert self.second is not None  # the follower's, which has the adapter
             return self.second
         return self._fitted(self._model.amateur_logits(self._hidden))
 
@@ -61,7 +45,8 @@ class RowReaders:
 
     def amateur_exits(self, layers: Sequence[int], norm: bool) -> Tensor:
         """(layers, rows, shared tokens) the amateur's logits at the shares of its depth that belong to these layers."""
-        if self._second_hidden is not None:
+        if self._model.readers.adapter:
+            assert self._second_hidden is not None
             return self._model.exit_logits(self._second_hidden, layers, norm)
         return self._fitted(self._model.amateur_exit_logits(self._hidden, layers, norm))
 
@@ -97,19 +82,6 @@ class Rows:
         )
         self._layers_read: tuple[tuple[int, ...], Tensor | None] | None = None
         self._numbers: dict[str, float | Tensor] = {}
-
-    def scores(self, readers: RowReaders) -> Tensor:
-        """The strategies' scores (rows, vocab) float32 of all tokens, plausible or not."""
-        return SCORES[type(self.requests[0])](self, readers)
-
-    def masked(self, scores: Tensor, readers: RowReaders) -> Tensor:
-        """Scores (rows, vocab), -inf where a token is not plausible; see :func:`decoding.kernels.contrast.masked`."""
-        if not self.requests[0].masks:
-            return scores
-        expert = readers.expert
-        if self.requests[0].needs_amateur:
-            expert = _padded(expert[..., : readers.shared], readers)
-        return masked(scores, expert, self.number("alpha"))
 
     def number(self, name: str) -> float | Tensor:
         """A parameter of the rows: a number where all have the same, else (rows,) float32."""
@@ -157,70 +129,3 @@ def grouped(entries: Iterable[tuple[int, Entry]], device: torch.device) -> list[
         paired = None if second_places[0] is None else second_places
         groups.append(Rows(requests, device, places, paired))
     return groups
-
-
-def _plain(rows: Rows, readers: RowReaders) -> Tensor:
-    return readers.expert.float()
-
-
-def _dola(rows: Rows, readers: RowReaders) -> Tensor:
-    request = rows.requests[0]
-    assert isinstance(request, DoLaRequest)
-    layers, candidates = rows.layers("layers")
-    exits, layer = readers.exits(layers, request.final_norm), None
-    if len(layers) > 1:
-        _, layer = layer_divergence(readers.expert, exits, request.divergence, candidates=candidates)
-    return contrast_log_probs(readers.expert, exits[0] if layer is None else exits, layer=layer)
-
-
-def _contrastive_decoding(rows: Rows, readers: RowReaders) -> Tensor:
-    request = rows.requests[0]
-    assert isinstance(request, ContrastiveDecodingRequest)
-    expert, beta = readers.expert[..., : readers.shared], rows.number("beta")
-    if request.form == "logits":
-        scores = contrast_logits(expert, readers.amateur, beta)
-    else:
-        scores = contrast_log_probs(expert, readers.amateur, beta, rows.number("amateur_temperature"))
-    return _padded(scores, readers)
-
-
-def _lol(rows: Rows, readers: RowReaders) -> Tensor:
-    request = rows.requests[0]
-    assert isinstance(request, LOLRequest)
-    layers, reads = rows.layers("lower_layers")
-    lower = readers.exits(layers, request.final_norm)[..., : readers.shared] if layers else None
-    lower_amateur = readers.amateur_exits(layers, request.final_norm) if layers else None
-    scores = multi_layer_contrast(
-        readers.expert[..., : readers.shared], readers.amateur, None, lower, lower_amateur,
-        amateur_weight=rows.number("amateur_weight"), lower_amateur_weight=rows.number("lower_amateur_weight"),
-        fusion_weight=rows.number("fusion_weight"), fusion=request.fusion,
-        layers=reads,
-    )  # fmt: skip
-    return _padded(scores, readers)
-
-
-def _padded(scores: Tensor, readers: RowReaders) -> Tensor:
-    """Scores, -inf for the tokens that the model alone has."""
-    missing = readers.expert.shape[-1] - scores.shape[-1]
-    return torch.nn.functional.pad(scores, (0, missing), value=-torch.inf) if missing else scores
-
-
-def _context_aware(rows: Rows, readers: RowReaders) -> Tensor:
-    assert readers.second is not None
-    return contrast_logits(readers.expert, readers.second, rows.number("alpha"))
-
-
-def _guidance(rows: Rows, readers: RowReaders) -> Tensor:
-    assert readers.second is not None
-    scale = rows.number("scale")
-    return weighted_contrast((readers.expert, readers.second), (scale, 1 - scale), form="log_probs")
-
-
-SCORES: dict[type[Request], Callable[[Rows, RowReaders], Tensor]] = {
-    PlainRequest: _plain,
-    DoLaRequest: _dola,
-    ContrastiveDecodingRequest: _contrastive_decoding,
-    LOLRequest: _lol,
-    ContextAwareRequest: _context_aware,
-    GuidanceRequest: _guidance,
-}

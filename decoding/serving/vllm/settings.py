@@ -20,9 +20,7 @@ from decoding.serving.vllm.requests import (
     STRATEGY,
     ContrastiveSearchRequest,
     DoLaRequest,
-    LOLRequest,
     Request,
-    SecondPromptRequest,
     as_list,
     requested,
 )
@@ -85,7 +83,10 @@ def settings_of(given: Mapping[str, Any], config: Any, amateur_config: Any = Non
     adapter = is_adapter(amateur)
     if adapter:
         amateur_layers = layers
-    readers = EngineReaders(depth, tied, layers, amateur, amateur_layers, second_prompts, candidates, adapter)
+    vocab_size = getattr(config, "vocab_size", None)
+    readers = EngineReaders(
+        depth, tied, layers, amateur, amateur_layers, second_prompts, candidates, adapter, vocab_size
+    )
     default = None if fields is None else requested(fields, readers)
     if isinstance(default, ContrastiveSearchRequest):
         raise OptionError(f"{CONTRAST}: strategy={default.name!r}: is asked for by each request; leave it out")
@@ -93,7 +94,7 @@ def settings_of(given: Mapping[str, Any], config: Any, amateur_config: Any = Non
         raise OptionError(
             f"{CONTRAST}: strategy={default.name!r}: with an adapter as amateur each request names it; leave it out"
         )
-    if isinstance(default, SecondPromptRequest):
+    if default is not None and default.reads_second_prompt:
         raise OptionError(
             f"{CONTRAST}: strategy={default.name!r}: each request has a second prompt of its own; name it in requests"
         )
@@ -114,14 +115,7 @@ def _shown_layers(given: Any, fields: Mapping[str, Any] | None, depth: int, tied
         return numbers
     every = EngineReaders.of_everything(depth, tied)
     own = requested(fields, every) if fields is not None else DoLaRequest().on(every)
-    return layers_of(own)
-
-
-def layers_of(request: Request | None) -> tuple[int, ...]:
-    """Lower layers that a request reads, after :meth:`Request.on`."""
-    if isinstance(request, DoLaRequest):
-        return tuple(int(layer) for layer in request.layers)
-    return tuple(int(layer) for layer in request.lower_layers or ()) if isinstance(request, LOLRequest) else ()
+    return () if own is None else own.layers_read
 
 
 def readers_of(vllm_config: Any) -> tuple[Settings, Any]:

@@ -47,16 +47,28 @@ def context_aware(number: int) -> tuple[Asked, Callable[[int], list[int]]]:
     ids = prompt_ids(prompt)
     start = 1 if ids[0] == tokenizer.bos_token_id else 0
     whole = ids[:start] + tokenizer(context, add_special_tokens=False).input_ids + ids[start:]
-    fields = {"strategy": "context-aware", "alpha": alpha, "prompt_without_context": prompt if number % 2 else ids}
-    strategy = decoding.ContextAware(context, alpha=alpha, tokenizer=tokenizer)
+    fields: dict[str, Any] = {"prompt_without_context": prompt if number % 2 else ids}
+    strategy: Any
+    if number % 3 == 2:
+        fields |= {"strategy": "adaptive-context", "floor": number % 5 / 10}
+        strategy = decoding.AdaptiveContext(context, floor=number % 5 / 10, tokenizer=tokenizer)
+    else:
+        fields |= {"strategy": "context-aware", "alpha": alpha}
+        strategy = decoding.ContextAware(context, alpha=alpha, tokenizer=tokenizer)
     return ({"prompt_token_ids": whole}, Case(fields, strategy)), lambda n: continuation(strategy, prompt, n)
 
 
 def guidance(number: int) -> tuple[Asked, Callable[[int], list[int]]]:
     """A prompt with a negative one."""
     negative, prompt = NEGATIVES[number % 3], PROMPTS[number % 28]
+    tokenizer = loaded(EXPERT)[1]
+    if number % 4 == 2 or number % 3 == 1:
+        reader = "last-token" if negative is None else f"instead:{negative}"
+        fields: dict[str, Any] = {"strategy": "weighted-contrast", "terms": f"1.5*expert - 0.5*{reader}", "alpha": 0.2}
+        strategy: Any = decoding.WeightedContrast(fields["terms"], alpha=0.2, tokenizer=tokenizer)
+        return (prompt, Case(fields, strategy)), lambda n: continuation(strategy, prompt, n)
     fields = {"strategy": "guidance", "scale": 2.0, **({} if negative is None else {"negative": negative})}
-    strategy = decoding.Guidance(negative, scale=2.0, tokenizer=loaded(EXPERT)[1])
+    strategy = decoding.Guidance(negative, scale=2.0, tokenizer=tokenizer)
     return (prompt, Case(fields, strategy)), lambda n: continuation(strategy, prompt, n)
 
 

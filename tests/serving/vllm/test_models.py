@@ -17,6 +17,7 @@ from vllm_engines import (
     CASES,
     EXPERT,
     PROMPTS,
+    Case,
     continuation,
     engine,
     loaded,
@@ -80,19 +81,26 @@ def test_an_amateur_of_fewer_rows(tmp_path: Path, runner: str) -> None:
         "lol-entropy": decoding.LOL(lower_layers=[1, 3], fusion="entropy", **given),
         "dola": decoding.DoLa(),
     }
+    cases = {name: Case(CASES[name].fields, strategy) for name, strategy in strategies.items()}
+    # Beside the amateur a second prompt, in one request.
+    terms = [("expert", 1.5), (str(folder), -0.25), (decoding.OtherPrompt("Once upon a time"), -0.25)]
+    cases["weighted"] = Case(
+        {"strategy": "weighted-contrast", "terms": "1.5*expert - 0.25*amateur - 0.25*instead:Once upon a time"},
+        decoding.WeightedContrast(terms, tokenizer=given["tokenizer"]),
+    )
     known = [prompt for prompt in PROMPTS if max(prompt_ids(prompt)) < rows]
     prompts, tokens = (known[:6], 24) if runner == "V1" else (known[:2], 10)
-    with engine(amateur=str(folder), runner=runner) as llm:
-        for name, strategy in strategies.items():
-            right = [continuation(strategy, prompt, tokens) for prompt in prompts]
-            assert new_tokens(llm, prompts, sampling(CASES[name], tokens)) == right, name
+    with engine(amateur=str(folder), runner=runner, contrast={"second_prompts": True}) as llm:
+        for name, case in cases.items():
+            right = [continuation(case.strategy, prompt, tokens) for prompt in prompts]
+            assert new_tokens(llm, prompts, sampling(case, tokens)) == right, name
         # A plain request has all tokens, in its prompt and behind it, and the engine lives on.
         others = [prompt for prompt in PROMPTS if prompt not in known][:3]
         right = [continuation(None, prompt, tokens) for prompt in others]
         assert max(map(max, right)) >= rows
         assert new_tokens(llm, others, sampling(None, tokens)) == right
         # A contrast of such a prompt ends with an error, and the others go on.
-        for case in (CASES["cd"], CASES["lol"]):
+        for case in (cases["cd"], cases["lol"], cases["weighted"]):
             params = [sampling(None, tokens), sampling(case, tokens), sampling(CASES["dola"], tokens)]
             outputs = [output.outputs[0] for output in llm.generate([others[0]] * 3, params, use_tqdm=False)]
             assert [output.finish_reason for output in outputs] == ["length", "error", "length"]

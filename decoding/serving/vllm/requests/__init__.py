@@ -11,9 +11,15 @@ from decoding.serving.vllm.readers import EngineReaders
 from decoding.serving.vllm.requests.amateurs import ContrastiveDecodingRequest, LOLRequest
 from decoding.serving.vllm.requests.base import PlainRequest, Request
 from decoding.serving.vllm.requests.fields import GROUP, PLAIN, STRATEGY, VLLMS_OWN, as_list, as_number
-from decoding.serving.vllm.requests.lower_layers import DoLaRequest
+from decoding.serving.vllm.requests.lower_layers import DeCoRequest, DoLaRequest, LowerLayersRequest, SLEDRequest
 from decoding.serving.vllm.requests.search import ContrastiveSearchRequest
-from decoding.serving.vllm.requests.second_prompts import ContextAwareRequest, GuidanceRequest, SecondPromptRequest
+from decoding.serving.vllm.requests.second_prompts import (
+    AdaptiveContextRequest,
+    ContextAwareRequest,
+    GuidanceRequest,
+    SecondPromptRequest,
+)
+from decoding.serving.vllm.requests.weighted import WeightedContrastRequest
 
 __all__ = [
     "GROUP",
@@ -21,15 +27,20 @@ __all__ = [
     "PLAIN",
     "REQUESTS",
     "STRATEGY",
+    "AdaptiveContextRequest",
     "ContextAwareRequest",
     "ContrastiveDecodingRequest",
     "ContrastiveSearchRequest",
+    "DeCoRequest",
     "DoLaRequest",
     "GuidanceRequest",
     "LOLRequest",
+    "LowerLayersRequest",
     "PlainRequest",
     "Request",
+    "SLEDRequest",
     "SecondPromptRequest",
+    "WeightedContrastRequest",
     "as_list",
     "requested",
 ]
@@ -43,6 +54,10 @@ REQUESTS: dict[str, type[Request]] = {
         ContextAwareRequest,
         GuidanceRequest,
         ContrastiveSearchRequest,
+        SLEDRequest,
+        DeCoRequest,
+        AdaptiveContextRequest,
+        WeightedContrastRequest,
     )
 }
 
@@ -79,7 +94,7 @@ def requested(fields: Mapping[str, Any], engine: EngineReaders) -> Request | Non
         if key not in known:
             raise OptionError(f"{name}: no parameter {key!r}{nearest(str(key), known)}")
     try:
-        texts = {getattr(request_class, "second_field", None)}
+        texts = request_class.text_fields
         values = {key: value if key in texts else as_number(value) for key, value in given.items()}
         return request_class(**values).on(engine)
     except DecodingError as error:

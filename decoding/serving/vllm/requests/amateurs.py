@@ -74,6 +74,11 @@ class LOLRequest(MaskedRequest):
         """Both fusions, and exits with and without the norm, are computed apart."""
         return type(self), self.fusion, self.final_norm
 
+    @property
+    def layers_read(self) -> tuple[int, ...]:
+        """The lower layers."""
+        return tuple(int(layer) for layer in self.lower_layers or ())
+
     def on(self, engine: EngineReaders) -> LOLRequest:
         """The request with numbers of layers; none where their weight leaves them out."""
         super().on(engine)

@@ -21,12 +21,19 @@ class Request(ABC):
 
     name: ClassVar[str]
     needs_amateur: ClassVar[bool] = False
+    reads_second_prompt: ClassVar[bool] = False
     masks: ClassVar[bool] = False  # implausible tokens, by a field alpha
+    text_fields: ClassVar[frozenset[str]] = frozenset()  # whose values are text, whatever they look like
 
     @property
     @abstractmethod
     def kind(self) -> Hashable:
         """What rows must have in common to be computed in one launch."""
+
+    @property
+    def layers_read(self) -> tuple[int, ...]:
+        """The lower layers that the request reads, after :meth:`on`."""
+        return ()
 
     def followers(self, engine: EngineReaders) -> int:
         """The number of further readings that the request has in each step, each of them a request beside it."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from decoding.errors import OptionError, shown
-from decoding.parameters import require_number
+from decoding.parameters import require_number, require_range
 from decoding.serving.vllm.readers import EngineReaders
 from decoding.serving.vllm.requests.base import Request
 
-__all__ = ["ContextAwareRequest", "GuidanceRequest", "SecondPromptRequest"]
+__all__ = ["AdaptiveContextRequest", "ContextAwareRequest", "GuidanceRequest", "SecondPromptRequest"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class SecondPromptRequest(Request):
     """A request that the model reads after another prompt too, beside a second request that takes each step with it."""
 
     second_field: ClassVar[str]
+    reads_second_prompt: ClassVar[bool] = True
 
     @property
     def second(self) -> str | Sequence[int] | None:
@@ -40,8 +41,7 @@ class SecondPromptRequest(Request):
         Raises:
             OptionError: the engine reads no second prompts.
         """
-        if not engine.second_prompts:
-            raise OptionError(f'{self.name}: this engine reads no second prompts; start it with "second_prompts": true')
+        engine.check_second_prompts(self.name)
         return self
 
     def _check_second(self) -> None:
@@ -67,9 +67,30 @@ class ContextAwareRequest(SecondPromptRequest):
     alpha: float = 0.5
     name: ClassVar[str] = "context-aware"
     second_field: ClassVar[str] = "prompt_without_context"
+    text_fields: ClassVar[frozenset[str]] = frozenset({"prompt_without_context"})
 
     def __post_init__(self) -> None:
         require_number("alpha", self.alpha, 0.0)
+        self._check_second()
+
+
+@dataclass(frozen=True)
+class AdaptiveContextRequest(SecondPromptRequest):
+    """Adaptive context-aware decoding of a prompt with a context; see :class:`decoding.AdaptiveContext`.
+
+    Args:
+        prompt_without_context: the same prompt without its context, text or token ids.
+        floor: the least α of a token, in [0, 1].
+    """
+
+    prompt_without_context: str | Sequence[int] = ""
+    floor: float = 0.0
+    name: ClassVar[str] = "adaptive-context"
+    second_field: ClassVar[str] = "prompt_without_context"
+    text_fields: ClassVar[frozenset[str]] = frozenset({"prompt_without_context"})
+
+    def __post_init__(self) -> None:
+        require_range("floor", self.floor, 0.0, 1.0)
         self._check_second()
 
 
@@ -86,6 +107,7 @@ class GuidanceRequest(SecondPromptRequest):
     scale: float = 1.5
     name: ClassVar[str] = "guidance"
     second_field: ClassVar[str] = "negative"
+    text_fields: ClassVar[frozenset[str]] = frozenset({"negative"})
 
     def __post_init__(self) -> None:
         require_number("scale", self.scale, 0.0)

@@ -21,6 +21,8 @@ ENGINE = EngineReaders(
     DEPTH, tied=False, layers=tuple(range(DEPTH)), amateur="amateur", amateur_layers=(0,) * DEPTH, second_prompts=True,
     candidates=64,
 )  # fmt: skip
+BARE = EngineReaders(DEPTH, tied=False)
+FEW = EngineReaders(DEPTH, tied=False, layers=(6, 8))
 CLASSES: dict[str, Any] = {
     "dola": decoding.DoLa,
     "contrastive-decoding": decoding.ContrastiveDecoding,
@@ -28,7 +30,13 @@ CLASSES: dict[str, Any] = {
     "context-aware": decoding.ContextAware,
     "guidance": decoding.Guidance,
     "contrastive-search": decoding.ContrastiveSearch,
+    "sled": decoding.SLED,
+    "deco": decoding.DeCo,
+    "adaptive-context": decoding.AdaptiveContext,
+    "weighted-contrast": decoding.WeightedContrast,
 }
+NAMED = "dola, contrastive-decoding, lol, context-aware, guidance, contrastive-search, sled, deco, adaptive-context, "
+NAMED += "weighted-contrast, none"
 # What a class has and its request has not: readers that the engine has, texts, and what only batches and prompts have.
 LEFT_OUT = {
     "dola": {"per_row"},
@@ -37,18 +45,25 @@ LEFT_OUT = {
     "context-aware": {"context", "tokenizer", "placement"},
     "guidance": {"tokenizer", "placement"},
     "contrastive-search": {"max_history"},
+    "sled": set(),
+    "deco": set(),
+    "adaptive-context": {"context", "tokenizer", "placement"},
+    "weighted-contrast": {"mask", "plausible", "weight_by", "when", "tokenizer", "placement"},
 }
 # What a request has and its class has not.
-ADDED = {"context-aware": {"prompt_without_context"}}
+ADDED = {"context-aware": {"prompt_without_context"}, "adaptive-context": {"prompt_without_context"}}
 # What they cannot be made without, besides.
 GIVEN: dict[str, dict[str, Any]] = {
     "contrastive-decoding": {"amateur": "amateur"},
     "lol": {"amateur": "amateur"},
     "context-aware": {"context": "The town lies. "},
+    "adaptive-context": {"context": "The town lies. "},
 }
 ASKED: dict[str, dict[str, Any]] = {
     "lol": {"lower_layers": [0.5]},
     "context-aware": {"prompt_without_context": [1, 2]},
+    "adaptive-context": {"prompt_without_context": [1, 2]},
+    "weighted-contrast": {"terms": "1.5*expert - 0.5*amateur"},
 }
 
 
@@ -85,9 +100,12 @@ def test_fields_and_defaults_are_those_of_the_class(name: str) -> None:
 
 
 NUMBERS = [0, 1, 0.5, -0.1, 1.5, 1e39, float("nan"), float("inf"), True, None, "x", [], np.float32(0.25), np.int64(1)]
+COUNTS = [1, 4, 0, -1, 2.5, True, None, [], np.int64(3)]
 VALUES: dict[str, list[Any]] = {
     **dict.fromkeys(("alpha", "beta", "amateur_weight", "lower_amateur_weight", "fusion_weight"), NUMBERS),
     **dict.fromkeys(("penalty_alpha", "scale"), NUMBERS),
+    **dict.fromkeys(("evolution_rate", "floor", "threshold_top_p"), NUMBERS),
+    **dict.fromkeys(("evolution_scale", "steps", "threshold_top_k"), COUNTS),
     "top_k": [1, 4, 64, 0, -1, 2.5, True, None, [], np.int64(3)],
     "amateur_temperature": [*NUMBERS, 2.0],
     "divergence": ["dola", "jensen-shannon", "kl", None, 1],
@@ -169,21 +187,17 @@ def test_layers_become_numbers_of_the_model() -> None:
     # Without weight they are not read, as in the class.
     assert layers({"strategy": "lol", "lower_layers": [0.5], "fusion_weight": 0}) == ()
     assert layers({"strategy": "lol", "lower_layers": [0.5], "fusion_weight": 0, "fusion": "entropy"}) == (6,)
-
-
-BARE = EngineReaders(DEPTH, tied=False)
-FEW = EngineReaders(DEPTH, tied=False, layers=(6, 8))
+    assert layers({"strategy": "sled"}) == tuple(range(12))
+    assert layers({"strategy": "sled", "layers": "0.5,3"}) == (3, 6)
+    assert layers({"strategy": "deco"}) == (8, 9, 10)
 
 
 @pytest.mark.parametrize(
     ("fields", "engine", "message"),
     [
-        ({"strategy": "dolla"}, ENGINE, "strategy='dolla'; did you mean dola or lol? expected one of "
-         "dola, contrastive-decoding, lol, context-aware, guidance, contrastive-search, none"),
-        ({"strategy": None}, ENGINE, "strategy=None; did you mean none? expected one of "
-         "dola, contrastive-decoding, lol, context-aware, guidance, contrastive-search, none"),
-        ({"strategy": ["dola"]}, ENGINE, "strategy=['dola']; did you mean dola? expected one of "
-         "dola, contrastive-decoding, lol, context-aware, guidance, contrastive-search, none"),
+        ({"strategy": "dolla"}, ENGINE, "strategy='dolla'; did you mean dola or lol? expected one of " + NAMED),
+        ({"strategy": None}, ENGINE, "strategy=None; did you mean none? expected one of " + NAMED),
+        ({"strategy": ["dola"]}, ENGINE, "strategy=['dola']; did you mean dola? expected one of " + NAMED),
         ({"strategy": "dola", "alhpa": 1}, ENGINE, "dola: no parameter 'alhpa'; did you mean alpha? expected one of "
          "alpha, layers, divergence, final_norm"),
         ({"strategy": "dola", "per_row": False}, ENGINE, "dola: no parameter 'per_row'; expected one of "
@@ -237,6 +251,46 @@ def test_an_engine_says_what_several_readings_need(strategy: str, needs: str) ->
 def test_a_text_that_looks_like_a_number_stays_a_text() -> None:
     request: Any = requested({"strategy": "guidance", "negative": "12"}, ENGINE)
     assert request.second == "12"
+
+
+@pytest.mark.parametrize(
+    ("terms", "engine", "message"),
+    [
+        ("expert", ENGINE, "terms='expert': must be text such as '1.5*expert - 0.5*amateur'"),
+        ("1*expert - 1*gpt2", ENGINE, "terms: 'gpt2' is no reader here; must be expert, amateur (the engine's), "),
+        ("1*expert - 1*instead:", ENGINE, "terms: 'instead:' is no reader here"),
+        ("1*expert - 1*self:skip_layers=1", ENGINE, "terms: 'self:skip_layers=1' is no reader here"),
+        ("1*expert - 1*self", ENGINE, "terms: 'expert' is there twice; give each reader one weight"),
+        ("2*expert - 1*last-token - 1*instead:x", ENGINE, "terms: 'second prompt' is there twice"),
+        ("1e999*expert", ENGINE, "terms='1e999*expert': a weight is too large; must be a finite number"),
+        ("1*expert - 1*amateur", BARE, "weighted-contrast: this engine has no amateur; start it with one"),
+        ("1*expert - 1*last-token", BARE, "weighted-contrast: this engine reads no second prompts; start it with"),
+        ("2*expert - 1*amateur - 1*last-token", dataclasses.replace(ENGINE, adapter=True), "weighted-contrast: terms="
+         "'2*expert - 1*amateur - 1*last-token': with an adapter as amateur a request has no second prompt beside it"),
+    ],
+)  # fmt: skip
+def test_refusals_of_terms(terms: str, engine: EngineReaders, message: str) -> None:
+    with pytest.raises(OptionError) as error:
+        requested({"strategy": "weighted-contrast", "terms": terms}, engine)
+    assert str(error.value).removeprefix("weighted-contrast: ").startswith(message.removeprefix("weighted-contrast: "))
+
+
+def test_terms_say_what_is_read() -> None:
+    def read(terms: str) -> tuple[Any, ...]:
+        request: Any = requested({"strategy": "weighted-contrast", "terms": terms}, ENGINE)
+        return request.weights, request.needs_amateur, request.reads_second_prompt, request.second
+
+    assert read("1.5*expert - 0.5*amateur") == ({"expert": 1.5, "amateur": -0.5}, True, False, None)
+    assert read("-1*last-token") == ({"expert": 0.0, "second prompt": -1.0}, False, True, None)
+    assert read("2*self - 1*instead:3 * 4 - x") == ({"expert": 2.0, "second prompt": -1.0}, False, True, "3 * 4 - x")
+
+
+@pytest.mark.parametrize(("strategy", "field"), [("sled", "evolution_scale"), ("deco", "threshold_top_k")])
+def test_more_tokens_than_the_model_has_are_refused(strategy: str, field: str) -> None:
+    engine = dataclasses.replace(ENGINE, vocab_size=100)
+    assert requested({"strategy": strategy, field: 100}, engine) is not None
+    with pytest.raises(OptionError, match=f"^{strategy}: {field}=101: must be 1 to 100, the size of the model's voca"):
+        requested({"strategy": strategy, field: 101}, engine)
 
 
 def test_none_is_the_models_own_logits() -> None:
