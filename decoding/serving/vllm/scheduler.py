@@ -13,102 +13,22 @@ client: they end with the leader, and it ends with them.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from vllm.logger import init_logger
-from vllm.lora.request import LoRARequest
-from vllm.v1.core.kv_cache_utils import KVCacheBlockCopy
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.request import Request, RequestStatus
 
-from decoding.errors import OptionError
 from decoding.serving.vllm.admission import fields_of
-from decoding.serving.vllm.requests import GROUP, ContrastiveSearchRequest, SecondPromptRequest, requested
-from decoding.serving.vllm.second_prompts import second_prompt
+from decoding.serving.vllm.requests import requested
+from decoding.serving.vllm.scheduled_groups import Group, GroupedRequest, check_room, group_led_by, group_of
+from decoding.serving.vllm.scheduled_steps import remove_scheduled
 from decoding.serving.vllm.settings import readers_of
 
 __all__ = ["GroupScheduler"]
 
 logger = init_logger(__name__)
-
-AMATEUR_ADAPTER = 1  # its number among vLLM's adapters
-
-
-class GroupedRequest(Request):
-    """A request of a group. While it is held, its last token seems not to be there, so that it is not read.
-
-    Attributes:
-        held: whether it waits before its last token.
-        ahead: whether its last token is a candidate, which is not of the text.
-        cached_tokens: the most tokens that the prefix cache may have of it; None for all.
-    """
-
-    held = False
-    ahead = False
-    cached_tokens: int | None = None
-
-    @property
-    def num_tokens(self) -> int:
-        """The number of tokens, without the last one while it is held."""
-        return super().num_tokens - self.held
-
-    @property
-    def num_tokens_with_spec(self) -> int:
-        """Likewise with drafts, which groups do not have."""
-        return super().num_tokens_with_spec - self.held
-
-    @property
-    def unread(self) -> int:
-        """The number of tokens to read, the last one included."""
-        return super().num_tokens - self.num_computed_tokens
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it has blocks."""
-        return self.status == RequestStatus.RUNNING
-
-    @property
-    def is_of_one_token(self) -> bool:
-        """Whether it waits, and its only token is its last one."""
-        return not self.is_running and super().num_tokens == 1
-
-    @property
-    def may_step(self) -> bool:
-        """Whether it has read all but its last token."""
-        return (self.is_running and self.unread == 1) or self.is_of_one_token
-
-
-@dataclass
-class Group:
-    """A request and its followers.
-
-    Attributes:
-        leader: answers the client.
-        followers: its second reading, or those of its candidates.
-        searches: whether followers have candidates.
-        chosen: the follower whose candidate was chosen last, and has not been given to the others yet.
-        is_in: whether its requests run, or wait in vLLM's queue to run. A group enters where all of it has room.
-    """
-
-    leader: GroupedRequest
-    followers: list[GroupedRequest]
-    searches: bool
-    chosen: GroupedRequest | None = None
-    is_in: bool = False
-
-    def __iter__(self) -> Iterator[GroupedRequest]:
-        return iter([self.leader, *self.followers])
-
-    def next_step(self) -> list[GroupedRequest]:
-        """The requests that may take a step together now; none where one of the group is not yet there."""
-        if not all(request.may_step for request in self):
-            return []
-        if self.searches and not self.followers[0].ahead:
-            return self.followers  # they find the first candidates
-        return list(self)
 
 
 class GroupScheduler(Scheduler):
@@ -129,20 +49,8 @@ class GroupScheduler(Scheduler):
         self._failed: list[Request] = []  # have ended with an error, which their clients are not told yet
         self._unreadable: list[str] = []  # requests whose prompts the amateur cannot read
         self._crowded = False  # whether a request of a group has lost its blocks, or found none, since the last step
-        largest = 1 + self._readers.followers
-        blocks = -(-self.max_model_len // self.block_size)
-        available = self.kv_cache_config.num_blocks - 1  # one block is never used
-        if largest * blocks > available:
-            raise OptionError(
-                f"a group of {largest} requests of {self.max_model_len} tokens each needs {largest * blocks} blocks of "
-                f"the cache, which has {available}; give it more memory, or set max_model_len to at most "
-                f"{available // largest * self.block_size}"
-            )
-        if self.max_num_running_reqs < largest:
-            raise OptionError(
-                f"a group takes {largest} of max_num_seqs, which is {self.max_num_running_reqs}; must be at least "
-                f"{largest}"
-            )
+        blocks = self.kv_cache_config.num_blocks - 1  # one block is never used
+        check_room(1 + self._readers.followers, self.max_model_len, self.block_size, blocks, self.max_num_running_reqs)
         coordinator = self.kv_cache_manager.coordinator
         cache_blocks = coordinator.cache_blocks
 
@@ -156,26 +64,17 @@ class GroupScheduler(Scheduler):
         """Add a request, and its followers where its strategy has some."""
         fields = None if request.sampling_params is None else fields_of(request.sampling_params)
         wanted = None if fields is None or request.request_id in self.requests else requested(fields, self._readers)
-        if wanted is None or not wanted.followers(self._readers):
+        unreadable = self._lacks_tokens(self._settings.default if fields is None else wanted, request)
+        if wanted is None or unreadable or not wanted.followers(self._readers):
             super().add_request(request)
-            if self._lacks_tokens(self._settings.default if fields is None else wanted, request):
+            if unreadable:
                 self._unreadable.append(request.request_id)
             return
-        prompts = [list(request.prompt_token_ids)] * wanted.followers(self._readers)
-        if isinstance(wanted, SecondPromptRequest):
-            prompts = [second_prompt(wanted, request.prompt_token_ids, self.vllm_config.model_config)]
-        searches = isinstance(wanted, ContrastiveSearchRequest)
-        # The group ends where the longest of its texts fills the context.
-        room = self.max_model_len - max(map(len, prompts)) - int(searches)
-        request.max_tokens = max(1, min(request.max_tokens, room))
-        followers = [self._follower(request, i, prompt, wanted) for i, prompt in enumerate(prompts, 1)]
-        request.sampling_params = in_group(request.sampling_params, request.request_id, 0, request.num_prompt_tokens)
-        for member in (request, *followers):
-            member.__class__ = GroupedRequest
-        self._groups[request.request_id] = Group(request, followers, searches)
-        for follower in followers:
+        group = group_led_by(request, wanted, self._readers, self.vllm_config.model_config)
+        self._groups[request.request_id] = group
+        for follower in group.followers:
             self._leaders[follower.request_id] = request.request_id
-        for member in (request, *followers):
+        for member in group:
             super().add_request(member)
             self.waiting.remove_request(member)
 
@@ -190,23 +89,6 @@ class GroupScheduler(Scheduler):
                 wanted.name, request.request_id, foreign[0], self._amateur_config.vocab_size,
             )  # fmt: skip
         return bool(foreign)
-
-    def _follower(self, leader: Request, number: int, prompt: list[int], wanted: Any) -> Request:
-        lora = leader.lora_request
-        if wanted.needs_amateur:
-            lora = LoRARequest("amateur", AMATEUR_ADAPTER, self._readers.amateur)
-        params = in_group(leader.sampling_params, leader.request_id, number, len(prompt))
-        params.max_tokens, params.min_tokens, params.seed = self.max_model_len, 0, None
-        params.stop_token_ids, params._eos_token_id = [], None
-        params.logprobs = params.prompt_logprobs = params.structured_outputs = None
-        follower = Request(
-            f"{leader.request_id}-follower-{number}", prompt, params, None, client_index=leader.client_index,
-            arrival_time=leader.arrival_time, lora_request=lora, cache_salt=leader.cache_salt,
-            priority=leader.priority, block_hasher=leader._block_hasher,
-        )  # fmt: skip
-        if isinstance(wanted, ContrastiveSearchRequest):  # what it reads after the prompt are candidates
-            follower._block_hasher, follower.cached_tokens = None, len(prompt)
-        return follower
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         """Schedule a step: the groups that may step come first, the others stop before their last token."""
@@ -281,7 +163,10 @@ class GroupScheduler(Scheduler):
                 for request in found_room:
                     self._take_out(request, scheduler_output)
             else:
-                self._copy_chosen(self._groups[group_of(stepping)], scheduler_output)
+                copies = self._groups[group_of(stepping)].chosen_copies(self.kv_cache_manager, self.block_size)
+                if copies:
+                    known = scheduler_output.kv_cache_block_copies or ()
+                    scheduler_output.kv_cache_block_copies = [*known, *copies]
         for group in self._groups.values():
             for request in group:
                 request.held = False
@@ -303,7 +188,7 @@ class GroupScheduler(Scheduler):
                 sampled[at[group.followers[0].request_id]] = sampled[at[group.leader.request_id]]
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         for group, stepping in stepped:
-            self._keep_candidates(group, chosen=group.leader in stepping)
+            group.keep_candidates(self.requests, chosen=group.leader in stepping)
         self._end_groups()
         for leader in self._failed:
             of_leader = outputs.setdefault(leader.client_index, EngineCoreOutputs())
@@ -328,32 +213,6 @@ class GroupScheduler(Scheduler):
         """The numbers of requests that run and that wait, those of groups outside the queue included."""
         running, waiting = super().get_request_counts()
         return running, waiting + sum(len(list(group)) for group in self._groups.values() if not group.is_in)
-
-    def _keep_candidates(self, group: Group, chosen: bool) -> None:
-        """After a step of a search: followers have new candidates; their last ones gave way to the token chosen."""
-        for follower in group.followers:
-            if follower.request_id not in self.requests:
-                continue
-            if chosen:  # [..., candidate, new candidate]
-                token = group.leader.all_token_ids[-1]
-                if follower.all_token_ids[-2] == token:
-                    group.chosen = follower
-                follower._all_token_ids[-2] = follower._output_token_ids[-2] = token
-            follower.ahead = True
-
-    def _copy_chosen(self, group: Group, scheduler_output: Any) -> None:
-        """Let the model runner copy the block with the chosen candidate to the other followers, before they read on."""
-        source, group.chosen = group.chosen, None
-        if source is None:
-            return
-        at = (source.num_computed_tokens - 1) // self.block_size
-        copies = list(scheduler_output.kv_cache_block_copies or ())
-        sources = [ids[at] for ids in self.kv_cache_manager.get_block_ids(source.request_id)]
-        for follower in group.followers:
-            if follower is not source:
-                blocks = [ids[at] for ids in self.kv_cache_manager.get_block_ids(follower.request_id)]
-                copies += map(KVCacheBlockCopy, sources, blocks)
-        scheduler_output.kv_cache_block_copies = copies
 
     def _forget_candidates(self, group: Group) -> None:
         """Preempt the followers of a search that has lost one of its requests: they find candidates anew."""
@@ -398,8 +257,7 @@ class GroupScheduler(Scheduler):
     def _take_out(self, request: GroupedRequest, scheduler_output: Any) -> None:
         """Preempt a request that this step has scheduled."""
         request_id = request.request_id
-        tokens = scheduler_output.num_scheduled_tokens.pop(request_id)
-        scheduler_output.total_num_scheduled_tokens -= tokens
+        tokens = scheduler_output.num_scheduled_tokens[request_id]
         self.prev_step_scheduled_req_ids.discard(request_id)
         self.running.remove(request)
         # A block that this step's token fills is in the prefix cache already, and the token will not be read.
@@ -407,35 +265,9 @@ class GroupScheduler(Scheduler):
         of_groups = self.kv_cache_manager.get_block_ids(request_id)
         self.kv_cache_manager.evict_blocks({ids[filled] for ids in of_groups if 0 <= filled < len(ids)})
         self._preempt_request(request, time.monotonic())
-        new = scheduler_output.scheduled_new_reqs
-        entering = [data for data in new if data.req_id == request_id]
-        if entering:
-            new.remove(entering[0])
+        if remove_scheduled(scheduler_output, request_id):
             request.num_preemptions -= 1
             if request.num_preemptions == 0:  # no model runner knows it
                 request.status = RequestStatus.WAITING
                 self.reset_preempted_req_ids.discard(request_id)
                 self.finished_req_ids.discard(request_id)
-            return
-        cached = scheduler_output.scheduled_cached_reqs
-        at = cached.req_ids.index(request_id)
-        for values in (
-            cached.req_ids, cached.new_token_ids, cached.new_block_ids, cached.num_computed_tokens,
-            cached.num_output_tokens,
-        ):  # fmt: skip
-            if len(values) > at:
-                del values[at]
-        cached.resumed_req_ids.discard(request_id)
-        cached.all_token_ids.pop(request_id, None)
-
-
-def group_of(stepping: Sequence[GroupedRequest]) -> str:
-    """The group of requests that take a step together."""
-    return stepping[-1].sampling_params.extra_args[GROUP][0]
-
-
-def in_group(params: Any, group: str, number: int, prompt_length: int) -> Any:
-    """A copy of a request's parameters that tells the sampler's processor its group, and its number in it."""
-    params = params.clone()
-    params.extra_args = {**params.extra_args, GROUP: [group, number, prompt_length]}
-    return params

@@ -181,8 +181,9 @@ except ImportError as error:
     print(error)
 """
 # What runs inside an engine; how one is started may import more.
-LOADED = ("plugin", "start", "admission", "architectures", "model", "model_state", "processor", "scheduler", "rows",
-          "requests", "settings", "search", "groups", "prompt_scores", "second_prompts")  # fmt: skip
+LOADED = ("plugin", "start", "admission", "architectures", "model", "model_state", "processor", "scheduler",
+          "scheduled_groups", "scheduled_steps", "rows", "scores", "requests", "settings", "search", "groups",
+          "prompt_scores", "second_prompts")  # fmt: skip
 
 
 def test_the_plug_in_loads_beside_a_transformers_that_the_library_refuses() -> None:
