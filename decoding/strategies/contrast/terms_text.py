@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from decoding.errors import OptionError
+from decoding.errors import OptionError, shown
 
 __all__ = ["terms_in_text"]
 
@@ -24,7 +24,7 @@ def terms_in_text(text: str, expected: str) -> list[tuple[str, float]]:
     """
     starts = list(WRITTEN.finditer(text))
     if not starts or text[: starts[0].start()].strip():
-        raise OptionError(f"terms={text!r}: {expected}")
+        raise OptionError(f"terms={shown(text)}: {expected}")
     ends = [*(start.start() for start in starts[1:]), len(text)]
     return [
         (text[start.end() : end].strip(" "), float(start[3]) * (-1 if "-" in (start[1], start[2]) else 1))
