@@ -7,12 +7,9 @@ from functools import lru_cache
 from typing import Any
 
 from decoding.errors import OptionError
-from decoding.serving.vllm.requests import SecondPromptRequest, WeightedContrastRequest
+from decoding.serving.vllm.requests import Request
 
 __all__ = ["check_second_prompt", "second_prompt"]
-
-
-Reading = SecondPromptRequest | WeightedContrastRequest
 
 
 @lru_cache
@@ -23,7 +20,7 @@ def tokenizer_of(name: str, trust_remote_code: bool) -> Any:
     return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
 
 
-def second_prompt(request: Reading, prompt: Sequence[int] | None, model_config: Any) -> list[int]:
+def second_prompt(request: Request, prompt: Sequence[int] | None, model_config: Any) -> list[int]:
     """The token ids of a second prompt; of None, the last token of the request's own.
 
     A text is encoded as vLLM encodes a prompt, with the tokenizer's special tokens.
@@ -52,6 +49,6 @@ def second_prompt(request: Reading, prompt: Sequence[int] | None, model_config: 
     return tokens
 
 
-def check_second_prompt(request: Reading, model_config: Any) -> None:
+def check_second_prompt(request: Request, model_config: Any) -> None:
     """Raise OptionError where a second prompt does not fit the engine."""
     second_prompt(request, None, model_config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,6 +22,7 @@ class Request(ABC):
     name: ClassVar[str]
     needs_amateur: ClassVar[bool] = False
     reads_second_prompt: ClassVar[bool] = False
+    second_field: ClassVar[str] = ""  # the parameter that has a second prompt
     masks: ClassVar[bool] = False  # implausible tokens, by a field alpha
     text_fields: ClassVar[frozenset[str]] = frozenset()  # whose values are text, whatever they look like
 
@@ -29,6 +30,11 @@ class Request(ABC):
     @abstractmethod
     def kind(self) -> Hashable:
         """What rows must have in common to be computed in one launch."""
+
+    @property
+    def second(self) -> str | Sequence[int] | None:
+        """The second prompt that is read: text, token ids, or None for the last token of the request's own."""
+        return None
 
     @property
     def layers_read(self) -> tuple[int, ...]:
