@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["candidate_mask", "top_candidates"]
+__all__ = ["candidate_mask", "top_candidates", "within"]
 
 BLOCK = 128  # tokens that share a maximum in the search for candidates
 
@@ -37,3 +37,9 @@ def candidate_mask(logits: Tensor, tokens: Tensor, is_candidate: Tensor | None =
     """
     is_candidate = torch.ones_like(tokens, dtype=torch.bool) if is_candidate is None else is_candidate
     return torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, tokens, is_candidate)
+
+
+def within(scores: Tensor, mask: Tensor) -> Tensor:
+    """Scores (..., vocab), -inf outside of a mask (..., vocab) bool; where that leaves a row nothing, the row's own."""
+    kept = scores.masked_fill(~mask, -torch.inf)
+    return torch.where(kept.amax(-1, keepdim=True) == -torch.inf, scores, kept)

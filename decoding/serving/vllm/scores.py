@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from decoding.kernels.candidates import only_candidates, top_candidates
+from decoding.kernels.candidates import candidate_mask, top_candidates, within
 from decoding.kernels.contrast import (
     contrast_log_probs,
     contrast_logits,
@@ -45,12 +45,15 @@ def scores_of(rows: Rows, readers: RowReaders) -> Tensor:
 
 
 def masked_scores(rows: Rows, scores: Tensor, readers: RowReaders) -> Tensor:
-    """Scores (rows, vocab), -inf where a token may not be chosen; see :func:`decoding.kernels.contrast.masked`."""
+    """Scores (rows, vocab), -inf where a token is not plausible.
+
+    Where all that are plausible are at -inf already, see :func:`decoding.kernels.contrast.masked` and
+    :func:`decoding.kernels.candidates.within`.
+    """
     request = rows.requests[0]
     if isinstance(request, LowerLayersRequest):
         final = readers.expert.float()
-        candidates = only_candidates(final, *CANDIDATES[type(request)](request, final))
-        return masked(scores, candidates, 0.0)  # all that are not at -inf are plausible
+        return within(scores, candidate_mask(final, *CANDIDATES[type(request)](request, final)))
     if not request.masks:
         return scores
     expert = readers.expert

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from decoding.kernels.candidates import within
 from decoding.kernels.contrast import masked, plausible
 
 __all__ = ["Contrast", "are_few", "candidates"]
@@ -54,8 +54,7 @@ class Contrast:
         if self.mask is None:
             logits = None if self.alpha is None else self.plausibility_logits().to(scores.device)
             return scores if logits is None else masked(scores, logits, self.alpha)
-        kept = scores.masked_fill(~self.mask().to(scores.device), -torch.inf)
-        return torch.where(kept.amax(-1, keepdim=True) == -torch.inf, scores, kept)
+        return within(scores, self.mask().to(scores.device))
 
     def plausible(self, rounding: float = 0.0) -> Tensor | None:
         """(..., vocab) True for the tokens that are plausible; None where every token passes.
