@@ -125,7 +125,12 @@ def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Te
 
 
 def open_rows(
-    model: Any, rows: Sequence[Sequence[int]], new_tokens: int, *, variants: RowVariants | None = None
+    model: Any,
+    rows: Sequence[Sequence[int]],
+    new_tokens: int,
+    *,
+    variants: RowVariants | None = None,
+    compile: bool = False,
 ) -> Stream:
     """Open a stream on texts of several lengths, to which at most ``new_tokens`` are added, and read them.
 
@@ -134,9 +139,14 @@ def open_rows(
         rows: token ids of each text.
         new_tokens: that each row may add.
         variants: see :class:`decoding.Stream`.
+        compile: see :func:`open_stream`.
+
+    Raises:
+        OptionError: ``compile`` with a model that cannot be captured.
     """
     ids, mask = left_padded(rows, input_device(model))
     check_inputs(model, ids, {"attention_mask": mask})
     inputs, kwargs, config = prepare_inputs(model, input_ids=ids, attention_mask=mask)
     config.max_length = ids.shape[1] + new_tokens
+    request_cuda_graphs(config, compile)
     return open_prepared_stream(model, inputs, kwargs, config, restorable=True, variants=variants, whole_prompt=False)

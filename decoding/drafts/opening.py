@@ -51,6 +51,7 @@ def open_proposer(
     amateur: Assisting | None,
     temperature: float | None,
     tokenizer: Any = None,
+    compile: bool = False,
 ) -> Proposer:
     """Open what proposes drafts, which reads the prompt where it must.
 
@@ -63,9 +64,10 @@ def open_proposer(
         amateur: the strategy's; None where it has none.
         temperature: see :class:`decoding.drafts.assistant.Assistant`.
         tokenizer: of the generating model, where it is known.
+        compile: whether the passes of a model that drafts are captured.
 
     Raises:
-        OptionError: an exit that the model does not have, or no amateur.
+        OptionError: an exit that the model does not have, no amateur, or a model whose passes cannot be captured.
         InputError: a text that is longer than the context of the model that drafts.
         ModelError: a model of other tokens, or one that cannot draft.
     """
@@ -91,7 +93,7 @@ def open_proposer(
             "drafts: who drafts reads tokens, and the prompt is embeddings: pass input_ids, or prompt-lookup"
         )
     rows = _readable(assisting, prompts, new_tokens)
-    stream = open_rows(assisting.model, rows, new_tokens, variants=assisting.variants)
+    stream = open_rows(assisting.model, rows, new_tokens, variants=assisting.variants, compile=compile)
     return Assistant(stream, prompts, vocab_size(model), temperature, until_unsure=options.tokens is None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,6 +25,10 @@ class Drafts:
     tokens: Tensor
     counts: Sequence[int]
     probabilities: Tensor | None = None
+
+    def filled_up(self, n: int) -> Drafts:
+        """The same drafts, with tokens of no meaning behind them: (batch, n) or more."""
+        return replace(self, tokens=torch.nn.functional.pad(self.tokens, (0, max(n - self.tokens.shape[1], 0))))
 
 
 class Proposer(ABC):

@@ -40,11 +40,14 @@ class Drafting:
             row, without padding, and the number of tokens that the call may add.
         length: how many are asked for in each round.
         record: filled with what becomes of them; None for no record.
+        filled_up: whether a round of some drafts is filled up to as many as were asked for, so that passes have two
+            sizes: this one, and one token.
     """
 
     open_proposer: Callable[[Sequence[Sequence[int]], int], Proposer]
     length: DraftLength
     record: DraftRecord | None = None
+    filled_up: bool = False
 
 
 @torch.no_grad()
@@ -71,7 +74,7 @@ def decode_with_drafts(
         logits_processor: each place of a pass is processed as after its own text.
         temperature: divides the strategy's scores when sampling.
         stopping_criteria: each token is shown to them.
-        generation_config: without captured steps.
+        generation_config: likewise.
         generators: one for each row, which then draws what it draws without drafts; None for the global one.
         streamer: gets whole runs of accepted tokens.
         model_kwargs: masks, positions, cache.
@@ -104,6 +107,8 @@ def decode_with_drafts(
                 most = min(drafting.length.begin(), new_tokens)
                 wanted = [max(min(most, rounds.room(row)), 0) for row in range(rows)]
                 drafts = rounds.with_padding(proposer.propose(texts.tokens, wanted))
+                if drafting.filled_up and any(drafts.counts):
+                    drafts = drafts.filled_up(most)
                 drafted, accepted = rounds.run(drafts)
                 drafting.length.end(drafted, accepted)
                 put.until(rounds.settled)

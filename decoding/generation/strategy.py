@@ -149,16 +149,18 @@ class Strategy(ABC):
     ) -> Drafting:
         # Rows with seeds of their own draw what they draw without drafts: theirs are not drawn.
         temperature = (config.temperature or 1.0) if config.do_sample and generators is None else None
+        captured = cuda_graphs_requested(config)
 
         def open_it(prompts: Sequence[Sequence[int]], new_tokens: int) -> Proposer:
             return open_proposer(
                 options, model, prompts, new_tokens,
                 sources=self.draft_sources(model, prompts) if options.looks_up else (),
                 amateur=self.draft_amateur(model, rows) if options.by_amateur else None,
-                temperature=temperature, tokenizer=getattr(self, "tokenizer", None),
+                temperature=temperature, tokenizer=getattr(self, "tokenizer", None), compile=captured,
             )  # fmt: skip
 
-        return Drafting(open_it, DraftLength(options.tokens, timed=not is_tensor_parallel(model)), record)
+        length = DraftLength(options.tokens, timed=not is_tensor_parallel(model))
+        return Drafting(open_it, length, record, filled_up=captured)
 
     def logits_processor(self, model: Any, **inputs: Any) -> Any:
         """The strategy as a logits processor for plain ``model.generate``, beam search included.
@@ -218,7 +220,7 @@ class Strategy(ABC):
         if draft_record is not None and drafted is None:
             draft_record.begin(len(input_ids))
         if drafted is not None:
-            check_drafts(self.name, model, generation_config, synced_gpus)
+            check_drafts(self.name, model, drafted, generation_config, synced_gpus)
             self.check_drafts(len(input_ids))
         if generation_config.use_cache is False:  # perhaps of the model's own config, where training has left it
             warn_recompute_cost(model, "use_cache=False")
@@ -241,7 +243,7 @@ class Strategy(ABC):
         )
 
 
-def check_drafts(name: str, model: Any, config: GenerationConfig, synced_gpus: bool) -> None:
+def check_drafts(name: str, model: Any, options: DraftOptions, config: GenerationConfig, synced_gpus: bool) -> None:
     """Refuse what drafts cannot stand beside.
 
     Raises:
@@ -251,8 +253,11 @@ def check_drafts(name: str, model: Any, config: GenerationConfig, synced_gpus: b
     check_reads_drafts(model)
     if synced_gpus:
         raise OptionError("drafts: with synced_gpus all ranks run the same number of forward passes; leave drafts out")
-    if cuda_graphs_requested(config):
-        raise OptionError("drafts: their passes are not captured; leave out drafts or compile=True")
+    if cuda_graphs_requested(config) and options.tokens is None:
+        raise OptionError(
+            "draft_tokens=auto (the default): with compile=True rounds of one number of drafts are captured; give that "
+            "number, such as draft_tokens=4"
+        )
     if config.use_cache is False:
         raise OptionError(f"use_cache=False: {name} cannot read drafts without a cache; leave one of them out")
     if config.return_dict_in_generate and config.output_attentions:

@@ -27,7 +27,7 @@ from decoding.models.hooks import collect_inputs
 from decoding.models.text_config import text_config
 from decoding.stream.output import ForwardOutput
 from decoding.stream.state import BatchState
-from decoding.stream.static_layout import LayerShape, StaticLayout, StaticStep, bucket_of
+from decoding.stream.static_layout import BranchStep, LayerShape, RowStep, StaticLayout, StaticStep, bucket_of
 from decoding.transformers_private import attention_implementation
 
 __all__ = ["CudaGraphSteps", "GraphPlan"]
@@ -82,19 +82,39 @@ class CudaGraphSteps:
         """
         branches, n = tokens.shape[1:]
         start, end = state.length, state.length + branches * n
-        assert self._layout is not None
-        if end > self._layout.capacity:
-            self._layout = self._take(state, end)
-        self._sync_storage(state)
-        self._mark_padding(state, start)
-        step = self._step(state, branches, n, self._layout.capacity if self._probing else bucket_of(end))
+        layout = self._prepared(state, end)
+        bucket = layout.capacity if self._probing else bucket_of(end)
+        step = self._step(
+            state, ("branches", branches, n, bucket), lambda *given: BranchStep(layout, branches, n, bucket, *given)
+        )
         step.tokens.copy_(tokens.flatten(1))
         step.positions.unflatten(1, (branches, n)).copy_(positions[:, None])
-        self._layout.length.fill_(start)
-        hidden, *exits = self._run(state, self._layout, step)
-        for layer in layers_of(state.cache):
-            layer.mark_written(branches * n)
-        return ForwardOutput(hidden, exits=tuple(exits))
+        layout.length.fill_(start)
+        return self._read(state, layout, step)
+
+    def read_rows(
+        self, state: BatchState, tokens: Tensor, positions: Tensor, slots: Tensor, places: Tensor
+    ) -> ForwardOutput:
+        """Read tokens of rows with lengths of their own, and count them in the stream's cache.
+
+        Args:
+            state: of the stream; its length is that of the longest row.
+            tokens: (batch, n).
+            positions: likewise.
+            slots: likewise, where their keys and values go.
+            places: likewise, how many slots of its row each of them follows.
+
+        Returns:
+            ``hidden`` and exits are (batch, n, dim).
+        """
+        n, end = tokens.shape[1], state.length + tokens.shape[1]
+        layout, bucket = self._prepared(state, end), bucket_of(end)
+        step = self._step(state, ("rows", n, bucket), lambda *given: RowStep(layout, n, bucket, *given))
+        for held, given in (
+            (step.tokens, tokens), (step.positions, positions), (step.slots, slots), (step.places, places),
+        ):  # fmt: skip
+            held.copy_(given)
+        return self._read(state, layout, step)
 
     def keep(self, state: BatchState, num_branch_tokens: int, slots: Tensor) -> None:
         """Keep the slots (batch, n) of each row, of the ``num_branch_tokens`` tokens read last, in place."""
@@ -148,17 +168,32 @@ class CudaGraphSteps:
                 present[:, :length].copy_(mask[:, :length] != 0)
             self._stale = False
 
-    def _step(self, state: BatchState, branches: int, n: int, bucket: int) -> StaticStep:
+    def _prepared(self, state: BatchState, end: int) -> StaticLayout:
+        """The layout, with room for slots up to ``end``, what the cache holds in it and its padding marked."""
+        assert self._layout is not None
+        if end > self._layout.capacity:
+            self._layout = self._take(state, end)
+        self._sync_storage(state)
+        self._mark_padding(state, state.length)
+        return self._layout
+
+    def _step(self, state: BatchState, shape: tuple[Any, ...], make: Callable[..., Any]) -> Any:
+        """The step of a shape, made with (dtype, layer types) where there is none yet."""
         assert self._layout is not None
         variants = state.passes.variants
         kind = None if variants is None else variants.key
         dtype = state.dtype
-        key = (branches, n, bucket, state.passes.exits, kind, dtype)
+        key = (*shape, state.passes.exits, kind, dtype)
         steps = self._layout.steps
         if key not in steps:
-            types = getattr(text_config(state.model), "layer_types", None)
-            steps[key] = StaticStep(self._layout, branches, n, bucket, dtype, types)
+            steps[key] = make(dtype, getattr(text_config(state.model), "layer_types", None))
         return steps[key]
+
+    def _read(self, state: BatchState, layout: StaticLayout, step: StaticStep) -> ForwardOutput:
+        hidden, *exits = self._run(state, layout, step)
+        for layer in layers_of(state.cache):
+            layer.mark_written(step.tokens.shape[1])
+        return ForwardOutput(hidden, exits=tuple(exits))
 
     def _run(self, state: BatchState, layout: StaticLayout, step: StaticStep) -> list[Tensor]:
         """Hidden states (batch, flat, dim), and those of each exit."""

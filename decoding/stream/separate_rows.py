@@ -6,7 +6,7 @@ a 4-D mask keeps them from what is behind it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -57,11 +57,7 @@ class SeparateRows:
         n = tokens.shape[1]
         slots = self._behind(n, tokens.device)
         kwargs, ids = self._grown(slots, tokens)
-
-        def visible(columns: Tensor) -> Tensor:
-            return columns <= slots[:, :, None]
-
-        output = self._run(tokens, slots, slots, kwargs, ids, visible)
+        output = self._run(tokens, slots, slots, kwargs, ids)
         state.kwargs, state.input_ids, state.length = kwargs, ids, state.length + n
         self.lengths = [length + n for length in self.lengths]
         return output
@@ -80,11 +76,7 @@ class SeparateRows:
         n = tokens.shape[1]
         slots = self._behind(n, tokens.device)
         kwargs, ids = self._grown(slots, tokens)
-
-        def visible(columns: Tensor) -> Tensor:
-            return (columns < after[:, :, None]) | (columns == slots[:, :, None])
-
-        output = self._run(tokens, slots, after, kwargs, ids, visible)
+        output = self._run(tokens, slots, after, kwargs, ids)
         for layer in layers_of(self.state.cache):
             if isinstance(layer, RowwiseLayer):
                 layer.crop(-n)
@@ -118,27 +110,21 @@ class SeparateRows:
         ids = torch.nn.functional.pad(state.input_ids, (0, n))
         return state.grown_kwargs(n), ids.scatter_(1, slots + (state.input_ids.shape[1] - state.length), tokens)
 
-    def _run(
-        self,
-        tokens: Tensor,
-        slots: Tensor,
-        places: Tensor,
-        kwargs: dict[str, Any],
-        ids: Tensor,
-        visible: Callable[[Tensor], Tensor],
-    ) -> ForwardOutput:
+    def _run(self, tokens: Tensor, slots: Tensor, places: Tensor, kwargs: dict[str, Any], ids: Tensor) -> ForwardOutput:
         """Run a pass over (batch, n) tokens that are written to slots.
 
         Args:
             tokens: read.
             slots: (batch, n) where their keys and values go.
-            places: (batch, n) their places in the text, of which positions and windows are made.
+            places: (batch, n) their places in the text: each attends to the slots before its place and to its own.
             kwargs: with n more tokens.
             ids: likewise.
-            visible: from (columns,) slots to (batch, n, columns) those that each token attends to, window and padding
-                left out.
         """
         state, n, device = self.state, tokens.shape[1], tokens.device
+        positions = places if self._last_place is None else places.clamp(max=self._last_place)
+        positions = self._first_position + positions
+        if state.graph_steps is not None:
+            return state.graph_steps.read_rows(state, tokens, positions, slots, places)
         width = state.length + n
         for layer in layers_of(state.cache):
             if isinstance(layer, RowwiseLayer):
@@ -147,20 +133,19 @@ class SeparateRows:
 
         def mask_of(offset: int, window: int | None) -> Tensor:
             columns = torch.arange(offset, width, device=device)
-            seen = visible(columns)
+            own = columns == slots[:, :, None]  # (batch, n, columns)
+            seen = own | (columns < places[:, :, None])
             if window is not None:
-                seen &= (places[:, :, None] - columns < window) | (columns == slots[:, :, None])
+                seen &= own | (places[:, :, None] - columns < window)
             if present is not None:
                 seen &= present[:, None, offset:width] != 0
             mask = torch.zeros(seen.shape, dtype=state.dtype, device=device)
             return mask.masked_fill_(~seen, torch.finfo(state.dtype).min)[:, None]
 
         inputs = state.inputs_beside_tokens(ids, n, kwargs)
-        if self._last_place is not None:
-            places = places.clamp(max=self._last_place)
         inputs |= {
             "input_ids": tokens,
-            "position_ids": self._first_position + places,
+            "position_ids": positions,
             "attention_mask": masks_by_layer(state, n, mask_of),
         }
         return state.run(inputs, every_logit=True)

@@ -7,6 +7,7 @@ is here: storage for all the tokens of a call, and the next slot as a number on 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from decoding.stream.tree_mask import branch_relations
 from decoding.transformers_private import CACHE_ARGUMENT
 
-__all__ = ["LayerShape", "StaticLayout", "StaticStep", "bucket_of"]
+__all__ = ["BranchStep", "LayerShape", "RowStep", "StaticLayout", "StaticStep", "bucket_of"]
 
 # Attention reads a whole bucket, and each bucket is a capture of its own. Ends lie 256 slots apart, from 4096 on an
 # eighth of the power of two below: at most 255 slots or 12.5% too many are read, on average half of that (64 MB of a 7B
@@ -88,7 +89,12 @@ class StaticLayout:
         self.capture: Any = None  # CUDA stream and memory pool of its graphs
 
     def cache_at(self, slots: Tensor, bucket: int) -> Cache:
-        """The cache for a forward pass that writes to ``slots`` (n,) and attends to the first ``bucket`` slots."""
+        """The cache for a forward pass that attends to the first ``bucket`` slots.
+
+        Args:
+            slots: where the pass writes: (n,) in every row, or (batch, n).
+            bucket: number of slots.
+        """
         self._place.slots, self._place.bucket = slots, bucket
         return self._cache
 
@@ -105,21 +111,71 @@ class StaticLayout:
             stack.zero_()
 
 
-class StaticStep:
-    """The inputs of a forward pass over ``branches`` times ``n`` tokens a row.
+class StaticStep(ABC):
+    """The inputs of a forward pass over n tokens a row.
 
     Args:
         layout: what it runs on.
-        branches: alternatives a row, side by side.
-        n: tokens of each.
+        n: tokens of a row.
         bucket: number of the layout's slots that it attends to.
         dtype: of the hidden states, and so of the mask.
         layer_types: of the model's config, for models that take a mask for each type.
 
     Attributes:
-        tokens: (batch, branches·n), written before the pass.
+        tokens: (batch, n), written before the pass.
         positions: likewise.
         graph: the captured pass, once there is one.
+    """
+
+    def __init__(
+        self, layout: StaticLayout, n: int, bucket: int, dtype: torch.dtype, layer_types: Sequence[str] | None
+    ) -> None:
+        self.bucket, self.dtype = bucket, dtype
+        self.graph: Any = None
+        self.windows = {layer.window for layer in layout.layers}
+        self.window_of = dict(zip(layer_types or (), (layer.window for layer in layout.layers), strict=False))
+        with torch.inference_mode(False):
+            self.tokens = torch.zeros((layout.batch, n), dtype=torch.long, device=layout.device)
+            self.positions = torch.zeros_like(self.tokens)
+            self.every_slot = torch.arange(bucket, device=layout.device)
+
+    def inputs(self, layout: StaticLayout) -> dict[str, Any]:
+        """Inputs of the model's forward, made on the device alone."""
+        slots = self._written_slots(layout)
+        masks = self._masks(layout, slots)
+        whole = next(iter(masks.values()))
+        return {
+            "input_ids": self.tokens,
+            "position_ids": self.positions,
+            "attention_mask": whole if len(masks) == 1 else {t: masks[w] for t, w in self.window_of.items()},
+            CACHE_ARGUMENT: layout.cache_at(slots, self.bucket),
+            "use_cache": True,
+        }
+
+    @abstractmethod
+    def _written_slots(self, layout: StaticLayout) -> Tensor:
+        """Where the tokens' keys and values go: (n,) in every row, or (batch, n)."""
+
+    @abstractmethod
+    def _masks(self, layout: StaticLayout, slots: Tensor) -> dict[int | None, Tensor]:
+        """By window, the additive (batch, 1, n, bucket): 0 where a token may look, the dtype's minimum elsewhere."""
+
+    def _hiding(self, layout: StaticLayout, hidden: Tensor) -> Tensor:
+        """The additive mask of what is hidden, which can be expanded to (batch, 1, n, bucket)."""
+        mask = torch.zeros((*self.tokens.shape, self.bucket), dtype=self.dtype, device=layout.device)[:, None]
+        return mask.masked_fill_(hidden, torch.finfo(self.dtype).min)
+
+
+class BranchStep(StaticStep):
+    """A pass over ``branches`` times ``n`` tokens a row, all of which follow the layout's length.
+
+    Args:
+        layout: see :class:`StaticStep`.
+        branches: alternatives a row, side by side.
+        n: tokens of each.
+        bucket: see :class:`StaticStep`.
+        dtype: likewise.
+        layer_types: likewise.
     """
 
     def __init__(
@@ -131,47 +187,60 @@ class StaticStep:
         dtype: torch.dtype,
         layer_types: Sequence[str] | None,
     ) -> None:
-        self.bucket, self.dtype = bucket, dtype
-        self.graph: Any = None
-        device, flat = layout.device, branches * n
-        self.windows = {layer.window for layer in layout.layers}
-        self.window_of = dict(zip(layer_types or (), (layer.window for layer in layout.layers), strict=False))
+        super().__init__(layout, branches * n, bucket, dtype, layer_types)
+        device = layout.device
         with torch.inference_mode(False):
-            self.tokens = torch.zeros((layout.batch, flat), dtype=torch.long, device=device)
-            self.positions = torch.zeros_like(self.tokens)
-            self.slots = torch.arange(flat, device=device)  # after the prefix
-            self.every_slot = torch.arange(bucket, device=device)
+            self.slots = torch.arange(branches * n, device=device)  # after the prefix
             # Copies, since a graph goes on reading them where a table that others share may be dropped.
             self.relations = {
                 window: branch_relations(branches, n, window, dtype, device)[0].clone() for window in self.windows
             }
             self.depths = branch_relations(branches, n, None, dtype, device)[
                 1
-            ].clone()  # (flat,) of each token in its branch
+            ].clone()  # (branches·n,) of each token in its branch
 
-    def inputs(self, layout: StaticLayout) -> dict[str, Any]:
-        """Inputs of the model's forward, made on the device alone."""
-        slots = layout.length + self.slots
+    def _written_slots(self, layout: StaticLayout) -> Tensor:
+        return layout.length + self.slots
+
+    def _masks(self, layout: StaticLayout, slots: Tensor) -> dict[int | None, Tensor]:
         prefix = layout.present[:, : self.bucket] & (self.every_slot < layout.length)  # (batch, bucket)
-        masks = {window: self._mask(layout, prefix, slots, window) for window in self.windows}
-        whole = next(iter(masks.values()))
-        return {
-            "input_ids": self.tokens,
-            "position_ids": self.positions,
-            "attention_mask": whole if len(masks) == 1 else {t: masks[w] for t, w in self.window_of.items()},
-            CACHE_ARGUMENT: layout.cache_at(slots, self.bucket),
-            "use_cache": True,
-        }
+        masks = {}
+        for window in self.windows:
+            visible = prefix[:, None, None]
+            if window is not None:
+                age = (layout.length + self.depths)[:, None] - self.every_slot  # (branches·n, bucket)
+                visible = visible & (age < window)
+            relations = self.relations[window].expand(layout.batch, 1, -1, -1)
+            masks[window] = self._hiding(layout, ~visible).index_copy_(3, slots, relations)
+        return masks
 
-    def _mask(self, layout: StaticLayout, prefix: Tensor, slots: Tensor, window: int | None) -> Tensor:
-        """Additive (batch, 1, flat, bucket): 0 where a token may look, the dtype's minimum elsewhere."""
-        visible = prefix[:, None, None]
-        if window is not None:
-            age = (layout.length + self.depths)[:, None] - self.every_slot  # (flat, bucket)
-            visible = visible & (age < window)
-        mask = torch.zeros((layout.batch, 1, len(slots), self.bucket), dtype=self.dtype, device=layout.device)
-        mask.masked_fill_(~visible, torch.finfo(self.dtype).min)
-        return mask.index_copy_(3, slots, self.relations[window].expand(layout.batch, 1, -1, -1))
+
+class RowStep(StaticStep):
+    """A pass over n tokens of each row, whose rows have lengths of their own.
+
+    Attributes:
+        slots: (batch, n) where keys and values go, written before the pass.
+        places: likewise, how many slots of its row each token follows: it attends to these and to its own.
+    """
+
+    def __init__(
+        self, layout: StaticLayout, n: int, bucket: int, dtype: torch.dtype, layer_types: Sequence[str] | None
+    ) -> None:
+        super().__init__(layout, n, bucket, dtype, layer_types)
+        with torch.inference_mode(False):
+            self.slots, self.places = torch.zeros_like(self.tokens), torch.zeros_like(self.tokens)
+
+    def _written_slots(self, layout: StaticLayout) -> Tensor:
+        return self.slots
+
+    def _masks(self, layout: StaticLayout, slots: Tensor) -> dict[int | None, Tensor]:
+        own, places = self.every_slot == slots[:, :, None], self.places[:, :, None]  # (batch, n, bucket)
+        before = (self.every_slot < places) & layout.present[:, None, : self.bucket]
+        masks = {}
+        for window in self.windows:
+            seen = before if window is None else before & (places - self.every_slot < window)
+            masks[window] = self._hiding(layout, ~(seen | own)[:, None])
+        return masks
 
 
 @dataclass
@@ -205,14 +274,18 @@ class _StaticLayer(CacheLayerMixin):
         """Write (batch, heads, n, head dim) keys and values; return the bucket."""
         assert self.keys is not None
         assert self.values is not None
-        assert self._place.slots is not None
-        self.keys.index_copy_(2, self._place.slots, key_states)
-        self.values.index_copy_(2, self._place.slots, value_states)
+        slots = self._place.slots
+        assert slots is not None
+        for storage, states in ((self.keys, key_states), (self.values, value_states)):
+            if slots.dim() == 1:
+                storage.index_copy_(2, slots, states)
+            else:
+                storage.scatter_(2, slots[:, None, :, None].expand_as(states), states)
         return self.keys.narrow(2, 0, self._place.bucket), self.values.narrow(2, 0, self._place.bucket)
 
     def get_seq_length(self) -> int:
         """The bucket without the tokens that are read."""
-        return self.get_max_length() - (0 if self._place.slots is None else len(self._place.slots))
+        return self.get_max_length() - (0 if self._place.slots is None else self._place.slots.shape[-1])
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """The bucket, from its first slot on."""

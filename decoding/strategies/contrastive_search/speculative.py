@@ -148,7 +148,9 @@ class SpeculativeSearch:
                 drafted[:, :-1].any(-1).cumprod(1).bool()
             )  # behind a draft that cannot be chosen is nothing
         wanted = (is_candidate & ~drafted & reached[:, :, None]).flatten(1)
-        leaves = wanted.int().argsort(dim=1, descending=True, stable=True)[:, : int(wanted.sum(1).max())]
+        # Of captured passes each number of leaves would be another graph: these read all candidates always.
+        most = n * k if self.stream.graph_steps is not None else int(wanted.sum(1).max())
+        leaves = wanted.int().argsort(dim=1, descending=True, stable=True)[:, :most]
         begin = torch.tensor(self._stream_lengths, device=device)[:, None]
         output = self._rows.read_leaves(
             within_vocabulary(self.stream.model, tokens.flatten(1).gather(1, leaves)), begin + leaves // k

@@ -102,7 +102,7 @@ def _cache() -> Any:
 
 BESIDE: dict[str, tuple[dict[str, Any], str]] = {
     "attentions": ({"output_attentions": True, "return_dict_in_generate": True}, "output_attentions=True"),
-    "captured steps": ({"compile": True}, "drafts: their passes are not captured"),
+    "captured steps": ({"compile": True}, "draft_tokens=auto .*compile=True .*give that number"),
     "no cache": ({"use_cache": False}, "use_cache=False: .* cannot read drafts without a cache"),
     "beams": ({"num_beams": 2}, "num_beams=2"),
     "synced gpus": ({"synced_gpus": True}, "synced_gpus"),

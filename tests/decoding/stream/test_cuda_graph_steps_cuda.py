@@ -61,6 +61,24 @@ def test_replayed_tokens_are_those_without_compile(name: str, kind: str, lengths
     assert all(isinstance(step.graph, cuda_graph_steps.CudaGraph) for step in layout.steps.values())
 
 
+@pytest.mark.parametrize("kind", ["search", "contrastive decoding"])
+def test_replayed_drafts_are_those_without_compile(kind: str) -> None:
+    model, weak, inputs = _model("llama"), _model("llama", 7), _prompts(5, 13, 1)
+    strategy = ContrastiveSearch(0.6, 4) if kind == "search" else ContrastiveDecoding(weak)
+    expected = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=NEW).tolist()
+    for drafts in ("prompt-lookup", "exit:2", weak):
+        for _ in range(2):
+            tokens = decoding.generate(
+                model, **inputs, strategy=strategy, drafts=drafts, draft_tokens=3, max_new_tokens=NEW, compile=True
+            )
+            assert tokens.tolist() == expected
+    assert all(
+        isinstance(step.graph, cuda_graph_steps.CudaGraph)
+        for layout in cuda_graph_steps._idle[model]
+        for step in layout.steps.values()
+    )
+
+
 def test_rows_of_a_lora_amateur_are_replayed_too() -> None:
     peft = pytest.importorskip("peft", reason="needs peft")
     torch.manual_seed(1)
