@@ -324,8 +324,7 @@ class _Rounds:
             tokens[ended] = self.texts.pad
         added = dict(zip(active, self.texts.append(active, tokens), strict=True))
         self.last[list(active)] = tokens[list(active)]
-        scores_so_far = self.record.scores_so_far(active[0]) if len(self.texts.lengths) == 1 else None
-        for row, stopped in zip(running, self.texts.stopped(self.criteria, running, scores_so_far), strict=True):
+        for row, stopped in zip(running, self.texts.stopped(self.criteria, running, self.record.scores), strict=True):
             if stopped:
                 self.finish_length[row] = self.texts.lengths[row]
         return added
@@ -336,7 +335,8 @@ class _RowRecords:
 
     def __init__(self, config: GenerationConfig, rows: int) -> None:
         self._whole = Record(config, encoder_decoder=False)
-        self.steps: list[list[tuple[Any, Any, Any]]] = [[] for _ in range(rows)]  # scores, logits, hidden states
+        self.steps: list[list[tuple[Any, Any]]] = [[] for _ in range(rows)]  # logits, hidden states
+        self._scores: list[Tensor] = []  # of each step that a row has come to, (batch, vocab)
 
     @property
     def keeps_scores(self) -> bool:
@@ -344,29 +344,36 @@ class _RowRecords:
 
     def step(self, active: Sequence[int], session: Session, scores: Tensor | None) -> None:
         """Keep one step of some rows."""
-        kept_scores = scores if self.keeps_scores else None
         logits = session.logits.float() if self._whole.logits is not None else None
         states = session.output.hidden_states if self._whole.hidden_states is not None else None
         for row in active:
+            if scores is not None and self.keeps_scores:
+                self._keep_scores(row, len(self.steps[row]), scores[row])
             self.steps[row].append(
                 (
-                    None if kept_scores is None else kept_scores[row, None].clone(),
                     None if logits is None else logits[row].clone(),
                     None if states is None else tuple(layer[row].clone() for layer in states),
                 )
             )
 
-    def scores_so_far(self, row: int) -> Any:
-        """The scores of a batch of one row, as stopping criteria are given them; None where they are not kept."""
-        return tuple(scores for scores, *_ in self.steps[row]) if self.keeps_scores else None
+    def _keep_scores(self, row: int, step: int, scores: Tensor) -> None:
+        """Keep the scores (vocab,) of a row's step; rows that have not come to it have those of the first that has."""
+        if step == len(self._scores):
+            self._scores.append(scores.repeat(len(self.steps), 1))
+        else:
+            self._scores[step][row] = scores
+
+    def scores(self, steps: int) -> Any:
+        """The scores of so many steps, as stopping criteria are given them; None where they are not kept."""
+        return tuple(self._scores[:steps]) if self.keeps_scores else None
 
     def output(self, sequences: Tensor, steps: int, cache: Any) -> Any:
         """The output object that ``model.generate`` would return."""
         whole = self._whole
+        if whole.scores is not None:
+            whole.scores = tuple(self._scores[:steps])
         for step in range(steps):
-            scores, logits, states = zip(*(row[step] for row in self.steps), strict=True)
-            if whole.scores is not None:
-                whole.scores += (torch.cat(scores),)
+            logits, states = zip(*(row[step] for row in self.steps), strict=True)
             if whole.logits is not None:
                 whole.logits += (torch.stack(logits),)
             if whole.hidden_states is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -69,11 +69,17 @@ class RowTexts:
         )
         return ids.scatter(1, columns, tokens)
 
-    def stopped(self, criteria: Any, rows: Sequence[int], scores: Any) -> list[bool]:
-        """Whether the criteria stop each of some rows, each asked about the row's own text."""
+    def stopped(self, criteria: Any, rows: Sequence[int], scores: Callable[[int], Any]) -> list[bool]:
+        """Whether the criteria stop each of some rows, each asked about the row's own text.
+
+        Args:
+            criteria: of the call.
+            rows: indices of the rows.
+            scores: tells the scores of so many new tokens of every row.
+        """
         stopped: dict[int, Any] = {}
         for length in {self.lengths[row] for row in rows}:
-            stopped[length] = criteria(self._ids[:, :length], scores).tolist()
+            stopped[length] = criteria(self._ids[:, :length], scores(length - self.prompt_length)).tolist()
         return [stopped[self.lengths[row]][row] for row in rows]
 
     def cut(self, length: int) -> Tensor:

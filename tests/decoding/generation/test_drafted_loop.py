@@ -312,6 +312,35 @@ def test_a_criterion_of_the_user_s_for_each_row(model: Any, eos: int | None) -> 
             assert torch.equal(tokens, expected), name
 
 
+class _Total(StoppingCriteria):
+    """Stops a row once its best scores come to a sum."""
+
+    def __init__(self, width: int, most: float) -> None:
+        self.width, self.most = width, most
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        assert len(scores) == input_ids.shape[1] - self.width
+        assert all(len(step) == len(input_ids) for step in scores)
+        return _totals(scores) > self.most
+
+
+def _totals(scores: Any) -> Tensor:
+    return torch.stack([step.amax(-1).abs() for step in scores]).sum(0)
+
+
+@pytest.mark.parametrize("name", ENDING)
+def test_a_criterion_of_the_scores(model: Any, name: str) -> None:
+    inputs = left_padded(PROMPTS)
+    width = inputs["input_ids"].shape[1]
+    options = {"strategy": STRATEGIES[name](), "return_dict_in_generate": True, "output_scores": True}
+    most = float(_totals(_plain(model, inputs, **options).scores).mean()) / 2
+    options |= {"eos_token_id": 119, "pad_token_id": 0, "stopping_criteria": [_Total(width, most)]}
+    expected = _plain(model, inputs, **options).sequences
+    assert len({int(count) for count in (expected[:, width:] == 0).sum(1)}) > 1  # rows end apart
+    output, _ = _drafted(model, expected, inputs, **options)
+    assert torch.equal(output.sequences, expected)
+
+
 def test_max_time_ends_a_run(model: Any) -> None:
     inputs = left_padded(PROMPTS)
     expected = _plain(model, inputs, max_new_tokens=40)
