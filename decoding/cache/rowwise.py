@@ -97,6 +97,15 @@ class RowwiseLayer(GrowingLayer):
                     storage[row, :, target - self.offset] = storage[row, :, source - self.offset]
         self.length = self._values_length = length - self.offset
 
+    def clear_behind(self, lengths: Sequence[int]) -> None:
+        """Zero what is behind the first ``lengths[i]`` slots of row i."""
+        if not self.is_initialized:
+            return
+        for storage in (self._keys, self._values):
+            assert storage is not None
+            for row, length in enumerate(lengths):
+                storage[row, :, max(length - self.offset, 0) :].zero_()
+
     def get_seq_length(self) -> int:
         """The number of tokens of the longest row, those included that had left the window before."""
         return self.offset + self.length

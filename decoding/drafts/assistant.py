@@ -59,6 +59,8 @@ class Assistant(Proposer):
         tokens, distributions = [], []
         for drafted in range(1, n + 1):
             probabilities = (logits.float()[:, : self._vocab] / (self._temperature or 1.0)).softmax(-1)
+            numbers = ~probabilities.isnan().any(-1)  # a row without any gets no draft
+            probabilities = torch.where(numbers[:, None], probabilities, 1 / probabilities.shape[1])
             if self._temperature is None:
                 chosen = probabilities.argmax(-1)
             else:
@@ -68,6 +70,7 @@ class Assistant(Proposer):
             tokens.append(chosen)
             # Of what is known before the next token is drawn, so that drafts are drawn from their distributions still.
             sure = (probabilities.amax(-1) >= SURE).tolist() if self._until_unsure else [True] * len(texts)
+            going = [goes_on and is_number for goes_on, is_number in zip(going, numbers.tolist(), strict=True)]
             for row, token in enumerate(chosen.tolist()):
                 if going[row]:
                     counts[row] = drafted

@@ -90,10 +90,10 @@ class CudaGraphSteps:
         step.tokens.copy_(tokens.flatten(1))
         step.positions.unflatten(1, (branches, n)).copy_(positions[:, None])
         layout.length.fill_(start)
-        return self._read(state, layout, step)
+        return self._read(state, layout, step, end)
 
     def read_rows(
-        self, state: BatchState, tokens: Tensor, positions: Tensor, slots: Tensor, places: Tensor
+        self, state: BatchState, tokens: Tensor, positions: Tensor, slots: Tensor, places: Tensor, width: int
     ) -> ForwardOutput:
         """Read tokens of rows with lengths of their own, and count them in the stream's cache.
 
@@ -103,18 +103,19 @@ class CudaGraphSteps:
             positions: likewise.
             slots: likewise, where their keys and values go.
             places: likewise, how many slots of its row each of them follows.
+            width: slots of the longest row afterwards.
 
         Returns:
             ``hidden`` and exits are (batch, n, dim).
         """
-        n, end = tokens.shape[1], state.length + tokens.shape[1]
-        layout, bucket = self._prepared(state, end), bucket_of(end)
+        n = tokens.shape[1]
+        layout, bucket = self._prepared(state, width), bucket_of(width)
         step = self._step(state, ("rows", n, bucket), lambda *given: RowStep(layout, n, bucket, *given))
         for held, given in (
             (step.tokens, tokens), (step.positions, positions), (step.slots, slots), (step.places, places),
         ):  # fmt: skip
             held.copy_(given)
-        return self._read(state, layout, step)
+        return self._read(state, layout, step, width)
 
     def keep(self, state: BatchState, num_branch_tokens: int, slots: Tensor) -> None:
         """Keep the slots (batch, n) of each row, of the ``num_branch_tokens`` tokens read last, in place."""
@@ -189,10 +190,10 @@ class CudaGraphSteps:
             steps[key] = make(dtype, getattr(text_config(state.model), "layer_types", None))
         return steps[key]
 
-    def _read(self, state: BatchState, layout: StaticLayout, step: StaticStep) -> ForwardOutput:
+    def _read(self, state: BatchState, layout: StaticLayout, step: StaticStep, end: int) -> ForwardOutput:
         hidden, *exits = self._run(state, layout, step)
         for layer in layers_of(state.cache):
-            layer.mark_written(step.tokens.shape[1])
+            layer.mark_written(end - state.length)
         return ForwardOutput(hidden, exits=tuple(exits))
 
     def _run(self, state: BatchState, layout: StaticLayout, step: StaticStep) -> list[Tensor]:

@@ -15,6 +15,7 @@ __all__ = [
     "at_places",
     "at_token",
     "joined",
+    "joined_tokens",
     "mapped",
     "picked",
     "recorded",
@@ -56,6 +57,23 @@ def joined(outputs: list[ForwardOutput]) -> ForwardOutput:
     if last.logits is not None:
         last.logits = torch.cat([output.logits for output in outputs if output.logits is not None], dim=1)
     return last
+
+
+def joined_tokens(outputs: list[ForwardOutput]) -> ForwardOutput:
+    """One output for tokens that were read in several passes, layers' states included; attentions are left out."""
+    first, *others = outputs
+
+    def whole(states: Tensor, *more: Tensor) -> Tensor:
+        return torch.cat([states, *more], dim=1)
+
+    return ForwardOutput(
+        whole(first.hidden, *(output.hidden for output in others)),
+        None if first.logits is None else whole(*(output.logits for output in outputs if output.logits is not None)),
+        tuple(map(whole, *(output.exits for output in outputs))),
+        None
+        if first.hidden_states is None
+        else tuple(map(whole, *(output.hidden_states for output in outputs if output.hidden_states is not None))),
+    )
 
 
 def at_token(output: ForwardOutput, index: int) -> ForwardOutput:

@@ -16,7 +16,7 @@ from decoding.cache.growing import layers_of
 from decoding.cache.quantised import is_quantised
 from decoding.cache.rowwise import RowwiseLayer, join_rows, separate_rows
 from decoding.errors import ModelError
-from decoding.stream.output import ForwardOutput
+from decoding.stream.output import ForwardOutput, joined_tokens
 from decoding.stream.state import BatchState
 from decoding.stream.tree_mask import masks_by_layer
 
@@ -33,6 +33,7 @@ class SeparateRows:
 
     Attributes:
         lengths: slots of each row, padding included.
+        gave_nan: whether some state of the last pass was NaN.
 
     Raises:
         ModelError: a quantised cache, which has packed what it should forget.
@@ -49,37 +50,53 @@ class SeparateRows:
         # A prompt of embeddings has slots and no tokens.
         self._last_place = None if max_length is None else max_length - state.input_ids.shape[1] + state.length - 1
         self._first_position = state.kwargs["position_ids"][..., -1:] - (state.length - 1)  # (batch, 1) of slot 0
+        self.gave_nan = False
         separate_rows(state.cache)
 
     def read(self, tokens: Tensor) -> ForwardOutput:
-        """Read (batch, n) tokens, after the end of each row; ``hidden`` is (batch, n, dim)."""
-        state = self.state
-        n = tokens.shape[1]
+        """Read (batch, n) tokens, after the end of each row; ``hidden`` is (batch, n, dim).
+
+        A token is read as after those before it alone, whatever comes after it.
+        """
+        before = list(self.lengths)
+        output = self._read(tokens)
+        if tokens.shape[1] == 1 or not self.gave_nan:
+            return output
+        # Attention masks what comes after a token: that weighs nothing, and nothing times NaN is NaN.
+        self.rewind(before)
+        return joined_tokens([self._read(token) for token in tokens.split(1, dim=1)])
+
+    def _read(self, tokens: Tensor) -> ForwardOutput:
+        state, n = self.state, tokens.shape[1]
+        self._clear_behind()
         slots = self._behind(n, tokens.device)
-        kwargs, ids = self._grown(slots, tokens)
+        kwargs, ids = self._grown(slots, tokens, n)
         output = self._run(tokens, slots, slots, kwargs, ids)
         state.kwargs, state.input_ids, state.length = kwargs, ids, state.length + n
         self.lengths = [length + n for length in self.lengths]
         return output
 
-    def read_leaves(self, tokens: Tensor, after: Tensor) -> ForwardOutput:
+    def read_leaves(self, tokens: Tensor, after: Tensor, first: int = 0) -> ForwardOutput:
         """Read tokens each of which follows a beginning of its row, and none of which sees another; keep none.
 
         Args:
             tokens: (batch, n).
             after: (batch, n) how many slots of its row each of them follows.
+            first: how many leaves were read before these, after the same texts, and can be kept still.
 
         Returns:
             The output; ``hidden`` is (batch, n, dim). Until the next pass, :meth:`keep_leaves` can keep one of each
-            row, whose i-th is in slot ``lengths[row] + i``.
+            row, whose i-th is in slot ``lengths[row] + first + i``.
         """
-        n = tokens.shape[1]
-        slots = self._behind(n, tokens.device)
-        kwargs, ids = self._grown(slots, tokens)
+        end = first + tokens.shape[1]
+        if not first:
+            self._clear_behind()
+        slots = self._behind(end, tokens.device)[:, first:]
+        kwargs, ids = self._grown(slots, tokens, end)
         output = self._run(tokens, slots, after, kwargs, ids)
         for layer in layers_of(self.state.cache):
             if isinstance(layer, RowwiseLayer):
-                layer.crop(-n)
+                layer.crop(-end)
         return output
 
     def keep_leaves(self, tokens: Tensor, slots: Sequence[int]) -> None:
@@ -95,7 +112,7 @@ class SeparateRows:
             if isinstance(layer, RowwiseLayer):
                 layer.move(slots, self.lengths, longest)
         ends = torch.tensor(self.lengths, device=tokens.device)[:, None]
-        state.kwargs, state.input_ids = self._grown(ends, tokens[:, None])
+        state.kwargs, state.input_ids = self._grown(ends, tokens[:, None], 1)
         state.length = longest
         self.lengths = [length + 1 for length in self.lengths]
 
@@ -103,12 +120,12 @@ class SeparateRows:
         """(batch, n) the slots behind each row's end."""
         return torch.tensor(self.lengths, device=device)[:, None] + torch.arange(n, device=device)
 
-    def _grown(self, slots: Tensor, tokens: Tensor) -> tuple[dict[str, Any], Tensor]:
-        """The model's keyword arguments and the token ids with (batch, n) tokens in their slots."""
-        state, n = self.state, tokens.shape[1]
+    def _grown(self, slots: Tensor, tokens: Tensor, more: int) -> tuple[dict[str, Any], Tensor]:
+        """The model's keyword arguments and the token ids with so many more slots, (batch, n) tokens in theirs."""
+        state = self.state
         # The text has fewer tokens than slots where a prompt was embeddings.
-        ids = torch.nn.functional.pad(state.input_ids, (0, n))
-        return state.grown_kwargs(n), ids.scatter_(1, slots + (state.input_ids.shape[1] - state.length), tokens)
+        ids = torch.nn.functional.pad(state.input_ids, (0, more))
+        return state.grown_kwargs(more), ids.scatter_(1, slots + (state.input_ids.shape[1] - state.length), tokens)
 
     def _run(self, tokens: Tensor, slots: Tensor, places: Tensor, kwargs: dict[str, Any], ids: Tensor) -> ForwardOutput:
         """Run a pass over (batch, n) tokens that are written to slots.
@@ -117,15 +134,15 @@ class SeparateRows:
             tokens: read.
             slots: (batch, n) where their keys and values go.
             places: (batch, n) their places in the text: each attends to the slots before its place and to its own.
-            kwargs: with n more tokens.
+            kwargs: with more slots, up to the last that is written in the longest row.
             ids: likewise.
         """
         state, n, device = self.state, tokens.shape[1], tokens.device
         positions = places if self._last_place is None else places.clamp(max=self._last_place)
         positions = self._first_position + positions
+        width = state.length + ids.shape[1] - state.input_ids.shape[1]
         if state.graph_steps is not None:
-            return state.graph_steps.read_rows(state, tokens, positions, slots, places)
-        width = state.length + n
+            return self._noted(state.graph_steps.read_rows(state, tokens, positions, slots, places, width))
         for layer in layers_of(state.cache):
             if isinstance(layer, RowwiseLayer):
                 layer.write_next_at(slots, width)
@@ -148,7 +165,22 @@ class SeparateRows:
             "position_ids": positions,
             "attention_mask": masks_by_layer(state, n, mask_of),
         }
-        return state.run(inputs, every_logit=True)
+        return self._noted(state.run(inputs, every_logit=True))
+
+    def _noted(self, output: ForwardOutput) -> ForwardOutput:
+        """The output, of which it is noted whether something is NaN."""
+        self.gave_nan |= bool(output.hidden.isnan().any())
+        return output
+
+    def _clear_behind(self) -> None:
+        """Zero what is behind each row's end where it may be NaN: a masked slot weighs nothing, and nothing times NaN
+        is NaN.
+        """
+        if self.gave_nan:
+            self.gave_nan = False
+            for layer in layers_of(self.state.cache):
+                if isinstance(layer, RowwiseLayer):
+                    layer.clear_behind(self.lengths)
 
     def rewind(self, lengths: Sequence[int]) -> None:
         """Forget what comes after the first ``lengths[i]`` slots of row i."""

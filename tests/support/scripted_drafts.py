@@ -27,6 +27,7 @@ class Scripted(Proposer):
         short: probability that a row gets fewer drafts in a round than it wants, perhaps none.
         seed: of what is drawn.
         sure: probability that the drafts' distributions give to the drafts; None leaves the distributions out.
+        bad: the wrong drafts, and what stands behind drafts; None draws them.
 
     Attributes:
         rounds: of each round, the tokens that each row had before it.
@@ -41,11 +42,13 @@ class Scripted(Proposer):
         short: float = 0.3,
         seed: int = 0,
         sure: float | None = None,
+        bad: int | None = None,
     ) -> None:
         self.texts, self.vocab, self.wrong, self.short, self.sure = texts, vocab, wrong, short, sure
         self.rounds: list[list[int]] = []
         self.released = False
         self._draw = random.Random(seed)
+        self._bad = bad
 
     def propose(self, texts: Sequence[Sequence[int]], most: Sequence[int]) -> Drafts:
         """The tokens that follow; the texts must be those that are known."""
@@ -57,17 +60,20 @@ class Scripted(Proposer):
                 assert list(known[: len(text)]) == list(text), "the text is not what it is without drafts"
             count = self._draw.randint(0, n) if self._draw.random() < self.short else n
             ahead = [*known[len(text) : len(text) + count]]
-            ahead += [self._draw.randrange(self.vocab) for _ in range(count - len(ahead))]
-            rows.append([self._draw.randrange(self.vocab) if self._draw.random() < self.wrong else t for t in ahead])
+            ahead += [self._wrong() for _ in range(count - len(ahead))]
+            rows.append([self._wrong() if self._draw.random() < self.wrong else t for t in ahead])
         counts = [len(row) for row in rows]
         width = max([0, *counts])
         # What stands behind a row's drafts is of no meaning, so it is anything.
-        tokens = torch.tensor([[*row, *[self._draw.randrange(self.vocab)] * (width - len(row))] for row in rows])
+        tokens = torch.tensor([[*row, *[self._wrong()] * (width - len(row))] for row in rows])
         tokens = tokens.long().view(len(rows), width)
         if self.sure is None:
             return Drafts(tokens, counts)
         spread = torch.full((*tokens.shape, self.vocab), (1 - self.sure) / (self.vocab - 1))
         return Drafts(tokens, counts, spread.scatter(2, tokens[..., None], self.sure))
+
+    def _wrong(self) -> int:
+        return self._draw.randrange(self.vocab) if self._bad is None else self._bad
 
     def release(self) -> None:
         self.released = True

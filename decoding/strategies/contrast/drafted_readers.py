@@ -73,15 +73,11 @@ class DraftedReaders:
             if group.waits:
                 group.read(whole_heads)
 
-    def at(self, slot: int, rows: Sequence[int]) -> Found:
-        """What is known after a token of the round, of the readers that have read it.
-
-        Args:
-            slot: index of the token.
-            rows: that must be numbers.
+    def at(self, slot: int) -> Found:
+        """What is known after a token of the round, its index, of the readers that have read it.
 
         Raises:
-            ModelError: one of them is NaN.
+            ModelError: logits of a row that counts are NaN.
         """
         found = Found(self._of_expert.expert_output_at(slot))
         for index, group in enumerate(self._groups):
@@ -90,7 +86,7 @@ class DraftedReaders:
                 found.finals |= {role: final[:, slot] for role, final in group.finals.items()}
             found.logits |= group.at(slot)
         finals = {role: logits.final for role, logits in found.logits.items()} | found.finals
-        self.streams.check_numbers(finals, rows)
+        self.streams.check_numbers(finals)
         return found
 
     def accept(self, counts: Sequence[int]) -> None:

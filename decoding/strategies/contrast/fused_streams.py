@@ -53,6 +53,9 @@ class FusedStreams:
     Attributes:
         unread: by the index of a group that waits, the tokens (batch,) that it is yet to read.
         ended: indices of groups that read no more.
+        step: how many tokens have been read.
+        steps: where rows have lengths of their own, the step of each row whose logits count, by its index; None where
+            all do.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class FusedStreams:
         self.batch = input_ids.shape[0]
         self.final_norm = final_norm
         self.step = 0
+        self.steps: Mapping[int, int] | None = None
         self.groups: list[ReaderGroup] = []
         self.unread: dict[int, list[Tensor]] = {}
         self.ended: frozenset[int] = frozenset()
@@ -224,24 +228,22 @@ class FusedStreams:
             early |= lower
         return finals, early
 
-    def check_numbers(self, finals: Mapping[str, Tensor], rows: Sequence[int] | None = None) -> None:
-        """Check the final logits (batch, ..., vocab) of readers by role.
-
-        Args:
-            finals: the logits.
-            rows: that count; None for all.
+    def check_numbers(self, finals: Mapping[str, Tensor]) -> None:
+        """Check the final logits (batch, ..., vocab) of readers by role, of the rows that count.
 
         Raises:
             ModelError: one of them is NaN.
         """
         for role, logits in finals.items():
             broken = logits.amax(-1).isnan()
-            if rows is not None:
-                broken[[row for row in range(len(broken)) if row not in rows]] = False
-            if bool(broken.any()):
+            if not bool(broken.any()):
+                continue
+            rows = dict.fromkeys(broken.nonzero()[:, 0].tolist(), self.step)
+            if self.steps is not None:
+                rows = {row: self.steps[row] for row in rows if row in self.steps}
+            for row, step in rows.items():
                 reader = next(reader for group in self.groups for reader in group.readers if reader.role == role)
-                model = reader.model or self.model
-                raise not_a_number(model, role, int(broken.nonzero()[0, 0]), self.step)
+                raise not_a_number(reader.model or self.model, role, row, step)
 
     def expert_output(self, outputs: Mapping[int, ForwardOutput]) -> ForwardOutput:
         """The expert's rows of the group that it belongs to."""

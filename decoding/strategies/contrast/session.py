@@ -89,7 +89,7 @@ class ContrastSession(Session):
         self._headless: dict[int, ForwardOutput] = {}  # by group: its head was applied for plausibility at most
         self._split: tuple[Any, Any, Any] = (None, None, None)
         self._drafted: DraftedReaders | None = None
-        self._place: tuple[int, Sequence[int]] | None = None  # that is looked at, of the drafts read last
+        self._slot: int | None = None  # that is looked at, of the drafts read last
         self._measures = MeasureHistory() if strategy.measured_roles else None
         self._take(streams.prompt)
 
@@ -169,15 +169,15 @@ class ContrastSession(Session):
     def read_drafts(self, tokens: Tensor, processed: Processed) -> None:
         """Read (batch, n) tokens as every reader that does not wait."""
         assert self._drafted is not None, "read_drafts() without begin_drafts()"
-        if self._measures is not None and self._place is None:
+        if self._measures is not None and self._slot is None:
             self._measures.accept()  # the place after the prompt, which no draft was read for
         self._drafted.read(tokens, self.may_wait, self._whole_heads())
 
     def at(self, slot: int, rows: Sequence[int], lengths: Sequence[int]) -> None:
         """Go to the scores after a token of the last pass."""
         self.text.lengths = lengths
-        self.streams.step += 1
-        self._place = slot, rows
+        self.streams.steps = {row: lengths[row] - self.text.prompt_length for row in rows}
+        self._slot = slot
         self._look()
 
     def accept(self, counts: Sequence[int]) -> None:
@@ -235,13 +235,13 @@ class ContrastSession(Session):
     def _look(self) -> None:
         """Make what was read of drafts, at the place that is looked at, that which the next scores are made of."""
         assert self._drafted is not None
-        assert self._place is not None
-        found = self._drafted.at(*self._place)
+        assert self._slot is not None
+        found = self._drafted.at(self._slot)
         self._headless = found.headless
         self.reader_logits |= {**found.logits, **self._with_finals(found.finals)}
         self.output = found.expert_output
         self.logits = self.reader_logits[EXPERT].final
-        self._measure(self._place[0])
+        self._measure(self._slot)
 
     def _whole_heads(self) -> frozenset[str] | None:
         """The roles of readers whose heads are applied for all tokens; None for all readers."""

@@ -21,7 +21,7 @@ from decoding.models.text_config import within_vocabulary
 from decoding.strategies.contrastive_search.candidate_rule import CandidateRule, Limits
 from decoding.strategies.contrastive_search.candidates import Candidates
 from decoding.strategies.contrastive_search.history import HiddenHistory
-from decoding.stream.output import ForwardOutput, at_token
+from decoding.stream.output import ForwardOutput, at_token, joined_tokens
 from decoding.stream.stream import Stream
 
 __all__ = ["SpeculativeSearch"]
@@ -142,8 +142,10 @@ class SpeculativeSearch:
         is_candidate = limits.is_candidate(probabilities)
         drafted = torch.zeros_like(is_candidate)
         reached = torch.ones(batch, n, dtype=torch.bool, device=device)
-        if drafts is not None and n > 1:
+        if drafts is not None and chain is not None:
             drafted[:, :-1] = (tokens[:, :-1] == drafts[:, :, None]) & is_candidate[:, :-1]
+            if self._rows.gave_nan:
+                drafted[:, :-1] &= self._keep_numbers(chain).to(device)[..., None]
             reached[:, 1:] = (
                 drafted[:, :-1].any(-1).cumprod(1).bool()
             )  # behind a draft that cannot be chosen is nothing
@@ -155,6 +157,9 @@ class SpeculativeSearch:
         output = self._rows.read_leaves(
             within_vocabulary(self.stream.model, tokens.flatten(1).gather(1, leaves)), begin + leaves // k
         )
+        if n > 1 and self._rows.gave_nan:
+            output = self._read_by_place(torch.where(is_candidate, tokens, tokens[..., :1]), begin)
+            leaves = torch.arange(n * k, device=device).expand(batch, -1)
         states = output.hidden
         hidden = states.new_zeros(batch, n * k, states.shape[2])
         hidden.scatter_(1, leaves.to(states.device)[:, :, None].expand_as(states), states)
@@ -170,6 +175,31 @@ class SpeculativeSearch:
                 drafted[:, :-1], (begin + torch.arange(n - 1, device=device))[:, :, None], slots[:, :-1]
             )
         return _Round(raw_logits, logits, probabilities, tokens, limits, hidden, slots, leaves, output, chain)
+
+    def _keep_numbers(self, chain: ForwardOutput) -> Tensor:
+        """Forget the drafts of each row from the first whose state is NaN on; returns (batch, n) bool, the others."""
+        kept = (~chain.hidden.isnan().any(-1)).cumprod(1).bool()
+        counts = kept.sum(1).tolist()
+        self._rows.rewind([length + n for length, n in zip(self._stream_lengths, counts, strict=True)])
+        return kept
+
+    def _read_by_place(self, tokens: Tensor, begin: Tensor) -> ForwardOutput:
+        """Read (batch, places, k) leaves place by place, where one of them gave NaN: attention carries it to the others
+        of its pass. Those of a place are read in one pass without drafts too, and places after it follow from them.
+
+        Args:
+            tokens: of each place.
+            begin: (batch, 1) how many slots of its row the first place follows.
+        """
+        k = tokens.shape[2]
+        return joined_tokens(
+            [
+                self._rows.read_leaves(
+                    within_vocabulary(self.stream.model, tokens[:, place]), (begin + place).expand(-1, k), place * k
+                )
+                for place in range(tokens.shape[1])
+            ]
+        )
 
 
 @dataclass
