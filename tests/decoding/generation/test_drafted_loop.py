@@ -69,9 +69,9 @@ def test_every_proposer(name: str, rows: int) -> None:
     proposers = ["prompt-lookup", "exit:1", amateur(), *(["amateur"] if hasattr(strategy, "amateur") else [])]
     if name not in ENDING:
         proposers = proposers[(DISTINCT.index(name) + rows) % 2 :: 2]
-    expected = plain_text(name, rows)[:, : inputs["input_ids"].shape[1] + 8]
+    expected = plain_text(name, rows)[:, : inputs["input_ids"].shape[1] + 6]
     for drafts in proposers:
-        tokens = plain(of_call, inputs, strategy=strategy, max_new_tokens=8, drafts=drafts, draft_tokens=3)
+        tokens = plain(of_call, inputs, strategy=strategy, max_new_tokens=6, drafts=drafts, draft_tokens=3)
         assert torch.equal(tokens, expected), drafts
 
 
@@ -136,12 +136,12 @@ def test_the_embedded_models() -> None:
     family["induced"] = ContrastiveDecoding("induced")
     family["lol"] = LOL("induced", [0.5], guidance="default", tokenizer=tokenizer)
     for number, (name, strategy) in enumerate(family.items()):
-        expected = plain(expert, inputs, strategy=strategy, max_new_tokens=10)
+        expected = plain(expert, inputs, strategy=strategy, max_new_tokens=8)
         own = ["amateur"] if hasattr(strategy, "amateur") else []
         drafts = ["prompt-lookup", "exit:2", weak, *own][number % (3 + len(own))]
-        tokens = plain(expert, inputs, strategy=strategy, max_new_tokens=10, drafts=drafts, draft_tokens="auto")
+        tokens = plain(expert, inputs, strategy=strategy, max_new_tokens=8, drafts=drafts, draft_tokens="auto")
         assert torch.equal(tokens, expected), name
-        tokens, _ = with_script(expert, expected, inputs, strategy=strategy, max_new_tokens=10)
+        tokens, _ = with_script(expert, expected, inputs, strategy=strategy, max_new_tokens=8)
         assert torch.equal(tokens, expected), name
 
 
@@ -155,9 +155,9 @@ def test_stories3m() -> None:
     weak = str(SHARED / "stories3M-amateur")
     family = _family(weak, tokenizer)
     for number, name in enumerate(["greedy", "contrastive-decoding", "context-aware", "contrastive-search"]):
-        expected = plain(of_call, inputs, strategy=family[name], max_new_tokens=10)
+        expected = plain(of_call, inputs, strategy=family[name], max_new_tokens=8)
         drafts = [weak, "amateur", "prompt-lookup", "exit:2"][number]
-        tokens = plain(of_call, inputs, strategy=family[name], max_new_tokens=10, drafts=drafts)
+        tokens = plain(of_call, inputs, strategy=family[name], max_new_tokens=8, drafts=drafts)
         assert torch.equal(tokens, expected), name
 
 

@@ -17,7 +17,7 @@ from decoding import LOL, ContrastiveDecoding, ContrastiveSearch, DecodingError
 from decoding.drafts.proposer import drafts_of
 from decoding.strategies.model_logits import ModelLogits
 
-NEW = 10
+NEW = 8
 PROMPTS = [random_prompt(5, 1), random_prompt(9, 2), random_prompt(3, 3)]
 INPUTS = left_padded(PROMPTS)
 WIDTH = INPUTS["input_ids"].shape[1]
@@ -73,7 +73,7 @@ def test_a_wrong_draft_may_give_nan(name: str, pair: tuple[Any, Any]) -> None:
     for broken in [pair, (weak,)] if hasattr(options["strategy"], "amateur") else [pair]:
         with _without_number(broken, bad):
             script = {"wrong": 0.3, "short": 0.2, "bad": bad}
-            for compile in (False, True)[: 1 + (broken is pair)]:
+            for compile in (False, True)[: 1 + (name in ("greedy", "search"))]:
                 tokens, _ = drafted(model, expected, INPUTS, script=script, compile=compile, **options)
                 assert torch.equal(tokens, expected)
 
