@@ -15,7 +15,6 @@ LINKS = ("evals", "kernels", "tools")  # top-level folders that are subpackages 
 # module or a package with all that is in it; the longest name that fits a module is its floor.
 FLOORS = [
     "decoding.tools",
-    "decoding.__main__",
     "decoding.evals.cli",
     "decoding.evals.commands",
     "decoding.evals.harness",

@@ -366,7 +366,7 @@ def test_a_chat_template_wraps_the_prompt(tmp_path, capfd):
         (["--draft-tokens", "4"], "draft_tokens=4: has an effect with drafts alone"),
         (["--drafts", "exit:1", "--strategy", "beam"], "drafts: beam reads no drafts"),
         (["--drafts", "exit:1", "--generation-config", "drafts=exit:1"], "--generation-config drafts is given too"),
-        (["--drafts", "exit:1", "--compile"], "drafts: their passes are not captured"),
+        (["--drafts", "exit:1", "--compile"], "draft_tokens=auto (the default): with compile=True"),
         (["--stream", "--json"], "give one of them"),
         (["--stream", "--prompt", "w5"], "one prompt"),
         (["--stream", "--strategy", "beam"], "beam search"),
