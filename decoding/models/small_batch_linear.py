@@ -129,7 +129,7 @@ class SmallBatchLinear:
             self._layers = _plain_layers(self._modules)
         key = rows, bool(self._layers) and _may_copy(self._layers)
         if key not in self._changed:
-            forms = [(layer, _form_of(layer, rows, self._layers, key[1])) for layer in self._layers]
+            forms = zip(self._layers, _forms_of(self._layers, rows, key[1]), strict=True)
             self._changed[key] = [(layer, FORMS[form]) for layer, form in forms if form != "linear"]
         changed = self._changed[key]
         return _installed(changed, rows) if changed else nullcontext()
@@ -139,7 +139,7 @@ def measured_forms(model: nn.Module, rows: int) -> dict[str, int]:
     """How many plain linear layers of a model on a CPU compute so many rows in which form; measured where not known."""
     layers = _plain_layers(model.modules())
     copies = has_room_for_copies(layers)
-    return dict(Counter(_form_of(layer, rows, layers, copies) for layer in layers))
+    return dict(Counter(_forms_of(layers, rows, copies)))
 
 
 # --- which form ------------------------------------------------------------------------------------------------------
@@ -170,20 +170,20 @@ def _may_copy(layers: Sequence[nn.Linear]) -> bool:
     return bool(use.room)
 
 
-def _form_of(layer: nn.Linear, rows: int, layers: Sequence[nn.Linear], copies: bool) -> str:
-    """The name of a layer's form for so many rows, measured on its model's layers where it is not known yet."""
+def _forms_of(layers: Sequence[nn.Linear], rows: int, copies: bool) -> list[str]:
+    """The names of the layers' forms for so many rows, measured on these layers where they are not known yet."""
     usable = _usable_forms()
     if len(usable) == 1:
-        return usable[0]
+        return usable * len(layers)
     copies = copies and "packed" in usable
     rows = next(number for number in MEASURED if number >= rows)
-    key = (torch.get_num_threads(), rows, _shape(layer))
+    threads, shapes = torch.get_num_threads(), [_shape(layer) for layer in layers]
     with _measuring:
-        if (*key, False) not in _measured:
+        if any((threads, rows, shape, False) not in _measured for shape in shapes):
             _measure([form for form in usable if form != "packed"], layers, rows)
-        if copies and (*key, True) not in _measured:
+        if copies and any((threads, rows, shape, True) not in _measured for shape in shapes):
             _measure_copies(layers, rows)
-        return _measured[*key, copies]
+        return [_measured[threads, rows, shape, copies] for shape in shapes]
 
 
 def _shape(layer: nn.Linear) -> Shape:
@@ -198,7 +198,7 @@ def _measure(forms: Sequence[str], layers: Sequence[nn.Linear], rows: int) -> No
     for shape in set(map(_shape, layers)):
         best = "linear" if rows == 1 else min(forms, key=times[shape].__getitem__)
         chosen = best == "linear" or times[shape][best] <= GAIN * times[shape]["linear"]
-        _measured[torch.get_num_threads(), rows, shape, False] = best if chosen else "linear"
+        _measured.setdefault((torch.get_num_threads(), rows, shape, False), best if chosen else "linear")
 
 
 @torch.no_grad()
@@ -217,8 +217,8 @@ def _measure_copies(layers: Sequence[nn.Linear], rows: int) -> None:
         if least <= GAIN_OF_COPIES * sum(seconds["without"] for seconds in times.values()):
             shapes |= {shape: "packed" for shape, seconds in times.items() if seconds["packed"] < seconds["without"]}
     for shape, form in shapes.items():
-        _measured[threads, rows, shape, True] = form
-    discard(layer for layer in new if shapes[_shape(layer)] != "packed")
+        _measured.setdefault((threads, rows, shape, True), form)
+    discard(layer for layer in new if _measured[threads, rows, _shape(layer), True] != "packed")
 
 
 def _always(form: str) -> Callable[[nn.Linear], str]:

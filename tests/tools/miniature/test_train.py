@@ -54,7 +54,7 @@ def test_training_ends_when_its_minutes_are_over(material) -> None:  # type: ign
 def test_the_command_writes_folders_that_load(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    options = "--steps 2 --amateur-steps 2 --volumes 1 --stories 5 --no-measure --threads 1"
+    options = "--steps 1 --amateur-steps 1 --volumes 1 --stories 5 --no-measure --threads 1"
     result = CliRunner().invoke(app, ["--output", str(tmp_path), *options.split()])
     assert result.exit_code == 0, result.output
     for name in ("expert", "amateur"):
