@@ -166,6 +166,19 @@ def deco(final: Tensor, lower: Sequence[Tensor], alpha: float, top_p: float, top
     return scores
 
 
+def remembered(scores_of: Callable[[list[int]], Tensor]) -> Callable[[list[int]], Tensor]:
+    """The function, which computes the scores of each text once."""
+    known: dict[tuple[int, ...], Tensor] = {}
+
+    def scores(text: list[int]) -> Tensor:
+        key = tuple(text)
+        if key not in known:
+            known[key] = scores_of(text)
+        return known[key]
+
+    return scores
+
+
 def greedy_tokens(
     scores_of: Callable[[list[int]], Tensor], prompt: Ids, steps: int, expected: Ids = ()
 ) -> tuple[list[int], list[Tensor]]:
@@ -187,11 +200,11 @@ def per_token(
 ) -> list[float]:
     """Teacher-forced scores of a continuation; -1000 where a token is cut off."""
     result = []
-    for i, token in enumerate(continuation):
+    for i in reversed(range(len(continuation))):  # the longest text first: each reader reads that one alone
         scores = scores_of([*prompt, *continuation[:i]])
         scores = log_softmax(scores) if normalized else scores
-        result.append(max(float(scores[token]), -1000.0))
-    return result
+        result.append(max(float(scores[continuation[i]]), -1000.0))
+    return result[::-1]
 
 
 def weighted(

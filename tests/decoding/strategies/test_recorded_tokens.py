@@ -71,7 +71,7 @@ def test_a_left_padded_batch_gives_the_recorded_tokens_where_those_are_right(cas
         if tokens != recorded:
             prompt = [t for t, keep in zip(case["input_ids"][row], case["attention_mask"][row], strict=True) if keep]
             right = contrastive_search_tokens(
-                model, prompt, case["penalty_alpha"], case["top_k"], _text_length(tokens, model)
+                model, prompt, case["penalty_alpha"], case["top_k"], _text_length(tokens, model), expected=tokens
             )
             assert tokens[: len(right)] == right
             assert recorded[: len(right)] != right

@@ -156,7 +156,7 @@ def test_left_padded_chats_against_recomputation(architecture: str, template: st
     width = batch["input_ids"].shape[1]
     for row, (prompt, *others) in zip(found[:, width:].tolist(), rows, strict=True):
         scores = scores_of(oracle_of(architecture), strategy, prompt, *others)
-        assert row == greedy_tokens(scores, prompt, NEW)[0]
+        assert row == greedy_tokens(scores, prompt, NEW, row)[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -212,7 +212,8 @@ def test_a_text_a_row_goes_with_its_row() -> None:
     for row, (messages, text) in enumerate(zip(CONVERSATIONS, texts, strict=True)):
         own = asked(tokenizer, messages, text) if isinstance(text, str) else [*text, *prompts[row]]
         scores = scores_of(oracle_of("llama"), strategy, prompts[row], own, own)
-        assert found[row, width:].tolist() == greedy_tokens(scores, prompts[row], NEW)[0]
+        new = found[row, width:].tolist()
+        assert new == greedy_tokens(scores, prompts[row], NEW, new)[0]
 
 
 def test_beams_of_chats_read_their_own_system_message() -> None:
@@ -323,5 +324,6 @@ def test_a_prompt_as_text_in_a_chat() -> None:
     spec = StrategySpec(strategy.name, strategy)
     (made,) = continuations(model, tokenizer, spec, "Why?", max_new_tokens=NEW, chat=True)
     prompt, own = tokens(tokenizer, CONVERSATIONS[0]), asked(tokenizer, CONVERSATIONS[0], TEXT)
-    right = greedy_tokens(scores_of(oracle_of("llama"), strategy, prompt, own, own), prompt, NEW)[0]
+    scores = scores_of(oracle_of("llama"), strategy, prompt, own, own)
+    right = greedy_tokens(scores, prompt, NEW, made.token_ids[len(prompt) :])[0]
     assert made.token_ids == (*prompt, *right)

@@ -21,7 +21,7 @@ from decoding.strategies.contrast.readers import EXPERT
 from decoding.strategies.contrast.scores import Contrast, candidates
 from decoding.strategies.contrast.session import ContrastSession
 
-NEW = 20
+NEW = 14
 
 Make = Callable[[Any], Any]
 STRATEGIES: dict[str, Make] = {
@@ -143,8 +143,8 @@ def test_what_one_pass_reads_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     inputs = batch(2)
     strategy = ContrastiveDecoding(amateur, alpha=1.0)  # one plausible token, always
     with passes_of(amateur) as passes:
-        tokens = decoding.generate(expert, **inputs, strategy=strategy, max_new_tokens=36)
-    assert torch.equal(tokens, decoding.generate(expert, **inputs, max_new_tokens=36, do_sample=False))
+        tokens = decoding.generate(expert, **inputs, strategy=strategy, max_new_tokens=24)
+    assert torch.equal(tokens, decoding.generate(expert, **inputs, max_new_tokens=24, do_sample=False))
     assert passes[1:] == [10] * ((tokens.shape[1] - inputs["input_ids"].shape[1] - 1) // 10)
 
 
@@ -160,7 +160,7 @@ def test_every_kind_of_cache_reads_several_tokens_later(name: str) -> None:
         for form in (strategy, eager(strategy)):
             torch.manual_seed(seed)
             with passes_of(amateur) as passes:
-                results.append(decoding.generate(expert, **inputs, strategy=form, max_new_tokens=20, do_sample=True))
+                results.append(decoding.generate(expert, **inputs, strategy=form, max_new_tokens=14, do_sample=True))
             counts.append(len(passes))
         assert torch.equal(*results)
         skipped.append(counts[1] - counts[0])
@@ -196,7 +196,7 @@ def test_no_reader_waits_where_every_score_may_matter(options: dict[str, Any]) -
     inputs, results = batch(2), []
     for form in (ContrastiveDecoding(amateur), eager(ContrastiveDecoding(amateur))):
         with passes_of(amateur) as passes:
-            results.append(decoding.generate(expert, **inputs, strategy=form, max_new_tokens=16, **options))
+            results.append(decoding.generate(expert, **inputs, strategy=form, max_new_tokens=8, **options))
         tokens = results[-1]["sequences"] if "output_scores" in options else results[-1]
         assert len(passes) == tokens.shape[1] - inputs["input_ids"].shape[1]
     if "output_scores" in options:
@@ -211,7 +211,7 @@ def test_logits_and_hidden_states_are_the_experts_own() -> None:
     expert, amateur, _ = embedded()
     asked = {"return_dict_in_generate": True, "output_logits": True, "output_hidden_states": True}
     lazy, never = (
-        decoding.generate(expert, **batch(2), strategy=form, max_new_tokens=12, **asked)
+        decoding.generate(expert, **batch(2), strategy=form, max_new_tokens=8, **asked)
         for form in (ContrastiveDecoding(amateur), eager(ContrastiveDecoding(amateur)))
     )
     assert torch.equal(lazy.sequences, never.sequences)
@@ -223,9 +223,9 @@ def test_as_a_logits_processor_every_token_is_read() -> None:
     expert, amateur, _ = embedded()
     inputs, strategy = batch(2), ContrastiveDecoding(amateur)
     processor = strategy.logits_processor(expert, attention_mask=inputs["attention_mask"])
-    beams = {"max_new_tokens": 12, "do_sample": False}
+    beams = {"max_new_tokens": 8, "do_sample": False}
     tokens = expert.generate(**inputs, logits_processor=LogitsProcessorList([processor]), **beams)
-    assert torch.equal(tokens, decoding.generate(expert, **inputs, strategy=strategy, max_new_tokens=12))
+    assert torch.equal(tokens, decoding.generate(expert, **inputs, strategy=strategy, max_new_tokens=8))
 
 
 def session_of(strategy: Any, rows: int = 2) -> tuple[ContrastSession, Tensor]:

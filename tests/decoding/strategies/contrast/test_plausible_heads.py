@@ -29,7 +29,7 @@ from decoding.strategies.contrast.session import ContrastSession
 from decoding.stream.prepare import prepare_inputs
 
 GUIDANCE = [9, 40, 17, 23]
-NEW = 12
+NEW = 8
 
 Make = Callable[[Any], Any]
 STRATEGIES: dict[str, Make] = {

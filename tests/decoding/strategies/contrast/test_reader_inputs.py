@@ -48,7 +48,7 @@ from decoding.tools.architectures.reference import batch_of
 IMAGES = ["llava", "qwen2_vl", "qwen2_5_vl", "gemma3", "paligemma", "idefics2", "idefics3"]
 BUILT_APART = ("paligemma", "qwen2_5_vl", "idefics3")
 TEXT_PAIRS = ["t5", "bart", "m2m_100"]
-NEW = 5
+NEW = 4
 TEXT = (33, 34, 35)
 
 
@@ -71,8 +71,11 @@ def rows_of(name: str) -> tuple[Row, ...]:
 
 
 @torch.no_grad()
-def next_logits(model: Any, tokens: Sequence[int], inputs: Mapping[str, Any], new: int) -> Tensor:
-    """(vocab,) float64 after all tokens of one row, of which the last ``new`` were generated."""
+def next_logits(model: Any, tokens: Sequence[int], inputs: Mapping[str, Any]) -> Tensor:
+    """(NEW, vocab) float64 after the prompt and after each generated token, the last NEW - 1 tokens of one row.
+
+    The whole text is read at once: no token sees those that follow.
+    """
     inputs = dict(inputs)
     if "mm_token_type_ids" in inputs:
         types = inputs["mm_token_type_ids"]
@@ -81,19 +84,21 @@ def next_logits(model: Any, tokens: Sequence[int], inputs: Mapping[str, Any], ne
         inputs["mm_token_type_ids"] = torch.tensor([[int(token == placeholder) for token in tokens]])
         assert int(inputs["mm_token_type_ids"].sum()) in (0, image)
     if model.config.model_type != "paligemma":
-        return model(torch.tensor([tokens]), use_cache=False, **inputs).logits[0, -1].double()
+        return model(torch.tensor([tokens]), use_cache=False, **inputs).logits[0, -NEW:].double()
     # The tokens of its prompt see each other, before and behind; new ones are read one by one.
-    prompt, rest = tokens[: len(tokens) - new], tokens[len(tokens) - new :]
+    prompt, rest = tokens[: 1 - NEW], tokens[1 - NEW :]
     output = model(torch.tensor([prompt]), use_cache=True, **inputs)
+    logits = [output.logits[0, -1]]
     for token in rest:
         output = model(torch.tensor([[token]]), past_key_values=output.past_key_values, use_cache=True)
-    return output.logits[0, -1].double()
+        logits.append(output.logits[0, -1])
+    return torch.stack(logits).double()
 
 
 def contrasted(expert: Tensor, amateur: Tensor, beta: float, alpha: float) -> Tensor:
     scores = (1 + beta) * expert - beta * amateur
     p = expert.softmax(-1)
-    return scores.masked_fill(p < alpha * p.max(), -torch.inf)
+    return scores.masked_fill(p < alpha * p.amax(-1, keepdim=True), -torch.inf)
 
 
 def noised(images: Tensor, split: Sequence[int], step: int) -> Tensor:
@@ -133,17 +138,18 @@ WORSE: dict[str, tuple[Callable[[], Strategy], Other]] = {
 
 
 def greedy_by_recomputation(
-    name: str, row: Row, other: Other, beta: float = 1.0, alpha: float = 0.1
+    name: str, row: Row, other: Other, found: list[int], beta: float = 1.0, alpha: float = 0.1
 ) -> tuple[list[int], Tensor]:
-    """The new tokens, and their scores (new, vocab) -inf where a token is not plausible."""
-    tokens, all_scores = list(row.text), []
-    for _ in range(NEW):
-        new = len(all_scores)
-        expert = next_logits(tiny(name), tokens, row.other_inputs, new)
-        amateur = next_logits(tiny(name), *other(name, tokens, dict(row.other_inputs)), new)
-        all_scores.append(contrasted(expert, amateur, beta, alpha))
-        tokens.append(int(all_scores[-1].argmax()))
-    return tokens[len(row.text) :], torch.stack(all_scores)
+    """The tokens chosen after the prompt and each of those found, and their scores (new, vocab) -inf where a token is
+    not plausible.
+
+    Those found are right if they are those chosen.
+    """
+    tokens = [*row.text, *found[:-1]]
+    expert = next_logits(tiny(name), tokens, row.other_inputs)
+    amateur = next_logits(tiny(name), *other(name, tokens, dict(row.other_inputs)))
+    scores = contrasted(expert, amateur, beta, alpha)
+    return scores.argmax(-1).tolist(), scores
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -160,8 +166,9 @@ def test_an_image_contrast_is_its_formula_in_a_left_padded_batch_and_in_all_ways
         model, **batch, strategy=strategy, max_new_tokens=NEW, return_dict_in_generate=True, output_scores=True
     )
     for index, row in enumerate(rows):
-        tokens, scores = greedy_by_recomputation(name, row, other)
-        assert output.sequences[index, start:].tolist() == tokens
+        found = output.sequences[index, start:].tolist()
+        tokens, scores = greedy_by_recomputation(name, row, other, found)
+        assert found == tokens
         ours = torch.stack([step[index] for step in output.scores]).double()
         torch.testing.assert_close(ours, scores, atol=1e-4, rtol=1e-4)
     if worse in ("blank", "no image"):  # the other ways in have the same inputs, with an image or without one
@@ -199,20 +206,17 @@ def test_readers_of_texts_see_the_image_too(name: str) -> None:
         (ContrastiveDecoding(second, beta=1.0), second, ()),
         (ContrastiveDecoding(Prompt(TEXT), beta=1.0), model, TEXT),
     ):
-        tokens = list(row.text)
-        for new in range(NEW):
-            expert = next_logits(model, tokens, row.other_inputs, new)
-            other = next_logits(amateur, [*text, *tokens], row.other_inputs, new)
-            tokens.append(int(contrasted(expert, other, 1.0, 0.1).argmax()))
-        ours = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=NEW)
-        assert ours[0, start:].tolist() == tokens[start:]
+        ours = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=NEW)[0, start:].tolist()
+        tokens = [*row.text, *ours[:-1]]
+        expert = next_logits(model, tokens, row.other_inputs)
+        other = next_logits(amateur, [*text, *tokens], row.other_inputs)
+        assert contrasted(expert, other, 1.0, 0.1).argmax(-1).tolist() == ours
     negative = decoding.generate(model, **inputs, strategy=Guidance([41, 42], scale=2.0), max_new_tokens=NEW)
-    tokens = list(row.text)
-    for new in range(NEW):
-        expert = next_logits(model, tokens, row.other_inputs, new).log_softmax(-1)
-        other = next_logits(model, [41, 42, *tokens[start:]], {}, new).log_softmax(-1)
-        tokens.append(int((2 * expert - other).argmax()))
-    assert negative[0].tolist() == tokens
+    assert negative[0, :start].tolist() == list(row.text)
+    ours = negative[0, start:].tolist()
+    expert = next_logits(model, [*row.text, *ours[:-1]], row.other_inputs).log_softmax(-1)
+    other = next_logits(model, [41, 42, *ours[:-1]], {}).log_softmax(-1)
+    assert (2 * expert - other).argmax(-1).tolist() == ours
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -258,8 +262,8 @@ def test_fused_and_separate_readers_of_images_choose_the_same_tokens(monkeypatch
 @pytest.mark.parametrize("drafts", ["prompt-lookup", "exit:1"])
 def test_drafts_beside_an_image(name: str, drafts: str) -> None:
     batch = batch_of(tiny(name), rows_of(name))
-    plain = decoding.generate(tiny(name), **batch, strategy=ImageContrast(), max_new_tokens=12)
-    drafted = decoding.generate(tiny(name), **batch, strategy=ImageContrast(), max_new_tokens=12, drafts=drafts)
+    plain = decoding.generate(tiny(name), **batch, strategy=ImageContrast(), max_new_tokens=8)
+    drafted = decoding.generate(tiny(name), **batch, strategy=ImageContrast(), max_new_tokens=8, drafts=drafts)
     assert torch.equal(plain, drafted)
 
 
@@ -295,7 +299,8 @@ def test_noise_is_drawn_anew_for_each_image() -> None:
 
 @torch.no_grad()
 def pair_logits(model: Any, encoder: Mapping[str, Any], decoded: Sequence[int]) -> Tensor:
-    return model(**encoder, decoder_input_ids=torch.tensor([decoded]), use_cache=False).logits[0, -1].double()
+    """(NEW, vocab) float64 after the decoder's prompt and after each generated token, the last NEW - 1 tokens."""
+    return model(**encoder, decoder_input_ids=torch.tensor([decoded]), use_cache=False).logits[0, -NEW:].double()
 
 
 SOURCES = [[21, 22, 23, 24, 25, 26, 27], [31, 32, 33, 34, 35]]
@@ -320,17 +325,15 @@ def test_source_and_language_contrast_is_its_formula_in_all_ways_in(name: str) -
         model, **given, strategy=strategy, max_new_tokens=NEW, return_dict_in_generate=True, output_scores=True
     )
     for row, (source, other) in enumerate(zip(SOURCES, OTHERS, strict=True)):
-        new: list[int] = []
-        for step in range(NEW):
-            readers = [(source, start), (other, start), (source, [1, 62])]
-            log_probs = [
-                pair_logits(model, {"input_ids": torch.tensor([text])}, [*begin, *new]).log_softmax(-1)
-                for text, begin in readers
-            ]
-            scores = log_probs[0] - 0.7 * log_probs[1] - 0.1 * log_probs[2]
+        found = output.sequences[row, 2:].tolist()
+        log_probs = [
+            pair_logits(model, {"input_ids": torch.tensor([text])}, [*begin, *found[:-1]]).log_softmax(-1)
+            for text, begin in [(source, start), (other, start), (source, [1, 62])]
+        ]
+        right = log_probs[0] - 0.7 * log_probs[1] - 0.1 * log_probs[2]
+        for step, scores in enumerate(right):
             torch.testing.assert_close(output.scores[step][row].double(), scores, atol=1e-4, rtol=1e-4)
-            new.append(int(scores.argmax()))
-        assert output.sequences[row].tolist() == [*start, *new]
+        assert output.sequences[row].tolist() == [*start, *right.argmax(-1).tolist()]
     same = model.generate(**given, custom_generate=strategy, max_new_tokens=NEW, do_sample=False)
     assert torch.equal(same, output.sequences)
     processor = strategy.logits_processor(model, **inputs)
@@ -360,18 +363,19 @@ def test_audio_contrast_is_its_formula_on_whisper_in_all_ways_in() -> None:
         silent = torch.full_like(sound, -1.5)
         by = min(50, frames)
         shifted = torch.cat([silent[..., :by], sound[..., : frames - by]], -1)
-        decoded = [int(model.generation_config.decoder_start_token_id)]
-        for step in range(NEW):
-            expert, *negatives = (
-                pair_logits(model, {"input_features": heard.float()}, decoded).log_softmax(-1)
-                for heard in (sound, noisy, silent, shifted)
-            )
-            negative = 0.8 * (torch.stack(negatives) / 0.8).exp().mean(0).log()
-            scores = 2 * expert - negative
-            scores = scores.masked_fill(expert.exp() < 0.1 * expert.exp().max(), -torch.inf)
+        found = output.sequences[row, -NEW:].tolist()
+        decoded = [int(model.generation_config.decoder_start_token_id), *found[:-1]]
+        expert, *negatives = (
+            pair_logits(model, {"input_features": heard.float()}, decoded).log_softmax(-1)
+            for heard in (sound, noisy, silent, shifted)
+        )
+        negative = 0.8 * (torch.stack(negatives) / 0.8).exp().mean(0).log()
+        right = (2 * expert - negative).masked_fill(
+            expert.exp() < 0.1 * expert.exp().amax(-1, keepdim=True), -torch.inf
+        )
+        for step, scores in enumerate(right):
             torch.testing.assert_close(output.scores[step][row].double(), scores, atol=1e-4, rtol=1e-4)
-            decoded.append(int(scores.argmax()))
-        assert output.sequences[row].tolist()[-NEW:] == decoded[1:]
+        assert found == right.argmax(-1).tolist()
     same = model.generate(features, custom_generate=strategy, max_new_tokens=NEW, do_sample=False)
     assert torch.equal(same[:, -NEW:], output.sequences[:, -NEW:])
     processor = strategy.logits_processor(model, input_features=features)

