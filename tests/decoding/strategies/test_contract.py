@@ -35,7 +35,7 @@ from decoding.strategies.registry import (
 OWN = [name for name in exportable_strategies() if name not in OTHER_INPUTS]
 ON_TEXT = [name for name in STRATEGIES if name not in OTHER_INPUTS]
 PROMPTS = ["The old clockmaker", "In the town of Varn there lives", "A river"]
-NEW = 4
+NEW = 3
 
 
 MIXTURE_NEEDED = ("expert-contrast",)

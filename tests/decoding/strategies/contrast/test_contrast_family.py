@@ -75,6 +75,7 @@ def _known_case(kind: str, name: str, prompt: tuple[int, ...]) -> tuple[Any, Sco
 
 
 def _new_case(kind: str, name: str, prompt: list[int]) -> tuple[Any, Scores]:
+    """The strategy and the scores, computed anew for each text."""
     expert, amateur, e, a = _pair(name)
 
     def last(reader: oracle.Reader, text: list[int]) -> Tensor:
@@ -240,9 +241,7 @@ def test_limits_that_are_greedy_search(name: str, limit: str) -> None:
 def _greedy(name: str) -> list[list[int]]:
     """The padded prompts of a model with what greedy search writes after them."""
     ids, mask = _padded(_prompts(name))
-    tokens = _pair(name)[0].generate(
-        ids, attention_mask=mask, max_new_tokens=LONG, pad_token_id=0, do_sample=False
-    )
+    tokens = _pair(name)[0].generate(ids, attention_mask=mask, max_new_tokens=LONG, pad_token_id=0, do_sample=False)
     return tokens.tolist()
 
 

@@ -18,7 +18,7 @@ from decoding import ContrastiveDecoding, ModelError, OptionError, Self, Weighte
 from decoding.models.degradation import Degradation
 from decoding.models.degraded_rows import kept_channels
 
-STEPS = 5
+STEPS = 4
 PROMPTS = [random_prompt(4, seed=1), random_prompt(11, seed=2)]  # gemma2 and mistral have windows of 8
 PROJECTIONS = {"gpt2": "attn.c_proj", "opt": "self_attn.out_proj", "bloom": "self_attention.dense"}
 MODELS = ["llama", "gemma2", "mistral-sliding", "gpt2", "opt", "qwen2", "bloom", "cohere"]

@@ -34,7 +34,7 @@ from decoding import (
     WeightedContrast,
 )
 
-STEPS = 5
+STEPS = 4
 SHARPER = 8.0  # of the logits, which are nearly flat otherwise: gates would never close, masks keep every token
 PREFIX, NEGATIVE, MORE = [7, 31, 55], [9, 44, 80, 12, 99], [63, 20]
 PROMPTS = [random_prompt(4, seed=1), random_prompt(9, seed=2)]
@@ -99,6 +99,7 @@ def _case(kind: str, v: Voices) -> tuple[Any, Callable[[list[int], int], Tensor]
 
 
 def _new_case(kind: str, v: Voices) -> tuple[Any, Callable[[list[int], int], Tensor]]:
+    """The strategy and the scores, computed anew for each text."""
     w = oracle.weighted
     if kind == "guidance":
         return Guidance(NEGATIVE, 1.8), lambda t, n: w([v.own(t), v.own(t[n:], NEGATIVE)], (1.8, -0.8), "log_probs")
@@ -332,14 +333,14 @@ GREEDY = {
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_limits_that_are_greedy_search(name: str, limit: str) -> None:
     voices, batch = voices_of(name), left_padded(PROMPTS)
-    tokens = decoding.generate(voices.model, **batch, strategy=GREEDY[limit](voices), max_new_tokens=8)
+    tokens = decoding.generate(voices.model, **batch, strategy=GREEDY[limit](voices), max_new_tokens=6)
     assert tokens.tolist() == _greedy(name)
 
 
 @functools.cache
 def _greedy(name: str) -> list[list[int]]:
     """The padded prompts with what greedy search writes after them."""
-    return voices_of(name).model.generate(**left_padded(PROMPTS), do_sample=False, max_new_tokens=8).tolist()
+    return voices_of(name).model.generate(**left_padded(PROMPTS), do_sample=False, max_new_tokens=6).tolist()
 
 
 SAME: dict[str, Callable[[Any], tuple[Any, Any]]] = {
@@ -374,7 +375,12 @@ def test_configurations_of_the_same_formula_give_the_same_scores(pair: str) -> N
     voices, batch = voices_of("llama"), left_padded(PROMPTS)
     one, other = (
         decoding.generate(
-            voices.model, **batch, strategy=strategy, max_new_tokens=STEPS, return_dict_in_generate=True, output_scores=True
+            voices.model,
+            **batch,
+            strategy=strategy,
+            max_new_tokens=STEPS,
+            return_dict_in_generate=True,
+            output_scores=True,
         )
         for strategy in SAME[pair](voices)
     )
@@ -391,13 +397,13 @@ def test_guidance_is_that_of_transformers(name: str, negative: list[int] | None,
     given = None if negative is None else torch.tensor([negative])
     mask = None if given is None else torch.ones_like(given)
     processor = UnbatchedClassifierFreeGuidanceLogitsProcessor(scale, model, given, mask)
-    right = model.generate(ids, logits_processor=LogitsProcessorList([processor]), do_sample=False, max_new_tokens=8)
-    found = decoding.generate(model, ids, strategy=Guidance(negative, scale), max_new_tokens=8)
+    right = model.generate(ids, logits_processor=LogitsProcessorList([processor]), do_sample=False, max_new_tokens=6)
+    found = decoding.generate(model, ids, strategy=Guidance(negative, scale), max_new_tokens=6)
     assert found.tolist() == right.tolist()
     if scale != 1 and negative is not None:  # its own argument: as users have it
         by_option = model.generate(
             ids, guidance_scale=scale, negative_prompt_ids=given, negative_prompt_attention_mask=mask,
-            do_sample=False, max_new_tokens=8,
+            do_sample=False, max_new_tokens=6,
         )  # fmt: skip
         assert by_option.tolist() == right.tolist()
 
@@ -406,7 +412,7 @@ def test_guidance_is_that_of_transformers(name: str, negative: list[int] | None,
 def test_a_seed_draws_the_same_whoever_is_beside_it(kind: str) -> None:
     voices = voices_of("llama")
     strategy = _case(kind, voices)[0]
-    sampling = {"do_sample": True, "temperature": 3.0, "top_k": 0, "max_new_tokens": 4}
+    sampling = {"do_sample": True, "temperature": 3.0, "top_k": 0, "max_new_tokens": STEPS}
     batch = left_padded(PROMPTS)
     together = decoding.generate(voices.model, **batch, strategy=strategy, seeds=[4, 5], **sampling)
     for row, prompt in enumerate(PROMPTS):

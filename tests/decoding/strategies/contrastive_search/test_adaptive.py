@@ -17,7 +17,7 @@ from decoding import AdaptiveContrastiveSearch, ContrastiveSearch, OptionError
 from decoding.evals import miniature
 from decoding.strategies.contrastive_search.adaptive import UncertaintyRule
 
-STEPS = 10
+STEPS = 8
 PROMPTS = [random_prompt(9, 1), random_prompt(4, 2), random_prompt(1, 3)]
 
 
@@ -166,7 +166,7 @@ def test_medians_are_of_the_places_that_were_accepted_of_each_row() -> None:
 def test_drafts_change_no_token(name: str) -> None:
     """Rows accept different numbers of them, and have k of their own at each place."""
     model, batch, strategy = _model(name), left_padded(PROMPTS), AdaptiveContrastiveSearch(20.0)
-    options: dict[str, Any] = {"strategy": strategy, "max_new_tokens": STEPS, "do_sample": False}
+    options: dict[str, Any] = {"strategy": strategy, "max_new_tokens": 14, "do_sample": False}
     expected = decoding.generate(model, **batch, **options)
     for seed in range(3):
         tokens, proposer = drafted(model, expected, batch, script={"wrong": 0.25, "seed": seed}, **options)

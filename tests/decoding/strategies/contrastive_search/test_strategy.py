@@ -14,7 +14,7 @@ import decoding
 from decoding.capabilities.branching import branching_of
 from decoding.kernels.candidates import top_candidates
 
-STEPS = 10
+STEPS = 8
 _model = functools.cache(tiny_model)
 
 
