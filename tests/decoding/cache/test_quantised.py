@@ -16,9 +16,9 @@ import decoding
 from decoding import ContrastiveSearch, DoLa, ModelError
 from decoding.capabilities.capabilities import open_stream
 
-ALPHA, K, STEPS, PROMPT = 0.6, 4, 8, 40
-# Packed anew every 6 tokens, so that it happens within these few.
-GROUPED = {"nbits": 4, "q_group_size": 8, "residual_length": 6}
+ALPHA, K, STEPS, PROMPT = 0.6, 4, 5, 40
+# Packed anew every 4 tokens, so that it happens within these few.
+GROUPED = {"nbits": 4, "q_group_size": 8, "residual_length": 4}
 CACHES = {
     "quanto": {"backend": "quanto", **GROUPED},
     "quanto-last-axis": {"backend": "quanto", **GROUPED, "axis_key": -1, "axis_value": -1},

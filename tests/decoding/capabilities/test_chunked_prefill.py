@@ -37,7 +37,7 @@ SIZES = {
     "mistral-sliding": [1, 5, 12],  # less and more than its window
 }
 GUIDE = [9, 40, 17]
-STEPS = 5  # the pieces end with the prompt; these read what they left
+STEPS = 3  # the pieces end with the prompt; these read what they left
 
 
 @functools.cache
@@ -141,7 +141,7 @@ def test_recurrent_models_whose_branches_are_forked_say_the_same(name: str) -> N
         whole = made(model, strategy, None, left_padded(PROMPTS))
         for size in (4, 5):
             same(made(model, strategy, size, left_padded(PROMPTS)), whole)
-        alone = {"input_ids": torch.tensor([PROMPTS[1]])}
+        alone = {"input_ids": torch.tensor([PROMPTS[0]])}
         same(made(model, strategy, 1, alone), made(model, strategy, None, alone))
 
 

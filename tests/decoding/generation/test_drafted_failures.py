@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -31,6 +32,22 @@ STRATEGIES = ["greedy", "contrastive-decoding", "lol", "contrastive-search"]
 def pair() -> tuple[Any, Any]:
     """Expert and amateur, which every call must leave as they were."""
     return tiny_model("llama"), tiny_model("llama", 7)
+
+
+@pytest.fixture(scope="module")
+def without_drafts(pair: tuple[Any, Any]) -> Callable[[str], tuple[Any, Tensor]]:
+    """A function that gives a strategy and what it writes; its models are checked, for a call with drafts too."""
+
+    @functools.cache
+    def of(name: str) -> tuple[Any, Tensor]:
+        model, weak = pair
+        strategy = _strategy(name, weak)
+        common = {"strategy": strategy, "max_new_tokens": NEW, "do_sample": False}
+        expected = decoding.generate(model, **INPUTS, **common)
+        drafted(model, expected, INPUTS, **common)
+        return strategy, expected
+
+    return of
 
 
 def _strategy(name: str, weak: Any) -> Any:
@@ -96,14 +113,15 @@ PLACES: dict[str, type[BaseException]] = {
 
 @pytest.mark.parametrize(("place", "error"), PLACES.items())
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_the_same_call_again_is_right(name: str, place: str, error: type[BaseException], pair: tuple[Any, Any]) -> None:
+def test_the_same_call_again_is_right(
+    name: str, place: str, error: type[BaseException], pair: tuple[Any, Any],
+    without_drafts: Callable[[str], tuple[Any, Tensor]],
+) -> None:  # fmt: skip
     model, weak = pair
-    strategy = _strategy(name, weak)
+    strategy, expected = without_drafts(name)
     if place == "a pass of the amateur" and not hasattr(strategy, "amateur"):
         pytest.skip("has no amateur")
     common = {"strategy": strategy, "max_new_tokens": NEW, "do_sample": False}
-    expected = decoding.generate(model, **INPUTS, **common)
-    drafted(model, expected, INPUTS, **common)  # the checks of a model are made once
     before = [state_of(reader) for reader in (model, weak)]
     with _caches() as made:
         failing = _Failing(error)
@@ -168,11 +186,12 @@ def test_a_failing_pass_of_the_model_that_drafts_frees_it(drafts: str, pair: tup
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_nan_weights_are_named(name: str, pair: tuple[Any, Any]) -> None:
+def test_nan_weights_are_named(
+    name: str, pair: tuple[Any, Any], without_drafts: Callable[[str], tuple[Any, Tensor]]
+) -> None:
     model, weak = pair
-    strategy = _strategy(name, weak)
+    strategy, expected = without_drafts(name)
     common = {"strategy": strategy, "max_new_tokens": NEW, "do_sample": False}
-    expected = decoding.generate(model, **INPUTS, **common)
     broken = [model, weak] if hasattr(strategy, "amateur") else [model]
     for reader in broken:
         head = reader.get_output_embeddings().weight

@@ -6,7 +6,7 @@ import functools
 import gc
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -22,12 +22,12 @@ from decoding.stream import cuda_graph_steps, static_layout
 
 NAMES = ["llama", "qwen2", "gpt2", "gemma2", "mistral-sliding"]
 KINDS = ["search", "contrastive decoding", "dola"]
-NEW = 20
+NEW = 10
 
 
 @pytest.fixture(autouse=True)
 def _small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(static_layout, "BUCKET", 8)  # so that a short text crosses several
+    monkeypatch.setattr(static_layout, "BUCKET", 4)  # so that a short text crosses several
 
 
 @pytest.fixture(params=["as it is", "recorded"])
@@ -73,6 +73,14 @@ def _strategy(kind: str, name: str) -> Strategy:
     return DoLa("high") if kind == "dola" else ContrastiveDecoding(_model(name, 7))
 
 
+@functools.cache
+def _without_compile(name: str, kind: str, lengths: tuple[int, ...]) -> list[list[int]]:
+    tokens = decoding.generate(
+        _model(name), **_prompts(*lengths), strategy=_strategy(kind, name), max_new_tokens=NEW
+    )  # fmt: skip
+    return tokens.tolist()
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "lengths"),
     [(name, kind, (5, 13, 1)) for name in NAMES for kind in KINDS] + [("llama", kind, (9,)) for kind in KINDS],
@@ -80,9 +88,9 @@ def _strategy(kind: str, name: str) -> Strategy:
 )
 def test_tokens_are_those_without_compile(name: str, kind: str, lengths: tuple[int, ...], way: str) -> None:
     model, strategy, inputs = _model(name), _strategy(kind, name), _prompts(*lengths)
-    expected = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=NEW)
+    expected = _without_compile(name, kind, lengths)
     tokens = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=NEW, compile=True)
-    assert tokens.tolist() == expected.tolist()
+    assert tokens.tolist() == expected
     (layout,) = _layouts(model)
     read = range(max(lengths), max(lengths) + NEW - (0 if kind == "search" else 1))  # what stands before each step
     buckets = {static_layout.bucket_of(length + (4 if kind == "search" else 1)) for length in read}
@@ -91,9 +99,9 @@ def test_tokens_are_those_without_compile(name: str, kind: str, lengths: tuple[i
     assert all((step.graph is not None) == (way == "recorded") for step in layout.steps.values())
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
-@pytest.mark.parametrize("kind", ["lol", "contrastive decoding"])
-def test_rows_of_a_lora_amateur_are_captured_too(name: str, kind: str, way: str) -> None:
+@functools.cache
+def _with_adapter(name: str) -> Any:
+    """A model with an adapter "liar" that says something."""
     peft = pytest.importorskip("peft", reason="needs peft")
     torch.manual_seed(1)
     config = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", fan_in_fan_out=name == "gpt2")
@@ -101,16 +109,46 @@ def test_rows_of_a_lora_amateur_are_captured_too(name: str, kind: str, way: str)
     for parameter_name, parameter in model.named_parameters():
         if "lora_" in parameter_name:
             torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.fixture
+def scaled() -> Iterator[Callable[[Any, float], None]]:
+    """A function that scales the adapter of a model until the test ends."""
+    models = []
+
+    def scale(model: Any, factor: float) -> None:
+        models.append(model)
+        for module in model.modules():
+            if hasattr(module, "lora_A"):
+                module.scale_layer(factor)
+
+    yield scale
+    for model in models:
+        for module in model.modules():
+            if hasattr(module, "lora_A"):
+                module.unscale_layer()
+
+
+ADAPTER_TOKENS: dict[tuple[str, str, float | None], list[list[int]]] = {}  # without compile
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", ["lol", "contrastive decoding"])
+def test_rows_of_a_lora_amateur_are_captured_too(
+    name: str, kind: str, way: str, scaled: Callable[[Any, float], None]
+) -> None:
+    model, inputs = _with_adapter(name), _prompts(5, 13, 1)
     strategy = LOL("liar", [1, 2], guidance=[9, 40, 17]) if kind == "lol" else ContrastiveDecoding("liar")
     for scale in (None, 0.5):  # an adapter that was scaled between two calls is no longer what was captured
         if scale is not None:
-            for module in model.modules():
-                if hasattr(module, "lora_A"):
-                    module.scale_layer(scale)
-        inputs = _prompts(5, 13, 1)
-        expected = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=14, pad_token_id=0)
-        tokens = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=14, pad_token_id=0, compile=True)
-        assert tokens.tolist() == expected.tolist()
+            scaled(model, scale)
+        options = {"strategy": strategy, "max_new_tokens": 7, "pad_token_id": 0}
+        if (name, kind, scale) not in ADAPTER_TOKENS:
+            ADAPTER_TOKENS[name, kind, scale] = decoding.generate(model, **inputs, **options).tolist()
+        tokens = decoding.generate(model, **inputs, **options, compile=True)
+        assert tokens.tolist() == ADAPTER_TOKENS[name, kind, scale]
+    assert ADAPTER_TOKENS[name, kind, None] != ADAPTER_TOKENS[name, kind, 0.5]
     (layout,) = _layouts(decoding.models.wrappers.unwrapped(model))
     assert layout.batch == (9 if kind == "lol" else 6)
 
@@ -176,8 +214,8 @@ def test_weights_may_change_in_place_or_move_between_calls(recorded: type[Record
                 weight.neg_()
             elif change == "moved":
                 weight.data = weight.data.roll(1, 0).clone()
-        expected = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=20)
-        tokens = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=20, compile=True)
+        expected = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=NEW)
+        tokens = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=NEW, compile=True)
         assert tokens.tolist() == expected.tolist()
         seen.append((tokens.tolist(), recorded.made))
     assert seen[0][0] != seen[1][0] != seen[2][0]
@@ -187,7 +225,7 @@ def test_weights_may_change_in_place_or_move_between_calls(recorded: type[Record
 def test_layouts_that_do_not_fit_make_room_and_go_with_their_model() -> None:
     model, strategy = tiny_model("llama"), ContrastiveSearch(0.6, 4)
     kept = []
-    for inputs, new in ((_prompts(9), 5), (_prompts(9), 100), (_prompts(5, 9), 5)):
+    for inputs, new in ((_prompts(9), 5), (_prompts(9), 20), (_prompts(5, 9), 5)):
         decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=new, compile=True)
         (layout,) = _layouts(model)
         kept.append(weakref.ref(layout))
@@ -262,7 +300,7 @@ def test_more_candidates_than_room_to_look_ahead(way: str) -> None:
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_a_cache_that_is_returned_is_the_callers_own(name: str) -> None:
     model, inputs = _model(name), _prompts(5, 13)
-    options = {"penalty_alpha": 0.6, "top_k": 4, "max_new_tokens": 20, "return_dict_in_generate": True}
+    options = {"penalty_alpha": 0.6, "top_k": 4, "max_new_tokens": NEW, "return_dict_in_generate": True}
     plain, captured = (
         decoding.generate(model, **inputs, output_scores=True, compile=compile, **options) for compile in (False, True)
     )
@@ -277,7 +315,7 @@ def test_a_cache_that_is_returned_is_the_callers_own(name: str) -> None:
     longer = [
         model.generate(
             output.sequences, past_key_values=output.past_key_values, max_new_tokens=5, do_sample=False,
-            attention_mask=torch.cat([inputs["attention_mask"], torch.ones(2, 20, dtype=torch.long)], dim=1),
+            attention_mask=torch.cat([inputs["attention_mask"], torch.ones(2, NEW, dtype=torch.long)], dim=1),
         ).tolist()
         for output in (plain, captured)
     ]  # fmt: skip
@@ -321,23 +359,25 @@ def test_every_form_of_call_takes_it() -> None:
 
 def test_inside_and_outside_inference_mode(recorded: type[RecordedGraph]) -> None:
     model, strategy, inputs = _model("qwen2"), ContrastiveSearch(0.6, 4), _prompts(9)
-    expected = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=20).tolist()
+    expected = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=NEW).tolist()
     for mode in (True, False, True):
         with torch.inference_mode(mode):
-            tokens = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=20, compile=True)
+            tokens = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=NEW, compile=True)
         assert tokens.tolist() == expected
 
 
 def test_threads_share_a_model_and_no_layout(way: str) -> None:
     model, strategy = _model("llama"), ContrastiveSearch(0.6, 4)
     prompts = [_prompts(9, seed=seed) for seed in range(4)]
-    expected = [decoding.generate(model, **prompt, strategy=strategy, max_new_tokens=20).tolist() for prompt in prompts]
+    expected = [
+        decoding.generate(model, **prompt, strategy=strategy, max_new_tokens=NEW).tolist() for prompt in prompts
+    ]
     answers: dict[int, Any] = {}
 
     def call(index: int) -> None:
         for _ in range(2):
             answers[index] = decoding.generate(
-                model, **prompts[index], strategy=strategy, max_new_tokens=20, compile=True
+                model, **prompts[index], strategy=strategy, max_new_tokens=NEW, compile=True
             ).tolist()
 
     threads = [threading.Thread(target=call, args=(index,)) for index in range(4)]
