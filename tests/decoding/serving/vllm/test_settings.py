@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -91,7 +92,10 @@ def test_refusals_say_what_is_accepted(given: dict[str, Any], message: str) -> N
 
 def run(code: str) -> str:
     """What a new process prints."""
-    done = subprocess.run([sys.executable, "-c", f"import sys\n{code}"], capture_output=True, text=True)
+    path = os.pathsep.join(filter(None, sys.path))  # so that it finds what this process finds
+    code = f"import sys\nimport fresh_process\nfresh_process.prepare()\n{code}"
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
