@@ -1,6 +1,7 @@
 """One process of a model that torchrun's processes share: what it says goes to a file a rank in the folder given."""
 
 import contextlib
+import functools
 import json
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ import decoding
 from decoding import ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Scorer
 from decoding.evals.cli import main
 from decoding.evals.engine.configurations import described
+from decoding.evals.isotropy import texts
 from decoding.models.loading import load
 
 STRATEGIES = {
@@ -26,10 +28,10 @@ PROMPTS = {
     "input_ids": torch.tensor([[3, 3, 11, 12, 13, 14, 15], [21, 22, 23, 24, 25, 26, 27]]),
     "attention_mask": torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1]]),
 }
-GENERATE = ["generate", "--prompt", "The old clockmaker", "--max-new-tokens", "8"]
-EVALUATE = ["eval", "truthfulqa", "--miniature", "--limit", "5", "--strategy", "greedy", "--strategy", "dola:layers=2"]
+GENERATE = ["generate", "--prompt", "The old clockmaker", "--max-new-tokens", "4"]
+EVALUATE = ["eval", "truthfulqa", "--miniature", "--limit", "2", "--strategy", "greedy", "--strategy", "dola:layers=2"]
 OTHERS = {
-    "compare": ["--prompt", "Long ago", "--max-new-tokens", "4", "--strategy", "contrastive-search", "--json"],
+    "compare": ["--prompt", "Long ago", "--max-new-tokens", "3", "--strategy", "contrastive-search", "--json"],
     "doctor": ["--json"],
     "isotropy": ["--max-texts", "2", "--layers", "-1", "--json"],
 }
@@ -39,12 +41,12 @@ def said(model: Any) -> dict[str, Any]:
     """Tokens, beams and scores of a model under every strategy."""
     found: dict[str, Any] = {"model": described(model, "expert")}
     for name, strategy in STRATEGIES.items():
-        found[name] = decoding.generate(model, **PROMPTS, strategy=strategy, max_new_tokens=6).tolist()
+        found[name] = decoding.generate(model, **PROMPTS, strategy=strategy, max_new_tokens=3).tolist()
     found["from seeds"] = decoding.generate(
-        model, **PROMPTS, do_sample=True, seeds=[4, 5], temperature=1.5, max_new_tokens=6
+        model, **PROMPTS, do_sample=True, seeds=[4, 5], temperature=1.5, max_new_tokens=3
     ).tolist()
     processor = STRATEGIES["DoLa"].logits_processor(model, **PROMPTS)
-    found["beams"] = model.generate(**PROMPTS, num_beams=2, max_new_tokens=5, logits_processor=[processor]).tolist()
+    found["beams"] = model.generate(**PROMPTS, num_beams=2, max_new_tokens=3, logits_processor=[processor]).tolist()
     scoring = [None, *(strategy for strategy in STRATEGIES.values() if not isinstance(strategy, ContrastiveSearch))]
     with Scorer(model, [11, 12], scoring) as scorer:
         (by_strategy,) = scorer.score([([13], [[21, 22], [21, 23, 24]])])
@@ -55,12 +57,13 @@ def said(model: Any) -> dict[str, Any]:
 def work(folder: Path) -> None:
     """Say it, draw with a seed of this rank's own, and run the commands."""
     rank = os.environ["RANK"]
+    texts.BUILT_IN_DATA["stories"] = functools.partial(texts.stories, 2)  # no more are read, and to tell 300 takes long
     torch.set_num_threads(1)  # remakes the threads that a fork leaves behind
     model, _ = load("expert", dtype="float32", tp_plan="auto")
     found = said(model)
     torch.manual_seed(int(rank))
     drawn = decoding.generate(
-        model, **PROMPTS, strategy=STRATEGIES["contrastive search"], do_sample=True, max_new_tokens=8
+        model, **PROMPTS, strategy=STRATEGIES["contrastive search"], do_sample=True, max_new_tokens=5
     )
     found["drawn"] = drawn.tolist()
     others = ((name, [name, *arguments]) for name, arguments in OTHERS.items())
