@@ -10,7 +10,7 @@ import pytest
 import transformers
 
 from decoding import DoLa
-from decoding.tools.architectures import early_exits
+from decoding.tools.architectures import early_exits, other_inputs_search
 from decoding.tools.architectures.early_exits import check
 from decoding.tools.architectures.other_inputs import other_input_types
 from decoding.tools.architectures.reference import Prompt, prompts, reference_steps
@@ -44,6 +44,14 @@ def test_continuing_from_the_cache_is_recomputing() -> None:
 SAMPLE = ["t5", "bart", "whisper", "prophetnet", "t5gemma2", "llava", "gemma3", "qwen2_vl", "mllama", "chameleon"]
 
 
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare the first tokens alone: in the recomputation each takes passes over every candidate's whole text."""
+    monkeypatch.setattr(other_inputs_search, "STEPS", 3)
+    monkeypatch.setattr(early_exits, "STEPS", 2)
+
+
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("name", [*SAMPLE, "fp8"])
 def test_a_type_is_as_the_page_says(name: str) -> None:
     text = PAGE.read_text(encoding="utf-8")

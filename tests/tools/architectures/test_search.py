@@ -11,7 +11,7 @@ import pytest
 import transformers
 
 import decoding
-from decoding.tools.architectures import trial
+from decoding.tools.architectures import early_exits, search, trial
 from decoding.tools.architectures.columns import COLUMNS
 from decoding.tools.architectures.results import Cell, Row, table, totals
 from decoding.tools.architectures.search import contrastive_search
@@ -39,6 +39,14 @@ def read_table(text: str) -> dict[str, dict[str, str]]:
     return {row[0]: dict(zip(columns, row[1:-1], strict=True)) for row in rows[2:]}
 
 
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare the first tokens alone: in the recomputation each takes passes over every candidate's whole text."""
+    monkeypatch.setattr(search, "STEPS", 3)
+    monkeypatch.setattr(early_exits, "STEPS", 2)
+
+
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("model_type", SAMPLE)
 def test_a_type_is_as_the_page_says(model_type: str) -> None:
     text = PAGE.read_text(encoding="utf-8")
