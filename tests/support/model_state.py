@@ -18,6 +18,7 @@ from decoding.strategies.registry import STRATEGIES, example_of, exportable_stra
 __all__ = [
     "ALL",
     "FUSE",
+    "NEW",
     "OWN",
     "PROMPTS",
     "changed",
@@ -29,6 +30,7 @@ __all__ = [
     "tokenizer_of_models",
 ]
 
+NEW = 3  # tokens of a call: as many as come before what raises at its third call
 PROMPTS = ["The old clockmaker", "A river in the town of Varn"]
 AMATEURS = ("amateur", "induced", "prompt:A lie.")  # a model, a LoRA adapter beside the model, a prompt
 HOOKS = (
@@ -82,7 +84,12 @@ def state_of(model: Any) -> dict[str, Any]:
 
 
 def random_state() -> dict[str, Any]:
-    return {"torch": torch.get_rng_state().tolist(), "python": random.getstate(), "numpy": str(np.random.get_state())}
+    kind, numbers, *rest = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "python": random.getstate(),
+        "numpy": (kind, numbers.tobytes(), *rest),
+    }
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
@@ -106,13 +113,13 @@ FUSE = Fuse()
 
 
 def generated(model: Any, strategy: Any, batch: dict[str, Tensor], **options: Any) -> Any:
-    return decoding.generate(model, **batch, strategy=strategy, max_new_tokens=4, **options)
+    return decoding.generate(model, **batch, strategy=strategy, **{"max_new_tokens": NEW, **options})
 
 
 def processed(model: Any, strategy: Any, batch: dict[str, Tensor], **options: Any) -> Any:
     """The processor is alive as the model is looked at, and not released."""
     processor = strategy.logits_processor(model, attention_mask=batch["attention_mask"])
-    model.generate(**batch, logits_processor=[processor], max_new_tokens=4, **options)
+    model.generate(**batch, logits_processor=[processor], **{"max_new_tokens": NEW, **options})
     return processor
 
 
@@ -122,4 +129,4 @@ def tokenizer_of_models() -> Any:
 
 def piped(model: Any, strategy: Any, batch: dict[str, Tensor]) -> None:
     pipe = pipeline("text-generation", model=model, tokenizer=tokenizer_of_models())
-    pipe(PROMPTS[0], **decoding.pipeline_kwargs(strategy, max_new_tokens=4))
+    pipe(PROMPTS[0], **decoding.pipeline_kwargs(strategy, max_new_tokens=NEW))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_state import ALL, OWN, PROMPTS, changed, generated, processed, state_of, tokenizer_of_models
+from model_state import ALL, NEW, OWN, PROMPTS, changed, generated, processed, state_of, tokenizer_of_models
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
@@ -40,7 +40,7 @@ def _streamed(model: Any, strategy: Any, batch: dict[str, Tensor]) -> None:
 WAYS: dict[str, Callable[[Any, Any, dict[str, Tensor]], Any]] = {
     "generate": generated,
     "custom_generate": lambda model, strategy, batch: model.generate(
-        **batch, custom_generate=strategy, max_new_tokens=4
+        **batch, custom_generate=strategy, max_new_tokens=NEW
     ),
     "a dictionary": lambda model, strategy, batch: generated(
         model, strategy, batch, return_dict_in_generate=True, output_scores=True, output_logits=True
@@ -64,8 +64,8 @@ def test_after_a_call(spec: StrategySpec, way: str, model: Any, batch: Any, leav
 def test_after_every_baseline_and_strategy_on_text(
     spec: StrategySpec, model: Any, tokenizer: Any, batch: Any, leaves_as_before: Any
 ) -> None:
-    leaves_as_before(lambda: generate_with(spec, model, **batch, max_new_tokens=4), spec.is_stochastic)
-    leaves_as_before(lambda: continuations(model, tokenizer, spec, PROMPTS[0], max_new_tokens=4), spec.is_stochastic)
+    leaves_as_before(lambda: generate_with(spec, model, **batch, max_new_tokens=NEW), spec.is_stochastic)
+    leaves_as_before(lambda: continuations(model, tokenizer, spec, PROMPTS[0], max_new_tokens=NEW), spec.is_stochastic)
 
 
 @pytest.mark.parametrize("spec", OWN, indirect=True)
@@ -93,4 +93,4 @@ def test_between_the_tokens_of_a_call(spec: StrategySpec, model: Any, batch: Any
             return torch.zeros(len(input_ids), dtype=torch.bool)
 
     generated(model, spec.strategy, batch, stopping_criteria=StoppingCriteriaList([Looks()]))
-    assert seen == [set()] * 4
+    assert seen == [set()] * NEW
