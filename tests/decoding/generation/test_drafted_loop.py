@@ -83,8 +83,9 @@ def test_every_kind_of_model(name: str) -> None:
     of_call = tiny_model(name)
     inputs = left_padded(PROMPTS)
     for strategy in (ModelLogits(), ContextAware([7, 8]), ContrastiveSearch()):
-        expected = plain(of_call, inputs, strategy=strategy)
-        tokens, _ = with_script(of_call, expected, inputs, strategy=strategy, script={"wrong": 0.2})
+        options = {"strategy": strategy, "max_new_tokens": 6}
+        expected = plain(of_call, inputs, **options)
+        tokens, _ = with_script(of_call, expected, inputs, **options, script={"wrong": 0.2})
         assert torch.equal(tokens, expected)
 
 
@@ -136,12 +137,12 @@ def test_the_embedded_models() -> None:
     family["induced"] = ContrastiveDecoding("induced")
     family["lol"] = LOL("induced", [0.5], guidance="default", tokenizer=tokenizer)
     for number, (name, strategy) in enumerate(family.items()):
-        expected = plain(expert, inputs, strategy=strategy, max_new_tokens=8)
+        expected = plain(expert, inputs, strategy=strategy, max_new_tokens=5)
         own = ["amateur"] if hasattr(strategy, "amateur") else []
         drafts = ["prompt-lookup", "exit:2", weak, *own][number % (3 + len(own))]
-        tokens = plain(expert, inputs, strategy=strategy, max_new_tokens=8, drafts=drafts, draft_tokens="auto")
+        tokens = plain(expert, inputs, strategy=strategy, max_new_tokens=5, drafts=drafts, draft_tokens="auto")
         assert torch.equal(tokens, expected), name
-        tokens, _ = with_script(expert, expected, inputs, strategy=strategy, max_new_tokens=8)
+        tokens, _ = with_script(expert, expected, inputs, strategy=strategy, max_new_tokens=5)
         assert torch.equal(tokens, expected), name
 
 
@@ -155,9 +156,9 @@ def test_stories3m() -> None:
     weak = str(SHARED / "stories3M-amateur")
     family = _family(weak, tokenizer)
     for number, name in enumerate(["greedy", "contrastive-decoding", "context-aware", "contrastive-search"]):
-        expected = plain(of_call, inputs, strategy=family[name], max_new_tokens=8)
+        expected = plain(of_call, inputs, strategy=family[name], max_new_tokens=5)
         drafts = [weak, "amateur", "prompt-lookup", "exit:2"][number]
-        tokens = plain(of_call, inputs, strategy=family[name], max_new_tokens=8, drafts=drafts)
+        tokens = plain(of_call, inputs, strategy=family[name], max_new_tokens=5, drafts=drafts)
         assert torch.equal(tokens, expected), name
 
 
@@ -182,6 +183,7 @@ def test_several_sequences_of_a_prompt(model: Any) -> None:
     for name in ("greedy", "contrastive-search"):
         options = {
             "strategy": STRATEGIES[name](), "do_sample": True, "seeds": [3, 5, 8, 13], "num_return_sequences": 2,
+            "max_new_tokens": 6,
         }  # fmt: skip
         expected = plain(model, inputs, **options)
         for drafts in ("exit:2", "prompt-lookup"):
@@ -193,8 +195,9 @@ def test_a_prompt_of_embeddings(model: Any) -> None:
     embedded = {**inputs, "inputs_embeds": model.get_input_embeddings()(inputs["input_ids"]).detach()}
     del embedded["input_ids"]
     for strategy in (ModelLogits(), DoLa([1, 2]), ContrastiveSearch()):
-        expected = plain(model, embedded, strategy=strategy)
-        assert torch.equal(plain(model, embedded, strategy=strategy, drafts="prompt-lookup"), expected)
+        options = {"strategy": strategy, "max_new_tokens": 6}
+        expected = plain(model, embedded, **options)
+        assert torch.equal(plain(model, embedded, **options, drafts="prompt-lookup"), expected)
 
 
 def test_inference_mode(model: Any) -> None:
