@@ -24,6 +24,8 @@ from decoding.errors import ModelError, OptionError
 from decoding.evals import miniature
 from decoding.strategies.registry import STRATEGIES, parse_strategy
 
+pytestmark = pytest.mark.usefixtures("models_loaded_once")  # by exports; models of exported folders are new
+
 
 @pytest.fixture(autouse=True)
 def modules(tmp_path, monkeypatch):
@@ -53,6 +55,23 @@ def exported(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def searching(exported):
+    """The model of that folder, for tests that leave it as it was."""
+    return loaded(exported)
+
+
+@pytest.fixture(scope="module")
+def greedy(plain, inputs):
+    return generated(plain, inputs)
+
+
+@pytest.fixture(scope="module")
+def with_adapters():
+    """Another expert, on which strategies put their adapters."""
+    return miniature.load("expert")[0]
+
+
+@pytest.fixture(scope="module")
 def expected(plain, inputs):
     return generated(plain, inputs, decoding.ContrastiveSearch(top_k=5))
 
@@ -60,19 +79,17 @@ def expected(plain, inputs):
 # --- what an exported folder generates ------------------------------------------------------------------------------
 
 
-def test_the_models_own_generate_is_the_strategy(exported, plain, inputs, expected):
-    model = loaded(exported)
-    assert torch.equal(generated(model, inputs), expected)
+def test_the_models_own_generate_is_the_strategy(searching, inputs, expected):
+    assert torch.equal(generated(searching, inputs), expected)
     ids, config = inputs["input_ids"], GenerationConfig(max_new_tokens=NEW)
-    assert torch.equal(model.generate(ids, config, attention_mask=inputs["attention_mask"]), expected)
-    output = generated(model, inputs, return_dict_in_generate=True, output_scores=True)
+    assert torch.equal(searching.generate(ids, config, attention_mask=inputs["attention_mask"]), expected)
+    output = generated(searching, inputs, return_dict_in_generate=True, output_scores=True)
     assert torch.equal(output.sequences, expected)
     assert (output.scores[0] > -torch.inf).sum(-1).tolist() == [5, 5]
 
 
-def test_without_trust_it_is_the_model_as_it_was(exported, plain, inputs, expected):
+def test_without_trust_it_is_the_model_as_it_was(exported, greedy, inputs, expected):
     model = loaded(exported, trust=False)
-    greedy = generated(plain, inputs)
     assert torch.equal(generated(model, inputs), greedy)
     assert not torch.equal(greedy, expected)
     # decoding.generate needs no foreign code to be run
@@ -104,41 +121,40 @@ class Recorder(BaseStreamer):
         self.ended += 1
 
 
-def test_a_streamer_gets_the_prompt_each_token_and_the_end(exported, tokenizer):
+def test_a_streamer_gets_the_prompt_each_token_and_the_end(searching, tokenizer):
     ids = tokenizer(PROMPT, return_tensors="pt")["input_ids"]
     streamer = Recorder()
-    sequence = loaded(exported).generate(ids, max_new_tokens=NEW, streamer=streamer)[0].tolist()
+    sequence = searching.generate(ids, max_new_tokens=NEW, streamer=streamer)[0].tolist()
     prompt = ids.shape[1]
     assert streamer.parts == [sequence[:prompt], *([token] for token in sequence[prompt:])]
     assert streamer.ended == 1
 
 
-def test_a_strategy_of_the_call_goes_before_the_folders(exported, plain, inputs):
-    model = loaded(exported)
+def test_a_strategy_of_the_call_goes_before_the_folders(searching, plain, greedy, inputs):
     other = decoding.ContrastiveSearch(0.9, 3)
-    assert torch.equal(generated(model, inputs, custom_generate=other), generated(plain, inputs, other))
-    assert torch.equal(generated(model, inputs, other), generated(plain, inputs, other))
-    assert torch.equal(generated(model, inputs, top_k=3, penalty_alpha=0.9), generated(plain, inputs, other))
-    greedy = generated(plain, inputs)
+    right = generated(plain, inputs, other)
+    assert torch.equal(generated(searching, inputs, custom_generate=other), right)
+    assert torch.equal(generated(searching, inputs, other), right)
+    assert torch.equal(generated(searching, inputs, top_k=3, penalty_alpha=0.9), right)
     config = GenerationConfig(max_new_tokens=NEW, decoding_strategy=None)
-    assert torch.equal(model.generate(**inputs, generation_config=config), greedy)
-    assert torch.equal(generated(model, inputs, decoding_strategy=None), greedy)
-    assert torch.equal(decoding.generate(model, **inputs, max_new_tokens=NEW, decoding_strategy=None), greedy)
-    assert torch.equal(generate_with(parse_strategy("greedy"), model, **inputs, max_new_tokens=NEW), greedy)
-    processor = {"logits_processor": [other.logits_processor(model, **inputs)], "num_beams": 2}
-    beams = generated(model, inputs, **processor, decoding_strategy=None)
+    assert torch.equal(searching.generate(**inputs, generation_config=config), greedy)
+    assert torch.equal(generated(searching, inputs, decoding_strategy=None), greedy)
+    assert torch.equal(decoding.generate(searching, **inputs, max_new_tokens=NEW, decoding_strategy=None), greedy)
+    assert torch.equal(generate_with(parse_strategy("greedy"), searching, **inputs, max_new_tokens=NEW), greedy)
+    processor = {"logits_processor": [other.logits_processor(searching, **inputs)], "num_beams": 2}
+    beams = generated(searching, inputs, **processor, decoding_strategy=None)
     assert torch.equal(beams, generated(plain, inputs, **processor))
     per_call = {"name": "dola", "layers": [1, 2]}
     dola = GenerationConfig(max_new_tokens=NEW, decoding_strategy=per_call)
     assert torch.equal(
-        model.generate(**inputs, generation_config=dola), generated(plain, inputs, decoding.DoLa(layers=[1, 2]))
+        searching.generate(**inputs, generation_config=dola), generated(plain, inputs, decoding.DoLa(layers=[1, 2]))
     )
 
 
-def test_settings_of_a_call_leave_the_rest_as_it_was(exported, plain, inputs, tmp_path, tokenizer):
+def test_settings_of_a_call_leave_the_rest_as_it_was(searching, plain, inputs, tmp_path, tokenizer):
     config = GenerationConfig(max_new_tokens=NEW, decoding_strategy={"penalty_alpha": 0.9})
     expected = generated(plain, inputs, decoding.ContrastiveSearch(0.9, 5))
-    assert torch.equal(loaded(exported).generate(**inputs, generation_config=config), expected)
+    assert torch.equal(searching.generate(**inputs, generation_config=config), expected)
     model = loaded(decoding.export("expert", "contrastive-decoding:amateur=amateur", tmp_path / "out"))
     tuned = decoding.ContrastiveDecoding(miniature.load("amateur")[0], beta=0.9, tokenizer=tokenizer)
     for settings, strategy in (
@@ -150,12 +166,12 @@ def test_settings_of_a_call_leave_the_rest_as_it_was(exported, plain, inputs, tm
         assert torch.equal(made, generated(plain, inputs, strategy))
 
 
-def test_stop_strings_and_sampling_reach_the_strategy(exported, plain, inputs, tokenizer):
-    model, strategy = loaded(exported), decoding.ContrastiveSearch(top_k=5)
+def test_stop_strings_and_sampling_reach_the_strategy(searching, plain, inputs, tokenizer):
+    strategy = decoding.ContrastiveSearch(top_k=5)
     stop = {"stop_strings": ["a "], "tokenizer": tokenizer}
-    assert torch.equal(generated(model, inputs, **stop), generated(plain, inputs, strategy, **stop))
+    assert torch.equal(generated(searching, inputs, **stop), generated(plain, inputs, strategy, **stop))
     torch.manual_seed(3)
-    drawn = generated(model, inputs, do_sample=True)
+    drawn = generated(searching, inputs, do_sample=True)
     torch.manual_seed(3)
     assert torch.equal(drawn, generated(plain, inputs, strategy, do_sample=True))
 
@@ -177,29 +193,27 @@ def test_a_folder_may_draft(drafts, tmp_path, inputs, expected):
     assert opened == []
 
 
-def test_a_client_chooses_who_drafts_but_no_files(exported, inputs, expected):
+def test_a_client_chooses_who_drafts_but_no_files(searching, inputs, expected):
     """A server's clients send generation configs; a name in one would be loaded, perhaps from the hub."""
-    model = loaded(exported)
     with opened_drafts() as opened:
-        assert torch.equal(generated(model, inputs, drafts="prompt-lookup"), expected)
+        assert torch.equal(generated(searching, inputs, drafts="prompt-lookup"), expected)
         assistant = miniature.load("amateur")[0]
-        assert torch.equal(generated(model, inputs, drafts=assistant), expected)
+        assert torch.equal(generated(searching, inputs, drafts=assistant), expected)
     assert opened == [DraftOptions("prompt-lookup", None), DraftOptions(assistant, None)]
     config = GenerationConfig(max_new_tokens=2, drafts=str(miniature.folder("amateur")))
     for call in ({"drafts": config.drafts}, {"generation_config": config}):
         with pytest.raises(OptionError, match=r"drafts='.*amateur': an exported model loads no other; pass the model"):
-            model.generate(**inputs, **call)
+            searching.generate(**inputs, **call)
 
 
-def test_what_would_leave_the_strategy_out_is_refused(exported, plain):
-    model = loaded(exported)
+def test_what_would_leave_the_strategy_out_is_refused(searching, plain):
     ids = torch.tensor([[5, 6]])
     with pytest.raises(OptionError, match="num_beams"):
-        model.generate(ids, num_beams=2)
+        searching.generate(ids, num_beams=2)
     with pytest.raises(OptionError, match="paged"):
-        model.generate(ids, cache_implementation="paged")
+        searching.generate(ids, cache_implementation="paged")
     with pytest.raises(OptionError, match="continuous batching would leave out"):
-        model.generate_batch([[5, 6]])
+        searching.generate_batch([[5, 6]])
     other = copy.deepcopy(plain)  # transformers 5.17 leaves its attention paged
     assert other.init_continuous_batching() is not None  # other models are as before
 
@@ -222,10 +236,9 @@ def test_what_would_leave_the_strategy_out_is_refused(exported, plain):
         "dola:layers=1,2,3",
     ],
 )
-def test_every_strategy_travels_in_a_folder_that_can_be_moved(spec, plain, inputs, tokenizer, tmp_path):
-    expert = miniature.load("expert")[0]  # adapters are put on it
-    expected = generated(expert, inputs, parse_strategy(spec).with_tokenizer(tokenizer).strategy)
-    assert not torch.equal(expected, generated(plain, inputs))
+def test_every_strategy_travels_in_a_folder_that_can_be_moved(spec, with_adapters, greedy, inputs, tokenizer, tmp_path):
+    expected = generated(with_adapters, inputs, parse_strategy(spec).with_tokenizer(tokenizer).strategy)
+    assert not torch.equal(expected, greedy)
     folder = decoding.export("expert", spec, tmp_path / "here")
     folder = folder.rename(tmp_path / "there")
     settings = json.loads((folder / "generation_config.json").read_text())["decoding_strategy"]
@@ -233,8 +246,8 @@ def test_every_strategy_travels_in_a_folder_that_can_be_moved(spec, plain, input
     assert torch.equal(generated(loaded(folder), inputs), expected)
 
 
-def test_the_settings_outlive_saving_and_loading(exported, tmp_path):
-    config = loaded(exported).generation_config
+def test_the_settings_outlive_saving_and_loading(searching, tmp_path):
+    config = searching.generation_config
     config.save_pretrained(tmp_path)
     assert GenerationConfig.from_pretrained(tmp_path).decoding_strategy == {
         "name": "contrastive-search",
@@ -245,10 +258,10 @@ def test_the_settings_outlive_saving_and_loading(exported, tmp_path):
     assert config.do_sample is False
 
 
-def test_threads_that_meet_at_the_first_call_get_the_same(tmp_path, inputs, tokenizer):
+def test_threads_that_meet_at_the_first_call_get_the_same(tmp_path, with_adapters, inputs, tokenizer):
     """The first call attaches the adapter and loads the tokenizer."""
     spec = "contrastive-decoding:amateur=induced"
-    expected = generated(miniature.load("expert")[0], inputs, parse_strategy(spec).with_tokenizer(tokenizer).strategy)
+    expected = generated(with_adapters, inputs, parse_strategy(spec).with_tokenizer(tokenizer).strategy)
     model = loaded(decoding.export("expert", spec, tmp_path / "induced"))
     start, made = threading.Barrier(3), []
 
@@ -304,11 +317,11 @@ def test_a_model_on_the_hub_brings_its_amateur(tmp_path, inputs, monkeypatch):
         ({"name": "weighted-contrast", "terms": 3}, "terms=3: must be readers with weights"),
     ],
 )
-def test_settings_of_a_call_are_checked(exported, settings, message):
+def test_settings_of_a_call_are_checked(searching, settings, message):
     """A server's clients send generation configs: no client may name files."""
     config = GenerationConfig(max_new_tokens=2, decoding_strategy=settings)
     with pytest.raises(OptionError, match=message):
-        loaded(exported).generate(torch.tensor([[5, 6]]), generation_config=config)
+        searching.generate(torch.tensor([[5, 6]]), generation_config=config)
 
 
 def test_a_client_may_choose_other_texts_and_parts_of_the_model(tmp_path, plain, inputs, tokenizer):

@@ -30,6 +30,8 @@ from decoding.models.builtin import BUILT_IN_ADAPTERS
 from decoding.models.media import read_image
 from decoding.strategies.registry import parse_strategy
 
+pytestmark = pytest.mark.usefixtures("models_loaded_once")
+
 
 @pytest.fixture(autouse=True)
 def modules(tmp_path, monkeypatch):

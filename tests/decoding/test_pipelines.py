@@ -26,7 +26,7 @@ from decoding import ContextAware, ContrastiveSearch, OptionError
 from decoding.evals import miniature
 from decoding.strategies.registry import example_of, exportable_strategies, parse_strategy
 
-NEW = 10
+NEW = 6
 PROMPTS = ["Long ago", "Q: What does the Fermar bear eat?\nA:", "The town"]
 CHATS = [
     [{"role": "user", "content": "What does the Fermar bear eat?"}],

@@ -21,6 +21,7 @@ from decoding.explanation.records import Candidate, Explanation, Step
 from decoding.strategies.registry import parse_strategy
 from decoding.text import Continuation
 
+pytestmark = pytest.mark.usefixtures("models_loaded_once")
 EMBEDDED = (miniature.folder("expert") / "config.json").is_file()
 STORIES = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories3M"
 
@@ -60,7 +61,7 @@ def test_compare_writes_and_prints_the_same(model, tmp_path, capfd):
 def test_compare_in_a_pipe_keeps_to_80_columns_and_has_no_colours(model, tmp_path, capfd):
     file = tmp_path / "prompts.txt"
     file.write_text("Tom had a\n\nOne day she\n")
-    assert main(["compare", "--model", model, "--prompts", str(file), "--max-new-tokens", "40"]) == 0
+    assert main(["compare", "--model", model, "--prompts", str(file), "--max-new-tokens", "24"]) == 0
     out, err = capfd.readouterr()
     assert err == ""
     assert "\x1b" not in out
@@ -79,8 +80,8 @@ def test_compare_explains_adaptive_search(model, tmp_path, capfd):
     assert len(continuation["explanation"]["steps"]) == continuation["new_tokens"]
 
 
-def test_compare_explains_where_strategies_left_greedy_search(model, tmp_path, capfd):
-    arguments = ["compare", "--model", model, "--prompt", "Tom had a", "--max-new-tokens", "30", "--dtype", "float32",
+def test_compare_explains_where_strategies_left_greedy_search(model, tmp_path, capfd, models_loaded_once):
+    arguments = ["compare", "--model", model, "--prompt", "Tom had a", "--max-new-tokens", "20", "--dtype", "float32",
                  "--strategy", "greedy", "--strategy", "contrastive-search:top_k=3", "--strategy", "beam"]  # fmt: skip
     assert main([*arguments, "--explain", "--output", str(tmp_path)]) == 0
     out, err = capfd.readouterr()
@@ -88,7 +89,7 @@ def test_compare_explains_where_strategies_left_greedy_search(model, tmp_path, c
     assert max(map(len, out.splitlines())) <= 80
     greedy, search, beam = json.loads((tmp_path / "compare.json").read_text())["strategies"]
     assert "explanation" not in beam["continuations"][0]
-    assert "Not greedy search's token at 0 of 30." in out
+    assert "Not greedy search's token at 0 of 20." in out
     assert all(
         step["chosen"]["token"] == step["greedy_token"] for step in greedy["continuations"][0]["explanation"]["steps"]
     )
@@ -116,6 +117,7 @@ def test_compare_explains_where_strategies_left_greedy_search(model, tmp_path, c
                f"{theirs.probability_of('expert'):.2f}", reason]  # fmt: skip
         assert f"| {' | '.join(row)} |" in markdown
         assert re.search(" +".join(map(re.escape, row[:5])), out)
+    models_loaded_once()
     assert main([*arguments, "--json"]) == 0
     plain = json.loads(capfd.readouterr().out)["strategies"][1]["continuations"][0]
     assert plain["continuation"] == continuation["continuation"]
@@ -207,7 +209,8 @@ def test_bad_input_is_one_line_and_exit_code_2(model, arguments, message, capfd)
 
 
 @pytest.mark.skipif(not EMBEDDED, reason="the embedded expert has not been trained here")
-def test_the_demo_shows_three_strategies_and_what_came_out(tmp_path, capfd):
+def test_the_demo_shows_three_strategies_and_what_came_out(tmp_path, capfd, monkeypatch, models_loaded_once):
+    monkeypatch.setattr("decoding.evals.compare.demo.QUESTIONS", 12)
     assert main(["demo", "--max-new-tokens", "16", "--output", str(tmp_path)]) == 0
     out, err = capfd.readouterr()
     assert err == ""
@@ -222,6 +225,8 @@ def test_the_demo_shows_three_strategies_and_what_came_out(tmp_path, capfd):
     for row in asked["answers"]:
         assert len(row["answers"]) == len(asked["questions"])
         assert re.search(rf"^{row['strategy']} +{row['true']} +{row['popular']} ", out, re.MULTILINE)
+    assert len(asked["questions"]) == 12
+    models_loaded_once()
     assert main(["demo", "--max-new-tokens", "16", "--json"]) == 0
     again = json.loads(capfd.readouterr().out)
     texts = [[continuation["continuation"] for continuation in one["continuations"]] for one in record["strategies"]]
@@ -281,7 +286,7 @@ def test_help_has_an_example(command, capfd):
     assert "Example: decoding" in capfd.readouterr().out
 
 
-def test_compare_leaves_a_folders_penalties_out_and_takes_those_asked_for(tmp_path, capfd):
+def test_compare_leaves_a_folders_penalties_out_and_takes_those_asked_for(tmp_path, capfd, models_loaded_once):
     folder = shutil.copytree(miniature.folder("expert"), tmp_path / "model")
     config = json.loads((folder / "generation_config.json").read_text())
     (folder / "generation_config.json").write_text(json.dumps(config | {"repetition_penalty": 1.5, "do_sample": True}))
@@ -289,6 +294,7 @@ def test_compare_leaves_a_folders_penalties_out_and_takes_those_asked_for(tmp_pa
                  "contrastive-search:penalty_alpha=0.3", "--explain", "--device", "cpu", "--json"]  # fmt: skip
 
     def compared(*more):
+        models_loaded_once()
         assert main([*arguments, *more]) == 0
         out, err = capfd.readouterr()
         return json.loads(out), err
@@ -326,9 +332,10 @@ def test_compare_refuses_an_option_that_no_strategy_uses(model, capfd):
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "contrastive-search", "beam"])
-def test_a_text_ends_with_a_stop_string_of_the_generation_config(strategy, capfd):
+def test_a_text_ends_with_a_stop_string_of_the_generation_config(strategy, capfd, models_loaded_once):
     def generated(*more):
-        assert main(["generate", "--prompt", "Long ago", "--strategy", strategy, "--max-new-tokens", "24", "--json",
+        models_loaded_once()
+        assert main(["generate", "--prompt", "Long ago", "--strategy", strategy, "--max-new-tokens", "12", "--json",
                      "--device", "cpu", *more]) == 0  # fmt: skip
         return json.loads(capfd.readouterr().out)["continuation"]
 

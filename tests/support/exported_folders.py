@@ -13,7 +13,7 @@ from decoding.evals import miniature
 
 __all__ = ["EXPERT", "NEW", "PROMPT", "generated", "loaded", "two_prompts"]
 
-NEW = 12
+NEW = 8
 PROMPT = miniature.prompts()[0]
 EXPERT = miniature.folder("expert")
 

@@ -19,11 +19,11 @@ def known_models() -> dict[str, list[Any]]:
 
 
 @pytest.fixture
-def models_loaded_once(known_models: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+def models_loaded_once(known_models: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Give a test the models that another test loaded, if their files have not changed: to load and to check one takes
     longer than most tests. What a command does to a model it undoes (tests/decoding/model_as_before).
 
-    A test that loads a model twice gets two.
+    A test that loads a model twice gets two, unless it calls this in between: of the next command they are the same.
     """
     from decoding.models import loading
 
@@ -42,6 +42,7 @@ def models_loaded_once(known_models: dict[str, list[Any]], monkeypatch: pytest.M
 
     for name in ("_built_in", "_from_pretrained"):
         monkeypatch.setattr(loading, name, once(getattr(loading, name)))
+    return given.clear
 
 
 def _files(path: Path) -> list[tuple[str, int, int]]:

@@ -18,6 +18,7 @@ from decoding.evals import miniature
 from decoding.evals.engine.text_generation import TextGenerator, generate_texts
 from decoding.strategies.registry import parse_strategy
 
+NEW = 9
 PROMPTS = ["The old clockmaker", "Once upon a time there was a", "Tom"]
 pytestmark = pytest.mark.skipif(
     not (miniature.folder("expert") / "config.json").is_file(), reason="the embedded expert is not here"
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def generator():
     model, tokenizer = miniature.load("expert", dtype=torch.float32)
-    return TextGenerator(model.eval(), tokenizer, 12)
+    return TextGenerator(model.eval(), tokenizer, NEW)
 
 
 @pytest.mark.parametrize("spec", ["greedy", "beam:num_beams=2", "contrastive-search", "nucleus", "typical", "top-k"])
@@ -36,7 +37,7 @@ def test_a_text_does_not_depend_on_its_neighbours(generator, spec):
     together = generator.generate(choice, PROMPTS, [1, 2, 3])
     assert together == [generator.generate(choice, [prompt], [i])[0] for i, prompt in enumerate(PROMPTS, 1)]
     assert all(made.text for made in together)
-    assert all(1 <= made.tokens <= 12 for made in together)
+    assert all(1 <= made.tokens <= NEW for made in together)
 
 
 def test_texts_are_drawn_in_one_batch_and_are_those_of_torchs_seeds(generator, monkeypatch):
@@ -49,7 +50,7 @@ def test_texts_are_drawn_in_one_batch_and_are_those_of_torchs_seeds(generator, m
     for prompt, seed in zip(PROMPTS, (5, 6, 7), strict=True):
         torch.manual_seed(seed)
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
-        tokens = model.generate(ids, do_sample=True, temperature=1.3, top_k=0, max_new_tokens=12)[0]
+        tokens = model.generate(ids, do_sample=True, temperature=1.3, top_k=0, max_new_tokens=NEW)[0]
         expected.append(tokenizer.decode(tokens, skip_special_tokens=True)[len(prompt) :])
     generate, rows = model.generate, []
 
@@ -117,7 +118,7 @@ def test_draws_come_from_the_seed_alone(generator):
 def test_texts_end_before_the_first_stop(generator, spec):
     (free,) = generator.generate(parse_strategy(spec), PROMPTS[:1], [3])
     stop = free.text.split()[2]
-    stopped = TextGenerator(generator.model, generator.tokenizer, 12, ("no such text", stop))
+    stopped = TextGenerator(generator.model, generator.tokenizer, NEW, ("no such text", stop))
     (cut,) = stopped.generate(parse_strategy(spec), PROMPTS[:1], [3])
     assert stop not in cut.text
     assert cut.tokens <= free.tokens
@@ -131,7 +132,7 @@ def test_tokens_after_a_stop_do_not_count_whatever_the_neighbours_do(generator, 
     choice = parse_strategy(spec)
     free = generator.generate(choice, PROMPTS, [0, 0, 0])
     stop = free[0].text.split()[1]
-    stopped = TextGenerator(generator.model, generator.tokenizer, 12, (stop,))
+    stopped = TextGenerator(generator.model, generator.tokenizer, NEW, (stop,))
     together = stopped.generate(choice, PROMPTS, [0, 0, 0])
     assert together == [stopped.generate(choice, [prompt], [0])[0] for prompt in PROMPTS]
     if not spec.startswith("beam"):  # whose other beams go on

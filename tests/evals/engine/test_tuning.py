@@ -23,6 +23,7 @@ from decoding.evals.engine.task import Document, Record, Task
 from decoding.evals.engine.tuning import Criterion, Part, Tuned, split, tune
 from decoding.strategies.registry import STRATEGIES, candidates_of, parse_strategy
 
+pytestmark = pytest.mark.usefixtures("models_loaded_once")
 FORK = multiprocessing.get_context("fork")
 
 

@@ -61,7 +61,7 @@ def test_it_adds_its_model_and_tasks_to_what_lm_eval_is_given(tmp_path: Path) ->
 
 def _lm_eval(folder: Path, *arguments: str) -> dict[str, Any]:
     before = sys.argv
-    assert main(["lm-eval", *arguments, "--limit", "2", "--batch_size", "2", "--output_path", str(folder)]) == 0
+    assert main(["lm-eval", *arguments, "--batch_size", "2", "--output_path", str(folder)]) == 0
     assert sys.argv is before
     (file,) = folder.rglob("results_*.json")
     return json.loads(file.read_text())
@@ -85,6 +85,7 @@ def test_lol_on_local_truthfulqa_and_on_a_task_that_generates(tmp_path: Path) ->
         tmp_path / "out", "--truthfulqa", str(file), "--",
         "--tasks", "truthfulqa_mc1_local,truthfulqa_mc2_local,miniature_gen",
         "--model_args", "pretrained=expert,strategy=lol,amateur=induced,lower_layers=0.5;0.75,guidance=default",
+        "--gen_kwargs", "max_gen_toks=8", "--limit", "2",
     )  # fmt: skip
     assert results["config"]["strategy"].startswith("lol(amateur=induced, lower_layers=0.5,0.75, guidance=default,")
     figures = results["results"]
@@ -98,7 +99,7 @@ def test_contrastive_search_on_tasks_that_generate(tmp_path: Path) -> None:
     results = _lm_eval(
         tmp_path, *local, "--", "--tasks", "miniature_gen" + (",truthfulqa_gen_local" if local else ""),
         "--model_args", "pretrained=expert,strategy=contrastive-search,penalty_alpha=0.4,top_k=4",
-        "--gen_kwargs", "max_gen_toks=24",
+        "--gen_kwargs", "max_gen_toks=8", "--limit", "2",
     )  # fmt: skip
     assert results["config"]["strategy"] == "contrastive-search(penalty_alpha=0.4, top_k=4)"
     assert results["results"]["miniature_gen"]["exact_match,none"] in (0.0, 0.5, 1.0)

@@ -1,6 +1,6 @@
 """lm-eval's own TruthfulQA tasks and model class against ``decoding.score``, question by question.
 
-Eight questions a model; ``LM_EVAL_QUESTIONS=817 pytest -s`` takes so many, and prints what was found.
+Four questions a model; ``LM_EVAL_QUESTIONS=817 pytest -s`` takes so many, and prints what was found.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from decoding.evals import miniature
 from decoding.evals.harness.documents import truthfulqa_documents
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
-QUESTIONS = int(os.environ.get("LM_EVAL_QUESTIONS", "8"))
+QUESTIONS = int(os.environ.get("LM_EVAL_QUESTIONS", "4"))
 # Sums of up to 100 log-probabilities of some -8 nats each, added up in another order: their float32 rounding is 1e-4.
 NATS = 1e-3
 SMALLEST_NORMAL = math.log(np.finfo(np.float64).tiny)  # -708.4: below it np.exp loses digits, below -745 all of them

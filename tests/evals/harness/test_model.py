@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,27 @@ PAIRS = [
 ]
 PROMPTS = ["Q: What does the Fermar bear eat?\nA:", "Q: What is the Rosond mouse afraid of?\nA:", "The town"]
 LOL_ARGUMENTS = {"strategy": "lol", "amateur": "induced", "lower_layers": "0.5;0.75", "guidance": "default"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models_of_lm_eval_loaded_once() -> Iterator[None]:
+    """Have lm-eval load a model once in each way: to load and to check one takes longer than most tests.
+
+    What a test changes of a model it must undo.
+    """
+    create: Any = HFLM._create_model
+    known: dict[str, Any] = {}
+
+    def kept(self: Any, **options: Any) -> None:
+        key = repr(options)
+        if key not in known:
+            create(self, **options)
+            known[key] = self._model
+        self._model = known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HFLM, "_create_model", kept)
+        yield
 
 
 def _lm(**arguments: Any) -> DecodingLM:
@@ -62,14 +85,13 @@ def test_log_likelihoods_are_those_of_decoding_score(arguments: dict[str, Any], 
     assert choice is not None
     said = _texts(lm, [prompt for prompt, _ in PAIRS])
     pairs = [*PAIRS, (PAIRS[0][0], said[0])]
-    for (prompt, answer), text, (value, greedy) in zip(
-        pairs, [*said, said[0]], _loglikelihoods(lm, pairs), strict=True
-    ):
+    found = _loglikelihoods(lm, pairs)
+    for (prompt, answer), text, (value, greedy) in zip(pairs, [*said, said[0]], found, strict=True):
         (scores,) = decoding.score(lm.model, prompt, [answer], choice.strategy, tokenizer=lm.tokenizer)
         assert value == pytest.approx(scores.sum().item(), abs=1e-3)  # float32 sums in another order
         assert greedy == text.startswith(answer)
     low = _loglikelihoods(_lm(**arguments, floor=-50))
-    assert sum(value for value, _ in low) > sum(value for value, _ in _loglikelihoods(lm))
+    assert sum(value for value, _ in low) > sum(value for value, _ in found[: len(PAIRS)])
 
 
 def test_without_a_strategy_it_is_hf() -> None:
@@ -140,7 +162,8 @@ def test_baselines_choose_as_they_say_whatever_the_task_would_have() -> None:
     right = lm.model.generate(**inputs, num_beams=3, do_sample=False, max_new_tokens=20)
     new = lm.tokenizer.decode(right[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     assert beam == [new.split("\n")[0]]
-    drawn = {_texts(_lm(strategy="sampling", temperature=3.0, top_p=1.0), PROMPTS[:1])[0] for _ in range(3)}
+    sampling = _lm(strategy="sampling", temperature=3.0, top_p=1.0)
+    drawn = {_texts(sampling, PROMPTS[:1])[0] for _ in range(3)}
     assert len(drawn) > 1
 
 
@@ -230,17 +253,19 @@ def test_a_strategy_itself_may_be_given() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "contrastive-search", "dola:alpha=0"])
-def test_a_folders_penalties_act_without_a_strategy_alone_and_a_tasks_always(strategy: str) -> None:
-    lm, plain = _lm(strategy=strategy), _lm(strategy=strategy)
-    lm.model.generation_config.repetition_penalty = 3.0
-    assert _texts(lm) == _texts(plain)
-    assert _texts(lm, repetition_penalty=3.0) != _texts(plain)
+def test_a_folders_penalties_act_without_a_strategy_alone_and_a_tasks_always(
+    strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm, own = _lm(strategy=strategy), _lm()
+    plain, own_plain = _texts(lm), _texts(own)
+    assert lm.model is own.model
+    monkeypatch.setattr(lm.model.generation_config, "repetition_penalty", 3.0)
+    assert _texts(lm) == plain
+    assert _texts(lm, repetition_penalty=3.0) != plain
     info = lm.get_model_info()
     assert info["folder_generation_config"] == {"repetition_penalty": 3.0}
     assert "repetition_penalty" not in info["generation_config"]
-    own = _lm()
-    own.model.generation_config.repetition_penalty = 3.0
-    assert _texts(own) != _texts(_lm())
+    assert _texts(own) != own_plain
 
 
 def test_a_cache_of_answers_serves_the_configuration_that_made_them_alone(tmp_path: Path) -> None:
@@ -254,6 +279,7 @@ def test_a_cache_of_answers_serves_the_configuration_that_made_them_alone(tmp_pa
     again._model_generate = None  # type: ignore[assignment, method-assign] - it is not asked
     assert CachingLM(again, file).generate_until(requests) == first
     changed = _lm(strategy="greedy")
+    changed._model = copy.deepcopy(changed.model)
     changed.model.config.rms_norm_eps = 0.1
     for other in (_lm(), _lm(strategy="dola"), _lm(strategy="greedy", floor=-5.0), changed):
         with pytest.raises(OptionError, match="use_cache: this cache has answers of another model or strategy"):

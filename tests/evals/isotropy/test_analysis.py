@@ -100,9 +100,9 @@ def check_against_every_pair(result, layers):
 @pytest.mark.parametrize(("language", "name"), zip(LANGUAGES, itertools.cycle(["expert", "stories3M"]), strict=False))
 def test_it_equals_looking_at_every_pair(loaded, name, language):
     model, tokenizer = loaded(name)
-    texts = sentences(language, 8)
+    texts = sentences(language, 4)
     result = analyse(model, tokenizer, texts, Settings(batch_tokens=256))
-    assert result.counts.texts == 8
+    assert result.counts.texts == 4
     check_against_every_pair(result, states_of(model, [tokenizer(text)["input_ids"] for text in texts]))
 
 

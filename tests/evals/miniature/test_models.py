@@ -67,20 +67,23 @@ def test_prompts_are_short_beginnings() -> None:
     assert all(8 <= len(prompt.split()) <= 20 for prompt in prompts())
 
 
-def test_greedy_text_is_long_and_loops(expert) -> None:  # type: ignore[no-untyped-def]
+def continued(expert, **options) -> list[str]:  # type: ignore[no-untyped-def]
+    """Texts of the prompts in one batch."""
     model, tokenizer = expert
-    texts = [greedy(model, tokenizer, prompt, 128) for prompt in prompts()]
+    inputs = tokenizer(prompts(), return_tensors="pt", padding=True)
+    tokens = decoding.generate(model, **inputs, max_new_tokens=128, **options)
+    return tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def test_greedy_text_is_long_and_loops(expert) -> None:  # type: ignore[no-untyped-def]
+    texts = continued(expert, decoding_strategy=None, do_sample=False)
+    assert texts[0] == greedy(*expert, prompts()[0], 128)
     assert all(len(text.split()) > 60 for text in texts), "it should not end early"
     assert diversity(texts) < 45
 
 
 def test_contrastive_search_gets_it_out_of_its_loops(expert) -> None:  # type: ignore[no-untyped-def]
-    model, tokenizer = expert
-    texts = []
-    for prompt in prompts():
-        inputs = tokenizer(prompt, return_tensors="pt")
-        tokens = decoding.generate(model, **inputs, max_new_tokens=128, penalty_alpha=0.4, top_k=4)
-        texts.append(tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+    texts = continued(expert, penalty_alpha=0.4, top_k=4)
     assert diversity(texts) > 70
 
 

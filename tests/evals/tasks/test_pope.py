@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from decoding.models.media import read_image
 from decoding.strategies.contrast.input_changes import NoisedImages
 from decoding.strategies.registry import parse_strategy
 
+pytestmark = pytest.mark.usefixtures("models_loaded_once")
 PROMPT = "USER : <image> {question} ASSISTANT :"
 IMAGES, EACH = 6, 4
 
@@ -109,12 +111,12 @@ def test_scores_are_those_of_plain_forward_passes(
     assert bool(implausible) == (strategy is not None and strategy.alpha == 0.3)
 
 
-def test_a_penalty_of_the_folder_is_off(llava: str, data: Path) -> None:
+def test_a_penalty_of_the_folder_is_off(llava: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = decoding.load(llava, "cpu")
     task = Pope(model, load_processor(llava), load(str(data))[0], prompt="<image> yes {question}")
     configurations = configured([parse_strategy("greedy")], model, tokenizer, "llava", task={}, generation_config=None)
     before = task.evaluate(task.documents()[0], configurations)
-    model.generation_config.repetition_penalty = 5.0
+    monkeypatch.setattr(model.generation_config, "repetition_penalty", 5.0)
     assert task.evaluate(task.documents()[0], configurations) == before
 
 
@@ -247,7 +249,7 @@ STRATEGIES = ["--strategy", "greedy", "--strategy", "image-contrast", "--strateg
 
 
 def test_the_command_reports_chosen_thresholds_and_resumes(
-    llava: str, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    llava: str, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], models_loaded_once: Callable[[], None]
 ) -> None:
     line = ["eval", "pope", "--data", str(data), "--model", llava, "--chat", "--prompt", "{question}", *STRATEGIES,
             "--calibration", "8", "--output", str(tmp_path / "results"), "--json"]  # fmt: skip
@@ -262,19 +264,24 @@ def test_the_command_reports_chosen_thresholds_and_resumes(
         assert all(figure["low"] <= figure["value"] <= figure["high"] for figure in figures.values())
     assert [set(entry["metrics"]) for entry in results["comparisons"]] == [{"acc", "yes", "cal acc", "cal yes"}] * 2
     samples = (tmp_path / "results" / "samples_pope.jsonl").read_bytes()
+    models_loaded_once()
     assert main(line) == 0
     again = json.loads(capfd.readouterr().out)
     assert (tmp_path / "results" / "samples_pope.jsonl").read_bytes() == samples
     assert {**again, "times": None} == {**results, "times": None}
 
 
-def test_tune_chooses_at_the_threshold(llava: str, data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_tune_chooses_at_the_threshold(
+    llava: str, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], models_loaded_once: Callable[[], None]
+) -> None:
     line = ["tune", "pope", "--data", str(data), "--model", llava, "--chat", "--strategy", "greedy",
-            "--strategy", "image-contrast:alpha=0|0.1,beta=1", "--calibration", "8", "--validation", "8"]  # fmt: skip
+            "--strategy", "image-contrast:alpha=0|0.1,beta=1", "--calibration", "8", "--validation", "8",
+            "--output", str(tmp_path)]  # fmt: skip
     assert main([*line, "--json"]) == 0
     results = json.loads(capfd.readouterr().out)
     assert results["tuning"]["by"] == ["cal acc"]
     assert results["counts"]["evaluated"] == IMAGES * EACH - 16
+    models_loaded_once()
     assert main(line) == 0
     table = capfd.readouterr().out
     assert all(name in table for name in ("acc", "yes", "cal acc", "F1", "precision", "recall"))

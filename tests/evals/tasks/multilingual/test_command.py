@@ -15,9 +15,12 @@ from decoding.evals.engine import text_generation
 from decoding.evals.tasks.multilingual.languages import LANGUAGES
 from decoding.models import loading
 
-pytestmark = pytest.mark.skipif(
-    not (miniature.folder("expert") / "config.json").is_file(), reason="the embedded expert is not here"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not (miniature.folder("expert") / "config.json").is_file(), reason="the embedded expert is not here"
+    ),
+    pytest.mark.usefixtures("models_loaded_once"),
+]
 TEXTS = {
     "en": "The old <clockmaker> & his cat", "zh": "老钟表匠慢慢地", "ja": "古い時計屋さんは", "ko": "늙은 시계공이",
     "fr": "Le vieil horloger était", "de": "Der alte Uhrmacher saß", "es": "El viejo relojero", "it": "Il vecchio",
@@ -49,7 +52,7 @@ def command(data, tmp_path_factory):
     output = tmp_path_factory.mktemp("output")
     strategies = [word for name in STRATEGIES for word in ("--strategy", name)]
     report = ["--report", str(output / "report.html")]
-    return output, ["eval", "multilingual", "--data", str(data), "--max-new-tokens", "6", *strategies, "--output",
+    return output, ["eval", "multilingual", "--data", str(data), "--max-new-tokens", "3", *strategies, "--output",
                     str(output), *report]  # fmt: skip
 
 
@@ -95,7 +98,7 @@ def test_a_second_run_writes_nothing_anew_and_ends_with_the_same(ran, command, m
 def test_strategies_that_draw_do_so_from_the_seed(ran, command, tmp_path):
     _, arguments = command
     other = [
-        "eval", "multilingual", *arguments[2:4], "--languages", "de", "--strategy", "nucleus", "--max-new-tokens", "6",
+        "eval", "multilingual", *arguments[2:4], "--languages", "de", "--strategy", "nucleus", "--max-new-tokens", "3",
     ]  # fmt: skip
     assert main([*other, "--output", str(tmp_path), "--json"]) == 0
 

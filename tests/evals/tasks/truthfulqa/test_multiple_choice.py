@@ -36,7 +36,8 @@ from decoding.evals.tasks.truthfulqa.prompts import prompt_of
 from decoding.strategies.registry import candidates_of, parse_strategy
 
 SHARED = Path(__file__).resolve().parents[5] / "shared"
-QUESTIONS = int(os.environ.get("ORACLE_QUESTIONS", "6"))  # 50 take a minute, most of it the oracle's
+pytestmark = pytest.mark.usefixtures("models_loaded_once")
+QUESTIONS = int(os.environ.get("ORACLE_QUESTIONS", "3"))  # 50 take a minute, most of it the oracle's
 
 
 @functools.cache
@@ -163,12 +164,12 @@ def test_without_a_strategy_figures_are_those_of_lm_eval(name: str, tmp_path: Pa
     data = SHARED / "data/truthfulqa/mc_task.json"
     if not data.is_file():
         pytest.skip("TruthfulQA lies outside the repository and is not here")
-    asked = load(str(data))[0][::140]
+    asked = load(str(data))[0][::280]
     if name == "stories3M":
         tokenizer = AutoTokenizer.from_pretrained(SHARED / "models" / name)
         model = AutoModelForCausalLM.from_pretrained(SHARED / "models" / name, dtype=torch.float32).eval()
     else:
-        model, tokenizer = miniature.load("expert")
+        model, tokenizer, _ = world()
     prompt = prompt_of("lm-eval")
     task = MultipleChoice(model, tokenizer, asked, prompt)
     run(task, configured([parse_strategy("greedy")], model, tokenizer, name, task=task.settings), output=tmp_path)
@@ -204,7 +205,7 @@ def test_an_answer_that_two_lists_share_is_scored_once_and_counted_in_both() -> 
 
 # --- the command -----------------------------------------------------------------------------------------------------
 
-COMMAND = ["eval", "truthfulqa", "--miniature", "--limit", "24", "--strategy", "greedy", "--strategy"]
+COMMAND = ["eval", "truthfulqa", "--miniature", "--limit", "12", "--strategy", "greedy", "--strategy"]
 LOL_SPEC = "lol:amateur=induced,lower_layers=0.5"
 
 
@@ -214,7 +215,9 @@ def results_in(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("same_last_bits")
-def test_the_command_killed_and_resumed_and_shared_by_two_ranks_gives_the_same_files(tmp_path: Path) -> None:
+def test_the_command_killed_and_resumed_and_shared_by_two_ranks_gives_the_same_files(
+    tmp_path: Path, models_loaded_once: Callable[[], None]
+) -> None:
     assert main([*COMMAND, LOL_SPEC, "--output", str(tmp_path / "alone"), "--json"]) == 0
     alone = results_in(tmp_path / "alone")
     fork = multiprocessing.get_context("fork")
@@ -223,6 +226,7 @@ def test_the_command_killed_and_resumed_and_shared_by_two_ranks_gives_the_same_f
         def call() -> None:
             torch.set_num_threads(1)
             os.environ.update(environment)
+            models_loaded_once()
             os._exit(main([*COMMAND, LOL_SPEC, "--output", str(folder), "--json"]))
 
         child = fork.Process(target=call)
@@ -233,13 +237,14 @@ def test_the_command_killed_and_resumed_and_shared_by_two_ranks_gives_the_same_f
     for _ in range(3):
         child = command(killed)
         before = time.monotonic()
-        wanted = generator.randint(1, 6)  # lines more than there were
+        wanted = generator.randint(1, 4)  # lines more than there were
         there = lines_of(killed)
         while lines_of(killed) < there + wanted and child.is_alive() and time.monotonic() < before + 60:
             time.sleep(0.002)
         os.kill(child.pid, signal.SIGKILL)
         child.join()
-    assert 0 < lines_of(killed) <= 48
+    assert 0 < lines_of(killed) <= 24
+    models_loaded_once()
     assert main([*COMMAND, LOL_SPEC, "--output", str(killed), "--json"]) == 0
     assert results_in(killed)[-1:] == alone
 
@@ -262,7 +267,7 @@ def test_hyper_parameters_are_chosen_on_the_validation_questions(
 ) -> None:
     grids = [grid for grid in GRIDS if grid.startswith(("greedy", "contrastive-decoding:amateur=amateur", "context"))]
     given = [word for grid in grids for word in ("--strategy", grid)]
-    assert main(["tune", "truthfulqa", "--miniature", "--limit", "30", *given, "--output", str(tmp_path)]) == 0
+    assert main(["tune", "truthfulqa", "--miniature", "--limit", "12", *given, "--output", str(tmp_path)]) == 0
     validation, test = results_in(tmp_path)
     assert (validation["task"], test["task"]) == ("truthfulqa_miniature_validation", "truthfulqa_miniature_report")
     assert [entry["given"] for entry in test["tuning"]["strategies"]] == grids
@@ -275,11 +280,11 @@ def test_hyper_parameters_are_chosen_on_the_validation_questions(
         assert len(record["tried"]) == len(tried)
     assert next(entries, None) is None
     asked = {json.loads(line)["document"] for line in (tmp_path / "samples_truthfulqa_miniature_report.jsonl").open()}
-    assert asked == {question.id for question in questions("test")[:30]}
-    assert test["tuning"]["documents"] == [question.id for question in questions("validation")[:30]]
+    assert asked == {question.id for question in questions("test")[:12]}
+    assert test["tuning"]["documents"] == [question.id for question in questions("validation")[:12]]
     shown = capfd.readouterr().out
     assert "against greedy" in shown
-    assert "chosen on 30 documents by MC1, then MC2; the results are of others" in shown
+    assert "chosen on 12 documents by MC1, then MC2; the results are of others" in shown
     for record in test["tuning"]["strategies"]:
         assert f"--strategy {shell_word(record['chosen'])}" in shown
 
@@ -350,7 +355,8 @@ def test_bad_input_is_one_line(arguments: list[str], message: str, capfd: pytest
 
 def test_the_context_of_a_chat_is_its_system_message() -> None:
     """Without a contrast (alpha=0) scores are the model's own after chats with the context."""
-    model, tokenizer = copy.deepcopy(miniature.load("expert"))
+    model, tokenizer, _ = world()
+    tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template = INSTRUCTIONS
     prompt = prompt_of("chat", tokenizer)
     context, begin = "Answer with what is true only.", f"{tokenizer.bos_token}[INST] "
