@@ -58,7 +58,7 @@ class Configuration:
         """Name and parameters of the strategy."""
         return self.spec.label
 
-    @property
+    @functools.cached_property
     def hash(self) -> str:
         """16 hexadecimal digits, which differ where the settings do. Neither the device is part of them, since a run
         may end on another device than it began on, nor drafts, with which the tokens are the same, nor what a folder
