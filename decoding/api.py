@@ -111,7 +111,7 @@ def generate(
         spec = given_strategy(strategy).with_tokenizer(tokenizer)
         if kwargs.get("custom_generate") is not None:
             raise OptionError(f"custom_generate: would decode in place of {spec.name}; leave one of them out")
-        return _as_commands_do(
+        return generate_with(
             spec, model, inputs=inputs, generation_config=generation_config, stopping_criteria=stopping_criteria,
             streamer=streamer, tokenizer=tokenizer, compile=compile, seeds=seeds, drafts=drafts,
             draft_tokens=draft_tokens, draft_record=draft_record, **kwargs,
@@ -322,14 +322,9 @@ def generate_with(spec: StrategySpec, model: Any, **inputs: Any) -> Any:
         InputError: an empty prompt, or one as long as the model's context.
     """
     spec.check(model)
-    return _as_commands_do(spec, model, **inputs)
-
-
-def _as_commands_do(spec: StrategySpec, model: Any, **inputs: Any) -> Any:
     config = with_strategy(spec, copy.deepcopy(inputs.pop("generation_config", None) or model.generation_config))
     strategy = spec.strategy if isinstance(spec.strategy, Strategy) else None
     if strategy is None:
-        spec.check(model)
         prompt = inputs.get("input_ids")
         if prompt is None and getattr(model, "main_input_name", None) == "input_ids":
             prompt = inputs.get("inputs")

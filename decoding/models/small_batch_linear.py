@@ -36,16 +36,7 @@ Product = Callable[[Tensor, nn.Linear], Tensor]  # of (rows, in) states with a l
 ENVIRONMENT_VARIABLE = "DECODING_SMALL_BATCH_LINEAR"
 
 ROWS = range(1, 17)  # numbers of rows that are treated; many are torch's own strength
-MEASURED = (
-    1,
-    2,
-    3,
-    4,
-    6,
-    8,
-    12,
-    16,
-)  # those that are measured, each also for the numbers between it and the one before
+MEASURED = (1, 2, 3, 4, 6, 8, 12, 16)  # each also for the numbers between it and the one before
 
 # Another form is chosen where it takes at most this share of the time of torch's own: what decides must be more than
 # the noise of a measurement, or the last bits would differ from process to process.

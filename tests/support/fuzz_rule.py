@@ -311,7 +311,7 @@ def _of_a_strategy(frame: traceback.FrameSummary) -> bool:
     path = Path(frame.filename)
     if not path.is_relative_to(PACKAGE):
         return False
-    facade = path == PACKAGE / "api.py" and frame.name in ("generate", "generate_with", "_as_commands_do")
+    facade = path == PACKAGE / "api.py" and frame.name in ("generate", "generate_with")
     # Every model's plain attention goes through attention.py.
     return not facade and path != PACKAGE / "models" / "attention.py"
 
