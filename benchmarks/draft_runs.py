@@ -29,6 +29,8 @@ class Run:
         count: tokens chosen in it, of all rows.
         first_s: seconds to the first tokens.
         tokens: of every batch.
+        passes: of the model in decoding, each counted once for every row; those of who drafts are not among them, and
+            a pass that several readers share is one.
     """
 
     seconds: float = 0.0
@@ -41,6 +43,7 @@ class Run:
     kept: int = 0
     readings: int = 0
     read: int = 0
+    passes: int = 0
 
     @property
     def ms_per_token(self) -> float:
@@ -50,6 +53,11 @@ class Run:
     def per_round(self) -> float:
         """Tokens of a row in a round."""
         return self.in_rounds / self.rounds if self.rounds else 1.0
+
+    @property
+    def passes_per_token(self) -> float:
+        """Passes of the model for a token of a row."""
+        return self.passes / max(self.count, 1)
 
     @property
     def accepted(self) -> float:
@@ -79,7 +87,7 @@ def run_all(
         common = {
             **inputs, "max_new_tokens": options.new_tokens, "do_sample": False, "stopping_criteria": [clock],
         }  # fmt: skip
-        with counted(found, lazy=method != EAGER), ExitStack() as patched:
+        with counted(found, lazy=method != EAGER), passes_of(model) as passes, ExitStack() as patched:
             began = time.perf_counter()
             if method == GREEDY:
                 ids = model.generate(**common)
@@ -91,6 +99,7 @@ def run_all(
                     expected = decoding.generate(model, strategy=strategy, **{**common, "stopping_criteria": None})
                     patched.enter_context(given_drafts(expected.tolist(), float(drafts.removeprefix("given:"))))
                     clock.first, began = 0.0, time.perf_counter()
+                    passes.clear()
                     own = "prompt-lookup"
                 elif drafts.startswith("model:"):
                     own = assistant(amateur_of(drafts.removeprefix("model:"), None, options))
@@ -103,6 +112,8 @@ def run_all(
         found.count += new.numel() - ended - len(texts)
         found.seconds += clock.last - clock.first
         found.first_s += clock.first - began
+        # Without the time before the first token, in which the prompt is read.
+        found.passes += len(texts) * sum(ended > clock.first for ended in passes)
         found.tokens.append(ids.tolist())
     return found
 
@@ -121,6 +132,19 @@ class Clock:
         self.last = time.perf_counter()
         self.first = self.first or self.last
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+@contextmanager
+def passes_of(model: Any) -> Iterator[list[float]]:
+    """When each pass of a model began its last layer, which an exit does not come to."""
+    from decoding.models.structure import inspect_model
+
+    began: list[float] = []
+    handle = inspect_model(model).layers[-1].register_forward_pre_hook(lambda *given: began.append(time.perf_counter()))
+    try:
+        yield began
+    finally:
+        handle.remove()
 
 
 @contextmanager
@@ -183,10 +207,15 @@ def given_drafts(texts: list[list[int]], share: float) -> Iterator[None]:
         """Proposes what the texts have, some tokens of it replaced."""
 
         def propose(self, so_far: Sequence[Sequence[int]], most: Sequence[int]) -> Drafts:
-            rows = [
-                [token if draws.random() < share else (token + 1) % 1000 for token in text[len(now) : len(now) + n]]
-                for text, now, n in zip(texts, so_far, most, strict=True)
-            ]
+            return self.propose_behind(so_far, [()] * len(so_far), most)
+
+        def propose_behind(
+            self, so_far: Sequence[Sequence[int]], behind: Sequence[Sequence[int]], most: Sequence[int]
+        ) -> Drafts:
+            rows = []
+            for text, now, more, n in zip(texts, so_far, behind, most, strict=True):
+                begin = len(now) + len(more)
+                rows.append([t if draws.random() < share else (t + 1) % 1000 for t in text[begin : begin + n]])
             return drafts_of(rows, self.device)
 
     given = Given()

@@ -43,6 +43,11 @@ class DraftLength:
             return 0
         return round(self._wanted)
 
+    @property
+    def next_if_accepted(self) -> int:
+        """The number of drafts of the next round, if all of this round's are accepted."""
+        return round(self._more()) if self._fixed is None else self._fixed
+
     def end(self, drafted: Sequence[int], accepted: Sequence[int]) -> None:
         """Take in a round.
 
@@ -58,7 +63,7 @@ class DraftLength:
         best = max(accepted)
         if any(drafted):
             full = any(was and took == was for was, took in zip(drafted, accepted, strict=True))
-            self._wanted = min(1.5 * self._wanted + 1, LONGEST) if full else max(0.5 * self._wanted + 0.5 * best, 2.0)
+            self._wanted = self._more() if full else max(0.5 * self._wanted + 0.5 * best, 2.0)
         if not self._timed or not any(drafted) or self._drafted.rounds < MEASURED:
             return
         if self._plain.rounds == 0:
@@ -67,6 +72,9 @@ class DraftLength:
             self._next_pause = PAUSE
         else:
             self._pause, self._next_pause = self._next_pause, min(2 * self._next_pause, LONGEST_PAUSE)
+
+    def _more(self) -> float:
+        return min(1.5 * self._wanted + 1, LONGEST)
 
 
 class _Pace:

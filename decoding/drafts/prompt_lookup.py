@@ -34,6 +34,15 @@ class PromptLookup(Proposer):
             [row.following(text, n) for row, text, n in zip(self._rows, texts, most, strict=True)], self.device
         )
 
+    def propose_behind(
+        self, texts: Sequence[Sequence[int]], behind: Sequence[Sequence[int]], most: Sequence[int]
+    ) -> Drafts:
+        """The tokens after the last match of each row's text with what is behind it; see :class:`Proposer`."""
+        return drafts_of(
+            [row.following(text, n, more) for row, text, more, n in zip(self._rows, texts, behind, most, strict=True)],
+            self.device,
+        )
+
 
 class _Index:
     """The n-grams of one row's texts, and what follows each."""
@@ -45,14 +54,16 @@ class _Index:
             for end in range(1, len(source)):
                 self._add(source, end, source)
 
-    def following(self, text: Sequence[int], n: int) -> Sequence[int]:
+    def following(self, text: Sequence[int], n: int, behind: Sequence[int] = ()) -> Sequence[int]:
+        """At most n tokens after the last match of the end of the text and what is behind it, which is not indexed."""
         if n == 0:
             return ()
         for end in range(max(self._indexed, 1), len(text)):  # n-grams that something follows already
             self._add(text, end, None)
         self._indexed = len(text)
-        for size in range(min(LONGEST, len(text)), SHORTEST - 1, -1):
-            found = self._last.get(tuple(text[-size:]))
+        end_of_text = [*text[-LONGEST:], *behind][-LONGEST:]
+        for size in range(len(end_of_text), SHORTEST - 1, -1):
+            found = self._last.get(tuple(end_of_text[-size:]))
             if found is not None:
                 source, end = found
                 return (text if source is None else source)[end : end + n]

@@ -26,6 +26,33 @@ class Drafts:
     counts: Sequence[int]
     probabilities: Tensor | None = None
 
+    def part(self, begin: int, counts: Sequence[int]) -> Drafts:
+        """The drafts from a place on, ``counts[i]`` of row i at most."""
+        n = max(counts, default=0)
+        cut = slice(begin, begin + n)
+        left = [max(min(count, own - begin), 0) for count, own in zip(counts, self.counts, strict=True)]
+        return Drafts(self.tokens[:, cut], left, None if self.probabilities is None else self.probabilities[:, cut])
+
+    def with_rows(self, rows: Sequence[int], other: Drafts) -> Drafts:
+        """The same drafts, but for some rows, which have those of ``other``; both were drawn, or neither."""
+        if not rows:
+            return self
+        counts = [other.counts[row] if row in rows else count for row, count in enumerate(self.counts)]
+        width = max(self.tokens.shape[1], other.tokens.shape[1])
+        taken = list(rows)
+
+        def joined(own: Tensor, others: Tensor) -> Tensor:
+            whole = own.new_zeros(len(own), width, *own.shape[2:])
+            whole[:, : own.shape[1]] = own
+            whole[taken, : others.shape[1]] = others[taken]
+            return whole[:, : max(counts)]
+
+        probabilities = self.probabilities
+        if other.probabilities is not None:
+            own = other.probabilities[:, :0] if probabilities is None else probabilities
+            probabilities = joined(own, other.probabilities)
+        return Drafts(joined(self.tokens, other.tokens), counts, probabilities)
+
     def filled_up(self, n: int) -> Drafts:
         """The same drafts, with tokens of no meaning behind them: (batch, n) or more."""
         return replace(self, tokens=torch.nn.functional.pad(self.tokens, (0, max(n - self.tokens.shape[1], 0))))
@@ -43,6 +70,21 @@ class Proposer(ABC):
                 drafts of this proposer's have been replaced.
             most: how many drafts are wanted of each row; 0 for a row that has ended.
         """
+
+    def propose_behind(
+        self, texts: Sequence[Sequence[int]], behind: Sequence[Sequence[int]], most: Sequence[int]
+    ) -> Drafts | None:
+        """Propose what may follow each text and tokens behind it that may not come to be, where that costs nothing.
+
+        Args:
+            texts: those of the last :meth:`propose`.
+            behind: tokens after each.
+            most: how many drafts are wanted of each row.
+
+        Returns:
+            The drafts; None of a proposer that has passes of its own to run, which would often be in vain.
+        """
+        return None
 
     def release(self) -> None:  # noqa: B027 - most hold nothing
         """Free everything large."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
+from decoding.drafts.ahead import DraftsAhead
 from decoding.drafts.length import DraftLength
 from decoding.drafts.proposer import Drafts, Proposer
 from decoding.drafts.record import DraftRecord
@@ -91,6 +92,7 @@ def decode_with_drafts(
             session, texts, model, logits_processor, temperature, stopping_criteria, generation_config, generators,
             pads=has_eos, whole=keeps_cache or not has_eos, draft_record=drafting.record,
         )  # fmt: skip
+        ahead = DraftsAhead(proposer)
         put = Streamed(streamer, texts)
         with within_memory(model, what), optimized_for_decode(model):
             rounds.choose(Drafts(input_ids.new_zeros(rows, 0), [0] * rows))
@@ -98,10 +100,10 @@ def decode_with_drafts(
             while rounds.going:
                 most = min(drafting.length.begin(), new_tokens)
                 wanted = [max(min(most, rounds.room(row)), 0) for row in range(rows)]
-                drafts = rounds.with_padding(proposer.propose(texts.tokens, wanted))
+                drafts = rounds.with_padding(ahead.propose(texts.tokens, wanted))
                 if drafting.filled_up and any(drafts.counts):
                     drafts = drafts.filled_up(most)
-                drafted, accepted = rounds.run(drafts)
+                drafted, accepted = rounds.run(drafts, ahead, drafting.length.next_if_accepted)
                 drafting.length.end(drafted, accepted)
                 put.until(rounds.settled)
         total = max(rounds.finish_length.values())

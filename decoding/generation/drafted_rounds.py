@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
+from decoding.drafts.ahead import DraftsAhead
 from decoding.drafts.proposer import Drafts
 from decoding.drafts.record import DraftRecord
 from decoding.drafts.verification import verified
@@ -22,7 +23,7 @@ from decoding.generation.draws import draw
 from decoding.generation.loop import no_token
 from decoding.generation.processors import per_length
 from decoding.generation.row_texts import RowTexts
-from decoding.generation.session import Session, most_probable
+from decoding.generation.session import Further, Session, most_probable
 from decoding.models.devices import broadcast_from_rank0
 
 __all__ = ["Rounds"]
@@ -101,8 +102,13 @@ class Rounds:
             counts[row] = max(min(n, self._left(row) - 1), 0)
         return Drafts(tokens, counts, drafts.probabilities)
 
-    def run(self, drafts: Drafts) -> tuple[list[int], list[int]]:
+    def run(self, drafts: Drafts, ahead: DraftsAhead, most: int) -> tuple[list[int], list[int]]:
         """Read the last token of each row and its drafts, and choose as long as drafts are what is chosen.
+
+        Args:
+            drafts: of the round.
+            ahead: proposes those of the next, where the session reads them in this one.
+            most: how many drafts the next round has, if all of this one's are accepted.
 
         Returns:
             Of the rows that had not ended, the drafts and those of them that were accepted.
@@ -112,7 +118,14 @@ class Rounds:
         def processed(logits: Tensor) -> Tensor:
             return self._processed_ahead(drafts, logits)
 
-        self.session.read_drafts(torch.cat([self.last[:, None], drafts.tokens], dim=1), processed)
+        def proposed() -> Drafts | None:
+            # The round ends with a token that is no draft, and so does the next.
+            left = [self.room(row) - count - 1 for row, count in enumerate(drafts.counts)]
+            return ahead.further(self.texts.tokens, drafts, [max(min(most, n), 0) for n in left])
+
+        self.session.read_drafts(
+            torch.cat([self.last[:, None], drafts.tokens], dim=1), processed, Further(drafts.counts, proposed)
+        )
         before = list(self.texts.lengths)
         kept = self.choose(drafts)
         self.session.accept(kept)

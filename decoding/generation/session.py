@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from decoding.drafts.proposer import Drafts
 from decoding.errors import OptionError
 from decoding.generation.roles import EXPERT
 from decoding.generation.score_parts import ScoreParts
@@ -17,10 +19,24 @@ from decoding.models.text_config import within_vocabulary
 from decoding.stream.output import ForwardOutput, at_token
 from decoding.stream.stream import Stream
 
-__all__ = ["Processed", "Session", "StreamSession", "argmax_first", "most_probable"]
+__all__ = ["Further", "Processed", "Session", "StreamSession", "argmax_first", "most_probable"]
 
 
 Processed = Callable[[Tensor], Tensor]  # see Session.read_drafts
+
+
+@dataclass(frozen=True)
+class Further:
+    """How a round's drafts go on.
+
+    Attributes:
+        counts: drafts of each row in the round.
+        propose: proposes, of each row, the token that may end the round if all of them are accepted, and the drafts of
+            the next round behind it; None where nobody does. Is called once at most.
+    """
+
+    counts: Sequence[int]
+    propose: Callable[[], Drafts | None]
 
 
 class Session(ABC):
@@ -95,7 +111,7 @@ class Session(ABC):
         """
         raise OptionError(f"drafts: {type(self).__name__} has none; leave the option out")
 
-    def read_drafts(self, tokens: Tensor, processed: Processed) -> None:
+    def read_drafts(self, tokens: Tensor, processed: Processed, further: Further | None = None) -> None:
         """Read (batch, n) tokens: the last that was chosen of each row, and its drafts.
 
         Args:
@@ -103,6 +119,7 @@ class Session(ABC):
             processed: changes float32 logits (batch, n, vocab) as the call's processors do after each of the tokens;
                 for sessions that must know candidates before :meth:`scores` is called. Logits after a token that the
                 processors exclude, or that is no draft, stay as they are.
+            further: for sessions that can read drafts of the next round in this one; None for no such drafts.
         """
         raise NotImplementedError
 
@@ -164,7 +181,7 @@ class StreamSession(Session):
         self._begun_at = self.stream.length
         self._rows = self.stream.separate_rows()
 
-    def read_drafts(self, tokens: Tensor, processed: Processed) -> None:
+    def read_drafts(self, tokens: Tensor, processed: Processed, further: Further | None = None) -> None:
         """Read (batch, n) tokens."""
         self._before = list(self._rows.lengths)
         tokens = within_vocabulary(self.stream.model, tokens.to(self.stream.input_ids.device))

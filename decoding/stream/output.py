@@ -14,6 +14,7 @@ __all__ = [
     "ForwardOutput",
     "at_places",
     "at_token",
+    "at_tokens",
     "joined",
     "joined_tokens",
     "mapped",
@@ -79,6 +80,11 @@ def joined_tokens(outputs: list[ForwardOutput]) -> ForwardOutput:
 def at_token(output: ForwardOutput, index: int) -> ForwardOutput:
     """The output of one token of a pass over n; attentions are left out."""
     return mapped(output, lambda states: states[:, index : index + 1])
+
+
+def at_tokens(output: ForwardOutput, *parts: slice) -> ForwardOutput:
+    """The output of some tokens of a pass, in the order of the parts; attentions are left out."""
+    return mapped(output, lambda states: torch.cat([states[:, part] for part in parts], dim=1))
 
 
 def at_places(output: ForwardOutput, places: Tensor) -> ForwardOutput:

@@ -79,6 +79,9 @@ class SeparateRows:
     def read_leaves(self, tokens: Tensor, after: Tensor, first: int = 0) -> ForwardOutput:
         """Read tokens each of which follows a beginning of its row, and none of which sees another; keep none.
 
+        The first of them may be a run that goes on behind the end of the row: one that follows more slots than the row
+        has sees the first tokens of this pass, in whose slots they are.
+
         Args:
             tokens: (batch, n).
             after: (batch, n) how many slots of its row each of them follows.
@@ -115,6 +118,18 @@ class SeparateRows:
         state.kwargs, state.input_ids = self._grown(ends, tokens[:, None], 1)
         state.length = longest
         self.lengths = [length + 1 for length in self.lengths]
+
+    def keep_following(self, tokens: Tensor) -> None:
+        """Keep (batch, n) tokens behind each row's end that have been read there: a run of :meth:`read_leaves`, whose
+        first token is the row's last by now.
+        """
+        state, n = self.state, tokens.shape[1]
+        state.kwargs, state.input_ids = self._grown(self._behind(n, tokens.device), tokens, n)
+        for layer in layers_of(state.cache):
+            if isinstance(layer, RowwiseLayer) and layer.is_initialized:
+                layer.mark_written(n)
+        state.length += n
+        self.lengths = [length + n for length in self.lengths]
 
     def _behind(self, n: int, device: torch.device) -> Tensor:
         """(batch, n) the slots behind each row's end."""

@@ -27,6 +27,7 @@ class Scripted(Proposer):
         short: probability that a row gets fewer drafts in a round than it wants, perhaps none.
         seed: of what is drawn.
         sure: probability that the drafts' distributions give to the drafts; None leaves the distributions out.
+        ahead: whether drafts of the next round are proposed in a round.
         bad: the wrong drafts, and what stands behind drafts; None draws them.
 
     Attributes:
@@ -43,10 +44,12 @@ class Scripted(Proposer):
         seed: int = 0,
         sure: float | None = None,
         bad: int | None = None,
+        ahead: bool = True,
     ) -> None:
         self.texts, self.vocab, self.wrong, self.short, self.sure = texts, vocab, wrong, short, sure
         self.rounds: list[list[int]] = []
         self.released = False
+        self._ahead = ahead
         self._draw = random.Random(seed)
         self._bad = bad
 
@@ -54,12 +57,24 @@ class Scripted(Proposer):
         """The tokens that follow; the texts must be those that are known."""
         assert not self.released
         self.rounds.append([len(text) for text in texts])
-        rows = []
         for known, text, n in zip(self.texts, texts, most, strict=True):
-            if n:  # a row that has not ended
+            if n:  # a row that has not ended, and of which nothing was proposed ahead
                 assert list(known[: len(text)]) == list(text), "the text is not what it is without drafts"
+        return self._following([len(text) for text in texts], most)
+
+    def propose_behind(
+        self, texts: Sequence[Sequence[int]], behind: Sequence[Sequence[int]], most: Sequence[int]
+    ) -> Drafts | None:
+        """The tokens that follow so many more, whatever these are."""
+        assert not self.released
+        lengths = [len(text) + len(more) for text, more in zip(texts, behind, strict=True)]
+        return self._following(lengths, most) if self._ahead else None
+
+    def _following(self, lengths: Sequence[int], most: Sequence[int]) -> Drafts:
+        rows = []
+        for known, length, n in zip(self.texts, lengths, most, strict=True):
             count = self._draw.randint(0, n) if self._draw.random() < self.short else n
-            ahead = [*known[len(text) : len(text) + count]]
+            ahead = [*known[length : length + count]]
             ahead += [self._wrong() for _ in range(count - len(ahead))]
             rows.append([self._wrong() if self._draw.random() < self.wrong else t for t in ahead])
         counts = [len(row) for row in rows]

@@ -12,7 +12,7 @@ from transformers import LogitsProcessorList
 
 from decoding.generation.processors import WARPERS
 from decoding.generation.score_parts import ScoreParts, processor_changes
-from decoding.generation.session import Processed, Session
+from decoding.generation.session import Further, Processed, Session
 from decoding.generation.unpadded_text import UnpaddedText
 from decoding.strategies.contrast.drafted_readers import DraftedReaders
 from decoding.strategies.contrast.fused_streams import MOST_UNREAD, FusedStreams
@@ -166,7 +166,7 @@ class ContrastSession(Session):
         """Let each row of every reader have a length of its own."""
         self._drafted = DraftedReaders(self.streams)
 
-    def read_drafts(self, tokens: Tensor, processed: Processed) -> None:
+    def read_drafts(self, tokens: Tensor, processed: Processed, further: Further | None = None) -> None:
         """Read (batch, n) tokens as every reader that does not wait."""
         assert self._drafted is not None, "read_drafts() without begin_drafts()"
         if self._measures is not None and self._slot is None:

@@ -1,27 +1,31 @@
-"""Speculative contrastive search: two passes a round, whatever the number of drafts.
+"""Speculative contrastive search: one or two passes a round, whatever the number of drafts.
 
 Contrastive search cannot check drafts in one pass: which candidates stand after a draft is known from the very pass
 that reads it. The first pass reads a row's drafts as a chain. From its logits follow the candidates at every place, and
 the second pass reads those that are no drafts, as leaves of one tree: each attends to the text, the drafts before it
 and itself. Then choices are made place after place while they are the drafts. The candidate that ends a round has been
 read already, so the next round begins where contrastive search would stand without drafts.
+
+The second pass reads the chain of the next round too, behind the end that the drafts themselves foretell: all of them
+are accepted, and the token that the proposer has after them ends the round. These tokens stand in the row's next slots
+as the chain does, so where the round ends so, the next one's first pass has been run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from decoding.generation.session import Processed, argmax_first
+from decoding.generation.session import Further, Processed, argmax_first
 from decoding.kernels.candidates import top_candidates
 from decoding.models.text_config import within_vocabulary
-from decoding.strategies.contrastive_search.candidate_rule import CandidateRule, Limits
+from decoding.strategies.contrastive_search.candidate_rule import CandidateRule
 from decoding.strategies.contrastive_search.candidates import Candidates
 from decoding.strategies.contrastive_search.history import HiddenHistory
-from decoding.stream.output import ForwardOutput, at_token, joined_tokens
+from decoding.strategies.contrastive_search.search_round import ChainAhead, SearchRound
+from decoding.stream.output import ForwardOutput, at_token, at_tokens, joined_tokens
 from decoding.stream.stream import Stream
 
 __all__ = ["SpeculativeSearch"]
@@ -52,7 +56,7 @@ class SpeculativeSearch:
         assert history.row_lengths is not None
         self._stream_lengths, self._history_lengths = list(self._rows.lengths), list(history.row_lengths)
         self._begun_at = self._stream_lengths[0], self._history_lengths[0]
-        self._round: _Round | None = None
+        self._round: SearchRound | None = None
         self._place = 0
         self._chosen_at = [0] * stream.batch  # the place of each row's last choice
 
@@ -67,7 +71,7 @@ class SpeculativeSearch:
         )  # fmt: skip
 
     @torch.no_grad()
-    def read(self, tokens: Tensor, processed: Processed) -> None:
+    def read(self, tokens: Tensor, processed: Processed, further: Further | None = None) -> None:
         """Read drafts and candidates; see :meth:`decoding.generation.session.Session.read_drafts`.
 
         The first of the (batch, n) tokens is a candidate of the round before; where it is none (the pad of a row that
@@ -81,16 +85,22 @@ class SpeculativeSearch:
         is_candidate = before.limits.is_candidate(before.probabilities)[rows, places]
         branch = argmax_first((before.tokens[rows, places] == tokens[:, :1]) & is_candidate)
         chosen = before.output_of(places, branch)
-        self._rows.keep_leaves(before.tokens[rows, places, branch], before.slots[rows, places, branch].tolist())
+        slots = before.slots[rows, places, branch].tolist()
+        self._rows.keep_leaves(before.tokens[rows, places, branch], slots)
         self.history.append_to_rows(chosen.hidden)
         self._stream_lengths, self._history_lengths = list(self._rows.lengths), list(self.history.row_lengths or ())
         logits = self.stream.every_logit(chosen)  # (batch, 1, vocab)
         drafts = within_vocabulary(self.stream.model, tokens[:, 1:])
         chain = None
         if drafts.shape[1]:
-            chain = self.stream.extend(drafts)
+            counts = [drafts.shape[1]] * len(tokens) if further is None else further.counts
+            if before.ahead is not None and before.ahead.holds(drafts, counts, slots):
+                chain = at_tokens(before.ahead.output, slice(drafts.shape[1]))
+                self._rows.keep_following(drafts)
+            else:
+                chain = self.stream.extend(drafts)
             logits = torch.cat([logits, self.stream.every_logit(chain)], dim=1)
-        self._round = self._read_candidates(logits, drafts, chain, processed)
+        self._round = self._read_candidates(logits, drafts, chain, processed, further)
         self._round.before = chosen
         self._place = 0
 
@@ -123,15 +133,21 @@ class SpeculativeSearch:
         self.history.rewind_rows([of_history + tokens] * self.stream.batch)
 
     def _read_candidates(
-        self, raw_logits: Tensor, drafts: Tensor | None, chain: ForwardOutput | None, processed: Processed
-    ) -> _Round:
-        """Find the candidates of every place, and read those that are no drafts.
+        self,
+        raw_logits: Tensor,
+        drafts: Tensor | None,
+        chain: ForwardOutput | None,
+        processed: Processed,
+        further: Further | None = None,
+    ) -> SearchRound:
+        """Find the candidates of every place, and read those that are no drafts, with a chain behind one of them.
 
         Args:
             raw_logits: (batch, places, vocab).
             drafts: (batch, places - 1) what the chain has read; None where it has read nothing.
             chain: its output.
             processed: see :meth:`read`.
+            further: likewise.
         """
         batch, n = raw_logits.shape[:2]
         k, device = self._rule.most, self.stream.input_ids.device
@@ -142,31 +158,28 @@ class SpeculativeSearch:
         is_candidate = limits.is_candidate(probabilities)
         drafted = torch.zeros_like(is_candidate)
         reached = torch.ones(batch, n, dtype=torch.bool, device=device)
-        if drafts is not None and chain is not None:
-            drafted[:, :-1] = (tokens[:, :-1] == drafts[:, :, None]) & is_candidate[:, :-1]
-            if self._rows.gave_nan:
-                drafted[:, :-1] &= self._keep_numbers(chain).to(device)[..., None]
-            reached[:, 1:] = (
-                drafted[:, :-1].any(-1).cumprod(1).bool()
-            )  # behind a draft that cannot be chosen is nothing
-        wanted = (is_candidate & ~drafted & reached[:, :, None]).flatten(1)
-        # Of captured passes each number of leaves would be another graph: these read all candidates always.
-        most = n * k if self.stream.graph_steps is not None else int(wanted.sum(1).max())
-        leaves = wanted.int().argsort(dim=1, descending=True, stable=True)[:, :most]
         begin = torch.tensor(self._stream_lengths, device=device)[:, None]
-        output = self._rows.read_leaves(
-            within_vocabulary(self.stream.model, tokens.flatten(1).gather(1, leaves)), begin + leaves // k
-        )
+        ahead = None
+        if drafts is not None and chain is not None:
+            counts = self._keep_drafts(chain, n - 1, further)
+            is_draft = torch.arange(n - 1, device=device) < torch.tensor(counts, device=device)[:, None]
+            drafted[:, :-1] = (tokens[:, :-1] == drafts[:, :, None]) & (is_candidate[:, :-1] & is_draft[..., None])
+            # Behind a draft that cannot be chosen is nothing.
+            reached[:, 1:] = drafted[:, :-1].any(-1).cumprod(1).bool()
+            if further is not None and counts == list(further.counts):
+                ahead = self._chain_ahead(further, tokens, is_candidate, reached)
+        wanted = is_candidate & ~drafted & reached[:, :, None]
+        output, leaves, slots = self._read_leaves(tokens, wanted, begin, ahead)
         if n > 1 and self._rows.gave_nan:
+            ahead = None
             output = self._read_by_place(torch.where(is_candidate, tokens, tokens[..., :1]), begin)
             leaves = torch.arange(n * k, device=device).expand(batch, -1)
+            slots = torch.tensor(self._rows.lengths, device=device)[:, None] + leaves
         states = output.hidden
         hidden = states.new_zeros(batch, n * k, states.shape[2])
         hidden.scatter_(1, leaves.to(states.device)[:, :, None].expand_as(states), states)
         hidden = hidden.unflatten(1, (n, k))
-        slots = torch.zeros(batch, n * k, dtype=torch.long, device=device)
-        ends = torch.tensor(self._rows.lengths, device=device)[:, None]
-        slots.scatter_(1, leaves, ends + torch.arange(leaves.shape[1], device=device).expand_as(leaves))
+        slots = torch.zeros(batch, n * k, dtype=torch.long, device=device).scatter_(1, leaves, slots)
         slots = slots.unflatten(1, (n, k))
         if chain is not None:
             here = drafted[:, :-1].to(states.device)
@@ -174,14 +187,94 @@ class SpeculativeSearch:
             slots[:, :-1] = torch.where(
                 drafted[:, :-1], (begin + torch.arange(n - 1, device=device))[:, :, None], slots[:, :-1]
             )
-        return _Round(raw_logits, logits, probabilities, tokens, limits, hidden, slots, leaves, output, chain)
+        return SearchRound(
+            raw_logits, logits, probabilities, tokens, limits, hidden, slots, leaves, output, chain, ahead
+        )
 
-    def _keep_numbers(self, chain: ForwardOutput) -> Tensor:
-        """Forget the drafts of each row from the first whose state is NaN on; returns (batch, n) bool, the others."""
-        kept = (~chain.hidden.isnan().any(-1)).cumprod(1).bool()
-        counts = kept.sum(1).tolist()
-        self._rows.rewind([length + n for length, n in zip(self._stream_lengths, counts, strict=True)])
-        return kept
+    def _read_leaves(
+        self, tokens: Tensor, wanted: Tensor, begin: Tensor, ahead: ChainAhead | None
+    ) -> tuple[ForwardOutput, Tensor, Tensor]:
+        """Read candidates as leaves, and a chain behind one of them, whose output is put into ``ahead``.
+
+        Args:
+            tokens: (batch, places, k) of all candidates.
+            wanted: likewise, bool: the candidates that must be read.
+            begin: (batch, 1) how many slots of its row the first place follows.
+            ahead: the chain; None for none.
+
+        Returns:
+            The output of the leaves, (batch, leaves) their indices among all candidates of a row, and their slots.
+        """
+        k, device = tokens.shape[2], tokens.device
+        flat, rank = tokens.flatten(1), wanted.flatten(1).int()
+        first = None if ahead is None else ahead.candidate[:, None]
+        if first is not None:
+            rank = (rank + 1).scatter(1, first, 0)  # it is read before the others, with the chain behind it
+        # Of captured passes each number of leaves would be another graph: these read all candidates always.
+        most = int((rank == rank.new_tensor(1 if first is None else 2)).sum(1).max())
+        if self.stream.graph_steps is not None:
+            most = flat.shape[1] - (first is not None)
+        leaves = rank.argsort(dim=1, descending=True, stable=True)[:, :most]
+        ends = torch.tensor(self._rows.lengths, device=device)[:, None]
+        ids, after = flat.gather(1, leaves), begin + leaves // k
+        run = 0
+        if ahead is not None and first is not None:
+            run = 1 + ahead.tokens.shape[1]
+            ids = torch.cat([flat.gather(1, first), ahead.tokens, ids], dim=1)
+            after = torch.cat([ends + torch.arange(run, device=device), after], dim=1)
+        output = self._rows.read_leaves(within_vocabulary(self.stream.model, ids), after)
+        slots = ends + run + torch.arange(leaves.shape[1], device=device).expand_as(leaves)
+        if ahead is not None and first is not None:
+            ahead.output, ahead.slots = at_tokens(output, slice(1, run)), list(self._rows.lengths)
+            output = at_tokens(output, slice(1), slice(run, None))
+            leaves, slots = torch.cat([first, leaves], dim=1), torch.cat([ends, slots], dim=1)
+        return output, leaves, slots
+
+    def _chain_ahead(
+        self, further: Further, tokens: Tensor, is_candidate: Tensor, reached: Tensor
+    ) -> ChainAhead | None:
+        """The chain of the next round; None where it would be read in vain in some row, which needs a first pass then.
+
+        Args:
+            further: proposes it.
+            tokens: (batch, places, k) the candidates.
+            is_candidate: likewise, bool, which of them may be chosen.
+            reached: (batch, places) bool, the places all of whose drafts may be chosen.
+        """
+        batch, n, k = tokens.shape
+        device, captured = tokens.device, self.stream.graph_steps is not None
+        rows, places = torch.arange(batch, device=device), torch.tensor(list(further.counts), device=device)
+        possible = bool(reached[rows, places].all())
+        found = further.propose() if (possible or captured) and any(further.counts) else None
+        if found is None:
+            return None
+        branch, chain = torch.zeros_like(places), tokens.new_zeros(batch, 0)
+        possible &= any(count > 1 for count in found.counts)
+        if possible:
+            ends = (tokens[rows, places] == found.tokens[:, :1].to(device)) & is_candidate[rows, places]
+            branch, chain = argmax_first(ends), found.tokens[:, 1:].to(device)
+            matched = ends.any(1).tolist()
+            possible = all(is_end or count < 2 for is_end, count in zip(matched, found.counts, strict=True))
+        if captured:  # passes of two sizes: tokens of no meaning fill them up
+            chain = torch.nn.functional.pad(chain[:, : n - 1], (0, max(n - 1 - chain.shape[1], 0)))
+        elif not possible:
+            return None
+        return ChainAhead(within_vocabulary(self.stream.model, chain), places * k + branch)
+
+    def _keep_drafts(self, chain: ForwardOutput, n: int, further: Further | None) -> list[int]:
+        """Forget what stands behind each row's drafts, from the first whose state is NaN on; returns their numbers.
+
+        Args:
+            chain: that was read.
+            n: tokens of it.
+            further: tells how many of these are drafts; None where all are.
+        """
+        counts = [n] * self.stream.batch if further is None else list(further.counts)
+        if self._rows.gave_nan:
+            numbers = (~chain.hidden.isnan().any(-1)).cumprod(1).sum(1).tolist()
+            counts = [min(pair) for pair in zip(counts, numbers, strict=True)]
+        self._rows.rewind([length + count for length, count in zip(self._stream_lengths, counts, strict=True)])
+        return counts
 
     def _read_by_place(self, tokens: Tensor, begin: Tensor) -> ForwardOutput:
         """Read (batch, places, k) leaves place by place, where one of them gave NaN: attention carries it to the others
@@ -199,64 +292,4 @@ class SpeculativeSearch:
                 )
                 for place in range(tokens.shape[1])
             ]
-        )
-
-
-@dataclass
-class _Round:
-    """The candidates of each place of a round.
-
-    Attributes:
-        raw_logits: (batch, places, vocab) of the model.
-        logits: processed.
-        probabilities: (batch, places, k) of the candidates.
-        tokens: likewise, their ids.
-        limits: how many of them may be chosen, and how much their penalty weighs.
-        hidden: (batch, places, k, dim) likewise, their hidden states.
-        slots: (batch, places, k) likewise, where their keys and values are.
-        leaves: (batch, leaves) indices, among all candidates of a row, of those that the second pass read.
-        output: of the second pass.
-        chain: of the first; None where there was none.
-        before: of the token before the first place; None after the prompt.
-    """
-
-    raw_logits: Tensor
-    logits: Tensor
-    probabilities: Tensor
-    tokens: Tensor
-    limits: Limits
-    hidden: Tensor
-    slots: Tensor
-    leaves: Tensor
-    output: ForwardOutput
-    chain: ForwardOutput | None
-    before: ForwardOutput | None = None
-
-    def output_of(self, places: Tensor, branch: Tensor) -> ForwardOutput:
-        """The output of one candidate of each row, (batch,) its place and its index there."""
-        rows = torch.arange(len(places), device=places.device)
-        matches = self.leaves == (places * self.tokens.shape[2] + branch)[:, None]
-        index, is_leaf = argmax_first(matches), matches.any(1)
-
-        def picked(of_leaves: Tensor, of_chain: Tensor | None) -> Tensor:
-            own = rows.to(of_leaves.device)
-            states = of_leaves[own, index.to(own.device)]
-            if of_chain is not None and not bool(is_leaf.all()):
-                last = of_chain.shape[1] - 1
-                drafted = of_chain[own, places.clamp(max=last).to(own.device)]
-                shape = (-1, *[1] * (states.dim() - 1))
-                states = torch.where(is_leaf.to(own.device).view(shape), states, drafted)
-            return states[:, None]
-
-        leaf, chain = self.output, self.chain
-        return ForwardOutput(
-            picked(leaf.hidden, None if chain is None else chain.hidden),
-            None if leaf.logits is None else picked(leaf.logits, None if chain is None else chain.logits),
-            (),
-            None
-            if leaf.hidden_states is None
-            else tuple(
-                picked(states, None if chain is None or chain.hidden_states is None else chain.hidden_states[layer])
-                for layer, states in enumerate(leaf.hidden_states)
-            ),
         )

@@ -17,7 +17,7 @@ from decoding.capabilities.capabilities import open_prepared_stream
 from decoding.errors import InputError
 from decoding.generation.candidates import CandidateStrategy, TopKStrategy
 from decoding.generation.score_parts import ScoreParts, candidate_parts
-from decoding.generation.session import Processed, StreamSession, argmax_first
+from decoding.generation.session import Further, Processed, StreamSession, argmax_first
 from decoding.kernels.candidates import top_candidates
 from decoding.models.structure import inspect_model
 from decoding.parameters import require_count
@@ -176,10 +176,10 @@ class HiddenStateSession(StreamSession):
         """Let each row have a length of its own."""
         self.speculative = SpeculativeSearch(self.stream, self.history, self.rule, self.logits)
 
-    def read_drafts(self, tokens: Tensor, processed: Processed) -> None:
+    def read_drafts(self, tokens: Tensor, processed: Processed, further: Further | None = None) -> None:
         """Keep the candidates that the first of (batch, n) tokens are; read the others, and all their candidates."""
         assert self.speculative is not None
-        self.speculative.read(tokens, processed)
+        self.speculative.read(tokens, processed, further)
 
     def at(self, slot: int, rows: Sequence[int], lengths: Sequence[int]) -> None:
         """Go to the candidates after a token of the last pass."""

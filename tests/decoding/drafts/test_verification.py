@@ -151,7 +151,7 @@ def test_the_test_tells_wrong_choices_apart(pair: tuple[Any, Any], monkeypatch: 
         return torch.where(torch.rand(len(scores)) < share, drafts, again)
 
     for wrong in (always, all_again):
-        monkeypatch.setattr("decoding.generation.drafted_loop.verified", wrong)
+        monkeypatch.setattr("decoding.generation.drafted_rounds.verified", wrong)
         counts = _texts(_drawn(model, inputs, 1, temperature=0.8, drafts=weak, draft_tokens=2))
         statistic, freedom = _chi_square(plain, counts)
         assert statistic > freedom + 6 * (2 * freedom) ** 0.5

@@ -14,7 +14,9 @@ from tiny_models import VOCAB, left_padded, random_prompt, tiny_model
 
 import decoding
 from decoding import LOL, ContrastiveDecoding, ContrastiveSearch, DecodingError
+from decoding.drafts.prompt_lookup import PromptLookup
 from decoding.drafts.proposer import drafts_of
+from decoding.strategies.contrastive_search.speculative import SpeculativeSearch
 from decoding.strategies.model_logits import ModelLogits
 
 NEW = 8
@@ -129,6 +131,42 @@ def test_a_candidate_behind_a_wrong_draft_may_give_nan(pair: tuple[Any, Any]) ->
             patch.setattr("decoding.drafts.prompt_lookup.PromptLookup.propose", proposed)
             tokens = decoding.generate(model, **inputs, drafts="prompt-lookup", draft_tokens=3, **options)
         assert torch.equal(tokens, expected)
+
+
+def test_a_chain_read_ahead_may_give_nan(pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The round before it is right: its candidates are read again without the chain, and the next round without it."""
+    model, weak = pair
+    bad = next(token for token in range(7, VOCAB) if token not in INPUTS["input_ids"])
+    options = _call("search", weak, suppress_tokens=[bad])
+    expected = decoding.generate(model, **INPUTS, **options)
+    read_again = []
+    by_place = SpeculativeSearch._read_by_place
+
+    def noted(self: Any, *given: Any) -> Any:
+        read_again.append(given)
+        return by_place(self, *given)
+
+    def right(texts: Any, behind: Any, most: Any) -> list[list[int]]:
+        rows = []
+        for row, prompt, text, more, n in zip(expected.tolist(), PROMPTS, texts, behind, most, strict=True):
+            begin = WIDTH - len(prompt) + len(text) + len(more)
+            rows.append(row[begin : begin + n])
+        return rows
+
+    def proposed(self: Any, texts: Any, most: Any) -> Any:
+        return drafts_of(right(texts, [()] * len(texts), most), torch.device("cpu"))
+
+    def ahead(self: Any, texts: Any, behind: Any, most: Any) -> Any:
+        rows = right(texts, behind, most)
+        return drafts_of([[*row[:1], *[bad] * len(row[1:])] for row in rows], torch.device("cpu"))
+
+    monkeypatch.setattr(SpeculativeSearch, "_read_by_place", noted)
+    monkeypatch.setattr(PromptLookup, "propose", proposed)
+    monkeypatch.setattr(PromptLookup, "propose_behind", ahead)
+    with _without_number(pair, bad):
+        tokens = decoding.generate(model, **INPUTS, drafts="prompt-lookup", draft_tokens=2, **options)
+    assert torch.equal(tokens, expected)
+    assert read_again
 
 
 @pytest.mark.parametrize("do_sample", [False, True])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,16 +17,31 @@ from torch import Tensor
 
 import decoding
 from decoding import ContrastiveSearch
-from decoding.strategies.contrastive_search import speculative
+from decoding.drafts.proposer import drafts_of
+from decoding.strategies.contrastive_search.search_round import ChainAhead
 
 NEW = 10
 tiny_model = functools.cache(new_model)
 PROMPTS = [random_prompt(4, 1), random_prompt(11, 2), random_prompt(2, 3)]
 
 
+@pytest.fixture
+def chains_held(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each round that began with a chain read ahead could go on with it."""
+    held: list[bool] = []
+    holds = ChainAhead.holds
+
+    def noted(self: Any, *given: Any) -> bool:
+        held.append(holds(self, *given))
+        return held[-1]
+
+    monkeypatch.setattr(ChainAhead, "holds", noted)
+    return held
+
+
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
-def test_tokens_are_those_of_full_recomputation(name: str, window: int | None) -> None:
+def test_tokens_are_those_of_full_recomputation(name: str, window: int | None, chains_held: list[bool]) -> None:
     model, inputs = tiny_model(name), left_padded(PROMPTS)
     width = inputs["input_ids"].shape[1]
     texts = [
@@ -33,13 +50,13 @@ def test_tokens_are_those_of_full_recomputation(name: str, window: int | None) -
     ]
     expected = torch.tensor(texts)
     strategy = ContrastiveSearch(0.6, 4, max_history=window)
-    for seed in range(2):
+    for script in ({"wrong": 0.25}, {"wrong": 0.0, "short": 0.0}):
         tokens, proposer = drafted(
-            model, expected, inputs, strategy=strategy, script={"wrong": 0.25, "seed": seed},
-            max_new_tokens=NEW, do_sample=False,
-        )  # fmt: skip
+            model, expected, inputs, strategy=strategy, script=script, max_new_tokens=NEW, do_sample=False
+        )
         assert torch.equal(tokens[:, width:], expected[:, width:])
-        assert any(len(set(taken)) > 1 for taken in proposer.taken)
+        assert any(len(set(taken)) > 1 for taken in proposer.taken) or not script["wrong"]
+    assert any(chains_held)
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -56,8 +73,11 @@ def test_numbers_of_candidates(k: int, rows: int) -> None:
             assert torch.equal(tokens, expected)
 
 
-def test_drafts_that_are_candidates_and_are_not_chosen() -> None:
-    """The most probable token is a candidate everywhere, and seldom the choice: its slot is passed over, or kept."""
+def test_drafts_that_are_candidates_and_are_not_chosen(chains_held: list[bool]) -> None:
+    """The most probable token is a candidate everywhere, and seldom the choice: its slot is passed over, or kept.
+
+    So is the candidate that a chain was read behind: the round may end with another, or before it.
+    """
     model, inputs = tiny_model("llama"), left_padded(PROMPTS)
     options = {"strategy": ContrastiveSearch(0.6, 4), "max_new_tokens": 16, "do_sample": False}
     expected = decoding.generate(model, **inputs, **options)
@@ -71,9 +91,14 @@ def test_drafts_that_are_candidates_and_are_not_chosen() -> None:
     same = (greedy == expected[:, width:]).float().mean()
     assert 0.1 < same < 0.9
 
-    def proposed(self: Any, texts: Any, most: Any) -> Any:
-        from decoding.drafts.proposer import drafts_of
+    def ahead(self: Any, texts: Any, behind: Any, most: Any) -> Any:
+        rows = []
+        for row, (text, more, n) in enumerate(zip(texts, behind, most, strict=True)):
+            begin = width - len(PROMPTS[row]) + len(text) + len(more)
+            rows.append(other[row, begin : begin + n].tolist())
+        return drafts_of(rows, torch.device("cpu"))
 
+    def proposed(self: Any, texts: Any, most: Any) -> Any:
         rows = []
         for row, (text, n) in enumerate(zip(texts, most, strict=True)):
             place = len(text) - len(PROMPTS[row])
@@ -86,38 +111,87 @@ def test_drafts_that_are_candidates_and_are_not_chosen() -> None:
     for draft_tokens in (1, 2, 4):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("decoding.drafts.prompt_lookup.PromptLookup.propose", proposed)
+            patch.setattr("decoding.drafts.prompt_lookup.PromptLookup.propose_behind", ahead)
             tokens = decoding.generate(model, **inputs, drafts="prompt-lookup", draft_tokens=draft_tokens, **options)
         assert torch.equal(tokens, expected)
+    assert False in chains_held
 
 
-def test_a_round_costs_two_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, inputs = tiny_model("llama"), left_padded(PROMPTS)
-    options = {"strategy": ContrastiveSearch(), "max_new_tokens": 21, "do_sample": False}
-    expected = decoding.generate(model, **inputs, **options)
-    drafted(model, expected, inputs, **options)
-    passes: list[tuple[int, ...]] = []
+@contextlib.contextmanager
+def _passes(model: Any) -> Iterator[list[tuple[int, int]]]:
+    """The shape (rows, tokens) of every pass of the model in this block."""
+    passes: list[tuple[int, int]] = []
 
     def noted(_module: Any, arguments: tuple[Tensor, ...]) -> None:
         passes.append(tuple(arguments[0].shape))
 
-    rounds: list[Any] = []
-    read = speculative.SpeculativeSearch.read
-
-    def counted(self: Any, *arguments: Any) -> None:
-        rounds.append(arguments)
-        read(self, *arguments)
-
-    monkeypatch.setattr(speculative.SpeculativeSearch, "read", counted)
     handle = model.get_input_embeddings().register_forward_pre_hook(noted)
-    tokens, _ = drafted(model, expected, inputs, draft_tokens=4, script={"wrong": 0.0, "short": 0.0}, **options)
-    handle.remove()
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
+def _without_drafts(rows: int, new_tokens: int, **more: Any) -> tuple[Any, Any, dict[str, Any], Tensor]:
+    model, inputs = tiny_model("llama"), left_padded(PROMPTS[:rows])
+    options = {"strategy": ContrastiveSearch(), "max_new_tokens": new_tokens, "do_sample": False, **more}
+    expected = decoding.generate(model, **inputs, **options)
+    drafted(model, expected, inputs, **options)  # finds out once how the model branches
+    return model, inputs, options, expected
+
+
+def test_a_round_costs_one_pass_where_drafts_are_right() -> None:
+    model, inputs, options, expected = _without_drafts(3, 21)
+    script = {"wrong": 0.0, "short": 0.0}
+    with _passes(model) as passes:
+        tokens, proposer = drafted(model, expected, inputs, draft_tokens=4, script=script, **options)
     assert torch.equal(tokens, expected)
-    # The prompt and its candidates; then four rounds, each of four drafts and one more token.
-    assert len(rounds) == 4
-    assert len(passes) == 2 + 2 * 4
-    chain, leaves = passes[2::2], passes[3::2]
-    assert set(chain) == {(3, 4)}
-    assert all(shape == (3, 4 * 3 + 4) for shape in leaves)  # of each draft's place k - 1 others, then all k
+    # Of each draft's place k - 1 others, then all k; and the chain of the next round, if there is one.
+    prompt, first, chain, leaves = (3, 11), (3, 4), (3, 4), (3, 4 * 3 + 4)
+    with_chain = (3, leaves[1] + 4)
+    assert passes == [prompt, first, chain, with_chain, with_chain, with_chain, leaves]
+    assert proposer.taken == [(5, 5, 5)] * 3
+    with _passes(model) as passes:  # nobody proposes the next round's chain
+        tokens, _ = drafted(model, expected, inputs, draft_tokens=4, script={**script, "ahead": False}, **options)
+    assert torch.equal(tokens, expected)
+    assert passes == [prompt, first, *[chain, leaves] * 4]
+
+
+def test_a_round_costs_two_passes_where_drafts_are_wrong() -> None:
+    model, inputs, options, expected = _without_drafts(2, 7)
+    with _passes(model) as passes:
+        tokens, proposer = drafted(model, expected, inputs, draft_tokens=4, script={"wrong": 1.0}, **options)
+    assert torch.equal(tokens, expected)
+    assert len(passes) <= 2 + 2 * len(proposer.rounds)
+
+
+def test_a_long_text_of_right_drafts_costs_a_pass_a_round_with_auto() -> None:
+    """Rounds grow, and so do the chains that are read ahead."""
+    model, inputs, options, expected = _without_drafts(1, 40)
+    with pytest.MonkeyPatch.context() as patch, _passes(model) as passes:
+        patch.setattr("decoding.drafts.length.MEASURED", 99)  # the clock says nothing
+        tokens, proposer = drafted(
+            model, expected, inputs, draft_tokens="auto", script={"wrong": 0.0, "short": 0.0}, **options
+        )
+    assert torch.equal(tokens, expected)
+    assert [taken for (taken,) in proposer.taken] == [5, 8, 13]
+    assert len(passes) == 3 + len(proposer.rounds)
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"do_sample": True, "seeds": [3, 5, 8], "top_k": 20}, {"repetition_penalty": 1.3, "eos_token_id": [7]}]
+)
+def test_chains_read_ahead_change_no_token(more: dict[str, Any], chains_held: list[bool]) -> None:
+    """Rows whose drafts are right for a while, some of which have none now and then."""
+    for rows in (1, 3):
+        options = {**more, "seeds": more["seeds"][:rows]} if "seeds" in more else more
+        model, inputs, options, expected = _without_drafts(rows, 24, **options)
+        chains_held.clear()
+        for seed in range(3):
+            script = {"wrong": 0.05, "short": 0.05, "seed": seed}
+            tokens, _ = drafted(model, expected, inputs, draft_tokens=2, script=script, **options)
+            assert torch.equal(tokens, expected)
+        assert any(chains_held), rows
 
 
 def test_scores_are_those_without_drafts() -> None:
