@@ -10,7 +10,7 @@ from torch import Tensor
 
 from decoding.generation.session import argmax_first
 from decoding.strategies.contrastive_search.candidate_rule import Limits
-from decoding.stream.output import ForwardOutput
+from decoding.stream.output import ForwardOutput, at_tokens
 
 __all__ = ["ChainAhead", "SearchRound"]
 
@@ -31,8 +31,8 @@ class ChainAhead:
     output: ForwardOutput | None = None
     slots: Sequence[int] = ()
 
-    def holds(self, drafts: Tensor, counts: Sequence[int], slots: Sequence[int]) -> bool:
-        """True where the chain is that of a round, in every row that has drafts.
+    def output_for(self, drafts: Tensor, counts: Sequence[int], slots: Sequence[int]) -> ForwardOutput | None:
+        """The output of a round's chain, where this is its chain in every row that has drafts; None where not.
 
         Args:
             drafts: (batch, n) of the round.
@@ -40,12 +40,12 @@ class ChainAhead:
             slots: of the candidates that ended the round before.
         """
         n = drafts.shape[1]
-        if n > self.tokens.shape[1]:
-            return False
+        if self.output is None or n > self.tokens.shape[1]:
+            return None
         behind = [count == 0 or slot == own for count, slot, own in zip(counts, slots, self.slots, strict=True)]
         columns, own_counts = torch.arange(n, device=drafts.device), torch.tensor(list(counts), device=drafts.device)
         same = (drafts == self.tokens[:, :n]) | (columns >= own_counts[:, None])
-        return all(behind) and bool(same.all())
+        return at_tokens(self.output, slice(n)) if all(behind) and bool(same.all()) else None
 
 
 @dataclass

@@ -94,11 +94,11 @@ class SpeculativeSearch:
         chain = None
         if drafts.shape[1]:
             counts = [drafts.shape[1]] * len(tokens) if further is None else further.counts
-            if before.ahead is not None and before.ahead.holds(drafts, counts, slots):
-                chain = at_tokens(before.ahead.output, slice(drafts.shape[1]))
-                self._rows.keep_following(drafts)
-            else:
+            chain = None if before.ahead is None else before.ahead.output_for(drafts, counts, slots)
+            if chain is None:
                 chain = self.stream.extend(drafts)
+            else:
+                self._rows.keep_following(drafts)
             logits = torch.cat([logits, self.stream.every_logit(chain)], dim=1)
         self._round = self._read_candidates(logits, drafts, chain, processed, further)
         self._round.before = chosen

@@ -29,13 +29,14 @@ PROMPTS = [random_prompt(4, 1), random_prompt(11, 2), random_prompt(2, 3)]
 def chains_held(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each round that began with a chain read ahead could go on with it."""
     held: list[bool] = []
-    holds = ChainAhead.holds
+    output_for = ChainAhead.output_for
 
-    def noted(self: Any, *given: Any) -> bool:
-        held.append(holds(self, *given))
-        return held[-1]
+    def noted(self: Any, *given: Any) -> Any:
+        output = output_for(self, *given)
+        held.append(output is not None)
+        return output
 
-    monkeypatch.setattr(ChainAhead, "holds", noted)
+    monkeypatch.setattr(ChainAhead, "output_for", noted)
     return held
 
 
