@@ -34,6 +34,7 @@ __all__ = [
     "cache_in",
     "commit_hash",
     "detach_gguf_quantizer",
+    "eager_attention",
     "expand_inputs",
     "gguf_architectures",
     "gguf_read_once",
@@ -88,6 +89,34 @@ QuantisedLayer: Any = getattr(cache_utils, "BaseQuantizedLayer", cache_utils.Qua
 def attention_implementation(model: Any) -> str | None:
     """The name of the attention that a model's decoder runs: "sdpa", "eager", ...; None where its config has none."""
     return getattr(model.config.get_text_config(decoder=True), "_attn_implementation", None)
+
+
+@contextmanager
+def eager_attention(model: Any) -> Iterator[None]:
+    """Within this context a model runs "eager" attention, which computes weights; after it what it ran before.
+
+    The setting is the model's: passes of other threads run eager attention meanwhile.
+    (``_attn_implementation_internal`` of its configs: what ``set_attn_implementation`` checks may warn or raise.)
+    """
+    before = [(config, config._attn_implementation_internal) for config in _attention_configs(model)]
+    try:
+        model.set_attn_implementation("eager")
+        yield
+    finally:
+        for config, implementation in before:
+            config._attn_implementation_internal = implementation
+
+
+def _attention_configs(model: Any) -> list[Any]:
+    """The configs of a model and of its parts, which name an attention."""
+    waiting = [module.config for module in model.modules() if hasattr(module, "config")]
+    found: dict[int, Any] = {}
+    while waiting:
+        config = waiting.pop()
+        if id(config) not in found and hasattr(config, "_attn_implementation_internal"):
+            found[id(config)] = config
+            waiting += [getattr(config, name, None) for name in config.sub_configs]
+    return list(found.values())
 
 
 def commit_hash(model: Any) -> str | None:

@@ -13,6 +13,7 @@ from decoding.evals.commands.compare import compare_command
 from decoding.evals.commands.demo import demo_command
 from decoding.evals.commands.factor import factor_command
 from decoding.evals.commands.halueval import halueval_command
+from decoding.evals.commands.heads import heads_command
 from decoding.evals.commands.isotropy import isotropy_command
 from decoding.evals.commands.knowledge_conflict import knowledge_conflict_command
 from decoding.evals.commands.lm_eval import lm_eval_command
@@ -38,6 +39,7 @@ tune_app = typer.Typer(
 
 add_command(app, "compare", compare_command)
 add_command(app, "demo", demo_command)
+add_command(app, "heads", heads_command)
 add_command(app, "isotropy", isotropy_command)
 add_command(app, "lm-eval", lm_eval_command)
 add_command(app, "metrics", metrics_command)

@@ -19,7 +19,7 @@ from decoding.models.row_variants import HookedRows, row_slices
 from decoding.models.structure import inspect_model
 from decoding.models.text_config import text_config
 
-__all__ = ["DegradedRows", "check_degradation", "kept_channels"]
+__all__ = ["DegradedRows", "attention_modules", "check_degradation", "heads_of", "kept_channels"]
 
 # The projection after the heads of an attention module, by the names that transformers' models have for it.
 OUTPUT_PROJECTION = re.compile(r"(^|\.)(o_proj|out_proj|c_proj|dense|wo|o|out_lin|proj_out|proj|o_projection)$")
@@ -194,14 +194,17 @@ def _layers(model: Any) -> nn.ModuleList:
 
 def _output_projection(model: Any, layers: nn.ModuleList, index: int) -> nn.Module:
     """The module that takes the concatenated outputs of a layer's attention heads."""
-    for name, attention in layers[index].named_modules():
-        if not ATTENTION.search(name) or OTHER_TEXT.search(name):
-            continue
+    for attention in attention_modules(layers[index]):
         found = [module for path, module in attention.named_modules() if OUTPUT_PROJECTION.search(path)]
         weight = getattr(found[-1], "weight", None) if found else None
         if weight is not None and weight.dim() == 2 and math.prod(weight.shape) % heads_of(model, index) == 0:
             return found[-1]
     raise ModelError(f"{type(model).__name__}: the heads of its layer {index} cannot be told apart, so none is masked")
+
+
+def attention_modules(layer: nn.Module) -> list[nn.Module]:
+    """The modules of a decoder layer that may be its attention to the text; an outer one before those inside it."""
+    return [module for name, module in layer.named_modules() if ATTENTION.search(name) and not OTHER_TEXT.search(name)]
 
 
 def _routers(model: Any, layers: nn.ModuleList) -> list[nn.Module]:

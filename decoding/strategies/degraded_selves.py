@@ -16,7 +16,8 @@ from decoding.models.layer_numbers import require_layers
 from decoding.models.layers import depth_of
 from decoding.parameters import plain_numbers, require_count, require_number, require_range
 from decoding.strategies.contrast.amateurs import second_reader
-from decoding.strategies.contrast.reader_kinds import Self, heads_from_text
+from decoding.strategies.contrast.heads_text import heads_from_text
+from decoding.strategies.contrast.reader_kinds import Self
 from decoding.strategies.contrast.readers import EXPERT, Reader
 from decoding.strategies.contrast.weighted import WeightedStrategy
 
@@ -104,11 +105,12 @@ class MaskedHeads(DegradedSelf):
 
     The score is (1 + α_t)·log p - α_t·log p_masked, α_t the entropy of p in nats, over tokens with p >= α·max p.
     Source: Gema et al., "DeCoRe: Decoding by Contrasting Retrieval Heads to Mitigate Hallucinations", 2410.18860. There
-    the heads are those that copy from the context, found by a search that this library does not have.
+    the heads are those that copy from the context, which ``decoding heads`` finds.
 
     Args:
-        heads: the heads whose output is zero: a mapping from layers to lists of heads, counted from 0; or text,
-            "5.0+5.3+7.1" (layer.head), which is what the strategy keeps.
+        heads: the heads whose output is zero: a mapping from layers to lists of heads, counted from 0; text,
+            "5.0+5.3+7.1" (layer.head), which is what the strategy keeps; or the file ``heads.json`` of ``decoding
+            heads``, "heads.json:20" for its 20 best heads.
         alpha: α in [0, 1].
         beta: a fixed weight in place of the entropy, >= 0; None for the entropy.
 

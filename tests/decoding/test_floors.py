@@ -19,6 +19,7 @@ FLOORS = [
     "decoding.evals.commands",
     "decoding.evals.harness",
     "decoding.evals.compare",
+    "decoding.evals.heads",
     "decoding.evals.isotropy",
     "decoding.evals.tasks",
     "decoding.evals.metrics",

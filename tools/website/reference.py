@@ -81,6 +81,11 @@ MODULES = {
     "evals-isotropy": Reference(
         "Isotropy", "[Isotropy](../isotropy.md) says what the figures mean.", ("decoding.evals.isotropy",)
     ),
+    "evals-heads": Reference(
+        "Retrieval heads",
+        "[Retrieval heads](../contrasts.md#retrieval-heads) says how they are found.",
+        ("decoding.evals.heads",),
+    ),
     "evals-compare": Reference("Comparing", "Texts of several strategies side by side.", ("decoding.evals.compare",)),
     "evals-harness": Reference(
         "lm-evaluation-harness", "[lm-eval](../lm-eval.md) has the command.", ("decoding.evals.harness",)

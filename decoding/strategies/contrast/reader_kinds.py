@@ -13,10 +13,11 @@ from decoding.errors import OptionError, nearest, shown
 from decoding.generation.roles import EXPERT
 from decoding.models.degradation import Degradation
 from decoding.parameters import plain_number, plain_numbers, require_choice, require_count, require_number
+from decoding.strategies.contrast.heads_text import heads_as_text, heads_from_text
 from decoding.strategies.contrast.prompt import Prompt
 from decoding.strategies.contrast.texts import texts_of
 
-__all__ = ["EXPERT", "Inputs", "LastToken", "OtherPrompt", "Self", "as_kind", "heads_from_text"]
+__all__ = ["EXPERT", "Inputs", "LastToken", "OtherPrompt", "Self", "as_kind"]
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Self:
     @property
     def heads_text(self) -> str:
         """The masked heads as text, ``5.0+5.3`` (layer.head)."""
-        return "+".join(f"{layer}.{head}" for layer, heads in _pairs(self.mask_heads) for head in heads)
+        return heads_as_text([(layer, head) for layer, heads in _pairs(self.mask_heads) for head in heads])
 
     def __str__(self) -> str:
         """Write it as a command line would."""
@@ -180,6 +181,8 @@ def _self_from_text(text: str) -> Self:
             raise OptionError(f"self:{text}: {part!r} is none of its options{nearest(name, names)}")
         try:
             given[name] = _option(name, value)
+        except OptionError:  # which says more
+            raise
         except ValueError:
             raise OptionError(
                 f"self:{text}: {part!r} cannot be read; expected for instance self:skip_layers=8-11, "
@@ -196,30 +199,10 @@ def _option(name: str, text: str) -> Any:
             layers += range(int(first), int(last if dash else first) + 1)
         return layers
     if name == "mask_heads":
-        return _heads_by_layer(text)
+        return heads_from_text(text, name)
     if name == "quantised":
         return text
     return float(text) if name == "dropout" else int(text)
-
-
-def heads_from_text(text: str) -> dict[int, list[int]]:
-    """Read heads by layer from text such as ``5.0+5.3`` (layer.head).
-
-    Raises:
-        OptionError: it cannot be read.
-    """
-    try:
-        return _heads_by_layer(text)
-    except ValueError:
-        raise OptionError(f"heads={text!r}: must be layers and heads such as 5.0+5.3 (layer.head)") from None
-
-
-def _heads_by_layer(text: str) -> dict[int, list[int]]:
-    heads: dict[int, list[int]] = {}
-    for item in text.split("+"):
-        layer, _, head = item.partition(".")
-        heads.setdefault(int(layer), []).append(int(head))
-    return heads
 
 
 def _numbers(name: str, values: Any) -> tuple[int, ...]:

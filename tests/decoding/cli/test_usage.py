@@ -173,6 +173,7 @@ MISSING_FILES = {
     "play": ["--model", "./absent"],
     "serve": ["--engine", "transformers", "--model", "./absent"],
     "induce": ["--data", "absent.json", "--output", "new"],
+    "heads": ["--data", "absent.txt"],
     "isotropy": ["--data", "absent.txt"],
     "metrics": ["absent.jsonl"],
     "lm-eval": ["--truthfulqa", "absent.csv"],
