@@ -26,7 +26,9 @@ __all__ = [
     "CACHE_ARGUMENT",
     "CACHE_ARGUMENTS",
     "CALLERS_CACHE_ARGUMENTS",
+    "ENCODED",
     "OUTPUT_RECORDING_MODULE",
+    "PIXELS",
     "DummyLayer",
     "QuantisedLayer",
     "allowed_tokens_function",
@@ -64,6 +66,11 @@ CACHE_ARGUMENT = CACHE_ARGUMENTS[0]
 
 # Those that a caller may use: generate() takes the old name in every version.
 CALLERS_CACHE_ARGUMENTS = tuple(dict.fromkeys((*CACHE_ARGUMENTS, "past_key_values")))
+
+# The keyword argument by which generate() hands on the images and videos that it has encoded before the prompt is read,
+# and the inputs that it encodes. Versions without it, and models without it, encode within forward().
+ENCODED = "mm_encoder_outputs"
+PIXELS = ("pixel_values", "pixel_values_images", "pixel_values_videos", "image_patches")
 
 # The module whose forward hooks record hidden states and attentions for transformers itself.
 OUTPUT_RECORDING_MODULE = "transformers.utils.output_capturing"

@@ -21,6 +21,7 @@ from decoding.models.devices import input_device
 from decoding.models.inputs import check_inputs, context_of
 from decoding.models.row_variants import RowVariants
 from decoding.models.text_config import placeholder_tokens
+from decoding.strategies.contrast.encoded_images import joined_encodings
 from decoding.strategies.contrast.reader_group import (
     ReaderGroup,
     ReaderHead,
@@ -38,7 +39,7 @@ from decoding.strategies.contrast.reader_inputs import (
 )
 from decoding.strategies.contrast.readers import EXPERT, Reader, prompt_read, prompts_of
 from decoding.stream.prepare import prepare_inputs
-from decoding.transformers_private import cache_in
+from decoding.transformers_private import ENCODED, PIXELS, cache_in
 
 __all__ = ["Call", "open_groups"]
 
@@ -90,11 +91,21 @@ class Call:
 
 @dataclass(frozen=True)
 class _Opening:
-    """A reader with what it reads: the tokens of each row, and its inputs beside them."""
+    """A reader with what it reads.
+
+    Attributes:
+        reader: the reader.
+        rows: the tokens of each row.
+        inputs: its inputs beside them.
+        encoded: what ``generate`` has encoded of these, where they are the call's own; None where it is not known.
+        may_encode: True where they can be encoded apart from those of other readers.
+    """
 
     reader: Reader
     rows: list[list[int]]
     inputs: ReaderInputs
+    encoded: Mapping[str, Any] | None = None
+    may_encode: bool = False
 
 
 def open_groups(call: Call, readers: Sequence[Reader], fuse: bool) -> Iterator[ReaderGroup]:
@@ -167,7 +178,14 @@ def _opening(
     _check_accepted(call, model, reader, own)
     shape = (call.input_ids.shape[0], call.input_ids.shape[1])
     typed = bool(placeholders)
-    return _Opening(reader, rows, reader_inputs(reader.role, own, shape, prompts, rows, typed))
+    fitted = reader_inputs(reader.role, own, shape, prompts, rows, typed)
+    known = call.model_kwargs.get(ENCODED)
+    if not known or reader.model is not None or given.times > 1 or not any(name in own for name in PIXELS):
+        return _Opening(reader, rows, fitted)
+    same = own.keys() == given.keys() and all(own[name] is given[name] for name in own)
+    return _Opening(
+        reader, rows, fitted, dict(known) if same else None, may_encode=joined_encodings([known]) is not None
+    )
 
 
 def _check_accepted(call: Call, model: Any, reader: Reader, inputs: Mapping[str, Any]) -> None:
@@ -212,7 +230,7 @@ def _open(call: Call, openings: Sequence[_Opening], every: Sequence[Reader]) -> 
     width = max(map(len, rows))
     ids, mask = left_padded(rows, input_device(model))
     check_inputs(model, ids, {"attention_mask": mask})
-    beside = joined_inputs([opening.inputs for opening in openings], width)
+    beside = _beside(call, model, openings, width)
     inputs, kwargs, config = prepare_inputs(
         model, input_ids=ids, attention_mask=mask, use_cache=call.use_cache, **beside
     )
@@ -227,6 +245,41 @@ def _open(call: Call, openings: Sequence[_Opening], every: Sequence[Reader]) -> 
     longest = [max(map(len, rows[i : i + call.batch])) for i in range(0, len(rows), call.batch)]
     padding = [width - length for length in longest]
     return _opened(call, model, readers, every, (inputs, kwargs, config), padding, limit)
+
+
+def _beside(call: Call, model: Any, openings: Sequence[_Opening], width: int) -> dict[str, Any]:
+    """The inputs beside the text of readers that share a pass. An image that several of them see is encoded once: what
+    the call has encoded is handed on, and other images are encoded reader by reader.
+    """
+    beside = joined_inputs([opening.inputs for opening in openings], width)
+    if not all(opening.may_encode for opening in openings):
+        return beside
+    alike = [next(i for i, first in enumerate(openings) if _see_the_same(opening, first)) for opening in openings]
+    known = {i: opening.encoded for i, opening in zip(alike, openings, strict=True) if opening.encoded is not None}
+    if not known and len(set(alike)) == len(openings):
+        return beside  # nothing is encoded twice
+    parts = {i: known.get(i) or _encoded(call, model, openings[i]) for i in dict.fromkeys(alike)}
+    encoded = joined_encodings([parts[i] for i in alike])
+    if encoded is None:
+        return beside
+    return {**{name: value for name, value in beside.items() if name not in PIXELS}, ENCODED: encoded}
+
+
+def _see_the_same(one: _Opening, other: _Opening) -> bool:
+    """True for readers of the same images: of the same inputs but for those of each token."""
+    first, second = (
+        {name: value for name, value in opening.inputs.items() if isinstance(value, Tensor)} for opening in (one, other)
+    )
+    return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def _encoded(call: Call, model: Any, opening: _Opening) -> Mapping[str, Any]:
+    """What ``generate`` encodes of the images of one reader."""
+    ids, mask = left_padded(opening.rows, input_device(model))
+    own = joined_inputs([opening.inputs], ids.shape[1])
+    _, kwargs, _ = prepare_inputs(model, input_ids=ids, attention_mask=mask, use_cache=call.use_cache, **own)
+    encoded: Mapping[str, Any] = kwargs[ENCODED]
+    return encoded
 
 
 def _checked_lengths(call: Call, model: Any, readers: Sequence[Reader], rows: Sequence[Sequence[int]]) -> int | None:

@@ -36,6 +36,7 @@ class CallInputs(dict[str, Any]):
     """
 
     def __init__(self, model: Any, prompt_ids: Tensor, named: Mapping[str, Any], times: int) -> None:
+        self.times = times
         self.repeated = functools.partial(repeated_inputs, model, prompt_ids, times=times)
         super().__init__(self.repeated(named))
 
