@@ -6,6 +6,7 @@ before any weights are loaded.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ __all__ = ["CONTRAST", "Settings", "is_adapter", "readers_of", "settings_of"]
 
 CONTRAST = "contrast"  # the key in vLLM's additional configuration
 PREFIX = "Contrast"  # of the architectures' names
+# What was read of the vLLM configurations of this process, by their identity, as long as they live.
+_READ: dict[str, tuple[Settings, Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -121,10 +124,20 @@ def _shown_layers(given: Any, fields: Mapping[str, Any] | None, depth: int, tied
 def readers_of(vllm_config: Any) -> tuple[Settings, Any]:
     """The settings of a vLLM configuration, and the configuration of its amateur (None without one).
 
+    They are read once a process: the checks, the model and the scheduler ask.
+
     Raises:
         OptionError: a setting that is none, or a way of serving that strategies do not have.
         ModelError: the amateur's tokens are others.
     """
+    instance_id = vllm_config.instance_id
+    if instance_id not in _READ:
+        _READ[instance_id] = _read_settings(vllm_config)
+        weakref.finalize(vllm_config, _READ.pop, instance_id, None)
+    return _READ[instance_id]
+
+
+def _read_settings(vllm_config: Any) -> tuple[Settings, Any]:
     from vllm.transformers_utils.config import get_config
 
     given = (vllm_config.additional_config or {}).get(CONTRAST) or {}

@@ -27,15 +27,15 @@ def checks_beside(checks: type[VerifyAndUpdateConfig] | None) -> type[VerifyAndU
         @classmethod
         def verify_and_update_config(cls, vllm_config: Any) -> None:
             super().verify_and_update_config(vllm_config)
+            if not vllm_config.instance_id:
+                from vllm.utils import random_uuid
+
+                vllm_config.instance_id = random_uuid()
             settings, amateur_config = readers_of(vllm_config)
             check_engine(vllm_config, settings)
             lacks_tokens = amateur_config is not None and check_vocabularies(
                 vllm_config.model_config, str(settings.readers.amateur), amateur_config
             )
-            if not vllm_config.instance_id:
-                from vllm.utils import random_uuid
-
-                vllm_config.instance_id = random_uuid()
             if settings.readers.followers or lacks_tokens:  # it knows the tokens of prompts
                 vllm_config.scheduler_config.scheduler_cls = GROUP_SCHEDULER
                 vllm_config.scheduler_config.async_scheduling = False

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from vllm import SamplingParams
@@ -15,6 +16,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.v1.worker.gpu.sample.logits_processor import build_custom_logits_processors_params_validator
 from vllm_engines import AMATEUR, CASES, PROMPTS, continuation, engine, new_tokens, sampling
 
+from decoding.serving.vllm import settings
 from decoding.serving.vllm.engines import ENGINES
 
 pytestmark = pytest.mark.quick
@@ -99,7 +101,11 @@ BAD_REQUESTS = [
 
 
 def test_requests_are_refused_and_others_go_on() -> None:
-    with engine(amateur=None, contrast={"layers": [1, 2]}) as llm:
+    with (
+        patch.object(settings, "settings_of", wraps=settings.settings_of) as reads,
+        engine(amateur=None, contrast={"layers": [1, 2]}) as llm,
+    ):
+        assert reads.call_count == 1  # by the checks, and no more by the model
         for fields, line in BAD_REQUESTS:
             # One bad request of three refuses all, as any bad parameter of vLLM does, and none of them stays.
             params = [SamplingParams(temperature=0.0, max_tokens=4, extra_args=given) for given in (None, fields, None)]
