@@ -1,11 +1,12 @@
 """Requests on vLLM: each strategy against plain requests on plain vLLM, side by side in one run.
 
     python benchmarks/serving.py
+    python benchmarks/serving.py --methods "DoLa, 1 layer;contrastive decoding"
 
 needs an environment with vLLM and this library (docs/vllm.md). Sixty-four requests of mixed lengths are given at once.
 A method is an engine in a process of its own; the processes take turns. Measured are requests a second, and CPU seconds
 of the process a new token; the ratio to plain vLLM is of the latter, by turns. Prefix caching is off, so that no turn
-is spared what another has read.
+is spared what another has read. ``--methods`` measures some of them, beside plain vLLM, and leaves the other rows.
 
 The models are random Llamas, the amateur about a tenth of the expert; ``--model`` and ``--amateur`` name real ones. One
 request after the other, as a server without batches answers them, goes through ``decoding.generate``.
@@ -35,7 +36,7 @@ CONTEXT, SEARCH = "context-aware", "contrastive search, k 4"
 MIXED = "mixed: plain, DoLa, contrastive, LOL"
 ONE_BY_ONE = "DoLa, one after the other"
 METHODS = (PLAIN, LAYERS, AMATEUR, GROUPS, DOLA, DOLA_ONE, CONTRASTIVE, LOL, CONTEXT, SEARCH, MIXED, ONE_BY_ONE)
-KEY = ["method", "requests", "layers", "width", "device", "dtype", "threads"]
+KEY = ["method", "requests", "context", "layers", "width", "device", "dtype", "threads"]
 COLUMNS = [
     "method", "requests", "context", *percentile_columns("cpu_ms_per_token"), "ratio_to_plain",
     *percentile_columns("requests_per_s"), "repeats", "layers", "width", "dtype", "vllm", *ENVIRONMENT,
@@ -63,13 +64,23 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--model", help="folder of a real expert, in place of a random one")
     parser.add_argument("--amateur", help="folder of its amateur; without one, methods with an amateur are left out")
-    parser.add_argument("--methods", type=lambda text: text.split(";"), default=list(METHODS))
+    parser.add_argument(
+        "--methods", type=named, default=list(METHODS), help=f"with ; between them, of: {'; '.join(METHODS)}"
+    )
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "serving.csv")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def named(text: str) -> list[str]:
+    """The methods that a text names."""
+    methods = [method.strip() for method in text.split(";")]
+    for method in methods:
+        if method not in METHODS:
+            raise argparse.ArgumentTypeError(f"{method!r}: must be of {'; '.join(METHODS)}")
+    return methods
 
 
 def compare(requests: int, context: int, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -81,11 +92,13 @@ def compare(requests: int, context: int, options: argparse.Namespace) -> list[di
                 ("amateur", max(1, options.layers // 2), max(64, options.width * 5 // 32 // 64 * 64)),
             ):
                 llama(layers, width, max(1, width // 64), "cpu", options.dtype).save_pretrained(f"{folder}/{name}")
-            options.model, options.amateur = f"{folder}/expert", f"{folder}/amateur"
+            made = {"model": f"{folder}/expert", "amateur": f"{folder}/amateur"}  # for this size alone
+            options = argparse.Namespace(**{**vars(options), **made})
         methods = [
             method
             for method in METHODS
-            if method in options.methods and (options.amateur or method not in (AMATEUR, CONTRASTIVE, LOL, MIXED))
+            if method in (PLAIN, *options.methods)
+            and (options.amateur or method not in (AMATEUR, CONTRASTIVE, LOL, MIXED))
         ]
         starts = {method: functools.partial(start, method, requests, context, options) for method in methods}
         runs, facts = take_turns(starts, options.repeats)
