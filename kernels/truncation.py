@@ -8,10 +8,12 @@ vocabulary, with no read by the host.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor
 
-__all__ = ["p_less", "top_n_sigma"]
+__all__ = ["MASKS", "p_less", "top_n_sigma"]
 
 
 def top_n_sigma(logits: Tensor, n: float = 1.0) -> Tensor:
@@ -52,3 +54,7 @@ def p_less(logits: Tensor) -> Tensor:
     limit = (2 * log_p).logsumexp(-1, keepdim=True)
     # The largest p of a flat distribution is Σ p² itself, which rounding may put above it.
     return ~(log_p < torch.minimum(limit, log_p.amax(-1, keepdim=True)))
+
+
+# By name, those that may say which tokens of a contrast are plausible.
+MASKS: Mapping[str, Callable[[Tensor], Tensor]] = {"top-n-sigma": top_n_sigma, "p-less": p_less}

@@ -9,9 +9,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from decoding.errors import OptionError, nearest, shown
 from decoding.kernels.contrast.weighted import FORMS
-from decoding.kernels.truncation import p_less, top_n_sigma
+from decoding.kernels.truncation import MASKS
 from decoding.parameters import require_choice, require_range
 from decoding.strategies.contrast.amateurs import check_reader, reader_text, second_reader
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
@@ -21,6 +20,7 @@ from decoding.strategies.contrast.strengths import (
     Strength,
     measured,
     quantile_gate,
+    require_diverging,
     require_gate,
     require_strength,
     strength_of,
@@ -29,12 +29,11 @@ from decoding.strategies.contrast.strengths import (
 )
 from decoding.strategies.contrast.system_messages import Placement, require_placement
 from decoding.strategies.contrast.terms import as_terms, change_readers
+from decoding.strategies.contrast.terms_text import require_role
 from decoding.strategies.contrast.texts import least_rows
 from decoding.strategies.contrast.weighted import WeightedStrategy, readers_with_expert
 
 __all__ = ["WeightedContrast"]
-
-MASKS: Mapping[str, Callable[[Tensor], Tensor]] = {"top-n-sigma": top_n_sigma, "p-less": p_less}
 
 
 @dataclass(frozen=True)
@@ -100,17 +99,12 @@ class WeightedContrast(WeightedStrategy):
             require_choice("mask", self.mask, tuple(MASKS))
         require_placement(self.placement)
         roles = list(dict.fromkeys([EXPERT, *(term.role for term in terms.terms)]))
-        if not isinstance(self.plausible, str) or self.plausible not in roles:
-            raise OptionError(
-                f"plausible={shown(self.plausible)}: no reader has this role{nearest(str(self.plausible), roles)}"
-            )
+        require_role("plausible", self.plausible, roles)
         strength: Strength | None = self.weight_by
         gate: Gate | None = self.when
         require_strength("weight_by", strength)
         require_gate("when", gate)
-        diverges = strength == "jsd" or (isinstance(gate, str) and gate.strip().startswith("divergence"))
-        if diverges and strongest_other(self.weights(), self.plausible) is None:
-            raise OptionError("terms: a divergence needs a reader beside the anchor with a weight other than 0")
+        require_diverging(strength, gate, self.weights(), self.plausible)
 
     @property
     def anchor(self) -> str:  # type: ignore[override]

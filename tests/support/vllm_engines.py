@@ -113,6 +113,9 @@ CASES = {
     "deco-strong": _lower("deco", decoding.DeCo, layers=[1, 2, 3], alpha=2.0, threshold_top_k=5),
     "weighted": _weighted(1.5, -0.5),
     "weighted-log-probs": _weighted(2.5, -1.5, form="log_probs", alpha=0.0),  # guidance, from the amateur
+    "weighted-jsd": _weighted(2.5, -1.5, weight_by="jsd", mask="top-n-sigma"),
+    "weighted-entropy": _weighted(1.5, -0.5, weight_by="entropy", form="log_probs", plausible="reader 2"),
+    "weighted-gated": _weighted(3.0, -2.0, when="divergence > 0.3", mask="p-less", plausible="reader 2"),
 }
 SHOWN = [0, 1, 2, 3]  # the lower layers that engines show
 

@@ -12,7 +12,7 @@ caching, preemption and tensor parallelism serve both.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -53,6 +53,14 @@ class Step:
     expert: Tensor
     returned: Tensor
     forced: tuple[Tensor, Tensor] | None = None
+    _readers: dict[Rows, RowReaders] = field(default_factory=dict)
+
+    def readers_of(self, model: ReadersMixin, rows: Rows) -> RowReaders:
+        """What rows of the step show: the same each time, so that heads are applied once."""
+        if rows not in self._readers:
+            second = None if rows.second_at is None else (self.hidden[rows.second_at], self.expert[rows.second_at])
+            self._readers[rows] = RowReaders(model, self.hidden[rows.at], self.expert[rows.at], second)
+        return self._readers[rows]
 
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from decoding.serving.vllm.admission import Entrance, fields_of, scores_prompt
 from decoding.serving.vllm.engines import MODELS
 from decoding.serving.vllm.groups import Entry, Member, groups_in_batch
 from decoding.serving.vllm.requests import GROUP, PlainRequest, requested
-from decoding.serving.vllm.rows import RowReaders, Rows, grouped
+from decoding.serving.vllm.rows import Rows, grouped
 from decoding.serving.vllm.scores import masked_scores, scores_of
 from decoding.serving.vllm.search import leave_one
 
@@ -121,8 +121,7 @@ class Processor(Entrance, ProcessorV1, ProcessorV2):
                 contrast(model, rows, logits)
         else:
             for rows in self.groups_of(ctx, logits.device):
-                readers = RowReaders(model, model.step.hidden[rows.at], model.step.expert[rows.at])
-                logits[rows.at] = masked_scores(rows, logits[rows.at], readers)
+                logits[rows.at] = masked_scores(rows, logits[rows.at], model.step.readers_of(model, rows))
         if model.step.forced is not None:
             leave_one(logits, *model.step.forced)
         model.step = None
@@ -164,10 +163,9 @@ def contrast(model: Any, rows: Rows, logits: Tensor, masks: bool = True) -> None
         masks: whether plausibility is applied now.
     """
     step, at = model.step, rows.at
-    expert, given, returned = step.expert[at], logits[at], step.returned[at].float()
+    given, returned = logits[at], step.returned[at].float()
     own = [request == model.default for request in rows.requests]
-    second = None if rows.second_at is None else (step.hidden[rows.second_at], step.expert[rows.second_at])
-    readers = RowReaders(model, step.hidden[at], expert, second)
+    readers = step.readers_of(model, rows)
     if all(own):
         scores = given
     else:

@@ -20,6 +20,7 @@ from decoding.kernels.contrast import (
 from decoding.kernels.layer_correction import corrected, probable_tokens
 from decoding.kernels.layer_divergence import layer_divergence
 from decoding.kernels.layer_evolution import evolved, latent_distribution
+from decoding.kernels.truncation import MASKS
 from decoding.serving.vllm.requests import (
     AdaptiveContextRequest,
     ContextAwareRequest,
@@ -35,6 +36,7 @@ from decoding.serving.vllm.requests import (
     WeightedContrastRequest,
 )
 from decoding.serving.vllm.rows import RowReaders, Rows
+from decoding.strategies.contrast.strengths import strength_of
 
 __all__ = ["masked_scores", "scores_of"]
 
@@ -56,10 +58,18 @@ def masked_scores(rows: Rows, scores: Tensor, readers: RowReaders) -> Tensor:
         return within(scores, candidate_mask(final, *CANDIDATES[type(request)](request, final)))
     if not request.masks:
         return scores
-    expert = readers.expert
-    if request.needs_amateur:
-        expert = _padded(expert[..., : readers.shared], readers)
-    return masked(scores, expert, rows.number("alpha"))
+    anchor = _anchor(request, readers)
+    if isinstance(request, WeightedContrastRequest) and request.mask is not None:
+        return within(scores, _padded(MASKS[request.mask](anchor), readers, False))
+    return masked(scores, _padded(anchor, readers), rows.number("alpha"))
+
+
+def _anchor(request: Request, readers: RowReaders) -> Tensor:
+    """The logits (rows, shared tokens) that plausibility is taken from."""
+    anchor = readers.expert
+    if isinstance(request, WeightedContrastRequest):
+        anchor = _logits_of(request.anchor, readers)
+    return anchor[..., : readers.shared] if request.needs_amateur else anchor
 
 
 def _plain(rows: Rows, readers: RowReaders) -> Tensor:
@@ -102,10 +112,10 @@ def _lol(rows: Rows, readers: RowReaders) -> Tensor:
     return _padded(scores, readers)
 
 
-def _padded(scores: Tensor, readers: RowReaders) -> Tensor:
-    """Scores, -inf for the tokens that the model alone has."""
+def _padded(scores: Tensor, readers: RowReaders, value: float = -torch.inf) -> Tensor:
+    """Scores or other values, with one value for the tokens that the model alone has."""
     missing = readers.expert.shape[-1] - scores.shape[-1]
-    return torch.nn.functional.pad(scores, (0, missing), value=-torch.inf) if missing else scores
+    return torch.nn.functional.pad(scores, (0, missing), value=value) if missing else scores
 
 
 def _context_aware(rows: Rows, readers: RowReaders) -> Tensor:
@@ -130,10 +140,15 @@ def _adaptive_context(rows: Rows, readers: RowReaders) -> Tensor:
 def _weighted(rows: Rows, readers: RowReaders) -> Tensor:
     request = rows.requests[0]
     assert isinstance(request, WeightedContrastRequest)
-    logits = [_logits_of(reader, readers) for reader in request.weights]
-    shared = min(of_reader.shape[-1] for of_reader in logits)
-    logits = [of_reader[..., :shared] for of_reader in logits]
-    return _padded(weighted_contrast(logits, list(request.weights.values()), request.form), readers)
+    of_readers = {reader: _logits_of(reader, readers) for reader in sorted(request.weights, key=request.anchor.__ne__)}
+    shared = min(logits.shape[-1] for logits in of_readers.values())
+    of_readers = {reader: logits[..., :shared] for reader, logits in of_readers.items()}
+    fixed = [request.weights[reader] for reader in of_readers]
+    # The gates of requests ask for no numbers of new tokens.
+    counts = torch.zeros(len(readers.expert), dtype=torch.int64)
+    strength = strength_of(request.weight_by, request.when, of_readers, request.anchor, request.other, counts)
+    weights = [*fixed] if strength is None else drawn_to_first(fixed, strength)
+    return _padded(weighted_contrast(list(of_readers.values()), weights, request.form), readers)
 
 
 def _logits_of(reader: str, readers: RowReaders) -> Tensor:

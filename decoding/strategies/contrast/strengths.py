@@ -15,12 +15,15 @@ from decoding.errors import OptionError, shown
 from decoding.kernels.contrast import divergence, entropy
 
 __all__ = [
+    "STRENGTHS",
     "Gate",
     "QuantileGate",
     "Strength",
+    "is_of_position",
     "measured",
     "of_positions",
     "quantile_gate",
+    "require_diverging",
     "require_gate",
     "require_strength",
     "strength_of",
@@ -101,6 +104,20 @@ def require_gate(name: str, value: Any) -> None:
         raise OptionError(f"{name}={shown(value)}: the quantile must be a number above 0 and below 1")
 
 
+def require_diverging(by: Any, when: Any, weights: Mapping[str, float], anchor: str) -> None:
+    """Raise OptionError where a strength or a gate is a divergence from another reader, and there is none.
+
+    Args:
+        by: see :func:`require_strength`.
+        when: see :func:`require_gate`.
+        weights: of the readers by role.
+        anchor: role of the anchor.
+    """
+    diverges = by == "jsd" or (isinstance(when, str) and when.strip().startswith("divergence"))
+    if diverges and strongest_other(weights, anchor) is None:
+        raise OptionError("terms: a divergence needs a reader beside the anchor with a weight other than 0")
+
+
 def tokens_of_gate(when: Any) -> int | None:
     """The n of the gate "first n"; None for other gates."""
     match = GATE.fullmatch(when.strip()) if isinstance(when, str) else None
@@ -113,6 +130,12 @@ def quantile_gate(when: Any) -> QuantileGate | None:
     if match is None or match[4] is None:
         return None
     return QuantileGate(match[2], match[3] == "<", float(match[5]))
+
+
+def is_of_position(when: Any) -> bool:
+    """True of a gate as text that a position's own logits decide: neither "first 2" nor a quantile."""
+    match = GATE.fullmatch(when.strip()) if isinstance(when, str) else None
+    return match is not None and match[1] is None and match[4] is None
 
 
 def strength_of(

@@ -10,7 +10,7 @@ from typing import Any
 from decoding.errors import OptionError, shown
 from decoding.parameters import plain_number
 from decoding.strategies.contrast.reader_kinds import EXPERT, as_kind
-from decoding.strategies.contrast.terms_text import terms_in_text
+from decoding.strategies.contrast.terms_text import role_of_term, terms_in_text
 
 __all__ = ["Term", "Terms", "as_terms", "change_readers"]
 
@@ -77,7 +77,7 @@ def _term(number: int, pair: Any) -> Term:
         raise OptionError(f"terms: the weight of reader {number} is {shown(pair[1])}; must be a finite number")
     if str(reader) in (EXPERT, "self"):
         reader, role = EXPERT, EXPERT
-    role = f"reader {number}" if role is None else role
+    role = role_of_term(number) if role is None else role
     if not isinstance(role, str) or not role.strip():
         raise OptionError(f"terms: the role of reader {number} is {shown(role)}; must be a name")
     return Term(reader, float(weight), role)

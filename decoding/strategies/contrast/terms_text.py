@@ -1,12 +1,14 @@
-"""Terms of a weighted contrast that are given as text: no model code is imported."""
+"""Terms of a weighted contrast that are given as text, and their roles: no model code is imported."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
-from decoding.errors import OptionError, shown
+from decoding.errors import OptionError, nearest, shown
 
-__all__ = ["terms_in_text"]
+__all__ = ["require_role", "role_of_term", "terms_in_text"]
 
 # A weight begins the text, or follows a sign between spaces: a prompt may have a product such as 3*4 in it.
 WRITTEN = re.compile(r"(?:^\s*([+-]?)\s*|\s([+-])\s+)(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*\*")
@@ -30,3 +32,20 @@ def terms_in_text(text: str, expected: str) -> list[tuple[str, float]]:
         (text[start.end() : end].strip(" "), float(start[3]) * (-1 if "-" in (start[1], start[2]) else 1))
         for start, end in zip(starts, ends, strict=True)
     ]
+
+
+def role_of_term(number: int) -> str:
+    """The role of a term that is given none, by its number among the terms, from 1."""
+    return f"reader {number}"
+
+
+def require_role(name: str, value: Any, roles: Sequence[str]) -> None:
+    """Raise OptionError unless a parameter is the role of a reader.
+
+    Args:
+        name: of the parameter.
+        value: given.
+        roles: of the readers.
+    """
+    if not isinstance(value, str) or value not in roles:
+        raise OptionError(f"{name}={shown(value)}: no reader has this role{nearest(str(value), roles)}")

@@ -14,7 +14,7 @@ from decoding.serving.vllm.engines import MODELS
 RUNNERS = [pytest.param("V1", marks=pytest.mark.quick), "V2"]
 SIZES = {"V1": (28, 16), "V2": (5, 10)}
 # Further settings of what is computed as another case is; mixed batches have them.
-IN_MIXED_BATCHES = ("sled-norm", "deco-strong", "weighted-log-probs")
+IN_MIXED_BATCHES = ("sled-norm", "deco-strong", "weighted-log-probs", "weighted-gated")
 
 
 @pytest.fixture(scope="module", params=RUNNERS)

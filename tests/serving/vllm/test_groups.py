@@ -35,6 +35,7 @@ CONTEXTS = (
     "Facts about rivers and people of the north and of the west. ",
 )
 NEGATIVES = (None, "Once upon a time", "Q: Who")
+ANCHORED: tuple[dict[str, str], ...] = ({"plausible": "reader 2", "weight_by": "jsd"}, {})
 GROUPS = {"second_prompts": True, "candidates": 6}
 Asked = tuple[Any, Case]  # a prompt for vLLM, and what is asked for
 
@@ -64,8 +65,9 @@ def guidance(number: int) -> tuple[Asked, Callable[[int], list[int]]]:
     tokenizer = loaded(EXPERT)[1]
     if number % 4 == 2 or number % 3 == 1:
         reader = "last-token" if negative is None else f"instead:{negative}"
-        fields: dict[str, Any] = {"strategy": "weighted-contrast", "terms": f"1.5*expert - 0.5*{reader}", "alpha": 0.2}
-        strategy: Any = decoding.WeightedContrast(fields["terms"], alpha=0.2, tokenizer=tokenizer)
+        terms, more = f"1.5*expert - 0.5*{reader}", ANCHORED[number // 4 % 2]
+        strategy: Any = decoding.WeightedContrast(terms, alpha=0.2, tokenizer=tokenizer, **more)
+        fields: dict[str, Any] = {"strategy": "weighted-contrast", "terms": terms, "alpha": 0.2, **more}
         return (prompt, Case(fields, strategy)), lambda n: continuation(strategy, prompt, n)
     fields = {"strategy": "guidance", "scale": 2.0, **({} if negative is None else {"negative": negative})}
     strategy = decoding.Guidance(negative, scale=2.0, tokenizer=tokenizer)

@@ -88,6 +88,11 @@ def test_an_amateur_of_fewer_rows(tmp_path: Path, runner: str) -> None:
         {"strategy": "weighted-contrast", "terms": "1.5*expert - 0.25*amateur - 0.25*instead:Once upon a time"},
         decoding.WeightedContrast(terms, tokenizer=given["tokenizer"]),
     )
+    more = {"plausible": "reader 2", "mask": "p-less", "weight_by": "entropy"}
+    cases["anchored"] = Case(
+        {"strategy": "weighted-contrast", "terms": "1.5*expert - 0.5*amateur", **more},
+        decoding.WeightedContrast([("expert", 1.5), (str(folder), -0.5)], tokenizer=given["tokenizer"], **more),
+    )
     known = [prompt for prompt in PROMPTS if max(prompt_ids(prompt)) < rows]
     prompts, tokens = (known[:6], 24) if runner == "V1" else (known[:2], 10)
     with engine(amateur=str(folder), runner=runner, contrast={"second_prompts": True}) as llm:

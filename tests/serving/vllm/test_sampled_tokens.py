@@ -65,7 +65,10 @@ def drawn(llm: Any, case: Case, samples: int, tokens: int, **options: Any) -> li
     return [list(sample.token_ids) for sample in output.outputs]
 
 
-@pytest.mark.parametrize("name", [*one_of_a_kind(), "cd-strong", "dola-low", "sled", "deco", "weighted"])
+@pytest.mark.parametrize(
+    "name",
+    [*one_of_a_kind(), "cd-strong", "dola-low", "sled", "deco", "weighted", "weighted-entropy"],
+)
 def test_first_and_second_tokens(served: tuple[Any, int], name: str) -> None:
     llm, samples = served
     case, ids = CASES[name], tuple(prompt_ids(PROMPT))

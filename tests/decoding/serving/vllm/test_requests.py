@@ -48,7 +48,7 @@ LEFT_OUT = {
     "sled": set(),
     "deco": set(),
     "adaptive-context": {"context", "tokenizer", "placement"},
-    "weighted-contrast": {"mask", "plausible", "weight_by", "when", "tokenizer", "placement"},
+    "weighted-contrast": {"tokenizer", "placement"},
 }
 # What a request has and its class has not.
 ADDED = {"context-aware": {"prompt_without_context"}, "adaptive-context": {"prompt_without_context"}}
@@ -112,6 +112,10 @@ VALUES: dict[str, list[Any]] = {
     "form": ["logits", "log_probs", "log-probs", None, 0],
     "fusion": ["static", "entropy", "mean", None],
     "final_norm": [True, False, None, "yes", 2, 0.0],
+    "mask": ["top-n-sigma", "p-less", "top-p", None, 1],
+    "plausible": ["expert", "reader 2", "reader 1", "amateur", None, 2],
+    "weight_by": ["jsd", "entropy", "kl", None, 1],
+    "when": ["confidence < 0.5", "entropy>2", " divergence > .1 ", "confidence", "nan", None, 0.5],
     "layers": [
         "low", "high", "all", [1, 3], [3, 1, 3], (0, 11), [], [0.5], [True], ["x"], None, {}, np.array([2, 4]),
     ],
@@ -133,7 +137,8 @@ def test_a_request_accepts_what_the_class_accepts(name: str) -> None:
             given = refusal(lambda fields=fields: requested({"strategy": name, **fields}, ENGINE))  # type: ignore[misc]
             if right is not None:
                 assert given is not None, (field, value)
-                if not isinstance(value, str):  # of which flat fields make numbers and lists
+                takes_functions = field in ("weight_by", "when")  # the class, which says so
+                if not isinstance(value, str) and not takes_functions:  # flat fields make numbers and lists of text
                     assert given == f"{name}: {right}", (field, value)
                 refused += 1
                 continue
@@ -273,6 +278,38 @@ def test_refusals_of_terms(terms: str, engine: EngineReaders, message: str) -> N
     with pytest.raises(OptionError) as error:
         requested({"strategy": "weighted-contrast", "terms": terms}, engine)
     assert str(error.value).removeprefix("weighted-contrast: ").startswith(message.removeprefix("weighted-contrast: "))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"mask": "top-p"}, "mask='top-p': must be top-n-sigma or p-less"),
+        ({"plausible": "amateur"}, "plausible='amateur': no reader has this role; expected one of expert, reader 2"),
+        ({"weight_by": "kl"}, "weight_by='kl': must be jsd or entropy"),
+        ({"weight_by": len}, "weight_by=<built-in function len>: must be jsd or entropy"),
+        ({"when": "first 2"}, "when='first 2': must be a condition on the token itself, such as 'confidence < 0.5', "),
+        ({"when": "entropy > quantile 0.8"}, "when='entropy > quantile 0.8': must be a condition on the token itself"),
+        ({"when": len}, "when=<built-in function len>: must be a condition on the token itself"),
+        ({"weight_by": "jsd", "terms": "1*expert"}, "terms: a divergence needs a reader beside the anchor with a wei"),
+        ({"when": "divergence > 0.1", "terms": "1*expert - 0*amateur"}, "terms: a divergence needs a reader beside"),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_refusals_of_strengths_and_masks(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError) as error:
+        requested({"strategy": "weighted-contrast", "terms": "1.5*expert - 0.5*amateur", **fields}, ENGINE)
+    assert str(error.value).startswith(f"weighted-contrast: {message}")
+
+
+def test_the_anchor_is_a_term_by_its_number() -> None:
+    def anchor(plausible: str) -> str:
+        terms = "0.5*last-token + 1*expert - 0.5*amateur"
+        request: Any = requested({"strategy": "weighted-contrast", "terms": terms, "plausible": plausible}, ENGINE)
+        return request.anchor
+
+    assert [anchor(role) for role in ("expert", "reader 1", "reader 3")] == ["expert", "second prompt", "amateur"]
+    with pytest.raises(OptionError, match=r"plausible='reader 2': no reader has this role"):
+        anchor("reader 2")
 
 
 def test_terms_say_what_is_read() -> None:
