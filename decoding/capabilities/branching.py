@@ -33,8 +33,9 @@ _memo = PerModelMemo[Branching]()
 def branching_of(model: Any, use_cache: bool = True, padded: bool = True) -> Branching:
     """The cheapest way of branching on which a model answers rightly, found on a small batch of two rows.
 
-    A shared prefix is compared with forked rows, and these with the recomputed texts. Done once per model, attention
-    implementation, dtype and device; a few forward passes over a dozen tokens.
+    A shared prefix is compared with the recomputed texts; where they differ, forked rows are compared with these, and
+    the shared prefix with forked rows. Done once per model, attention implementation, dtype and device; a few forward
+    passes over a dozen tokens.
 
     Args:
         model: a generating transformers model.
@@ -71,22 +72,30 @@ def _check(model: Any, use_cache: bool, padded: bool) -> Branching:
         return Branching("fork", FORKED_BY_CONSTRUCTION) if use_cache else Branching("recompute", "use_cache=False")
     inputs, ids = probe_batch(model, padded)
     inputs["use_cache"] = use_cache
-    stream = open_probe_stream(model, inputs)
+    stream = open_probe_stream(model, inputs, None)
     if stream.recompute_reason:
         return _recompute(model, inputs, ids, stream.recompute_reason)
-    sharing = may_share_prefix(stream)
+    shared = _probe_or_failure(stream, ids) if may_share_prefix(stream) else None
+    recomputed = None
+    if isinstance(shared, list):
+        # Forked rows are right too, in a call whose cache needs them: rows of a larger batch that are extended.
+        recomputed = _recomputed(model, inputs, ids)
+        error = _error_of_continuing(shared, recomputed)
+        if error < tolerance(model.dtype):
+            return Branching("shared prefix", f"shared prefix equals recomputing the text (relative error {error:.1e})")
+    if shared is not None:
+        stream = open_probe_stream(model, inputs)
     forked = _probe_or_failure(stream, ids)
     if isinstance(forked, str):
         return _recompute(model, inputs, ids, f"its rows cannot be forked ({forked})")
     if any(bool(states.isnan().any()) for states in forked):
         return Branching("fork", NO_NUMBERS)
-    error = _error_of_continuing(model, inputs, ids, forked)
+    error = _error_of_continuing(forked, recomputed or _recomputed(model, inputs, ids))
     if not error < _allowed(model):
         reason = f"continuing from its cache differs from recomputing the text (relative error {error:.1e})"
         return _recompute(model, inputs, ids, reason)
-    if not sharing:
+    if shared is None:
         return Branching("fork", "its cache or its forward() does not allow tree attention")
-    shared = _probe_or_failure(open_probe_stream(model, inputs, "shared prefix"), ids)
     if isinstance(shared, str):
         # Whatever a model's forward raises on a 4-D mask means the same: it does not take one.
         return Branching("fork", f"its forward() refuses tree attention ({shared})")
@@ -110,18 +119,26 @@ def _probe_or_failure(stream: Stream, ids: Tensor) -> list[Tensor] | str:
         stream.release()
 
 
-def _error_of_continuing(model: Any, inputs: dict[str, Any], ids: Tensor, forked: list[Tensor]) -> float:
-    """Relative error of forked rows against the same texts recomputed.
+def _recomputed(model: Any, inputs: dict[str, Any], ids: Tensor) -> tuple[Tensor, Tensor]:
+    """What the kept tokens of :func:`run_probe` give as a text of its own: hidden states (2, 3, dim), last logits."""
+    rows = torch.arange(2, device=ids.device)
+    first, second = torch.tensor(PROBE_CHOICES, device=ids.device)
+    kept = torch.stack([ids[rows, first], ids[rows, 3 + second], ids[:, 0]], dim=1)
+    stream = open_probe_stream(model, _continued(inputs, kept))
+    return stream.prompt.hidden[:, -PROBE_CONTINUATION:], stream.logits(stream.prompt)
+
+
+def _error_of_continuing(probe: list[Tensor], recomputed: tuple[Tensor, Tensor]) -> float:
+    """Relative error of branches, of which some were kept, against the same texts recomputed.
 
     Some models answer differently with a cache than without one (in transformers 5.23 ProphetNet, and after padding Git
     and DeepSeek-V4): contrastive search on their cache would be silently wrong.
     """
-    rows, chosen = torch.arange(2, device=ids.device), torch.tensor(PROBE_CHOICES, device=ids.device)
-    kept = torch.stack([ids[rows, chosen], ids[rows, 3 + chosen], ids[:, 0]], dim=1)
-    recomputed = open_probe_stream(model, _continued(inputs, kept))
-    stepwise = torch.stack([forked[0][rows, chosen, 0], forked[1][rows, chosen, 0], forked[2][:, 0]], dim=1)
-    error = relative_error(stepwise, recomputed.prompt.hidden[:, -PROBE_CONTINUATION:])
-    return max([error, *(relative_error(logits, recomputed.logits(recomputed.prompt)) for logits in forked[3:])])
+    rows = torch.arange(2, device=probe[0].device)
+    first, second = torch.tensor(PROBE_CHOICES, device=rows.device)
+    stepwise = torch.stack([probe[0][rows, first, 0], probe[1][rows, second, 0], probe[2][:, 0]], dim=1)
+    hidden, logits = recomputed
+    return max(relative_error(stepwise, hidden), *(relative_error(last, logits) for last in probe[3:]), 0.0)
 
 
 def _recompute(model: Any, inputs: dict[str, Any], ids: Tensor, reason: str) -> Branching:

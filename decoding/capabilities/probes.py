@@ -14,7 +14,7 @@ from decoding.models.text_config import text_config
 from decoding.stream.cuda_graph_steps import GraphPlan
 from decoding.stream.prepare import prepare_inputs
 from decoding.stream.stream import Stream
-from decoding.stream.ways import Branching, Way
+from decoding.stream.ways import Branching, Way, may_share_prefix
 
 __all__ = ["open_probe_stream", "probe_batch", "run_probe"]
 
@@ -26,26 +26,35 @@ WINDOWS = (
 
 PROBE_WINDOW = 256  # tokens (GPT-Neo's window): the check of a model of 134M took 1.7 s on two cores, and 3.2 s at 512
 PROBE_CONTINUATION = 3  # tokens that the check reads after its prompts
-PROBE_CHOICES = (1, 2)  # of each of the probe's branches, by row
+PROBE_CHOICES = ((1, 2), (2, 0))  # of each of the probe's branches, by row: each of the three branches is kept once
 
 
 def open_probe_stream(
-    model: Any, inputs: dict[str, Any], way: Way = "fork", chunk: int | None = None, plan: GraphPlan | None = None
+    model: Any,
+    inputs: dict[str, Any],
+    way: Way | None = "fork",
+    chunk: int | None = None,
+    plan: GraphPlan | None = None,
 ) -> Stream:
     """Open a stream whose capabilities are given, and read its prompt.
 
     Args:
         model: that is checked.
         inputs: as ``generate`` takes them.
-        way: how the stream branches.
+        way: how the stream branches; None for the cheapest way that its cache allows.
         chunk: number of tokens a forward pass reads of the prompt, whatever the model's own generation config has; None
             reads it in one pass.
         plan: how its steps are captured; None for steps as they are.
     """
     ids, kwargs, config = prepare_inputs(model, **inputs)
     config.prefill_chunk_size = chunk
-    stream = Stream(model, ids, kwargs, config, branching=Branching(way, "of a check"), graph_plan=plan)
+    ways: list[Way] = []  # known once there is a cache
+    stream = Stream(
+        model, ids, kwargs, config, branching=lambda *_: Branching(ways[0], "of a check"), graph_plan=plan
+    )  # fmt: skip
     stream.prefill()
+    sharing = not stream.recompute_reason and may_share_prefix(stream)
+    ways.append(way or ("shared prefix" if sharing else "fork"))
     return stream
 
 
@@ -76,10 +85,10 @@ def run_probe(stream: Stream, ids: Tensor) -> list[Tensor]:
 
     Where logits do not follow from them, those after the last token too: ProphetNet's come from other states.
     """
-    chosen = torch.tensor(PROBE_CHOICES, device=ids.device)
+    first_kept, second_kept = torch.tensor(PROBE_CHOICES, device=ids.device)
     first = stream.branch(ids[:, :3]).hidden
-    stream.commit(chosen)
+    stream.commit(first_kept)
     second = stream.branch(ids[:, 3:]).hidden
-    stream.commit(chosen)
+    stream.commit(second_kept)
     last = stream.extend(ids[:, :1])
     return [first, second, last.hidden, *([] if stream.structure.separable else [stream.logits(last)])]
