@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import random_ids, tiny_model
-from tiny_strategies import ADAPTER, DISTINCT, EXAMPLES, adapted
+from tiny_strategies import ADAPTER, DISTINCT, EXAMPLES, adapted, shared_amateur
 from torch import Tensor
 
 import decoding
 
-THREADS, CALLS = 3, 4
+THREADS, CALLS, NEW = 3, 2, 4
 
 
 @pytest.mark.parametrize(
@@ -28,14 +28,15 @@ def test_threads_do_not_see_each_other(name: str, way: str) -> None:
         adapted(known)
         torch.manual_seed(1)
         adapted(new)
+    shared_amateur.cache_clear()
     strategy = EXAMPLES[name]()
     prompts = [random_ids(1 + thread % 2, 4 + thread, seed=thread) for thread in range(THREADS)]
 
     def made(model: Any, ids: Tensor) -> list[list[int]]:
         if way == "facade":
-            return decoding.generate(model, ids, strategy=strategy, max_new_tokens=6).tolist()
+            return decoding.generate(model, ids, strategy=strategy, max_new_tokens=NEW).tolist()
         processor = strategy.logits_processor(model, attention_mask=torch.ones_like(ids))
-        return model.generate(ids, logits_processor=[processor], max_new_tokens=6, do_sample=False).tolist()
+        return model.generate(ids, logits_processor=[processor], max_new_tokens=NEW, do_sample=False).tolist()
 
     expected = [made(known, ids) for ids in prompts]
     found: list[list[Any]] = [[] for _ in prompts]

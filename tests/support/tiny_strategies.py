@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,22 +24,24 @@ from decoding import (
 from decoding.strategies.named_readers import change_named_readers
 from decoding.strategies.registry import example_of, exportable_strategies, parse_strategy
 
-__all__ = ["ADAPTER", "DISTINCT", "EXAMPLES", "OTHER_INPUTS", "OTHER_MODELS", "adapted"]
+__all__ = ["ADAPTER", "DISTINCT", "EXAMPLES", "OTHER_INPUTS", "OTHER_MODELS", "adapted", "shared_amateur"]
 
 ADAPTER = "amateur-adapter"  # the example that needs a model with the adapter "liar"
 
 
-def _amateur() -> Any:
+@functools.cache
+def shared_amateur() -> Any:
+    """The second model of all examples, which is looked at once: calls leave it as it was."""
     return tiny_model("llama", seed=7)
 
 
 # Those whose examples are made for the embedded models, or whose defaults do little on three layers.
 _ON_A_TINY_MODEL: dict[str, Callable[[], Strategy]] = {
     "contrastive-search": ContrastiveSearch,
-    "contrastive-decoding": lambda: ContrastiveDecoding(_amateur()),
+    "contrastive-decoding": lambda: ContrastiveDecoding(shared_amateur()),
     "dola": lambda: DoLa([1, 2]),
     "context-aware": lambda: ContextAware([7, 8]),
-    "lol": lambda: LOL(_amateur(), [1], guidance=[5, 6]),
+    "lol": lambda: LOL(shared_amateur(), [1], guidance=[5, 6]),
     "adaptive-context": lambda: AdaptiveContext([7, 8]),
     "documents": lambda: Documents([[7, 8], [9, 10, 11]]),
 }
@@ -56,7 +59,7 @@ def _example(name: str) -> Callable[[], Strategy]:
     def make() -> Strategy:
         strategy = parse_strategy(example_of(name)).with_tokenizer(word_tokenizer()).strategy
         given = {field.name: getattr(strategy, field.name) for field in dataclasses.fields(strategy)}
-        return type(strategy)(**change_named_readers(type(strategy), given, lambda place, reader: _amateur()))
+        return type(strategy)(**change_named_readers(type(strategy), given, lambda place, reader: shared_amateur()))
 
     return _ON_A_TINY_MODEL.get(name, make)
 
