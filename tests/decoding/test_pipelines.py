@@ -27,6 +27,7 @@ from decoding.evals import miniature
 from decoding.strategies.registry import example_of, exportable_strategies, parse_strategy
 
 NEW = 6
+FEW = 4  # of every strategy
 PROMPTS = ["Long ago", "Q: What does the Fermar bear eat?\nA:", "The town"]
 CHATS = [
     [{"role": "user", "content": "What does the Fermar bear eat?"}],
@@ -69,19 +70,20 @@ def test_texts_one_by_one(name: str, pipe: Any, expert: tuple[Any, Any]) -> None
     model, tokenizer = expert
     strategy = strategy_of(name, tokenizer)
     torch.manual_seed(0)
-    found = written(pipe(PROMPTS, **decoding.pipeline_kwargs(strategy, max_new_tokens=NEW), return_tensors=True))
-    for prompt, tokens in zip(PROMPTS, found, strict=True):
+    options = decoding.pipeline_kwargs(strategy, max_new_tokens=FEW)
+    found = written(pipe(PROMPTS[:2], **options, return_tensors=True))
+    for prompt, tokens in zip(PROMPTS[:2], found, strict=True):
         inputs = tokenizer(prompt, return_tensors="pt")
-        assert tokens == decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=NEW)[0].tolist()
+        assert tokens == decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=FEW)[0].tolist()
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_a_batch_of_texts(name: str, pipe: Any, expert: tuple[Any, Any]) -> None:
     model, tokenizer = expert
-    options = decoding.pipeline_kwargs(strategy_of(name, tokenizer), max_new_tokens=NEW)
+    options = decoding.pipeline_kwargs(strategy_of(name, tokenizer), max_new_tokens=FEW)
     found = written(pipe(PROMPTS, **options, return_tensors=True, batch_size=len(PROMPTS)))
     batch = tokenizer(PROMPTS, return_tensors="pt", padding=True)
-    right = decoding.generate(model, **batch, strategy=options["custom_generate"], max_new_tokens=NEW)
+    right = decoding.generate(model, **batch, strategy=options["custom_generate"], max_new_tokens=FEW)
     assert found == right.tolist()
 
 
@@ -89,10 +91,10 @@ def test_a_batch_of_texts(name: str, pipe: Any, expert: tuple[Any, Any]) -> None
 def test_chats(name: str, pipe: Any, expert: tuple[Any, Any]) -> None:
     model, tokenizer = expert
     strategy = strategy_of(name, tokenizer)
-    options = decoding.pipeline_kwargs(strategy, max_new_tokens=NEW)
+    options = decoding.pipeline_kwargs(strategy, max_new_tokens=FEW)
     for chat, output in zip(CHATS, pipe(CHATS, **options), strict=True):
         inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")
-        tokens = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=NEW)[0]
+        tokens = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=FEW)[0]
         answer = tokenizer.decode(tokens[inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         assert output[0]["generated_text"] == [*chat, {"role": "assistant", "content": answer}]
 

@@ -33,8 +33,8 @@ from decoding.tools.architectures.tiny import tiny_model as tiny_type
 
 PROMPTS = [random_prompt(7, seed=1), random_prompt(13, seed=2)]  # longer than the tiny models' window of 8
 SIZES = {
-    "llama": [1, 4, 5, 12, 13, 100],  # one token, parts that do and do not fit 13, all but one, all, more
-    "mistral-sliding": [1, 5, 12],  # less and more than its window
+    "llama": [1, 4, 12, 13, 100],  # one token, parts that leave one of 13, all but one, all, more
+    "mistral-sliding": [1, 12],  # less and more than its window
 }
 GUIDE = [9, 40, 17]
 STEPS = 3  # the pieces end with the prompt; these read what they left
@@ -111,13 +111,14 @@ def widths(*models: Any) -> Iterator[list[int]]:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mistral-sliding", "gemma2", "bloom"])
 def test_every_strategy_says_the_same_whatever_the_pieces(name: str, strategy: str) -> None:
-    """In every size by one model, in some by one with windows; the other kinds of positions and masks in two."""
+    """In every size by one model, in some by one with windows; the other kinds of positions and masks in one."""
     model, how = STRATEGIES[strategy](name)
     batch = left_padded(PROMPTS)
     whole = made(model, how, None, batch)
     for size in SIZES.get(name, [4]):
         same(made(model, how, size, batch), whole)
-    same(made(model, how, 5, batch, way="custom_generate"), whole)
+    if name in SIZES:
+        same(made(model, how, 5, batch, way="custom_generate"), whole)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
