@@ -28,7 +28,7 @@ from decoding.play.turns import Turns
 from decoding.strategies.registry import parse_strategy
 from decoding.text import continuations
 
-PROMPT = "The old clockmaker"
+PROMPT, NEW = "The old clockmaker", 8
 SPECS = (
     "greedy", "nucleus:top_p=0.8", "contrastive-search:top_k=6", "contrastive-decoding:amateur=amateur,beta=1.0",
     "dola:layers=2,3,alpha=0.3", "fsd", "top-n-sigma", "context-aware:context=It was late, and dark.",
@@ -50,7 +50,7 @@ def expert() -> tuple[Any, Any]:
 
 
 def request(spec: str = "greedy", **changes: Any) -> TextRequest:
-    return TextRequest("expert", parse_strategy(spec), **{"prompt": PROMPT, "max_new_tokens": 12, **changes})
+    return TextRequest("expert", parse_strategy(spec), **{"prompt": PROMPT, "max_new_tokens": NEW, **changes})
 
 
 def finished(job: Job) -> tuple[Progress, ...]:
@@ -76,7 +76,7 @@ def failure(playground: Playground, wanted: TextRequest) -> str:
 @pytest.mark.parametrize("spec", [*SPECS, "beam"])
 def test_a_text_is_that_of_the_command_line(spec: str, playground: Playground, expert: tuple[Any, Any]) -> None:
     (text,) = written(playground, request(spec, seed=3))
-    (expected,) = continuations(*expert, parse_strategy(spec), PROMPT, max_new_tokens=12, seed=3)
+    (expected,) = continuations(*expert, parse_strategy(spec), PROMPT, max_new_tokens=NEW, seed=3)
     assert text.text == expected.continuation
     assert text.tokens == expected.token_ids
     assert text.new_tokens == expected.new_tokens
@@ -109,7 +109,7 @@ def test_a_chat_uses_the_template(playground: Playground, expert: tuple[Any, Any
         assert failure(playground, request(chat=True)) == message
     else:
         (text,) = written(playground, request(chat=True))
-        (expected,) = continuations(model, tokenizer, parse_strategy("greedy"), PROMPT, max_new_tokens=12, chat=True)
+        (expected,) = continuations(model, tokenizer, parse_strategy("greedy"), PROMPT, max_new_tokens=NEW, chat=True)
         assert text.text == expected.continuation
 
 
@@ -137,7 +137,7 @@ def test_a_branch_to_any_candidate_goes_on_from_it(spec: str, playground: Playgr
         kept = (*text.tokens[: step.position], candidate.token)
         assert branch.tokens[: len(kept)] == kept
         if branch.tokens[-1] not in (0, 1, 2):
-            assert branch.new_tokens == 12
+            assert branch.new_tokens == NEW
         assert branch.explanation is not None
         assert branch.explanation.steps[2].chosen.token == candidate.token
         (twice,) = written(playground, branch.branch(step.position, text.tokens[step.position]))
@@ -243,9 +243,9 @@ def test_a_page_that_is_closed_ends_the_explanation_of_its_text(
     finally:
         hook.remove()
     assert state.written is not None
-    assert state.written.new_tokens == 12
+    assert state.written.new_tokens == NEW
     assert state.written.explanation is None
-    assert 1 <= len(passes) <= 2  # of the 12 of the explanation
+    assert 1 <= len(passes) <= 2  # of the 8 of the explanation
 
 
 def test_a_text_that_was_stopped_says_so_below_it(playground: Playground) -> None:
@@ -430,7 +430,7 @@ def test_the_python_of_a_branch_prints_it(playground: Playground) -> None:
     assert printed(as_python(branch.request)) == PROMPT + branch.text
     command = shlex.split(as_command([branch]))
     assert command[command.index("--prompt") + 1] == PROMPT + "".join(branch.explanation.texts[branch.start :][:4])  # type: ignore[union-attr,index]
-    assert command[command.index("--max-new-tokens") + 1] == "8"
+    assert command[command.index("--max-new-tokens") + 1] == str(NEW - 4)
 
 
 def test_the_command_line_of_texts_prints_them(playground: Playground, capsys: pytest.CaptureFixture[str]) -> None:
@@ -451,4 +451,4 @@ def test_the_command_line_of_texts_prints_them(playground: Playground, capsys: p
 
 def _with_context(context: str) -> TextRequest:
     spec = parse_strategy("context-aware", {"context": context})
-    return TextRequest("expert", spec, PROMPT, max_new_tokens=12)
+    return TextRequest("expert", spec, PROMPT, max_new_tokens=NEW)

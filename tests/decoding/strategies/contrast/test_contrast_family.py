@@ -178,16 +178,16 @@ def test_a_left_padded_batch_gives_the_scores_and_tokens_of_recomputation(name: 
     output = decoding.generate(
         expert, ids, strategy=strategy, return_dict_in_generate=True, output_scores=True, **options
     )
-    as_processor = expert.generate(
-        ids, do_sample=False, logits_processor=[strategy.logits_processor(expert, attention_mask=mask)], **options
-    )
     for row, prompt in enumerate(prompts):
         found = output.sequences[row, ids.shape[1] :].tolist()
         tokens, scores = oracle.greedy_tokens(_case(kind, name, prompt)[1], prompt, STEPS, found)
         assert found == tokens
         for step in range(STEPS):
             _same_scores(output.scores[step][row], scores[step])
-    assert as_processor.tolist() == output.sequences.tolist()
+    if name in EVERY_FORMULA:
+        processor = strategy.logits_processor(expert, attention_mask=mask)
+        as_processor = expert.generate(ids, do_sample=False, logits_processor=[processor], **options)
+        assert as_processor.tolist() == output.sequences.tolist()
 
 
 @pytest.mark.parametrize("kind", ["cd-logits", "cd-prompt", "dola", "sled-norm", "deco", "context", "lol-guided"])

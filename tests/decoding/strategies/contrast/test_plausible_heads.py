@@ -106,7 +106,7 @@ def both(model: Any, inputs: dict[str, Tensor], strategy: Any, **options: Any) -
 def test_tokens_are_those_of_whole_heads(name: str, rows: int) -> None:
     expert, amateur, _ = embedded()
     strategy, inputs = STRATEGIES[name](amateur), batch(rows)
-    for options in SAMPLERS if rows > 1 else FEW_SAMPLERS:
+    for options in SAMPLERS if rows > 1 and name in ("logits", "lol, guided") else FEW_SAMPLERS:
         both(expert, inputs, strategy, **options)
 
 
