@@ -100,7 +100,7 @@ for fusion in ("static", "entropy"):
 @pytest.mark.parametrize(
     ("shape", "dtype"),
     [(shape, torch.float32) for shape in SHAPES]
-    + [(shape, dtype) for shape in SHAPES[::4] for dtype in (torch.float16, torch.bfloat16)],
+    + [(SHAPES[0], torch.bfloat16), (SHAPES[4], torch.float16)],
     ids=logits_id,
 )
 @pytest.mark.parametrize("form", FORMS)

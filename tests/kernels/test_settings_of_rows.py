@@ -148,7 +148,8 @@ def test_each_row_scores_as_alone_with_its_numbers(
     computed, defined = FORMS[form]
     scores = computed(batch, masks, backend=backend)
     assert_equals_definition(scores, defined(batch, masks))
-    for row in torch.cartesian_prod(*(torch.arange(size) for size in ROWS)).tolist():
+    rows = torch.cartesian_prod(*(torch.arange(size) for size in ROWS)).tolist()
+    for row in rows if dtype == torch.float32 else rows[::2]:
         alone = computed(batch.alone(tuple(row)), masks, backend=backend)[0, 0]
         if backend == "torch" and form in EXACT:
             assert torch.equal(scores[*row], alone)
