@@ -108,7 +108,7 @@ def timed(arguments: list[str]) -> tuple[float, float]:
 
 
 def timed_page() -> tuple[float, float]:
-    """Start `decoding play` and end it once its page has answered; return its CPU time, and the wall time until then."""
+    """Start `decoding play` and end it once its page has answered; return CPU time, and wall time until then."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

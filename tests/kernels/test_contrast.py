@@ -99,8 +99,7 @@ for fusion in ("static", "entropy"):
 
 @pytest.mark.parametrize(
     ("shape", "dtype"),
-    [(shape, torch.float32) for shape in SHAPES]
-    + [(SHAPES[0], torch.bfloat16), (SHAPES[4], torch.float16)],
+    [(shape, torch.float32) for shape in SHAPES] + [(SHAPES[0], torch.bfloat16), (SHAPES[4], torch.float16)],
     ids=logits_id,
 )
 @pytest.mark.parametrize("form", FORMS)
