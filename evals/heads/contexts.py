@@ -129,8 +129,9 @@ class _Frame:
         before, answer, after = needle.parts
         lead = _encoded(self.tokenizer, self.joint)
         if before.strip():
-            lead += _encoded(self.tokenizer, f"{self.space}{before.rstrip()}")
-        copied = _encoded(self.tokenizer, f"{' ' if before.strip() else self.space}{answer}")
+            lead += _encoded(self.tokenizer, f"{self.space}{before.rstrip()}", before=":" if self.space else "\n")
+        begins = " " if before.strip() else self.space
+        copied = _encoded(self.tokenizer, f"{begins}{answer}", before=":" if begins else "\n")
         tail = _encoded(self.tokenizer, self.question.replace("{question}", needle.question)) + self.after
         whole = [*lead, *copied, *(_encoded(self.tokenizer, after) if after else [])]
         room = length - len(self.head) - len(whole) - len(tail)
@@ -160,8 +161,15 @@ def _frame(tokenizer: Any, settings: Settings) -> _Frame:
     if not found:
         raise OptionError("--chat: the chat template does not write a user's message as it is")
     # An answer begins without a space there, and so must the needle: after a new line.
-    return _Frame(tokenizer, _encoded(tokenizer, before), "\n\n{question}", _encoded(tokenizer, after), "\n", "")
+    head = list(tokenizer(before, add_special_tokens=False)["input_ids"])
+    return _Frame(tokenizer, head, "\n\n{question}", _encoded(tokenizer, after), "\n", "")
 
 
-def _encoded(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+def _encoded(tokenizer: Any, text: str, before: str = ":") -> list[int]:
+    """The tokens of a text that follows another: many tokenizers put a space before what they take for a beginning."""
+    if not text:
+        return []
+    first, both, alone = (
+        list(ids) for ids in tokenizer([before, before + text, text], add_special_tokens=False)["input_ids"]
+    )
+    return both[len(first) :] if both[: len(first)] == first else alone

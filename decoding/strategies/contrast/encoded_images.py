@@ -26,8 +26,8 @@ def joined_encodings(readers: Sequence[Mapping[str, Any]]) -> dict[str, Any] | N
     """
     joined: dict[str, Any] = {}
     for kind in dict.fromkeys(kind for reader in readers for kind in reader):
-        outputs = [reader.get(kind) for reader in readers]
-        if any(not isinstance(output, Mapping) for output in outputs):
+        outputs = [reader[kind] for reader in readers if isinstance(reader.get(kind), Mapping)]
+        if len(outputs) < len(readers):
             return None
         given = {name for output in outputs for name, value in output.items() if value is not None} - UNREAD
         if not given <= READ or "pooler_output" not in given:

@@ -13,11 +13,11 @@ import torch
 
 from decoding.api import generate_with
 from decoding.errors import OptionError
-from decoding.evals.engine.configurations import Configuration, digest
-from decoding.evals.engine.task import Document, Record, Task
+from decoding.evals.engine.configurations import Configuration
+from decoding.evals.engine.task import Document, Record
 from decoding.evals.metrics.discrimination import auroc, best_threshold
-from decoding.evals.tasks.pope.data import PROMPT, Question, checked_prompt
-from decoding.models.media import processed, read_image
+from decoding.evals.tasks.pope.data import PROMPT, Question
+from decoding.evals.tasks.pope.image_questions import ImageQuestions, identity_of
 from decoding.models.wrappers import text_tokenizer
 from decoding.strategies.effective_config import decoded_with
 from decoding.strategies.generation_options import NO_OPTIONS
@@ -27,7 +27,6 @@ __all__ = ["METRICS", "Pope", "answer_tokens"]
 METRICS = ("acc", "yes", "cal acc", "F1", "precision", "recall")
 ANSWERS = {"yes": ("yes", "Yes", " yes", " Yes"), "no": ("no", "No", " no", " No")}
 FLOOR = -1000.0  # the score of an answer that a strategy does not find plausible, as elsewhere
-RESAMPLES = 1000
 
 
 def answer_tokens(tokenizer: Any) -> dict[str, list[int]]:
@@ -46,7 +45,7 @@ def answer_tokens(tokenizer: Any) -> dict[str, list[int]]:
     return found
 
 
-class Pope(Task):
+class Pope(ImageQuestions):
     """POPE by the scores of "yes" and "no" as the first token of the answer.
 
     Metrics of a question: ``acc``, 1 where its answer scores above the other; ``yes``, 1 where "yes" does; ``cal acc``
@@ -73,7 +72,6 @@ class Pope(Task):
     name = "pope"
     criterion = ("cal acc",)
     chance = dict.fromkeys(("acc", "cal acc", "AUC"), 0.5)
-    corpus_resamples = RESAMPLES
 
     def __init__(
         self,
@@ -87,27 +85,14 @@ class Pope(Task):
         calibration: Sequence[Question] = (),
         left_out: Sequence[str] = (),
     ) -> None:
-        checked_prompt(prompt)
-        self.model, self.processor, self.questions = model, processor, questions
-        self.prompt, self.chat, self.thresholds, self.skipped = prompt, chat, thresholds, left_out
+        super().__init__(model, processor, questions, prompt, chat, left_out, {"calibration": identity_of(calibration)})
+        self.thresholds = thresholds
         self.tokens = answer_tokens(text_tokenizer(processor))
-        part = getattr(processor, "image_processor", None)
-        self.settings = {
-            "questions": _identity(questions),
-            "calibration": _identity(calibration),
-            "prompt": prompt,
-            "chat": chat,
-            "processor": digest([type(processor).__name__, part.to_dict() if part is not None else {}]),
-        }
 
     @property
     def figures(self) -> Sequence[str]:
         """The metrics to show."""
         return METRICS
-
-    def documents(self) -> Sequence[Document]:
-        """One document a question."""
-        return [Document(item.id, item, item.where) for item in self.questions]
 
     def evaluate(self, document: Document, configurations: Sequence[Configuration]) -> Sequence[Record]:
         """One record a configuration.
@@ -116,23 +101,14 @@ class Pope(Task):
             InputError: a file that is no image, or a prompt without a place for it.
         """
         item: Question = document.content
-        text = self.prompt.replace("{question}", item.question)
-        inputs = processed(self.model, self.processor, text, [read_image(item.image)], chat=self.chat)
+        inputs = self.inputs(item)
         return [
             self._record(item, configuration, self._scores(configuration, inputs)) for configuration in configurations
         ]
 
     def corpus_metrics(self, records: Sequence[Record]) -> Mapping[str, float]:
         """F1, precision and recall of "yes", and AUC."""
-        pairs = [(record["answer"] == "yes", record["metrics"]["yes"]) for record in records]
-        true, said = sum(right for right, _ in pairs), sum(yes for _, yes in pairs)
-        both = sum(yes for right, yes in pairs if right)
-        return {
-            "F1": 2 * both / (true + said) if true + said else 0.0,
-            "precision": both / said if said else 0.0,
-            "recall": both / true if true else 0.0,
-            "AUC": auroc(*_margins(records)),
-        }
+        return {**super().corpus_metrics(records), "AUC": auroc(*_margins(records))}
 
     def corpus_metrics_once(self, records: Sequence[Record]) -> Mapping[str, float]:
         """The threshold with the fewest errors, where it is to be chosen."""
@@ -170,7 +146,3 @@ def _margins(records: Sequence[Record]) -> list[list[float]]:
 
 def _above(margin: float, threshold: float) -> float:
     return 0.5 if margin == threshold else float(margin > threshold)
-
-
-def _identity(questions: Sequence[Question]) -> str:
-    return digest([[item.id, item.image_hash, item.question, item.answer] for item in questions])

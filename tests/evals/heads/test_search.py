@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from chat_tokenizers import KINDS, chat_tokenizer
 from tiny_models import TOKENS, VOCAB, tiny_model, word_tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -250,3 +251,32 @@ def test_results_of_settings_that_are_out_of_range() -> None:
         with pytest.raises(OptionError, match=message):
             Settings(**given)
     assert RetrievalHeads("m", ((0.5, 0.0), ()), 1.0, 1, 1, (9,), Settings()).best == [(0, 0)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_continues_a_text(kind: str) -> None:
+    tokenizer = chat_tokenizer(None, kind)
+    needles = [Needle("The old bear eats fish on Mondays.", "What?", "fish on Mondays")]
+    texts = ["The keeper wrote down every ship. Nobody asked."]
+    ((context,),) = contexts(
+        tokenizer, Haystack(texts, tokenizer, 99), needles, (60,), Settings(depths=1, needles=1), "search"
+    )
+    whole = tokenizer("A: fish on Mondays", add_special_tokens=False)["input_ids"]
+    assert context.answer == whole[len(tokenizer("A:", add_special_tokens=False)["input_ids"]) :]
+    assert context.prompt[context.start : context.start + len(context.answer)] == context.answer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_contexts_are_the_users_message_of_a_chat(kind: str) -> None:
+    tokenizer = chat_tokenizer("chatml", kind)
+    settings = Settings(lengths=(60,), depths=2, needles=1, chat=True)
+    needles = [Needle("The old bear eats fish.", "What does it eat?")]
+    texts = ["The keeper wrote down every ship. Nobody asked."]
+    ((first, last),) = contexts(tokenizer, Haystack(texts, tokenizer, 99), needles, (60,), settings, "search")
+    for context in (first, last):
+        text = tokenizer.decode(context.prompt).replace("> ", ">")  # sentencepiece marks a space after special tokens
+        assert text.startswith("<|im_start|>user\n")
+        assert text.endswith("What does it eat?<|im_end|>\n<|im_start|>assistant\n")
+        assert tokenizer.decode(context.answer) == "The old bear eats fish."
+        assert context.prompt[context.start : context.start + len(context.answer)] == context.answer
+    assert first.start < last.start

@@ -18,6 +18,7 @@ from decoding.evals.cli import main
 from decoding.evals.engine.configurations import configured
 from decoding.evals.engine.runner import run
 from decoding.evals.tasks.pope.data import calibration_split, load
+from decoding.evals.tasks.pope.generation import said
 from decoding.evals.tasks.pope.yes_no import FLOOR, Pope, answer_tokens
 from decoding.models.loading import load_processor
 from decoding.models.media import read_image
@@ -243,6 +244,63 @@ def test_a_bad_row_is_named(
     assert (len(questions), len(left_out)) == (2, 1)
 
 
+# --- generated answers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "read"),
+    [
+        ("No", ("no", True)), ("no, there is none", ("no", True)), ("There is not a dog", ("no", True)),
+        ("Yes, there is. No cat", ("yes", True)), ("A dog. No cat.", ("yes", False)), ("NO", ("yes", False)),
+        ("nothing here", ("yes", False)), ("No.", ("no", True)), ("", ("yes", False)), (" yes\nNo", ("yes", True)),
+        ("\nNo, it has none", ("no", True)),
+    ],
+)  # fmt: skip
+def test_an_answer_is_read_by_the_rule_of_the_authors(answer: str, read: tuple[str, bool]) -> None:
+    assert said(answer) == read
+
+
+def test_generated_answers_are_figures_of_their_texts_and_are_resumed(
+    llava: str, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], models_loaded_once: Callable[[], None]
+) -> None:
+    line = ["eval", "pope", "--data", str(data), "--model", llava, "--prompt", PROMPT, "--generation", "--limit", "6",
+            "--max-new-tokens", "4", "--strategy", "greedy", "--strategy", "sampling", "--strategy", "image-contrast",
+            "--output", str(tmp_path), "--json"]  # fmt: skip
+    assert main(line) == 0
+    results = json.loads(capfd.readouterr().out)
+    samples = (tmp_path / "samples_pope_generation.jsonl").read_text()
+    kept = [json.loads(sample) for sample in samples.splitlines()]
+    questions = load(str(data))[0][:6]
+    model, processor = decoding.load(llava, "cpu")[0], load_processor(llava)
+    assert results["counts"]["evaluated"] == 6
+    for number, entry in enumerate(results["configurations"]):
+        of_strategy = [sample for sample in kept if sample["configuration"] == entry["configuration"]]
+        assert len(of_strategy) == 6
+        read = [said(sample["text"]) for sample in of_strategy]
+        pairs = [(yes == "yes", item.answer == "yes") for (yes, _), item in zip(read, questions, strict=True)]
+        figures = {name: figure["value"] for name, figure in entry["metrics"].items()}
+        both = sum(yes and true for yes, true in pairs)
+        assert figures == {
+            "acc": pytest.approx(sum(yes == true for yes, true in pairs) / 6),
+            "yes": pytest.approx(sum(yes for yes, _ in pairs) / 6),
+            "unclear": pytest.approx(sum(not clear for _, clear in read) / 6),
+            "precision": pytest.approx(both / max(1, sum(yes for yes, _ in pairs))),
+            "recall": pytest.approx(both / max(1, sum(true for _, true in pairs))),
+            "F1": pytest.approx(2 * both / max(1, sum(yes + true for yes, true in pairs))),
+        }
+        if number == 0:  # greedy search of transformers' own
+            for sample, item in zip(of_strategy, questions, strict=True):
+                text = PROMPT.replace("{question}", item.question)
+                inputs = processor(images=read_image(item.image), text=text, return_tensors="pt")
+                tokens = model.generate(**inputs, do_sample=False, max_new_tokens=4)[0, inputs["input_ids"].shape[1] :]
+                assert sample["text"] == processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    models_loaded_once()
+    assert main(line) == 0
+    again = json.loads(capfd.readouterr().out)
+    assert (tmp_path / "samples_pope_generation.jsonl").read_text() == samples
+    assert {**again, "times": None} == {**results, "times": None}
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 STRATEGIES = ["--strategy", "greedy", "--strategy", "image-contrast", "--strategy", "image-contrast:beta=0"]
@@ -295,6 +353,8 @@ def test_tune_chooses_at_the_threshold(
         (["--prompt", "{question}"], "write <image> where it stands in the prompt, or give --chat"),
         (["--chat"], "--calibration 100: the data have 24 questions about 6 images"),
         (["--images", "./absent"], "0.png cannot be read; --images DIR says where the images are"),
+        (["--generation"], "--calibration chooses thresholds of scores: leave it out, or --generation"),
+        (["--generation-config", "top_k=4"], "--generation-config: POPE reads scores and generates no text"),
     ],
 )
 def test_what_is_wrong_is_one_line(
