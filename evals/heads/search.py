@@ -252,7 +252,8 @@ def _control(
             stream.release()
             step(len(batch))
         shares.append(hits / tokens)
-    return Control(*shares, drawn=drawn, tokens=tokens)
+    copied, without_best, without_drawn = shares
+    return Control(copied, without_best, without_drawn, drawn, tokens)
 
 
 def _masking(model: Any, heads: str, rows: int) -> RowVariants:
