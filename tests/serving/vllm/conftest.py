@@ -51,6 +51,8 @@ def prepare_vllm() -> None:
         VLLM_USE_V2_MODEL_RUNNER="0",
         TRITON_INTERPRET="1",
         TORCHDYNAMO_DISABLE="1",  # inductor would ask for more of the pretended backend
+        NUMBA_NUM_THREADS="1",  # drafts from n-grams are compiled by Numba, whose threads become torch's: what vLLM has
+        # made for one thread gives other numbers on two, in every later engine of the process
     )
     from triton.backends import backends
 

@@ -19,7 +19,7 @@ PROMPTS = [
     "She saw the old dog and the old dog saw her. She saw the old",
     "Once upon a time there was a king.",
 ]
-OWN = ["dola-all-layers", "cd", "cd-log-probs", "lol", "lol-entropy"]
+OWN = ["dola-all-layers", "cd", "cd-log-probs", "lol", "lol-entropy", "weighted-gated"]
 
 
 def drafts_read(llm: Any) -> int:
