@@ -146,7 +146,7 @@ def _hold_values(output: Any, expected: Any, width: int, mask: Tensor, ends: set
         assert layer.keys.shape == sought_layer.keys.shape
         gone = expected.past_key_values.get_seq_length() - layer.keys.shape[2]  # have left the window
         for row, length in enumerate(lengths):
-            kept = slice(max(int((mask[row] == 0).sum()) - gone, 0), width + length - gone)
+            kept = slice(max(int((mask[row] == 0).sum()) - gone, 0), max(width + length - gone, 0))
             for entries in ("keys", "values"):
                 _close(getattr(layer, entries)[row, :, kept], getattr(sought_layer, entries)[row, :, kept])
 
