@@ -11,7 +11,7 @@ import pytest
 import torch
 from scripted_drafts import drafted
 from search_oracle import contrastive_search_tokens
-from tiny_models import left_padded, random_prompt
+from tiny_models import VOCAB, left_padded, random_prompt
 from tiny_models import tiny_model as new_model
 from torch import Tensor
 
@@ -193,6 +193,25 @@ def test_chains_read_ahead_change_no_token(more: dict[str, Any], chains_held: li
             tokens, _ = drafted(model, expected, inputs, draft_tokens=2, script=script, **options)
             assert torch.equal(tokens, expected)
         assert any(chains_held), rows
+
+
+def test_the_same_drafts_behind_another_end_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every token is a candidate, so a chain is read ahead in every round; the next round's drafts are the same."""
+    model, inputs = tiny_model("llama"), {"input_ids": torch.tensor([PROMPTS[0]])}
+    options = {"strategy": ContrastiveSearch(0.6, VOCAB), "max_new_tokens": 14, "do_sample": False}
+    expected = decoding.generate(model, **inputs, **options)
+
+    token = int(
+        expected[0, len(PROMPTS[0]) + 4]
+    )  # which is right once at least, behind an end that it did not foretell
+
+    def same(self: Any, *given: Any) -> Any:
+        return drafts_of([[token] * n for n in given[-1]], torch.device("cpu"))
+
+    monkeypatch.setattr("decoding.drafts.prompt_lookup.PromptLookup.propose", same)
+    monkeypatch.setattr("decoding.drafts.prompt_lookup.PromptLookup.propose_behind", same)
+    tokens = decoding.generate(model, **inputs, drafts="prompt-lookup", draft_tokens=2, **options)
+    assert torch.equal(tokens, expected)
 
 
 def test_scores_are_those_without_drafts() -> None:
