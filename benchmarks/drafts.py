@@ -31,7 +31,7 @@ from typing import Any
 from draft_runs import EAGER, GREEDY, PLAIN, Run, ratio, run_all
 from draft_settings import RANDOM, SETTINGS, Setting, articles, no_strategy, questions, search
 from real_models import cpu_name
-from turns import llama, percentile_columns, percentiles, written
+from turns import LeftOut, llama, percentile_columns, percentiles, written
 
 OTHER_TOKENS = [False]  # whether some method has chosen others than without drafts
 KEY = ["setting", "batch", "threads", "device"]
@@ -142,6 +142,8 @@ def compare(name: str, batch: int, _: int, options: argparse.Namespace) -> list[
     for repeat in range(-1, options.repeats):
         for method in methods:
             found = run_all(setting, method, methods[method], batches, model, tokenizer, options)
+            if not found.count:
+                raise LeftOut("every text ends with its first token")
             if repeat >= 0:
                 runs[method].append(found)
     expected = runs[PLAIN][0].tokens

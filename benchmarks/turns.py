@@ -25,7 +25,11 @@ ENVIRONMENT = ("device", "threads", "torch", "transformers", "python")  # column
 MEASURE_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**17)}  # glibc's own first value, fixed
 
 
-class WorkerEnded(SystemExit):
+class LeftOut(SystemExit):
+    """A size cannot be measured, for the reason that the message says."""
+
+
+class WorkerEnded(LeftOut):
     """A worker ended before it had answered: a size that did not fit into memory, most often."""
 
 
@@ -166,9 +170,9 @@ def written(
             found = compare(batch, context)
             new = {tuple(str(row[name]) for name in keep) for row in found} if keep else set()
             rows = [row for row in rows if tuple(str(row[name]) for name in keep) not in new] + found
-        except WorkerEnded as ended:
+        except LeftOut as reason:
             left_out += 1
-            print(f"\nbatch {batch}, context {context}: left out, {ended}", flush=True)
+            print(f"\nbatch {batch}, context {context}: left out, {reason}", flush=True)
         write_csv(rows, columns, output)  # after each size: a run that is cut short has the others
     print(f"\nwritten: {output}")
     return int(left_out > 0)

@@ -1,6 +1,7 @@
 """Drafts by lookup: what followed the last tokens where they stood before, in the prompt, a context or the text itself.
 
-Source: Saxena, "Prompt Lookup Decoding" (2023). Here the longest match counts, of several the last.
+Source: Saxena, "Prompt Lookup Decoding" (2023). Here the longest match counts, of several the last. A copy that comes to
+the end of the text goes on in what it has copied: a text that repeats itself is foretold as far as drafts are wanted.
 """
 
 from __future__ import annotations
@@ -66,9 +67,14 @@ class _Index:
             found = self._last.get(tuple(end_of_text[-size:]))
             if found is not None:
                 source, end = found
-                return (text if source is None else source)[end : end + n]
+                return _repeated([*text[end : end + n], *behind], n) if source is None else source[end : end + n]
         return ()
 
     def _add(self, text: Sequence[int], end: int, source: Sequence[int] | None) -> None:
         for size in range(SHORTEST, min(LONGEST, end) + 1):
             self._last[tuple(text[end - size : end])] = source, end
+
+
+def _repeated(tokens: Sequence[int], n: int) -> Sequence[int]:
+    """At most n tokens to copy from the text itself: where it ends, the copy goes on in what it has copied."""
+    return [tokens[i % len(tokens)] for i in range(n)]

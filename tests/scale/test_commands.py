@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
     not (miniature.folder("expert") / "config.json").is_file(), reason="the embedded expert is not here"
 )
 SPLIT = ["--device-map", "auto"]
-ONE_PROCESS = {"induce", "metrics", "export", "play"}  # commands that torchrun's processes do not share
+ONE_PROCESS = {"induce", "metrics", "export", "play", "heads"}  # commands that torchrun's processes do not share
 
 
 def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], set[str]]]:
@@ -38,8 +38,8 @@ def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tu
 def test_every_command_with_a_device_takes_a_map_of_devices() -> None:
     placing = {words: options for words, options in commands() if "--device" in options}
     assert {words[0] for words in placing} == {
-        "generate", "compare", "demo", "doctor", "eval", "export", "induce", "isotropy", "metrics", "play",
-        "tune",
+        "generate", "compare", "demo", "doctor", "eval", "export", "heads", "induce", "isotropy", "metrics",
+        "play", "tune",
     }  # fmt: skip
     for words, options in placing.items():
         assert "--device-map" in options, words

@@ -14,7 +14,9 @@ CPU = torch.device("cpu")
 
 
 def _sought(sources: Sequence[Sequence[int]], text: Sequence[int], n: int) -> list[int]:
-    """What follows the last occurrence of the longest end of the text that stands before, the text's own last."""
+    """What follows the last occurrence of the longest end of the text that stands before, the text's own last, which
+    goes on with what was copied.
+    """
     for size in range(min(LONGEST, len(text)), SHORTEST - 1, -1):
         end = list(text[-size:])
         found = None
@@ -22,6 +24,8 @@ def _sought(sources: Sequence[Sequence[int]], text: Sequence[int], n: int) -> li
             for i in range(size, len(source)):
                 if list(source[i - size : i]) == end:
                     found = list(source[i : i + n])
+                    while source is text and len(found) < n:
+                        found.append([*text, *found][i + len(found)])
         if found is not None:
             return found
     return []
@@ -31,7 +35,7 @@ tokens = st.lists(st.integers(0, 2), max_size=14)
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(tokens, max_size=2), tokens, st.lists(tokens, max_size=4), st.integers(0, 5))
+@given(st.lists(tokens, max_size=2), tokens, st.lists(tokens, max_size=4), st.integers(0, 8))
 def test_what_followed_the_longest_match(
     sources: list[list[int]], text: list[int], additions: list[list[int]], n: int
 ) -> None:
@@ -51,3 +55,10 @@ def test_rows_have_sources_and_numbers_of_their_own() -> None:
     assert lookup.propose([[9, 1, 2, 3], [1, 2, 7, 1, 2, 8]], [0, 0]).tokens.shape == (2, 0)
     # A row that asked for nothing in a round has what it read then.
     assert lookup.propose([[9, 1, 2, 3], [1, 2, 7, 1, 2, 8, 7, 1, 2]], [0, 2]).tokens.tolist() == [[0, 0], [8, 7]]
+
+
+def test_a_text_that_repeats_itself_is_foretold_beyond_its_end() -> None:
+    lookup = PromptLookup([[]], CPU)
+    assert lookup.propose([[5, 1, 2, 3, 1, 2]], [7]).tokens.tolist() == [[3, 1, 2, 3, 1, 2, 3]]
+    behind = lookup.propose_behind([[5, 1, 2, 3, 1, 2]], [[3, 1]], [5])
+    assert behind.tokens.tolist() == [[2, 3, 1, 2, 3]]

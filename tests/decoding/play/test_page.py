@@ -115,6 +115,8 @@ def test_it_writes_obeys_a_slider_and_branches(opened: Any, expert: tuple[Any, A
     slider.focus()
     for _ in range(4):
         page.keyboard.press("ArrowLeft")
+    number = page.get_by_label("number input for penalty alpha")
+    page.wait_for_function("box => box.value === '0.4'", arg=number.element_handle())
     write(page)
     assert page.locator(".et-card small").inner_text() == "penalty_alpha=0.4, top_k=4"
     (expected,) = continuations(
