@@ -1,7 +1,8 @@
 """Drafts by lookup: what followed the last tokens where they stood before, in the prompt, a context or the text itself.
 
-Source: Saxena, "Prompt Lookup Decoding" (2023). Here the longest match counts, of several the last. A copy that comes to
-the end of the text goes on in what it has copied: a text that repeats itself is foretold as far as drafts are wanted.
+Source: Saxena, "Prompt Lookup Decoding" (2023). Here the longest match counts, of several the last. A copy that comes
+to the end of the text goes on in what it has copied: a text that repeats itself is foretold as far as drafts are
+wanted.
 """
 
 from __future__ import annotations
