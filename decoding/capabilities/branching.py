@@ -19,7 +19,7 @@ from decoding.models.forward_errors import is_environment_error
 from decoding.models.memo import PerModelMemo, model_cache_key
 from decoding.models.probe import NO_NUMBERS, relative_error, tolerance
 from decoding.stream.stream import Stream
-from decoding.stream.ways import Branching, may_share_prefix
+from decoding.stream.ways import Branching
 
 __all__ = ["branching_of"]
 
@@ -75,7 +75,7 @@ def _check(model: Any, use_cache: bool, padded: bool) -> Branching:
     stream = open_probe_stream(model, inputs, None)
     if stream.recompute_reason:
         return _recompute(model, inputs, ids, stream.recompute_reason)
-    shared = _probe_or_failure(stream, ids) if may_share_prefix(stream) else None
+    shared = _probe_or_failure(stream, ids) if stream.branching.way == "shared prefix" else None
     recomputed = None
     if isinstance(shared, list):
         # Forked rows are right too, in a call whose cache needs them: rows of a larger batch that are extended.

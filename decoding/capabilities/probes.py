@@ -48,13 +48,14 @@ def open_probe_stream(
     """
     ids, kwargs, config = prepare_inputs(model, **inputs)
     config.prefill_chunk_size = chunk
-    ways: list[Way] = []  # known once there is a cache
-    stream = Stream(
-        model, ids, kwargs, config, branching=lambda *_: Branching(ways[0], "of a check"), graph_plan=plan
-    )  # fmt: skip
+
+    def branching(*_: bool) -> Branching:
+        """Asked for once the prompt is read and there is a cache."""
+        sharing = not stream.recompute_reason and may_share_prefix(stream)
+        return Branching(way or ("shared prefix" if sharing else "fork"), "of a check")
+
+    stream = Stream(model, ids, kwargs, config, branching=branching, graph_plan=plan)
     stream.prefill()
-    sharing = not stream.recompute_reason and may_share_prefix(stream)
-    ways.append(way or ("shared prefix" if sharing else "fork"))
     return stream
 
 
