@@ -216,6 +216,23 @@ def codes_of(option: str, given: str) -> list[str]:
     return codes
 
 
+def whole_numbers_of(option: str, given: str, expected: str) -> tuple[int, ...]:
+    """Return the numbers of an option such as ``--k 2,3``.
+
+    Args:
+        option: its name.
+        given: its value.
+        expected: what the message says of values that are accepted.
+
+    Raises:
+        OptionError: something between the commas is no whole number.
+    """
+    try:
+        return tuple(int(number) for number in given.split(","))
+    except ValueError:
+        raise OptionError(f"{option} {given!r}: expected {expected}") from None
+
+
 def prompts_of(given: Sequence[str] | None, file: Path | None = None) -> list[str]:
     """Return the prompts of ``--prompt`` and those of a file, or else standard input as one prompt.
 

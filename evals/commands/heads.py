@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from decoding.cli.options import Chat, Json, Model, Output, Placement, expanded
+from decoding.cli.options import Chat, Json, Model, Output, Placement, expanded, whole_numbers_of
 from decoding.cli.output import as_json, console, progress, writable, write_files
-from decoding.errors import OptionError
 from decoding.evals.heads.settings import Settings
 
 __all__ = ["heads_command"]
@@ -82,8 +81,9 @@ def heads_command(
     Example: decoding heads --model expert --top 4 --output heads
     """
     began = time.time()
+    numbers = None if lengths is None else whole_numbers_of("--lengths", lengths, "numbers of tokens such as 256,512")
     settings = Settings(
-        top=top, lengths=None if lengths is None else _lengths(lengths), depths=depths, needles=per_depth,
+        top=top, lengths=numbers, depths=depths, needles=per_depth,
         prompt=prompt.replace("\\n", "\n"), chat=chat, seed=seed, batch_tokens=batch_tokens,
     )  # fmt: skip
 
@@ -112,10 +112,3 @@ def heads_command(
         print(as_json(record, indent=1))
         return
     show(console(), found, None if output is None else output / FILE)
-
-
-def _lengths(given: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(number) for number in given.split(","))
-    except ValueError:
-        raise OptionError(f"--lengths {given!r}: expected numbers of tokens such as 256,512") from None

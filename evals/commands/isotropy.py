@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from decoding.cli.options import Json, Output, ParallelPlacement, complete_model, expanded
+from decoding.cli.options import Json, Output, ParallelPlacement, complete_model, expanded, whole_numbers_of
 from decoding.cli.output import as_json, console, progress, writable, write_files
 from decoding.errors import DecodingWarning, OptionError
 from decoding.evals.isotropy.settings import PAPER, Settings
@@ -136,10 +136,7 @@ def _layers(given: str) -> tuple[int, ...] | None:
         return None
     if given == "last":
         return (-1,)
-    try:
-        return tuple(int(number) for number in given.split(","))
-    except ValueError:
-        raise OptionError(f"--layers {given!r}: expected all, last, or numbers such as 0,4,-1") from None
+    return whole_numbers_of("--layers", given, "all, last, or numbers such as 0,4,-1")
 
 
 def _paper(settings: Settings) -> Settings:

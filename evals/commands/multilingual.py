@@ -19,6 +19,7 @@ from decoding.cli.options import (
     complete_strategy,
     expanded,
     known_strategies,
+    whole_numbers_of,
 )
 from decoding.cli.output import as_json, console, writable, write_files
 from decoding.errors import OptionError, nearest
@@ -194,7 +195,7 @@ def multilingual_command(
         judge=None,
         featurizer=None,
         samples=samples,
-        k=_numbers(k),
+        k=list(whole_numbers_of("--k", k, "whole numbers with commas between")),
         limits=Limits(seconds=timeout),
         weak=weak_isolation,
         batch_size=batch_size,
@@ -257,13 +258,6 @@ def _models(model: str, models: str | None, languages: Mapping[str, Any]) -> dic
             raise OptionError(f"--models {code.strip()}: is no language of the data{nearest(code, by_language)}")
         by_language[code.strip()] = name.strip()
     return by_language
-
-
-def _numbers(given: str) -> list[int]:
-    try:
-        return [int(number) for number in given.split(",")]
-    except ValueError:
-        raise OptionError(f"--k {given!r}: expected whole numbers with commas between") from None
 
 
 @contextlib.contextmanager

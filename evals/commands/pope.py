@@ -83,9 +83,11 @@ def pope_command(
 
     check_images_can_be_read()
     questions, left_out = load(data, images, options.skip_bad)
+    if not generation:
+        first, others = calibration_split(questions[: options.limit], calibration or CALIBRATION, options.seed)
+    processor = load_processor(options.model)
+    ready = prepared(options)
     if generation:
-        processor = load_processor(options.model)
-        ready = prepared(options)
         answers = PopeGeneration(
             ready.model,
             processor,
@@ -98,9 +100,6 @@ def pope_command(
         results = ready.run(answers, ready.configurations(answers.settings, generation_config=generation_options))
         report(results, answers.figures, options.json, options.holm)
         return
-    first, others = calibration_split(questions[: options.limit], calibration or CALIBRATION, options.seed)
-    processor = load_processor(options.model)
-    ready = prepared(options)
     pope = functools.partial(
         Pope, ready.model, processor, prompt=prompt, chat=chat, calibration=first, left_out=left_out
     )
