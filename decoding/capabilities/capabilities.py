@@ -7,7 +7,6 @@ read. The functions here find that out (once per model) and open it.
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from decoding.models.wrappers import unwrapped
 from decoding.parameters import plain_numbers, require_count
 from decoding.stream.prepare import prepare_inputs
 from decoding.stream.stream import Stream
+from decoding.stream.ways import Branching
 
 __all__ = ["left_padded", "open_prepared_stream", "open_rows", "open_stream"]
 
@@ -110,11 +110,15 @@ def open_prepared_stream(
         generation_config.max_length = None  # the length of the text is not known
     config = checked_chunking(model, input_ids, model_kwargs, generation_config)
     stream = Stream(
-        model, input_ids, model_kwargs, config, branching=functools.partial(branching_of, model), graph_plan=plan,
+        model, input_ids, model_kwargs, config, branching=_branching_of_stream, graph_plan=plan,
         restorable=restorable, exits=exits, variants=variants,
     )  # fmt: skip
     stream.prefill(whole_prompt, prompt_states)
     return stream
+
+
+def _branching_of_stream(stream: Stream) -> Branching:
+    return branching_of(stream.model, stream.use_cache, stream.padded)
 
 
 def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

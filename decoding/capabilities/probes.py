@@ -49,7 +49,7 @@ def open_probe_stream(
     ids, kwargs, config = prepare_inputs(model, **inputs)
     config.prefill_chunk_size = chunk
 
-    def branching(*_: bool) -> Branching:
+    def branching(stream: Stream) -> Branching:
         """Asked for once the prompt is read and there is a cache."""
         sharing = not stream.recompute_reason and may_share_prefix(stream)
         return Branching(way or ("shared prefix" if sharing else "fork"), "of a check")

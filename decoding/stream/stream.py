@@ -45,8 +45,9 @@ class Stream(BatchState):
         model_kwargs: what ``generate`` passes to a decoding method beside them: masks, positions, cache, encoder
             outputs. The stream owns the dictionary from here on.
         generation_config: of the call.
-        branching: how the stream branches, or a function of (use_cache, padded) that tells: it is called at the first
-            branch, since checking a model costs a few forward passes.
+        branching: how the stream branches, or a function of the stream that tells: it is called at the first branch,
+            since checking a model costs a few forward passes. The stream is handed to it, since a function that holds
+            its stream would keep the cache alive after the call.
         graph_plan: how the one-token steps and the branches are captured; None runs them as they are.
         restorable: True where the state before a branch may be needed again although that branch is not kept: where the
             cache is handed back or several branches are tried in turn. Caches of attention layers can be restored at no
@@ -62,7 +63,7 @@ class Stream(BatchState):
         model_kwargs: dict[str, Any],
         generation_config: GenerationConfig,
         *,
-        branching: Branching | Callable[[bool, bool], Branching],
+        branching: Branching | Callable[[Stream], Branching],
         graph_plan: GraphPlan | None = None,
         restorable: bool = False,
         exits: Sequence[int] = (),
@@ -71,7 +72,7 @@ class Stream(BatchState):
         super().__init__(model, input_ids, model_kwargs, restorable, exits, variants)
         self.generation_config = generation_config
         self._branching = branching
-        self._use_cache = not self.recompute_reason  # as the call has it
+        self.use_cache = not self.recompute_reason  # as the call has it
         self._pending: SharedPrefixBranches | ForkedBranches | RecomputedBranches | None = None
         self._fork: ForkedBranches | None = None
         self.rows: SeparateRows | None = None
@@ -277,7 +278,7 @@ class Stream(BatchState):
     def branching(self) -> Branching:
         """The way in which this stream branches."""
         if not isinstance(self._branching, Branching):
-            self._branching = self._branching(self._use_cache, self.padded)
+            self._branching = self._branching(self)
         return self._branching
 
     @property
