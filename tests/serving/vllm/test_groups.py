@@ -159,6 +159,19 @@ def test_an_adapter_as_amateur(runner: str, size: int, tokens: int, chunks: dict
         assert preempt.call_count or runner == "V2"
 
 
+@pytest.mark.parametrize("amateur", [None, ADAPTER], ids=["prompts and searches", "an adapter"])
+def test_groups_on_two_ranks(amateur: str | None) -> None:
+    """Each rank has half of the heads, and the same followers and history."""
+    options: dict[str, Any] = {"tensor_parallel_size": 2, "distributed_executor_backend": "mp", "max_num_seqs": 24}
+    if amateur is None:
+        kinds, contrast = KINDS, GROUPS
+    else:
+        kinds, contrast = (contrasted, alone, guidance), {"second_prompts": True}
+        options |= {"enable_lora": True, "max_lora_rank": 8, "max_loras": 2}
+    with engine(amateur=amateur, contrast=contrast, max_num_batched_tokens=24, **options) as llm:
+        check(llm, kinds, 12, size=12)
+
+
 def test_limits_are_the_requests_own() -> None:
     """A group ends where the request would: at stop strings, its number of tokens, its end token, or the context."""
     with engine(contrast=GROUPS, max_num_seqs=64, max_model_len=64, amateur=None) as llm:
