@@ -19,6 +19,7 @@ from decoding.generation.strategy import Strategy
 from decoding.models.devices import input_device
 from decoding.models.forward_errors import within_memory
 from decoding.models.inputs import check_inputs, check_whole, with_named_inputs
+from decoding.models.segments import cuts_segments
 from decoding.models.wrappers import check_model, text_tokenizer
 from decoding.parameters import plain_number, require_flag
 from decoding.strategies.baselines import Baseline
@@ -102,7 +103,13 @@ def generate(
     if isinstance(inputs, Tensor) and getattr(model, "main_input_name", None) == "input_ids":
         check_whole(inputs)
     kwargs = _checked_arguments(generation_config, stopping_criteria, streamer, compile, kwargs)
+    if isinstance(temperatures := kwargs.get("temperature"), (list, tuple)) and not cuts_segments(model):
+        raise OptionError(
+            f"temperature={shown(temperatures)}: must be a number from 0 up; {type(model).__name__} tries no text again"
+        )
     config = model.generation_config if generation_config is None else generation_config
+    if cuts_segments(model) and kwargs.get("do_sample", config.do_sample) and kwargs.get("temperature") is None:
+        kwargs["temperature"] = config.temperature or 1.0  # whose own generate() draws only where it is given one
     check_together(kwargs, lambda name: kwargs.get(name, getattr(config, name)))
     text_options = _text_options(config, model.generation_config)
     if tokenizer is None and kwargs.get("token_healing", text_options.get("token_healing")):
@@ -330,8 +337,9 @@ def generate_with(spec: StrategySpec, model: Any, **inputs: Any) -> Any:
             prompt = inputs.get("inputs")
         if prompt is not None:
             check_inputs(model, prompt, inputs)
+    own = {"temperature": inputs.pop("temperature", None)} if cuts_segments(model) else {}  # an argument there alone
     # transformers wants options either in the config or beside it; update() returns what is no option.
-    inputs = config.update(**inputs)
+    inputs = {**config.update(**inputs), **own}
     with within_memory(model, "its prompt"):  # of a baseline too, which transformers decodes
         return generate(model, strategy=strategy, generation_config=config, **inputs)
 

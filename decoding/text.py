@@ -15,6 +15,7 @@ from decoding.models.chat_template import message_content
 from decoding.models.devices import input_device
 from decoding.models.inputs import check_inputs, context_of
 from decoding.models.media import processed
+from decoding.models.segments import cuts_segments, is_long
 from decoding.models.wrappers import text_tokenizer
 from decoding.strategies.registry import StrategySpec
 
@@ -76,7 +77,8 @@ def continuations(
         tokenizer: its tokenizer; for images or sound its processor (:func:`decoding.models.loading.load_processor`).
         spec: how to choose tokens.
         prompt: at least one word; "" for a speech recogniser.
-        max_new_tokens: None is 100, or as many as the context has left.
+        max_new_tokens: None is 100, or as many as the context has left. Of sound that is decoded in segments, they are
+            those of each segment, and None is as many as the context has.
         seed: of the random draws, if the strategy makes any.
         chat: put the prompt into the tokenizer's chat template as the user's message.
         count: how many continuations; more than 1 needs sampling or beams.
@@ -100,6 +102,14 @@ def continuations(
     else:
         inputs = encoded(model, tokenizer, prompt, chat)
     length = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+    long = is_long(model, inputs)
+    if long and streamer is not None:
+        raise OptionError(
+            "--stream: sound that is longer than the model hears at a time is decoded in segments, and the end of one "
+            "may be heard again in the next; leave --stream out"
+        )
+    if long and max_new_tokens is None:
+        max_new_tokens = new_token_budget(model, 0, None, most=True)  # of each segment
     if spec.is_stochastic:
         torch.manual_seed(seed)
     began = time.perf_counter()
@@ -112,6 +122,7 @@ def continuations(
         streamer=streamer,
         tokenizer=tokenizer,
         compile=compile,
+        **({"return_timestamps": True} if long else {}),
     )
     sequences = sequences.cpu()  # waits for the device
     seconds = time.perf_counter() - began
@@ -186,8 +197,14 @@ def check_count(spec: StrategySpec, count: int) -> None:
         )
 
 
-def new_token_budget(model: Any, length: int, max_new_tokens: int | None) -> int:
+def new_token_budget(model: Any, length: int, max_new_tokens: int | None, most: bool = False) -> int:
     """The number of new tokens to generate after a prompt of ``length``.
+
+    Args:
+        model: that generates.
+        length: of the prompt.
+        max_new_tokens: as given.
+        most: where none is given, as many as the context has left.
 
     Raises:
         OptionError: more than the context has left, where a learned position would not exist.
@@ -195,14 +212,14 @@ def new_token_budget(model: Any, length: int, max_new_tokens: int | None) -> int
     context = context_of(model)
     if context is None:
         return max_new_tokens or DEFAULT_NEW_TOKENS
-    prompt = WHISPER_PROMPT if _is_whisper(model) else 1
+    prompt = WHISPER_PROMPT if cuts_segments(model) else 1
     left = context - (prompt if model.config.is_encoder_decoder else length)
     if max_new_tokens is not None and max_new_tokens > left:
         raise OptionError(
             f"--max-new-tokens {max_new_tokens}: must be 1 to {left}: the prompt has {length} tokens and the model's "
             f"context {context}"
         )
-    return max_new_tokens or min(DEFAULT_NEW_TOKENS, left)
+    return max_new_tokens or (left if most else min(DEFAULT_NEW_TOKENS, left))
 
 
 def until_end(tokens: torch.Tensor, model: Any) -> torch.Tensor:
@@ -217,11 +234,7 @@ def _decoder_prompt(model: Any) -> int:
 
     Whisper's own ``generate``, which decodes long sound piece by piece, returns the new ones alone.
     """
-    return 0 if _is_whisper(model) else 1
-
-
-def _is_whisper(model: Any) -> bool:
-    return hasattr(model, "generate_with_fallback")
+    return 0 if cuts_segments(model) else 1
 
 
 def _decoded(tokenizer: Any, tokens: torch.Tensor) -> str:

@@ -18,6 +18,7 @@ from decoding.generation.session import Session, most_probable
 from decoding.generation.strategy import Strategy, check_generation_config
 from decoding.models.forward_errors import within_memory
 from decoding.models.inputs import check_inputs
+from decoding.models.segments import of_segment
 from decoding.transformers_private import optimized_for_decode
 
 __all__ = ["Looked", "Replay", "Watcher", "not_after_prompt"]
@@ -122,6 +123,7 @@ class Replay(Strategy):
         for name in ("synced_gpus", "streamer"):
             model_kwargs.pop(name, None)
         check_generation_config(self.name, generation_config)
+        given, model_kwargs = of_segment(model, given), of_segment(model, model_kwargs)
         check_inputs(model, input_ids, model_kwargs)
         self.strategy.check(model)
         text = self.text.to(input_ids.device)

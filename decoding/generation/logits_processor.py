@@ -10,13 +10,17 @@ from transformers import LogitsProcessor
 
 from decoding.capabilities.cuda_graphs import request_cuda_graphs
 from decoding.errors import InputError, OptionError, shown
+from decoding.generation.caller import arguments_of_generate
 from decoding.generation.session import Session, argmax_first
 from decoding.models.forward_errors import not_a_number, within_memory
 from decoding.models.inputs import check_inputs, prompts_among, repeated_inputs, with_named_inputs
+from decoding.models.segments import cuts_segments, is_long, of_segment, segment_frames
 from decoding.models.wrappers import unwrapped
 from decoding.stream.prepare import prepare_inputs
 
 __all__ = ["StrategyLogitsProcessor"]
+
+FRAMES = 12  # between a processor and generate(): the list of processors, the search, and what decorates them
 
 
 class StrategyLogitsProcessor(LogitsProcessor):
@@ -120,9 +124,10 @@ class StrategyLogitsProcessor(LogitsProcessor):
         return rows if bool(same.any(1).all()) else None
 
     def _begin(self, input_ids: Tensor) -> Session:
-        times = len(input_ids) // prompts_among(self.inputs, len(input_ids))
-        inputs = repeated_inputs(self.model, input_ids[::times], self.inputs, times)
-        given = dict(self.inputs)
+        own = self._of_call()
+        times = len(input_ids) // prompts_among(own, len(input_ids))
+        inputs = repeated_inputs(self.model, input_ids[::times], own, times)
+        given = dict(own)
         if self.model.config.is_encoder_decoder:
             inputs["decoder_input_ids"] = input_ids
         else:
@@ -133,6 +138,24 @@ class StrategyLogitsProcessor(LogitsProcessor):
         request_cuda_graphs(config, self.compile)
         open_session = self.strategy.opener(given, rescoring=True)
         return open_session(self.model, prepared, model_kwargs, config)
+
+    def _of_call(self) -> dict[str, Any]:
+        """The inputs of the call of ``generate`` that runs the processor: of Whisper, those of the segment that is
+        decoded, of the rows that are not finished.
+        """
+        if not cuts_segments(self.model):
+            return self.inputs
+        own = of_segment(self.model, self.inputs)
+        call = arguments_of_generate(FRAMES).get("given")
+        if call is not None and isinstance(call["inputs"], Tensor):
+            own["input_features"] = call["inputs"]
+            own |= {name: call[name] for name in ("decoder_attention_mask",) if call.get(name) is not None}
+        elif is_long(self.model, own):
+            raise InputError(
+                f"input_features have {own['input_features'].shape[-1]} frames and the model hears "
+                f"{segment_frames(self.model)} at a time: only its own generate() cuts them; give those of one segment"
+            )
+        return own
 
     def _mask(self, input_ids: Tensor, mask: Tensor | None) -> Tensor:
         if mask is not None:

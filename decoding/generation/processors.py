@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, PrefixConstrainedLogitsProcessor
 from transformers.generation import logits_process
@@ -13,7 +14,7 @@ from decoding.errors import OptionError
 from decoding.generation.warpers import PLessLogitsWarper, TopNSigmaLogitsWarper
 from decoding.transformers_private import allowed_tokens_function
 
-__all__ = ["WARPERS", "per_length", "without_state"]
+__all__ = ["WARPERS", "ContrastProcessors", "per_length", "without_state"]
 
 # From the first of these on, processors choose among the tokens that are left: they see logits, and no text.
 WARPERS = (
@@ -29,8 +30,68 @@ WARPERS = (
     ),
 )  # fmt: skip
 
+# Whisper's rule of time stamps: one is written where all of them together are likelier than any other token.
+COMPARING = (logits_process.WhisperTimeStampLogitsProcessor,)
+# Measures how likely it is that nobody speaks, and changes nothing.
+LISTENING = (logits_process.WhisperNoSpeechDetection,)
+UNLIKELY = -1e4  # a logit, which added up over all tokens stays less than 0
+
 # Those of transformers that keep something of the tokens that they were given before.
 STATEFUL = ("SynthIDTextWatermarkLogitsProcessor", "UnbatchedClassifierFreeGuidanceLogitsProcessor")
+
+
+class ContrastProcessors:
+    """The processors of a call, by what a contrast gives them.
+
+    Args:
+        processors: of the call.
+
+    Attributes:
+        warpers: those that choose among the plausible tokens.
+    """
+
+    def __init__(self, processors: Sequence[Any]) -> None:
+        first = next((i for i, each in enumerate(processors) if isinstance(each, WARPERS)), len(processors))
+        self._listening = [each for each in processors[:first] if isinstance(each, LISTENING)]
+        acting = [each for each in processors[:first] if not isinstance(each, LISTENING)]
+        self._comparing = [each for each in acting if isinstance(each, COMPARING)]
+        self._acting = LogitsProcessorList(_Grammar(each) if isinstance(each, COMPARING) else each for each in acting)
+        self.warpers = LogitsProcessorList(processors[first:])
+
+    def __bool__(self) -> bool:
+        """True where there is another than warpers."""
+        return bool(self._acting or self._listening)
+
+    def processed(
+        self, input_ids: Tensor, scores: Tensor, plausible: Callable[[Tensor], Tensor], model_logits: Tensor
+    ) -> Tensor:
+        """(batch, vocab) the scores that processors have changed, of plausible tokens; -inf of the others.
+
+        Args:
+            input_ids: (batch, length) the text.
+            scores: (batch, vocab) float32 of all tokens, plausible or not, which most processors act on.
+            plausible: puts -inf where a token is not plausible. What compares probabilities of tokens is given the
+                plausible ones alone: of the others the scores say nothing.
+            model_logits: (batch, vocab) what the model says, for processors that only measure.
+        """
+        for processor in self._listening:
+            processor(input_ids, model_logits.to(scores.device, torch.float32))
+        scores = plausible(self._acting(input_ids, scores))
+        for processor in self._comparing:
+            scores = processor(input_ids, scores)
+        return scores
+
+
+class _Grammar:
+    """A processor of time stamps without its comparison: what may not follow the text, whatever the scores are."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        words_likelier = torch.zeros_like(scores)
+        words_likelier[:, self._processor.timestamp_begin :] = UNLIKELY
+        return scores.masked_fill(self._processor(input_ids, words_likelier) == -torch.inf, -torch.inf)
 
 
 def without_state(processors: Sequence[Any]) -> LogitsProcessorList:

@@ -27,6 +27,7 @@ from decoding.generation.loop import decode
 from decoding.generation.session import Session
 from decoding.models.devices import is_tensor_parallel
 from decoding.models.inputs import check_inputs
+from decoding.models.segments import check_segment_seeds, of_segment
 from decoding.models.wrappers import text_tokenizer
 from decoding.parameters import store_plain_numbers
 from decoding.stream.recompute import warn_recompute_cost
@@ -211,8 +212,10 @@ class Strategy(ABC):
             raise OptionError("synced_gpus=True: there is no process group whose ranks keep step; leave it out")
         if compile:
             request_cuda_graphs(generation_config, True)  # this call's own copy
+        given, model_kwargs = of_segment(model, passed.get("given", {})), of_segment(model, model_kwargs)
         generators = None
         if seeds is not None:
+            check_segment_seeds(model, generation_config)
             generators = row_generators(seeds, len(input_ids), generation_config, input_ids.device)
         check_generation_config(self.name, generation_config)
         check_inputs(model, input_ids, model_kwargs)
@@ -230,7 +233,7 @@ class Strategy(ABC):
             drafting = self._drafting(drafted, model, len(input_ids), generation_config, generators, draft_record)
             loop = functools.partial(decode_with_drafts, drafting=drafting)
         return loop(
-            self.opener(passed.get("given", {})),
+            self.opener(given),
             model=model,
             input_ids=input_ids,
             logits_processor=logits_processor,

@@ -16,6 +16,7 @@ from torch import Tensor
 from decoding.errors import InputError, OptionError, one_line
 from decoding.models.devices import input_device
 from decoding.models.inputs import TOKEN_TYPES
+from decoding.models.segments import cuts_segments
 from decoding.models.text_config import placeholder_tokens
 
 __all__ = ["check_images_can_be_read", "processed", "read_image", "read_sound", "sampling_rate"]
@@ -123,7 +124,7 @@ def processed(
         prompt: text, with what the processor takes for an image in its place, such as ``<image>``, unless it is a chat.
             A speech recogniser with an encoder has none: "".
         images: that the prompt is about, in order.
-        sound: (samples,) at the processor's rate.
+        sound: (samples,) at the processor's rate. Of Whisper it may be longer than the model hears at a time.
         chat: put the images, the sound and the prompt into the processor's chat template as the user's message.
 
     Raises:
@@ -134,9 +135,12 @@ def processed(
     if images and _part(processor, IMAGE_PARTS) is None:
         raise InputError(f"the model's processor, {type(processor).__name__}, sees no images: leave the image out")
     rate = sampling_rate(processor) if sound is not None else None
+    longer = False
     if sound is not None and rate is not None:
-        _check_length(processor, len(sound), rate)
+        longer = _is_longer(model, processor, len(sound), rate)
     given: dict[str, Any] = {} if sound is None else {"audio": sound, "sampling_rate": rate}
+    if longer:
+        given |= {"truncation": False, "padding": "longest", "return_attention_mask": True}
     if images:
         given["images"] = list(images)
     recogniser = sound is not None and model.config.is_encoder_decoder
@@ -171,13 +175,21 @@ def _part(processor: Any, names: Sequence[str]) -> Any:
     return next((part for name in names if (part := getattr(processor, name, None)) is not None), None)
 
 
-def _check_length(processor: Any, samples: int, rate: int) -> None:
-    """Raise InputError where a processor would cut the sound off."""
+def _is_longer(model: Any, processor: Any, samples: int, rate: int) -> bool:
+    """True where sound is longer than the model hears at a time, and its ``generate`` cuts it at time stamps.
+
+    Raises:
+        InputError: it does not, and the processor would cut the sound off.
+    """
     most = getattr(_part(processor, SOUND_PARTS), "n_samples", None)
-    if isinstance(most, int) and samples > most:
+    if not isinstance(most, int) or samples <= most:
+        return False
+    if not cuts_segments(model) or not hasattr(model.generation_config, "no_timestamps_token_id"):
         raise InputError(
-            f"the sound has {samples / rate:.1f} seconds and the model hears {most / rate:.1f} at a time; cut it"
+            f"the sound has {samples / rate:.1f} seconds and the model hears {most / rate:.1f} at a time, and writes "
+            "no time stamps at which longer sound is cut; cut it"
         )
+    return True
 
 
 def _chat(processor: Any, prompt: str, images: Sequence[Any], sound: Any) -> Any:

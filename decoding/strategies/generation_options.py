@@ -174,7 +174,8 @@ _IN_PYTHON: Mapping[str, checks.Check] = {
     **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens"), checks.tokens_or_none),
     **dict.fromkeys(("max_length", "num_beams", "num_return_sequences", "top_k"), checks.count(0)),
     **dict.fromkeys(("max_new_tokens", "prefill_chunk_size"), checks.count(1)),
-    **dict.fromkeys(("temperature", "max_time"), checks.number(0.0)),
+    "temperature": checks.temperatures,
+    "max_time": checks.number(0.0),
     **dict.fromkeys(("top_p", "typical_p"), checks.share),
     **dict.fromkeys(("do_sample", "return_dict_in_generate", "output_scores", "output_logits"), checks.flag),
 }  # fmt: skip

@@ -13,8 +13,8 @@ from decoding.parameters import plain_number, require_choice, require_count, req
 
 __all__ = [
     "Check", "any_number", "biases", "cache", "choice", "count", "draft_tokens", "drafts", "early_stopping", "flag",
-    "growth", "number", "one_token", "settings", "share", "share_above_0", "strings", "token", "token_or_none",
-    "tokens", "tokens_or_none", "whole", "words",
+    "growth", "number", "one_token", "settings", "share", "share_above_0", "strings", "temperatures", "token",
+    "token_or_none", "tokens", "tokens_or_none", "whole", "words",
 ]  # fmt: skip
 
 Check = Callable[[str, Any], None]
@@ -26,6 +26,12 @@ LARGEST_COUNT = 2**31 - 1  # far beyond any that fits into memory
 
 def number(low: float, open_: bool = False) -> Check:
     return lambda name, value: require_number(name, value, low, open_)
+
+
+def temperatures(name: str, value: Any) -> None:
+    """One, or several that are tried in turn."""
+    for item in value if isinstance(value, (list, tuple)) and value else [value]:
+        require_number(name, item, 0.0)
 
 
 def share(name: str, value: Any) -> None:

@@ -39,6 +39,7 @@ WORDS = [
     *(f"w{i}" for i in range(40)),
 ]  # fmt: skip
 IMAGE_TOKEN = WORDS.index("<image>")
+FIRST_STAMP = len(WORDS) - 20  # of a Whisper that writes time stamps, whose last words they are
 CHAT = (
     "{% for m in messages %}USER : {% for part in m.content %}"
     "{% if part.type == 'image' %}<image> {% else %}{{ part.text }} {% endif %}{% endfor %}{% endfor %}"
@@ -91,8 +92,8 @@ def save_llava(folder: Path, seed: int = 0) -> str:
     return str(folder)
 
 
-def save_whisper(folder: Path, seed: int = 0) -> str:
-    """A Whisper that hears ``SECONDS`` at a time; with its processor."""
+def save_whisper(folder: Path, seed: int = 0, stamps: bool = False) -> str:
+    """A Whisper that hears ``SECONDS`` at a time; with its processor. With ``stamps`` it hears longer sound too."""
     torch.manual_seed(seed)
     config = WhisperConfig(
         vocab_size=len(WORDS), d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
@@ -104,6 +105,9 @@ def save_whisper(folder: Path, seed: int = 0) -> str:
     scale_weights(model)
     # As real ones do: neither an end nor the start token is written here.
     model.generation_config.update(suppress_tokens=[0, 1, 2, 3, IMAGE_TOKEN], max_length=48)
+    if stamps:
+        model.generation_config.no_timestamps_token_id = FIRST_STAMP - 1
+        model.generation_config._from_model_config = False  # or it would be made anew, and this is not in the model's
     processor = WhisperProcessor(WhisperFeatureExtractor(feature_size=MELS, chunk_length=SECONDS), word_tokenizer())
     with quiet():
         model.save_pretrained(folder)

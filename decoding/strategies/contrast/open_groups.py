@@ -367,13 +367,15 @@ def _states(kwargs: Mapping[str, Any]) -> ReaderInputs:
 
 
 def _open_pair(call: Call, openings: Sequence[_Opening], every: Sequence[Reader]) -> ReaderGroup:
-    """Open the stream of readers of an encoder-decoder, whose encoder has read; its states are padded on the right."""
+    """Open the stream of readers of an encoder-decoder, whose encoder has read; its states are padded on the right.
+    Where the call's decoders begin with padding, so do the readers': what that does to positions, it does to all.
+    """
     readers, model = [opening.reader for opening in openings], openings[0].reader.model or call.model
     rows = [row for opening in openings for row in opening.rows]
     limit = _checked_lengths(call, model, readers, rows)
-    if len(set(map(len, rows))) > 1:
+    if len(set(map(len, rows))) > 1 and call.model_kwargs.get("decoder_attention_mask") is None:
         raise InputError("the readers' decoders begin with different numbers of tokens; give all rows the same number")
-    ids = torch.tensor(rows, device=input_device(model))
+    ids, decoder_mask = left_padded(rows, input_device(model))
     states = [row for opening in openings for row in opening.inputs["states"]]
     masks = [row for opening in openings for row in opening.inputs["mask"]]
     encoded = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
@@ -381,5 +383,9 @@ def _open_pair(call: Call, openings: Sequence[_Opening], every: Sequence[Reader]
     named: dict[str, Any] = {"encoder_outputs": BaseModelOutput(last_hidden_state=encoded)}
     if not bool(mask.all()):
         named["attention_mask"] = mask
+    if not bool(decoder_mask.all()):
+        named["decoder_attention_mask"] = decoder_mask
     prepared = prepare_inputs(model, decoder_input_ids=ids, use_cache=call.use_cache, **named)
-    return _opened(call, model, readers, every, prepared, [0] * len(readers), limit)
+    longest = [max(map(len, rows[i : i + call.batch])) for i in range(0, len(rows), call.batch)]
+    padding = [ids.shape[1] - length for length in longest]
+    return _opened(call, model, readers, every, prepared, padding, limit)

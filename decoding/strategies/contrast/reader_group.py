@@ -278,7 +278,8 @@ def may_fuse_expert(
     if isinstance(cache, EncoderDecoderCache):
         fresh = not is_callers_cache(cache) and cache.get_seq_length() == 0 and not restorable and not recorded
         usual = type(cache.self_attention_cache) is DynamicCache
-        return fresh and usual and model_kwargs.get("decoder_attention_mask") is None
+        mask = model_kwargs.get("decoder_attention_mask")
+        return fresh and usual and (mask is None or bool(mask.all()))
     if model.config.is_encoder_decoder or type(cache) is not DynamicCache or is_callers_cache(cache):
         return False
     if is_recurrent(cache) or cache.get_seq_length() > 0 or getattr(cache, "offloading", False):

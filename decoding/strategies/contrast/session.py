@@ -8,9 +8,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList
 
-from decoding.generation.processors import WARPERS
+from decoding.generation.processors import WARPERS, ContrastProcessors
 from decoding.generation.score_parts import ScoreParts, processor_changes
 from decoding.generation.session import Further, Processed, Session
 from decoding.generation.unpadded_text import UnpaddedText
@@ -87,7 +86,7 @@ class ContrastSession(Session):
         self.reader_logits: dict[str, ReaderLogits] = {}
         self._selects = False
         self._headless: dict[int, ForwardOutput] = {}  # by group: its head was applied for plausibility at most
-        self._split: tuple[Any, Any, Any] = (None, None, None)
+        self._split: tuple[Any, ContrastProcessors] = (None, ContrastProcessors([]))
         self._drafted: DraftedReaders | None = None
         self._slot: int | None = None  # that is looked at, of the drafts read last
         self._measures = MeasureHistory() if strategy.measured_roles else None
@@ -103,20 +102,21 @@ class ContrastSession(Session):
 
     def scores(self, input_ids: Tensor, logits_processor: Any) -> Tensor:
         """The strategy's scores, processed, -inf where a token is not plausible."""
-        processors, warpers = self._processors_and_warpers(logits_processor)
+        processors = self._processors_of(logits_processor)
         text = self.text(input_ids)
         if not processors and (self._waiting() or self._headless):
             scores = self._plausible_scores(text)
             if scores is not None:
-                return warpers(input_ids, scores.to(input_ids.device))
+                return processors.warpers(input_ids, scores.to(input_ids.device))
         self._complete()
         contrast = self._contrast(self.reader_logits, text)
-        only_samplers = not processors and all(isinstance(warper, WARPERS) for warper in warpers)
+        only_samplers = not processors and all(isinstance(warper, WARPERS) for warper in processors.warpers)
         self._selects = self.may_select and only_samplers and contrast.by_alpha and _is_choosy(contrast)
         if not processors:
-            return warpers(input_ids, contrast.masked.to(input_ids.device))
-        processed = processors(input_ids, contrast.scores.to(input_ids.device))
-        return warpers(input_ids, contrast.apply_plausibility(processed))
+            return processors.warpers(input_ids, contrast.masked.to(input_ids.device))
+        scores = contrast.scores.to(input_ids.device)
+        processed = processors.processed(input_ids, scores, contrast.apply_plausibility, self.logits)
+        return processors.warpers(input_ids, processed)
 
     def score_parts(self, input_ids: Tensor, logits_processor: Any) -> ScoreParts:
         """The scores, with the logits of every reader and its weight: no reader waits or ends any more."""
@@ -296,17 +296,10 @@ class ContrastSession(Session):
             return None
         return scores.index_copy_(-1, tokens, selected)
 
-    def _processors_and_warpers(self, logits_processor: Any) -> tuple[Any, Any]:
-        """The processors that act on the contrast, and those that choose among its plausible tokens."""
+    def _processors_of(self, logits_processor: Any) -> ContrastProcessors:
         if self._split[0] is not logits_processor:
-            warpers = (i for i, processor in enumerate(logits_processor) if isinstance(processor, WARPERS))
-            first = next(warpers, len(logits_processor))
-            self._split = (
-                logits_processor,
-                LogitsProcessorList(logits_processor[:first]),
-                LogitsProcessorList(logits_processor[first:]),
-            )
-        return self._split[1], self._split[2]
+            self._split = logits_processor, ContrastProcessors(logits_processor)
+        return self._split[1]
 
 
 def _is_choosy(contrast: Contrast) -> bool:

@@ -45,6 +45,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {
         "llava": save_llava(folder / "llava"),
         "whisper": save_whisper(folder / "whisper"),
+        "stamps": save_whisper(folder / "stamps", stamps=True),
         "image": str(write_square(folder / "red.png", (220, 40, 40))),
         "other": str(write_square(folder / "blue.png", (30, 60, 230))),
         "sound": str(write_wav(folder / "tone.wav", tone())),
@@ -152,6 +153,25 @@ def test_sound_is_written_down_as_by_whispers_own_generate(strategy: str, genera
     tokens = model.generate(**inputs, max_new_tokens=6, do_sample=False, **ways)[0]
     assert made["text"] == processor.tokenizer.decode(tokens, skip_special_tokens=True)
     assert (made["new_tokens"], made["prompt"], made["audio"]) == (6, "", media["sound"])
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "audio-contrast"])
+def test_long_sound_is_written_down_segment_by_segment(
+    strategy: str, generate: Run, media: dict[str, str], tmp_path: Path
+) -> None:
+    sound = tone(seconds=SECONDS + 0.5)
+    long = ("--model", media["stamps"], "--audio", str(write_wav(tmp_path / "long.wav", sound)), "--strategy", strategy)
+    made = record(generate(*long, "--json"))
+    assert "--stream: sound that is longer than the model hears" in refused(generate(*long, "--stream"))
+    model = AutoModelForSpeechSeq2Seq.from_pretrained(media["stamps"])
+    processor = AutoProcessor.from_pretrained(media["stamps"])
+    inputs = processor(
+        audio=sound, sampling_rate=RATE, return_tensors="pt", truncation=False, padding="longest",
+        return_attention_mask=True,
+    )  # fmt: skip
+    custom = {} if strategy == "greedy" else {"custom_generate": AudioContrast()}
+    tokens = model.generate(**inputs, max_new_tokens=6, return_timestamps=True, **custom)[0]
+    assert made["text"] == processor.tokenizer.decode(tokens, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "audio-contrast"])
