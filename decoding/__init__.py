@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from decoding.models.loading import load
     from decoding.scoring.score import score
     from decoding.scoring.scorer import Scorer, Scores
+    from decoding.scoring.with_inputs import score_batch
     from decoding.strategies.adaptive_context import AdaptiveContext
     from decoding.strategies.audio_contrast import AudioContrast
     from decoding.strategies.context_aware import ContextAware
@@ -103,6 +104,7 @@ _HOMES = {
     "register": "decoding.strategies.registry",
     "SafeDecoding": "decoding.strategies.safe_decoding",
     "score": "decoding.scoring.score",
+    "score_batch": "decoding.scoring.with_inputs",
     "Scorer": "decoding.scoring.scorer",
     "Scores": "decoding.scoring.scorer",
     "Self": "decoding.strategies.contrast.reader_kinds",
@@ -179,6 +181,7 @@ __all__ = [
     "pipeline_kwargs",
     "register",
     "score",
+    "score_batch",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

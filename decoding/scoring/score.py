@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from decoding.errors import InputError, OptionError
-from decoding.models.wrappers import text_tokenizer
+from decoding.models.wrappers import text_tokenizer, unwrapped
 from decoding.parameters import require_flag
 from decoding.scoring.scorer import Scorer
 from decoding.scoring.token_ids import as_continuations, token_ids
+from decoding.scoring.with_inputs import encoder_inputs, has_more_than_text, score_batch
 from decoding.strategies.given import GivenStrategy
 
 __all__ = ["score", "tokens_of"]
@@ -34,16 +35,19 @@ def score(
 ) -> list[Tensor]:
     r"""Per-token log-scores of continuations of one prompt under a strategy, teacher-forced.
 
-    For many prompts that begin alike, or several strategies, :class:`Scorer` does the same with fewer forward passes.
+    For many prompts that begin alike, or several strategies, :class:`Scorer` does the same with fewer forward passes;
+    for several prompts with images or sound, or of an encoder-decoder, :func:`score_batch`.
 
     Args:
-        model: a decoder-only transformers model.
-        prompt: text, (length,) token ids, or what a tokenizer returns for one text.
+        model: a generating transformers model.
+        prompt: text, (length,) token ids, or what a tokenizer returns for one text; what a processor returns for a text
+            with images or sound. Of an encoder-decoder, what its encoder reads.
         continuations: each text or (n,) token ids, n >= 1; text goes on where the prompt ends, with its own leading
             space. One text alone is one continuation, and so is one list of token ids; of what a tokenizer returns
             each row is one.
         strategy: a scorable strategy (``ContrastiveDecoding``, ``DoLa``, ``ContextAware``, ``LOL``), in any form that
-            :func:`decoding.generate` takes; None, or ``"greedy"``, for the model's own log-probabilities.
+            :func:`decoding.generate` takes; None, or ``"greedy"``, for the model's own log-probabilities. With an
+            image, sound or an encoder's text ``ImageContrast``, ``AudioContrast`` and ``SourceContrast`` too.
         normalized: True returns the log-softmax of the strategy's scores over its plausible tokens. False returns the
             scores as they are: differences of log-probabilities whose exponentials have no fixed sum, which the
             TruthfulQA figures of DoLa and of induced contrastive decoding use.
@@ -63,6 +67,10 @@ def score(
         >>> [token_scores.sum().item() for token_scores in scores]
     """
     require_flag("normalized", normalized)
+    if unwrapped(model).config.is_encoder_decoder or has_more_than_text(model, prompt):
+        inputs = encoder_inputs(prompt, tokenizer)
+        answers = [as_continuations(continuations)]
+        return score_batch(model, inputs, answers, strategy, normalized, tokenizer=tokenizer, floor=floor)[0]
     prompt_ids, continuation_ids = tokens_of(prompt, continuations, tokenizer)
     with Scorer(model, prompt_ids, [strategy], tokenizer=tokenizer, floor=floor) as scorer:
         all_scores = scorer.score([([], continuation_ids)])[0][0]

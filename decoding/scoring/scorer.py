@@ -29,7 +29,7 @@ from decoding.stream.output import ForwardOutput
 from decoding.stream.prepare import prepare_inputs
 from decoding.stream.token_tree import TokenTree
 
-__all__ = ["Scorer", "Scores", "ScoringRequest"]
+__all__ = ["Scorer", "Scores", "ScoringRequest", "checked_floor", "is_plain", "scoring_strategy"]
 
 # Logits of one matrix product are below this many numbers, so that long continuations of large vocabularies fit.
 NUMBERS_AT_ONCE = 2**24
@@ -98,12 +98,10 @@ class Scorer:
         no_list = not isinstance(strategies, Iterable) or getattr(strategies, "ndim", 1) == 0
         if no_list or isinstance(strategies, str):
             strategies = [strategies]
-        self.strategies = [_scoring_strategy(strategy, tokenizer) for strategy in strategies]
+        self.strategies = [scoring_strategy(strategy, tokenizer) for strategy in strategies]
         self.max_branch_tokens = TOKENS_AT_ONCE if max_branch_tokens is None else plain_number(max_branch_tokens)
         require_count("max_branch_tokens", self.max_branch_tokens, 1)
-        self.floor = plain_number(floor)
-        if not isinstance(self.floor, float) or self.floor != -float("inf"):
-            require_range("floor", self.floor, -LARGEST, LARGEST)
+        self.floor = checked_floor(floor)
         if not self.prefix:
             raise InputError("the prompt is empty: give at least one token")
         # A reader of the last token of each prompt, or of another prompt, shares no prefix with other prompts.
@@ -169,7 +167,10 @@ class Scorer:
         readers = strategy.readers(self.model, 1)
         for reader in readers:
             if reader.change is not None:
-                raise OptionError(f"the {reader.role} reads other inputs beside the text, and scoring has texts only")
+                raise OptionError(
+                    f"the {reader.role} reads other inputs beside the text: give decoding.score what the processor "
+                    "returns, or decoding.score_batch several prompts"
+                )
         return readers
 
 
@@ -335,7 +336,7 @@ class SharedReaders:
             rows, tokens = rows.to(scores.device), tokens.to(scores.device)
             raw = scores[rows, tokens]
             normalized = raw - scores.logsumexp(-1)[rows]
-            chosen.append(torch.stack([normalized, normalized if isinstance(strategy, _Plain) else raw]))
+            chosen.append(torch.stack([normalized, normalized if is_plain(strategy) else raw]))
         result = torch.stack(chosen)
         if bool(result.isnan().any()):
             self.streams.check_numbers(finals)
@@ -393,8 +394,30 @@ class _Plain(ContrastStrategy):
         return Contrast(lambda alpha: final, lambda: final, None)
 
 
-def _scoring_strategy(strategy: Any, tokenizer: Any) -> ContrastStrategy:
+def is_plain(strategy: ContrastStrategy) -> bool:
+    """True of the model's own probabilities, whose scores are normalised."""
+    return isinstance(strategy, _Plain)
+
+
+def checked_floor(floor: Any) -> float:
+    """Python's number of a floor.
+
+    Raises:
+        OptionError: it is none.
+    """
+    floor = plain_number(floor)
+    if not isinstance(floor, float) or floor != -float("inf"):
+        require_range("floor", floor, -LARGEST, LARGEST)
+    return cast(float, floor)
+
+
+def scoring_strategy(strategy: Any, tokenizer: Any, text_alone: bool = True) -> ContrastStrategy:
     """The strategy that scores.
+
+    Args:
+        strategy: in any form.
+        tokenizer: for strategies that have texts.
+        text_alone: whether prompts are text alone, under which a contrast of images or sound cannot score.
 
     Raises:
         OptionError: it cannot.
@@ -404,8 +427,14 @@ def _scoring_strategy(strategy: Any, tokenizer: Any) -> ContrastStrategy:
     spec = given_strategy(strategy)
     if isinstance(spec.strategy, Greedy):
         return _Plain()
-    if isinstance(spec.strategy, ContrastStrategy) and spec.strategy.scorable:
+    is_contrast = isinstance(spec.strategy, ContrastStrategy)
+    if is_contrast and (spec.strategy.scorable or not text_alone):
         return cast(ContrastStrategy, spec.strategy.with_tokenizer(tokenizer))
+    if is_contrast:
+        raise OptionError(
+            f"strategy={spec.name}: gives no score to a given token after text alone: give decoding.score what the "
+            "processor returns for the prompt, or decoding.score_batch several prompts"
+        )
     raise OptionError(
         f"strategy={spec.name}: gives no score to a given token; must be {', '.join(scorable_strategies())}, or None "
         "for the model's own log-probabilities"

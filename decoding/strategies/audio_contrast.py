@@ -59,7 +59,7 @@ class AudioContrast(ContrastStrategy):
     shift: float = 7.0
     seed: int = 0
     name: ClassVar[str] = "audio-contrast"
-    scorable: ClassVar[bool] = False  # scoring has texts only
+    scorable: ClassVar[bool] = False  # under it text alone has no score, see decoding.score_batch
     media: ClassVar[Literal["image", "audio"] | None] = "audio"
     plausibility_roles: ClassVar[frozenset[str]] = frozenset({EXPERT})
 

@@ -66,7 +66,7 @@ class ImageContrast(WeightedStrategy):
     tokenizer: Any = field(default=None, repr=False, compare=False)
     placement: Placement | None = None
     name: ClassVar[str] = "image-contrast"
-    scorable: ClassVar[bool] = False  # scoring has texts only
+    scorable: ClassVar[bool] = False  # under it text alone has no score, see decoding.score_batch
     media: ClassVar[Literal["image", "audio"] | None] = "image"
 
     def __post_init__(self) -> None:

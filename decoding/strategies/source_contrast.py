@@ -57,7 +57,7 @@ class SourceContrast(WeightedStrategy):
     alpha: float | None = None
     tokenizer: Any = field(default=None, repr=False, compare=False)
     name: ClassVar[str] = "source-contrast"
-    scorable: ClassVar[bool] = False  # scoring has decoder-only models
+    scorable: ClassVar[bool] = False  # under it text alone has no score, see decoding.score_batch
 
     def __post_init__(self) -> None:
         super().__post_init__()

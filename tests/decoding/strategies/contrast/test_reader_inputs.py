@@ -483,7 +483,7 @@ def test_parameters_out_of_range(make: Callable[[], Any], message: str) -> None:
 def test_texts_are_not_scored_with_changed_inputs() -> None:
     with pytest.raises(OptionError, match="gives no score to a given token"):
         Scorer(tiny("llava"), [20, 21], [ImageContrast()])
-    with pytest.raises(OptionError, match="reads other inputs beside the text, and scoring has texts only"):
+    with pytest.raises(OptionError, match=r"the amateur reads other inputs beside the text: give decoding.score what"):
         Scorer(tiny("llava"), [20, 21], [ContrastiveDecoding(Inputs(pixel_values=torch.zeros(1)))])
 
 
