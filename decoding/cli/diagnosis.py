@@ -13,7 +13,6 @@ from decoding.capabilities.capabilities import open_stream
 from decoding.capabilities.chunked_prefill import why_not_chunked
 from decoding.capabilities.exit_quality import exit_quality
 from decoding.errors import DecodingError, ModelError, one_line
-from decoding.generation.strategy import check_reads_drafts
 from decoding.kernels import OPERATIONS
 from decoding.kernels.backend import BackendError, choose
 from decoding.models.devices import device_names, input_device
@@ -124,10 +123,11 @@ def _with_left_padding(model: Any, way: str) -> dict[str, Any]:
 def _drafts(model: Any, stream: Any) -> dict[str, Any]:
     """Say whether the model can read drafts, which changes its stream, or why not."""
     try:
-        check_reads_drafts(model)
         stream.separate_rows()
     except ModelError as refusal:
         return {"drafts": False, "no drafts because": one_line(refusal, 300)}
+    if model.config.is_encoder_decoder:
+        return {"drafts": True, "drafts are": "of prompt lookup, for one row, without contrastive search"}
     return {"drafts": True}
 
 

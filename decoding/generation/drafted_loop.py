@@ -62,7 +62,7 @@ def decode_with_drafts(
     Args:
         open_session: as there.
         drafting: what proposes drafts, and how many.
-        model: as there, a decoder-only one.
+        model: as there; an encoder-decoder has one row.
         input_ids: as there, and so are the others and what is returned.
         logits_processor: each place of a pass is processed as after its own text.
         temperature: divides the strategy's scores when sampling.
@@ -74,7 +74,9 @@ def decode_with_drafts(
     """
     cache = cache_in(model_kwargs)
     keeps_cache = bool(generation_config.return_dict_in_generate) or is_callers_cache(cache)
-    mask = model_kwargs.get("attention_mask")
+    is_pair = bool(model.config.is_encoder_decoder)
+    mask = model_kwargs.get("decoder_attention_mask" if is_pair else "attention_mask")
+    encoder_outputs = model_kwargs.get("encoder_outputs")
     pad: Any = pad_token(generation_config)
     texts = RowTexts(input_ids, mask, 0 if pad is None else int(pad))
     has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
@@ -118,4 +120,8 @@ def decode_with_drafts(
             session.release()
     put.end(total)
     ids = texts.cut(total)
-    return rounds.record.output(ids, total - length, cache) if generation_config.return_dict_in_generate else ids
+    return (
+        rounds.record.output(ids, total - length, cache, encoder_outputs)
+        if generation_config.return_dict_in_generate
+        else ids
+    )

@@ -19,8 +19,8 @@ __all__ = ["RowRecords", "Streamed"]
 class RowRecords:
     """The values of each step of each row that ``return_dict_in_generate`` asks for."""
 
-    def __init__(self, config: GenerationConfig, rows: int) -> None:
-        self._whole = Record(config, encoder_decoder=False)
+    def __init__(self, config: GenerationConfig, rows: int, encoder_decoder: bool) -> None:
+        self._whole = Record(config, encoder_decoder)
         self.steps: list[list[tuple[Any, Any]]] = [[] for _ in range(rows)]  # logits, hidden states
         self._scores: list[Tensor] = []  # of each step that a row has come to, (batch, vocab)
 
@@ -53,7 +53,7 @@ class RowRecords:
         """The scores of so many steps, as stopping criteria are given them; None where they are not kept."""
         return tuple(self._scores[:steps]) if self.keeps_scores else None
 
-    def output(self, sequences: Tensor, steps: int, cache: Any) -> Any:
+    def output(self, sequences: Tensor, steps: int, cache: Any, encoder_outputs: Any) -> Any:
         """The output object that ``model.generate`` would return."""
         whole = self._whole
         if whole.scores is not None:
@@ -64,7 +64,7 @@ class RowRecords:
                 whole.logits += (torch.stack(logits),)
             if whole.hidden_states is not None:
                 whole.hidden_states += (tuple(torch.stack(layer) for layer in zip(*states, strict=True)),)
-        return whole.output(sequences, cache, None)
+        return whole.output(sequences, cache, encoder_outputs)
 
 
 class Streamed:

@@ -71,7 +71,7 @@ class Rounds:
         self.draft_record = draft_record
         if draft_record is not None:
             draft_record.begin(rows)
-        self.record = RowRecords(config, rows)
+        self.record = RowRecords(config, rows, bool(model.config.is_encoder_decoder))
         self.finish_length: dict[int, int] = {}
         self.going = list(range(rows))
         self.last = torch.zeros(rows, dtype=torch.long, device=texts.ids.device)  # tokens that are not read yet

@@ -52,11 +52,13 @@ class ContrastProcessors:
 
     def __init__(self, processors: Sequence[Any]) -> None:
         first = next((i for i, each in enumerate(processors) if isinstance(each, WARPERS)), len(processors))
-        self._listening = [each for each in processors[:first] if isinstance(each, LISTENING)]
+        self._listening: list[Any] = [each for each in processors[:first] if isinstance(each, LISTENING)]
         acting = [each for each in processors[:first] if not isinstance(each, LISTENING)]
-        self._comparing = [each for each in acting if isinstance(each, COMPARING)]
-        self._acting = LogitsProcessorList(_Grammar(each) if isinstance(each, COMPARING) else each for each in acting)
-        self.warpers = LogitsProcessorList(processors[first:])
+        self._comparing: list[Any] = [each for each in acting if isinstance(each, COMPARING)]
+        self._acting: Any = LogitsProcessorList(
+            _Grammar(each) if isinstance(each, COMPARING) else each for each in acting
+        )
+        self.warpers: Any = LogitsProcessorList(processors[first:])
 
     def __bool__(self) -> bool:
         """True where there is another than warpers."""
@@ -74,11 +76,11 @@ class ContrastProcessors:
                 plausible ones alone: of the others the scores say nothing.
             model_logits: (batch, vocab) what the model says, for processors that only measure.
         """
-        for processor in self._listening:
-            processor(input_ids, model_logits.to(scores.device, torch.float32))
+        for measures in self._listening:
+            measures(input_ids, model_logits.to(scores.device, torch.float32))
         scores = plausible(self._acting(input_ids, scores))
-        for processor in self._comparing:
-            scores = processor(input_ids, scores)
+        for compares in self._comparing:
+            scores = compares(input_ids, scores)
         return scores
 
 

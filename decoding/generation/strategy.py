@@ -18,7 +18,7 @@ from decoding.drafts.opening import Assisting, open_proposer
 from decoding.drafts.options import DraftOptions, draft_options
 from decoding.drafts.proposer import Proposer
 from decoding.drafts.record import DraftRecord, require_record
-from decoding.errors import ModelError, OptionError
+from decoding.errors import OptionError, shown
 from decoding.generation.caller import arguments_of_generate
 from decoding.generation.drafted_loop import Drafting, decode_with_drafts
 from decoding.generation.draws import row_generators
@@ -32,7 +32,7 @@ from decoding.models.wrappers import text_tokenizer
 from decoding.parameters import store_plain_numbers
 from decoding.stream.recompute import warn_recompute_cost
 
-__all__ = ["Strategy", "check_reads_drafts"]
+__all__ = ["Strategy"]
 
 # Options of transformers' assisted decoding, and what does the same here.
 ASSISTED = {
@@ -147,6 +147,7 @@ class Strategy(ABC):
         config: GenerationConfig,
         generators: Sequence[torch.Generator] | None,
         record: DraftRecord | None,
+        beside: Sequence[Sequence[int]],
     ) -> Drafting:
         # Rows with seeds of their own draw what they draw without drafts: theirs are not drawn.
         temperature = (config.temperature or 1.0) if config.do_sample and generators is None else None
@@ -155,7 +156,7 @@ class Strategy(ABC):
         def open_it(prompts: Sequence[Sequence[int]], new_tokens: int) -> Proposer:
             return open_proposer(
                 options, model, prompts, new_tokens,
-                sources=self.draft_sources(model, prompts) if options.looks_up else (),
+                sources=[[*beside, *own] for own in self.draft_sources(model, prompts)] if options.looks_up else (),
                 amateur=self.draft_amateur(model, rows) if options.by_amateur else None,
                 temperature=temperature, tokenizer=getattr(self, "tokenizer", None), compile=captured,
             )  # fmt: skip
@@ -223,14 +224,16 @@ class Strategy(ABC):
         if draft_record is not None and drafted is None:
             draft_record.begin(len(input_ids))
         if drafted is not None:
-            check_drafts(self.name, model, drafted, generation_config, synced_gpus)
+            check_drafts(self.name, model, drafted, generation_config, synced_gpus, len(input_ids))
             self.check_drafts(len(input_ids))
         if generation_config.use_cache is False:  # perhaps of the model's own config, where training has left it
             warn_recompute_cost(model, "use_cache=False")
         logits_processor, temperature = self.split_temperature(logits_processor)
         loop: Callable[..., Any] = functools.partial(decode, synced_gpus=synced_gpus)
         if drafted is not None:
-            drafting = self._drafting(drafted, model, len(input_ids), generation_config, generators, draft_record)
+            drafting = self._drafting(
+                drafted, model, len(input_ids), generation_config, generators, draft_record, encoder_texts(model, given)
+            )
             loop = functools.partial(decode_with_drafts, drafting=drafting)
         return loop(
             self.opener(given),
@@ -246,14 +249,33 @@ class Strategy(ABC):
         )
 
 
-def check_drafts(name: str, model: Any, options: DraftOptions, config: GenerationConfig, synced_gpus: bool) -> None:
+def encoder_texts(model: Any, given: Mapping[str, Any]) -> list[list[int]]:
+    """The texts that the encoder of an encoder-decoder reads, in which prompt lookup finds drafts of one row."""
+    ids = given.get("input_ids")
+    ids = given.get("inputs") if ids is None else ids
+    if not model.config.is_encoder_decoder or not isinstance(ids, Tensor) or ids.is_floating_point():
+        return []
+    texts: list[list[int]] = ids.tolist()
+    return texts
+
+
+def check_drafts(
+    name: str, model: Any, options: DraftOptions, config: GenerationConfig, synced_gpus: bool, rows: int
+) -> None:
     """Refuse what drafts cannot stand beside.
 
     Raises:
         OptionError: names the option and what to do instead.
-        ModelError: an encoder-decoder.
     """
-    check_reads_drafts(model)
+    if model.config.is_encoder_decoder and not options.looks_up:
+        raise OptionError(
+            f"drafts={shown(options.drafts)}: for {type(model).__name__}, an encoder-decoder, must be prompt-lookup"
+        )
+    if model.config.is_encoder_decoder and rows > 1:
+        raise OptionError(
+            f"drafts: the rows of {type(model).__name__}, an encoder-decoder, have one length, and each would accept "
+            f"other drafts; give one row in place of {rows}"
+        )
     if synced_gpus:
         raise OptionError("drafts: with synced_gpus all ranks run the same number of forward passes; leave drafts out")
     if cuda_graphs_requested(config) and options.tokens is None:
@@ -265,12 +287,6 @@ def check_drafts(name: str, model: Any, options: DraftOptions, config: Generatio
         raise OptionError(f"use_cache=False: {name} cannot read drafts without a cache; leave one of them out")
     if config.return_dict_in_generate and config.output_attentions:
         raise OptionError("output_attentions=True: passes over drafts return none; leave one of them out")
-
-
-def check_reads_drafts(model: Any) -> None:
-    """Raise ModelError for an encoder-decoder. What else a model must allow, its stream knows."""
-    if model.config.is_encoder_decoder:
-        raise ModelError(f"drafts: {type(model).__name__} is an encoder-decoder; must be a decoder-only model")
 
 
 def check_generation_config(name: str, config: GenerationConfig) -> None:

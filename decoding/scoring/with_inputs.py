@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from decoding.scoring.scorer import Scores, checked_floor, is_plain, scoring_str
 from decoding.scoring.token_ids import as_continuations, token_ids
 from decoding.strategies.contrast.base import ContrastStrategy
 from decoding.strategies.contrast.reader_inputs import TEXT_INPUTS
+from decoding.strategies.contrast.session import ContrastSession
 from decoding.strategies.given import GivenStrategy
 from decoding.stream.prepare import prepare_inputs
 
@@ -215,9 +216,8 @@ def _along(model: Any, given: Mapping[str, Any], tokens: Tensor, strategy: Contr
     config.max_length = prepared.shape[1] + new
     text, no_processors = prepared, LogitsProcessorList()
     with within_memory(model, f"{len(tokens)} rows of {config.max_length} tokens"):
-        session = strategy.opener(given)(model, prepared, model_kwargs, config)
-        # What cannot change a choice is left out elsewhere, and changes scores.
-        session.may_wait, session.may_end, session.may_select = frozenset(), None, False
+        session = cast(ContrastSession, strategy.opener(given)(model, prepared, model_kwargs, config))
+        session.leave_nothing_out()
         try:
             for place in range(new):
                 scores = session.scores(text, no_processors).float()

@@ -22,6 +22,7 @@ from decoding.errors import InputError, ModelError
 from decoding.models.row_variants import RowVariants
 from decoding.models.text_config import placeholder_tokens
 from decoding.stream.cuda_graph_steps import CudaGraphSteps, GraphPlan
+from decoding.stream.equal_rows import EqualRows
 from decoding.stream.forked_rows import ForkedBranches
 from decoding.stream.output import ForwardOutput, joined, reordered
 from decoding.stream.recompute import RecomputedBranches, disable_cache, recompute, why_cache_unusable
@@ -75,7 +76,7 @@ class Stream(BatchState):
         self.use_cache = not self.recompute_reason  # as the call has it
         self._pending: SharedPrefixBranches | ForkedBranches | RecomputedBranches | None = None
         self._fork: ForkedBranches | None = None
-        self.rows: SeparateRows | None = None
+        self.rows: SeparateRows | EqualRows | None = None
         if graph_plan is not None:
             self.graph_steps = CudaGraphSteps(self, graph_plan, generation_config.max_length)
 
@@ -106,6 +107,12 @@ class Stream(BatchState):
         self._collapse()
         if self.rows is not None:
             return self.rows.read(tokens)
+        return self.extend_together(tokens)
+
+    def extend_together(self, tokens: Tensor, every_logit: bool = False) -> ForwardOutput:
+        """Read (batch, n) tokens of rows of one length; with ``every_logit`` the logits of each, where the head cannot
+        be applied separately.
+        """
         if not self.recompute_reason and tokens.shape[1] > 1 and is_recurrent(self.cache):
             return joined([self.extend(token) for token in tokens.split(1, dim=1)])
         self.kwargs = self.grown_kwargs(tokens.shape[1])
@@ -119,7 +126,7 @@ class Stream(BatchState):
             inputs = self.model.prepare_inputs_for_generation(
                 self.input_ids, next_sequence_length=tokens.shape[1], **self.kwargs
             )
-            output = self.run(inputs)
+            output = self.run(inputs, every_logit)
         self.length += tokens.shape[1]
         for layer in layers_of(self.cache):
             kind_of(layer).end_branches(layer)
@@ -220,11 +227,11 @@ class Stream(BatchState):
         """True where :meth:`separate_rows` is allowed; of an encoder-decoder it is not known."""
         return not self.model.config.is_encoder_decoder and self.uses_tree_attention and not is_quantised(self.cache)
 
-    def separate_rows(self) -> SeparateRows:
+    def separate_rows(self) -> SeparateRows | EqualRows:
         """Let each row have a length of its own from now on, to which it can go back; see :class:`SeparateRows`.
 
         :meth:`extend` then reads tokens after the end of each row, and returns the logits of each where the head cannot
-        be applied separately. The other verbs are of rows of one length.
+        be applied separately. The other verbs are of rows of one length. Those of an encoder-decoder keep one length.
 
         Raises:
             ModelError: a model or a cache that does not allow it.
@@ -232,6 +239,9 @@ class Stream(BatchState):
         if self.rows is None:
             self.drop()
             self._collapse()
+            if self.model.config.is_encoder_decoder:
+                self.rows = EqualRows(self)
+                return self.rows
             if not self.uses_tree_attention:
                 reason = self.recompute_reason or self.branching.reason
                 raise ModelError(f"{type(self.model).__name__} cannot read drafts: it has no shared prefix ({reason})")

@@ -120,7 +120,7 @@ class ContrastSession(Session):
 
     def score_parts(self, input_ids: Tensor, logits_processor: Any) -> ScoreParts:
         """The scores, with the logits of every reader and its weight: no reader waits or ends any more."""
-        self.may_wait, self.may_end, self.may_select = frozenset(), None, False
+        self.leave_nothing_out()
         scores = self.scores(input_ids, logits_processor).float()
         text = self.text(input_ids)
         parts = self._formula.parts(self.reader_logits, self.text.new_tokens(text))
@@ -128,6 +128,12 @@ class ContrastSession(Session):
         if changes is not None:
             parts = replace(parts, terms={**parts.terms, "processors": (changes, 1.0)})
         return named_parts(parts, self.streams.readers, self.reader_logits, scores)
+
+    def leave_nothing_out(self) -> None:
+        """From now on every reader reads every token, and scores are those of all tokens: what cannot change a choice
+        changes them.
+        """
+        self.may_wait, self.may_end, self.may_select = frozenset(), None, False
 
     @property
     def reads_known_text(self) -> bool:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from decoding.errors import ModelError
 from decoding.generation.session import Further, Processed, argmax_first
 from decoding.kernels.candidates import top_candidates
 from decoding.models.text_config import within_vocabulary
@@ -26,6 +27,7 @@ from decoding.strategies.contrastive_search.candidates import Candidates
 from decoding.strategies.contrastive_search.history import HiddenHistory
 from decoding.strategies.contrastive_search.search_round import ChainAhead, SearchRound
 from decoding.stream.output import ForwardOutput, at_token, at_tokens, joined_tokens
+from decoding.stream.separate_rows import SeparateRows
 from decoding.stream.stream import Stream
 
 __all__ = ["SpeculativeSearch"]
@@ -51,7 +53,13 @@ class SpeculativeSearch:
         self.logits = logits
         self.output = stream.prompt
         self._rule = rule
-        self._rows = stream.separate_rows()
+        rows = stream.separate_rows()
+        if not isinstance(rows, SeparateRows):
+            raise ModelError(
+                f"drafts: {type(stream.model).__name__} is an encoder-decoder, whose candidates cannot be read side by "
+                "side; take a strategy without branches, or leave drafts out"
+            )
+        self._rows = rows
         history.separate_rows()
         assert history.row_lengths is not None
         self._stream_lengths, self._history_lengths = list(self._rows.lengths), list(history.row_lengths)
