@@ -13,7 +13,8 @@ from torch import Tensor
 
 from decoding.cache.layer_kinds import is_recurrent
 from decoding.cache.quantised import is_quantised
-from decoding.errors import ModelError
+from decoding.errors import ModelError, one_line
+from decoding.models.forward_errors import is_environment_error
 from decoding.models.memo import PerModelMemo, model_cache_key
 from decoding.models.probe import relative_error, tolerance
 from decoding.stream.output import ForwardOutput
@@ -29,7 +30,7 @@ class EqualRows:
     """The rows of a stream, which are read to one length and go back to one.
 
     That a model reads several tokens after its cache as it reads one after another is checked once, on the stream
-    itself, in four passes: ProphetNet does not.
+    itself, in four passes: ProphetNet reads one at a time.
 
     Args:
         stream: that has read the prompt, of an encoder-decoder.
@@ -38,7 +39,7 @@ class EqualRows:
         lengths: slots of each row, all the same.
 
     Raises:
-        ModelError: a cache that cannot go back, or a model that reads several tokens otherwise.
+        ModelError: a cache that cannot go back, or a model that does not read several tokens, or reads them otherwise.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -46,7 +47,16 @@ class EqualRows:
         name = type(stream.model).__name__
         if stream.recompute_reason or is_recurrent(stream.cache) or is_quantised(stream.cache):
             raise ModelError(f"drafts: the cache of {name} cannot go back to the end of a row; leave drafts out")
-        error = _memo.get(stream.model, model_cache_key(stream.model), self._error)
+        try:
+            error = _memo.get(stream.model, model_cache_key(stream.model), self._error)
+        except Exception as failure:
+            reason = failure.__cause__ or failure
+            if is_environment_error(reason):
+                raise
+            raise ModelError(
+                f"drafts: {name} does not read several tokens after its cache ({type(reason).__name__}: "
+                f"{one_line(reason, 80)}); leave drafts out"
+            ) from failure
         if not error < tolerance(stream.model.dtype):
             raise ModelError(
                 f"drafts: {name} reads several tokens in one pass otherwise than one after another (relative error "

@@ -87,6 +87,13 @@ def test_what_is_refused(rows: int, call: dict[str, Any], error: type[Exception]
         decoding.generate(model_of("t5"), **inputs(rows), **call)
 
 
+def test_a_model_that_reads_one_token_at_a_time_is_refused() -> None:
+    with pytest.raises(ModelError, match="ProphetNetForConditionalGeneration does not read several tokens after its"):
+        decoding.generate(
+            model_of("prophetnet"), inputs()["input_ids"], max_new_tokens=3, do_sample=False, drafts="prompt-lookup"
+        )
+
+
 def test_a_model_that_reads_several_tokens_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_other_inputs("bart", seed=3)
     positions = model.model.decoder.embed_positions
