@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from decoding.models.forward_errors import OutOfMemoryError
     from decoding.models.loading import load
     from decoding.scoring.score import score
-    from decoding.scoring.scorer import Scorer, Scores
+    from decoding.scoring.scorer import Scorer
+    from decoding.scoring.scores import Scores
     from decoding.scoring.with_inputs import score_batch
     from decoding.strategies.adaptive_context import AdaptiveContext
     from decoding.strategies.audio_contrast import AudioContrast
@@ -106,7 +107,7 @@ _HOMES = {
     "score": "decoding.scoring.score",
     "score_batch": "decoding.scoring.with_inputs",
     "Scorer": "decoding.scoring.scorer",
-    "Scores": "decoding.scoring.scorer",
+    "Scores": "decoding.scoring.scores",
     "Self": "decoding.strategies.contrast.reader_kinds",
     "Session": "decoding.generation.session",
     "SkippedLayers": "decoding.strategies.degraded_selves",

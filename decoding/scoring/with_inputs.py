@@ -18,7 +18,8 @@ from decoding.models.segments import is_long, of_segment, segment_frames
 from decoding.models.text_config import vocab_size
 from decoding.models.wrappers import text_tokenizer, unwrapped
 from decoding.parameters import require_flag
-from decoding.scoring.scorer import Scores, checked_floor, is_plain, scoring_strategy
+from decoding.scoring.scores import Scores
+from decoding.scoring.scoring_strategy import checked_floor, is_plain, scoring_strategy
 from decoding.scoring.token_ids import as_continuations, token_ids
 from decoding.strategies.contrast.base import ContrastStrategy
 from decoding.strategies.contrast.reader_inputs import TEXT_INPUTS

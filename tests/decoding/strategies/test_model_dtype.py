@@ -107,7 +107,7 @@ def test_scoring_and_whole_texts_give_what_widened_logits_give(name: str, monkey
         return [*scored, *decoding.score(model, PROMPTS[1], PROMPTS), teacher_forced(model, texts, strategy)]
 
     found = scores()
-    for module in ("scoring.scorer", "strategies.contrast.reader_group"):
+    for module in ("scoring.shared_readers", "strategies.contrast.reader_group"):
         monkeypatch.setattr(
             f"decoding.{module}.ReaderLogits",
             lambda final, exits=None: ReaderLogits(final.float(), None if exits is None else exits.float()),

@@ -324,7 +324,7 @@ def test_many_and_long_continuations_are_read_in_several_passes(
     strategy = LOL(amateur, [1], guidance=[5, 6])
     together = decoding.score(model, [9, 8, 7], continuations, strategy)
     monkeypatch.setattr("decoding.scoring.scorer.TOKENS_AT_ONCE", 20)
-    monkeypatch.setattr("decoding.scoring.scorer.NUMBERS_AT_ONCE", VOCAB * 20)
+    monkeypatch.setattr("decoding.scoring.shared_readers.NUMBERS_AT_ONCE", VOCAB * 20)
     for one, other in zip(together, decoding.score(model, [9, 8, 7], continuations, strategy), strict=True):
         torch.testing.assert_close(one, other)
 

@@ -19,8 +19,7 @@ from torch import Tensor
 
 import decoding
 from decoding import LastToken, OptionError, Prompt, Self, WeightedContrast
-from decoding.scoring import scorer as scoring
-from decoding.scoring import teacher_forcing
+from decoding.scoring import shared_readers, teacher_forcing
 from decoding.strategies.contrast.measures import MeasureHistory
 from decoding.strategies.contrast.readers import EXPERT, Reader, ReaderLogits
 from decoding.strategies.contrast.strengths import quantile_gate
@@ -189,7 +188,7 @@ def test_continuations_are_scored_after_their_own_prompts(name: str, monkeypatch
     """Texts of one tree, whose prompts end in different places, in several products of the head."""
     case, (model, _), prefix = CASES[name], models(), PROMPTS[0]
     tokens = expected(name, 0)[0]
-    monkeypatch.setattr(scoring, "NUMBERS_AT_ONCE", 2 * 120 * 5)
+    monkeypatch.setattr(shared_readers, "NUMBERS_AT_ONCE", 2 * 120 * 5)
     requests = [([], [tokens, [*tokens[:7], 9, 8, 7]]), (tokens[:2], [tokens[2:], tokens[2:9]])]
     with decoding.Scorer(model, prefix, [None, case.strategy]) as scorer:
         assert scorer._shared is not None

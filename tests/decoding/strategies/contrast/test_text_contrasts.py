@@ -98,7 +98,7 @@ def test_scores_in_several_matrix_products_have_the_same_texts(monkeypatch: pyte
     prompt, continuations = random_prompt(6, seed=7), [random_prompt(5, seed=8), random_prompt(3, seed=9)]
     text = torch.tensor([[*prompt, *continuations[0]]])
     right = [*decoding.score(model, prompt, continuations, strategy), teacher_forced(model, text, strategy)]
-    for module in ("scorer", "teacher_forcing"):
+    for module in ("shared_readers", "teacher_forcing"):
         monkeypatch.setattr(f"decoding.scoring.{module}.NUMBERS_AT_ONCE", 4 * VOCAB)
     found = [*decoding.score(model, prompt, continuations, strategy), teacher_forced(model, text, strategy)]
     for one, other in zip(found, right, strict=True):
