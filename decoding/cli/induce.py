@@ -9,7 +9,7 @@ import typer
 
 from decoding.cli.options import Json, Model, Placement, expanded
 from decoding.cli.output import as_json, console, progress, writable
-from decoding.errors import ModelError, OptionError
+from decoding.errors import OptionError
 from decoding.induce import Recipe, read_examples
 
 __all__ = ["induce_command"]
@@ -68,10 +68,10 @@ def induce_command(
     writable(output)
 
     from decoding.induce import induce
+    from decoding.models.wrappers import require_decoder_only
 
     loaded, tokenizer = placement.load(model)
-    if loaded.config.is_encoder_decoder:
-        raise ModelError(f"{model}: is an encoder-decoder; must be a decoder-only model")
+    require_decoder_only(loaded, model)
     with progress() as bar:
         task = bar.add_task(f"inducing, {len(examples)} examples", total=None)
         record = induce(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from decoding.errors import ModelError
 from decoding.models.degraded_rows import attention_modules, heads_of
 from decoding.models.structure import inspect_model
+from decoding.models.wrappers import require_decoder_only
 from decoding.transformers_private import eager_attention
 
 __all__ = ["most_attended"]
@@ -32,8 +33,7 @@ def most_attended(model: Any) -> Iterator[list[list[Tensor]]]:
     Raises:
         ModelError: an encoder-decoder, or a model whose layers were not found.
     """
-    if model.config.is_encoder_decoder:
-        raise ModelError(f"{type(model).__name__}: is an encoder-decoder; must be a decoder-only model")
+    require_decoder_only(model)
     layers = inspect_model(model).layers
     if layers is None:
         raise ModelError(

@@ -10,7 +10,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from decoding.errors import ModelError, OptionError, shown
 
-__all__ = ["check_model", "text_tokenizer", "unwrapped"]
+__all__ = ["check_model", "require_decoder_only", "text_tokenizer", "unwrapped"]
 
 
 def unwrapped(model: Any, role: str = "model") -> Any:
@@ -60,6 +60,13 @@ def check_model(model: Any, role: str = "model") -> None:
                 "AutoModelForCausalLM loads"
             )
         raise ModelError(f"the {role} must be a transformers model that generates text, and is a {kind}")
+
+
+def require_decoder_only(model: Any, what: Any = None) -> None:
+    """Raise ModelError, which names what asks for it, where a model is an encoder-decoder."""
+    if model.config.is_encoder_decoder:
+        asking = "" if what is None else f"{what}: "
+        raise ModelError(f"{asking}{type(model).__name__} is an encoder-decoder; must be a decoder-only model")
 
 
 def text_tokenizer(tokenizer: Any, required: bool = True) -> Any:

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decoding.errors import InputError, ModelError, OptionError
+from decoding.errors import InputError, OptionError
 from decoding.generation.unpadded_text import last_prefixes
 from decoding.models.devices import input_device
 from decoding.models.forward_errors import not_a_number
 from decoding.models.inputs import context_of
 from decoding.models.text_config import vocab_size
-from decoding.models.wrappers import unwrapped
+from decoding.models.wrappers import require_decoder_only, unwrapped
 from decoding.strategies.contrast.base import ContrastStrategy
 from decoding.strategies.contrast.reader_group import ReaderHead, row_variants
 from decoding.strategies.contrast.readers import Reader, ReaderLogits, by_weights, prompt_read
@@ -56,8 +56,7 @@ def teacher_forced(model: Any, input_ids: Tensor, strategy: ContrastStrategy, fl
         ModelError: an encoder-decoder, or a reader whose logits are NaN.
     """
     model = unwrapped(model)
-    if model.config.is_encoder_decoder:
-        raise ModelError(f"{type(model).__name__} is an encoder-decoder; whole texts are scored by decoder-only models")
+    require_decoder_only(model, "scores of whole texts")
     batch, length = input_ids.shape
     readers = strategy.readers(model, batch)
     for reader in readers:

@@ -25,7 +25,7 @@ from decoding.models.degraded_rows import DegradedRows
 from decoding.models.devices import input_device
 from decoding.models.inputs import context_of
 from decoding.models.row_variants import RowVariants
-from decoding.models.wrappers import text_tokenizer, unwrapped
+from decoding.models.wrappers import require_decoder_only, text_tokenizer, unwrapped
 from decoding.strategies.contrast.heads_text import heads_as_text, heads_from_text
 from decoding.stream.prepare import prepare_inputs
 from decoding.stream.stream import Stream
@@ -82,8 +82,7 @@ def retrieval_heads(
         >>> decoding.generate(model, **inputs, strategy=decoding.MaskedHeads(found.heads), max_new_tokens=64)
     """
     model, tokenizer = unwrapped(model), text_tokenizer(tokenizer)
-    if model.config.is_encoder_decoder:
-        raise ModelError(f"{type(model).__name__}: is an encoder-decoder; must be a decoder-only model")
+    require_decoder_only(model)
     chosen = invented_needles(settings.seed) if needles is None else list(needles)
     if not chosen:
         raise InputError("needles: none is given; expected at least one")

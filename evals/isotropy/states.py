@@ -13,6 +13,7 @@ from decoding.models.devices import input_device
 from decoding.models.hooks import collect_inputs, collect_outputs
 from decoding.models.layers import depth_of
 from decoding.models.structure import inspect_model
+from decoding.models.wrappers import require_decoder_only
 
 __all__ = ["layer_name", "layer_numbers", "read_states"]
 
@@ -28,8 +29,7 @@ def layer_numbers(model: Any, layers: Sequence[int] | None) -> tuple[int, ...]:
         OptionError: a layer that the model does not have.
         ModelError: an encoder-decoder model, or one whose decoder layers were not found.
     """
-    if model.config.is_encoder_decoder:
-        raise ModelError(f"{type(model).__name__} is an encoder-decoder; expected a decoder-only model")
+    require_decoder_only(model)
     depth = depth_of(model)
     if layers is None:
         return tuple(range(depth + 1))

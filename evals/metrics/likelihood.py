@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decoding.errors import InputError, ModelError
+from decoding.errors import InputError
 from decoding.evals.metrics.texts import as_texts
 from decoding.models.devices import input_device
 from decoding.models.inputs import check_weights, context_of
 from decoding.models.text_config import vocab_size
-from decoding.models.wrappers import check_model, text_tokenizer
+from decoding.models.wrappers import check_model, require_decoder_only, text_tokenizer
 from decoding.parameters import require_count
 from decoding.scoring.score import tokens_of
 
@@ -169,8 +169,7 @@ def _sums(
 ) -> tuple[list[float], list[int]]:
     """The sum of the log-probabilities of each sequence's tokens from its start on, and their number."""
     check_model(model)
-    if model.config.is_encoder_decoder:
-        raise ModelError(f"{type(model).__name__} is an encoder-decoder; texts are scored by decoder-only models")
+    require_decoder_only(model)
     check_weights(model)
     require_count("tokens_at_once", tokens_at_once, 1)
     vocab = vocab_size(model)

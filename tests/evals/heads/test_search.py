@@ -210,7 +210,7 @@ def test_a_file_of_needles(tmp_path: Any) -> None:
     ("name", "given", "error", "message"),
     [
         ("mamba", {}, ModelError, "MambaForCausalLM: has no attention weights to read, so it has no retrieval heads"),
-        ("t5", {}, ModelError, "T5ForConditionalGeneration: is an encoder-decoder; must be a decoder-only model"),
+        ("t5", {}, ModelError, "T5ForConditionalGeneration is an encoder-decoder; must be a decoder-only model"),
         ("llama", {"needles": []}, InputError, "needles: none is given"),
         ("llama", {"texts": [" "]}, InputError, "the haystack has no text"),
         ("llama", {"settings": Settings(lengths=(4,), prompt=" {question}")}, OptionError, "lengths=4: the needle .*"),
