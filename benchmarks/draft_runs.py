@@ -31,6 +31,7 @@ class Run:
         tokens: of every batch.
         passes: of the model in decoding, each counted once for every row; those of who drafts are not among them, and
             a pass that several readers share is one.
+        amateur_passes: of an amateur with weights of its own in decoding, those in which it drafts among them.
     """
 
     seconds: float = 0.0
@@ -44,6 +45,7 @@ class Run:
     readings: int = 0
     read: int = 0
     passes: int = 0
+    amateur_passes: int = 0
 
     @property
     def ms_per_token(self) -> float:
@@ -58,6 +60,11 @@ class Run:
     def passes_per_token(self) -> float:
         """Passes of the model for a token of a row."""
         return self.passes / max(self.count, 1)
+
+    @property
+    def amateur_passes_per_token(self) -> float:
+        """Passes of an amateur with weights of its own for a token of a row."""
+        return self.amateur_passes / max(self.count, 1)
 
     @property
     def accepted(self) -> float:
@@ -76,6 +83,7 @@ def run_all(
 ) -> Run:  # fmt: skip
     """Decode every batch by one method."""
     import decoding
+    from decoding.strategies.contrast.base import ContrastStrategy
 
     found = Run()
     for texts in batches:
@@ -87,7 +95,11 @@ def run_all(
         common = {
             **inputs, "max_new_tokens": options.new_tokens, "do_sample": False, "stopping_criteria": [clock],
         }  # fmt: skip
+        amateur = None
+        if isinstance(strategy, ContrastStrategy) and method != GREEDY:
+            amateur = next((reader.model for reader in strategy.readers(model, len(texts)) if reader.model), None)
         with counted(found, lazy=method != EAGER), passes_of(model) as passes, ExitStack() as patched:
+            of_amateur = patched.enter_context(passes_of(amateur)) if amateur is not None else []
             began = time.perf_counter()
             if method == GREEDY:
                 ids = model.generate(**common)
@@ -100,6 +112,7 @@ def run_all(
                     patched.enter_context(given_drafts(expected.tolist(), float(drafts.removeprefix("given:"))))
                     clock.first, began = 0.0, time.perf_counter()
                     passes.clear()
+                    of_amateur.clear()
                     own = "prompt-lookup"
                 elif drafts.startswith("model:"):
                     own = assistant(amateur_of(drafts.removeprefix("model:"), None, options))
@@ -114,6 +127,7 @@ def run_all(
         found.first_s += clock.first - began
         # Without the time before the first token, in which the prompt is read.
         found.passes += len(texts) * sum(ended > clock.first for ended in passes)
+        found.amateur_passes += len(texts) * sum(ended > clock.first for ended in of_amateur)
         found.tokens.append(ids.tolist())
     return found
 
@@ -155,6 +169,7 @@ def counted(run: Run, lazy: bool) -> Iterator[None]:
     from decoding.drafts.length import DraftLength
     from decoding.strategies.contrast.base import ContrastStrategy
     from decoding.strategies.contrast.drafted_readers import DraftedReaders, _DraftedGroup
+    from decoding.strategies.contrast.drafting_reader import DraftingReader
     from decoding.strategies.contrast.fused_streams import FusedStreams
     from decoding.strategies.contrast.reader_group import ReaderGroup
 
@@ -181,12 +196,17 @@ def counted(run: Run, lazy: bool) -> Iterator[None]:
         run.read += 1
         return drafted_reads(self, *given)
 
+    def catch_up(self: Any, *given: Any) -> Any:
+        run.read += 1
+        return caught_up(self, *given)
+
     ends, steps, reads = DraftLength.end, FusedStreams.extend, ReaderGroup.extend
-    drafted_steps, drafted_reads = DraftedReaders.read, _DraftedGroup.read
+    drafted_steps, drafted_reads, caught_up = DraftedReaders.read, _DraftedGroup.read, DraftingReader.catch_up
     with (
         patch.object(DraftLength, "end", end), patch.object(FusedStreams, "extend", step),
         patch.object(ReaderGroup, "extend", read), patch.object(DraftedReaders, "read", drafted_step),
-        patch.object(_DraftedGroup, "read", drafted_read), patch.object(ContrastStrategy, "lazy", lazy),
+        patch.object(_DraftedGroup, "read", drafted_read), patch.object(DraftingReader, "catch_up", catch_up),
+        patch.object(ContrastStrategy, "lazy", lazy),
     ):  # fmt: skip
         yield
 

@@ -13,8 +13,9 @@ where there is one), the strategy with every reader at every token (``lazy`` off
 strategy with each kind of drafts. All but the first must choose the same tokens, or the benchmark fails. Time per token
 is that of decoding (the prompt and the first token left out), all rows' tokens counted; texts end where they end.
 Ratios are medians over the repeats, turn by turn. What needs no clock is in the file too: passes of the model for a
-token of a row (without those of who drafts; a pass that several readers share is one), tokens a round, drafts accepted,
-and the share of readings that lazy readers left out. The first times the second are passes a round: of contrastive
+token of a row (without those of who drafts; a pass that several readers share is one), passes of an amateur of other
+weights (with those in which it drafts), tokens a round, drafts accepted, and the share of readings that lazy readers
+left out. The first times the second are passes a round: of contrastive
 search one where the round's chain was read in the round before, and two where not. Sizes already in the file are
 replaced, others kept.
 """
@@ -37,8 +38,9 @@ OTHER_TOKENS = [False]  # whether some method has chosen others than without dra
 KEY = ["setting", "batch", "threads", "device"]
 COLUMNS = [
     "setting", "method", "batch", "prompts", "new_tokens", *percentile_columns("ms_per_token"), "ratio_to_greedy",
-    "ratio_to_no_drafts", "passes_per_token", "tokens_per_round", "drafts_accepted", "readings_left_out",
-    "first_token_s", "same_tokens", "repeats", "threads", "device", "torch", "transformers", "python",
+    "ratio_to_no_drafts", "passes_per_token", "amateur_passes_per_token", "tokens_per_round", "drafts_accepted",
+    "readings_left_out", "first_token_s", "same_tokens", "repeats", "threads", "device", "torch", "transformers",
+    "python",
 ]  # fmt: skip
 
 
@@ -150,7 +152,7 @@ def compare(name: str, batch: int, _: int, options: argparse.Namespace) -> list[
     right = {method: all(result.tokens == expected for result in results) for method, results in runs.items()}
     OTHER_TOKENS[0] |= not all(right[method] for method in methods if method != GREEDY)
     print(f"\n{name}, batch {batch}, {torch.get_num_threads()} threads, {len(texts)} prompts")
-    titles = ["ms/token", "x greedy", "x plain", "passes", "a round", "accepted", "left out"]
+    titles = ["ms/token", "x greedy", "x plain", "passes", "amateur's", "a round", "accepted", "left out"]
     print(f"{'':24}{''.join(f'{title:>10}' for title in titles)}")
     rows = []
     for method, results in runs.items():
@@ -159,7 +161,7 @@ def compare(name: str, batch: int, _: int, options: argparse.Namespace) -> list[
         last = results[-1]
         print(
             f"{method:24}{statistics.median(times):10.2f}{to_greedy:10.2f}{to_plain:10.2f}{last.passes_per_token:10.2f}"
-            f"{last.per_round:10.2f}{last.accepted:10.2f}{last.left_out:10.2f}"
+            f"{last.amateur_passes_per_token:10.2f}{last.per_round:10.2f}{last.accepted:10.2f}{last.left_out:10.2f}"
             f"{'' if method == GREEDY or right[method] else '  OTHER TOKENS'}"
         )
         rows.append(
@@ -167,7 +169,9 @@ def compare(name: str, batch: int, _: int, options: argparse.Namespace) -> list[
                 "setting": name, "method": method, "batch": batch, "prompts": len(texts),
                 "new_tokens": options.new_tokens, **percentiles("ms_per_token", times),
                 "ratio_to_greedy": f"{to_greedy:.3f}", "ratio_to_no_drafts": f"{to_plain:.3f}",
-                "passes_per_token": f"{last.passes_per_token:.3f}", "tokens_per_round": f"{last.per_round:.2f}",
+                "passes_per_token": f"{last.passes_per_token:.3f}",
+                "amateur_passes_per_token": f"{last.amateur_passes_per_token:.3f}",
+                "tokens_per_round": f"{last.per_round:.2f}",
                 "drafts_accepted": f"{last.accepted:.3f}",
                 "readings_left_out": f"{last.left_out:.3f}",
                 "first_token_s": f"{statistics.median(result.first_s for result in results):.3f}",

@@ -13,6 +13,7 @@ from decoding.drafts.assistant import Assistant
 from decoding.drafts.options import ACCEPTED, AMATEUR, EXIT, DraftOptions
 from decoding.drafts.prompt_lookup import PromptLookup
 from decoding.drafts.proposer import Proposer
+from decoding.drafts.texts_read import TextsRead
 from decoding.errors import InputError, ModelError, OptionError
 from decoding.models.devices import input_device
 from decoding.models.early_exit import cut_to_layers
@@ -52,6 +53,7 @@ def open_proposer(
     temperature: float | None,
     tokenizer: Any = None,
     compile: bool = False,
+    reading: TextsRead | None = None,
 ) -> Proposer:
     """Open what proposes drafts, which reads the prompt where it must.
 
@@ -65,13 +67,17 @@ def open_proposer(
         temperature: see :class:`decoding.drafts.assistant.Assistant`.
         tokenizer: of the generating model, where it is known.
         compile: whether the passes of a model that drafts are captured.
+        reading: what the strategy's amateur has read in passes of its own, with which it drafts; None where it has none
+            and reads once more.
 
     Raises:
         OptionError: an exit that the model does not have, no amateur, or a model whose passes cannot be captured.
         InputError: a text that is longer than the context of the model that drafts.
         ModelError: a model of other tokens, or one that cannot draft.
     """
-    drafts = options.drafts
+    drafts, vocab, until_unsure = options.drafts, vocab_size(model), options.tokens is None
+    if reading is not None:
+        return Assistant(reading, vocab, temperature, until_unsure)
     if options.looks_up:
         return PromptLookup(sources, input_device(model))
     if options.by_amateur and amateur is not None:
@@ -94,7 +100,7 @@ def open_proposer(
         )
     rows = _readable(assisting, prompts, new_tokens)
     stream = open_rows(assisting.model, rows, new_tokens, variants=assisting.variants, compile=compile)
-    return Assistant(stream, prompts, vocab_size(model), temperature, until_unsure=options.tokens is None)
+    return Assistant(TextsRead(stream, prompts), vocab, temperature, until_unsure)
 
 
 def _readable(assisting: Assisting, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:

@@ -30,17 +30,20 @@ class Drafting:
 
     Attributes:
         open_proposer: opens what proposes them; reads the prompt where it must. Is given the prompt's tokens of each
-            row, without padding, and the number of tokens that the call may add.
+            row, without padding, the number of tokens that the call may add, and what the session's own amateur has
+            read, if that is to draft.
         length: how many are asked for in each round.
         record: filled with what becomes of them; None for no record.
         filled_up: whether a round of some drafts is filled up to as many as were asked for, so that passes have two
             sizes: this one, and one token.
+        by_amateur: whether the session's own amateur proposes: it is opened with the session then.
     """
 
-    open_proposer: Callable[[Sequence[Sequence[int]], int], Proposer]
+    open_proposer: Callable[..., Proposer]
     length: DraftLength
     record: DraftRecord | None = None
     filled_up: bool = False
+    by_amateur: bool = False
 
 
 @torch.no_grad()
@@ -87,9 +90,13 @@ def decode_with_drafts(
     session: Session | None = None
     try:
         with within_memory(model, what):
-            proposer = drafting.open_proposer(texts.tokens, new_tokens)
+            if not drafting.by_amateur:  # what it refuses is refused before a cache is changed
+                proposer = drafting.open_proposer(texts.tokens, new_tokens)
             session = open_session(model, input_ids, model_kwargs, generation_config, restorable=keeps_cache)
             session.begin_drafts()
+            if proposer is None:
+                reading = session.read_by_amateur(texts.tokens)
+                proposer = drafting.open_proposer(texts.tokens, new_tokens, reading)
         rounds = Rounds(
             session, texts, model, logits_processor, temperature, stopping_criteria, generation_config, generators,
             pads=has_eos, whole=keeps_cache or not has_eos, draft_record=drafting.record,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from decoding.drafts.proposer import Drafts
+from decoding.drafts.texts_read import TextsRead
 from decoding.errors import OptionError
 from decoding.generation.roles import EXPERT
 from decoding.generation.score_parts import ScoreParts
@@ -110,6 +111,15 @@ class Session(ABC):
             ModelError: a model or a cache that has none.
         """
         raise OptionError(f"drafts: {type(self).__name__} has none; leave the option out")
+
+    def read_by_amateur(self, prompts: Sequence[Sequence[int]]) -> TextsRead | None:
+        """What the strategy's amateur has read, where it has passes of its own: whoever drafts reads on with it, and
+        the session takes what it says. None where nobody else may read with it.
+
+        Args:
+            prompts: tokens of each row, without padding. It is called once, after :meth:`begin_drafts`.
+        """
+        return None
 
     def read_drafts(self, tokens: Tensor, processed: Processed, further: Further | None = None) -> None:
         """Read (batch, n) tokens: the last that was chosen of each row, and its drafts.

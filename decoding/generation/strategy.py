@@ -18,6 +18,7 @@ from decoding.drafts.opening import Assisting, open_proposer
 from decoding.drafts.options import DraftOptions, draft_options
 from decoding.drafts.proposer import Proposer
 from decoding.drafts.record import DraftRecord, require_record
+from decoding.drafts.texts_read import TextsRead
 from decoding.errors import OptionError, shown
 from decoding.generation.caller import arguments_of_generate
 from decoding.generation.drafted_loop import Drafting, decode_with_drafts
@@ -152,17 +153,18 @@ class Strategy(ABC):
         # Rows with seeds of their own draw what they draw without drafts: theirs are not drawn.
         temperature = (config.temperature or 1.0) if config.do_sample and generators is None else None
         captured = cuda_graphs_requested(config)
+        amateur = self.draft_amateur(model, rows) if options.by_amateur else None
 
-        def open_it(prompts: Sequence[Sequence[int]], new_tokens: int) -> Proposer:
+        def open_it(prompts: Sequence[Sequence[int]], new_tokens: int, reading: TextsRead | None = None) -> Proposer:
             return open_proposer(
                 options, model, prompts, new_tokens,
                 sources=[[*beside, *own] for own in self.draft_sources(model, prompts)] if options.looks_up else (),
-                amateur=self.draft_amateur(model, rows) if options.by_amateur else None,
-                temperature=temperature, tokenizer=getattr(self, "tokenizer", None), compile=captured,
+                amateur=amateur, temperature=temperature, tokenizer=getattr(self, "tokenizer", None), compile=captured,
+                reading=reading,
             )  # fmt: skip
 
         length = DraftLength(options.tokens, timed=not is_tensor_parallel(model))
-        return Drafting(open_it, length, record, filled_up=captured)
+        return Drafting(open_it, length, record, filled_up=captured, by_amateur=amateur is not None)
 
     def logits_processor(self, model: Any, **inputs: Any) -> Any:
         """The strategy as a logits processor for plain ``model.generate``, beam search included.

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from decoding.drafts.texts_read import TextsRead
 from decoding.models.text_config import within_vocabulary
+from decoding.strategies.contrast.drafting_reader import DraftingReader, Found
 from decoding.strategies.contrast.fused_streams import MOST_UNREAD, FusedStreams
 from decoding.strategies.contrast.reader_group import ReaderGroup
 from decoding.strategies.contrast.readers import EXPERT, ReaderLogits
 from decoding.stream.output import ForwardOutput, at_places, at_token, picked
 
 __all__ = ["DraftedReaders"]
-
-
-@dataclass
-class Found:
-    """What is known after a token of a round.
-
-    Attributes:
-        expert_output: the expert's rows of its group's pass.
-        logits: by role, of readers all of whose heads were applied.
-        finals: by role (batch, vocab), of readers of other groups whose final head was.
-        headless: by group, the outputs of these groups.
-    """
-
-    expert_output: ForwardOutput
-    logits: dict[str, ReaderLogits] = field(default_factory=dict)
-    finals: dict[str, Tensor] = field(default_factory=dict)
-    headless: dict[int, ForwardOutput] = field(default_factory=dict)
 
 
 class DraftedReaders:
@@ -48,19 +32,40 @@ class DraftedReaders:
 
     def __init__(self, streams: FusedStreams) -> None:
         self.streams = streams
-        self._groups = [_DraftedGroup(group, streams) for group in streams.groups]
+        self._groups: list[_DraftedGroup | DraftingReader] = [_DraftedGroup(group, streams) for group in streams.groups]
 
-    def read(self, tokens: Tensor, may_wait: Collection[int] = (), whole_heads: Collection[str] | None = None) -> None:
+    def read_by(self, role: str, prompts: Sequence[Sequence[int]]) -> TextsRead | None:
+        """What a reader has read, with which somebody may draft from now on; None where others share its passes.
+
+        Args:
+            role: of the reader, which is not the expert.
+            prompts: tokens of each row, without padding.
+        """
+        for index, group in enumerate(self.streams.groups):
+            if [reader.role for reader in group.readers] == [role]:
+                read = TextsRead(group.stream, prompts, of_reader=True)
+                self._groups[index] = DraftingReader(group, self.streams, read)
+                return read
+        return None
+
+    def read(
+        self,
+        tokens: Tensor,
+        may_wait: Collection[int] = (),
+        whole_heads: Collection[str] | None = None,
+        counts: Sequence[int] | None = None,
+    ) -> None:
         """Read (batch, n) tokens after the end of each row, but for groups that wait.
 
         Args:
             tokens: of the round.
             may_wait: indices of these groups.
             whole_heads: roles of the readers whose heads are applied for all tokens; None for all readers.
+            counts: how many of each row's tokens behind the first are drafts; None for all.
         """
         for index, group in enumerate(self._groups):
             waits = index in may_wait and group is not self._of_expert  # its rows and its cache are the call's
-            group.begin(tokens, waits, whole_heads)
+            group.begin(tokens, waits, whole_heads, counts)
 
     @property
     def waiting(self) -> bool:
@@ -71,7 +76,7 @@ class DraftedReaders:
         """Read what groups were left to read, the round's tokens among it, in one pass each; see :meth:`read`."""
         for group in self._groups:
             if group.waits:
-                group.read(whole_heads)
+                group.catch_up(whole_heads)
 
     def at(self, slot: int) -> Found:
         """What is known after a token of the round, its index, of the readers that have read it.
@@ -81,10 +86,7 @@ class DraftedReaders:
         """
         found = Found(self._of_expert.expert_output_at(slot))
         for index, group in enumerate(self._groups):
-            if group.output is not None and group.finals is not None:
-                found.headless[index] = at_token(group.output, slot)
-                found.finals |= {role: final[:, slot] for role, final in group.finals.items()}
-            found.logits |= group.at(slot)
+            group.tell(slot, index, found)
         finals = {role: logits.final for role, logits in found.logits.items()} | found.finals
         self.streams.check_numbers(finals)
         return found
@@ -100,7 +102,11 @@ class DraftedReaders:
 
     @property
     def _of_expert(self) -> _DraftedGroup:
-        return next(group for group in self._groups if group.group.readers[0].role == EXPERT)
+        return next(
+            group
+            for group in self._groups
+            if isinstance(group, _DraftedGroup) and group.group.readers[0].role == EXPERT
+        )
 
 
 class _DraftedGroup:
@@ -122,11 +128,16 @@ class _DraftedGroup:
         self.logits: dict[str, ReaderLogits] = {}
         self.finals: dict[str, Tensor] | None = None  # by role, where other heads are not applied
 
-    def begin(self, tokens: Tensor, may_wait: bool, whole_heads: Collection[str] | None) -> None:
+    def begin(
+        self, tokens: Tensor, may_wait: bool, whole_heads: Collection[str] | None, counts: Sequence[int] | None
+    ) -> None:
         self.tokens, self.output, self.logits, self.finals = tokens, None, {}, None
         self.waits = may_wait and max(map(len, self.unread)) < MOST_UNREAD
         if not self.waits:
             self.read(whole_heads)
+
+    def catch_up(self, whole_heads: Collection[str] | None) -> None:
+        self.read(whole_heads)
 
     @torch.no_grad()
     def read(self, whole_heads: Collection[str] | None) -> None:
@@ -159,8 +170,11 @@ class _DraftedGroup:
                 output.hidden, output.exits, output.logits, self.streams.final_norm
             )
 
-    def at(self, slot: int) -> dict[str, ReaderLogits]:
-        return {
+    def tell(self, slot: int, index: int, found: Found) -> None:
+        if self.output is not None and self.finals is not None:
+            found.headless[index] = at_token(self.output, slot)
+            found.finals |= {role: final[:, slot] for role, final in self.finals.items()}
+        found.logits |= {
             role: ReaderLogits(logits.final[:, slot], None if logits.exits is None else logits.exits[:, :, slot])
             for role, logits in self.logits.items()
         }

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from decoding.drafts.options import AMATEUR
+from decoding.drafts.texts_read import TextsRead
 from decoding.generation.processors import WARPERS, ContrastProcessors
 from decoding.generation.score_parts import ScoreParts, processor_changes
 from decoding.generation.session import Further, Processed, Session
@@ -172,12 +174,18 @@ class ContrastSession(Session):
         """Let each row of every reader have a length of its own."""
         self._drafted = DraftedReaders(self.streams)
 
+    def read_by_amateur(self, prompts: Sequence[Sequence[int]]) -> TextsRead | None:
+        """What the amateur has read, where it has passes of its own."""
+        assert self._drafted is not None, "read_by_amateur() without begin_drafts()"
+        return self._drafted.read_by(AMATEUR, prompts)
+
     def read_drafts(self, tokens: Tensor, processed: Processed, further: Further | None = None) -> None:
         """Read (batch, n) tokens as every reader that does not wait."""
         assert self._drafted is not None, "read_drafts() without begin_drafts()"
         if self._measures is not None and self._slot is None:
             self._measures.accept()  # the place after the prompt, which no draft was read for
-        self._drafted.read(tokens, self.may_wait, self._whole_heads())
+        counts = None if further is None else further.counts
+        self._drafted.read(tokens, self.may_wait, self._whole_heads(), counts)
 
     def at(self, slot: int, rows: Sequence[int], lengths: Sequence[int]) -> None:
         """Go to the scores after a token of the last pass."""

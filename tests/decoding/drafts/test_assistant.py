@@ -15,13 +15,14 @@ from decoding import InputError
 from decoding.capabilities.capabilities import open_rows
 from decoding.drafts import assistant
 from decoding.drafts.assistant import Assistant
+from decoding.drafts.texts_read import TextsRead
 
 MODELS = ["llama", "mistral-sliding", "gemma2", "gpt2"]
 PROMPTS = [random_prompt(5, 1), random_prompt(13, 2), random_prompt(2, 3)]
 
 
 def _open(model: Any, new: int = 60, prompts: Any = PROMPTS, vocab: int = VOCAB, **options: Any) -> Assistant:
-    return Assistant(open_rows(model, prompts, new), prompts, vocab, **options)
+    return Assistant(TextsRead(open_rows(model, prompts, new), prompts), vocab, **options)
 
 
 @torch.no_grad()
