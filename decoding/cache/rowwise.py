@@ -97,6 +97,12 @@ class RowwiseLayer(GrowingLayer):
                     storage[row, :, target - self.offset] = storage[row, :, source - self.offset]
         self.length = self._values_length = length - self.offset
 
+    def be_as_long_as(self, length: int) -> None:
+        """Have so many slots of the longest row, whatever was written last."""
+        if self.is_initialized:
+            self._reserve(length - self.offset)
+            self.length = self._values_length = length - self.offset
+
     def clear_behind(self, lengths: Sequence[int]) -> None:
         """Zero what is behind the first ``lengths[i]`` slots of row i."""
         if not self.is_initialized:

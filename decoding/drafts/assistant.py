@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
+from decoding.drafts.lower_texts import LowerTexts
 from decoding.drafts.proposer import Drafts, Proposer
 from decoding.drafts.texts_read import TextsRead
 from decoding.models.devices import broadcast_from_rank0
@@ -29,7 +29,7 @@ class Assistant(Proposer):
 
     def __init__(
         self,
-        texts: TextsRead,
+        texts: TextsRead | LowerTexts,
         vocab: int,
         temperature: float | None = None,
         until_unsure: bool = True,
@@ -47,7 +47,7 @@ class Assistant(Proposer):
         n = max(most)
         if n == 0:
             return Drafts(torch.zeros(len(texts), 0, dtype=torch.long, device=device), [0] * len(texts))
-        logits = self._catch_up(texts, most)
+        logits = self._texts.catch_up(texts, most)
         counts = [0] * len(texts)
         going = [count > 0 for count in most]
         tokens, distributions = [], []
@@ -78,24 +78,3 @@ class Assistant(Proposer):
     def release(self) -> None:
         """Free the stream, where nobody else reads with it."""
         self._texts.release()
-
-    def _catch_up(self, texts: Sequence[Sequence[int]], most: Sequence[int]) -> Tensor:
-        """Forget drafts that were not kept, read what is new, and return the logits (batch, vocab) after it."""
-        read = self._texts.tokens
-        # The last token is read in any case: its logits are wanted.
-        kept = [
-            min(_shared(own, text), len(text) - 1) if n else len(own)
-            for own, text, n in zip(read, texts, most, strict=True)
-        ]
-        self._texts.go_back(kept)
-        return self._texts.read(
-            [list(text[len(own) :]) if n else [] for own, text, n in zip(read, texts, most, strict=True)]
-        )
-
-
-def _shared(read: Sequence[int], text: Sequence[int]) -> int:
-    """The number of tokens with which both begin."""
-    shared = min(len(read), len(text))
-    if list(read[:shared]) == list(text[:shared]):
-        return shared
-    return next(i for i in range(shared) if read[i] != text[i])

@@ -10,6 +10,7 @@ import torch
 
 from decoding.capabilities.capabilities import open_rows
 from decoding.drafts.assistant import Assistant
+from decoding.drafts.lower_texts import LowerTexts
 from decoding.drafts.options import ACCEPTED, AMATEUR, EXIT, DraftOptions
 from decoding.drafts.prompt_lookup import PromptLookup
 from decoding.drafts.proposer import Proposer
@@ -24,7 +25,7 @@ from decoding.models.second_models import check_same_tokens, load_second
 from decoding.models.text_config import vocab_size, within_vocabulary
 from decoding.models.wrappers import unwrapped
 
-__all__ = ["Assisting", "open_proposer"]
+__all__ = ["Assisting", "exit_of", "open_proposer"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def open_proposer(
     temperature: float | None,
     tokenizer: Any = None,
     compile: bool = False,
-    reading: TextsRead | None = None,
+    reading: TextsRead | LowerTexts | None = None,
 ) -> Proposer:
     """Open what proposes drafts, which reads the prompt where it must.
 
@@ -67,8 +68,8 @@ def open_proposer(
         temperature: see :class:`decoding.drafts.assistant.Assistant`.
         tokenizer: of the generating model, where it is known.
         compile: whether the passes of a model that drafts are captured.
-        reading: what the strategy's amateur has read in passes of its own, with which it drafts; None where it has none
-            and reads once more.
+        reading: what the amateur or the exit has read with a stream of the session's, with which it drafts; None where
+            it reads with one of its own.
 
     Raises:
         OptionError: an exit that the model does not have, no amateur, or a model whose passes cannot be captured.
@@ -76,8 +77,6 @@ def open_proposer(
         ModelError: a model of other tokens, or one that cannot draft.
     """
     drafts, vocab, until_unsure = options.drafts, vocab_size(model), options.tokens is None
-    if reading is not None:
-        return Assistant(reading, vocab, temperature, until_unsure)
     if options.looks_up:
         return PromptLookup(sources, input_device(model))
     if options.by_amateur and amateur is not None:
@@ -87,10 +86,7 @@ def open_proposer(
             assisting = Assisting(_assistant(drafts, model, tokenizer))
         except (ModelError, OptionError):
             raise OptionError(f"drafts={AMATEUR}: this strategy has no amateur; must be {ACCEPTED}") from None
-    elif isinstance(drafts, str) and drafts.startswith(EXIT):
-        layers, depth = int(drafts.removeprefix(EXIT)), depth_of(model)
-        if not 1 <= layers < depth:
-            raise OptionError(f"drafts={drafts}: the model has {depth} layers; must be {EXIT}1 to {EXIT}{depth - 1}")
+    elif (layers := exit_of(options, model)) is not None:
         assisting = Assisting(cut_to_layers(model, layers))
     else:
         assisting = Assisting(_assistant(drafts, model, tokenizer))
@@ -99,8 +95,25 @@ def open_proposer(
             "drafts: who drafts reads tokens, and the prompt is embeddings: pass input_ids, or prompt-lookup"
         )
     rows = _readable(assisting, prompts, new_tokens)
+    if reading is not None:
+        return Assistant(reading, vocab, temperature, until_unsure)
     stream = open_rows(assisting.model, rows, new_tokens, variants=assisting.variants, compile=compile)
     return Assistant(TextsRead(stream, prompts), vocab, temperature, until_unsure)
+
+
+def exit_of(options: DraftOptions, model: Any) -> int | None:
+    """The number of layers after which an exit drafts; None of other drafts.
+
+    Raises:
+        OptionError: an exit that the model does not have.
+    """
+    drafts = options.drafts
+    if not (isinstance(drafts, str) and drafts.startswith(EXIT)):
+        return None
+    layers, depth = int(drafts.removeprefix(EXIT)), depth_of(model)
+    if not 1 <= layers < depth:
+        raise OptionError(f"drafts={drafts}: the model has {depth} layers; must be {EXIT}1 to {EXIT}{depth - 1}")
+    return layers
 
 
 def _readable(assisting: Assisting, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from decoding.stream.output import ForwardOutput, at_places
 from decoding.stream.stream import Stream
 
-__all__ = ["TextsRead"]
+__all__ = ["TextsRead", "shared_beginning"]
 
 
 @dataclass
@@ -70,6 +70,27 @@ class TextsRead:
         for read, length in zip(self.tokens, lengths, strict=True):
             del read[length:]
         self._rows.rewind(self._slots())
+
+    def catch_up(self, texts: Sequence[Sequence[int]], most: Sequence[int]) -> Tensor:
+        """Forget what is not in the texts, and read what is new in those of which drafts are wanted.
+
+        Args:
+            texts: of every row.
+            most: drafts that are wanted of each.
+
+        Returns:
+            (batch, vocab) logits after the last token of each row.
+        """
+        # The last token is read in any case: its logits are wanted.
+        self.go_back(
+            [
+                min(shared_beginning(read, text), len(text) - 1) if n else len(read)
+                for read, text, n in zip(self.tokens, texts, most, strict=True)
+            ]
+        )
+        return self.read(
+            [list(text[len(read) :]) if n else [] for read, text, n in zip(self.tokens, texts, most, strict=True)]
+        )
 
     @torch.no_grad()
     def read(self, tokens: Sequence[Sequence[int]]) -> Tensor:
@@ -143,3 +164,11 @@ class TextsRead:
     def _slots(self) -> list[int]:
         """The slots of each row that hold what was read of its text."""
         return [before + len(read) for before, read in zip(self._before, self.tokens, strict=True)]
+
+
+def shared_beginning(read: Sequence[int], text: Sequence[int]) -> int:
+    """The number of tokens with which both begin."""
+    shared = min(len(read), len(text))
+    if list(read[:shared]) == list(text[:shared]):
+        return shared
+    return next(i for i in range(shared) if read[i] != text[i])

@@ -12,8 +12,10 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from decoding.drafts.ahead import DraftsAhead
 from decoding.drafts.length import DraftLength
+from decoding.drafts.lower_texts import LowerTexts
 from decoding.drafts.proposer import Drafts, Proposer
 from decoding.drafts.record import DraftRecord
+from decoding.drafts.texts_read import TextsRead
 from decoding.generation.drafted_output import Streamed
 from decoding.generation.drafted_rounds import Rounds
 from decoding.generation.row_texts import RowTexts
@@ -30,20 +32,20 @@ class Drafting:
 
     Attributes:
         open_proposer: opens what proposes them; reads the prompt where it must. Is given the prompt's tokens of each
-            row, without padding, the number of tokens that the call may add, and what the session's own amateur has
-            read, if that is to draft.
+            row, without padding, the number of tokens that the call may add, and what ``reading`` found.
         length: how many are asked for in each round.
         record: filled with what becomes of them; None for no record.
         filled_up: whether a round of some drafts is filled up to as many as were asked for, so that passes have two
             sizes: this one, and one token.
-        by_amateur: whether the session's own amateur proposes: it is opened with the session then.
+        reading: finds in a session, given the prompts too, who has read the text and may draft with its stream; it
+            returns None where nobody may. None where who drafts is none of the session's.
     """
 
     open_proposer: Callable[..., Proposer]
     length: DraftLength
     record: DraftRecord | None = None
     filled_up: bool = False
-    by_amateur: bool = False
+    reading: Callable[[Session, Sequence[Sequence[int]]], TextsRead | LowerTexts | None] | None = None
 
 
 @torch.no_grad()
@@ -90,12 +92,13 @@ def decode_with_drafts(
     session: Session | None = None
     try:
         with within_memory(model, what):
-            if not drafting.by_amateur:  # what it refuses is refused before a cache is changed
+            if drafting.reading is None:  # what it refuses is refused before a cache is changed
                 proposer = drafting.open_proposer(texts.tokens, new_tokens)
             session = open_session(model, input_ids, model_kwargs, generation_config, restorable=keeps_cache)
             session.begin_drafts()
             if proposer is None:
-                reading = session.read_by_amateur(texts.tokens)
+                assert drafting.reading is not None
+                reading = drafting.reading(session, texts.tokens)
                 proposer = drafting.open_proposer(texts.tokens, new_tokens, reading)
         rounds = Rounds(
             session, texts, model, logits_processor, temperature, stopping_criteria, generation_config, generators,

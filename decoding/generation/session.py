@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from decoding.drafts.lower_texts import LowerTexts, lower_texts
 from decoding.drafts.proposer import Drafts
 from decoding.drafts.texts_read import TextsRead
 from decoding.errors import OptionError
@@ -121,6 +122,15 @@ class Session(ABC):
         """
         return None
 
+    def read_by_exit(self, layers: int) -> LowerTexts | None:
+        """The texts as the model's first layers read them ahead, with which whoever drafts goes on: the passes over
+        drafts begin after these layers. None where they cannot.
+
+        Args:
+            layers: how many. It is called once, after :meth:`begin_drafts`.
+        """
+        return None
+
     def read_drafts(self, tokens: Tensor, processed: Processed, further: Further | None = None) -> None:
         """Read (batch, n) tokens: the last that was chosen of each row, and its drafts.
 
@@ -191,10 +201,16 @@ class StreamSession(Session):
         self._begun_at = self.stream.length
         self._rows = self.stream.separate_rows()
 
+    def read_by_exit(self, layers: int) -> LowerTexts | None:
+        """The texts as the first layers of the stream's model read them ahead."""
+        return lower_texts(self.stream, layers)
+
     def read_drafts(self, tokens: Tensor, processed: Processed, further: Further | None = None) -> None:
         """Read (batch, n) tokens."""
         self._before = list(self._rows.lengths)
         tokens = within_vocabulary(self.stream.model, tokens.to(self.stream.input_ids.device))
+        if self._rows.lower is not None and further is not None:
+            self._rows.lower.drafts = further.counts
         self._ahead = self.stream.extend(tokens)
         self._logits_ahead = self.stream.every_logit(self._ahead)
 

@@ -14,7 +14,8 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from decoding.capabilities.cuda_graphs import cuda_graphs_requested, request_cuda_graphs
 from decoding.drafts.length import DraftLength
-from decoding.drafts.opening import Assisting, open_proposer
+from decoding.drafts.lower_texts import LowerTexts
+from decoding.drafts.opening import Assisting, exit_of, open_proposer
 from decoding.drafts.options import DraftOptions, draft_options
 from decoding.drafts.proposer import Proposer
 from decoding.drafts.record import DraftRecord, require_record
@@ -155,7 +156,9 @@ class Strategy(ABC):
         captured = cuda_graphs_requested(config)
         amateur = self.draft_amateur(model, rows) if options.by_amateur else None
 
-        def open_it(prompts: Sequence[Sequence[int]], new_tokens: int, reading: TextsRead | None = None) -> Proposer:
+        layers = exit_of(options, model)
+
+        def open_it(prompts: Sequence[Sequence[int]], new_tokens: int, reading: Any = None) -> Proposer:
             return open_proposer(
                 options, model, prompts, new_tokens,
                 sources=[[*beside, *own] for own in self.draft_sources(model, prompts)] if options.looks_up else (),
@@ -163,8 +166,12 @@ class Strategy(ABC):
                 reading=reading,
             )  # fmt: skip
 
+        def reading(session: Session, prompts: Sequence[Sequence[int]]) -> TextsRead | LowerTexts | None:
+            return session.read_by_amateur(prompts) if layers is None else session.read_by_exit(layers)
+
+        shared = amateur is not None or layers is not None
         length = DraftLength(options.tokens, timed=not is_tensor_parallel(model))
-        return Drafting(open_it, length, record, filled_up=captured, by_amateur=amateur is not None)
+        return Drafting(open_it, length, record, filled_up=captured, reading=reading if shared else None)
 
     def logits_processor(self, model: Any, **inputs: Any) -> Any:
         """The strategy as a logits processor for plain ``model.generate``, beam search included.

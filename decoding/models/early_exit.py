@@ -1,8 +1,9 @@
-"""A model cut to its lower layers, which shares the weights of the whole."""
+"""A model with other layers, such as its lower ones alone, which shares the weights of the whole."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -11,7 +12,7 @@ from decoding.errors import ModelError
 from decoding.models.memo import PerModelMemo, model_cache_key
 from decoding.models.structure import inspect_model
 
-__all__ = ["cut_to_layers"]
+__all__ = ["cut_to_layers", "with_layers"]
 
 
 _cut: PerModelMemo[Any] = PerModelMemo()
@@ -37,19 +38,39 @@ def _cut_to_layers(model: Any, layers: int) -> Any:
         raise ModelError(
             f"{type(model).__name__} has no early exit: {structure.no_early_exit or 'its layers were not found'}"
         )
-    path = next(name for name, module in model.named_modules() if module is found)
-    copies = [_copied(model)]  # of the modules from the model to the owner of the layers
-    *names, last = path.split(".")
-    for name in names:
-        child = _copied(copies[-1]._modules[name])
-        copies[-1]._modules[name] = child
-        copies.append(child)
-    copies[-1]._modules[last] = nn.ModuleList(list(found)[:layers])
+    copies = _with_layers(model, found, list(found)[:layers])
     for module in copies:
         if hasattr(module, "config"):
             module.config = _shortened(module.config, layers)
     copies[0].eval()
     return copies[0]
+
+
+def with_layers(model: Any, layers: Sequence[nn.Module], backbone: nn.Module) -> tuple[Any, Any]:
+    """The model with other layers in the places of its own, which is not changed; and its module that ``backbone`` is.
+
+    Args:
+        model: a transformers model whose layers were found.
+        layers: as many as it has.
+        backbone: of the model.
+    """
+    found = inspect_model(model).layers
+    path = next((name for name, module in model.named_modules() if module is backbone), "")
+    copied = _with_layers(model, found, layers)[0]
+    return copied, copied.get_submodule(path)
+
+
+def _with_layers(model: Any, found: Any, layers: Sequence[nn.Module]) -> list[Any]:
+    """Copies of the modules from the model to the owner of the layers that were found, which has others."""
+    path = next(name for name, module in model.named_modules() if module is found)
+    copies = [_copied(model)]
+    *names, last = path.split(".")
+    for name in names:
+        child = _copied(copies[-1]._modules[name])
+        copies[-1]._modules[name] = child
+        copies.append(child)
+    copies[-1]._modules[last] = nn.ModuleList(layers)
+    return copies
 
 
 def _copied(module: Any) -> Any:

@@ -16,6 +16,7 @@ from decoding.cache.growing import layers_of
 from decoding.cache.quantised import is_quantised
 from decoding.cache.rowwise import RowwiseLayer, join_rows, separate_rows
 from decoding.errors import ModelError
+from decoding.stream.lower_layers import LowerLayers
 from decoding.stream.output import ForwardOutput, joined_tokens
 from decoding.stream.state import BatchState
 from decoding.stream.tree_mask import masks_by_layer
@@ -34,6 +35,7 @@ class SeparateRows:
     Attributes:
         lengths: slots of each row, padding included.
         gave_nan: whether some state of the last pass was NaN.
+        lower: the model's first layers, where they may read ahead of the others; None where not.
 
     Raises:
         ModelError: a quantised cache, which has packed what it should forget.
@@ -51,6 +53,7 @@ class SeparateRows:
         self._last_place = None if max_length is None else max_length - state.input_ids.shape[1] + state.length - 1
         self._first_position = state.kwargs["position_ids"][..., -1:] - (state.length - 1)  # (batch, 1) of slot 0
         self.gave_nan = False
+        self.lower: LowerLayers | None = None
         separate_rows(state.cache)
 
     def read(self, tokens: Tensor) -> ForwardOutput:
@@ -59,19 +62,63 @@ class SeparateRows:
         A token is read as after those before it alone, whatever comes after it.
         """
         before = list(self.lengths)
-        output = self._read(tokens)
+        output = self._read_above(tokens)
         if tokens.shape[1] == 1 or not self.gave_nan:
             return output
         # Attention masks what comes after a token: that weighs nothing, and nothing times NaN is NaN.
         self.rewind(before)
         return joined_tokens([self._read(token) for token in tokens.split(1, dim=1)])
 
-    def _read(self, tokens: Tensor) -> ForwardOutput:
-        state, n = self.state, tokens.shape[1]
+    def read_ahead(self, tokens: Sequence[Sequence[int]]) -> ForwardOutput:
+        """Read tokens of each row with the first layers alone, behind what these have read ahead.
+
+        A :meth:`read` of the same tokens, with more behind them, begins after these layers.
+
+        Returns:
+            The output of the model as if it ended there; ``hidden`` is (batch, n, dim), where n is the most of a row.
+        """
+        assert self.lower is not None, "read_ahead() without lower layers"
+        state, lower, n = self.state, self.lower, max(map(len, tokens))
+        ids = state.readable([[*row, *[0] * (n - len(row))] for row in tokens])
+        slots = self._behind(n, ids.device, lower.lengths)
+        more = max(lower.lengths) + n - state.length
+        inputs = self._inputs(ids, slots, slots, *self._grown(slots, ids, more), slice(lower.count))
+        return lower.read(tokens, inputs, state.batch, state.length)
+
+    def begin_ahead(self) -> None:
+        """Forget what the first layers have read ahead."""
+        assert self.lower is not None, "begin_ahead() without lower layers"
         self._clear_behind()
+        self.lower.begin(self.lengths)
+
+    def _read_above(self, tokens: Tensor) -> ForwardOutput:
+        """Read tokens, with the layers alone that have not read them."""
+        lower = self.lower
+        missing = None if lower is None else lower.missing(tokens.tolist())
+        if lower is None or missing is None:
+            return self._read(tokens)
+        self.read_ahead(missing)
+        if not lower.usable:
+            self.gave_nan = True
+            return self._read(tokens)
+        return self._read(tokens, lower)
+
+    def _read(self, tokens: Tensor, lower: LowerLayers | None = None) -> ForwardOutput:
+        state, n = self.state, tokens.shape[1]
+        if lower is None:
+            self._clear_behind()
+            if self.lower is not None:
+                self.lower.usable = False
         slots = self._behind(n, tokens.device)
         kwargs, ids = self._grown(slots, tokens, n)
-        output = self._run(tokens, slots, slots, kwargs, ids)
+        if lower is None:
+            output = self._run(tokens, slots, slots, kwargs, ids)
+        else:
+            inputs = self._inputs(tokens, slots, slots, kwargs, ids, slice(lower.count, None))
+            output = self._noted(lower.read_above(inputs, state.batch, state.length))
+            for layer in layers_of(state.cache)[: lower.count]:
+                if isinstance(layer, RowwiseLayer):
+                    layer.be_as_long_as(state.length + n)
         state.kwargs, state.input_ids, state.length = kwargs, ids, state.length + n
         self.lengths = [length + n for length in self.lengths]
         return output
@@ -131,9 +178,10 @@ class SeparateRows:
         state.length += n
         self.lengths = [length + n for length in self.lengths]
 
-    def _behind(self, n: int, device: torch.device) -> Tensor:
-        """(batch, n) the slots behind each row's end."""
-        return torch.tensor(self.lengths, device=device)[:, None] + torch.arange(n, device=device)
+    def _behind(self, n: int, device: torch.device, lengths: Sequence[int] | None = None) -> Tensor:
+        """(batch, n) the slots behind each row's end, or behind so many slots of each."""
+        ends = torch.tensor(self.lengths if lengths is None else lengths, device=device)
+        return ends[:, None] + torch.arange(n, device=device)
 
     def _grown(self, slots: Tensor, tokens: Tensor, more: int) -> tuple[dict[str, Any], Tensor]:
         """The model's keyword arguments and the token ids with so many more slots, (batch, n) tokens in theirs."""
@@ -152,13 +200,32 @@ class SeparateRows:
             kwargs: with more slots, up to the last that is written in the longest row.
             ids: likewise.
         """
-        state, n, device = self.state, tokens.shape[1], tokens.device
-        positions = places if self._last_place is None else places.clamp(max=self._last_place)
-        positions = self._first_position + positions
-        width = state.length + ids.shape[1] - state.input_ids.shape[1]
+        state = self.state
         if state.graph_steps is not None:
+            positions, width = self._positions(places), self._width(ids)
             return self._noted(state.graph_steps.read_rows(state, tokens, positions, slots, places, width))
-        for layer in layers_of(state.cache):
+        return self._noted(state.run(self._inputs(tokens, slots, places, kwargs, ids), every_logit=True))
+
+    def _positions(self, places: Tensor) -> Tensor:
+        """The position of each place, below the end of the text."""
+        return self._first_position + (places if self._last_place is None else places.clamp(max=self._last_place))
+
+    def _width(self, ids: Tensor) -> int:
+        """The slots of the longest row with these token ids."""
+        return int(self.state.length + ids.shape[1] - self.state.input_ids.shape[1])
+
+    def _inputs(
+        self,
+        tokens: Tensor,
+        slots: Tensor,
+        places: Tensor,
+        kwargs: dict[str, Any],
+        ids: Tensor,
+        layers: slice = slice(None),
+    ) -> dict[str, Any]:
+        """The inputs of a pass, of some layers perhaps, which are told where to write; arguments as in :meth:`_run`."""
+        state, n, device, width = self.state, tokens.shape[1], tokens.device, self._width(ids)
+        for layer in layers_of(state.cache)[layers]:
             if isinstance(layer, RowwiseLayer):
                 layer.write_next_at(slots, width)
         present = kwargs.get("attention_mask") if state.padded else None
@@ -177,10 +244,10 @@ class SeparateRows:
         inputs = state.inputs_beside_tokens(ids, n, kwargs)
         inputs |= {
             "input_ids": tokens,
-            "position_ids": positions,
+            "position_ids": self._positions(places),
             "attention_mask": masks_by_layer(state, n, mask_of),
         }
-        return self._noted(state.run(inputs, every_logit=True))
+        return inputs
 
     def _noted(self, output: ForwardOutput) -> ForwardOutput:
         """The output, of which it is noted whether something is NaN."""

@@ -132,6 +132,8 @@ class _DraftedGroup:
         self, tokens: Tensor, may_wait: bool, whole_heads: Collection[str] | None, counts: Sequence[int] | None
     ) -> None:
         self.tokens, self.output, self.logits, self.finals = tokens, None, {}, None
+        if self.rows.lower is not None:
+            self.rows.lower.drafts = counts
         self.waits = may_wait and max(map(len, self.unread)) < MOST_UNREAD
         if not self.waits:
             self.read(whole_heads)

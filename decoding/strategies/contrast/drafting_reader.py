@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from decoding.drafts.texts_read import TextsRead
+from decoding.drafts.texts_read import TextsRead, shared_beginning
 from decoding.strategies.contrast.fused_streams import MOST_UNREAD, FusedStreams
 from decoding.strategies.contrast.reader_group import ReaderGroup
 from decoding.strategies.contrast.readers import ReaderLogits
@@ -75,7 +75,7 @@ class DraftingReader:
         # A row that has ended is given padding, which nobody has proposed.
         self._read.go_back(
             [
-                len(text) + _same(read[len(text) :], row)
+                len(text) + shared_beginning(read[len(text) :], row)
                 for text, read, row in zip(self._texts, self._read.tokens, self._round, strict=True)
             ]
         )
@@ -146,13 +146,3 @@ class DraftingReader:
             return ReaderLogits(head.structure.logits(head.model, hidden))
         logits = head.reader_logits(hidden, exits, None, self._streams.final_norm)[role]
         return logits if known is None else replace(logits, final=known)
-
-
-def _same(read: Sequence[int], tokens: Sequence[int]) -> int:
-    """The number of tokens with which both begin."""
-    same = 0
-    for own, other in zip(read, tokens, strict=False):
-        if own != other:
-            break
-        same += 1
-    return same

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from decoding.drafts.lower_texts import LowerTexts, lower_texts
 from decoding.drafts.options import AMATEUR
 from decoding.drafts.texts_read import TextsRead
 from decoding.generation.processors import WARPERS, ContrastProcessors
@@ -178,6 +179,11 @@ class ContrastSession(Session):
         """What the amateur has read, where it has passes of its own."""
         assert self._drafted is not None, "read_by_amateur() without begin_drafts()"
         return self._drafted.read_by(AMATEUR, prompts)
+
+    def read_by_exit(self, layers: int) -> LowerTexts | None:
+        """The texts as the first layers of the expert read them ahead, where no reader shares its passes."""
+        alone = [group.stream for group in self.streams.groups if [r.role for r in group.readers] == [EXPERT]]
+        return lower_texts(alone[0], layers) if alone else None
 
     def read_drafts(self, tokens: Tensor, processed: Processed, further: Further | None = None) -> None:
         """Read (batch, n) tokens as every reader that does not wait."""

@@ -176,6 +176,10 @@ class HiddenStateSession(StreamSession):
         """Let each row have a length of its own."""
         self.speculative = SpeculativeSearch(self.stream, self.history, self.rule, self.logits)
 
+    def read_by_exit(self, layers: int) -> None:
+        """None: a round begins with a token that has been read as a candidate, by all layers."""
+        return None
+
     def read_drafts(self, tokens: Tensor, processed: Processed, further: Further | None = None) -> None:
         """Keep the candidates that the first of (batch, n) tokens are; read the others, and all their candidates."""
         assert self.speculative is not None
