@@ -4,13 +4,14 @@ import pytest
 
 pytest.importorskip("accelerate", reason="splitting a model over devices needs accelerate")
 
+import contextlib
 import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from pretended_device import ELSEWHERE, Elsewhere, pretended_device, spread
+from pretended_device import ELSEWHERE, Elsewhere, pretended_device, spread, without_it
 from streams import stream_with_way
 from tiny_models import tiny_model
 from torch import nn
@@ -38,6 +39,7 @@ SPLITS = {
     "sliding windows": ("mistral-sliding", PROBE_WINDOW),
     "soft-capped logits and masks of two kinds": ("gemma2", PROBE_WINDOW),
 }
+NEW = 4  # tokens: the prompt's, one of a branch that is kept, and those of steps after it
 STRATEGIES = {
     "contrastive search": lambda: ContrastiveSearch(0.6, 4),
     "DoLa": lambda: DoLa(layers=(0, 1, 2)),
@@ -71,16 +73,29 @@ def second_device() -> Iterator[None]:
 
 
 @functools.cache
+def whole_model(name: str) -> Any:
+    return tiny_model(name)
+
+
+@functools.cache
 def split(case: str) -> tuple[Any, Any]:
     """A model, and the same over two devices: kept, with what was found out about them."""
     name, there = SPLITS[case]
-    return tiny_model(name), spread(untied(tiny_model(name)), *there)
+    return whole_model(name), spread(untied(tiny_model(name)), *there)
 
 
 def untied(model: Any) -> Any:
     """Gemma's head is its embeddings, which are on one device."""
     model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
     return model
+
+
+@functools.cache
+def on_one_device(name: str, strategy: str) -> list[list[int]]:
+    """What a model that is on one device writes after the prompts, in NEW tokens."""
+    model = whole_model(name)
+    with without_it():
+        return decoding.generate(model, **PADDED, strategy=STRATEGIES[strategy](), max_new_tokens=NEW).tolist()
 
 
 def close(one: torch.Tensor, other: torch.Tensor) -> None:
@@ -104,33 +119,27 @@ def test_the_second_device_refuses_what_real_ones_do() -> None:
 
 @pytest.mark.parametrize(("case", "strategy"), PLACED)
 def test_tokens_are_those_of_one_device(case: str, strategy: str) -> None:
-    whole, parts = split(case)
-    made = STRATEGIES[strategy]()
-    one, other = (decoding.generate(model, **PADDED, strategy=made, max_new_tokens=4) for model in (whole, parts))
-    assert one.tolist() == other.tolist()
+    tokens = decoding.generate(split(case)[1], **PADDED, strategy=STRATEGIES[strategy](), max_new_tokens=NEW)
+    assert tokens.tolist() == on_one_device(SPLITS[case][0], strategy)
 
 
 @pytest.mark.parametrize("strategy", ["contrastive search", "DoLa", "contrastive decoding"])
 def test_prompts_in_pieces_are_those_of_one_device(strategy: str) -> None:
-    whole, parts = split("a layer in between elsewhere")
-    made = STRATEGIES[strategy]()
-    one, other = (
-        decoding.generate(model, **PADDED, strategy=made, max_new_tokens=6, prefill_chunk_size=size)
-        for model, size in ((whole, None), (parts, 3))
-    )
-    assert one.tolist() == other.tolist()
+    parts, made = split("a layer in between elsewhere")[1], STRATEGIES[strategy]()
+    tokens = decoding.generate(parts, **PADDED, strategy=made, max_new_tokens=NEW, prefill_chunk_size=3)
+    assert tokens.tolist() == on_one_device("llama", strategy)
 
 
 @pytest.mark.parametrize("strategy", ["contrastive search", "DoLa", "context-aware"])
 def test_beams_and_draws_are_those_of_one_device(strategy: str) -> None:
-    whole, parts = split("head elsewhere")
     made, found = STRATEGIES[strategy](), []
-    for model in (whole, parts):
-        beams = model.generate(
-            **PADDED, num_beams=3, max_new_tokens=6, logits_processor=[made.logits_processor(model, **PADDED)]
-        )
-        torch.manual_seed(0)
-        drawn = decoding.generate(model, **PADDED, strategy=made, do_sample=True, max_new_tokens=6)
+    for model, devices in zip(split("head elsewhere"), (without_it(), contextlib.nullcontext()), strict=True):
+        with devices:
+            beams = model.generate(
+                **PADDED, num_beams=3, max_new_tokens=NEW, logits_processor=[made.logits_processor(model, **PADDED)]
+            )
+            torch.manual_seed(0)
+            drawn = decoding.generate(model, **PADDED, strategy=made, do_sample=True, max_new_tokens=NEW)
         found.append((beams.tolist(), drawn.tolist()))
     assert found[0] == found[1]
 
@@ -199,15 +208,12 @@ def offloaded(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> A
 
 
 def test_weights_on_a_disk_say_the_same(offloaded: Any) -> None:
-    whole = tiny_model("llama")
     assert input_device(offloaded) == torch.device("cpu")
-    for make in STRATEGIES.values():
-        made = make()
-        one, other = (
-            decoding.generate(model, **PADDED, strategy=made, max_new_tokens=6) for model in (whole, offloaded)
-        )
-        assert one.tolist() == other.tolist()
-    assert described(whole, "") == described(offloaded, "")
+    with without_it():  # these weights are on a disk, and read to the CPU
+        for strategy, make in STRATEGIES.items():
+            tokens = decoding.generate(offloaded, **PADDED, strategy=make(), max_new_tokens=NEW)
+            assert tokens.tolist() == on_one_device("llama", strategy)
+        assert described(whole_model("llama"), "") == described(offloaded, "")
 
 
 def test_states_are_those_of_one_device(offloaded: Any) -> None:

@@ -6,15 +6,17 @@ torch lets pass between any two devices (numbers without dimensions, indices on 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._device import _device_constructors
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, return_and_correct_aliasing
 
 ELSEWHERE = torch.device("lazy", 0)  # a type of device that torch indexes without having it
 CPU = torch.device("cpu")
@@ -27,6 +29,7 @@ class Elsewhere(Tensor):
     """A tensor on the pretended device."""
 
     kept: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl  # what steps in is below: at operations
 
     @staticmethod
     def __new__(cls, real: Tensor) -> Elsewhere:
@@ -57,21 +60,28 @@ class _Factories(TorchDispatchMode):
         return _computed(func, args, kwargs) if Elsewhere in types or _is_elsewhere(kwargs) else func(*args, **kwargs)
 
 
-class _Literals(TorchFunctionMode):
+def _literal(make: Any) -> Any:
     """``torch.tensor``, which asks a device for memory before anything can step in."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.tensor and _is_elsewhere(kwargs):
-            return Elsewhere(torch.tensor(*args, **{**kwargs, "device": CPU}))
-        return func(*args, **kwargs)
+    @functools.wraps(make)
+    def made(*args: Any, **kwargs: Any) -> Tensor:
+        return Elsewhere(make(*args, **{**kwargs, "device": CPU})) if _is_elsewhere(kwargs) else make(*args, **kwargs)
+
+    return made
 
 
 @contextmanager
 def pretended_device() -> Iterator[torch.device]:
     """Within this context there is a device beside the CPU."""
-    with _Factories(), _Literals():
+    _device_constructors()  # is kept as it is first seen: with torch's own function, which `torch.device` steps in on
+    with _Factories(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "tensor", _literal(torch.tensor))
         yield ELSEWHERE
+
+
+def without_it() -> Any:
+    """A context within :func:`pretended_device` in which there is the CPU alone, and nothing steps in."""
+    return _disable_current_modes()
 
 
 def spread(model: Any, *elsewhere: str) -> Any:
@@ -119,11 +129,17 @@ def _computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         _same_place(func, [args[0], *indices, *args[2:3]])
     else:
         where = _same_place(func, tensors)
-    with torch.utils._python_dispatch._disable_current_modes():
-        real = func(*_real(args), **_real(kwargs))
+    real = func(*_real(args), **_real(kwargs))
     if where != ELSEWHERE:
         return real
-    return return_and_correct_aliasing(func, args, kwargs, _wrapped(real))
+    wrapped = _wrapped(real)
+    return return_and_correct_aliasing(func, args, kwargs, wrapped) if _aliases(func) else wrapped
+
+
+@functools.cache
+def _aliases(func: Any) -> bool:
+    """Whether an operation returns or changes memory of what it is given."""
+    return any(value.alias_info is not None for value in (*func._schema.arguments, *func._schema.returns))
 
 
 def _is_elsewhere(kwargs: dict[str, Any]) -> bool:
