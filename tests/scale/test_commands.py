@@ -112,8 +112,8 @@ def test_doctor_says_where_the_model_is(second_device: None, said: Callable[...,
 
 def test_the_demo_may_be_split(told: list[Any], said: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("decoding.evals.compare.demo.PROMPTS", 1)
-    monkeypatch.setattr("decoding.evals.compare.demo.QUESTIONS", 2)
-    command = ["demo", "--max-new-tokens", "6"]
+    monkeypatch.setattr("decoding.evals.compare.demo.QUESTIONS", 1)
+    command = ["demo", "--max-new-tokens", "4"]
     one, other = (said(*command, *where)["asked"] for where in (SPLIT, []))
     assert told == [{"device_map": "auto"}, {}]
     assert one == other
