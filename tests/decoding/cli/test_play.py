@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
+import os
 import re
 import socket
-import subprocess
 import sys
 import urllib.error
 import urllib.request
 from typing import Any
 
 import pytest
+import torch
 
 from decoding.cli.play import is_loopback
 from decoding.evals import miniature
@@ -82,23 +84,34 @@ def test_an_address_that_is_taken_is_one_line(
     assert "cannot listen at 127.0.0.1:7999: Cannot find empty port" in refused(capfd, "--port", "7999")
 
 
+def play(port: int, out: int) -> None:
+    """Be the process of ``decoding play``, which prints to a pipe alone."""
+    os.dup2(out, 1)
+    sys.stdout = os.fdopen(1, "w")  # buffered, as that of a process of its own
+    torch.set_num_threads(1)  # remakes the threads that a fork leaves behind
+    main(["play", "--port", str(port)])
+
+
 @EMBEDDED
 def test_it_listens_where_it_is_told_and_says_so() -> None:
-    """As a process of its own."""
+    """As a process of its own: a fork of this one, which has imported torch and gradio already."""
     pytest.importorskip("gradio", reason="the page is made with gradio: the extra play")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}/"
-    command = [sys.executable, "-m", "decoding.evals.cli", "play", "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == f"{address} (Ctrl-C ends it)\n"
+    printed, out = os.pipe()
+    process = multiprocessing.get_context("fork").Process(target=play, args=(port, out))
+    process.start()
+    os.close(out)
+    try:
+        with os.fdopen(printed) as lines:
+            assert lines.readline() == f"{address} (Ctrl-C ends it)\n"
             with urllib.request.urlopen(address) as answer:
                 assert answer.status == 200
                 html = answer.read().decode()
-            assert "Decoding strategies side by side" in html
-            assert not re.search(r"fonts\.googleapis|cdnjs|gradio\.s3", html)
-        finally:
-            process.terminate()
+        assert "Decoding strategies side by side" in html
+        assert not re.search(r"fonts\.googleapis|cdnjs|gradio\.s3", html)
+    finally:
+        process.kill()
+        process.join()
