@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,39 +102,43 @@ def test_a_broken_entry_is_one_line_that_names_the_package(packages: Path, name:
     assert "\n" not in str(raised.value)
 
 
-PROGRAM = """
-import fresh_process
-fresh_process.prepare()
-import json, sys, warnings
-warnings.simplefilter("ignore")
-import torch, decoding
-from typer.testing import CliRunner
-from decoding.evals import miniature
-from decoding.evals.cli import app
-from decoding.strategies.registry import parse_strategy, scorable_strategies
-from decoding.strategies.stored import stored_strategy
-from transformers import AutoModelForCausalLM
+def _said_by_commands(packages: Path, output: Path) -> None:
+    """Be a process in which the packages were installed before anything of this library was imported."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "decoding"]:
+        del sys.modules[name]
+    sys.path_importer_cache.clear()
+    os.environ["COLUMNS"] = "300"
+    torch.set_num_threads(1)  # remakes the threads that a fork leaves behind
+    warnings.simplefilter("ignore")
+    from transformers import AutoModelForCausalLM
+    from typer.testing import CliRunner
 
-runner = CliRunner()
-said = {"label": parse_strategy("plugged:extra=2,top_k=3").label, "scorable": scorable_strategies()}
-said["help"] = ["plugged" in runner.invoke(app, [command, "--help"]).output for command in ("generate", "export")]
-made = runner.invoke(app, ["generate", "--strategy", "plugged", "--set", "extra=2", "--prompt", "The old", "--json"])
-said["generated"] = json.loads(made.stdout)["parameters"]
-folder = decoding.export(str(miniature.folder("amateur")), "plugged:extra=5", sys.argv[1])
-said["requirements"] = (folder / "custom_generate" / "requirements.txt").read_text().splitlines()
-said["stored"] = stored_strategy(AutoModelForCausalLM.from_pretrained(folder), None, {}).extra
-print(json.dumps(said))
-"""
+    import decoding
+    from decoding.evals import miniature
+    from decoding.evals.cli import app
+    from decoding.strategies.registry import parse_strategy, scorable_strategies
+    from decoding.strategies.stored import stored_strategy
+
+    runner = CliRunner()
+    said: dict[str, Any] = {"label": parse_strategy("plugged:extra=2,top_k=3").label, "scorable": scorable_strategies()}
+    said["help"] = ["plugged" in runner.invoke(app, [command, "--help"]).output for command in ("generate", "export")]
+    made = runner.invoke(
+        app, ["generate", "--strategy", "plugged", "--set", "extra=2", "--prompt", "The old", "--json"]
+    )
+    said["generated"] = json.loads(made.stdout)["parameters"]
+    folder = decoding.export(str(miniature.folder("amateur")), "plugged:extra=5", str(packages / "exported"))
+    said["requirements"] = (folder / "custom_generate" / "requirements.txt").read_text().splitlines()
+    said["stored"] = stored_strategy(AutoModelForCausalLM.from_pretrained(folder), None, {}).extra
+    output.write_text(json.dumps(said))
 
 
-def test_every_command_knows_the_strategies_of_other_packages(packages: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(packages), *sys.path]), "COLUMNS": "300"}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path / "exported")],
-        capture_output=True, text=True, env=environment, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+def test_every_command_knows_the_strategies_of_other_packages(packages: Path) -> None:
+    output = packages / "said.json"
+    process = multiprocessing.get_context("fork").Process(target=_said_by_commands, args=(packages, output))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    said: dict[str, Any] = json.loads(output.read_text())
     assert said["label"] == "plugged(penalty_alpha=0.6, top_k=3, extra=2)"
     assert said["scorable"] == scorable_strategies()  # plugged is none, and those that cannot be imported are left out
     assert said["help"] == [True, True]
