@@ -91,9 +91,9 @@ def held(model: Any, strategy: decoding.Strategy, length: int) -> int:
 @pytest.mark.parametrize(
     ("strategy", "a_token", "length"),
     [
-        (ContrastiveSearch(0.6, 4), CACHE + HISTORY, LONG),
-        (ContrastiveSearch(0.6, 4, max_history=1024), CACHE, LONG // 2),
-        (ContextAware([5, 6, 7]), 2 * CACHE, LONG // 4),
+        (ContrastiveSearch(0.6, 4), CACHE + HISTORY, LONG // 2),
+        (ContrastiveSearch(0.6, 4, max_history=1024), CACHE, LONG // 4),
+        (ContextAware([5, 6, 7]), 2 * CACHE, LONG // 8),
     ],
     ids=["contrastive search", "a window of the history", "two readers"],
 )
