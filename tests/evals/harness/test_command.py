@@ -81,10 +81,13 @@ def test_lol_on_local_truthfulqa_and_on_a_task_that_generates(tmp_path: Path) ->
             for question in miniature.questions("test")[:2]
         ]
         file.write_text(json.dumps(rows))
+    # In float32: few CPUs have products of bfloat16, and without them these take ten times as long. The test below has
+    # the dtype of the folder.
     results = _lm_eval(
         tmp_path / "out", "--truthfulqa", str(file), "--",
         "--tasks", "truthfulqa_mc1_local,truthfulqa_mc2_local,miniature_gen",
-        "--model_args", "pretrained=expert,strategy=lol,amateur=induced,lower_layers=0.5;0.75,guidance=default",
+        "--model_args",
+        "pretrained=expert,dtype=float32,strategy=lol,amateur=induced,lower_layers=0.5;0.75,guidance=default",
         "--gen_kwargs", "max_gen_toks=8", "--limit", "2",
     )  # fmt: skip
     assert results["config"]["strategy"].startswith("lol(amateur=induced, lower_layers=0.5,0.75, guidance=default,")
