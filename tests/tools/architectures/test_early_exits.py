@@ -20,6 +20,14 @@ from decoding.tools.architectures.trial import try_cache, try_other_inputs
 PAGE = Path(__file__).parents[3] / "docs" / "architectures.md"
 
 
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare the first tokens alone: in the recomputation each takes passes over every candidate's whole text."""
+    monkeypatch.setattr(other_inputs_search, "STEPS", 3)
+    monkeypatch.setattr(early_exits, "STEPS", 2)
+
+
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("change", [{"layers": (2, 3)}, {"layers": (0, 1)}, {"alpha": 0.5}])
 def test_exits_that_are_wrong_are_seen(change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     class Off(DoLa):
@@ -42,13 +50,6 @@ def test_continuing_from_the_cache_is_recomputing() -> None:
 
 
 SAMPLE = ["t5", "bart", "whisper", "prophetnet", "t5gemma2", "llava", "gemma3", "qwen2_vl", "mllama", "chameleon"]
-
-
-@pytest.fixture
-def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compare the first tokens alone: in the recomputation each takes passes over every candidate's whole text."""
-    monkeypatch.setattr(other_inputs_search, "STEPS", 3)
-    monkeypatch.setattr(early_exits, "STEPS", 2)
 
 
 @pytest.mark.usefixtures("few_steps")
