@@ -210,7 +210,7 @@ def test_bad_input_is_one_line_and_exit_code_2(model, arguments, message, capfd)
 
 @pytest.mark.skipif(not EMBEDDED, reason="the embedded expert has not been trained here")
 def test_the_demo_shows_three_strategies_and_what_came_out(tmp_path, capfd, monkeypatch, models_loaded_once):
-    monkeypatch.setattr("decoding.evals.compare.demo.QUESTIONS", 12)
+    monkeypatch.setattr("decoding.evals.compare.demo.QUESTIONS", 6)
     assert main(["demo", "--max-new-tokens", "16", "--output", str(tmp_path)]) == 0
     out, err = capfd.readouterr()
     assert err == ""
@@ -225,8 +225,9 @@ def test_the_demo_shows_three_strategies_and_what_came_out(tmp_path, capfd, monk
     for row in asked["answers"]:
         assert len(row["answers"]) == len(asked["questions"])
         assert re.search(rf"^{row['strategy']} +{row['true']} +{row['popular']} ", out, re.MULTILINE)
-    assert len(asked["questions"]) == 12
+    assert len(asked["questions"]) == 6
     models_loaded_once()
+    monkeypatch.setattr("decoding.evals.compare.demo.QUESTIONS", 1)  # only the texts are looked at again
     assert main(["demo", "--max-new-tokens", "16", "--json"]) == 0
     again = json.loads(capfd.readouterr().out)
     texts = [[continuation["continuation"] for continuation in one["continuations"]] for one in record["strategies"]]
