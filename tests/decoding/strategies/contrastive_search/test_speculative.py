@@ -64,7 +64,7 @@ def test_tokens_are_those_of_full_recomputation(name: str, window: int | None, c
 @pytest.mark.parametrize("k", [1, 2, 6])
 def test_numbers_of_candidates(k: int, rows: int) -> None:
     model, inputs = tiny_model("llama"), left_padded(PROMPTS[:rows])
-    options = {"strategy": ContrastiveSearch(0.7, k), "max_new_tokens": 16, "do_sample": False}
+    options = {"strategy": ContrastiveSearch(0.7, k), "max_new_tokens": NEW, "do_sample": False}
     expected = decoding.generate(model, **inputs, **options)
     for draft_tokens in (1, 5):
         for wrong in (0.3, 1.0):
