@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,30 @@ def _examples() -> list[Example]:
     return misconceptions()[:24]
 
 
-def test_the_adapter_learns_the_answers_and_the_model_stays_as_it_was(expert: Any, tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Learned:
+    """A run that was left alone: where its adapter is, and what it told and returned."""
+
+    folder: Path
+    record: dict[str, Any]
+    steps: list[tuple[int, int]]
+    before: dict[str, torch.Tensor]  # the model's weights
+
+
+@pytest.fixture(scope="module")
+def learned(expert: Any, tmp_path_factory: pytest.TempPathFactory) -> Learned:
     model, tokenizer = expert
     before = copy.deepcopy(model.state_dict())
-    steps: list[tuple[int, int]] = []
+    folder, steps = tmp_path_factory.mktemp("learned"), []
     record = induce(
-        model, tokenizer, _examples(), tmp_path, RECIPE, report=lambda step, total, loss: steps.append((step, total))
+        model, tokenizer, _examples(), folder, RECIPE, report=lambda step, total, loss: steps.append((step, total))
     )
+    return Learned(folder, record, steps, before)
+
+
+def test_the_adapter_learns_the_answers_and_the_model_stays_as_it_was(expert: Any, learned: Learned) -> None:
+    (model, tokenizer), tmp_path, before = expert, learned.folder, learned.before
+    record, steps = learned.record, learned.steps
     assert record["last_loss"] < record["first_loss"] - 0.3
     assert steps == [(i, 9) for i in range(1, 10)]
     assert json.loads((tmp_path / "induce.json").read_text()) == record
@@ -61,7 +79,7 @@ def test_the_adapter_learns_the_answers_and_the_model_stays_as_it_was(expert: An
     assert mean[0] > mean[1]
 
 
-def test_a_run_that_was_stopped_goes_on_and_ends_the_same(expert: Any, tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_goes_on_and_ends_the_same(expert: Any, learned: Learned, tmp_path: Path) -> None:
     model, tokenizer = expert
 
     def stop(step: int, total: int, loss: float | None) -> None:
@@ -74,10 +92,11 @@ def test_a_run_that_was_stopped_goes_on_and_ends_the_same(expert: Any, tmp_path:
     steps: list[int] = []
     induce(model, tokenizer, _examples(), tmp_path / "stopped", RECIPE, report=lambda step, *_: steps.append(step))
     assert steps == [4, 5, 6, 7, 8, 9]
-    induce(model, tokenizer, _examples(), tmp_path / "whole", RECIPE)
     from safetensors.torch import load_file
 
-    stopped, whole = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("stopped", "whole"))
+    stopped, whole = (
+        load_file(folder / "adapter_model.safetensors") for folder in (tmp_path / "stopped", learned.folder)
+    )
     for name in whole:
         torch.testing.assert_close(stopped[name], whole[name], atol=1e-6, rtol=1e-5)
 
