@@ -1,5 +1,6 @@
 """The training command, on a tiny corpus for a few steps."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,10 @@ def test_training_ends_when_its_minutes_are_over(material) -> None:  # type: ign
     assert 0 < outcome.steps < 10**6
 
 
-def test_the_command_writes_folders_that_load(tmp_path: Path) -> None:
+def test_the_command_writes_folders_that_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Models of their own shapes, for one step of few tokens, and few texts for the held-out loss.
+    monkeypatch.setattr("decoding.tools.miniature.train.HELD_OUT", 2)
+    monkeypatch.setattr("decoding.tools.miniature.train.Recipe", functools.partial(Recipe, batch=1, window=16))
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     options = "--steps 1 --amateur-steps 1 --volumes 1 --stories 5 --no-measure --threads 1"
