@@ -1,4 +1,4 @@
-"""Prompts of 32 thousand tokens: read, searched on, and held in memory that grows with them and no faster."""
+"""Prompts of 32 thousand tokens, read and searched on, and of up to 16, held in memory that grows no faster."""
 
 from __future__ import annotations
 
