@@ -88,7 +88,7 @@ class MixedRows(HookedRows):
             return
         for name, rows in row_slices(self.names, len(output)):
             if isinstance(name, str) and name in layer.lora_A:
-                output[rows] += lora_weights(layer, name)(inputs[0][rows]).to(output.dtype)
+                lora_weights(layer, name).add_to(output[rows], inputs[0][rows])
 
     def _adding(self, adapter: LoadedAdapter, weights: LoraWeights) -> Callable[..., None]:
         """A forward hook that adds the output of an adapter beside the model to its rows; see :meth:`_add`."""
@@ -98,6 +98,6 @@ class MixedRows(HookedRows):
                 return
             for name, rows in row_slices(self.names, len(output)):
                 if name is adapter:
-                    output[rows] += weights(inputs[0][rows]).to(output.dtype)
+                    weights.add_to(output[rows], inputs[0][rows])
 
         return add

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from decoding.errors import OptionError
 from decoding.models.packed_weights import can_copy, discard, has_copy, has_room_for_copies, packed_product
 
-__all__ = ["ENVIRONMENT_VARIABLE", "FORMS", "SmallBatchLinear", "is_plain_linear", "measured_forms"]
+__all__ = ["ENVIRONMENT_VARIABLE", "FORMS", "SmallBatchLinear", "has_only_weights", "is_plain_linear", "measured_forms"]
 
 Product = Callable[[Tensor, nn.Linear], Tensor]  # of (rows, in) states with a layer
 
@@ -299,9 +299,18 @@ def is_plain_linear(module: nn.Module) -> bool:
     return not hooked and bool(_plain_layers([module]))
 
 
-def _is_plain(layer: nn.Linear) -> bool:
+def has_only_weights(layer: nn.Linear) -> bool:
+    """True for a linear layer, on any device, whose output is the product with its weights and nothing more."""
+    return layer.bias is None and _has_own_forward(layer) and not (layer._forward_hooks or layer._forward_pre_hooks)
+
+
+def _has_own_forward(layer: nn.Linear) -> bool:
     own = vars(layer).get("forward")
-    if type(layer).forward is not nn.Linear.forward or not (own is None or isinstance(own, _Forward)):
+    return type(layer).forward is nn.Linear.forward and (own is None or isinstance(own, _Forward))
+
+
+def _is_plain(layer: nn.Linear) -> bool:
+    if not _has_own_forward(layer):
         return False
     weight = layer.weight
     ordinary = type(weight) in (nn.Parameter, Tensor) and weight.layout == torch.strided and weight.is_contiguous()
