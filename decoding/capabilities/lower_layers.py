@@ -14,6 +14,7 @@ from decoding.models.memo import PerModelMemo, model_cache_key
 from decoding.models.probe import relative_error, tolerance
 from decoding.models.structure import inspect_model
 from decoding.stream.lower_layers import LowerLayers
+from decoding.stream.separate_rows import SeparateRows
 
 __all__ = ["may_read_ahead"]
 
@@ -55,6 +56,7 @@ def _read(model: Any, layers: int) -> tuple[list[Tensor], bool]:
     try:
         rows, known, found = stream.separate_rows(), ids.tolist(), inspect_model(model).layers
         assert found is not None, "its layers were not found"
+        assert isinstance(rows, SeparateRows)
         if layers:
             rows.lower = LowerLayers(model, stream.passes, layers)
             rows.begin_ahead()

@@ -37,10 +37,13 @@ class EqualRows:
 
     Attributes:
         lengths: slots of each row, all the same.
+        lower: None: no layers of an encoder-decoder read ahead of the others.
 
     Raises:
         ModelError: a cache that cannot go back, or a model that does not read several tokens, or reads them otherwise.
     """
+
+    lower: None = None
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream

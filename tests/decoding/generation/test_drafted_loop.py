@@ -89,11 +89,11 @@ def test_every_kind_of_model(name: str) -> None:
         assert torch.equal(tokens, expected)
 
 
-@pytest.mark.parametrize("name", ["mamba", "bloom", "t5", "bart"])
+@pytest.mark.parametrize("name", ["mamba", "bloom"])
 def test_models_that_cannot_read_drafts_are_refused_in_one_line(name: str) -> None:
     of_call = tiny_model(name)
     for strategy in (ModelLogits(), ContrastiveSearch()):
-        with pytest.raises(ModelError, match=f"{type(of_call).__name__}.*(shared prefix|decoder-only)") as error:
+        with pytest.raises(ModelError, match=f"{type(of_call).__name__}.*shared prefix") as error:
             plain(of_call, {"input_ids": torch.tensor([PROMPTS[0]])}, strategy=strategy, drafts="prompt-lookup")
         assert "\n" not in str(error.value)
     assert set(DECODER_ONLY) == {"llama", "bloom", "mamba", *SHARING}  # each is tested, one way or the other

@@ -86,8 +86,8 @@ def test_lol_on_local_truthfulqa_and_on_a_task_that_generates(tmp_path: Path) ->
     results = _lm_eval(
         tmp_path / "out", "--truthfulqa", str(file), "--",
         "--tasks", "truthfulqa_mc1_local,truthfulqa_mc2_local,miniature_gen",
-        "--model_args",
-        "pretrained=expert,dtype=float32,strategy=lol,amateur=induced,lower_layers=0.5;0.75,guidance=default",
+        "--model_args", "pretrained=expert,strategy=lol,amateur=induced,lower_layers=0.5;0.75,guidance=default"
+        ",dtype=float32",
         "--gen_kwargs", "max_gen_toks=8", "--limit", "2",
     )  # fmt: skip
     assert results["config"]["strategy"].startswith("lol(amateur=induced, lower_layers=0.5,0.75, guidance=default,")
