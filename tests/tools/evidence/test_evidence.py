@@ -38,6 +38,15 @@ def test_the_page_is_as_drawn() -> None:
     assert draw(page, ROOT / "docs/evidence") == page
 
 
+def test_shares_on_the_page_are_percent() -> None:
+    """Metrics come as shares or in percent, and a column must know which: no figure of a table is beyond 100."""
+    page = (ROOT / "docs/evidence.md").read_text(encoding="utf-8")
+    rows = [line.partition("|")[2].partition("|")[2] for line in page.splitlines() if line.startswith("| ")]
+    figures = [float(number) for row in rows for number in re.findall(r"\d*\.\d+", row)]
+    assert len(figures) > 300
+    assert max(figures) <= 100
+
+
 def test_every_part_has_its_place_on_the_page() -> None:
     page = (ROOT / "docs/evidence.md").read_text(encoding="utf-8")
     drawn = [name for name, part in PARTS.items() if not any("--output" in step.arguments for step in part.steps)]
