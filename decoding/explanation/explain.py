@@ -21,7 +21,7 @@ from decoding.explanation.token_texts import TokenTexts
 from decoding.generation.roles import EXPERT
 from decoding.generation.strategy import Strategy
 from decoding.models.inputs import check_tokens, context_of, with_named_inputs
-from decoding.models.segments import is_long, segment_frames
+from decoding.models.segments import check_one_segment
 from decoding.models.wrappers import check_model, text_tokenizer, unwrapped
 from decoding.parameters import require_count
 from decoding.strategies.effective_config import with_strategy
@@ -112,11 +112,7 @@ def explain(
     prompt = inputs.get("input_ids")
     if isinstance(prompt, Tensor) and not model.config.is_encoder_decoder and sequences.shape[-1] < prompt.shape[-1]:
         raise not_after_prompt(sequences, prompt)
-    if is_long(model, inputs):
-        raise InputError(
-            f"input_features have {inputs['input_features'].shape[-1]} frames and the model hears "
-            f"{segment_frames(model)} at a time: a text is explained segment by segment; give the frames of one"
-        )
+    check_one_segment(model, inputs, "a text is explained segment by segment; give the frames of one")
     inputs = {name: value for name, value in inputs.items() if name not in IGNORED}
     if not {"max_new_tokens", "max_length", "generation_config"} & inputs.keys():
         # One more than were made, where there is room: at the last one some models force their end token.

@@ -14,7 +14,7 @@ from decoding.generation.caller import arguments_of_generate
 from decoding.generation.session import Session, argmax_first
 from decoding.models.forward_errors import not_a_number, within_memory
 from decoding.models.inputs import check_inputs, prompts_among, repeated_inputs, with_named_inputs
-from decoding.models.segments import cuts_segments, is_long, of_segment, segment_frames
+from decoding.models.segments import check_one_segment, cuts_segments, of_segment
 from decoding.models.wrappers import unwrapped
 from decoding.stream.prepare import prepare_inputs
 
@@ -149,12 +149,10 @@ class StrategyLogitsProcessor(LogitsProcessor):
         call = arguments_of_generate(FRAMES).get("given")
         if call is not None and isinstance(call["inputs"], Tensor):
             own["input_features"] = call["inputs"]
-            own |= {name: call[name] for name in ("decoder_attention_mask",) if call.get(name) is not None}
-        elif is_long(self.model, own):
-            raise InputError(
-                f"input_features have {own['input_features'].shape[-1]} frames and the model hears "
-                f"{segment_frames(self.model)} at a time: only its own generate() cuts them; give those of one segment"
-            )
+            if call.get("decoder_attention_mask") is not None:
+                own["decoder_attention_mask"] = call["decoder_attention_mask"]
+        else:
+            check_one_segment(self.model, own, "only its own generate() cuts them; give those of one segment")
         return own
 
     def _mask(self, input_ids: Tensor, mask: Tensor | None) -> Tensor:

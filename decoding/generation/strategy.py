@@ -155,7 +155,6 @@ class Strategy(ABC):
         temperature = (config.temperature or 1.0) if config.do_sample and generators is None else None
         captured = cuda_graphs_requested(config)
         amateur = self.draft_amateur(model, rows) if options.by_amateur else None
-
         layers = exit_of(options, model)
 
         def open_it(prompts: Sequence[Sequence[int]], new_tokens: int, reading: Any = None) -> Proposer:

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from decoding.errors import OptionError
+from decoding.errors import InputError, OptionError
 
-__all__ = ["check_segment_seeds", "cuts_segments", "is_long", "of_segment", "segment_frames"]
+__all__ = ["check_one_segment", "check_segment_seeds", "cuts_segments", "is_long", "of_segment", "segment_frames"]
 
 
 def cuts_segments(model: Any) -> bool:
@@ -31,6 +31,24 @@ def is_long(model: Any, inputs: Mapping[str, Any]) -> bool:
     """True where the sound among the inputs (``input_features``) has more frames than one segment."""
     features = inputs.get("input_features")
     return cuts_segments(model) and isinstance(features, Tensor) and features.shape[-1] > segment_frames(model)
+
+
+def check_one_segment(model: Any, inputs: Mapping[str, Any], instead: str) -> None:
+    """Refuse sound of more than one segment.
+
+    Args:
+        model: that hears it.
+        inputs: of a call.
+        instead: what is done with segments, and what to give.
+
+    Raises:
+        InputError: it is longer.
+    """
+    if is_long(model, inputs):
+        raise InputError(
+            f"input_features have {inputs['input_features'].shape[-1]} frames and the model hears "
+            f"{segment_frames(model)} at a time: {instead}"
+        )
 
 
 def of_segment(model: Any, named: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decoding.errors import InputError, OptionError
+from decoding.errors import InputError
 from decoding.models.wrappers import text_tokenizer, unwrapped
 from decoding.parameters import require_flag
 from decoding.scoring.scorer import Scorer
-from decoding.scoring.token_ids import as_continuations, token_ids
+from decoding.scoring.token_ids import as_continuations, text_needs_tokenizer, token_ids
 from decoding.scoring.with_inputs import encoder_inputs, has_more_than_text, score_batch
 from decoding.strategies.given import GivenStrategy
 
@@ -101,7 +101,7 @@ def tokens_of(
     tokenizer = text_tokenizer(tokenizer, required=False)
     continuations = as_continuations(continuations)
     if tokenizer is None and any(isinstance(text, str) for text in (prompt, *continuations)):
-        raise OptionError("prompt and continuations as text need tokenizer=...; or give token ids")
+        raise text_needs_tokenizer()
     if not continuations:
         raise InputError("no continuations: give at least one")
     texts = [continuation for continuation in continuations if isinstance(continuation, str)]

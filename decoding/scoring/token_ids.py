@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from decoding.errors import InputError, shown
+from decoding.errors import InputError, OptionError, shown
 from decoding.parameters import plain_number
 
-__all__ = ["as_continuations", "token_ids"]
+__all__ = ["as_continuations", "text_needs_tokenizer", "token_ids"]
 
 
 def as_continuations(continuations: Any) -> list[Any]:
@@ -48,6 +48,11 @@ def _rows(encoding: Mapping[str, Any]) -> list[list[int]]:
         [token for token, kept in zip(token_ids(row), token_ids(row_mask), strict=True) if kept]
         for row, row_mask in zip(ids, mask, strict=True)
     ]
+
+
+def text_needs_tokenizer() -> OptionError:
+    """The refusal of text that is given without a tokenizer."""
+    return OptionError("prompt and continuations as text need tokenizer=...; or give token ids")
 
 
 def token_ids(tokens: Any, what: str = "token ids") -> list[int]:

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
-from decoding.errors import InputError, OptionError
+from decoding.errors import InputError
 from decoding.models.devices import input_device
 from decoding.models.forward_errors import not_a_number, within_memory
 from decoding.models.inputs import check_inputs, context_of, with_named_inputs
-from decoding.models.segments import is_long, of_segment, segment_frames
+from decoding.models.segments import check_one_segment, of_segment
 from decoding.models.text_config import vocab_size
 from decoding.models.wrappers import text_tokenizer, unwrapped
 from decoding.parameters import require_flag
 from decoding.scoring.scores import Scores
 from decoding.scoring.scoring_strategy import checked_floor, is_plain, scoring_strategy
-from decoding.scoring.token_ids import as_continuations, token_ids
+from decoding.scoring.token_ids import as_continuations, text_needs_tokenizer, token_ids
 from decoding.strategies.contrast.base import ContrastStrategy
 from decoding.strategies.contrast.reader_inputs import TEXT_INPUTS
 from decoding.strategies.contrast.session import ContrastSession
@@ -84,11 +84,7 @@ def score_batch(
     if not isinstance(inputs, Mapping):
         raise InputError(f"inputs is a {type(inputs).__name__}: must be what a tokenizer or a processor returns")
     _, named = with_named_inputs(inputs, {})
-    if is_long(model, named):
-        raise InputError(
-            f"input_features have {named['input_features'].shape[-1]} frames and the model hears "
-            f"{segment_frames(model)} at a time: texts are scored segment by segment; give the frames of one"
-        )
+    check_one_segment(model, named, "texts are scored segment by segment; give the frames of one")
     prompts = len(_first_input(model, named))
     if len(continuations) != prompts:
         raise InputError(
@@ -123,7 +119,7 @@ def encoder_inputs(prompt: Any, tokenizer: Any) -> Mapping[str, Any]:
         return {"input_ids": torch.tensor([ids])}
     tokenizer = text_tokenizer(tokenizer, required=False)
     if tokenizer is None:
-        raise OptionError("prompt and continuations as text need tokenizer=...; or give token ids")
+        raise text_needs_tokenizer()
     encoding = tokenizer(prompt, return_tensors="pt")
     return {name: encoding[name] for name in ("input_ids", "attention_mask") if name in encoding}
 
@@ -146,7 +142,7 @@ def _tokens(model: Any, given: Any, tokenizer: Any, prompt: int) -> list[list[in
         what = f"continuation {index} of prompt {prompt}"
         if isinstance(continuation, str):
             if tokenizer is None:
-                raise OptionError("prompt and continuations as text need tokenizer=...; or give token ids")
+                raise text_needs_tokenizer()
             continuation = tokenizer(continuation, add_special_tokens=False)["input_ids"]
         ids = token_ids(continuation, what)
         if not ids:

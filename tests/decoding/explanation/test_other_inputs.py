@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from encoder_inputs import two_sounds, two_sources
 from tiny_strategies import OTHER_INPUTS
 
 import decoding
@@ -31,17 +32,7 @@ def _images() -> dict[str, Any]:
 
 
 def _sound() -> dict[str, Any]:
-    config = _model("whisper").config
-    shape = (2, config.num_mel_bins, 2 * config.max_source_positions)
-    return {"input_features": torch.randn(shape, generator=torch.Generator().manual_seed(5))}
-
-
-def _sources() -> dict[str, Any]:
-    return {
-        "input_ids": torch.tensor([[21, 22, 23, 24], [31, 32, 0, 0]]),
-        "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]),
-        "decoder_input_ids": torch.tensor([[1, 61], [1, 61]]),
-    }
+    return two_sounds(_model("whisper"))
 
 
 CASES: dict[str, tuple[str, Any, Any, set[str]]] = {
@@ -50,7 +41,7 @@ CASES: dict[str, tuple[str, Any, Any, set[str]]] = {
         "whisper", AudioContrast(shift=0.5), _sound, {"expert", "noise", "silence", "shift"}
     ),
     "source-contrast": (
-        "bart", SourceContrast([[45, 46], [51, 52, 53]], language=62), _sources,
+        "bart", SourceContrast([[45, 46], [51, 52, 53]], language=62), two_sources,
         {"expert", "other source", "other language"},
     ),
 }  # fmt: skip

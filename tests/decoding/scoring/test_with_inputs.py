@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from encoder_inputs import two_sounds, two_sources
 from tiny_models import tiny_model
 from torch import Tensor
 
@@ -35,17 +36,7 @@ def image_prompts() -> dict[str, Any]:
 
 
 def sounds() -> dict[str, Any]:
-    config = model_of("whisper").config
-    shape = (2, config.num_mel_bins, 2 * config.max_source_positions)
-    return {"input_features": torch.randn(shape, generator=torch.Generator().manual_seed(5))}
-
-
-def sources() -> dict[str, Any]:
-    return {
-        "input_ids": torch.tensor([[21, 22, 23, 24], [31, 32, 0, 0]]),
-        "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]),
-        "decoder_input_ids": torch.tensor([[1, 61], [1, 61]]),
-    }
+    return two_sounds(model_of("whisper"))
 
 
 def image_logits(row: int, answer: Sequence[int]) -> list[Tensor]:
@@ -73,7 +64,7 @@ def sound_logits(row: int, answer: Sequence[int]) -> list[Tensor]:
 
 def source_logits(row: int, answer: Sequence[int]) -> list[Tensor]:
     """Of the expert, and of the model after another source."""
-    given, model = sources(), double("bart")
+    given, model = two_sources(), double("bart")
     source = given["input_ids"][row][given["attention_mask"][row].bool()].tolist()
     decoded = torch.tensor([[1, 61, *answer[:-1]]])
     return [
@@ -109,7 +100,7 @@ CASES: dict[str, tuple[str, Any, Any, Any, Any]] = {
         lambda expert, amateur: contrast_of(expert.log_softmax(-1), amateur.log_softmax(-1), 1.0, 0.01),
     ),
     "source": (
-        "bart", SourceContrast(OTHERS), sources, source_logits,
+        "bart", SourceContrast(OTHERS), two_sources, source_logits,
         lambda expert, amateur: expert.log_softmax(-1) - 0.7 * amateur.log_softmax(-1),
     ),
 }  # fmt: skip
