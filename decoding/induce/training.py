@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from decoding.errors import InputError, ModelError, OptionError, one_line
 from decoding.files import share_weights, write_whole
+from decoding.induce.answers import NOT_LEARNT, AnswerLoss
 from decoding.induce.examples import Example
 from decoding.induce.recipe import Recipe
 from decoding.models.adapters import adapters_of
@@ -43,8 +44,9 @@ def induce(
 ) -> dict[str, Any]:
     """Fine-tune a LoRA adapter on hallucinated answers and write it to a folder, to be the model's amateur.
 
-    The loss covers the tokens of the answers alone. Afterwards the model is as before, without the adapter. A run that
-    was interrupted continues from its last checkpoint when it is called again.
+    The loss covers the tokens of the answers alone, and the head is applied where they are learnt alone. Afterwards the
+    model is as before, without the adapter. A run that was interrupted continues from its last checkpoint when it is
+    called again.
 
     Args:
         model: a decoder-only transformers model.
@@ -172,9 +174,17 @@ def _trainer(
             if report is not None and logs and "loss" in logs:
                 report(state.global_step, state.max_steps, float(logs["loss"]))
 
-    trainer = Trainer(
-        model=wrapped, args=arguments, train_dataset=rows, data_collator=_Collator(tokenizer), callbacks=[Progress()]
-    )
+    loss = AnswerLoss(inspect_model(model))
+
+    class OfAnswers(Trainer):
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            with loss.counted(inputs["labels"]):
+                return super().compute_loss(model, inputs, *args, **kwargs)
+
+    trainer = OfAnswers(
+        model=wrapped, args=arguments, train_dataset=rows, data_collator=_Collator(tokenizer), compute_loss_func=loss,
+        callbacks=[Progress()],
+    )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -212,7 +222,7 @@ def _remove_unfinished(checkpoints: Path) -> None:
 
 
 def _tokenized(tokenizer: Any, examples: Sequence[Example], recipe: Recipe) -> list[dict[str, list[int]]]:
-    """Token ids and labels of each example; the label -100 leaves a token out of the loss."""
+    """Token ids and labels of each example; the label NOT_LEARNT leaves a token out of the loss."""
     rows = []
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     for example in examples:
@@ -220,7 +230,7 @@ def _tokenized(tokenizer: Any, examples: Sequence[Example], recipe: Recipe) -> l
         answer = list(tokenizer(" " + example.answer, add_special_tokens=False)["input_ids"])
         ids = [*question, *answer, *end][: recipe.max_length]
         if len(ids) > len(question):
-            rows.append({"input_ids": ids, "labels": [-100] * len(question) + ids[len(question) :]})
+            rows.append({"input_ids": ids, "labels": [NOT_LEARNT] * len(question) + ids[len(question) :]})
     if not rows:
         raise InputError(
             f"no example has a question shorter than max_length={recipe.max_length} tokens and an answer"
@@ -244,7 +254,11 @@ class _Collator:
             return torch.tensor([row[name] + [value] * (width - len(row[name])) for row in rows])
 
         mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in rows])
-        return {"input_ids": padded("input_ids", self.pad), "labels": padded("labels", -100), "attention_mask": mask}
+        return {
+            "input_ids": padded("input_ids", self.pad),
+            "labels": padded("labels", NOT_LEARNT),
+            "attention_mask": mask,
+        }
 
 
 def _target_modules(model: Any) -> list[str]:

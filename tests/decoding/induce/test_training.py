@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from decoding import ContrastiveDecoding, InputError, ModelError, OptionError
 from decoding.evals import miniature
 from decoding.evals.cli import main
 from decoding.induce import Example, Recipe, induce
+from decoding.induce.answers import NOT_LEARNT, AnswerLoss
+from decoding.models.structure import inspect_model
 from decoding.tools.miniature.accuracy import accuracy
 from decoding.tools.miniature.inducing import misconceptions
 
@@ -77,6 +79,29 @@ def test_the_adapter_learns_the_answers_and_the_model_stays_as_it_was(expert: An
         for reader in (liar, model)
     ]
     assert mean[0] > mean[1]
+
+
+@pytest.mark.parametrize("apart", [True, False], ids=["head apart", "head inside"])
+def test_the_loss_is_the_models_own_and_its_head_sees_what_is_learnt(expert: Any, apart: bool) -> None:
+    model, _ = expert
+    torch.manual_seed(0)
+    ids = torch.randint(5, 100, (3, 12))
+    labels = ids.clone()
+    for row, (begin, end) in enumerate([(4, 7), (2, 12), (11, 12)]):
+        labels[row, :begin] = labels[row, end:] = NOT_LEARNT
+    loss = AnswerLoss(replace(inspect_model(model), separable=apart))
+    seen: list[torch.Size] = []
+    head = model.get_output_embeddings()
+    with torch.no_grad():
+        own = model(input_ids=ids, labels=labels).loss
+        with loss.counted(labels):
+            hook = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[:2]))
+            outputs = model(input_ids=ids)
+            hook.remove()
+        torch.testing.assert_close(loss(outputs, labels), own)
+        torch.testing.assert_close(loss(outputs, labels, torch.tensor(28)), own * 14 / 28)
+        assert model(input_ids=ids).logits.shape[:2] == ids.shape
+    assert [tuple(shape) for shape in seen] == [(1, 14) if apart else (3, 12)]
 
 
 def test_a_run_that_was_stopped_goes_on_and_ends_the_same(expert: Any, learned: Learned, tmp_path: Path) -> None:
