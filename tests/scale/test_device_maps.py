@@ -6,7 +6,7 @@ pytest.importorskip("accelerate", reason="splitting a model over devices needs a
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ SPLITS = {
     "sliding windows": ("mistral-sliding", PROBE_WINDOW),
     "soft-capped logits and masks of two kinds": ("gemma2", PROBE_WINDOW),
 }
-NEW = 4  # tokens: the prompt's, one of a branch that is kept, and those of steps after it
+NEW = 3  # tokens: the prompt's, one of a branch that is kept, and one of a step after it
 STRATEGIES = {
     "contrastive search": lambda: ContrastiveSearch(0.6, 4),
     "DoLa": lambda: DoLa(layers=(0, 1, 2)),
@@ -50,14 +50,17 @@ STRATEGIES = {
 }
 
 
-# Every strategy where the head is elsewhere, and where logits and masks are made in more ways; where layers alone move,
-# one that branches, one with exits and one with a second model.
+# Every strategy where the head is elsewhere. Elsewhere those that do what the others do not: one that branches (masks
+# and the cache move), one that reads layers through norm and head, and one with a second model, whose logits are here.
+# Layers in between are those of the prompts in pieces.
 PLACED = [
-    (case, strategy)
-    for case in SPLITS
-    for strategy in STRATEGIES
-    if case in ("head elsewhere", "soft-capped logits and masks of two kinds")
-    or strategy in ("contrastive search", "DoLa behind the norm", "contrastive decoding")
+    *(("head elsewhere", strategy) for strategy in STRATEGIES),
+    ("head here, upper layers elsewhere", "contrastive search"),
+    ("head here, upper layers elsewhere", "DoLa behind the norm"),
+    ("sliding windows", "contrastive search"),
+    ("soft-capped logits and masks of two kinds", "contrastive search"),
+    ("soft-capped logits and masks of two kinds", "DoLa behind the norm"),
+    ("soft-capped logits and masks of two kinds", "contrastive decoding"),
 ]
 
 
@@ -130,17 +133,27 @@ def test_prompts_in_pieces_are_those_of_one_device(strategy: str) -> None:
     assert tokens.tolist() == on_one_device("llama", strategy)
 
 
-@pytest.mark.parametrize("strategy", ["contrastive search", "DoLa", "context-aware"])
-def test_beams_and_draws_are_those_of_one_device(strategy: str) -> None:
-    made, found = STRATEGIES[strategy](), []
+def beams(model: Any, strategy: decoding.Strategy) -> list[list[int]]:
+    processor = strategy.logits_processor(model, **PADDED)
+    return model.generate(**PADDED, num_beams=2, max_new_tokens=NEW, logits_processor=[processor]).tolist()
+
+
+def drawn(model: Any, strategy: decoding.Strategy) -> list[list[int]]:
+    torch.manual_seed(0)
+    return decoding.generate(model, **PADDED, strategy=strategy, do_sample=True, max_new_tokens=NEW).tolist()
+
+
+# Beams move the rows of a cache, and of every other reader's; a draw is one of the session that all contrasts share, or
+# of contrastive search.
+@pytest.mark.parametrize(
+    ("call", "strategy"),
+    [(beams, "contrastive search"), (beams, "context-aware"), (drawn, "contrastive search"), (drawn, "DoLa")],
+)
+def test_beams_and_draws_are_those_of_one_device(call: Callable[..., list[list[int]]], strategy: str) -> None:
+    found = []
     for model, devices in zip(split("head elsewhere"), (without_it(), contextlib.nullcontext()), strict=True):
         with devices:
-            beams = model.generate(
-                **PADDED, num_beams=3, max_new_tokens=NEW, logits_processor=[made.logits_processor(model, **PADDED)]
-            )
-            torch.manual_seed(0)
-            drawn = decoding.generate(model, **PADDED, strategy=made, do_sample=True, max_new_tokens=NEW)
-        found.append((beams.tolist(), drawn.tolist()))
+            found.append(call(model, STRATEGIES[strategy]()))
     assert found[0] == found[1]
 
 
@@ -185,7 +198,7 @@ def test_lora_amateurs_speak_on_every_device() -> None:
         model = untied(miniature.load("expert")[0])
         model = spread(model, *there) if there else model
         strategy = decoding.LOL("induced", (0.5, 0.75), guidance=[9, 10])
-        texts.append(decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=8).tolist())
+        texts.append(decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=4).tolist())
     assert texts[0] == texts[1]
 
 
@@ -197,23 +210,39 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["layers", "embeddings too"])
-def offloaded(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Any:
+def on_a_disk(folder: Path, embeddings: str, weights: Path) -> Any:
+    """The model of a folder with some layers, norm and head on a disk, and its embeddings where it is told."""
     from transformers import AutoModelForCausalLM
 
     kept = {"model.rotary_emb": "cpu", "model.layers.1": "cpu"}
     away = {"model.layers.0": "disk", "model.layers.2": "disk", "model.norm": "disk", "lm_head": "disk"}
-    away["model.embed_tokens"] = "cpu" if request.param == "layers" else "disk"
-    return AutoModelForCausalLM.from_pretrained(folder, device_map={**kept, **away}, offload_folder=tmp_path).eval()
+    places = {**kept, **away, "model.embed_tokens": embeddings}
+    return AutoModelForCausalLM.from_pretrained(folder, device_map=places, offload_folder=weights).eval()
+
+
+@pytest.fixture(scope="module")
+def offloaded(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A model with its embeddings on a disk too: no test changes it."""
+    return on_a_disk(folder, "disk", tmp_path_factory.mktemp("weights"))
 
 
 def test_weights_on_a_disk_say_the_same(offloaded: Any) -> None:
     assert input_device(offloaded) == torch.device("cpu")
     with without_it():  # these weights are on a disk, and read to the CPU
-        for strategy, make in STRATEGIES.items():
-            tokens = decoding.generate(offloaded, **PADDED, strategy=make(), max_new_tokens=NEW)
+        for strategy in ("contrastive search", "DoLa behind the norm", "contrastive decoding", "an amateur's prompt"):
+            tokens = decoding.generate(offloaded, **PADDED, strategy=STRATEGIES[strategy](), max_new_tokens=NEW)
             assert tokens.tolist() == on_one_device("llama", strategy)
         assert described(whole_model("llama"), "") == described(offloaded, "")
+
+
+def test_layers_on_a_disk_say_the_same(folder: Path, tmp_path: Path) -> None:
+    layers_alone = on_a_disk(folder, "cpu", tmp_path)
+    assert input_device(layers_alone) == torch.device("cpu")
+    with without_it():
+        for strategy in ("DoLa", "context-aware"):
+            tokens = decoding.generate(layers_alone, **PADDED, strategy=STRATEGIES[strategy](), max_new_tokens=NEW)
+            assert tokens.tolist() == on_one_device("llama", strategy)
+    assert sorted(device_names(layers_alone)) == ["cpu", "offloaded"]
 
 
 def test_states_are_those_of_one_device(offloaded: Any) -> None:
@@ -250,9 +279,9 @@ def test_an_adapter_is_not_put_on_weights_that_are_not_there(offloaded: Any) -> 
 
 
 def test_the_command_line_splits_a_model(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["generate", "--prompt", "The old clockmaker", "--max-new-tokens", "6"]
+    command = ["generate", "--prompt", "The old clockmaker", "--max-new-tokens", "3"]
     assert main(command) == main([*command, "--device-map", "auto"]) == 0
     one, other = capsys.readouterr().out.splitlines()
     assert one == other
-    evaluate = ["eval", "truthfulqa", "--miniature", "--limit", "3", "--strategy", "dola", "--device-map", "auto"]
+    evaluate = ["eval", "truthfulqa", "--miniature", "--limit", "1", "--strategy", "dola", "--device-map", "auto"]
     assert main(evaluate) == 0
