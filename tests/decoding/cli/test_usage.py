@@ -45,12 +45,18 @@ def options(command):
 
 
 def cases(wanted):
-    return [
-        pytest.param(words, name, kinds, info, id=" ".join((*words, name)))
-        for words, command in COMMANDS.items()
-        for name, kinds, info in options(command)
-        if wanted(kinds, info)
-    ]
+    """Each declaration of an option once, with the first command that has it, and of each command its first option.
+
+    Most options are those of many commands: what is said of them does not depend on the command.
+    """
+    declared, found = set(), {}
+    for words, command in COMMANDS.items():
+        for name, kinds, info in options(command):
+            declaration = (name, frozenset(kinds), info.metavar, info.min, info.max)
+            if wanted(kinds, info) and (declaration not in declared or not found.get(words)):
+                declared.add(declaration)
+                found.setdefault(words, []).append(pytest.param(words, name, kinds, info, id=" ".join((*words, name))))
+    return [case for of_command in found.values() for case in of_command]
 
 
 @pytest.fixture
