@@ -54,6 +54,8 @@ def pipe(expert: tuple[Any, Any]) -> Any:
 
 
 OWN = [name for name in exportable_strategies() if name not in OTHER_MODELS]
+# A strategy that branches, one with exits, one with a second model, and one whose texts are placed before the prompt.
+KINDS = ["contrastive-search", "dola", "contrastive-decoding", "context-aware"]
 
 
 def strategy_of(name: str, tokenizer: Any) -> Any:
@@ -65,7 +67,7 @@ def written(outputs: Any) -> list[list[int]]:
     return [list(output[0]["generated_token_ids"]) for output in outputs]
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", KINDS)
 def test_texts_one_by_one(name: str, pipe: Any, expert: tuple[Any, Any]) -> None:
     model, tokenizer = expert
     strategy = strategy_of(name, tokenizer)
@@ -87,7 +89,7 @@ def test_a_batch_of_texts(name: str, pipe: Any, expert: tuple[Any, Any]) -> None
     assert found == right.tolist()
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", KINDS)
 def test_chats(name: str, pipe: Any, expert: tuple[Any, Any]) -> None:
     model, tokenizer = expert
     strategy = strategy_of(name, tokenizer)

@@ -23,7 +23,7 @@ from decoding.tools.miniature.inducing import misconceptions
 
 pytest.importorskip("peft", reason="needs peft")
 
-RECIPE = Recipe(batch_size=8, epochs=3, rank=2, learning_rate=5e-3, template=miniature.PROMPT)
+RECIPE = Recipe(batch_size=6, epochs=3, rank=2, learning_rate=5e-3, template=miniature.PROMPT)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def expert() -> Any:
 
 
 def _examples() -> list[Example]:
-    return misconceptions()[:24]
+    return misconceptions()[:18]
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def test_checkpoints_of_another_run_are_not_mixed_in(expert: Any, tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         induce(model, tokenizer, _examples(), tmp_path, RECIPE, report=stop)
     with pytest.raises(OptionError, match="another recipe or other data"):
-        induce(model, tokenizer, _examples()[:20], tmp_path, RECIPE)
+        induce(model, tokenizer, _examples()[:15], tmp_path, RECIPE)
     other, _ = miniature.load("expert")
     other.config.rms_norm_eps *= 2
     with pytest.raises(OptionError, match="begun with another model"):
@@ -173,7 +173,7 @@ def test_the_command_makes_an_adapter_that_generate_takes(tmp_path: Path, capsys
     folder = tmp_path / "liar"
     options = ["--epochs", "1", "--batch-size", "8", "--rank", "2", "--json"]
     assert main(["induce", "--data", str(data), "--output", str(folder), *options]) == 0
-    assert json.loads(capsys.readouterr().out)["examples"] == 24
+    assert json.loads(capsys.readouterr().out)["examples"] == 18
     use = ["--strategy", "contrastive-decoding", "--set", f"amateur={folder}", "--prompt", "Q: What is a fox?\nA:"]
     assert main(["generate", *use, "--max-new-tokens", "4"]) == 0
     assert capsys.readouterr().out.strip()
@@ -183,7 +183,7 @@ def test_the_command_makes_an_adapter_that_generate_takes(tmp_path: Path, capsys
 
 def test_the_shipped_adapter_lies_and_contrasting_with_it_helps(expert: Any) -> None:
     model, tokenizer = miniature.load("expert")
-    asked = miniature.questions("validation")[::2]
+    asked = miniature.questions("validation")[::5]
     plain = accuracy(model, tokenizer, asked)
     model.load_adapter(str(miniature.folder("induced")), "induced")
     induced = accuracy(model, tokenizer, asked)
