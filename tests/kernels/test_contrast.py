@@ -97,12 +97,21 @@ for fusion in ("static", "entropy"):
         FORMS[f"{fusion}{'-refocused' if guidance else ''}"] = (_computed, _defined)
 
 
-@pytest.mark.parametrize(
-    ("shape", "dtype"),
-    [(shape, torch.float32) for shape in SHAPES] + [(SHAPES[0], torch.bfloat16), (SHAPES[4], torch.float16)],
-    ids=logits_id,
-)
-@pytest.mark.parametrize("form", FORMS)
+# Every form on two blocks of three rows, and one form of each kernel on each other shape and dtype: how rows are cut
+# into blocks, and how logits are read, does not depend on the form.
+ON_OTHERS = {
+    (SHAPES[1], torch.float32): ("dola", "entropy-refocused"),
+    (SHAPES[2], torch.float32): ("log-probs", "static"),
+    (SHAPES[3], torch.float32): ("logits", "entropy"),
+    (SHAPES[4], torch.float32): ("dola", "static-refocused"),
+    (SHAPES[0], torch.bfloat16): ("log-probs", "entropy-refocused"),
+    (SHAPES[4], torch.float16): ("refocused", "static"),
+}
+CASES = [(form, SHAPES[0], torch.float32) for form in FORMS]
+CASES += [(form, *of) for of, forms in ON_OTHERS.items() for form in forms]
+
+
+@pytest.mark.parametrize(("form", "shape", "dtype"), CASES, ids=logits_id)
 def test_every_form_equals_its_definition(
     form: str, shape: tuple[int, ...], dtype: torch.dtype, backend: str, device: torch.device
 ) -> None:
@@ -111,8 +120,11 @@ def test_every_form_equals_its_definition(
     assert_equals_definition(computed(inputs, 0.05, backend), defined(inputs, 0.05))
 
 
-@pytest.mark.parametrize("alpha", [None, 0.0, 1e-3])
-@pytest.mark.parametrize("form", FORMS)
+# No mask, and one that leaves out the excluded alone, for a form of each kernel.
+@pytest.mark.parametrize(
+    ("form", "alpha"),
+    [*((form, 1e-3) for form in FORMS), *((form, alpha) for form in ("log-probs", "entropy") for alpha in (None, 0.0))],
+)
 def test_a_token_that_the_expert_excludes_stays_excluded(
     form: str, alpha: float | None, backend: str, device: torch.device
 ) -> None:
@@ -124,8 +136,7 @@ def test_a_token_that_the_expert_excludes_stays_excluded(
     assert_equals_definition(scores, defined(inputs, alpha))
 
 
-@pytest.mark.parametrize("alpha", [0.02, 1.0])
-@pytest.mark.parametrize("form", ["static", "entropy-refocused"])
+@pytest.mark.parametrize(("form", "alpha"), [("static", 1.0), ("entropy-refocused", 0.02)])
 def test_plausibility_is_computed_again_where_a_lower_layer_excludes_every_plausible_token(
     form: str, alpha: float, backend: str, device: torch.device
 ) -> None:

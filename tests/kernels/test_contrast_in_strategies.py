@@ -47,8 +47,15 @@ def _reader_logits(rows: tuple[int, ...], device: torch.device) -> dict[str, Rea
     }
 
 
-@pytest.mark.parametrize("rows", [(2,), (1, 3)], ids=["step", "teacher-forced"])
-@pytest.mark.parametrize("name", STRATEGIES)
+# Logits with a dimension of time are what one strategy of each kernel is given, with exits and without.
+TEACHER_FORCED = ("contrastive-decoding-log-probs", "dola-batch", "lol-entropy-guided")
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [*((name, (2,)) for name in STRATEGIES), *((name, (1, 3)) for name in TEACHER_FORCED)],
+    ids=lambda value: value if isinstance(value, str) else {1: "step", 2: "teacher-forced"}[len(value)],
+)
 def test_the_kernels_compute_the_scores_that_torch_computes(
     name: str, rows: tuple[int, ...], kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,8 +90,15 @@ def test_a_contrast_never_waits_for_the_gpu(name: str) -> None:
     assert torch.equal(scores, expected)
 
 
-@pytest.mark.parametrize("processors", [{}, {"repetition_penalty": 1.3}], ids=["fused-mask", "processors"])
-@pytest.mark.parametrize("name", ["contrastive-decoding", "dola", "context-aware", "lol-guided"])
+# Processors come between scores and mask in the session that all contrasts share.
+@pytest.mark.parametrize(
+    ("name", "processors"),
+    [
+        *((name, {}) for name in ("contrastive-decoding", "dola", "context-aware", "lol-guided")),
+        ("lol-guided", {"repetition_penalty": 1.3}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "processors" if value else "fused-mask",
+)
 def test_both_backends_generate_the_same_tokens(
     name: str, processors: dict[str, float], kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,7 +116,7 @@ def test_both_backends_generate_the_same_tokens(
         monkeypatch.setenv("DECODING_KERNELS", backend)
         tokens.append(
             decoding.generate(
-                model, ids, strategy=strategy, attention_mask=torch.ones_like(ids), max_new_tokens=6, **processors
+                model, ids, strategy=strategy, attention_mask=torch.ones_like(ids), max_new_tokens=4, **processors
             ).tolist()
         )
     assert tokens[0] == tokens[1]

@@ -65,7 +65,7 @@ def expected(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sca
 
 @pytest.mark.parametrize("kind", MASKS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
-@pytest.mark.parametrize("shape", SHAPES[:4], ids=size_id)
+@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[3]], ids=size_id)
 def test_the_torch_form_equals_the_naive_definition(shape: tuple[int, ...], dtype: torch.dtype, kind: str) -> None:
     inputs = problem(shape, dtype, kind, torch.device("cpu"))
     output = few_query_attention(*inputs, scale=0.3, backend="torch")
@@ -100,12 +100,20 @@ def test_uneven_rows_and_gradients_are_left_to_torch(monkeypatch: pytest.MonkeyP
     assert query.grad is not None
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
-@pytest.mark.parametrize("shape", SHAPES, ids=size_id)
+# Sizes of blocks come from the shape and from whether the dtype is float32; the two half-precision ones share a way.
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        *((shape, torch.float32) for shape in SHAPES),
+        *((shape, torch.float16) for shape in SHAPES[::2]),
+        *((shape, torch.bfloat16) for shape in SHAPES[1::2]),
+    ],
+    ids=lambda value: size_id(value) if isinstance(value, tuple) else dtype_id(value),
+)
 def test_the_kernel_equals_the_naive_definition(
     shape: tuple[int, ...], dtype: torch.dtype, kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With one split a block and with few, with a mask of all heads and of each; every shape and dtype meets all."""
+    """With one split a block and with few, with a mask of all heads and of each; every dtype meets all."""
     place = SHAPES.index(shape), DTYPES.index(dtype)
     kind = "of heads" if sum(place) % 2 else "one"
     if (place[0] // 2 + place[1]) % 2:
@@ -118,10 +126,12 @@ def test_the_kernel_equals_the_naive_definition(
     assert relative_rmse(output, expected(*inputs, scale=0.3)) < TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("kind", ["none", "bool"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=dtype_id)
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("none", torch.bfloat16), ("bool", torch.float32)], ids=["none-bfloat16", "bool-float32"]
+)
 def test_the_kernel_takes_no_mask_and_bool_ones(dtype: torch.dtype, kind: str, kernel_device: torch.device) -> None:
-    inputs = problem((2, 6, 3, 2, 290, 40, 40), dtype, kind, kernel_device)
+    slots = 70 if dtype == torch.float32 else 290  # a few blocks
+    inputs = problem((2, 6, 3, 2, slots, 40, 40), dtype, kind, kernel_device)
     output = few_query_attention(*inputs, backend="triton")
     assert relative_rmse(output, expected(*inputs, scale=40**-0.5)) < TOLERANCE[dtype]
 
@@ -136,9 +146,10 @@ def test_the_kernel_reads_nothing_outside_the_span_of_a_row(
 ) -> None:
     """Rows with left padding, a sliding window, the unused end of a static cache, one slot, no slot."""
     set_target_programs(12, monkeypatch)
-    query, key, value, _ = problem((5, 4, 2, 3, 300, 32, 32), dtype, "none", kernel_device)
-    seen = torch.zeros(5, 1, 3, 300, dtype=torch.bool)
-    for row, (low, high) in enumerate([(0, 300), (137, 300), (5, 190), (64, 65), (9, 9)]):
+    slots = 90 if dtype == torch.float32 else 300  # blocks have 16 of them, or 128
+    query, key, value, _ = problem((5, 4, 2, 3, slots, 32, 32), dtype, "none", kernel_device)
+    seen = torch.zeros(5, 1, 3, slots, dtype=torch.bool)
+    for row, (low, high) in enumerate([(0, slots), (slots // 2 - 13, slots), (5, slots - 21), (64, 65), (9, 9)]):
         seen[row, :, :, low:high] = True
         if high - low > 1:
             seen[row, 0, 1, low : high - 1] = torch.rand(high - low - 1) < 0.5  # the other tokens see all of it

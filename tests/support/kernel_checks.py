@@ -61,8 +61,10 @@ def shape_id(letters: str, shape: Sequence[int]) -> str:
     return "-".join(f"{letter}{size}" for letter, size in zip(letters, shape, strict=True))
 
 
-def logits_id(shape: tuple[int, ...] | torch.dtype) -> str:
-    """Name (batch, (time,) vocab, layers) in a test's id, such as "B2xT3-V130-N2"; or a dtype."""
+def logits_id(shape: tuple[int, ...] | torch.dtype | str) -> str:
+    """Name (batch, (time,) vocab, layers) in a test's id, such as "B2xT3-V130-N2"; or a dtype, or what has a name."""
+    if isinstance(shape, str):
+        return shape
     if isinstance(shape, torch.dtype):
         return dtype_id(shape)
     *rows, vocab, layers = shape
