@@ -24,7 +24,7 @@ from decoding import (
 from decoding.strategies.named_readers import change_named_readers
 from decoding.strategies.registry import example_of, exportable_strategies, parse_strategy
 
-__all__ = ["ADAPTER", "DISTINCT", "EXAMPLES", "OTHER_INPUTS", "OTHER_MODELS", "adapted", "shared_amateur"]
+__all__ = ["ADAPTER", "DISTINCT", "EXAMPLES", "HOLDING", "OTHER_INPUTS", "OTHER_MODELS", "adapted", "shared_amateur"]
 
 ADAPTER = "amateur-adapter"  # the example that needs a model with the adapter "liar"
 
@@ -78,6 +78,14 @@ _CONFIGURATIONS = {
 
 # One example for each way to read and to score, for tests of what goes on around a formula, many calls each.
 DISTINCT = [name for name in EXAMPLES if name not in _CONFIGURATIONS]
+
+# Of these, those that hold or share something which no other one here does: for tests of what is left of a call, and of
+# calls at once. It may be found out about a model or an amateur, an adapter, a second cache, layers read on the way.
+HOLDING = [
+    name
+    for name in DISTINCT
+    if name not in ("adaptive-contrastive-search", "amateur-prompt", "guidance", "sled", "top-n-sigma")
+]
 
 
 def adapted(model: Any) -> Any:
