@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from forked_process import after_fork
 
 from decoding.evals import miniature
 from decoding.evals.cli import main
@@ -35,6 +36,9 @@ def imported() -> None:
     arguments = ["--miniature", "--limit", "1", "--strategy", "contrastive-search", "--max-new-tokens", "1"]
     assert main(["eval", "truthfulqa", "--generation", *arguments]) == 0
     assert main(["eval", "truthfulqa", "--miniature", "--limit", "1", "--strategy", "dola"]) == 0
+    for needed in ("matplotlib.backends.backend_svg", "rouge_score.rouge_scorer", "sacrebleu.metrics"):
+        if importlib.util.find_spec(needed.partition(".")[0]) is not None:
+            importlib.import_module(needed)
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +77,10 @@ def written(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def commands(data: Path) -> dict[str, list[str]]:
     strategies = ["--strategy", "greedy", "--strategy", "dola:layers=2"]
     return {
-        "truthfulqa": ["truthfulqa", "--miniature", "--limit", "5", *strategies],
+        "truthfulqa": ["truthfulqa", "--miniature", "--limit", "3", *strategies],
         "truthfulqa in languages": ["truthfulqa", "--data", str(data), "--languages", "es,de", "--prompt", "none",
                                     "--json", *strategies],
-        "truthfulqa, written": ["truthfulqa", "--miniature", "--generation", "--limit", "5", "--batch-size", "2",
+        "truthfulqa, written": ["truthfulqa", "--miniature", "--generation", "--limit", "3", "--batch-size", "2",
                                 "--max-new-tokens", "4", "--strategy", "contrastive-search", "--strategy", "nucleus"],
         "factor": ["factor", "--data", str(data / "news.csv"), *strategies, "--limit", "9"],
         "halueval": ["halueval", "--data", str(data / "qa.json"), *strategies],
@@ -90,7 +94,7 @@ def evaluate(arguments: Sequence[str], output: Path, rank: int = 0, world: int =
 
     def call() -> None:
         os.environ.update(RANK=str(rank), WORLD_SIZE=str(world))
-        torch.set_num_threads(1)  # remakes the threads that a fork leaves behind, before those that load weights ask
+        after_fork()
         paths = (output.with_name(f"{output.name}.{stream}{rank}") for stream in ("out", "err"))
         with contextlib.ExitStack() as stack:
             out, err = (stack.enter_context(path.open("w")) for path in paths)
@@ -141,7 +145,7 @@ def test_two_ranks_give_what_one_process_gives(name: str, data: Path, tmp_path: 
         (own,), (theirs,) = (map(json.loads, printed(folder)) for folder in (alone, shared))
         assert [results["configurations"] for results in own] == [results["configurations"] for results in theirs]
     assert not list(shared.glob("*rank*"))
-    if name in ("truthfulqa", "multilingual"):  # one that scores, one that writes texts
+    if name in ("truthfulqa", "truthfulqa, written"):  # one that scores, one that writes texts
         ended(*(evaluate(arguments, shared, rank, 2) for rank in range(2)))  # again, with nothing left to do
         assert len(printed(shared)) == 1
         assert not list(shared.glob("*rank*"))

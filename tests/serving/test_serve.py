@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
-import torch
+from forked_process import after_fork
 
 import decoding
 from decoding.evals import miniature
@@ -25,8 +25,8 @@ for needed in ("openai", "fastapi", "uvicorn"):
 
 STRATEGY = decoding.ContrastiveSearch(penalty_alpha=0.6, top_k=5)
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"  # the miniature goes on with stories
-PROMPTS = miniature.prompts()[:4]
-NEW = 32
+PROMPTS = miniature.prompts()[:3]
+NEW = 20
 START = 120  # seconds that a busy machine may take to import and load
 FORK = multiprocessing.get_context("fork")  # a child that need not import torch again
 
@@ -47,7 +47,7 @@ def serve(program, arguments, log):
     sys.stdout = sys.stderr = log.open("w", buffering=1)
     for stream in (1, 2):
         os.dup2(sys.stdout.fileno(), stream)
-    torch.set_num_threads(1)  # remakes the threads that a fork leaves behind
+    after_fork()
     if program == "transformers":
         from transformers.cli.transformers import main
     else:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from forked_process import after_fork
 
 import decoding
 from decoding import ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, Scorer
 from decoding.evals.cli import main
 from decoding.evals.engine.configurations import described
 from decoding.evals.isotropy import texts
+from decoding.models import loading
 from decoding.models.loading import load
 
 STRATEGIES = {
@@ -28,10 +30,9 @@ PROMPTS = {
     "input_ids": torch.tensor([[3, 3, 11, 12, 13, 14, 15], [21, 22, 23, 24, 25, 26, 27]]),
     "attention_mask": torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1]]),
 }
-GENERATE = ["generate", "--prompt", "The old clockmaker", "--max-new-tokens", "4"]
+GENERATE = ["generate", "--prompt", "The old clockmaker", "--max-new-tokens", "2"]
 EVALUATE = ["eval", "truthfulqa", "--miniature", "--limit", "2", "--strategy", "greedy", "--strategy", "dola:layers=2"]
 OTHERS = {
-    "compare": ["--prompt", "Long ago", "--max-new-tokens", "3", "--strategy", "contrastive-search", "--json"],
     "doctor": ["--json"],
     "isotropy": ["--max-texts", "2", "--layers", "-1", "--json"],
 }
@@ -41,7 +42,7 @@ def said(model: Any) -> dict[str, Any]:
     """Tokens, beams and scores of a model under every strategy."""
     found: dict[str, Any] = {"model": described(model, "expert")}
     for name, strategy in STRATEGIES.items():
-        found[name] = decoding.generate(model, **PROMPTS, strategy=strategy, max_new_tokens=3).tolist()
+        found[name] = decoding.generate(model, **PROMPTS, strategy=strategy, max_new_tokens=2).tolist()
     found["from seeds"] = decoding.generate(
         model, **PROMPTS, do_sample=True, seeds=[4, 5], temperature=1.5, max_new_tokens=3
     ).tolist()
@@ -54,16 +55,30 @@ def said(model: Any) -> dict[str, Any]:
     return found
 
 
+def load_once() -> None:
+    """Give commands the model that was loaded before: to load it and to look at it takes longer than what they do."""
+    load, known = loading._built_in, dict[str, Any]()
+
+    def loaded(*given: Any) -> Any:
+        key = repr(given)
+        if key not in known:
+            known[key] = load(*given)
+        return known[key]
+
+    loading._built_in = loaded
+
+
 def work(folder: Path) -> None:
     """Say it, draw with a seed of this rank's own, and run the commands."""
     rank = os.environ["RANK"]
     texts.BUILT_IN_DATA["stories"] = functools.partial(texts.stories, 2)  # no more are read, and to tell 300 takes long
-    torch.set_num_threads(1)  # remakes the threads that a fork leaves behind
+    after_fork()
+    load_once()
     model, _ = load("expert", dtype="float32", tp_plan="auto")
     found = said(model)
     torch.manual_seed(int(rank))
     drawn = decoding.generate(
-        model, **PROMPTS, strategy=STRATEGIES["contrastive search"], do_sample=True, max_new_tokens=5
+        model, **PROMPTS, strategy=STRATEGIES["contrastive search"], do_sample=True, max_new_tokens=3
     )
     found["drawn"] = drawn.tolist()
     others = ((name, [name, *arguments]) for name, arguments in OTHERS.items())

@@ -13,7 +13,7 @@ import urllib.request
 from typing import Any
 
 import pytest
-import torch
+from forked_process import after_fork
 
 from decoding.cli.play import is_loopback
 from decoding.evals import miniature
@@ -88,7 +88,7 @@ def play(port: int, out: int) -> None:
     """Be the process of ``decoding play``, which prints to a pipe alone."""
     os.dup2(out, 1)
     sys.stdout = os.fdopen(1, "w")  # buffered, as that of a process of its own
-    torch.set_num_threads(1)  # remakes the threads that a fork leaves behind
+    after_fork()
     main(["play", "--port", str(port)])
 
 

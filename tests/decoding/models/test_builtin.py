@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-import subprocess
 import sys
 from importlib.metadata import EntryPoint, EntryPoints
 from typing import Any
 
 import pytest
+import torch
+from forked_process import forget, forked
+from transformers import AttentionInterface
 
 import decoding
 from decoding import DecodingWarning, OptionError, entry_points
@@ -62,19 +65,20 @@ def test_a_broken_model_of_another_package_is_one_line(monkeypatch: pytest.Monke
 
 
 def test_in_a_process_embedded_models_need_no_command_line_and_imports_change_no_attention() -> None:
-    program = """
-import fresh_process
-fresh_process.prepare()
-import sys, torch
-from transformers import AttentionInterface
-before = AttentionInterface()["sdpa"]
-import decoding, decoding.api, decoding.models.attention, decoding.stream.stream
-assert AttentionInterface()["sdpa"] is before
-model, tokenizer = decoding.load("expert", "cpu")
-strategy = decoding.ContrastiveDecoding("amateur")
-decoding.generate(model, torch.tensor([[5, 6, 7]]), strategy=strategy, max_new_tokens=1)
-decoding.generate(model, torch.tensor([[5, 6, 7]]), strategy=decoding.ContrastiveDecoding("induced"), max_new_tokens=1)
-assert not {name for name in sys.modules if name.startswith(("decoding.cli", "decoding.evals.cli", "typer"))}
-"""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+    """The process is a fork of this one that forgets the library, and what else only the command line imports."""
+
+    def imported() -> tuple[bool, list[str]]:
+        forget("decoding", "typer")
+        before = AttentionInterface()["sdpa"]
+        decoding = importlib.import_module("decoding")
+        for name in ("api", "models.attention", "stream.stream"):
+            importlib.import_module(f"decoding.{name}")
+        unchanged = AttentionInterface()["sdpa"] is before
+        model, _ = decoding.load("expert", "cpu")
+        for amateur in ("amateur", "induced"):
+            strategy = decoding.ContrastiveDecoding(amateur)
+            decoding.generate(model, torch.tensor([[5, 6, 7]]), strategy=strategy, max_new_tokens=1)
+        command_line = ("decoding.cli", "decoding.evals.cli", "typer")
+        return unchanged, [name for name in sys.modules if name.startswith(command_line)]
+
+    assert forked(imported) == (True, [])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
+import importlib
 import sys
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import transformers.cache_utils  # noqa: F401 - before a fork, which need not import it again
+from forked_process import forget, forked
 
 from decoding.errors import OptionError
 from decoding.serving.vllm.requests import ContrastiveDecodingRequest, DoLaRequest, LOLRequest
@@ -90,37 +91,32 @@ def test_refusals_say_what_is_accepted(given: dict[str, Any], message: str) -> N
     assert str(error.value) == message
 
 
-def run(code: str) -> str:
-    """What a new process prints."""
-    path = os.pathsep.join(filter(None, sys.path))  # so that it finds what this process finds
-    code = f"import sys\nimport fresh_process\nfresh_process.prepare()\n{code}"
-    environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-CHECKS = "from decoding.serving.vllm import requests, settings, rows, plugin, architectures"
+CHECKS = ("requests", "settings", "rows", "plugin", "architectures")
 
 
 def test_checks_import_no_model_code() -> None:
-    code = f"{CHECKS}\nprint([name for name in ('transformers', 'vllm', 'triton') if name in sys.modules])"
-    assert run(code) == "[]\n"
+    def imported() -> list[str]:
+        model_code = ("transformers", "vllm", "triton")
+        forget("decoding", *model_code)
+        for name in CHECKS:
+            importlib.import_module(f"decoding.serving.vllm.{name}")
+        return [name for name in model_code if name in sys.modules]
+
+    assert forked(imported) == []
 
 
 def test_checks_load_beside_a_transformers_that_the_library_refuses() -> None:
-    code = f"""import transformers
-transformers.__version__ = "5.16.0"
-{CHECKS}
-from types import SimpleNamespace
-engine = settings.settings_of({{}}, SimpleNamespace(num_hidden_layers=8)).readers
-print(requests.requested({{"strategy": "dola", "alpha": "0.2"}}, engine))
-try:
-    import decoding.transformers_private
-except ImportError as error:
-    print(error)
-"""
-    request, refusal = run(code).splitlines()
+    def beside_an_old_one() -> tuple[str, str]:
+        forget("decoding")
+        sys.modules["transformers"].__version__ = "5.16.0"
+        requests, settings, *_ = (importlib.import_module(f"decoding.serving.vllm.{name}") for name in CHECKS)
+        engine = settings.settings_of({}, SimpleNamespace(num_hidden_layers=8)).readers
+        request = str(requests.requested({"strategy": "dola", "alpha": "0.2"}, engine))
+        with pytest.raises(ImportError) as refusal:
+            importlib.import_module("decoding.transformers_private")
+        return request, str(refusal.value)
+
+    request, refusal = forked(beside_an_old_one)
     assert request == "DoLaRequest(alpha=0.2, layers=(4, 6), divergence='dola', final_norm=False)"
     assert refusal.startswith("decoding needs transformers 5.")
     assert "this is 5.16.0" in refusal
