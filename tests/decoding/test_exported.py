@@ -219,20 +219,16 @@ def test_what_would_leave_the_strategy_out_is_refused(searching, plain):
 
 
 @pytest.mark.parametrize(
-    "spec",
+    "spec",  # that other tests here do not export: an amateur, an adapter, a negative prompt, a context
     [
-        "contrastive-decoding:amateur=amateur",
-        "contrastive-decoding:amateur=induced,form=log_probs",
         "contrastive-decoding:amateur=prompt:Everybody says",
         "lol:amateur=induced,lower_layers=0.5,3,guidance=What is true.,refocus_weight=0.3",
         "contrastive-decoding:amateur=self:skip_layers=1-2;dropout=0.1,beta=0.8",
         "weighted-contrast:terms=1.2*expert - 0.3*amateur - 0.4*induced + .2*prompt:Once upon,when=entropy>quantile .3",
         "proxy-tuning:tuned=induced,untuned=amateur",
         "safe-decoding:safe=induced,first_tokens=9",
-        "guidance:negative=Everybody says,scale=2",
         "documents:documents=It is said;The book has",
         "masked-heads:heads=1.0+2.1,beta=2",
-        "context-aware:context=In the encyclopaedia it stands that",
         "dola:layers=1,2,3",
     ],
 )

@@ -13,7 +13,7 @@ from decoding.evals import miniature
 
 __all__ = ["EXPERT", "NEW", "PROMPT", "generated", "loaded", "two_prompts"]
 
-NEW = 8
+NEW = 6
 PROMPT = miniature.prompts()[0]
 EXPERT = miniature.folder("expert")
 

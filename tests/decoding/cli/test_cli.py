@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked_process import forked
 from opened_drafts import opened_drafts
 from tiny_models import tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -20,6 +21,7 @@ import decoding
 from decoding.cli.app import run
 from decoding.cli.diagnosis import diagnose
 from decoding.drafts.options import DraftOptions
+from decoding.evals.cli import main
 from decoding.strategies.registry import parse_strategy
 
 STORIES = Path(__file__).resolve().parents[4] / "shared" / "models" / "stories3M"
@@ -86,8 +88,15 @@ PROMPT = "w1 w2 w3 w1 w2 w3"
 OPTIONS = {"repetition_penalty": 1.2, "no_repeat_ngram_size": 2, "suppress_tokens": [5, 9], "eos_token_id": [7, 8]}
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("strategy", ["greedy", "beam", "dola:layers=1"])
+# Options are read in one place; transformers' own search, its beams and a strategy's session heed them, each its way.
+@pytest.mark.parametrize(
+    ("strategy", "option"),
+    [
+        *(("dola:layers=1", option) for option in OPTIONS),
+        ("greedy", "repetition_penalty"),
+        ("beam", "no_repeat_ngram_size"),
+    ],
+)
 def test_an_option_of_the_generation_config_gives_the_tokens_of_generate_with_it(option, strategy, generate, tiny):
     value = OPTIONS[option]
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -227,8 +236,14 @@ def test_json_is_one_object_a_prompt(generate, strategy, tiny):
     assert records[0]["parameters"] == parse_strategy(strategy).parameters
 
 
-@pytest.mark.parametrize("strategy", ["contrastive-search", "greedy", "dola:layers=1", "sampling"])
-@pytest.mark.parametrize("drafts", ["prompt-lookup", "exit:1", "itself"])
+# Which strategy reads which drafts is held by tests/decoding/generation; here each is given once on the command line.
+@pytest.mark.parametrize(
+    ("strategy", "drafts"),
+    [
+        ("contrastive-search", "prompt-lookup"), ("greedy", "exit:1"), ("dola:layers=1", "itself"),
+        ("sampling", "prompt-lookup"),
+    ],
+)  # fmt: skip
 def test_drafts_make_the_same_text(strategy, drafts, generate, tiny):
     drafts = tiny if drafts == "itself" else drafts
     asked = ("--prompt", PROMPT, "--prompt", "w7 w8", "--strategy", strategy, "--max-new-tokens", "12", "--json")
@@ -495,15 +510,25 @@ def test_version(capfd):
     assert re.fullmatch(r"contrastive-decoding \d+\.\d+\S*\n", capfd.readouterr().out)
 
 
-def test_a_pipe_gets_text_alone_and_a_process_ends_with_the_code(tiny):
-    def process(*arguments, **options):
-        command = [sys.executable, "-m", "decoding.evals.cli", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, **options)
+def test_a_pipe_gets_text_alone(tiny, tmp_path):
+    """As a process of its own: a fork of this one, which has imported torch already."""
+    (tmp_path / "in").write_text("w1 w2")
 
-    done = process("generate", "--model", tiny, "--max-new-tokens", "3", input="w1 w2")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(r"w1 w2( \S+){3}\n", done.stdout)
-    done = process("generate", "--strategy", "gredy", "--prompt", "w1")  # which is told before torch is imported
+    def process():
+        for stream, name in enumerate(("in", "out", "err")):
+            os.dup2(os.open(tmp_path / name, os.O_RDWR | os.O_CREAT), stream)
+        with open(0) as sys.stdin, open(1, "w") as sys.stdout, open(2, "w") as sys.stderr:
+            sys.argv = ["decoding", "generate", "--model", tiny, "--max-new-tokens", "3"]
+            return main()
+
+    assert forked(process) == 0
+    assert (tmp_path / "err").read_text() == ""
+    assert re.fullmatch(r"w1 w2( \S+){3}\n", (tmp_path / "out").read_text())
+
+
+def test_a_process_ends_with_the_code():
+    command = [sys.executable, "-m", "decoding.evals.cli", "generate", "--strategy", "gredy", "--prompt", "w1"]
+    done = subprocess.run(command, capture_output=True, text=True)  # it is told before torch is imported
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("decoding: ")
     assert done.stderr.count("\n") == 1

@@ -87,8 +87,14 @@ IMAGE_STRATEGIES = {
 }
 
 
-@pytest.mark.parametrize("strategy", IMAGE_STRATEGIES)
-@pytest.mark.parametrize("images", [1, 2])
+# Two images, where they are read, made noise, or left out.
+@pytest.mark.parametrize(
+    ("strategy", "images"),
+    [
+        *((strategy, 1) for strategy in IMAGE_STRATEGIES),
+        *((strategy, 2) for strategy in ("greedy", "image-contrast", "image-contrast:no_image=true")),
+    ],
+)
 def test_images_give_the_tokens_of_the_processor_and_generate(
     strategy: str, images: int, generate: Run, media: dict[str, str]
 ) -> None:
