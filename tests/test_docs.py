@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import importlib
 import inspect
 import re
@@ -248,18 +249,23 @@ def kept(document: Path) -> str:
     return re.sub(r"^### Removed\n.*?(?=^### )", "", read(document), flags=re.MULTILINE | re.DOTALL)
 
 
+@functools.cache
+def command_line() -> Any:
+    """The command line, made once: it takes 70 ms."""
+    return typer.main.get_command(app)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids(DOCUMENTS))
 def test_commands_know_their_options(document: Path) -> None:
-    group = typer.main.get_command(app)
     faults = []
     for line in [*command_lines(kept(document)), *commands_in_spans(kept(document))]:
-        faults += faults_of(group, words_of(line))
+        faults += faults_of(command_line(), words_of(line))
     assert faults == []
 
 
 @pytest.mark.parametrize("document", GUIDES, ids=ids(GUIDES))
 def test_options_named_in_the_text_are_some_commands(document: Path) -> None:
-    commands, known = [typer.main.get_command(app)], set(FOREIGN)
+    commands, known = [command_line()], set(FOREIGN)
     for command in commands:
         commands += getattr(command, "commands", {}).values()
         known |= {name for option in command.params for name in names_of(option)}
@@ -337,6 +343,7 @@ EXAMPLES = [
 ]
 
 
+@pytest.mark.usefixtures("models_loaded_once")
 @pytest.mark.parametrize("code", EXAMPLES)
 def test_blocks_that_need_nothing_run(code: str) -> None:
     exec(code, {"__name__": "__main__"})
