@@ -1,21 +1,17 @@
-"""The distribution: what it installs, and which way its imports run."""
+"""The distribution: what it installs, and what importing it imports."""
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 import tomllib
 import zipfile
 from pathlib import Path
 
-import pytest
-
 from decoding.tools.release import MAX_BYTES, faults_of
 from decoding.versions import __version__
 
 ROOT = Path(__file__).parents[1]
-ORDER = ["kernels", "decoding", "evals", "tools"]  # each may import itself and those before it
 
 
 def test_the_wheel_is_the_library_and_nothing_else(tmp_path: Path) -> None:
@@ -67,26 +63,6 @@ def test_the_version_is_in_one_place() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert "version" not in project["project"]
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "decoding.versions.__version__"}
-
-
-@pytest.mark.parametrize("package", ORDER)
-def test_imports_run_one_way(package: str) -> None:
-    later = ORDER[ORDER.index(package) + 1 :]
-    for file in (ROOT / package).rglob("*.py"):
-        if package == "decoding" and file.relative_to(ROOT).parts[1] in ORDER:
-            continue  # reached through a link: checked under its own name
-        for node in ast.walk(ast.parse(file.read_text())):
-            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            for module in modules:
-                assert _part(module) not in later, f"{file.relative_to(ROOT)} imports {module}"
-
-
-def _part(module: str) -> str:
-    parts = module.split(".")
-    if parts[0] != "decoding":
-        return ""
-    return parts[1] if len(parts) > 1 and parts[1] in ORDER else "decoding"
 
 
 def test_importing_it_does_not_import_the_evaluations() -> None:

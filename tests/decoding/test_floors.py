@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,8 +76,13 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imports_of(name: str) -> Iterator[tuple[str, int]]:
+@functools.cache
+def imports_of(name: str) -> list[tuple[str, int]]:
     """The project's modules that a module imports, with the line: function-local and TYPE_CHECKING ones included."""
+    return list(_imports_of(name))
+
+
+def _imports_of(name: str) -> Iterator[tuple[str, int]]:
     for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -94,6 +100,7 @@ def imports_of(name: str) -> Iterator[tuple[str, int]]:
                 yield (submodule if submodule in MODULES else package), node.lineno
 
 
+@functools.cache
 def floor_of(module: str) -> int:
     """The index of a module's floor."""
     fitting = [floor for floor in FLOORS if module == floor or (floor != "decoding" and module.startswith(floor + "."))]
@@ -102,11 +109,11 @@ def floor_of(module: str) -> int:
     return FLOORS.index(max(fitting, key=len))
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_run_down(module: str) -> None:
+def test_imports_run_down() -> None:
     upward = [
         f"{MODULES[module].relative_to(ROOT)}:{line} imports {target} ({MODULES[target].relative_to(ROOT)}), "
         f"which stands on a floor above"
+        for module in MODULES
         for target, line in imports_of(module)
         if floor_of(target) < floor_of(module)
     ]
