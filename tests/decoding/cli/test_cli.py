@@ -240,8 +240,8 @@ def test_json_is_one_object_a_prompt(generate, strategy, tiny):
 @pytest.mark.parametrize(
     ("strategy", "drafts"),
     [
-        ("contrastive-search", "prompt-lookup"), ("greedy", "exit:1"), ("dola:layers=1", "itself"),
-        ("sampling", "prompt-lookup"),
+        ("contrastive-search", "prompt-lookup"), ("greedy", "exit:1"), ("dola:layers=1", "prompt-lookup"),
+        ("sampling", "itself"),
     ],
 )  # fmt: skip
 def test_drafts_make_the_same_text(strategy, drafts, generate, tiny):
