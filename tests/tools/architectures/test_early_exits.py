@@ -23,12 +23,12 @@ PAGE = Path(__file__).parents[3] / "docs" / "architectures.md"
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare the first tokens alone: in the recomputation each takes passes over every candidate's whole text."""
-    monkeypatch.setattr(other_inputs_search, "STEPS", 3)
+    monkeypatch.setattr(other_inputs_search, "STEPS", 2)
     monkeypatch.setattr(early_exits, "STEPS", 2)
 
 
 @pytest.mark.usefixtures("few_steps")
-@pytest.mark.parametrize("change", [{"layers": (2, 3)}, {"layers": (0, 1)}, {"alpha": 0.5}])
+@pytest.mark.parametrize("change", [{"layers": (2, 3)}, {"alpha": 0.5}])
 def test_exits_that_are_wrong_are_seen(change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     class Off(DoLa):
         def __new__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -49,7 +49,9 @@ def test_continuing_from_the_cache_is_recomputing() -> None:
     assert [len(step.hidden) for step in steps] == [len(prompt.text), 1, 1]
 
 
-SAMPLE = ["t5", "bart", "whisper", "prophetnet", "t5gemma2", "llava", "gemma3", "qwen2_vl", "mllama", "chameleon"]
+# Encoders of text and of sound, no early exit where the cache itself differs, images before the text, positions of
+# three axes, images that layers attend to, and no early exit where the head's logits are changed.
+SAMPLE = ["t5", "whisper", "prophetnet", "llava", "qwen2_vl", "mllama", "chameleon"]
 
 
 @pytest.mark.usefixtures("few_steps")
