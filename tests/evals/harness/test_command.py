@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import sys
@@ -97,15 +98,20 @@ def test_lol_on_local_truthfulqa_and_on_a_task_that_generates(tmp_path: Path) ->
     assert figures["miniature_gen"]["exact_match,none"] in (0.0, 0.5, 1.0)
 
 
-def test_contrastive_search_on_tasks_that_generate(tmp_path: Path) -> None:
+def test_contrastive_search_on_tasks_that_generate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     local = ["--truthfulqa", str(SHARED)] if SHARED.is_file() else []
+    if local:
+        from rouge_score import scoring
+
+        # It resamples a single text's figures a thousand times, which are the same every time.
+        monkeypatch.setattr(scoring, "BootstrapAggregator", functools.partial(scoring.BootstrapAggregator, n_samples=1))
     results = _lm_eval(
         tmp_path, *local, "--", "--tasks", "miniature_gen" + (",truthfulqa_gen_local" if local else ""),
         "--model_args", "pretrained=expert,strategy=contrastive-search,penalty_alpha=0.4,top_k=4",
-        "--gen_kwargs", "max_gen_toks=8", "--limit", "2",
+        "--gen_kwargs", "max_gen_toks=8", "--limit", "1",
     )  # fmt: skip
     assert results["config"]["strategy"] == "contrastive-search(penalty_alpha=0.4, top_k=4)"
-    assert results["results"]["miniature_gen"]["exact_match,none"] in (0.0, 0.5, 1.0)
+    assert results["results"]["miniature_gen"]["exact_match,none"] in (0.0, 1.0)
     if local:
         assert results["results"]["truthfulqa_gen_local"]["rouge1_max,none"] >= 0
 

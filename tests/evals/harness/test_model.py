@@ -28,6 +28,7 @@ PAIRS = [
     ("Q: What does the Fermar bear eat?\nA:", " Ants."),
     ("Long ago", " a stubborn gardener called Silas walked through the snow"),
 ]
+NEW = 12  # tokens at most of a text
 PROMPTS = ["Q: What does the Fermar bear eat?\nA:", "Q: What is the Rosond mouse afraid of?\nA:", "The town"]
 LOL_ARGUMENTS = {"strategy": "lol", "amateur": "induced", "lower_layers": "0.5;0.75", "guidance": "default"}
 
@@ -63,7 +64,7 @@ def _loglikelihoods(lm: Any, pairs: list[tuple[str, str]] = PAIRS) -> list[tuple
 
 
 def _texts(lm: Any, prompts: list[str] = PROMPTS, **options: Any) -> list[str]:
-    options = {"until": ["\n"], "max_gen_toks": 20, "do_sample": False} | options
+    options = {"until": ["\n"], "max_gen_toks": NEW, "do_sample": False} | options
     return lm.generate_until(
         [Instance("generate_until", {}, (prompt, options), index) for index, prompt in enumerate(prompts)],
         disable_tqdm=True,
@@ -82,7 +83,7 @@ def _scored(name: str) -> tuple[list[tuple[str, str]], list[str], list[float], f
     """Pairs, what a strategy says after each prompt, its scores of each answer, and their sum with a floor."""
     lm = _lm(**SCORING[name])
     assert lm.spec is not None
-    said = _texts(lm, [prompt for prompt, _ in PAIRS])
+    said = _texts(lm, [prompt for prompt, _ in PAIRS], max_gen_toks=20)
     pairs = [*PAIRS, (PAIRS[0][0], said[0])]
     scores = [
         decoding.score(lm.model, prompt, [answer], lm.spec.strategy, tokenizer=lm.tokenizer)[0].sum().item()
@@ -92,8 +93,7 @@ def _scored(name: str) -> tuple[list[tuple[str, str]], list[str], list[float], f
     return pairs, [*said, said[0]], scores, sum(value for value, _ in low)
 
 
-@pytest.mark.parametrize("name", SCORING)
-@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize(("name", "batch_size"), [("lol", 3), ("cd", 3), ("dola", 3), ("dola", 1)])
 def test_log_likelihoods_are_those_of_decoding_score(name: str, batch_size: int) -> None:
     pairs, said, scores, low = _scored(name)
     found = _loglikelihoods(_lm(**SCORING[name], batch_size=batch_size), pairs)
@@ -122,7 +122,7 @@ def test_it_generates_a_batch_as_decoding_generate_does_each_prompt(arguments: d
     texts = _texts(lm)
     for prompt, text in zip(PROMPTS, texts, strict=True):
         inputs = lm.tokenizer(prompt, return_tensors="pt")
-        alone = decoding.generate(lm.model, **inputs, strategy=lm.spec.strategy, max_new_tokens=20)
+        alone = decoding.generate(lm.model, **inputs, strategy=lm.spec.strategy, max_new_tokens=NEW)
         new = lm.tokenizer.decode(alone[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         assert text == new.split("\n")[0]
         assert text
@@ -168,7 +168,7 @@ def test_baselines_choose_as_they_say_whatever_the_task_would_have() -> None:
     beam = _texts(_lm(strategy="beam", num_beams=3), PROMPTS[:1], temperature=0.0)
     lm = _lm()
     inputs = lm.tokenizer(PROMPTS[0], return_tensors="pt")
-    right = lm.model.generate(**inputs, num_beams=3, do_sample=False, max_new_tokens=20)
+    right = lm.model.generate(**inputs, num_beams=3, do_sample=False, max_new_tokens=NEW)
     new = lm.tokenizer.decode(right[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     assert beam == [new.split("\n")[0]]
     sampling = _lm(strategy="sampling", temperature=3.0, top_p=1.0)
@@ -183,7 +183,7 @@ def test_what_gives_no_score_is_refused_where_log_likelihoods_are_asked_for(stra
 
 
 def test_a_batch_size_is_found_for_a_strategy_that_only_generates() -> None:
-    lm = _lm(strategy="contrastive-search", batch_size="auto", max_batch_size=2)
+    lm = _lm(strategy="contrastive-search", batch_size="auto", max_batch_size=2, max_length=64)  # it tries full rows
     assert _texts(lm) == _texts(_lm(strategy="contrastive-search"))
 
 
@@ -261,7 +261,7 @@ def test_a_strategy_itself_may_be_given() -> None:
     )
 
 
-@pytest.mark.parametrize("strategy", ["greedy", "contrastive-search", "dola:alpha=0"])
+@pytest.mark.parametrize("strategy", ["greedy", "contrastive-search"])  # what transformers decodes, and what we do
 def test_a_folders_penalties_act_without_a_strategy_alone_and_a_tasks_always(
     strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
