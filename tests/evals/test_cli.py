@@ -81,7 +81,7 @@ def test_compare_explains_adaptive_search(model, tmp_path, capfd):
 
 
 def test_compare_explains_where_strategies_left_greedy_search(model, tmp_path, capfd, models_loaded_once):
-    arguments = ["compare", "--model", model, "--prompt", "Tom had a", "--max-new-tokens", "20", "--dtype", "float32",
+    arguments = ["compare", "--model", model, "--prompt", "Tom had a", "--max-new-tokens", "12", "--dtype", "float32",
                  "--strategy", "greedy", "--strategy", "contrastive-search:top_k=3", "--strategy", "beam"]  # fmt: skip
     assert main([*arguments, "--explain", "--output", str(tmp_path)]) == 0
     out, err = capfd.readouterr()
@@ -89,7 +89,7 @@ def test_compare_explains_where_strategies_left_greedy_search(model, tmp_path, c
     assert max(map(len, out.splitlines())) <= 80
     greedy, search, beam = json.loads((tmp_path / "compare.json").read_text())["strategies"]
     assert "explanation" not in beam["continuations"][0]
-    assert "Not greedy search's token at 0 of 20." in out
+    assert "Not greedy search's token at 0 of 12." in out
     assert all(
         step["chosen"]["token"] == step["greedy_token"] for step in greedy["continuations"][0]["explanation"]["steps"]
     )
@@ -210,8 +210,8 @@ def test_bad_input_is_one_line_and_exit_code_2(model, arguments, message, capfd)
 
 @pytest.mark.skipif(not EMBEDDED, reason="the embedded expert has not been trained here")
 def test_the_demo_shows_three_strategies_and_what_came_out(tmp_path, capfd, monkeypatch, models_loaded_once):
-    monkeypatch.setattr("decoding.evals.compare.demo.QUESTIONS", 6)
-    assert main(["demo", "--max-new-tokens", "16", "--output", str(tmp_path)]) == 0
+    monkeypatch.setattr("decoding.evals.compare.demo.QUESTIONS", 2)
+    assert main(["demo", "--max-new-tokens", "8", "--output", str(tmp_path)]) == 0
     out, err = capfd.readouterr()
     assert err == ""
     assert max(map(len, out.splitlines())) <= 80
@@ -225,10 +225,10 @@ def test_the_demo_shows_three_strategies_and_what_came_out(tmp_path, capfd, monk
     for row in asked["answers"]:
         assert len(row["answers"]) == len(asked["questions"])
         assert re.search(rf"^{row['strategy']} +{row['true']} +{row['popular']} ", out, re.MULTILINE)
-    assert len(asked["questions"]) == 6
+    assert len(asked["questions"]) == 2
     models_loaded_once()
     monkeypatch.setattr("decoding.evals.compare.demo.QUESTIONS", 1)  # only the texts are looked at again
-    assert main(["demo", "--max-new-tokens", "16", "--json"]) == 0
+    assert main(["demo", "--max-new-tokens", "8", "--json"]) == 0
     again = json.loads(capfd.readouterr().out)
     texts = [[continuation["continuation"] for continuation in one["continuations"]] for one in record["strategies"]]
     assert texts == [

@@ -106,7 +106,7 @@ def test_the_best_on_some_documents_is_evaluated_on_the_others() -> None:
 def test_a_run_that_is_killed_ends_like_one_left_alone(tmp_path: Path) -> None:
     alone = tuned(Toy(), output=tmp_path / "alone")
     killed, generator = tmp_path / "killed", random.Random(0)
-    for _ in range(6):
+    for _ in range(3):
         child = FORK.Process(target=lambda: tuned(Toy(seconds=0.01), output=killed))
         child.start()
         while not any(path.stat().st_size for path in killed.glob("*.jsonl")):  # a busy machine may be slow to start
@@ -268,7 +268,7 @@ def test_open_ended_texts_must_be_as_diverse_as_their_references(
     rows = [{"prefix_text": text[:20], "reference_text": text[20:]} for text in texts]
     path = tmp_path / "en.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = ["tune", "multilingual", "--data", f"en={path}", "--max-new-tokens", "12", "--validation", "4", "--json",
+    command = ["tune", "multilingual", "--data", f"en={path}", "--max-new-tokens", "6", "--validation", "4", "--json",
                "--strategy", "greedy", "--strategy", "contrastive-search:top_k=4|6"]  # fmt: skip
     assert main(command) == 2
     assert "open-ended-en: has no metric to choose by unless it is told: give --by METRIC" in capfd.readouterr().err

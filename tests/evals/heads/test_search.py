@@ -169,7 +169,7 @@ def test_scores_of_the_embedded_model_are_those_counted_one_by_one() -> None:
 
 @needs_embedded
 def test_the_command_writes_a_file_that_strategies_take(tmp_path: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    arguments = ["heads", "--model", "expert", "--top", "2", "--lengths", "60,90", "--depths", "2", "--seed", "1"]
+    arguments = ["heads", "--model", "expert", "--top", "2", "--lengths", "60", "--depths", "2", "--seed", "1"]
     assert main([*arguments, "--output", str(tmp_path)]) == 0
     out, err = capfd.readouterr()
     assert err == ""

@@ -21,7 +21,7 @@ sentences = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(" ".jo
 
 
 @given(st.lists(st.tuples(sentences, sentences, sentences), min_size=1, max_size=5))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_corpus_figures_are_those_of_sacrebleu(rows):
     texts, first, second = map(list, zip(*rows, strict=True))
     pairs = list(zip(first, second, strict=True))
@@ -42,7 +42,7 @@ compared = st.tuples(passages, passages) | st.tuples(passages, passages, passage
 
 
 @given(st.lists(compared, min_size=1, max_size=5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_chrf_of_added_counts_is_sacrebleus(rows):
     """Counts of texts and references in any script, perhaps empty, equal sacrebleu's: each alone, and all together."""
     counts = [character_counts(text, reference) for text, reference in rows]
@@ -72,7 +72,7 @@ def test_the_signature_says_how_words_were_cut():
 
 @pytest.mark.skipif(not IWSLT.exists(), reason="the published translations are not part of the repository")
 def test_published_translations_score_as_under_sacrebleu():
-    rows = [json.loads(line) for line in IWSLT.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in IWSLT.read_text(encoding="utf-8").splitlines()[:200]]
     texts, references = [row["opt27b_contrastive"] for row in rows], [row["en"] for row in rows]
     assert bleu(texts, references).score == sacrebleu.corpus_bleu(texts, [references]).score
     assert chrf(texts, references).score == sacrebleu.corpus_chrf(texts, [references]).score
@@ -112,7 +112,7 @@ def sentence_bleu_against_others(texts):
 
 
 @given(st.lists(sentences, min_size=2, max_size=8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_self_bleu_is_the_mean_of_sentence_bleus(texts):
     assert self_bleu(texts) == pytest.approx(sentence_bleu_against_others(texts), abs=1e-9)
 

@@ -11,6 +11,7 @@ from decoding.tools.miniature.accuracy import accuracy
 from decoding.tools.miniature.card import greedy, token_similarity
 
 MEGABYTE = 1_000_000
+NEW = 96  # tokens of a text, enough for several loops
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +72,14 @@ def continued(expert, **options) -> list[str]:  # type: ignore[no-untyped-def]
     """Texts of the prompts in one batch."""
     model, tokenizer = expert
     inputs = tokenizer(prompts(), return_tensors="pt", padding=True)
-    tokens = decoding.generate(model, **inputs, max_new_tokens=128, **options)
+    tokens = decoding.generate(model, **inputs, max_new_tokens=NEW, **options)
     return tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
 def test_greedy_text_is_long_and_loops(expert) -> None:  # type: ignore[no-untyped-def]
     texts = continued(expert, decoding_strategy=None, do_sample=False)
-    assert texts[0] == greedy(*expert, prompts()[0], 128)
-    assert all(len(text.split()) > 60 for text in texts), "it should not end early"
+    assert texts[0] == greedy(*expert, prompts()[0], NEW)
+    assert all(len(text.split()) > 45 for text in texts), "it should not end early"
     assert diversity(texts) < 45
 
 
@@ -94,7 +95,7 @@ def test_hidden_states_are_spread_enough_for_contrastive_search(expert) -> None:
 
 
 def test_the_expert_is_misled_less_with_guidance_and_less_than_the_amateur(expert) -> None:  # type: ignore[no-untyped-def]
-    asked = questions("validation")
+    asked = questions("validation")[::3]
     plain, guided = accuracy(*expert, asked), accuracy(*expert, asked, guidance=GUIDANCE)
     amateur = accuracy(*load("amateur"), asked)
     assert amateur.mc1 < plain.mc1 < 0.6

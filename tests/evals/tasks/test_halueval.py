@@ -158,8 +158,7 @@ def figures(rows: list[dict[str, str]], folder: Path, **options: Any) -> tuple[d
     return {name: entry["value"] for name, entry in results["configurations"][0]["metrics"].items()}, results
 
 
-@pytest.mark.parametrize("kind", ["dialogue", "summarization"])
-@pytest.mark.parametrize("style", ["plain", "halueval"])
+@pytest.mark.parametrize(("kind", "style"), [("dialogue", "plain"), ("summarization", "halueval")])
 def test_pairs_are_told_apart_as_by_one_pass_a_text(kind: str, style: str, tmp_path: Path) -> None:
     _, tokenizer = miniature.load("expert")
     found, results = figures(ROWS[kind], tmp_path, prompt=style)

@@ -135,7 +135,7 @@ def summed(context: str, prompt: str, text: str, alpha: float) -> float:
 
 
 def test_scores_are_those_of_a_pass_for_each_reader_and_metrics_follow_from_them() -> None:
-    questions = miniature_questions("test")[3:6]
+    questions = miniature_questions("test")[3:5]
     task = scored(questions)
     configurations = ready(task, CONTROL, "greedy", "context-aware:context={context},alpha=1")
     for question in questions:
@@ -157,7 +157,7 @@ def test_scores_are_those_of_a_pass_for_each_reader_and_metrics_follow_from_them
 
 
 def test_the_control_is_greedy_with_the_context_in_its_prompt() -> None:
-    questions = miniature_questions("test", 2)[:3]
+    questions = miniature_questions("test", 2)[:2]
     task = scored(questions, context_in_prompt=True)
     for question in questions:
         control, greedy = task.evaluate(Document(question.id, question), ready(task, CONTROL, "greedy"))
@@ -222,8 +222,8 @@ def test_in_a_chat_the_context_in_the_prompt_is_the_system_message(template: str
 
 def test_generated_answers_are_those_of_generate_and_are_matched() -> None:
     model, tokenizer, _ = expert()
-    questions = miniature_questions("test")[:3]
-    task = GeneratedConflicts(model, tokenizer, questions, conflict_prompt("plain"), max_new_tokens=16)
+    questions = miniature_questions("test")[:2]
+    task = GeneratedConflicts(model, tokenizer, questions, conflict_prompt("plain"), max_new_tokens=12)
     configurations = ready(task, "greedy", "context-aware:context={context},alpha=1")
     known = []
     for question in questions:
@@ -231,8 +231,8 @@ def test_generated_answers_are_those_of_generate_and_are_matched() -> None:
         inputs = tokenizer(f"Q: {question.question}\nA:", return_tensors="pt")
         aware = decoding.ContextAware(f"{question.documents[0]}\n\n", alpha=1.0, tokenizer=tokenizer)
         expected = (
-            model.generate(**inputs, max_new_tokens=16),
-            decoding.generate(model, **inputs, strategy=aware, max_new_tokens=16),
+            model.generate(**inputs, max_new_tokens=12),
+            decoding.generate(model, **inputs, strategy=aware, max_new_tokens=12),
         )
         for record, ids in zip(records, expected, strict=True):
             line = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -257,7 +257,7 @@ def figures(results: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def test_the_command_compares_the_control_with_the_contrasts(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["eval", "knowledge-conflict", "--limit", "6", "--json"]) == 0
+    assert main(["eval", "knowledge-conflict", "--limit", "3", "--json"]) == 0
     out, err = capfd.readouterr()
     results = json.loads(out)
     assert err == ""
@@ -270,13 +270,13 @@ def test_the_command_compares_the_control_with_the_contrasts(capfd: pytest.Captu
 
 def test_tune_chooses_on_other_questions(capfd: pytest.CaptureFixture[str]) -> None:
     tried = "context-aware:context={context},alpha=0.5|1"
-    command = ["tune", "knowledge-conflict", "--limit", "3", "--strategy", CONTROL, "--strategy", tried, "--json"]
+    command = ["tune", "knowledge-conflict", "--limit", "2", "--strategy", CONTROL, "--strategy", tried, "--json"]
     assert main(command) == 0
     results = json.loads(capfd.readouterr().out)
     validation = {question.id for question in miniature_questions("validation")}
     assert set(results["tuning"]["documents"]) <= validation
     assert results["tuning"]["by"] == ["both", "both/token"]
-    assert results["counts"]["evaluated"] == 3
+    assert results["counts"]["evaluated"] == 2
 
 
 def test_a_first_strategy_without_the_context_is_noted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

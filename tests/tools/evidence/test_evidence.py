@@ -69,7 +69,7 @@ def test_commands_are_ones_that_the_command_line_takes(name: str, tmp_path: Path
                 parse_strategy(candidate)
 
 
-MINIATURE = ("tune", "truthfulqa", "--miniature", "--limit", "24", "--strategy", "greedy", "--strategy", "dola")
+MINIATURE = ("tune", "truthfulqa", "--miniature", "--limit", "12", "--strategy", "greedy", "--strategy", "dola")
 COLUMNS = (Column("MC1", "MC1", 100.0), Column("MC2", "MC2", 100.0))
 
 
@@ -133,7 +133,7 @@ def test_a_part_that_is_killed_ends_in_the_same_file_and_table(tmp_path: Path) -
     assert f"| {100 * figures['value']:.1f} ({100 * figures['low']:.1f}-{100 * figures['high']:.1f})" in page
     chosen = parse_strategy(kept["results"][0]["tuning"]["strategies"][1]["chosen"]).strategy
     assert f"| DoLa (layers {chosen.layers}, final_norm {chosen.final_norm}) |" in page
-    assert "`make evidence PART=small`; 24 documents, values chosen on 24 others by MC1, then MC2; transformers" in page
+    assert "`make evidence PART=small`; 12 documents, values chosen on 12 others by MC1, then MC2; transformers" in page
 
 
 @pytest.mark.usefixtures("small")

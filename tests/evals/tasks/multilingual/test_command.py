@@ -1,4 +1,4 @@
-"""``decoding eval multilingual`` as a user runs it, in all sixteen languages; its table, plot and report."""
+"""``decoding eval multilingual`` as a user runs it, in languages of every script; its table, plot and report."""
 
 import html
 import json
@@ -21,11 +21,10 @@ pytestmark = [
     ),
     pytest.mark.usefixtures("models_loaded_once"),
 ]
+# Of the sixteen: every k, both units, right-to-left text, and scripts of one to three bytes a letter.
 TEXTS = {
-    "en": "The old <clockmaker> & his cat", "zh": "老钟表匠慢慢地", "ja": "古い時計屋さんは", "ko": "늙은 시계공이",
-    "fr": "Le vieil horloger était", "de": "Der alte Uhrmacher saß", "es": "El viejo relojero", "it": "Il vecchio",
-    "pt": "O velho relojoeiro não", "nl": "De oude klokkenmaker", "ru": "Старый часовщик тихо", "ar": "يضيء القمر فوق",
-    "hi": "बूढ़ा घड़ीसाज़ धीरे", "bn": "বুড়ো ঘড়ি নির্মাতা", "th": "ช่างนาฬิกาชรา", "id": "Tukang jam tua itu",
+    "en": "The old <clockmaker> & his cat", "ja": "古い時計屋さんは", "ko": "늙은 시계공이", "ar": "يضيء القمر فوق",
+    "de": "Der alte Uhrmacher saß", "hi": "बूढ़ा घड़ीसाज़ धीरे", "th": "ช่างนาฬิกาชรา", "id": "Tukang jam tua itu",
 }  # fmt: skip
 STRATEGIES = ("greedy", "nucleus", "contrastive-search")
 
@@ -65,7 +64,7 @@ def ran(command):
 
 def test_every_language_runs_with_its_own_k_and_units(ran):
     found = json.loads((ran / "multilingual_open-ended.json").read_text(encoding="utf-8"))
-    assert list(found["languages"]) == list(LANGUAGES)
+    assert list(found["languages"]) == [code for code in LANGUAGES if code in TEXTS]
     for code, language in found["languages"].items():
         labels = list(language["strategies"])
         assert labels[0] == "greedy"
@@ -75,7 +74,7 @@ def test_every_language_runs_with_its_own_k_and_units(ran):
     for path in ran.glob("results_*.json"):
         settings = json.loads(path.read_text(encoding="utf-8"))["task_settings"]
         assert settings["units"] == LANGUAGES[settings["task"].rpartition("-")[2]].units
-    assert len(list(ran.glob("samples_open-ended-*.jsonl"))) == 16
+    assert len(list(ran.glob("samples_open-ended-*.jsonl"))) == len(TEXTS)
     pytest.importorskip("matplotlib")
     assert (ran / "multilingual_open-ended.svg").read_text(encoding="utf-8").startswith("<svg")
 
@@ -156,13 +155,13 @@ def test_the_report_stands_alone_and_says_in_which_language_texts_are(ran):
         assert outline.texts[text] == (code, "auto")  # the prompt
         assert outline.texts[f" {text[::-1]}"] == (code, "auto")  # what people wrote
     for name in STRATEGIES:
-        assert page.count(f"<h3>{name}</h3>") == 2 * 16
+        assert page.count(f"<h3>{name}</h3>") == 2 * len(TEXTS)
 
 
-def browse(path, tmp_path, *more):
+def browse(path, tmp_path):
     command = [
         CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-        "--enable-logging=stderr", "--v=0", f"--user-data-dir={tmp_path / 'profile'}", *more, path.as_uri(),
+        "--enable-logging=stderr", "--v=0", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri(),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
     assert done.returncode == 0, done.stderr
@@ -181,14 +180,10 @@ document.body.dataset.laid = JSON.stringify([...document.querySelectorAll("p[dir
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here")
 def test_a_browser_shows_every_script_from_its_side_without_an_error(ran, tmp_path):
-    shot = tmp_path / "report.png"
-    _, errors = browse(ran / "report.html", tmp_path, f"--screenshot={shot}", "--window-size=1200,3000")
-    assert errors == []
-    assert shot.stat().st_size > 50_000
     page = (ran / "report.html").read_text(encoding="utf-8")
     scripted = tmp_path / "scripted.html"
     scripted.write_text(re.sub(r"<meta http-equiv[^>]*>", "", page).replace("</main>", f"</main>{LAID_OUT}"), "utf-8")
-    dom, errors = browse(scripted, tmp_path, "--dump-dom")
+    dom, errors = browse(scripted, tmp_path)
     assert errors == []
     laid = json.loads(html.unescape(re.search(r'data-laid="([^"]*)"', dom)[1]))
     prompts = {paragraph["lang"]: paragraph for paragraph in laid if paragraph["text"] == TEXTS[paragraph["lang"]]}
@@ -204,8 +199,8 @@ def test_the_browser_would_tell_of_an_error_and_the_report_runs_no_script(ran, t
     page = (ran / "report.html").read_text(encoding="utf-8")
     broken = tmp_path / "broken.html"
     broken.write_text(page.replace("</main>", "</main><script>undefined_name()</script>"), encoding="utf-8")
-    _, errors = browse(broken, tmp_path, "--dump-dom")
-    assert any("Content Security Policy" in error for error in errors)
+    _, (error,) = browse(broken, tmp_path)  # the report itself has none
+    assert "Content Security Policy" in error
 
 
 # --- the other tasks -------------------------------------------------------------------------------------------------
@@ -216,14 +211,11 @@ def test_each_language_may_have_its_model_which_is_loaded_once(data, monkeypatch
     monkeypatch.setattr(
         loading, "load", lambda spec, *rest, **placed: loaded.append(spec) or load(spec, *rest, **placed)
     )
-    arguments = ["eval", "multilingual", "--data", str(data), "--languages", "fr,de,es", "--strategy", "greedy"]
-    assert main([*arguments, "--models", "fr=amateur", "--max-new-tokens", "2", "--limit", "1", "--json"]) == 0
+    arguments = ["eval", "multilingual", "--data", str(data), "--languages", "en,de,id", "--strategy", "greedy"]
+    assert main([*arguments, "--models", "en=amateur", "--max-new-tokens", "2", "--limit", "1", "--json"]) == 0
     found = json.loads(capfd.readouterr().out)["languages"]
-    assert {code: language["model"]["name"] for code, language in found.items()} == {
-        "fr": "amateur",
-        "de": "expert",
-        "es": "expert",
-    }
+    models = {code: language["model"]["name"] for code, language in found.items()}
+    assert models == {"en": "amateur", "de": "expert", "id": "expert"}
     assert loaded == ["amateur", "expert"]
 
 

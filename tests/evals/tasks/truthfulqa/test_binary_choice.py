@@ -65,7 +65,7 @@ def samples(folder: Path, name: str = "truthfulqa_binary") -> list[dict[str, Any
 
 def test_both_readings_equal_one_pass_a_text(tmp_path: Path) -> None:
     model, tokenizer, _, _ = world()
-    asked = questions("test")[:8]
+    asked = questions("test")[:4]
     task = BinaryChoice(model, tokenizer, asked, prompt_of("none"), seed=3)
     specs = [parse_strategy(spec) for spec in ("greedy", CONTRAST)]
     made = configured(specs, model, tokenizer, "expert", task=task.settings)
@@ -200,7 +200,7 @@ def test_a_chat_shows_the_options_in_one_turn() -> None:
     assert options_prompt("dola", None) == options_prompt("none", None)
 
 
-COMMAND = ["eval", "truthfulqa", "--miniature", "--binary", "--limit", "12", "--strategy", "greedy", "--strategy"]
+COMMAND = ["eval", "truthfulqa", "--miniature", "--binary", "--limit", "6", "--strategy", "greedy", "--strategy"]
 
 
 def test_the_command_shows_both_readings_and_chance(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -213,7 +213,7 @@ def test_the_command_shows_both_readings_and_chance(tmp_path: Path, capfd: pytes
     assert "".join(chance).split() == ["chance", *["50.0"] * len(METRICS)]
     assert "against greedy" in shown
     before = len(samples(tmp_path, "truthfulqa_binary_miniature"))
-    assert before == 24
+    assert before == 12
     # Another seed is another order, so other configurations; the same one is all there.
     assert main([*COMMAND, "dola", *output, "--json"]) == 0
     results = json.loads(capfd.readouterr().out)
