@@ -81,14 +81,19 @@ def test_options_act_on_texts_that_are_drawn_together(generator, options):
     assert together != generator.generate(sampling, PROMPTS, [1, 2, 3])
 
 
-@pytest.mark.parametrize("spec", ["greedy", "contrastive-search", "sampling:top_p=1", "beam:num_beams=2"])
-def test_texts_with_drafts_are_those_without(generator, spec):
-    choice, stopping = parse_strategy(spec), replace(generator, stop=(" of ", "."))
-    options = {"drafts": "exit:2", "draft_tokens": 3}
+@pytest.mark.parametrize(
+    ("spec", "stop"),
+    [
+        ("greedy", ()), ("greedy", (" of ", ".")), ("contrastive-search", (" of ", ".")), ("sampling:top_p=1", ()),
+        ("beam:num_beams=2", ()),
+    ],
+)  # fmt: skip
+def test_texts_with_drafts_are_those_without(generator, spec, stop):
+    choice, stopping = parse_strategy(spec), replace(generator, stop=stop)
     with opened_drafts() as opened:
-        made = [way.generate(choice, PROMPTS, [1, 2, 3], options) for way in (generator, stopping)]
-    assert opened == ([] if "beam" in spec else [DraftOptions("exit:2", 3)] * 2)
-    assert made == [way.generate(choice, PROMPTS, [1, 2, 3]) for way in (generator, stopping)]
+        made = stopping.generate(choice, PROMPTS, [1, 2, 3], {"drafts": "exit:2", "draft_tokens": 3})
+    assert opened == ([] if "beam" in spec else [DraftOptions("exit:2", 3)])
+    assert made == stopping.generate(choice, PROMPTS, [1, 2, 3])
 
 
 def test_a_model_that_only_its_own_generate_decodes_draws_one_text_after_the_other():
