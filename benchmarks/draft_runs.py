@@ -7,7 +7,7 @@ import functools
 import random
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -173,12 +173,12 @@ def counted(run: Run, lazy: bool) -> Iterator[None]:
     from decoding.strategies.contrast.fused_streams import FusedStreams
     from decoding.strategies.contrast.reader_group import ReaderGroup
 
-    def end(self: Any, drafted: Sequence[int], accepted: Sequence[int]) -> None:
-        run.rounds += len(drafted)
-        run.in_rounds += sum(accepted) + len(accepted)
-        run.drafted += sum(drafted)
-        run.kept += sum(accepted)
-        ends(self, drafted, accepted)
+    def end(self: Any, drafts: Any, chosen: Mapping[int, Sequence[int]]) -> None:
+        run.rounds += len(chosen)
+        run.in_rounds += sum(map(len, chosen.values()))
+        run.drafted += sum(drafts.counts[row] for row in chosen)
+        run.kept += sum(map(len, chosen.values())) - len(chosen)
+        ends(self, drafts, chosen)
 
     def step(self: Any, *given: Any) -> Any:
         run.readings += len(self.groups)

@@ -5,7 +5,9 @@
 Settings: context-aware decoding and greedy search with the context in the prompt, on articles of XSum and questions of
 HaluEval (of --data), by prompt lookup; contrastive decoding and LOL on the embedded models, on stories3M (of --models)
 and on SmolLM2 with a LoRA amateur (--adapter, or else one with random weights); contrastive search with an exit and
-with an assistant. The settings "given" are of a model with random weights (--layers, --width) and drafts that are right
+with an assistant; LOL and contrastive search on SmolLM2 also on the questions with the knowledge in the prompt. With
+--draft-tokens auto calls begin with what those before them have learnt, a first turn that does not count among them.
+The settings "given" are of a model with random weights (--layers, --width) and drafts that are right
 with a given probability: what a round costs, whoever drafts. What is not at hand is left out, with a line.
 
 In one process the methods take turns on the same prompts: transformers' greedy search (of the prompt with its context,

@@ -25,6 +25,7 @@ class Assistant(Proposer):
         temperature: of the distributions that drafts are drawn from, which come with them; None takes the most probable
             tokens.
         until_unsure: whether to stop a row behind a token of small probability.
+        cost: of a draft, in steps of the model that is drafted for.
     """
 
     def __init__(
@@ -33,7 +34,9 @@ class Assistant(Proposer):
         vocab: int,
         temperature: float | None = None,
         until_unsure: bool = True,
+        cost: float = 1.0,
     ) -> None:
+        self.cost = cost
         self._texts = texts
         self._vocab = vocab
         self._temperature = temperature

@@ -1,101 +1,119 @@
-"""How many drafts a round asks for: a fixed number, or as many as have been accepted of late, none where none pay."""
+"""How many drafts a round reads: a fixed number, or the one that gives most tokens for what the round costs."""
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from decoding.drafts.acceptance import Acceptance
+from decoding.drafts.experience import Experience
+from decoding.drafts.proposer import Drafts, Proposer
+from decoding.drafts.round_cost import RoundCost
 
 __all__ = ["DraftLength"]
 
-FIRST, LONGEST = 4, 16
-PAUSE, LONGEST_PAUSE = 8, 64  # rounds without drafts, after which they are tried again: each time twice as many
-FORGET = 0.8  # weight of what was known of rounds before, at each new one
-SLOW = 4.0  # times the quickest round
-MEASURED = 4  # rounds with drafts, at least, before their cost counts
+LONGEST = 16
+FIRST = 4  # drafts beyond those accepted of late that who drafts at a cost is asked for
 
 
 class DraftLength:
-    """The number of drafts of each round.
+    """The number n of drafts of each round, which maximises E(n) / c(n); 0 where drafts do not pay.
+
+    E(n) = 1 + a_1 + a_1·a_2 + ... + a_1···a_n is the expected number of tokens of a row, where a_i is the rate at which
+    drafts of the kind of its i-th draft are accepted (:class:`Acceptance`): of one kind (1 - a^(n+1)) / (1 - a), eq. 1
+    of Leviathan et al., 2211.17192. c(n) is the cost of the round (:class:`RoundCost`). In a batch E is the sum over
+    the rows: the pass is as wide as its longest row, whatever the others have.
+
+    Of a proposer whose drafts cost nothing the longest are asked for, and n of them are read. All are compared with
+    what is chosen, so a text that begins to copy is seen while no drafts are read.
 
     Args:
-        fixed: the number; None adapts it: half as many again where all were accepted, towards what was accepted where
-            not. Where a token costs more with drafts than without, some rounds go without.
-        timed: whether rounds are compared by the time they take. Ranks that must run the same passes cannot.
+        fixed: n; None for the best.
+        proposer: of the drafts.
+        timed: whether the clock corrects the costs. Ranks that must run the same passes cannot go by it.
+        experience: of earlier calls, which this one adds to when it is closed; None for none.
     """
 
-    def __init__(self, fixed: int | None, timed: bool = True) -> None:
+    def __init__(
+        self, fixed: int | None, proposer: Proposer, timed: bool = True, experience: Experience | None = None
+    ) -> None:
         self._fixed = fixed
-        self._wanted = float(FIRST)
         self._timed = timed
-        self._pause = 0
-        self._next_pause = PAUSE
-        self._drafted = _Pace()
-        self._plain = _Pace()
+        self._experience = experience
+        known = None if experience is None else experience.last
+        self._acceptance, correction = known or (Acceptance(proposer.rates), 1.0)
+        self._acceptance = copy.deepcopy(self._acceptance)
+        self._cost = RoundCost(proposer.cost, correction)
+        self._proposed: dict[int, tuple[int, list[int]]] = {}  # the kind and the drafts of each row
         self._began = 0.0
 
     def begin(self) -> int:
-        """The number of drafts of the round that begins; its time counts from here."""
+        """The number of drafts to ask for in the round that begins; its time counts from here."""
         self._began = time.perf_counter()
         if self._fixed is not None:
             return self._fixed
-        if self._pause:
-            self._pause -= 1
-            return 0
-        return round(self._wanted)
+        if not self._cost.draft:
+            return LONGEST
+        most = FIRST + int(self._acceptance.accepted(0))
+        return self._without_a_check(self._best([(0, min(most, LONGEST))]))
 
-    @property
-    def next_if_accepted(self) -> int:
-        """The number of drafts of the next round, if all of this round's are accepted."""
-        return round(self._more()) if self._fixed is None else self._fixed
+    def cut(self, drafts: Drafts, rows: Sequence[int]) -> Drafts:
+        """Those of the drafts that are worth reading.
 
-    def end(self, drafted: Sequence[int], accepted: Sequence[int]) -> None:
+        Args:
+            drafts: that were proposed.
+            rows: that have not ended.
+        """
+        if self._fixed is not None:
+            return drafts
+        tokens = drafts.tokens.tolist()
+        self._proposed = {row: (drafts.kind(row), tokens[row][: drafts.counts[row]]) for row in rows}
+        if self._cost.draft:
+            return drafts
+        n = self._best([(kind, len(proposed)) for kind, proposed in self._proposed.values()])
+        return drafts.part(0, [self._without_a_check(n)] * len(drafts.counts))
+
+    def next_if_accepted(self, drafts: Drafts) -> int:
+        """The number of drafts of the next round, if all of this round's are accepted, and the token behind them is
+        what was proposed there.
+        """
+        if self._fixed is not None:
+            return self._fixed
+        return self._best([(drafts.kind(row) + drafts.counts[row] + 1, LONGEST) for row in self._proposed])
+
+    def end(self, drafts: Drafts, chosen: Mapping[int, Sequence[int]]) -> None:
         """Take in a round.
 
         Args:
-            drafted: drafts of each row that was going on.
-            accepted: those that were accepted.
+            drafts: that were read.
+            chosen: the tokens of each row that had not ended.
         """
-        if self._fixed is not None or not drafted:
+        if self._fixed is not None or not chosen:
             return
-        tokens = sum(accepted) / len(accepted) + 1
-        seconds = time.perf_counter() - self._began
-        (self._drafted if any(drafted) else self._plain).add(seconds, tokens)
-        best = max(accepted)
-        if any(drafted):
-            full = any(was and took == was for was, took in zip(drafted, accepted, strict=True))
-            self._wanted = self._more() if full else max(0.5 * self._wanted + 0.5 * best, 2.0)
-        if not self._timed or not any(drafted) or self._drafted.rounds < MEASURED:
-            return
-        if self._plain.rounds == 0:
-            self._pause = 1  # to know what a round costs without
-        elif self._drafted.per_token <= self._plain.per_token:
-            self._next_pause = PAUSE
-        else:
-            self._pause, self._next_pause = self._next_pause, min(2 * self._next_pause, LONGEST_PAUSE)
+        self._acceptance.forget()
+        for row, tokens in chosen.items():
+            self._acceptance.add(*self._proposed[row], tokens)
+        if self._timed:
+            self._cost.add(drafts.tokens.shape[1], time.perf_counter() - self._began)
 
-    def _more(self) -> float:
-        return min(1.5 * self._wanted + 1, LONGEST)
+    def close(self) -> None:
+        """Keep what was learnt."""
+        if self._experience is not None and self._fixed is None:
+            self._experience.last = self._acceptance, self._cost.correction
 
+    def _best(self, rows: Sequence[tuple[int, int]]) -> int:
+        """The best number of drafts for rows, each with the kind of its first draft and the number that it has."""
+        reached = [1.0] * len(rows)  # the probability that a row's drafts up to the n-th are all accepted
+        expected = best = float(len(rows))
+        found = 0
+        for n in range(1, max((count for _, count in rows), default=0) + 1):
+            for i, (kind, count) in enumerate(rows):
+                reached[i] = reached[i] * self._acceptance.rate(kind + n - 1) if n <= count else 0.0
+            expected += sum(reached)
+            if expected / self._cost.of(n) > best:
+                found, best = n, expected / self._cost.of(n)
+        return found
 
-class _Pace:
-    """Seconds a token of rounds, the last weighing most.
-
-    A round that takes many times as long as the quickest does not count: it has prepared something, or waited.
-    """
-
-    def __init__(self) -> None:
-        self.rounds = 0
-        self._quickest = float("inf")
-        self._seconds = self._tokens = 0.0
-
-    def add(self, seconds: float, tokens: float) -> None:
-        self._quickest = min(self._quickest, seconds)
-        if seconds > SLOW * self._quickest:
-            return
-        self.rounds += 1
-        self._seconds = FORGET * self._seconds + seconds
-        self._tokens = FORGET * self._tokens + tokens
-
-    @property
-    def per_token(self) -> float:
-        return self._seconds / self._tokens
+    def _without_a_check(self, drafts: int) -> int:
+        return 0 if drafts and self._timed and self._cost.wants_plain() else drafts

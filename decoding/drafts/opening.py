@@ -79,6 +79,7 @@ def open_proposer(
     drafts, vocab, until_unsure = options.drafts, vocab_size(model), options.tokens is None
     if options.looks_up:
         return PromptLookup(sources, input_device(model))
+    layers = exit_of(options, model)
     if options.by_amateur and amateur is not None:
         assisting = amateur
     elif options.by_amateur:
@@ -86,7 +87,7 @@ def open_proposer(
             assisting = Assisting(_assistant(drafts, model, tokenizer))
         except (ModelError, OptionError):
             raise OptionError(f"drafts={AMATEUR}: this strategy has no amateur; must be {ACCEPTED}") from None
-    elif (layers := exit_of(options, model)) is not None:
+    elif layers is not None:
         assisting = Assisting(cut_to_layers(model, layers))
     else:
         assisting = Assisting(_assistant(drafts, model, tokenizer))
@@ -95,10 +96,12 @@ def open_proposer(
             "drafts: who drafts reads tokens, and the prompt is embeddings: pass input_ids, or prompt-lookup"
         )
     rows = _readable(assisting, prompts, new_tokens)
+    cost = _size(assisting.model) / max(_size(model), 1) if layers is None else layers / depth_of(model)
     if reading is not None:
-        return Assistant(reading, vocab, temperature, until_unsure)
+        cost = cost if layers is not None else cost / (1 + cost)  # a step of the strategy has a pass of the amateur too
+        return Assistant(reading, vocab, temperature, until_unsure, cost)
     stream = open_rows(assisting.model, rows, new_tokens, variants=assisting.variants, compile=compile)
-    return Assistant(TextsRead(stream, prompts), vocab, temperature, until_unsure)
+    return Assistant(TextsRead(stream, prompts), vocab, temperature, until_unsure, cost)
 
 
 def exit_of(options: DraftOptions, model: Any) -> int | None:
@@ -114,6 +117,11 @@ def exit_of(options: DraftOptions, model: Any) -> int | None:
     if not 1 <= layers < depth:
         raise OptionError(f"drafts={drafts}: the model has {depth} layers; must be {EXIT}1 to {EXIT}{depth - 1}")
     return layers
+
+
+def _size(model: Any) -> int:
+    """The number of a model's weights, which a step reads."""
+    return sum(weights.numel() for weights in model.parameters())
 
 
 def _readable(assisting: Assisting, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:

@@ -46,6 +46,11 @@ class DraftOptions:
         return isinstance(self.drafts, str) and self.drafts == LOOKUP
 
     @property
+    def kind(self) -> str:
+        """The drafts as text; of a model the name of its class."""
+        return self.drafts if isinstance(self.drafts, str) else type(self.drafts).__name__
+
+    @property
     def by_amateur(self) -> bool:
         """True for the strategy's amateur."""
         return isinstance(self.drafts, str) and self.drafts == AMATEUR

@@ -33,7 +33,7 @@ class Drafting:
     Attributes:
         open_proposer: opens what proposes them; reads the prompt where it must. Is given the prompt's tokens of each
             row, without padding, the number of tokens that the call may add, and what ``reading`` found.
-        length: how many are asked for in each round.
+        length: says how many of a proposer's are read in each round.
         record: filled with what becomes of them; None for no record.
         filled_up: whether a round of some drafts is filled up to as many as were asked for, so that passes have two
             sizes: this one, and one token.
@@ -42,7 +42,7 @@ class Drafting:
     """
 
     open_proposer: Callable[..., Proposer]
-    length: DraftLength
+    length: Callable[[Proposer], DraftLength]
     record: DraftRecord | None = None
     filled_up: bool = False
     reading: Callable[[Session, Sequence[Sequence[int]]], TextsRead | LowerTexts | None] | None = None
@@ -104,20 +104,21 @@ def decode_with_drafts(
             session, texts, model, logits_processor, temperature, stopping_criteria, generation_config, generators,
             pads=has_eos, whole=keeps_cache or not has_eos, draft_record=drafting.record,
         )  # fmt: skip
-        ahead = DraftsAhead(proposer)
+        ahead, draft_length = DraftsAhead(proposer), drafting.length(proposer)
         put = Streamed(streamer, texts)
         with within_memory(model, what), optimized_for_decode(model):
             rounds.choose(Drafts(input_ids.new_zeros(rows, 0), [0] * rows))
             put.until(rounds.settled)
             while rounds.going:
-                most = min(drafting.length.begin(), new_tokens)
+                most = min(draft_length.begin(), new_tokens)
                 wanted = [max(min(most, rounds.room(row)), 0) for row in range(rows)]
-                drafts = rounds.with_padding(ahead.propose(texts.tokens, wanted))
+                proposed = ahead.propose(texts.tokens, wanted)
+                drafts = rounds.with_padding(draft_length.cut(proposed, rounds.open))
                 if drafting.filled_up and any(drafts.counts):
                     drafts = drafts.filled_up(most)
-                drafted, accepted = rounds.run(drafts, ahead, drafting.length.next_if_accepted)
-                drafting.length.end(drafted, accepted)
+                draft_length.end(drafts, rounds.run(drafts, ahead, draft_length))
                 put.until(rounds.settled)
+        draft_length.close()
         total = max(rounds.finish_length.values())
         cache = None
         if keeps_cache:

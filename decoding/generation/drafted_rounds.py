@@ -8,6 +8,7 @@ forgotten. Rows accept different numbers of drafts, and none waits for another.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from decoding.drafts.ahead import DraftsAhead
+from decoding.drafts.length import DraftLength
 from decoding.drafts.proposer import Drafts
 from decoding.drafts.record import DraftRecord
 from decoding.drafts.verification import verified
@@ -77,6 +79,11 @@ class Rounds:
         self.last = torch.zeros(rows, dtype=torch.long, device=texts.ids.device)  # tokens that are not read yet
 
     @property
+    def open(self) -> list[int]:
+        """Indices of the rows that have not ended."""
+        return [row for row in self.going if row not in self.finish_length]
+
+    @property
     def settled(self) -> int:
         """The columns of which every row's token is known: a row that has ended goes on with padding, or by itself."""
         open_rows = [row for row in self.going if not (self.pads and row in self.finish_length)]
@@ -100,20 +107,20 @@ class Rounds:
         for row in ended:
             tokens[row] = self.texts.pad
             counts[row] = max(min(n, self._left(row) - 1), 0)
-        return Drafts(tokens, counts, drafts.probabilities)
+        return replace(drafts, tokens=tokens, counts=counts)
 
-    def run(self, drafts: Drafts, ahead: DraftsAhead, most: int) -> tuple[list[int], list[int]]:
+    def run(self, drafts: Drafts, ahead: DraftsAhead, length: DraftLength) -> dict[int, list[int]]:
         """Read the last token of each row and its drafts, and choose as long as drafts are what is chosen.
 
         Args:
             drafts: of the round.
             ahead: proposes those of the next, where the session reads them in this one.
-            most: how many drafts the next round has, if all of this one's are accepted.
+            length: tells how many drafts the next round has, if all of this one's are accepted.
 
         Returns:
-            Of the rows that had not ended, the drafts and those of them that were accepted.
+            The tokens that were chosen, of each row that had not ended.
         """
-        running = [row for row in self.going if row not in self.finish_length]
+        running = self.open
 
         def processed(logits: Tensor) -> Tensor:
             return self._processed_ahead(drafts, logits)
@@ -121,6 +128,7 @@ class Rounds:
         def proposed() -> Drafts | None:
             # The round ends with a token that is no draft, and so does the next.
             left = [self.room(row) - count - 1 for row, count in enumerate(drafts.counts)]
+            most = length.next_if_accepted(drafts)
             return ahead.further(self.texts.tokens, drafts, [max(min(most, n), 0) for n in left])
 
         self.session.read_drafts(
@@ -129,11 +137,12 @@ class Rounds:
         before = list(self.texts.lengths)
         kept = self.choose(drafts)
         self.session.accept(kept)
+        chosen = {row: self.texts.tokens[row][-kept[row] :] for row in running}
         if self.draft_record is not None:
             for row in running:
-                tokens, start = drafts.tokens[row, : min(drafts.counts[row], kept[row])].tolist(), before[row]
-                self.draft_record.add(row, start, tokens, self.texts.ids[row, start : start + kept[row]].tolist())
-        return [drafts.counts[row] for row in running], [max(kept[row] - 1, 0) for row in running]
+                tokens = drafts.tokens[row, : min(drafts.counts[row], kept[row])].tolist()
+                self.draft_record.add(row, before[row], tokens, chosen[row])
+        return chosen
 
     def _processed_ahead(self, drafts: Drafts, logits: Tensor) -> Tensor:
         """The logits (batch, 1 + drafts, vocab) after the last token of each row and its drafts, processed as far as

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from decoding.capabilities.cuda_graphs import cuda_graphs_requested, request_cuda_graphs
+from decoding.drafts.experience import experience_of
 from decoding.drafts.length import DraftLength
 from decoding.drafts.lower_texts import LowerTexts
 from decoding.drafts.opening import Assisting, exit_of, open_proposer
@@ -169,7 +170,12 @@ class Strategy(ABC):
             return session.read_by_amateur(prompts) if layers is None else session.read_by_exit(layers)
 
         shared = amateur is not None or layers is not None
-        length = DraftLength(options.tokens, timed=not is_tensor_parallel(model))
+        agree = is_tensor_parallel(model)  # ranks run the same passes: no clock, and nothing of other calls
+
+        def length(proposer: Proposer) -> DraftLength:
+            kind = type(self), type(proposer), options.kind, rows, config.do_sample
+            return DraftLength(options.tokens, proposer, not agree, None if agree else experience_of(model, kind))
+
         return Drafting(open_it, length, record, filled_up=captured, reading=reading if shared else None)
 
     def logits_processor(self, model: Any, **inputs: Any) -> Any:

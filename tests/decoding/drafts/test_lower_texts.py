@@ -29,9 +29,9 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     ended: list[list[int]] = []
     end = DraftLength.end
 
-    def noted(self: Any, drafted: Any, accepted: Any) -> None:
-        ended.append(list(drafted))
-        end(self, drafted, accepted)
+    def noted(self: Any, drafts: Any, chosen: Any) -> None:
+        ended.append([drafts.counts[row] for row in chosen])
+        end(self, drafts, chosen)
 
     monkeypatch.setattr(DraftLength, "end", noted)
     return ended

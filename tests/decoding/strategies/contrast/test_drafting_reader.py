@@ -55,9 +55,9 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], list[int]]]
     ended: list[tuple[list[int], list[int]]] = []
     end = DraftLength.end
 
-    def noted(self: Any, drafted: Any, accepted: Any) -> None:
-        ended.append((list(drafted), list(accepted)))
-        end(self, drafted, accepted)
+    def noted(self: Any, drafts: Any, chosen: Any) -> None:
+        ended.append(([drafts.counts[row] for row in chosen], [len(tokens) - 1 for tokens in chosen.values()]))
+        end(self, drafts, chosen)
 
     monkeypatch.setattr(DraftLength, "end", noted)
     return ended

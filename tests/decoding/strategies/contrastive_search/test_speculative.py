@@ -167,15 +167,16 @@ def test_a_round_costs_two_passes_where_drafts_are_wrong() -> None:
 
 
 def test_a_long_text_of_right_drafts_costs_a_pass_a_round_with_auto() -> None:
-    """Rounds grow, and so do the chains that are read ahead."""
+    """Chains that are read ahead are as long as the next round's."""
     model, inputs, options, expected = _without_drafts(1, 40)
     with pytest.MonkeyPatch.context() as patch, _passes(model) as passes:
-        patch.setattr("decoding.drafts.length.MEASURED", 99)  # the clock says nothing
+        patch.setattr("decoding.generation.strategy.experience_of", lambda *_kind: None)
+        patch.setattr("decoding.drafts.round_cost.RoundCost.add", lambda *_round: None)  # the clock says nothing
         tokens, proposer = drafted(
             model, expected, inputs, draft_tokens="auto", script={"wrong": 0.0, "short": 0.0}, **options
         )
     assert torch.equal(tokens, expected)
-    assert [taken for (taken,) in proposer.taken] == [5, 8, 13]
+    assert [taken for (taken,) in proposer.taken] == [17, 17]
     assert len(passes) == 3 + len(proposer.rounds)
 
 
