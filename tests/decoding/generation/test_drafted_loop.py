@@ -21,12 +21,22 @@ from drafted_cases import (
     plain_text,
     with_script,
 )
-from tiny_models import DECODER_ONLY, left_padded, tiny_model
+from tiny_models import DECODER_ONLY, left_padded, random_prompt, tiny_model
 from tiny_strategies import DISTINCT
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from decoding import FSD, LOL, ContextAware, ContrastiveDecoding, ContrastiveSearch, DoLa, ModelError, Prompt
+from decoding import (
+    FSD,
+    LOL,
+    ContextAware,
+    ContrastiveDecoding,
+    ContrastiveSearch,
+    DoLa,
+    DraftRecord,
+    ModelError,
+    Prompt,
+)
 from decoding.evals import miniature
 from decoding.strategies.model_logits import ModelLogits
 
@@ -208,3 +218,18 @@ def test_inference_mode(model: Any) -> None:
             expected = plain_text(name, 3)
             tokens, _ = with_script(model, expected, inputs, strategy=strategy)
             assert torch.equal(tokens, expected)
+
+
+@pytest.mark.parametrize("draft_tokens", [1, 7, "auto"])
+def test_one_row_by_prompt_lookup_draws_what_it_draws_without_drafts(draft_tokens: Any) -> None:
+    """From torch's global generator: drafts of prompt lookup are not drawn, each token is."""
+    inputs = left_padded([random_prompt(12, 2)])
+    sampled: dict[str, Any] = {"do_sample": True, "top_k": 3, "max_new_tokens": 40}
+    record = DraftRecord()
+    drafts: dict[str, Any] = {"drafts": "prompt-lookup", "draft_tokens": draft_tokens, "draft_record": record}
+    model = llama()  # before the seed: its weights are drawn
+    torch.manual_seed(3)
+    expected = plain(model, inputs, **sampled)
+    torch.manual_seed(3)
+    assert torch.equal(plain(model, inputs, **sampled, **drafts), expected)
+    assert record.rows[0] or draft_tokens == "auto"
