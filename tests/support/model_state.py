@@ -18,6 +18,7 @@ from decoding.strategies.registry import STRATEGIES, example_of, exportable_stra
 __all__ = [
     "ALL",
     "FUSE",
+    "KINDS",
     "NEW",
     "OWN",
     "PROMPTS",
@@ -54,6 +55,12 @@ def specs_of(names: Any) -> list[str]:
 
 ALL = specs_of(STRATEGIES)
 OWN = specs_of(exportable_strategies())
+# One of each kind of change to a model: none, rows of an adapter, its exits, exits, layers left out, heads masked.
+KINDS = [
+    "contrastive-search", "contrastive-decoding:amateur=induced", "lol:amateur=induced,lower_layers=0.5,0.75", "sled",
+    "skipped-layers", "masked-heads:heads=0.0",
+]  # fmt: skip
+assert set(KINDS) < set(OWN)
 
 
 def state_of(model: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_state import OWN, processed
+from model_state import KINDS, processed
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -19,7 +19,7 @@ from decoding.evals import miniature
 from decoding.strategies.registry import StrategySpec
 
 
-@pytest.mark.parametrize("spec", OWN, indirect=True)
+@pytest.mark.parametrize("spec", KINDS, indirect=True)
 def test_a_model_is_trained_and_saved_after_a_call_as_before(
     spec: StrategySpec, model: Any, batch: Any, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lm_eval.api.instance import Instance
-from model_state import OWN, PROMPTS, changed, generated, piped, state_of
+from model_state import KINDS, PROMPTS, changed, generated, piped, state_of
 from transformers import AutoModelForCausalLM
 
 import decoding
@@ -47,7 +47,11 @@ def test_after_an_analysis_and_a_diagnosis(model: Any, tokenizer: Any, leaves_as
     leaves_as_before(lambda: diagnose("expert", model, tokenizer))
 
 
-@pytest.mark.parametrize("spec", ["contrastive-search", *(spec for spec in OWN if "=induced" in spec)], indirect=True)
+# One that reads the model alone, and one that reads it with an adapter too.
+TWO = pytest.mark.parametrize("spec", ["contrastive-search", KINDS[2]], indirect=True)
+
+
+@TWO
 def test_after_a_pipeline(spec: StrategySpec, model: Any, batch: Any, leaves_as_before: Any) -> None:
     """A pipeline puts its model into evaluation mode."""
     model = copy.deepcopy(model).eval()
@@ -56,7 +60,7 @@ def test_after_a_pipeline(spec: StrategySpec, model: Any, batch: Any, leaves_as_
     assert changed(before, state_of(model)) == set()
 
 
-@pytest.mark.parametrize("spec", ["contrastive-search", *(spec for spec in OWN if "=induced" in spec)], indirect=True)
+@TWO
 def test_after_the_generate_of_an_exported_folder(spec: StrategySpec, batch: Any, tmp_path: Path) -> None:
     folder = decoding.export(miniature.folder("expert"), spec.spec, tmp_path / "exported", link="sym", device="cpu")
     exported = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).train()
