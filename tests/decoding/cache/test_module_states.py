@@ -79,9 +79,9 @@ def _on_modules(name: str) -> list[Any]:
 @pytest.mark.parametrize("name", POSITIONS_RIGHT)
 def test_their_rows_are_forked(name: str) -> None:
     assert branching_of(tiny_model(name)).way == "fork"
-    tokens = decoding.generate(tiny_model(name), torch.tensor(PROMPTS), penalty_alpha=0.6, top_k=4, max_new_tokens=8)
+    tokens = decoding.generate(tiny_model(name), torch.tensor(PROMPTS), penalty_alpha=0.6, top_k=4, max_new_tokens=5)
     for row, prompt in zip(tokens.tolist(), PROMPTS, strict=True):
-        assert row[14:] == [step.token for step in recomputed(tiny_model(name), Prompt(prompt, {}), 0, 0.6, 4, 8)]
+        assert row[14:] == [step.token for step in recomputed(tiny_model(name), Prompt(prompt, {}), 0, 0.6, 4, 5)]
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
@@ -136,7 +136,7 @@ def test_two_texts_on_one_model_read_in_turn_keep_their_own_states(name: str) ->
         )
         for text in texts
     ]
-    for step in range(3):
+    for step in range(2):
         candidates, winner = _ids(1, 3, seed=10 + step), torch.tensor([step])
         for i, stream in enumerate(streams):
             stream.branch(candidates)
@@ -151,7 +151,7 @@ def test_threads_on_a_model_that_writes_on_its_modules_do_not_meet() -> None:
 
     def call(i: int) -> list[list[int]]:
         strategy, prompt = calls[i]
-        return decoding.generate(model, torch.tensor(prompt), strategy=strategy, max_new_tokens=10).tolist()
+        return decoding.generate(model, torch.tensor(prompt), strategy=strategy, max_new_tokens=6).tolist()
 
     lock = [call(i) for i in range(len(calls))]
     together: dict[int, list[Any]] = {i: [] for i in range(len(calls))}
@@ -159,14 +159,14 @@ def test_threads_on_a_model_that_writes_on_its_modules_do_not_meet() -> None:
 
     def work(i: int) -> None:
         start.wait()
-        together[i] += [call(i) for _ in range(3)]
+        together[i] += [call(i) for _ in range(2)]
 
     threads = [threading.Thread(target=work, args=(i,)) for i in together]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert together == {i: [expected] * 3 for i, expected in enumerate(lock)}
+    assert together == {i: [expected] * 2 for i, expected in enumerate(lock)}
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -78,15 +79,15 @@ def _batch() -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _read(model: Any, settings: dict[str, Any], ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """(batch, length, dim) last hidden states and (batch, vocab) logits of texts that a new cache has taken: the prompt
-    at once, then token by token.
+def _read(model: Any, cache: QuantizedCache, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """(batch, new, dim) last hidden states and (batch, vocab) logits of the tokens that a cache has not taken yet: the
+    prompt at once, then token by token.
     """
-    cache = QuantizedCache(config=model.config, **settings)
     mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     hidden = []
-    for start, end in [(0, PROMPT), *((i, i + 1) for i in range(PROMPT, ids.shape[1]))]:
+    while (start := cache.get_seq_length()) < ids.shape[1]:
+        end = max(start + 1, PROMPT)
         output = model(
             ids[:, start:end], attention_mask=mask[:, :end], position_ids=positions[:, start:end],
             past_key_values=cache, use_cache=True, output_hidden_states=True,
@@ -95,24 +96,35 @@ def _read(model: Any, settings: dict[str, Any], ids: Tensor, mask: Tensor) -> tu
     return torch.cat(hidden, dim=1), output.logits[:, -1]
 
 
+def _copied(cache: QuantizedCache) -> QuantizedCache:
+    """A cache that holds the same: its layers write to no tensor that they have, they take a new one."""
+    copied = copy.copy(cache)
+    copied.layers = [copy.copy(layer) for layer in cache.layers]
+    return copied
+
+
 def _searched(model: Any, settings: dict[str, Any], ids: Tensor, mask: Tensor) -> Tensor:
-    """The tokens of contrastive search, every candidate read behind a cache of its own."""
+    """The tokens of contrastive search, every candidate of the batch read behind a copy of the cache of its text."""
+    cache = QuantizedCache(config=model.config, **settings)
+    history, logits = _read(model, cache, ids, mask)
     for _ in range(STEPS):
-        history, logits = _read(model, settings, ids, mask)
         probabilities, candidates = logits.softmax(-1).topk(K)
         padding = torch.nn.functional.pad(mask == 0, (0, history.shape[1] - PROMPT))
         scores = []
         for probability, token in zip(probabilities.T, candidates.T, strict=True):
-            own = _read(model, settings, torch.cat([ids, token[:, None]], dim=1), mask)[0][:, -1:]
+            own, _ = _read(model, _copied(cache), torch.cat([ids, token[:, None]], dim=1), mask)
             likeness = torch.nn.functional.cosine_similarity(own, history, dim=-1).masked_fill(padding, -1)
             scores.append((1 - ALPHA) * probability - ALPHA * likeness.amax(1))
         best = torch.stack(scores, dim=1).argmax(1, keepdim=True)
         ids = torch.cat([ids, candidates.gather(1, best)], dim=1)
+        states, logits = _read(model, cache, ids, mask)
+        history = torch.cat([history, states], dim=1)
     return ids
 
 
-@pytest.mark.parametrize("cache", CACHES)
-@pytest.mark.parametrize("name", ["qwen2", "gpt2"])
+@pytest.mark.parametrize(
+    ("name", "cache"), [*(("qwen2", cache) for cache in CACHES), ("gpt2", "quanto"), ("gpt2", "hqq-axis-1")]
+)
 def test_tokens_are_those_of_the_same_cache_without_branches(name: str, cache: str) -> None:
     settings, model = _settings(cache), tiny_model(name)
     ids, mask = _batch()
@@ -132,7 +144,7 @@ def test_the_cache_that_comes_back_holds_the_text_and_no_candidate(cache: str) -
         cache_implementation="quantized", cache_config=settings, return_dict_in_generate=True,
     )  # fmt: skip
     assert output.past_key_values.get_seq_length() == PROMPT + STEPS - 1
-    _, logits = _read(model, settings, output.sequences, mask)
+    _, logits = _read(model, QuantizedCache(config=model.config, **settings), output.sequences, mask)
     mask = torch.nn.functional.pad(mask, (0, STEPS), value=1)
     position = mask.sum(1, keepdim=True) - 1
     with torch.no_grad():
