@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -25,8 +26,9 @@ def _close(values: Any, expected: Any, rows: list[int]) -> None:
     torch.testing.assert_close(values[rows], expected[rows], atol=2e-4, rtol=1e-3)  # sums in another order
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("name", [*ENDING, "context-aware", "lol", "window"])
+@pytest.mark.parametrize(
+    ("name", "rows"), [*((name, 3) for name in [*ENDING, "context-aware", "lol", "window"]), *((n, 1) for n in ENDING)]
+)
 def test_what_is_returned_beside_the_tokens(name: str, rows: int, model: Any) -> None:
     inputs, strategy = left_padded(PROMPTS[:rows]), STRATEGIES[name]()
     width = inputs["input_ids"].shape[1]
@@ -80,12 +82,14 @@ def test_a_returned_cache_is_continued(name: str, of_call: str) -> None:
     def first() -> dict[str, Any]:
         return more(with_script(continued_model, half, inputs, strategy=strategy, return_dict_in_generate=True)[0])
 
-    assert torch.equal(plain(continued_model, first(), strategy=strategy), whole)
+    begun = first()
+    copied = copy.deepcopy(begun)  # for transformers' own call: a history of the text is known by the cache itself
+    assert torch.equal(plain(continued_model, begun, strategy=strategy), whole)
     tokens, _ = with_script(continued_model, whole, first(), strategy=strategy)
     assert torch.equal(tokens, whole)
     greedy = continued_model.generate(half, attention_mask=more(_fresh(half))["attention_mask"],
                                      max_new_tokens=4, do_sample=False, pad_token_id=0)  # fmt: skip
-    continued = continued_model.generate(**first(), max_new_tokens=4, do_sample=False, pad_token_id=0)
+    continued = continued_model.generate(**copied, max_new_tokens=4, do_sample=False, pad_token_id=0)
     assert torch.equal(continued, greedy)
 
 
@@ -134,11 +138,21 @@ class _Steps(BaseStreamer):
         self.ended += 1
 
 
-@pytest.mark.parametrize("stop", [None, "eos", "string"])
-@pytest.mark.parametrize("rows", [1, 3])
-def test_streams(rows: int, stop: str | None, model: Any) -> None:
+@pytest.mark.parametrize(
+    ("rows", "stop", "names"),
+    [
+        (3, None, ENDING),
+        (3, "eos", ["greedy", "contrastive-search"]),  # rows that have ended are given padding, unless it looks ahead
+        (3, "string", ["contrastive-decoding"]),
+        (1, None, ["greedy", "contrastive-search"]),
+        (1, "eos", ["contrastive-search"]),
+        (1, "string", ["contrastive-decoding"]),
+    ],
+    ids=lambda value: str(value),
+)
+def test_streams(rows: int, stop: str | None, names: list[str], model: Any) -> None:
     inputs = left_padded(PROMPTS[:rows])
-    for name in ("greedy", "contrastive-decoding", "contrastive-search"):
+    for name in names:
         strategy = STRATEGIES[name]()
         options: dict[str, Any] = {"strategy": strategy}
         free = plain_text(name, rows)[:, inputs["input_ids"].shape[1] :]

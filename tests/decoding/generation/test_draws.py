@@ -59,8 +59,9 @@ def new_tokens(model: Any, tokens: Tensor, inputs: dict[str, Tensor]) -> list[li
     return [row[: row.index(end) + 1] if end in row else row for row in rows]
 
 
-@pytest.mark.parametrize("rows", [2, 5])
-@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral-sliding", "mamba", "t5"])
+@pytest.mark.parametrize(
+    ("name", "rows"), [("llama", 2), ("llama", 5), ("gpt2", 3), ("mistral-sliding", 3), ("mamba", 3), ("t5", 3)]
+)
 def test_a_row_draws_in_any_batch_what_it_draws_alone(name: str, rows: int) -> None:
     model, options = tiny_model(name), OPTIONS["several"]
     model.generation_config.eos_token_id = 2  # so that some rows end before others
@@ -72,11 +73,11 @@ def test_a_row_draws_in_any_batch_what_it_draws_alone(name: str, rows: int) -> N
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_every_sampler_and_processor_acts_as_in_plain_generate(llama: Any, options: dict[str, Any]) -> None:
-    inputs, seeds = left_padded([random_prompt(length, length) for length in LENGTHS]), [0, 1, 2**32, 2**64 - 1, 1]
+    inputs, seeds = left_padded([random_prompt(length, length) for length in LENGTHS[:3]]), [1, 2**64 - 1, 1]
     tokens = decoding.generate(llama, **inputs, do_sample=True, seeds=seeds, max_new_tokens=NEW, **options)
     texts = new_tokens(llama, tokens, inputs)
     assert texts == of_transformers(llama, inputs, seeds, **options)
-    assert texts[1] != texts[4]
+    assert texts[0] != texts[2]
 
 
 @torch.no_grad()
@@ -84,7 +85,7 @@ def test_draws_are_those_of_a_recomputation() -> None:
     """Against the embedded expert's own logits of the whole text at each step, in transformers' own samplers."""
     model, tokenizer = miniature.load("expert", dtype=torch.float32)
     model.generation_config.eos_token_id = None
-    prompts = ["The old clockmaker", "In the town of Varn there lives", "A river", "Tom", "Once upon a time"]
+    prompts = ["The old clockmaker", "In the town of Varn there lives", "Tom"]
     encoding = tokenizer(prompts, return_tensors="pt", padding=True)
     inputs = {name: encoding[name] for name in ("input_ids", "attention_mask")}
     samplers = LogitsProcessorList(
@@ -97,7 +98,7 @@ def test_draws_are_those_of_a_recomputation() -> None:
         ]
     )
     tokens = decoding.generate(
-        model, **inputs, do_sample=True, seeds=[0, 1, 2, 3, 4], max_new_tokens=NEW,
+        model, **inputs, do_sample=True, seeds=[0, 1, 2], max_new_tokens=NEW,
         temperature=1.2, top_k=60, top_p=0.98, typical_p=0.97, min_p=0.001,
     )  # fmt: skip
     for row, prompt in enumerate(prompts):
@@ -124,15 +125,15 @@ def chi_square(tokens: Tensor) -> float:
 def test_draws_of_a_row_and_across_rows_have_the_softmaxs_distribution() -> None:
     scores = PROBABILITIES.log()[None] + 3.0
     one = [torch.Generator().manual_seed(5)]
-    in_turn = torch.cat([draw(scores, one) for _ in range(20_000)])
+    in_turn = torch.cat([draw(scores, one) for _ in range(5_000)])
     assert chi_square(in_turn) < CHI_SQUARE
     # Independent: pairs of successive draws are as often the same token as two draws are.
     same = (in_turn[::2] == in_turn[1::2]).double().mean()
-    assert abs(same - PROBABILITIES.square().sum()) < 4 * 0.5 / 100  # four standard deviations of 10,000 pairs
-    # The first draws of 20,000 rows, whose seeds are neighbours.
+    assert abs(same - PROBABILITIES.square().sum()) < 4 * 0.5 / 50  # four standard deviations of 2,500 pairs
+    # The first draws of 5,000 rows, whose seeds are neighbours.
     across = torch.cat(
         [draw(scores.expand(500, -1), [torch.Generator().manual_seed(i + j) for j in range(500)])
-         for i in range(0, 20_000, 500)]
+         for i in range(0, 5_000, 500)]
     )  # fmt: skip
     assert chi_square(across) < CHI_SQUARE
 

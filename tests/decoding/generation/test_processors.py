@@ -81,12 +81,15 @@ NAMES = [
 PLAIN: dict[tuple[str, int], Tensor] = {}  # what strategies write after the first prompts without processors
 
 
-@pytest.mark.parametrize("rows", [1, 4])
-@pytest.mark.parametrize("name", NAMES)
+# In a batch, after every place that contrastive search looks at ahead, and in one of the other two sessions. Alone only
+# contrastive search needs anything: of one processor that looks at the text, and of one that counts new tokens.
+@pytest.mark.parametrize(
+    ("name", "rows"), [*((name, 4) for name in NAMES), *((name, 1) for name in ("n-grams", "no end yet"))]
+)
 def test_processors_see_each_row_s_own_text(model: Any, name: str, rows: int) -> None:
     inputs = left_padded(PROMPTS[:rows])
-    batched = [ModelLogits(), STRATEGIES["contrastive-decoding"]()] if rows > 1 else []  # one row needs nothing there
-    for strategy in (*batched, ContrastiveSearch()):
+    batched = (ModelLogits, STRATEGIES["contrastive-decoding"])[NAMES.index(name) % 2]
+    for strategy in (*([batched()] if rows > 1 else []), ContrastiveSearch()):
         kind = type(strategy).__name__, rows
         if kind not in PLAIN:
             PLAIN[kind] = decoding.generate(model, **inputs, strategy=strategy, max_new_tokens=NEW, do_sample=False)
@@ -94,19 +97,33 @@ def test_processors_see_each_row_s_own_text(model: Any, name: str, rows: int) ->
         _same(model, strategy, rows, **options)
 
 
-@pytest.mark.parametrize("rows", [1, 4])
-@pytest.mark.parametrize("name", STRATEGIES)
+# What processors are shown is the loop's. A session of each kind meets both of the next, alone and in a batch; other
+# strategies, which give the loop their scores, one of them.
+KINDS = ["greedy", "contrastive-decoding", "contrastive-search"]
+OTHERS = [name for name in STRATEGIES if name not in KINDS]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"), [*((name, rows) for name in KINDS for rows in (1, 4)), *((name, 4) for name in OTHERS[::2])]
+)
 def test_a_constraint_is_shown_only_what_it_allows(model: Any, name: str, rows: int) -> None:
     """Though drafts break it, rows come apart, and contrastive search processes places that are not reached."""
     allowed = _parity(left_padded(PROMPTS[:rows])["input_ids"].shape[1])
     _same(model, STRATEGIES[name](), rows, prefix_allowed_tokens_fn=allowed)
 
 
-@pytest.mark.parametrize("rows", [1, 4])
-@pytest.mark.parametrize("name", ["greedy", "contrastive-decoding", "contrastive-search"])
-def test_warpers(model: Any, name: str, rows: int) -> None:
-    for seed, options in enumerate(({"temperature": 0.6, "top_k": 0}, {"top_p": 0.7}, {"top_k": 4}, {"min_p": 0.1})):
-        _same(model, STRATEGIES[name](), rows, seed, do_sample=True, seeds=[3, 5, 8, 13][:rows], **options)
+TEMPERATURE, NUCLEUS, TOP_K, MIN_P = {"temperature": 0.6, "top_k": 0}, {"top_p": 0.7}, {"top_k": 4}, {"min_p": 0.1}
+# Every session divides by the temperature in its own place; what warpers are shown is the loop's.
+WARPED: list[tuple[str, int, dict[str, Any]]] = [
+    ("greedy", 4, TEMPERATURE), ("greedy", 4, NUCLEUS), ("greedy", 1, TOP_K),
+    ("contrastive-decoding", 4, TEMPERATURE), ("contrastive-decoding", 4, TOP_K), ("contrastive-decoding", 1, NUCLEUS),
+    ("contrastive-search", 4, TEMPERATURE), ("contrastive-search", 4, MIN_P), ("contrastive-search", 1, TEMPERATURE),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "rows", "options"), WARPED, ids=lambda value: str(value))
+def test_warpers(model: Any, name: str, rows: int, options: dict[str, Any]) -> None:
+    _same(model, STRATEGIES[name](), rows, do_sample=True, seeds=[3, 5, 8, 13][:rows], **options)
 
 
 def test_warpers_of_greedy_search_change_nothing(model: Any) -> None:
@@ -127,8 +144,9 @@ class _Grammar(LogitsProcessor):
         return scores.masked_fill(odd, -torch.inf)
 
 
-@pytest.mark.parametrize("rows", [1, 4])
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize(
+    ("name", "rows"), [*((name, rows) for name in KINDS for rows in (1, 4)), *((name, 4) for name in OTHERS[1::2])]
+)
 def test_a_processor_of_the_user_s_that_follows_a_grammar(model: Any, name: str, rows: int) -> None:
     grammar = _Grammar(left_padded(PROMPTS[:rows])["input_ids"].shape[1])
     _same(model, STRATEGIES[name](), rows, logits_processor=LogitsProcessorList([grammar]))
@@ -139,9 +157,8 @@ def test_a_function_of_the_user_s(model: Any) -> None:
         scores[:, input_ids.shape[1] % 5 :: 5] -= 8.0  # in place, as transformers allows
         return scores
 
-    for strategy in (ModelLogits(), ContrastiveSearch()):
-        for rows in (1, 4):
-            _same(model, strategy, rows, logits_processor=LogitsProcessorList([by_length]))
+    for strategy, rows in ((ModelLogits(), 1), (ModelLogits(), 4), (ContrastiveSearch(), 4)):
+        _same(model, strategy, rows, logits_processor=LogitsProcessorList([by_length]))
 
 
 class _Counter(LogitsProcessor):
@@ -166,10 +183,12 @@ class _Collector(LogitsProcessor):
         return scores.masked_fill(self.seen, -torch.inf)
 
 
-@pytest.mark.parametrize("make", [_Counter, _Collector])
-def test_a_processor_with_a_state(model: Any, make: Callable[[], Any]) -> None:
+@pytest.mark.parametrize(
+    ("make", "names"), [(_Counter, ["greedy", "contrastive-decoding", "fsd"]), (_Collector, ["context-aware", "dola"])]
+)
+def test_a_processor_with_a_state(model: Any, make: Callable[[], Any], names: list[str]) -> None:
     inputs = left_padded(PROMPTS[:1])
-    for name in ("greedy", "contrastive-decoding", "context-aware", "dola", "fsd"):
+    for name in names:
         strategy = STRATEGIES[name]()
         common = {"strategy": strategy, "max_new_tokens": NEW, "do_sample": False}
         expected = decoding.generate(model, **inputs, logits_processor=LogitsProcessorList([make()]), **common)
