@@ -32,10 +32,7 @@ from decoding.evals.cli import main
 from decoding.tools.architectures.tiny import tiny_model as tiny_type
 
 PROMPTS = [random_prompt(7, seed=1), random_prompt(13, seed=2)]  # longer than the tiny models' window of 8
-SIZES = {
-    "llama": [1, 4, 12, 13, 100],  # one token, parts that leave one of 13, all but one, all, more
-    "mistral-sliding": [1, 12],  # less and more than its window
-}
+EVERY_SIZE = [1, 4, 12, 13, 100]  # one token, parts that leave one of 13, all but one, all, more
 GUIDE = [9, 40, 17]
 STEPS = 3  # the pieces end with the prompt; these read what they left
 
@@ -108,17 +105,43 @@ def widths(*models: Any) -> Iterator[list[int]]:
             hook.remove()
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral-sliding", "gemma2", "bloom"])
-def test_every_strategy_says_the_same_whatever_the_pieces(name: str, strategy: str) -> None:
-    """In every size by one model, in some by one with windows; the other kinds of positions and masks in one."""
+# Every strategy is read in pieces by one model. Sizes act on a stream: on that of one reader, and on that of several,
+# whose prompts differ in length. What pieces meet in a model are its positions, masks and windows: behind the prompt
+# alone, behind the longer prompt of another reader, and with the rows of an adapter (GPT-2's matrices are transposed).
+PIECES: list[tuple[str, str, list[int]]] = [
+    *(("llama", strategy, [4]) for strategy in STRATEGIES),
+    ("llama", "contrastive search", [1, 12, 13, 100]),
+    ("llama", "LOL, a LoRA amateur", [1, 12, 13, 100]),
+    ("mistral-sliding", "a window of the history", [1, 12]),  # less and more than its window
+    ("mistral-sliding", "LOL, a separate amateur", [1, 12]),
+    ("gpt2", "contrastive search", [4]),
+    ("gpt2", "LOL, a LoRA amateur", [4]),
+    ("gemma2", "contrastive search", [4]),
+    ("gemma2", "context-aware", [4]),
+    ("gemma2", "DoLa", [4]),
+    ("bloom", "contrastive search", [4]),  # its branches are forked
+    ("bloom", "a prompted amateur", [4]),
+]
+
+
+@pytest.mark.parametrize(("name", "strategy", "sizes"), PIECES, ids=lambda value: str(value))
+def test_every_strategy_says_the_same_whatever_the_pieces(name: str, strategy: str, sizes: list[int]) -> None:
     model, how = STRATEGIES[strategy](name)
     batch = left_padded(PROMPTS)
     whole = made(model, how, None, batch)
-    for size in SIZES.get(name, [4]):
+    for size in sizes:
+        assert size in EVERY_SIZE
         same(made(model, how, size, batch), whole)
-    if name in SIZES:
-        same(made(model, how, 5, batch, way="custom_generate"), whole)
+
+
+@pytest.mark.parametrize("strategy", ["contrastive search", "LOL, a separate amateur"])
+def test_custom_generate_reads_in_pieces_too(strategy: str) -> None:
+    model, how = STRATEGIES[strategy]("llama")
+    batch = left_padded(PROMPTS)
+    with widths(model) as seen:
+        found = made(model, how, 5, batch, way="custom_generate")
+    assert max(seen) == 5
+    same(found, made(model, how, None, batch))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -130,20 +153,20 @@ def test_no_reader_reads_more_than_a_piece(strategy: str) -> None:
     readers = 2 if "separate" in strategy else 1  # that read apart
     assert max(seen) == 4
     assert sum(width > 1 for width in seen if width == 4) >= 3 * readers
-    with widths(model, amateur_of("llama")) as seen:
-        made(model, how, None, left_padded(PROMPTS))
-    assert max(seen) >= 13
+    if strategy == "LOL, a separate amateur":  # so the hooks see whole prompts where there are any
+        with widths(model, amateur_of("llama")) as seen:
+            made(model, how, None, left_padded(PROMPTS))
+        assert max(seen) >= 13
 
 
 @pytest.mark.parametrize("name", ["falcon_h1", "qwen3_next", "lfm2", "bamba"])
 def test_recurrent_models_whose_branches_are_forked_say_the_same(name: str) -> None:
     model = tiny_type(name)
-    for strategy in (ContrastiveSearch(0.6, 4), ContrastiveDecoding(tiny_type(name, seed=3))):
+    for strategy, size in ((ContrastiveSearch(0.6, 4), 4), (ContrastiveDecoding(tiny_type(name, seed=3)), 5)):
         whole = made(model, strategy, None, left_padded(PROMPTS))
-        for size in (4, 5):
-            same(made(model, strategy, size, left_padded(PROMPTS)), whole)
-        alone = {"input_ids": torch.tensor([PROMPTS[0]])}
-        same(made(model, strategy, 1, alone), made(model, strategy, None, alone))
+        same(made(model, strategy, size, left_padded(PROMPTS)), whole)
+    alone = {"input_ids": torch.tensor([PROMPTS[0]])}
+    same(made(model, ContrastiveSearch(0.6, 4), 1, alone), made(model, ContrastiveSearch(0.6, 4), None, alone))
 
 
 @pytest.mark.parametrize(("name", "size"), [("qwen3_next", 1), ("git", 4)])
@@ -296,7 +319,7 @@ TEXT = " ".join(miniature.prompts()[:4])
 
 
 @embedded
-@pytest.mark.parametrize("strategy", ["greedy", "contrastive-search", "lol:amateur=induced,lower_layers=0.5"])
+@pytest.mark.parametrize("strategy", ["greedy", "lol:amateur=induced,lower_layers=0.5"])
 def test_generate_reads_in_pieces(strategy: str, capsys: pytest.CaptureFixture[str]) -> None:
     if "induced" in strategy:
         pytest.importorskip("peft")
