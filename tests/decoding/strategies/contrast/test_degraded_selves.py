@@ -60,10 +60,13 @@ CASES: dict[str, Case] = {
 RANKS: dict[str, Case] = {
     f"rank-{rank}": (Self(expert_rank=rank), functools.partial(of_rank, rank=rank)) for rank in (1, 2, 4)
 }
+# Every case on one model. Another model meets heads and a layer that are left out, at the ends of its attention and of
+# its layers, and channels that are dropped between them; a mixture also ranks, at its router.
 PAIRS = [
-    *((name, case) for name in MODELS for case in CASES),
-    *(("mixtral", case) for case in CASES),
-    *((name, case) for name in MIXTURES for case in RANKS),
+    *(("llama", case) for case in CASES),
+    *((name, case) for name in (*MODELS[1:], "mixtral") for case in ("heads-and-a-layer", "dropout")),
+    *(("mixtral", case) for case in RANKS),
+    *((name, "rank-1") for name in MIXTURES if name != "mixtral"),
 ]
 
 

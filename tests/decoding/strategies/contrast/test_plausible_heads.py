@@ -47,7 +47,7 @@ SAMPLERS: list[dict[str, Any]] = [
     {"do_sample": True, "top_k": 5, "temperature": 0.7},
     {"do_sample": True, "top_p": 0.8, "typical_p": 0.9, "renormalize_logits": True},
 ]
-FEW_SAMPLERS = SAMPLERS[::3]  # where heads or readers differ, which no sampler sees
+GREEDY, *_, TYPICAL = SAMPLERS
 
 
 def with_whole_heads(strategy: Any) -> Any:
@@ -101,13 +101,20 @@ def both(model: Any, inputs: dict[str, Tensor], strategy: Any, **options: Any) -
     return tokens
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_tokens_are_those_of_whole_heads(name: str, rows: int) -> None:
+# A sampler sees scores, whichever strategy and rows they are of: every one with one strategy, and one with guidance.
+# One row alone: with a reader, with guidance and exits, with readers in a pass of their own.
+@pytest.mark.parametrize(
+    ("name", "rows", "options"),
+    [
+        *((name, 3, GREEDY) for name in STRATEGIES),
+        *((name, 1, GREEDY) for name in ("logits", "lol, guided", "weighted")),
+        *(("logits", 3, options) for options in SAMPLERS[1:]),
+        ("lol, guided", 3, TYPICAL),
+    ],
+)
+def test_tokens_are_those_of_whole_heads(name: str, rows: int, options: dict[str, Any]) -> None:
     expert, amateur, _ = embedded()
-    strategy, inputs = STRATEGIES[name](amateur), batch(rows)
-    for options in SAMPLERS if rows > 1 and name in ("logits", "lol, guided") else FEW_SAMPLERS:
-        both(expert, inputs, strategy, **options)
+    both(expert, batch(rows), STRATEGIES[name](amateur), **options)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -145,11 +152,12 @@ def test_every_kind_of_head(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     )  # a random model finds many tokens plausible, of a vocabulary of 120
     times = 12.0 if name == "cohere" else 3.0
     expert, amateur, inputs = sharper_model(name, 0, times), sharper_model(name, 7, times), random_batch()
-    for strategy in (ContrastiveDecoding(amateur, beta=0.8), LOL(amateur, [1, 2], alpha=0.4)):
-        for options in FEW_SAMPLERS:
-            with products_of(amateur) as products:
-                both(expert, inputs, strategy, **options)
-            assert min(products.tokens) < VOCAB
+    for strategy, options in (
+        (ContrastiveDecoding(amateur, beta=0.8), TYPICAL), (LOL(amateur, [1, 2], alpha=0.4), GREEDY)
+    ):  # fmt: skip
+        with products_of(amateur) as products:
+            both(expert, inputs, strategy, **options)
+        assert min(products.tokens) < VOCAB
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -158,12 +166,12 @@ def test_readers_of_one_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     model, inputs = adapted(sharper_model("llama")), random_batch(3)
     strategy = STRATEGIES[name]("liar")
     plausibility = 2 if getattr(strategy, "guidance", None) else 1
-    for options in FEW_SAMPLERS:
-        with products_of(model) as products:
-            tokens = generated(model, inputs, strategy, **options)
-        assert products.rows[1 - NEW :] == [3 * plausibility] * (NEW - 1)
-        assert min(products.tokens) < VOCAB
-        assert torch.equal(tokens, generated(model, inputs, with_whole_heads(strategy), **options))
+    options = TYPICAL if name == "logits" else GREEDY
+    with products_of(model) as products:
+        tokens = generated(model, inputs, strategy, **options)
+    assert products.rows[1 - NEW :] == [3 * plausibility] * (NEW - 1)
+    assert min(products.tokens) < VOCAB
+    assert torch.equal(tokens, generated(model, inputs, with_whole_heads(strategy), **options))
 
 
 def test_a_row_of_one_plausible_token_needs_no_other_head() -> None:
@@ -183,7 +191,7 @@ def test_an_amateur_of_a_shorter_vocabulary() -> None:
     strategy = ContrastiveDecoding(amateur)
     with pytest.warns(decoding.DecodingWarning, match="differ by padding"):
         strategy.check(expert)
-    for options in SAMPLERS:
+    for options in (GREEDY, TYPICAL):
         both(expert, batch(3), strategy, **options)
 
 
@@ -191,9 +199,9 @@ def test_more_tokens_than_pay_take_the_whole_head(monkeypatch: pytest.MonkeyPatc
     expert, amateur, _ = embedded()
     monkeypatch.setattr(contrast_scores, "MOST_TOKENS", 8 / expert.config.vocab_size)
     strategy = ContrastiveDecoding(amateur)
-    both(expert, batch(2), strategy, max_new_tokens=24)
     with products_of(amateur) as products:
-        generated(expert, batch(2), strategy, max_new_tokens=24)
+        tokens = generated(expert, batch(2), strategy, max_new_tokens=24)
+    assert torch.equal(tokens, generated(expert, batch(2), with_whole_heads(strategy), max_new_tokens=24))
     assert len(products.rows) > 1
     assert 1 < max(products.tokens) <= 8
 
@@ -216,9 +224,9 @@ def test_where_every_plausible_token_is_excluded_the_others_are_asked(monkeypatc
     monkeypatch.setattr(contrast_scores, "MOST_TOKENS", 1.0)
     expert, amateur, inputs = sharper_model("llama", times=2.0), tiny_model("llama", 7), random_batch()
     strategy = Forbidding(amateur, alpha=0.7)
-    both(expert, inputs, strategy)
     with products_of(amateur) as products:
-        generated(expert, inputs, strategy)
+        tokens = generated(expert, inputs, strategy)
+    assert torch.equal(tokens, generated(expert, inputs, with_whole_heads(strategy)))
     assert len(products.rows) > 1
     assert len(products.tokens) > 1
 

@@ -45,9 +45,9 @@ RULES = [AdaptiveContrastiveSearch(), AdaptiveContrastiveSearch(8.0), AdaptiveCo
 @pytest.mark.parametrize(
     ("name", "strategy"),
     [
-        *((name, strategy) for name in ("llama", "miniature") for strategy in RULES),
-        # Other ways to branch, which no rule sees.
-        *zip(("gpt2", "mistral-sliding", "gemma2", "bloom"), (*RULES, RULES[1]), strict=True),
+        *(("llama", strategy) for strategy in RULES),
+        # A trained model, and other ways to branch, which no rule sees.
+        *zip(("miniature", "mistral-sliding", "bloom"), (RULES[1], RULES[0], RULES[2]), strict=True),
     ],
 )
 def test_padded_batches_are_those_of_full_recomputation(name: str, strategy: AdaptiveContrastiveSearch) -> None:
@@ -91,12 +91,12 @@ def test_an_encoder_decoder() -> None:
 def test_a_call_remembers_nothing_of_the_one_before() -> None:
     """The authors' code keeps its medians from one prompt to the next."""
     other, strategy = _new_model("gpt2"), AdaptiveContrastiveSearch(8.0)
-    texts = [torch.tensor([prompt]) for prompt in PROMPTS]
+    texts = [torch.tensor([prompt]) for prompt in PROMPTS[1:]]
     alone = [decoding.generate(_new_model("llama"), text, strategy=strategy, max_new_tokens=STEPS) for text in texts]
     model = _new_model("llama")
     processor = strategy.logits_processor(_new_model("llama"))
     for _ in range(2):
-        decoding.generate(other, texts[2], strategy=strategy, max_new_tokens=STEPS)  # another model's uncertainty
+        decoding.generate(other, texts[1], strategy=strategy, max_new_tokens=STEPS)  # another model's uncertainty
         for text, expected in zip(texts, alone, strict=True):
             options = {"max_new_tokens": STEPS, "do_sample": False}
             assert decoding.generate(model, text, strategy=strategy, **options).equal(expected)
@@ -162,13 +162,13 @@ def test_medians_are_of_the_places_that_were_accepted_of_each_row() -> None:
         torch.testing.assert_close(found.penalty_alpha[row], right.penalty_alpha[0])  # type: ignore[index]
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "miniature"])
+@pytest.mark.parametrize("name", ["llama", "miniature"])
 def test_drafts_change_no_token(name: str) -> None:
     """Rows accept different numbers of them, and have k of their own at each place."""
     model, batch, strategy = _model(name), left_padded(PROMPTS), AdaptiveContrastiveSearch(20.0)
     options: dict[str, Any] = {"strategy": strategy, "max_new_tokens": 14, "do_sample": False}
     expected = decoding.generate(model, **batch, **options)
-    for seed in range(3):
+    for seed in range(2):
         tokens, proposer = drafted(model, expected, batch, script={"wrong": 0.25, "seed": seed}, **options)
         assert tokens.equal(expected)
         assert any(len(set(taken)) > 1 for taken in proposer.taken)

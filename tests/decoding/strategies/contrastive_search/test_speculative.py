@@ -40,8 +40,7 @@ def chains_held(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return held
 
 
-@pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
+@pytest.mark.parametrize(("name", "window"), [("llama", None), ("llama", 3), ("gemma2", 3), ("gpt2", None)])
 def test_tokens_are_those_of_full_recomputation(name: str, window: int | None, chains_held: list[bool]) -> None:
     model, inputs = tiny_model(name), left_padded(PROMPTS)
     width = inputs["input_ids"].shape[1]
@@ -66,12 +65,11 @@ def test_numbers_of_candidates(k: int, rows: int) -> None:
     model, inputs = tiny_model("llama"), left_padded(PROMPTS[:rows])
     options = {"strategy": ContrastiveSearch(0.7, k), "max_new_tokens": NEW, "do_sample": False}
     expected = decoding.generate(model, **inputs, **options)
-    for draft_tokens in (1, 5):
-        for wrong in (0.3, 1.0):
-            tokens, _ = drafted(
-                model, expected, inputs, draft_tokens=draft_tokens, script={"wrong": wrong, "seed": k}, **options
-            )
-            assert torch.equal(tokens, expected)
+    for draft_tokens, wrong in ((5, 0.3), (1, 1.0)) if rows > 1 else ((1, 0.3),):
+        tokens, _ = drafted(
+            model, expected, inputs, draft_tokens=draft_tokens, script={"wrong": wrong, "seed": k}, **options
+        )
+        assert torch.equal(tokens, expected)
 
 
 def test_drafts_that_are_candidates_and_are_not_chosen(chains_held: list[bool]) -> None:
@@ -185,11 +183,10 @@ def test_a_long_text_of_right_drafts_costs_a_pass_a_round_with_auto() -> None:
 )
 def test_chains_read_ahead_change_no_token(more: dict[str, Any], chains_held: list[bool]) -> None:
     """Rows whose drafts are right for a while, some of which have none now and then."""
-    for rows in (1, 3):
-        options = {**more, "seeds": more["seeds"][:rows]} if "seeds" in more else more
-        model, inputs, options, expected = _without_drafts(rows, 24, **options)
+    for rows in (3,) if more else (1, 3):
+        model, inputs, options, expected = _without_drafts(rows, 18, **more)
         chains_held.clear()
-        for seed in range(3):
+        for seed in range(2):
             script = {"wrong": 0.05, "short": 0.05, "seed": seed}
             tokens, _ = drafted(model, expected, inputs, draft_tokens=2, script=script, **options)
             assert torch.equal(tokens, expected)
