@@ -123,7 +123,19 @@ def _said_by_commands(packages: Path, output: Path) -> None:
     said: dict[str, Any] = {"label": parse_strategy("plugged:extra=2,top_k=3").label, "scorable": scorable_strategies()}
     said["help"] = ["plugged" in runner.invoke(app, [command, "--help"]).output for command in ("generate", "export")]
     made = runner.invoke(
-        app, ["generate", "--strategy", "plugged", "--set", "extra=2", "--prompt", "The old", "--json"]
+        app,
+        [
+            "generate",
+            "--strategy",
+            "plugged",
+            "--set",
+            "extra=2",
+            "--prompt",
+            "The old",
+            "--json",
+            "--max-new-tokens",
+            "3",
+        ],
     )
     said["generated"] = json.loads(made.stdout)["parameters"]
     folder = decoding.export(str(miniature.folder("amateur")), "plugged:extra=5", str(packages / "exported"))

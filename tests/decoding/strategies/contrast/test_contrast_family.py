@@ -163,7 +163,10 @@ def _same_scores(scores: Tensor, right: Tensor) -> None:
 # model from the prompt's last token, every exit from the embeddings on, exits of the model and of the amateur after the
 # last norm with a text before the prompt, and before the norm. Other kinds read what one of these reads.
 READING = ["cd-log-probs-last-token", "sled-norm", "lol-guided", "lol-bare"]
-PAIRS = [(name, kind) for name in [*TINY, "miniature", "stories3M"] for kind in (KINDS if name == "llama" else READING)]
+PAIRS = [
+    *((name, kind) for name in [*TINY, "miniature"] for kind in (KINDS if name == "llama" else READING)),
+    ("stories3M", "lol-guided"),
+]
 
 
 @pytest.mark.parametrize(("name", "kind"), PAIRS)

@@ -17,7 +17,7 @@ from decoding import AdaptiveContrastiveSearch, ContrastiveSearch, OptionError
 from decoding.evals import miniature
 from decoding.strategies.contrastive_search.adaptive import UncertaintyRule
 
-STEPS = 8
+STEPS = 6
 PROMPTS = [random_prompt(9, 1), random_prompt(4, 2), random_prompt(1, 3)]
 
 
