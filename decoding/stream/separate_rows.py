@@ -241,13 +241,22 @@ class SeparateRows:
             mask = torch.zeros(seen.shape, dtype=state.dtype, device=device)
             return mask.masked_fill_(~seen, torch.finfo(state.dtype).min)[:, None]
 
+        plain = n == 1 and places is slots and layers == slice(None) and self._even
         inputs = state.inputs_beside_tokens(ids, n, kwargs)
         inputs |= {
             "input_ids": tokens,
             "position_ids": self._positions(places),
-            "attention_mask": masks_by_layer(state, n, mask_of),
+            "attention_mask": kwargs.get("attention_mask") if plain else masks_by_layer(state, n, mask_of),
         }
         return inputs
+
+    @property
+    def _even(self) -> bool:
+        """True where a token of each row is read like one of a stream: with a mask of its own, which hides nothing,
+        transformers' attention would copy the keys and values of every layer for the heads that share them.
+        """
+        windows = any(isinstance(layer, RowwiseLayer) and layer.window for layer in layers_of(self.state.cache))
+        return not self.state.padded and not windows and len(set(self.lengths)) == 1
 
     def _noted(self, output: ForwardOutput) -> ForwardOutput:
         """The output, of which it is noted whether something is NaN."""

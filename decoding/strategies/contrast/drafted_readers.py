@@ -136,13 +136,10 @@ class _DraftedGroup:
             self.rows.lower.drafts = counts
         self.waits = may_wait and max(map(len, self.unread)) < MOST_UNREAD
         if not self.waits:
-            self.read(whole_heads)
-
-    def catch_up(self, whole_heads: Collection[str] | None) -> None:
-        self.read(whole_heads)
+            self.catch_up(whole_heads)
 
     @torch.no_grad()
-    def read(self, whole_heads: Collection[str] | None) -> None:
+    def catch_up(self, whole_heads: Collection[str] | None) -> None:
         """Read what is unread and the round's tokens; keep the output of the latter."""
         stream, readers = self.group.stream, len(self.group.readers)
         before = list(self.rows.lengths)

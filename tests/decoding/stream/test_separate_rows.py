@@ -14,6 +14,8 @@ from transformers.cache_utils import DynamicCache
 
 import decoding
 from decoding import ModelError, Stream
+from decoding.stream import separate_rows
+from decoding.stream.tree_mask import masks_by_layer
 
 SHARING = ["llama", "mistral-sliding", "gemma2", "gpt2", "opt", "cohere"]
 
@@ -57,6 +59,28 @@ def test_rows_that_keep_different_numbers_of_tokens_are_read_as_alone(name: str)
     output = stream.extend(tokens)
     for row, text in enumerate(texts):
         _close(output.hidden[row], _alone(model, [*text, *tokens[row].tolist()], 3))
+
+
+@pytest.mark.parametrize(("name", "has_window"), [("llama", False), ("opt", False), ("gemma2", True)])
+def test_a_token_of_rows_of_one_length_is_read_like_one_of_a_stream(
+    name: str, has_window: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a mask of its own attention would copy the keys and values of every layer."""
+    model = tiny_model(name)
+    texts = random_ids(2, 13, seed=3).tolist()
+    stream = decoding.open_stream(model, input_ids=torch.tensor(texts))
+    rows = stream.separate_rows()
+    own: list[int] = []
+    monkeypatch.setattr(separate_rows, "masks_by_layer", lambda *given: own.append(1) or masks_by_layer(*given))
+    for n, kept, masked in ((2, (2, 2), True), (1, (1, 0), False), (1, (1, 1), True)):
+        before, tokens = list(rows.lengths), random_ids(2, n, seed=n)
+        output = stream.extend(tokens)
+        assert bool(own) == (masked or has_window)
+        for row, text in enumerate(texts):
+            _close(output.hidden[row], _alone(model, [*text, *tokens[row].tolist()], n))
+        rows.rewind([length + count for length, count in zip(before, kept, strict=True)])
+        texts = [[*text, *tokens[row, : kept[row]].tolist()] for row, text in enumerate(texts)]
+        own.clear()
 
 
 @pytest.mark.parametrize("name", SHARING)
