@@ -33,7 +33,7 @@ SHORTER = {
 }
 # What takes seconds even so: how such a line begins, and where a test runs it on the embedded models.
 ELSEWHERE = {
-    ("demo",): ("tests/evals/test_cli.py", '["demo", "--max-new-tokens", "16"'),
+    ("demo",): ("tests/evals/test_cli.py", '["demo", "--max-new-tokens", "8"'),
     ("eval", "truthfulqa", "--miniature", "--generation"): (
         "tests/evals/tasks/truthfulqa/test_generation.py",
         '["eval", "truthfulqa", "--generation", "--miniature", "--limit", "3"',

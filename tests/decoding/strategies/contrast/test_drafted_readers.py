@@ -68,14 +68,14 @@ def _undrafted(name: str, rows: int) -> Tensor:
 def _reads(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """Of each pass of a group that had waited, how many tokens each row had been left to read."""
     reads: list[list[int]] = []
-    read = drafted_readers._DraftedGroup.read
+    read = drafted_readers._DraftedGroup.catch_up
 
     def noted(self: Any, *arguments: Any) -> None:
         if any(self.unread):
             reads.append([len(row) for row in self.unread])
         read(self, *arguments)
 
-    monkeypatch.setattr(drafted_readers._DraftedGroup, "read", noted)
+    monkeypatch.setattr(drafted_readers._DraftedGroup, "catch_up", noted)
     return reads
 
 
