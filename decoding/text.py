@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from decoding.api import generate_with
-from decoding.errors import InputError, OptionError
+from decoding.errors import DecodingError, InputError, OptionError
 from decoding.models.chat_template import message_content
 from decoding.models.devices import input_device
 from decoding.models.inputs import check_inputs, context_of
@@ -23,6 +23,7 @@ __all__ = [
     "DEFAULT_NEW_TOKENS",
     "Continuation",
     "check_count",
+    "check_prompts",
     "continuations",
     "encoded",
     "new_text",
@@ -186,6 +187,37 @@ def encoded(model: Any, tokenizer: Any, prompt: str, chat: bool = False) -> dict
     inputs = {name: encoding[name].to(input_device(model)) for name in ("input_ids", "attention_mask")}
     check_inputs(model, inputs["input_ids"], inputs)
     return inputs
+
+
+def check_prompts(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[tuple[str, str]],
+    *,
+    max_new_tokens: int | None = None,
+    chat: bool = False,
+) -> None:
+    """Raise the error of the first of many prompts that :func:`continuations` would refuse, which tells its place.
+
+    Args:
+        model: a generating transformers model.
+        tokenizer: its tokenizer.
+        prompts: each after its place, which is "" where there is none to tell.
+        max_new_tokens: as there.
+        chat: likewise.
+
+    Raises:
+        InputError: as there.
+        OptionError: likewise.
+    """
+    for place, prompt in prompts:
+        try:
+            inputs = encoded(model, tokenizer, prompt, chat)
+            new_token_budget(model, inputs["input_ids"].shape[1], max_new_tokens)
+        except DecodingError as error:
+            if not place:
+                raise
+            raise type(error)(f"{place}: {error}") from error
 
 
 def check_count(spec: StrategySpec, count: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from decoding.kernels.candidates import top_candidates
 
-__all__ = ["corrected", "probable_tokens", "surest_exit"]
+__all__ = ["corrected", "probable_tokens", "sureness", "surest_exit"]
 
 
 def probable_tokens(final: Tensor, top_p: float, top_k: int) -> tuple[Tensor, Tensor]:
@@ -52,10 +52,17 @@ def surest_exit(exits: Tensor, tokens: Tensor, is_candidate: Tensor) -> tuple[Te
     """The largest log-probability (...) that a lower layer gives a candidate, and the index (...) of the first such
     layer; arguments as in :func:`corrected`.
     """
+    log_c, chosen = sureness(exits, tokens, is_candidate).max(0)
+    return log_c, chosen
+
+
+def sureness(exits: Tensor, tokens: Tensor, is_candidate: Tensor) -> Tensor:
+    """The largest log-probability (layers, ...) that each lower layer gives a candidate; arguments as in
+    :func:`corrected`.
+    """
     log_probs = []
     for layer in exits:  # one after the other: logits of all layers in float32 would be as large again, or twice
         lower = layer.to(tokens.device, torch.float32)
         best = lower.gather(-1, tokens).masked_fill(~is_candidate, -torch.inf).amax(-1)
         log_probs.append(best - lower.logsumexp(-1))
-    log_c, chosen = torch.stack(log_probs).max(0)
-    return log_c, chosen
+    return torch.stack(log_probs)

@@ -109,20 +109,23 @@ def generate_command(
     from decoding.models.loading import load_processor
     from decoding.models.media import read_image, read_sound, sampling_rate
     from decoding.strategies.effective_config import decoded_with, effective_config
-    from decoding.text import check_count, continuations
+    from decoding.text import check_count, check_prompts, continuations
 
     check_count(spec, num_return_sequences)
     writable(output)
+    media = ({"images": [str(path) for path in image]} if image else {}) | ({"audio": str(audio)} if audio else {})
     images = [read_image(path) for path in image or ()]
     processor = load_processor(model) if images or audio is not None else None
     sound = None if audio is None else read_sound(audio, sampling_rate(processor))
     loaded, tokenizer = placement.load(model)
     enable_chunked_prefill(loaded, prefill_chunk, padded=False)
+    if not media and len(prompts) > 1:
+        placed = [(f"prompt {number}", text) for number, text in enumerate(prompts, 1)]
+        check_prompts(loaded, tokenizer, placed, max_new_tokens=max_new_tokens, chat=chat)
     main = is_main_process(loaded)
     streamer = TextStreamer(tokenizer, skip_prompt=chat, skip_special_tokens=True) if stream and main else None
     effective = effective_config(spec, loaded, options, folder=True)
     lines = []
-    media = ({"images": [str(path) for path in image]} if image else {}) | ({"audio": str(audio)} if audio else {})
     with decoded_with(loaded, options, folder=True), progress(shown=main) as bar:
         task = bar.add_task(spec.name, total=len(prompts), visible=len(prompts) > 1)
         for text in prompts:

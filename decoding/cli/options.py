@@ -17,7 +17,7 @@ import typer
 from decoding.errors import InputError, OptionError, one_line
 from decoding.models.builtin import BUILT_IN
 from decoding.models.releases import RELEASES
-from decoding.rows import iter_texts
+from decoding.rows import iter_placed_texts
 from decoding.strategies.parameters_text import named_values
 from decoding.strategies.registry import STRATEGIES, strategy_name
 
@@ -236,15 +236,26 @@ def whole_numbers_of(option: str, given: str, expected: str) -> tuple[int, ...]:
 def prompts_of(given: Sequence[str] | None, file: Path | None = None) -> list[str]:
     """Return the prompts of ``--prompt`` and those of a file, or else standard input as one prompt.
 
+    Raises:
+        InputError: as :func:`placed_prompts_of`.
+    """
+    return [prompt for _, prompt in placed_prompts_of(given, file)]
+
+
+def placed_prompts_of(given: Sequence[str] | None, file: Path | None = None) -> list[tuple[str, str]]:
+    """Return the prompts of ``--prompt`` and those of a file, or else standard input as one prompt, each after its
+    place as messages name it: "prompt 2" of ``--prompt``, "" where there is one, and of standard input.
+
     A file has one prompt a line; a table (CSV, JSON, JSON lines, parquet) has them in a column ``prompt``,
     ``prefix_text`` or ``text``.
 
     Raises:
         InputError: an empty prompt, no prompt at all, or a file that cannot be read.
     """
-    prompts = list(given or [])
+    several = len(given or ()) > 1
+    prompts = [(f"prompt {number}" if several else "", prompt) for number, prompt in enumerate(given or (), 1)]
     if file is not None:
-        in_file = list(iter_texts(file, PROMPT_COLUMNS))
+        in_file = list(iter_placed_texts(file, PROMPT_COLUMNS))
         if not in_file:
             raise InputError(f"--prompts {file}: holds no prompt; expected one prompt a line")
         prompts += in_file
@@ -252,9 +263,10 @@ def prompts_of(given: Sequence[str] | None, file: Path | None = None) -> list[st
         if sys.stdin is None or sys.stdin.isatty():
             raise InputError("no prompt: give --prompt TEXT, or pipe a text in")
         try:
-            prompts = [sys.stdin.read().rstrip("\n")]
+            prompts = [("", sys.stdin.read().rstrip("\n"))]
         except UnicodeDecodeError as error:
             raise InputError(f"standard input is no UTF-8 text ({one_line(error)})") from error
-    if any(not prompt.strip() for prompt in prompts):
-        raise InputError("the prompt is empty: give at least one word")
+    for place, prompt in prompts:
+        if not prompt.strip():
+            raise InputError(f"{f'{place}: ' if place else ''}the prompt is empty: give at least one word")
     return prompts

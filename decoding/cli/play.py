@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 from typing import Annotated
 
 import typer
 
+from decoding.cli.address import check_address, is_loopback
 from decoding.cli.options import Placement, complete_model, expanded
 from decoding.errors import OptionError
 
-__all__ = ["is_loopback", "play_command"]
+__all__ = ["play_command"]
 
 
 @expanded
@@ -57,6 +57,7 @@ def play_command(
         raise OptionError("--model: is empty; must be a name, a folder or a .gguf file")
 
     placement.check()
+    check_address(host, port)
 
     from decoding.models.builtin import BUILT_IN
     from decoding.models.sources import source_and_file
@@ -71,11 +72,3 @@ def play_command(
 
     limits = Limits(max_prompt, max_new_tokens, max_waiting, only_named_models=not is_loopback(host))
     serve(Playground(models, limits, placement.load), host, port)
-
-
-def is_loopback(host: str) -> bool:
-    """True of an address, or of a name, that only this machine reaches."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from decoding.cli.address import check_address
 from decoding.cli.options import Model, complete_model, complete_strategy, known_strategies
 from decoding.errors import OptionError, nearest
 from decoding.strategies.registry import parse_strategy
@@ -141,7 +142,7 @@ def _serve_with_transformers(
     """Run ``transformers serve`` on a folder that was exported, before or now.
 
     Raises:
-        OptionError: the server's packages are missing, or there is no folder to serve.
+        OptionError: the server's packages are missing, there is no folder to serve, or it cannot listen there.
     """
     folder = Path(model).expanduser()
     if strategy is None and not _is_exported(folder):
@@ -157,6 +158,7 @@ def _serve_with_transformers(
                 f"--engine transformers needs {package}, which is not installed: pip install "
                 "'contrastive-decoding[serve]'"
             )
+    check_address(host, port)  # before a folder is written
     if spec is not None and output is not None:
         from decoding.exporting import export
 

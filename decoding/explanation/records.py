@@ -32,8 +32,8 @@ class Candidate:
         probability: the softmax of the scores over the temperature, with which sampling draws it.
         parts: by name, what else its score is made of: ``confidence`` and ``penalty`` of contrastive search, what
             ``processors`` of the call have added.
-        repeats: the position of the token that it would repeat, the one to whose hidden state its own is most similar;
-            None where there is none.
+        repeats: the position of the token of the text to whose hidden state its own is most similar, which ``penalty``
+            measures; None where there is none.
     """
 
     token: int
@@ -65,10 +65,11 @@ class Step:
         greedy_token: the id of the token that greedy search would have chosen here.
         choices: how many tokens could be chosen; 1 where plausibility, or a processor, has left one.
         weights: by name of readers and parts.
-        settings: by name, what the strategy has set for this step: a ``strength``, the ``layer`` that was chosen,
-            ``penalty_alpha`` and ``top_k``.
+        settings: by name, what the strategy has set for this step: a ``strength``, ``penalty_alpha`` and ``top_k``, the
+            ``layer`` that was chosen, and what it was chosen by, the largest: ``divergence of layer 2`` and so on, in
+            nats, as the strategy measures it (DoLa), ``probability of layer 20`` (DeCo).
         divergences: by the name of each reader but the expert, the Jensen-Shannon divergence of its distribution from
-            the expert's, 0 to 1 (bits).
+            the expert's, 0 to 1 (bits). No strategy chooses by it, so that readers of all strategies compare.
         draft: "accepted" where a draft was this token, "rejected" where the draft was another; None where there was
             none, or no record of drafts.
         draft_token: the id of the draft; None likewise.

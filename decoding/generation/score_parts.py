@@ -25,9 +25,9 @@ class ScoreParts:
         readers: by name (batch, their vocabulary), logits of every reader of the text.
         terms: by name (batch, vocab) float32, what else enters the scores; NaN where a token has none.
         weights: by name (batch,) float32, of readers and terms; empty where the scores are no such sum.
-        settings: by name (batch,), what the strategy has set for this step: a strength, a layer, a number of
-            candidates.
-        repeats: (batch, vocab) int64, the index of the token of the text that each token would repeat, counted in the
+        settings: by name (batch,), what the strategy has set for this step: a strength, a layer and what
+            it was chosen by, a number of candidates.
+        repeats: (batch, vocab) int64, the index of the token of the text that each token is most like, counted in the
             row as it was given; -1 where it has none. None for strategies without such a penalty.
     """
 

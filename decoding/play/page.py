@@ -154,8 +154,9 @@ def launch_settings() -> dict[str, Any]:
     fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "DejaVu Sans", "sans-serif")
     return {
         "theme": gr.themes.Default(font=fonts, font_mono=("ui-monospace", "DejaVu Sans Mono", "monospace")),
-        "css": explorer_style() + _file("page.css"),
-        "head": f"<script>{explorer_script()}</script>",
+        "css": _file("page.css"),
+        # gradio leaves @container out of its "css".
+        "head": f"<style>{explorer_style()}</style><script>{explorer_script()}</script>",
         "share": False, "ssr_mode": False, "footer_links": [], "enable_monitoring": False, "max_file_size": "1kb",
     }  # fmt: skip
 
@@ -175,14 +176,19 @@ def serve(playground: Playground, host: str, port: int | None) -> None:
     page = build_page(playground)
     try:
         _, address, _ = page.launch(
-            server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, **launch_settings()
-        )
+            server_name=f"[{host}]" if ":" in host else host,  # an address of IPv6 as browsers write it
+            server_port=port, prevent_thread_lock=True, quiet=True, **launch_settings(),
+        )  # fmt: skip
     except (OSError, ValueError) as error:
+        if "empty port" in str(error):  # with the names that gradio has for what commands call --port
+            busy = "the ports from 7860 to 7959 are" if port is None else f"port {port} is"
+            raise OptionError(f"{busy} in use; give another with --port") from error
         where = host if port is None else f"{host}:{port}"
         raise OptionError(f"cannot listen at {where}: {one_line(error)}") from error
     print(f"{address} (Ctrl-C ends it)", flush=True)
     try:
         playground.load_first()  # while the page is opened; a text that is asked for meanwhile waits for it
+        playground.warm_up(FIRST)
     except DecodingError:
         page.close(verbose=False)
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +15,12 @@ from decoding.play.requests import STOPPED, Limits, Progress, TextRequest, Writt
 from decoding.play.turns import Turns
 from decoding.play.writing import counted, write
 from decoding.strategies.named_readers import named_readers
+from decoding.strategies.registry import parse_strategy
 
 __all__ = ["Job", "Playground"]
 
 POLL = 0.2  # seconds after which a text that waits looks whether it is still wanted
+WARM_UP_TOKENS = 8  # as many as `decoding compare` has
 LOADED = 2  # models that stay loaded, those that were used last
 
 Loader = Callable[[str], tuple[Any, Any]]
@@ -108,6 +111,19 @@ class Playground:
             DecodingError: it cannot be loaded.
         """
         self._model(self.models[0])
+
+    def warm_up(self, strategies: Sequence[str]) -> None:
+        """Write a few tokens with the first model, which is slower at them, unless a visitor's text does so already.
+
+        Args:
+            strategies: that write them, as command lines have them.
+        """
+        nobody = threading.Event()
+        nobody.set()
+        with contextlib.suppress(DecodingError), self._turns.place() as ahead:
+            for strategy in strategies if ahead(0) == 0 else ():
+                request = TextRequest(self.models[0], parse_strategy(strategy), "The", WARM_UP_TOKENS)
+                write(*self._model(request.model), request, threading.Event(), nobody, lambda text, note: None)
 
     def start(self, visitor: str, requests: Sequence[TextRequest]) -> Job:
         """Begin to write texts for a visitor, whose earlier ones end.

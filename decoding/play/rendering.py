@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from decoding.explanation.explorer import ExploredTexts, UnexplainedText, explorer_element
+from decoding.explanation.raw_exits import note_on_raw_exits
 from decoding.explanation.records import Explanation
 from decoding.play.requests import STOPPED, Progress, TextRequest
 
@@ -22,7 +23,8 @@ def texts_html(states: Sequence[Progress]) -> str:
     )
     if all(state.is_done for state in states):
         shown = [states[side] for side in explained_sides(states)]
-        group = ExploredTexts("", list(map(_explored, shown)), list(map(_note_below, shown)))
+        is_chat = any(state.request.chat for state in shown)
+        group = ExploredTexts("", list(map(_explored, shown)), list(map(_note_below, shown)), folds_prompts=is_chat)
         texts = explorer_element([group], branch=True) if shown else ""
     else:
         cards = "".join(map(_card, states))
@@ -46,8 +48,14 @@ def _class(state: Progress) -> str:
 
 
 def _note_below(state: Progress) -> str:
-    """What stands under a text that is not what it would have become."""
-    return STOPPED if state.written is not None and state.written.stopped else ""
+    """What stands under a text: that it was stopped, and what is to be said of its explanation."""
+    written = state.written
+    if written is None:
+        return ""
+    notes = [STOPPED] if written.stopped else []
+    if written.explanation is not None:
+        notes.append(note_on_raw_exits(state.request.spec, written.explanation))
+    return " · ".join(filter(None, notes))
 
 
 def _explored(state: Progress) -> Explanation | UnexplainedText:

@@ -84,7 +84,7 @@ class Written:
         tokens: ids of the whole row, the prompt included.
         start: the position of the first new token.
         explanation: why each token was chosen; None of a strategy that is not explained.
-        tokens_per_second: after the first free token; None where there is no second.
+        tokens_per_second: after the first free tokens; None where there is no second.
         stopped: True where a visitor stopped it.
     """
 

@@ -31,6 +31,8 @@ __all__ = ["counted", "write"]
 INTERVAL = 0.04  # seconds at least between two states of a text that are told
 EXPLAINED_INTERVAL = 0.2  # likewise, of its explanation
 
+UNTIMED = 8  # tokens of a text that its rate leaves out, at most: a model that was just loaded is slower at them
+
 Tell = Callable[[str, str], None]
 """Is told the new text so far, and what goes on."""
 
@@ -184,10 +186,11 @@ class _Stream:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Of the tokens after the first; None where there are fewer than two."""
+        """Of the tokens after the first ones; None where there are fewer than two."""
         if len(self._times) < 2:
             return None
-        return (len(self._times) - 1) / max(self._times[-1] - self._times[0], 1e-9)
+        timed = self._times[min(UNTIMED, (len(self._times) - 1) // 2) :]
+        return (len(timed) - 1) / max(timed[-1] - timed[0], 1e-9)
 
     def _decoded(self, tokens: list[int]) -> str:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))

@@ -17,7 +17,7 @@ from typing import IO, Any, TextIO
 from decoding.errors import InputError, one_line
 from decoding.rows.row import Row, row_of
 
-__all__ = ["SUFFIXES", "is_table", "iter_rows", "iter_texts", "read_lines", "read_rows"]
+__all__ = ["SUFFIXES", "is_table", "iter_placed_texts", "iter_rows", "iter_texts", "read_lines", "read_rows"]
 
 SUFFIXES = (".csv", ".json", ".jsonl", ".ndjson", ".parquet")
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -87,20 +87,26 @@ def iter_texts(path: Path, columns: Sequence[str], advice: str = "") -> Iterator
     Raises:
         InputError: as :func:`iter_rows`, or a row without text.
     """
+    for _, text in iter_placed_texts(path, columns, advice):
+        yield text
+
+
+def iter_placed_texts(path: Path, columns: Sequence[str], advice: str = "") -> Iterator[tuple[str, str]]:
+    """The texts of :func:`iter_texts`, each after its place as messages name it."""
     path = path.expanduser()
     if not is_table(path):
         with _naming(path):
             _check_text(path, _head(path))
             with _opened(path, None) as file:
                 for row in _text_lines(str(path), file):
-                    yield row.text("text")
+                    yield f"{row.file}, line {row.line}", row.text("text")
         return
     for row in iter_rows(path):
         text = row.first_text(columns, empty=True)
         if text is None:
             problem = f"{row.where}: has no text in {' or '.join(columns)}; the row has {row.filled}"
             raise InputError(f"{problem}; {advice}" if advice else problem)
-        yield text
+        yield row.where, text
 
 
 def is_table(path: Path) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from decoding.errors import OptionError
 from decoding.generation.candidates import check_in_vocabulary
 from decoding.kernels.candidates import candidate_mask
-from decoding.kernels.layer_correction import corrected, probable_tokens, surest_exit
+from decoding.kernels.layer_correction import corrected, probable_tokens, sureness
 from decoding.models.layer_numbers import chosen_layers, deco_layers
 from decoding.models.layers import depth_of, exits_of
 from decoding.parameters import require_count, require_number, require_range
@@ -90,12 +90,14 @@ class DeCo(ContrastStrategy):
         )
 
     def parts(self, logits: Mapping[str, ReaderLogits], new_tokens: Tensor) -> ContrastParts:
-        """1 of the final layer, and α·c of the layer that is surest."""
+        """1 of the final layer, and α·c of the layer that is surest, with the c of each."""
         _, exits, tokens, is_candidate = self._candidates(logits)
-        log_c, chosen = surest_exit(exits, tokens, is_candidate)
+        log_probs = sureness(exits, tokens, is_candidate)
+        log_c, chosen = log_probs.max(0)
         is_chosen = torch.nn.functional.one_hot(chosen, len(exits)).movedim(-1, 0)
         weights = ReaderWeights(1.0, is_chosen * self.alpha * log_c.exp())
-        return ContrastParts({EXPERT: weights}, chosen_exit=chosen)
+        chosen_by = ("probability", log_probs.exp()) if len(exits) > 1 else None
+        return ContrastParts({EXPERT: weights}, chosen_exit=chosen, chosen_by=chosen_by)
 
     def _candidates(self, logits: Mapping[str, ReaderLogits]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The final logits (..., vocab) float32, those of the exits, tokens (..., k), and which are candidates."""

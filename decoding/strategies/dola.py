@@ -118,22 +118,28 @@ class DoLa(ContrastStrategy):
         """Log p_N - log p_j."""
         final, exits = logits[EXPERT].final, logits[EXPERT].exits
         assert exits is not None
-        layer = self._chosen_exit(final, exits)
+        layer = self._chosen_exit(final, exits)[0]
         premature = exits[0] if layer is None else exits
         return Contrast(
             lambda alpha: contrast_log_probs(final, premature, alpha=alpha, layer=layer), lambda: final, self.alpha
         )
 
     def parts(self, logits: Mapping[str, ReaderLogits], new_tokens: Tensor) -> ContrastParts:
-        """1 of the final layer and -1 of the premature one."""
+        """1 of the final layer and -1 of the premature one, with the divergences by which it was chosen."""
         final, exits = logits[EXPERT].final, logits[EXPERT].exits
         assert exits is not None
-        chosen = self._chosen_exit(final, exits)
+        chosen, divergences = self._chosen_exit(final, exits)
+        chosen_by = None if divergences is None else ("divergence", divergences)
         if chosen is None:
             chosen = torch.zeros(final.shape[:-1], dtype=torch.long, device=final.device)
         is_chosen = torch.nn.functional.one_hot(chosen, len(exits)).movedim(-1, 0)
-        return ContrastParts({EXPERT: ReaderWeights(1.0, -is_chosen.float())}, chosen_exit=chosen)
+        return ContrastParts({EXPERT: ReaderWeights(1.0, -is_chosen.float())}, chosen_exit=chosen, chosen_by=chosen_by)
 
-    def _chosen_exit(self, final: Tensor, exits: Tensor) -> Tensor | None:
-        """(...) the index of the premature layer among (exits, ..., vocab) candidates; None where there is one."""
-        return None if len(exits) == 1 else layer_divergence(final, exits, self.divergence, self.per_row)[1]
+    def _chosen_exit(self, final: Tensor, exits: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """(...) the index of the premature layer among (exits, ..., vocab) candidates, and (exits, ...) the
+        divergences of which its own is the largest; None where there is one candidate.
+        """
+        if len(exits) == 1:
+            return None, None
+        divergences, chosen = layer_divergence(final, exits, self.divergence, self.per_row)
+        return chosen, divergences if self.per_row else divergences.mean(1, keepdim=True).expand_as(divergences)

@@ -21,7 +21,7 @@ from decoding.cli.options import (
     complete_strategy,
     expanded,
     known_strategies,
-    prompts_of,
+    placed_prompts_of,
 )
 from decoding.cli.output import as_json, check_file, console, writable, write_file, write_files
 from decoding.errors import OptionError
@@ -84,7 +84,7 @@ def compare_command(
         raise OptionError("--explain explains the choice of each token, and beam search makes none: add a strategy")
     options = options_from_text(generation_config or ())
     check_apply(options, specs)
-    texts = prompts_of(prompt, prompts)
+    places, texts = zip(*placed_prompts_of(prompt, prompts), strict=True)
     writable(output)
     if html is not None:
         check_file("--html", html)
@@ -99,23 +99,23 @@ def compare_command(
     enable_chunked_prefill(loaded, prefill_chunk, padded=False)
     result = compare(
         model, loaded, tokenizer, specs, texts, max_new_tokens=max_new_tokens, seed=seed,
-        explain=explain or html is not None, chat=chat, generation_config=options,
+        explain=explain or html is not None, chat=chat, generation_config=options, places=places,
     )  # fmt: skip
     if not is_main_process(loaded):
         return
     if html is not None:
         write_file("--html", html, result.as_html())
-    if not explain:
-        result = replace(result, explanations={})
+    # compare.json and --json have the explanations of --html too.
+    shown = result if explain else replace(result, explanations={})
     write_files(
         output,
-        {"compare.json": as_json(result.as_dict(), indent=2) + "\n", "compare.md": result.as_markdown()},
+        {"compare.json": as_json(result.as_dict(), indent=2) + "\n", "compare.md": shown.as_markdown()},
     )
     if json:
         print(as_json(result.as_dict(), indent=2))
         return
     out = console()
-    show_texts(out, result)
+    show_texts(out, shown)
     show_figures(out, result)
     if html is not None:
         out.print(f"written: {html}", markup=False, highlight=False, soft_wrap=True)

@@ -17,12 +17,13 @@ from decoding.evals.compare.explanations import as_markdown, as_table
 from decoding.evals.metrics import diversity, repetition
 from decoding.explanation.explain import explain_continuation
 from decoding.explanation.explorer import ExploredTexts, UnexplainedText, explorer_page
+from decoding.explanation.raw_exits import note_on_raw_exits
 from decoding.explanation.records import Explanation
 from decoding.models.devices import is_main_process
 from decoding.strategies.effective_config import decoded_with, effective_config, options_of_folder, warn_of_folder
 from decoding.strategies.generation_options import NO_OPTIONS, check_apply, checked_options
 from decoding.strategies.registry import NOT_EXPLAINED, StrategySpec
-from decoding.text import Continuation, continuations, encoded
+from decoding.text import Continuation, check_prompts, continuations
 from decoding.versions import versions
 
 __all__ = ["Comparison", "Figures", "compare", "repeated_words", "show_figures", "show_texts"]
@@ -66,7 +67,8 @@ class Comparison:
 
     ``explanations`` are by (s, p), where the user wants them, for strategies that choose token after token.
     ``generation_configs`` has what each strategy decoded with, ``options`` what of it was asked for beside the
-    strategies, and ``folder_generation_config`` what the model's own has and is off.
+    strategies, and ``folder_generation_config`` what the model's own has and is off. ``chat`` tells that prompts stand
+    in a chat template.
     """
 
     model: str
@@ -79,6 +81,7 @@ class Comparison:
     generation_configs: list[dict[str, Any]] = field(default_factory=list)
     folder_generation_config: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    chat: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The comparison as in ``compare.json``."""
@@ -124,8 +127,13 @@ class Comparison:
                 quoted = "\n".join(f"> {line}" for line in texts[index].continuation.strip().splitlines())
                 lines += ["", f"**{spec.label}**", "", quoted or "> (nothing)"]
                 if (s, index) in self.explanations:
-                    lines += ["", *as_markdown(self.explanations[s, index])]
+                    lines += ["", *as_markdown(self.explanations[s, index], self.note(s, index))]
         return "\n".join(lines) + "\n"
+
+    def note(self, s: int, p: int) -> str:
+        """What is to be said of one text's explanation; "" for nothing, or without one."""
+        explanation = self.explanations.get((s, p))
+        return "" if explanation is None else note_on_raw_exits(self.specs[s], explanation)
 
     def as_html(self) -> str:
         """The texts side by side in a page that tells why each token was chosen, where there are explanations."""
@@ -140,6 +148,8 @@ def _as_page(result: Comparison) -> str:
                 result.explanations.get((s, p)) or UnexplainedText(spec.label, texts[p].text)
                 for s, (spec, texts) in enumerate(zip(result.specs, result.continuations, strict=True))
             ],
+            [result.note(s, p) for s in range(len(result.specs))],
+            folds_prompts=result.chat,
         )
         for p, prompt in enumerate(result.prompts)
     ]
@@ -160,6 +170,7 @@ def compare(
     explain: bool = False,
     chat: bool = False,
     generation_config: Mapping[str, Any] = NO_OPTIONS,
+    places: Sequence[str] | None = None,
 ) -> Comparison:
     """Continue every prompt with every strategy, one prompt at a time, each from the same seed.
 
@@ -177,25 +188,29 @@ def compare(
         chat: put each prompt into the tokenizer's chat template as the user's message.
         generation_config: options of transformers' ``GenerationConfig`` beside the strategies, such as
             ``{"repetition_penalty": 1.2}``.
+        places: of the prompts, as messages name them; by default "prompt 1" and so on, where there are several.
 
     Raises:
         InputError: a prompt that the model cannot read; found before anything is generated.
-        OptionError: parameters that do not fit the model, or options that are unknown, out of range, or a strategy's
-            own; found before as well.
+        OptionError: parameters that do not fit the model, options that are unknown, out of range, or a strategy's
+            own, or more new tokens than a prompt leaves in the context; found before as well.
 
     Warns:
         DecodingWarning: the model's own generation config has penalties that are off.
     """
     options = checked_options(generation_config)
     check_apply(options, specs)
+    if places is None:
+        places = [f"prompt {number}" if len(prompts) > 1 else "" for number in range(1, len(prompts) + 1)]
     warn_of_folder(model, options)
     with decoded_with(model, options):
-        compared = _compare(name, model, tokenizer, specs, prompts, max_new_tokens, seed, explain, chat)
+        compared = _compare(name, model, tokenizer, specs, prompts, max_new_tokens, seed, explain, chat, places)
     return replace(
         compared,
         generation_configs=[effective_config(spec, model, options) for spec in specs],
         folder_generation_config=options_of_folder(model),
         options=options,
+        chat=chat,
     )
 
 
@@ -209,12 +224,13 @@ def _compare(
     seed: int,
     explain: bool,
     chat: bool,
+    places: Sequence[str],
 ) -> Comparison:
     specs = [spec.with_tokenizer(tokenizer) for spec in specs]
     for spec in specs:
         spec.check(model)
-    for prompt in prompts:
-        encoded(model, tokenizer, prompt, chat)
+    placed = list(zip(places, prompts, strict=True))
+    check_prompts(model, tokenizer, placed, max_new_tokens=max_new_tokens, chat=chat)
     warm_up = min(WARM_UP_TOKENS, max_new_tokens or WARM_UP_TOKENS)
     for spec in specs:
         continuations(model, tokenizer, spec, prompts[0], max_new_tokens=warm_up, chat=chat)
@@ -258,7 +274,8 @@ def show_texts(out: Console, result: Comparison) -> None:
             text = _marked(continuation) if continuation else Text("(no text)", style="dim")
             out.print(Padding(text, (0, 0, 0, 2)))
             if (s, index) in result.explanations:
-                out.print(Padding(as_table(result.explanations[s, index]), (1, 0, 0, 2)))
+                table = as_table(result.explanations[s, index], result.note(s, index))
+                out.print(Padding(table, (1, 0, 0, 2)))
         out.print()
 
 

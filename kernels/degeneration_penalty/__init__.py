@@ -57,7 +57,7 @@ def degeneration_penalty(
         length: (batch,), or one number for all rows: slots from this one on do not count, whatever they hold; None
             counts all.
         backend: "auto", "triton" or "torch"; see :func:`decoding.kernels.backend.choose`.
-        positions: also return the slot that each candidate is most similar to, which is the token that it would repeat.
+        positions: also return the slot that each candidate is most similar to, the token that it is most like.
 
     Returns:
         (batch, k) float32 in [-1, 1]. A zero vector has cosine 0 with everything; a row without history has penalty 0.

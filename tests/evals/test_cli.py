@@ -111,10 +111,11 @@ def test_compare_explains_where_strategies_left_greedy_search(model, tmp_path, c
         assert less_sure >= 0
         assert 0.6 * (theirs.parts["penalty"] - ours.parts["penalty"]) - 0.4 * less_sure > -1e-5
         assert theirs.repeats < step.position
-        reason = f"penalty {theirs.parts['penalty']:.2f}, as {explanation.texts[theirs.repeats]!r} at token "
-        reason += f"{theirs.repeats}, not {ours.parts['penalty']:.2f}"
-        row = [str(step.position), repr(ours.text), f"{ours.probability_of('expert'):.2f}", repr(theirs.text),
-               f"{theirs.probability_of('expert'):.2f}", reason]  # fmt: skip
+        reason = f"penalty({ours.text!r}) {ours.parts['penalty']:.2f}, penalty({theirs.text!r}) "
+        reason += f"{theirs.parts['penalty']:.2f}, most like {explanation.texts[theirs.repeats]!r} at token "
+        reason += f"{theirs.repeats}"
+        p = [f"{p:.2f}" if p >= 0.005 else "< 0.01" for p in (c.probability_of("expert") for c in (ours, theirs))]
+        row = [str(step.position), repr(ours.text), p[0], repr(theirs.text), p[1], reason]
         assert f"| {' | '.join(row)} |" in markdown
         assert re.search(" +".join(map(re.escape, row[:5])), out)
     models_loaded_once()
@@ -170,13 +171,14 @@ def test_a_text_that_greedy_search_would_have_written_has_no_table():
 @pytest.mark.parametrize(
     ("greedy", "weights", "reason"),
     [
-        ({"amateur": 0.5, "score": 0.0}, {"expert": 1.5, "amateur": -0.5}, "amateur: p 0.5, not 0.25"),
-        ({"amateur": 0.5, "score": None}, {"expert": 1.5, "amateur": -0.5}, "it may not be chosen"),
+        ({"amateur": 0.5, "score": 0.0}, {"expert": 1.5, "amateur": -0.5}, r"amateur: p('\<b>') 0.25, p('\|\*') 0.5"),
+        ({"amateur": 1e-30, "score": 0.0}, {"amateur": 0.5}, r"amateur: p('\<b>') 0.25, p('\|\*') \< 1e-9"),
+        ({"amateur": 0.5, "score": None}, {"expert": 1.5, "amateur": -0.5}, r"'\|\*' may not be chosen"),
         ({"amateur": 0.5, "score": 2.0}, {"expert": 1.0}, "drawn"),
-        ({"amateur": 0.5, "score": 0.5}, {}, "its score is lower by 0.50"),
+        ({"amateur": 0.5, "score": 0.5}, {}, r"score('\<b>') 1.00, score('\|\*') 0.50"),
         (
             {"amateur": 0.25, "score": 0.0, "parts": {"penalty": 0.75}, "repeats": 0}, {"penalty": -0.6},
-            r"penalty 0.75, as '\`' at token 0, not 0.50",
+            r"penalty('\<b>') 0.50, penalty('\|\*') 0.75, most like '\`' at token 0",
         ),
     ],
 )  # fmt: skip
@@ -330,6 +332,48 @@ def test_compare_refuses_an_option_that_no_strategy_uses(model, capfd):
     assert main(["compare", "--model", model, "--prompt", "a", "--strategy", "greedy", "--strategy", "beam",
                  "--generation-config", "min_p=0.1"]) == 2  # fmt: skip
     assert "min_p: has an effect with sampling alone" in capfd.readouterr().err
+
+
+def test_of_many_prompts_the_one_that_is_refused_is_told_before_anything_is_written(model, tmp_path, capfd):
+    file = tmp_path / "prompts.txt"
+    file.write_text("Tom\n\n" + "word " * 2000 + "\n")
+    for arguments, message in (
+        (["compare", "--prompts", str(file)], f"{file}, line 3: the prompt has "),
+        (["compare", "--prompt", "Tom", "--prompt", "word " * 2000], "prompt 2: the prompt has "),
+        (["generate", "--prompt", "Tom", "--prompt", "word " * 2000], "prompt 2: the prompt has "),
+        (["generate", "--prompt", "Tom", "--prompt", "a b c d e", "--max-new-tokens", "510"],
+         "prompt 2: --max-new-tokens 510: must be 1 to "),
+    ):  # fmt: skip
+        assert main([*arguments, "--model", model]) == 2
+        out, err = capfd.readouterr()
+        assert message in err
+        assert out == ""
+    file.write_text('{"text": "Tom"}\n{"text": " "}\n')
+    table = file.rename(tmp_path / "prompts.jsonl")
+    assert main(["compare", "--prompts", str(table)]) == 2
+    assert f"{table}, row 2 (line 2): the prompt is empty" in capfd.readouterr().err
+
+
+def test_what_html_explains_is_in_the_json_too(model, tmp_path, capfd):
+    arguments = ["compare", "--model", model, "--prompt", "Tom", "--strategy", "contrastive-search"]
+    arguments += ["--max-new-tokens", "3", "--html", str(tmp_path / "page.html"), "--output", str(tmp_path)]
+    assert main([*arguments, "--json"]) == 0
+    written = json.loads((tmp_path / "compare.json").read_text())
+    (continuation,) = written["strategies"][0]["continuations"]
+    assert len(continuation["explanation"]["steps"]) == continuation["new_tokens"]
+    assert json.loads(capfd.readouterr().out) == written
+    assert "Not greedy search's token" not in (tmp_path / "compare.md").read_text()
+
+
+def test_unlikely_tokens_are_told_apart_and_a_note_stands_below():
+    chosen, greedy = _candidate(6, "a", 1e-200, 1.0), _candidate(5, None, 1e-100, 0.0)
+    explained = _explanation(_step(chosen, greedy, {"amateur": -1.0}))
+    assert as_markdown(explained, "a_note")[-3:] == [
+        r"| 1 | 'a' | 0.50 | #5 | 0.50 | amateur: p('a') below p(#5), both \< 1e-9 |", "", r"a\_note",
+    ]  # fmt: skip
+    with Console(width=80) as console, console.capture() as shown:
+        console.print(as_table(explained, "a note"))
+    assert shown.get().strip().endswith("a note")
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "contrastive-search", "beam"])

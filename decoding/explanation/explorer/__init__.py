@@ -68,6 +68,7 @@ class ExploredTexts:
         title: stands above them, such as their prompt; "" for none.
         texts: what strategies wrote.
         notes: a line below each text; () for none.
+        folds_prompts: whether the given tokens of each text, such as a chat template's, are folded away.
 
     Raises:
         OptionError: one of them is of another type, or an explanation's own values do not fit together.
@@ -76,12 +77,14 @@ class ExploredTexts:
     title: str
     texts: Sequence[Explanation | UnexplainedText]
     notes: Sequence[str] = ()
+    folds_prompts: bool = False
 
     def __post_init__(self) -> None:
         typed(str, self.title, "ExploredTexts.title")
         texts = _listed(self.texts, (Explanation, UnexplainedText), "ExploredTexts.texts", "explanations and texts")
         object.__setattr__(self, "texts", tuple(map(_checked, texts)))
         object.__setattr__(self, "notes", typed(tuple[str, ...], self.notes, "ExploredTexts.notes"))
+        typed(bool, self.folds_prompts, "ExploredTexts.folds_prompts")
         if self.notes and len(self.notes) != len(texts):
             raise OptionError(f"ExploredTexts.notes: are {len(self.notes)}; must be one for each of {len(texts)} texts")
 
@@ -173,7 +176,7 @@ def _checked(text: Explanation | UnexplainedText) -> Explanation | UnexplainedTe
 def _group(group: ExploredTexts) -> dict[str, Any]:
     notes = group.notes or [""] * len(group.texts)
     texts = [_data(text) | ({"note": note} if note else {}) for text, note in zip(group.texts, notes, strict=True)]
-    return {"title": group.title, "texts": texts}
+    return {"title": group.title, "texts": texts} | ({"folds": True} if group.folds_prompts else {})
 
 
 def _data(text: Explanation | UnexplainedText) -> dict[str, Any]:

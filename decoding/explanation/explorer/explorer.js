@@ -33,7 +33,7 @@
   }
 
   const percent = (p) => (p >= 0.1 ? (100 * p).toFixed(0) : p >= 0.001 ? (100 * p).toFixed(1) : p > 0 ? "<0.1" : "0") + "%";
-  const number = (value) => (value === null || value === undefined ? "–" : Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(2).replace("-", "−"));
+  const number = (value) => (value === null || value === undefined ? "–" : Math.abs(value) >= 1e21 ? (value < 0 ? "−∞" : "∞") : Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(2).replace("-", "−"));
   const visible = (text) => text.replace(/^ | $/g, "␣").replace(/\n/g, "⏎").replace(/\t/g, "⇥");
   const spoken = (text) => NAMES[text] ?? text.replace(/\n/g, " line end ").trim();
 
@@ -140,12 +140,12 @@
     }
 
     section(group, g) {
-      const cards = this.groups[g].map((text) => this.card(text));
+      const cards = this.groups[g].map((text) => this.card(text, group.folds));
       const title = group.title === "" ? null : make("h2", { class: "et-prompt", dir: "auto" }, group.title);
       return make("section", { class: "et-group" }, title, make("div", { class: "et-cards" }, ...cards));
     }
 
-    card(text) {
+    card(text, folds) {
       const [name, ...rest] = text.strategy.split("(");
       const heading = make("h3", {}, name, rest.length ? make("small", {}, rest.join("(").replace(/\)$/, "")) : null);
       if (text.plain) {
@@ -164,6 +164,7 @@
         if (isNew) this.listen(element, text, members);
         (isNew ? list : given).append(element);
       }
+      const prompt = folds ? make("details", { class: "et-given" }, make("summary", {}, "the prompt as the model reads it"), given) : given;
       if (text.steps.length) text.elements[text.first].tabIndex = 0;
       list.addEventListener("keydown", (event) => this.onKey(event, text));
       list.addEventListener("focusin", (event) => {
@@ -175,7 +176,7 @@
       const next = make("button", { type: "button", class: "et-next", disabled: left === 0 }, "next");
       next.addEventListener("click", () => this.nextLeft(text));
       next.setAttribute("aria-label", `Next token of ${name} that is not greedy search’s`);
-      return make("article", { class: "et-card" }, heading, make("div", { class: "et-text", dir: "auto" }, given, list), make("p", { class: "et-note" }, count + " ", next), this.note(text));
+      return make("article", { class: "et-card" }, heading, make("div", { class: "et-text", dir: "auto" }, prompt, list), make("p", { class: "et-note" }, count + " ", next), this.note(text));
     }
 
     /** What the page has to say of a text, below it. */
@@ -367,7 +368,7 @@
       const heading = make("h4", {}, piece(chosen));
       if (greedy !== chosen) heading.append(" instead of ", piece(greedy));
       const facts = [`token ${position}`, step.choices === 1 ? "the only token that could be chosen" : `${step.choices.toLocaleString("en")} could be chosen`];
-      for (const [name, value] of Object.entries(step.settings)) facts.push(`${name.replace("_", " ")} ${Number.isInteger(value) ? value : number(value)}`);
+      facts.push(...this.settings(step));
       const margin = text.value(step, "margin");
       if (margin < 0) facts.push(Number.isFinite(margin) ? "scores lower than greedy search’s token" : "excluded by the strategy");
       if (step.draft) facts.push(`draft ${step.draft}`);
@@ -384,6 +385,19 @@
           this.bars("Before: the model", step, (c) => c.readers[0]),
           this.bars(`After: ${text.strategy.split("(")[0]}`, step, (c) => (c.score === null ? null : c.probability))),
         other ? this.why(text, step, other, piece) : "");
+    }
+
+    /** What the strategy has set; of the layers that it chose among, those that were nearest to being chosen. */
+    settings(step) {
+      const facts = [], layers = [];
+      for (const [name, value] of Object.entries(step.settings)) {
+        const [measure, layer] = name.split(" of layer ");
+        if (layer) layers.push([value, measure, layer]);
+        else facts.push(`${name.replace("_", " ")} ${Number.isInteger(value) ? value : number(value)}`);
+      }
+      layers.sort((a, b) => b[0] - a[0]);
+      const told = layers.slice(0, 3).map(([value, , layer]) => `layer ${layer} ${number(value)}`).join(", ");
+      return layers.length ? [...facts, `largest ${layers[0][1]}: ${told}`] : facts;
     }
 
     bars(title, step, share) {
@@ -411,6 +425,8 @@
       text.readers.forEach((reader, i) => {
         const weight = step.weights[reader] ?? null;
         const pair = [step.chosen, other].map((candidate) => candidate.logProbs[i]);
+        // Contrastive search's confidence is this reader's probability, and has the weight.
+        if (weight === null && [step.chosen, other].every((candidate) => Math.abs(candidate.parts.confidence - candidate.readers[i]) < 1e-3)) return;
         row(reader, weight, [step.chosen, other].map((candidate) => percent(candidate.readers[i])),
           weight === null || pair.includes(null) ? null : weight * (pair[0] - pair[1]));
       });
@@ -426,7 +442,8 @@
         make("th", { scope: "col" }, "weight"), make("th", { scope: "col" }, "adds"));
       const table = make("div", { class: "et-why" }, make("table", {}, make("caption", {}, "What the score is made of"), make("thead", {}, head), make("tbody", {}, ...rows)));
       const repeats = [step.chosen, other].filter((candidate) => candidate.repeats !== null).map((candidate) =>
-        make("li", {}, piece(candidate), " would repeat ", make("bdi", { class: "et-piece" }, visible(text.tokens[candidate.repeats])), ` at token ${candidate.repeats}`));
+        make("li", {}, piece(candidate), " is most like ", make("bdi", { class: "et-piece" }, visible(text.tokens[candidate.repeats])),
+          ` at token ${candidate.repeats} (${number(candidate.parts.penalty)})`));
       if (repeats.length) table.append(make("ul", {}, ...repeats));
       return table;
     }
@@ -435,7 +452,7 @@
 
     keep() {
       if (!this.hasAttribute("address")) return;
-      const values = new URLSearchParams({ shade: this.quantity });
+      const values = new URLSearchParams(this.quantity ? { shade: this.quantity } : {});
       if (this.state) {
         values.set("text", `${this.state.text.group + 1}.${this.state.text.index + 1}`);
         values.set("token", String(this.state.position));
@@ -444,14 +461,17 @@
       history.replaceState(null, "", "#" + values);
     }
 
+    /** Show what the address says; what it says wrongly stays as it is, and the address then tells that. */
     restore() {
-      const values = new URLSearchParams(location.hash.slice(1));
-      if (this.quantities.includes(values.get("shade"))) this.choose(values.get("shade"));
+      const values = new URLSearchParams(location.hash.slice(1)), shade = values.get("shade");
+      const isGiven = location.hash.length > 1;
+      if (this.quantities.includes(shade)) this.choose(shade);
       const [group, index] = (values.get("text") ?? "").split(".").map(Number);
       const text = (this.groups[group - 1] ?? [])[index - 1], position = Number(values.get("token"));
-      if (!text || text.plain || !(position >= text.first && position < text.tokens.length)) return;
-      this.select(text, position, values.get("pinned") === "1", true);
-      text.elements[position].scrollIntoView({ block: "nearest" });
+      if (text && !text.plain && Number.isInteger(position) && position >= text.first && position < text.tokens.length) {
+        this.select(text, position, values.get("pinned") === "1", true);
+        text.elements[position].scrollIntoView({ block: "nearest" });
+      } else if (isGiven || this.state) this.keep();
     }
   }
 

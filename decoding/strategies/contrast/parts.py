@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from decoding.generation.score_parts import ScoreParts
 from decoding.strategies.contrast.readers import Reader, ReaderLogits
 
-__all__ = ["ContrastParts", "ReaderWeights", "exit_name", "named_parts"]
+__all__ = ["ContrastParts", "ReaderWeights", "exit_name", "is_exit_name", "named_parts"]
 
 
 @dataclass(frozen=True)
@@ -36,17 +37,25 @@ class ContrastParts:
         terms: by name (..., vocab), what else enters, with its weight (a number or (...)).
         settings: by name (...), what the strategy has set for a position, such as a strength.
         chosen_exit: (...) int64, index of the expert's exit that was chosen; None where none is.
+        chosen_by: the measure of the exits by which it was chosen, the largest: its name and (exits, ...); None where
+            there was one to choose.
     """
 
     weights: Mapping[str, ReaderWeights] = field(default_factory=dict)
     terms: Mapping[str, tuple[Tensor, float | Tensor]] = field(default_factory=dict)
     settings: Mapping[str, Tensor] = field(default_factory=dict)
     chosen_exit: Tensor | None = None
+    chosen_by: tuple[str, Tensor] | None = None
 
 
 def exit_name(role: str, layer: int) -> str:
     """The name of a reader that exits after so many layers."""
     return f"{role}, layer {layer}"
+
+
+def is_exit_name(name: str) -> bool:
+    """True of the name of a reader that exits after a lower layer."""
+    return re.search(r", layer \d+$", name) is not None
 
 
 def named_parts(
@@ -83,6 +92,10 @@ def named_parts(
     if parts.chosen_exit is not None:
         chosen = parts.chosen_exit.to(scores.device)
         settings["layer"] = torch.tensor(readers[0].exits, device=scores.device)[chosen]
+    if parts.chosen_by is not None:
+        measure, of_exits = parts.chosen_by
+        for layer, values in zip(readers[0].exits, of_exits.to(scores.device, torch.float32), strict=True):
+            settings[f"{measure} of layer {layer}"] = values.clamp(max=torch.finfo(torch.float32).max)
     terms = {}
     for name, (values, weight) in parts.terms.items():
         terms[name] = values.to(scores.device, torch.float32)

@@ -128,7 +128,7 @@ class HiddenStateSession(StreamSession):
         return torch.full_like(found.logits, -torch.inf).scatter_(1, found.tokens, contrastive)
 
     def score_parts(self, input_ids: Tensor, logits_processor: Any) -> ScoreParts:
-        """The scores, and of each candidate its probability, its penalty and the token that it would repeat."""
+        """The scores, and of each candidate its probability, its penalty and the token that it is most like."""
         found = self.score_candidates(input_ids, logits_processor)
         penalty, repeats = (values.to(found.tokens.device) for values in self.history.repeated(found.hidden))
         return candidate_parts(

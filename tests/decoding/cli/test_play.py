@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from forked_process import after_fork
 
-from decoding.cli.play import is_loopback
+from decoding.cli.address import check_address, is_loopback
+from decoding.errors import OptionError
 from decoding.evals import miniature
 from decoding.evals.cli import main
 from decoding.play import playground as playgrounds
@@ -41,6 +42,24 @@ def test_addresses_of_this_machine(host: str) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.4", "example.org", ""])
 def test_addresses_that_others_reach(host: str) -> None:
     assert not is_loopback(host)
+
+
+def test_where_it_cannot_listen_is_told_in_words_of_the_options(capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        for host in ("127.0.0.1", "0.0.0.0"):
+            with pytest.raises(OptionError, match=f"^port {port} is in use; give another with --port$"):
+                check_address(host, port)
+    check_address("127.0.0.1", port)
+    check_address("localhost", None)
+    with pytest.raises(OptionError, match=r"^--host 192\.0\.2\.1: this machine has no such address; 127"):
+        check_address("192.0.2.1", None)  # of a net for documentation
+    with pytest.raises(OptionError, match=r"^--host a\.b\.invalid: is no address, and no name that is known here"):
+        check_address("a.b.invalid", None)
+    if importlib.util.find_spec("gradio") is not None:
+        assert "--host 192.0.2.1: this machine has no such address" in refused(capfd, "--host", "192.0.2.1")
 
 
 def test_without_gradio_it_says_how_to_get_it(
@@ -81,7 +100,7 @@ def test_an_address_that_is_taken_is_one_line(
 
     monkeypatch.setattr(gradio.Blocks, "launch", taken)
     monkeypatch.setattr(playgrounds.Playground, "load_first", lambda self: None)
-    assert "cannot listen at 127.0.0.1:7999: Cannot find empty port" in refused(capfd, "--port", "7999")
+    assert "port 7999 is in use; give another with --port" in refused(capfd, "--port", "7999")
 
 
 def play(port: int, out: int) -> None:

@@ -498,3 +498,41 @@ def test_steps_tell_which_drafts_were_accepted_and_which_token_a_rejected_one_wa
         decoding.explain(EXPERT, sequences, strategy, draft_record=DraftRecord([{}]), **inputs)
     with pytest.raises(OptionError, match=r"draft_record=.*: must be a decoding"):
         decoding.generate(EXPERT, **inputs, **options, draft_record=[])
+
+
+@pytest.mark.parametrize(
+    ("strategy", "measure"),
+    [
+        (DoLa([0, 1, 2]), "divergence"),
+        (DoLa([0, 1, 2], divergence="jensen-shannon"), "divergence"),
+        (decoding.DeCo([0, 1, 2]), "probability"),
+    ],
+)
+def test_the_measure_by_which_a_layer_was_chosen_is_told(strategy: Any, measure: str) -> None:
+    """And the layer that it names is the one with the largest; DoLa's divergences are those of its formula."""
+    prompt = torch.tensor(PROMPTS[1:])
+    sequences = decoding.generate(EXPERT, prompt, strategy=strategy, max_new_tokens=STEPS)
+    (explained,) = decoding.explain(EXPERT, sequences, strategy, input_ids=prompt)
+    for step in explained.steps:
+        of_layers = [step.settings[f"{measure} of layer {layer}"] for layer in range(3)]
+        assert step.settings["layer"] == of_layers.index(max(of_layers))
+        if measure == "divergence":
+            with torch.no_grad():
+                output = EXPERT(sequences[:, : step.position], output_hidden_states=True)
+                final = output.logits[0, -1].double().softmax(-1)
+                exits = [EXPERT.lm_head(output.hidden_states[layer][0, -1]).double().softmax(-1) for layer in range(3)]
+            expected = [_divergence(final, exit_, strategy.divergence) for exit_ in exits]
+            assert of_layers == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def _divergence(final: Tensor, exit_: Tensor, kind: str) -> float:
+    """Half of the sum of the KL from the average M, or to it where the kind is the textbook's."""
+    average = (final + exit_) / 2
+    pairs = [(average, own) if kind == "dola" else (own, average) for own in (final, exit_)]
+    return float(sum((a * (a / b).log()).sum() for a, b in pairs) / 2)
+
+
+def test_one_layer_alone_was_not_chosen_by_anything() -> None:
+    prompt = torch.tensor(PROMPTS[1:])
+    sequences = decoding.generate(EXPERT, prompt, strategy=DoLa([1]), max_new_tokens=1)
+    assert decoding.explain(EXPERT, sequences, DoLa([1]), input_ids=prompt)[0].steps[0].settings == {"layer": 1}

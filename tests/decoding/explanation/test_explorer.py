@@ -233,18 +233,27 @@ def _look_into(page: Any, name: str, explanation: Explanation) -> None:
         row.locator("th").inner_text(): row.locator("td").all_inner_texts()
         for row in page.locator(".et-why tbody tr").all()
     }
-    assert set(explanation.readers) | set(step.chosen.parts) | {"score"} == set(rows)
-    for reader in explanation.readers:
+    twice = {"expert"} if name == "contrastive-search" else set()  # its confidence is the expert's probability
+    assert (set(explanation.readers) - twice) | set(step.chosen.parts) | {"score"} == set(rows)
+    for reader in set(explanation.readers) - twice:
         assert rows[reader][0] == _percent(step.chosen.probability_of(reader))
         assert rows[reader][2] == (f"{step.weights[reader]:.2f}".replace("-", "−") if reader in step.weights else "")
     if name == "contrastive-search":
         assert rows["penalty"][:2] == [f"{step.chosen.parts['penalty']:.2f}", f"{step.greedy.parts['penalty']:.2f}"]
         assert step.greedy.repeats is not None
         repeated = explanation.texts[step.greedy.repeats]
-        assert f"would repeat {_shown(repeated)} at token {step.greedy.repeats}" in page.locator(".et-why").inner_text()
+        assert (
+            f"is most like {_shown(repeated)} at token {step.greedy.repeats} ({rows['penalty'][1]})"
+            in page.locator(".et-why").inner_text()
+        )
         assert page.locator(".et-card").nth(index).locator(".et-repeated").inner_text() == repeated
     if name == "dola":
-        assert f"layer {step.settings['layer']}" in page.locator(".et-facts").inner_text()
+        layer = step.settings["layer"]
+        largest = (
+            f"layer {layer} · largest divergence: layer {layer} {step.settings[f'divergence of layer {layer}']:.2f}"
+        )
+        assert largest in page.locator(".et-facts").inner_text()
+        assert "without the final norm" in page.locator(".et-own").first.inner_text()
 
 
 def test_keys_move_and_pin_and_the_address_carries_the_state(
@@ -292,15 +301,19 @@ def test_keys_move_and_pin_and_the_address_carries_the_state(
     again.evaluate("location.hash = '#text=1.1&token=" + str(first) + "'")
     again.wait_for_function("document.querySelectorAll('.et-current').length === 1")
     assert again.get_by_role("listbox").nth(0).locator(".et-current").count() == 1
-    # An address that means nothing changes nothing.
-    before = again.locator(".et-panel").inner_text()
+    # An address that means nothing changes nothing, and then tells what is shown.
+    before, shown = again.locator(".et-panel").inner_text(), _state(again)
     for nonsense in ("text=9.9&token=3", "text=1.6&token=3", "token=x&shade=none", "%"):
         again.evaluate(
             "hash => new Promise(done => { window.onhashchange = done; location.hash = hash; })",
             nonsense,
         )
         assert again.locator(".et-panel").inner_text() == before
-    assert opened(file, hash_="#text=1.1&token=999").locator(".et-current").count() == 0
+        assert _state(again) == shown
+    for nonsense in ("#text=1.1&token=999", "#text=1.1&token=5.5", "#shade=bogus&token=abc"):
+        wrong = opened(file, hash_=nonsense)
+        assert wrong.locator(".et-current").count() == 0
+        assert _state(wrong) == {"shade": "probability"}
 
 
 def test_tokens_are_shaded_by_the_quantity_that_is_picked(
@@ -444,3 +457,23 @@ def test_another_page_shows_an_element_and_hears_of_its_branches(tmp_path: Path,
     assert page.evaluate("location.hash") == ""  # the address is the page's own
     page.evaluate("html => { document.getElementById('here').innerHTML = html; }", element)
     assert page.get_by_role("option").count() == 2
+
+
+def test_a_narrow_box_of_a_wide_page_has_a_narrow_layout_and_prompts_fold(tmp_path: Path, opened: Any) -> None:
+    folded = ExploredTexts("", [_explanation(("<|user|>", " b", " cathedral"), 1)], folds_prompts=True)
+    file = tmp_path / "host.html"
+    file.write_text(
+        f"<!DOCTYPE html><title>host</title><style>{explorer_style()}</style>"
+        f"<div id=here style='width: 300px'>{explorer_element([folded])}</div><script>{explorer_script()}</script>",
+        encoding="utf-8",
+    )
+    page = opened(file)
+    given = page.locator(".et-given span")
+    assert not given.is_visible()
+    page.locator("summary").click()
+    assert given.inner_text() == "<|user|>"
+    page.get_by_role("option").first.click()
+    sections = page.locator(".et-bars > section")
+    assert len({round(section.bounding_box()["x"]) for section in sections.all()}) == 1  # one below the other
+    page.evaluate("document.getElementById('here').style.width = '1000px'")
+    assert len({round(section.bounding_box()["x"]) for section in sections.all()}) == 2

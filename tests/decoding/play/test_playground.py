@@ -473,3 +473,48 @@ def test_the_command_line_of_texts_prints_them(playground: Playground, capsys: p
 def _with_context(context: str) -> TextRequest:
     spec = parse_strategy("context-aware", {"context": context})
     return TextRequest("expert", spec, PROMPT, max_new_tokens=NEW)
+
+
+# --- figures and notes -----------------------------------------------------------------------------------------------
+
+
+def test_a_rate_leaves_the_first_tokens_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the first eight takes a second, and each later one a quarter."""
+    clock = [0.0]
+    monkeypatch.setattr(writing.time, "perf_counter", lambda: clock[0])
+    stream = writing._Stream(None, 0, lambda text, note: None)
+    monkeypatch.setattr(stream, "_decoded", lambda tokens: "")
+    stream.put(torch.tensor([[1, 2]]))
+    for token in range(3):
+        stream.put(torch.tensor([token]))
+        clock[0] += 1.0
+    assert stream.tokens_per_second == 1.0  # of a text that is short
+    for token in range(3, 40):
+        stream.put(torch.tensor([token]))
+        clock[0] += 1.0 if token < 8 else 0.25
+    assert stream.tokens_per_second == 4.0
+
+
+def test_a_model_is_warmed_up_unless_a_text_is_being_written(held: Held) -> None:
+    playground = Playground(loader=held.load)
+    held.released.set()
+    playground.warm_up(["greedy", "contrastive-search"])
+    assert 8 <= held.passes <= 40
+    before = held.passes
+    with playground._turns.place():
+        playground.warm_up(["greedy"])
+    assert held.passes == before
+    playground.warm_up(["dola:layers=99"])  # a text tells what is wrong with it
+
+
+def test_notes_below_a_text_tell_of_raw_layers_and_a_chat_is_folded(playground: Playground) -> None:
+    (text,) = written(playground, request("dola:layers=2,3"))
+    states = [Progress(text.request, text.text, "note", written=text)]
+    assert "final_norm=true" in texts_html(states)
+    assert '"folds"' not in texts_html(states)
+    chat = replace(text, request=replace(text.request, chat=True), stopped=True)
+    html = texts_html([Progress(chat.request, chat.text, "note", written=chat)])
+    assert '"folds":true' in html
+    assert '"note":"stopped \u00b7 At ' in html
+    (normed,) = written(playground, request("dola:layers=2,3,final_norm=true"))
+    assert "final_norm=true reads" not in texts_html([Progress(normed.request, "", "note", written=normed)])
