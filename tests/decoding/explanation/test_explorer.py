@@ -468,7 +468,7 @@ def test_a_narrow_box_of_a_wide_page_has_a_narrow_layout_and_prompts_fold(tmp_pa
         encoding="utf-8",
     )
     page = opened(file)
-    given = page.locator(".et-given span")
+    given = page.locator("details > span")
     assert not given.is_visible()
     page.locator("summary").click()
     assert given.inner_text() == "<|user|>"
