@@ -201,11 +201,11 @@ def counted(run: Run, lazy: bool) -> Iterator[None]:
         return caught_up(self, *given)
 
     ends, steps, reads = DraftLength.end, FusedStreams.extend, ReaderGroup.extend
-    drafted_steps, drafted_reads, caught_up = DraftedReaders.read, _DraftedGroup.read, DraftingReader.catch_up
+    drafted_steps, drafted_reads, caught_up = DraftedReaders.read, _DraftedGroup.catch_up, DraftingReader.catch_up
     with (
         patch.object(DraftLength, "end", end), patch.object(FusedStreams, "extend", step),
         patch.object(ReaderGroup, "extend", read), patch.object(DraftedReaders, "read", drafted_step),
-        patch.object(_DraftedGroup, "read", drafted_read), patch.object(DraftingReader, "catch_up", catch_up),
+        patch.object(_DraftedGroup, "catch_up", drafted_read), patch.object(DraftingReader, "catch_up", catch_up),
         patch.object(ContrastStrategy, "lazy", lazy),
     ):  # fmt: skip
         yield

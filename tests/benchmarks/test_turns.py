@@ -11,6 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from tiny_models import tiny_model
+
+import decoding
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FILES = sorted((BENCHMARKS / "results").glob("*.csv"))
@@ -41,3 +45,17 @@ def test_percentiles_are_those_of_numpy(monkeypatch: pytest.MonkeyPatch) -> None
         assert [float(cell) for cell in cells.values()] == pytest.approx(expected.tolist(), abs=1e-6)
         assert float(cells["ms_p50"]) == pytest.approx(statistics.median(values), abs=1e-6)  # which the tables show
     assert turns["percentiles"]("s", [1.0, 2.0])["s_p50"] == "1.500"
+
+
+def test_rounds_and_readings_of_drafts_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark counts where the library's own classes read, by their names."""
+    names = script("draft_runs", monkeypatch)
+    run = names["Run"]()
+    model, ids = tiny_model("llama"), torch.tensor([[3, 4, 5, 3, 4, 5]])
+    strategy = decoding.ContrastiveDecoding(tiny_model("llama"), alpha=0.0)
+    with names["counted"](run, lazy=True):
+        decoding.generate(model, ids, strategy=strategy, max_new_tokens=6, drafts="prompt-lookup", draft_tokens=2)
+    assert run.rounds > 0
+    assert run.in_rounds in (5, 6)  # the prompt's pass chooses the first
+    assert run.read >= run.rounds
+    assert run.readings == 2 * run.rounds
