@@ -192,17 +192,19 @@ def encoded(model: Any, tokenizer: Any, prompt: str, chat: bool = False) -> dict
 def check_prompts(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[tuple[str, str]],
+    prompts: Sequence[str],
     *,
+    places: Sequence[str] | None = None,
     max_new_tokens: int | None = None,
     chat: bool = False,
 ) -> None:
-    """Raise the error of the first of many prompts that :func:`continuations` would refuse, which tells its place.
+    """Raise the error of the first of some prompts that :func:`continuations` would refuse, which tells its place.
 
     Args:
         model: a generating transformers model.
         tokenizer: its tokenizer.
-        prompts: each after its place, which is "" where there is none to tell.
+        prompts: of the model.
+        places: of each, as the error names it, "" for none; by default "prompt 1" and so on, where there are several.
         max_new_tokens: as there.
         chat: likewise.
 
@@ -210,7 +212,9 @@ def check_prompts(
         InputError: as there.
         OptionError: likewise.
     """
-    for place, prompt in prompts:
+    if places is None:
+        places = [f"prompt {number}" if len(prompts) > 1 else "" for number in range(1, len(prompts) + 1)]
+    for place, prompt in zip(places, prompts, strict=True):
         try:
             inputs = encoded(model, tokenizer, prompt, chat)
             new_token_budget(model, inputs["input_ids"].shape[1], max_new_tokens)

@@ -120,8 +120,7 @@ def generate_command(
     loaded, tokenizer = placement.load(model)
     enable_chunked_prefill(loaded, prefill_chunk, padded=False)
     if not media and len(prompts) > 1:
-        placed = [(f"prompt {number}", text) for number, text in enumerate(prompts, 1)]
-        check_prompts(loaded, tokenizer, placed, max_new_tokens=max_new_tokens, chat=chat)
+        check_prompts(loaded, tokenizer, prompts, max_new_tokens=max_new_tokens, chat=chat)
     main = is_main_process(loaded)
     streamer = TextStreamer(tokenizer, skip_prompt=chat, skip_special_tokens=True) if stream and main else None
     effective = effective_config(spec, loaded, options, folder=True)

@@ -129,6 +129,8 @@ class DoLa(ContrastStrategy):
         final, exits = logits[EXPERT].final, logits[EXPERT].exits
         assert exits is not None
         chosen, divergences = self._chosen_exit(final, exits)
+        if divergences is not None and not self.per_row:  # the batch has chosen by its mean
+            divergences = divergences.mean(1, keepdim=True).expand_as(divergences)
         chosen_by = None if divergences is None else ("divergence", divergences)
         if chosen is None:
             chosen = torch.zeros(final.shape[:-1], dtype=torch.long, device=final.device)
@@ -136,10 +138,10 @@ class DoLa(ContrastStrategy):
         return ContrastParts({EXPERT: ReaderWeights(1.0, -is_chosen.float())}, chosen_exit=chosen, chosen_by=chosen_by)
 
     def _chosen_exit(self, final: Tensor, exits: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """(...) the index of the premature layer among (exits, ..., vocab) candidates, and (exits, ...) the
-        divergences of which its own is the largest; None where there is one candidate.
+        """(...) the index of the premature layer among (exits, ..., vocab) candidates, and the divergences (exits, ...)
+        of the candidates; None where there is one.
         """
         if len(exits) == 1:
             return None, None
         divergences, chosen = layer_divergence(final, exits, self.divergence, self.per_row)
-        return chosen, divergences if self.per_row else divergences.mean(1, keepdim=True).expand_as(divergences)
+        return chosen, divergences

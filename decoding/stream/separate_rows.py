@@ -255,8 +255,11 @@ class SeparateRows:
         """True where a token of each row is read like one of a stream: with a mask of its own, which hides nothing,
         transformers' attention would copy the keys and values of every layer for the heads that share them.
         """
-        windows = any(isinstance(layer, RowwiseLayer) and layer.window for layer in layers_of(self.state.cache))
-        return not self.state.padded and not windows and len(set(self.lengths)) == 1
+        return (
+            len(set(self.lengths)) == 1
+            and not self.state.padded
+            and not any(isinstance(layer, RowwiseLayer) and layer.window for layer in layers_of(self.state.cache))
+        )
 
     def _noted(self, output: ForwardOutput) -> ForwardOutput:
         """The output, of which it is noted whether something is NaN."""

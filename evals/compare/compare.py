@@ -200,8 +200,6 @@ def compare(
     """
     options = checked_options(generation_config)
     check_apply(options, specs)
-    if places is None:
-        places = [f"prompt {number}" if len(prompts) > 1 else "" for number in range(1, len(prompts) + 1)]
     warn_of_folder(model, options)
     with decoded_with(model, options):
         compared = _compare(name, model, tokenizer, specs, prompts, max_new_tokens, seed, explain, chat, places)
@@ -224,13 +222,12 @@ def _compare(
     seed: int,
     explain: bool,
     chat: bool,
-    places: Sequence[str],
+    places: Sequence[str] | None,
 ) -> Comparison:
     specs = [spec.with_tokenizer(tokenizer) for spec in specs]
     for spec in specs:
         spec.check(model)
-    placed = list(zip(places, prompts, strict=True))
-    check_prompts(model, tokenizer, placed, max_new_tokens=max_new_tokens, chat=chat)
+    check_prompts(model, tokenizer, prompts, places=places, max_new_tokens=max_new_tokens, chat=chat)
     warm_up = min(WARM_UP_TOKENS, max_new_tokens or WARM_UP_TOKENS)
     for spec in specs:
         continuations(model, tokenizer, spec, prompts[0], max_new_tokens=warm_up, chat=chat)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from forked_process import after_fork, forget
 from tiny_models import random_ids, tiny_model
 
 import decoding
@@ -104,11 +105,10 @@ def test_a_broken_entry_is_one_line_that_names_the_package(packages: Path, name:
 
 def _said_by_commands(packages: Path, output: Path) -> None:
     """Be a process in which the packages were installed before anything of this library was imported."""
-    for name in [name for name in sys.modules if name.split(".")[0] == "decoding"]:
-        del sys.modules[name]
+    after_fork()
+    forget("decoding")
     sys.path_importer_cache.clear()
     os.environ["COLUMNS"] = "300"
-    torch.set_num_threads(1)  # remakes the threads that a fork leaves behind
     warnings.simplefilter("ignore")
     from transformers import AutoModelForCausalLM
     from typer.testing import CliRunner

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import typer
+from forked_process import after_fork
 
 from decoding.cli.app import app
 from decoding.errors import OptionError
@@ -92,7 +92,7 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not check
 
         def call() -> None:
-            torch.set_num_threads(1)  # remakes the threads that a fork leaves behind
+            after_fork()
             os._exit(cli.main(command[3:]))
 
         child = FORK.Process(target=call)

@@ -20,6 +20,7 @@ import contrast_oracle as oracle
 import pytest
 import torch
 from chat_tokenizers import INSTRUCTIONS
+from forked_process import after_fork
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -220,7 +221,7 @@ def test_the_command_killed_and_resumed_and_shared_by_two_ranks_gives_the_same_f
 
     def command(folder: Path, **environment: str) -> Any:
         def call() -> None:
-            torch.set_num_threads(1)
+            after_fork()
             os.environ.update(environment)
             models_loaded_once()
             os._exit(main([*COMMAND, LOL_SPEC, "--output", str(folder), "--json"]))
