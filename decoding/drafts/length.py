@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from decoding.drafts.acceptance import Acceptance
 from decoding.drafts.experience import Experience
@@ -33,10 +33,18 @@ class DraftLength:
         proposer: of the drafts.
         timed: whether the clock corrects the costs. Ranks that must run the same passes cannot go by it.
         experience: of earlier calls, which this one adds to when it is closed; None for none.
+        widths: see :class:`RoundCost`; one pass over one row, unless it is given.
+        few: likewise.
     """
 
     def __init__(
-        self, fixed: int | None, proposer: Proposer, timed: bool = True, experience: Experience | None = None
+        self,
+        fixed: int | None,
+        proposer: Proposer,
+        timed: bool = True,
+        experience: Experience | None = None,
+        widths: Callable[[int], Sequence[int]] = lambda drafts: [drafts + 1],
+        few: int | None = None,
     ) -> None:
         self._fixed = fixed
         self._timed = timed
@@ -44,7 +52,7 @@ class DraftLength:
         known = None if experience is None else experience.last
         self._acceptance, correction = known or (Acceptance(proposer.rates), 1.0)
         self._acceptance = copy.deepcopy(self._acceptance)
-        self._cost = RoundCost(proposer.cost, correction)
+        self._cost = RoundCost(proposer.cost, correction, widths, few)
         self._proposed: dict[int, tuple[int, list[int]]] = {}  # the kind and the drafts of each row
         self._began = 0.0
 

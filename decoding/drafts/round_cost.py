@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
+from collections.abc import Callable, Sequence
 
 __all__ = ["RoundCost"]
 
-# A pass over 4, 8 and 17 tokens takes 1.45, 1.7 and 2.0 times as long as one over a token (two cores, docs/drafts.md).
-WIDER, TOKEN = 0.3, 0.045
+# In units of a pass over one token of one row (two cores, docs/drafts.md): each further token, of any row; what a pass
+# of more tokens than the quick forms of products take (decoding.models.small_batch_linear) takes more; and in units of
+# a round without drafts, what one with drafts takes beside its passes.
+TOKEN, MANY, CHECKED = 0.045, 0.4, 0.2
 KNOWN = 3.0  # rounds that what was known beforehand weighs as much as
 LATELY = 32  # rounds that count
 LEAST, MOST = 0.1, 8.0  # of the correction
@@ -16,7 +19,10 @@ CHECK = 16  # rounds with drafts, after which one without is wanted, to know wha
 
 
 class RoundCost:
-    """The cost of a round with n > 0 drafts, c(n) = 1 + g·(0.3 + (0.045 + t)·n).
+    """The cost of a round with n > 0 drafts, c(n) = 1 + g·(0.2 + p(n) / p(0) - 1 + t·n).
+
+    p(n) is the time of the round's passes: of each that reads w tokens 1 + 0.045·(w - 1), and 0.4 more where w is more
+    than ``few``. Rows and readers count: n drafts of two rows with two readers in a pass are 4·(n + 1) tokens.
 
     The correction g is what rounds with drafts take more than those without, in units of what was expected: of either
     the median counts, so rounds in which something was prepared, or another process was busy, do not. It is believed as
@@ -25,10 +31,20 @@ class RoundCost:
     Args:
         draft: t, of a draft, for who proposes it.
         correction: g, as far as it is known beforehand.
+        widths: how many tokens each pass of a round with n drafts reads, all rows and readers together.
+        few: tokens of a pass up to which products have quick forms; None where it makes no difference.
     """
 
-    def __init__(self, draft: float, correction: float = 1.0) -> None:
+    def __init__(
+        self,
+        draft: float,
+        correction: float = 1.0,
+        widths: Callable[[int], Sequence[int]] = lambda drafts: [drafts + 1],
+        few: int | None = None,
+    ) -> None:
         self.draft = draft
+        self._widths, self._few = widths, few
+        self._expectations: dict[int, float] = {}
         self._known = correction
         self._plain: deque[float] = deque(maxlen=LATELY)  # seconds of rounds without drafts
         self._drafted: deque[tuple[int, float]] = deque(maxlen=LATELY)  # drafts and seconds of the others
@@ -62,4 +78,14 @@ class RoundCost:
         return True
 
     def _expected(self, drafts: int) -> float:
-        return WIDER + (TOKEN + self.draft) * drafts
+        """What a round with so many drafts takes more than one without, where g is 1."""
+        if drafts not in self._expectations:
+            wider = self._passes(drafts) / self._passes(0) - 1
+            self._expectations[drafts] = CHECKED + max(wider, 0.0) + self.draft * drafts
+        return self._expectations[drafts]
+
+    def _passes(self, drafts: int) -> float:
+        few = self._few
+        return sum(
+            1 + TOKEN * (width - 1) + (MANY if few is not None and width > few else 0) for width in self._widths(drafts)
+        )

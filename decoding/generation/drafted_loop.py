@@ -33,7 +33,7 @@ class Drafting:
     Attributes:
         open_proposer: opens what proposes them; reads the prompt where it must. Is given the prompt's tokens of each
             row, without padding, the number of tokens that the call may add, and what ``reading`` found.
-        length: says how many of a proposer's are read in each round.
+        length: says how many of a proposer's are read in each round of a session.
         record: filled with what becomes of them; None for no record.
         filled_up: whether a round of some drafts is filled up to as many as were asked for, so that passes have two
             sizes: this one, and one token.
@@ -42,7 +42,7 @@ class Drafting:
     """
 
     open_proposer: Callable[..., Proposer]
-    length: Callable[[Proposer], DraftLength]
+    length: Callable[[Proposer, Session], DraftLength]
     record: DraftRecord | None = None
     filled_up: bool = False
     reading: Callable[[Session, Sequence[Sequence[int]]], TextsRead | LowerTexts | None] | None = None
@@ -104,7 +104,7 @@ def decode_with_drafts(
             session, texts, model, logits_processor, temperature, stopping_criteria, generation_config, generators,
             pads=has_eos, whole=keeps_cache or not has_eos, draft_record=drafting.record,
         )  # fmt: skip
-        ahead, draft_length = DraftsAhead(proposer), drafting.length(proposer)
+        ahead, draft_length = DraftsAhead(proposer), drafting.length(proposer, session)
         put = Streamed(streamer, texts)
         with within_memory(model, what), optimized_for_decode(model):
             rounds.choose(Drafts(input_ids.new_zeros(rows, 0), [0] * rows))

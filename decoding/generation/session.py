@@ -143,6 +143,14 @@ class Session(ABC):
         """
         raise NotImplementedError
 
+    def widths_of_passes(self, drafts: int) -> Sequence[int]:
+        """How many tokens each pass of :meth:`read_drafts` reads, all rows and readers together.
+
+        Args:
+            drafts: of each row; 0 for a round without.
+        """
+        raise NotImplementedError
+
     def at(self, slot: int, rows: Sequence[int], lengths: Sequence[int]) -> None:
         """Make the next scores those after a token of the last :meth:`read_drafts`.
 
@@ -213,6 +221,10 @@ class StreamSession(Session):
             self._rows.lower.drafts = further.counts
         self._ahead = self.stream.extend(tokens)
         self._logits_ahead = self.stream.every_logit(self._ahead)
+
+    def widths_of_passes(self, drafts: int) -> Sequence[int]:
+        """One pass over all rows."""
+        return [self.stream.batch * (drafts + 1)]
 
     def at(self, slot: int, rows: Sequence[int], lengths: Sequence[int]) -> None:
         """Go to the scores after a token of the last pass."""

@@ -28,9 +28,10 @@ from decoding.generation.draws import row_generators
 from decoding.generation.logits_processor import StrategyLogitsProcessor
 from decoding.generation.loop import decode
 from decoding.generation.session import Session
-from decoding.models.devices import is_tensor_parallel
+from decoding.models.devices import input_device, is_tensor_parallel
 from decoding.models.inputs import check_inputs
 from decoding.models.segments import check_segment_seeds, of_segment
+from decoding.models.small_batch_linear import MOST_ROWS
 from decoding.models.wrappers import text_tokenizer
 from decoding.parameters import store_plain_numbers
 from decoding.stream.recompute import warn_recompute_cost
@@ -172,9 +173,12 @@ class Strategy(ABC):
         shared = amateur is not None or layers is not None
         agree = is_tensor_parallel(model)  # ranks run the same passes: no clock, and nothing of other calls
 
-        def length(proposer: Proposer) -> DraftLength:
+        def length(proposer: Proposer, session: Session) -> DraftLength:
             kind = type(self), type(proposer), options.kind, rows, config.do_sample
-            return DraftLength(options.tokens, proposer, not agree, None if agree else experience_of(model, kind))
+            return DraftLength(
+                options.tokens, proposer, not agree, None if agree else experience_of(model, kind),
+                session.widths_of_passes, MOST_ROWS if input_device(model).type == "cpu" else None,
+            )  # fmt: skip
 
         return Drafting(open_it, length, record, filled_up=captured, reading=reading if shared else None)
 

@@ -29,13 +29,16 @@ from torch import Tensor, nn
 from decoding.errors import OptionError
 from decoding.models.packed_weights import can_copy, discard, has_copy, has_room_for_copies, packed_product
 
-__all__ = ["ENVIRONMENT_VARIABLE", "FORMS", "SmallBatchLinear", "has_only_weights", "is_plain_linear", "measured_forms"]
+__all__ = [
+    "ENVIRONMENT_VARIABLE", "FORMS", "MOST_ROWS", "SmallBatchLinear", "has_only_weights", "is_plain_linear",
+    "measured_forms",
+]  # fmt: skip
 
 Product = Callable[[Tensor, nn.Linear], Tensor]  # of (rows, in) states with a layer
 
 ENVIRONMENT_VARIABLE = "DECODING_SMALL_BATCH_LINEAR"
 
-ROWS = range(1, 17)  # numbers of rows that are treated; many are torch's own strength
+MOST_ROWS = 16  # of products that are treated; many rows are torch's own strength
 MEASURED = (1, 2, 3, 4, 6, 8, 12, 16)  # each also for the numbers between it and the one before
 
 # Another form is chosen where it takes at most this share of the time of torch's own: what decides must be more than
@@ -114,7 +117,7 @@ class SmallBatchLinear:
         Raises:
             OptionError: the environment variable ``DECODING_SMALL_BATCH_LINEAR`` names no form.
         """
-        if rows not in ROWS or device.type != "cpu" or torch.is_grad_enabled():
+        if not 1 <= rows <= MOST_ROWS or device.type != "cpu" or torch.is_grad_enabled():
             return nullcontext()
         if self._layers is None:
             self._layers = _plain_layers(self._modules)

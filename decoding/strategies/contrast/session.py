@@ -193,6 +193,10 @@ class ContrastSession(Session):
         counts = None if further is None else further.counts
         self._drafted.read(tokens, self.may_wait, self._whole_heads(), counts)
 
+    def widths_of_passes(self, drafts: int) -> Sequence[int]:
+        """A pass for each group of readers."""
+        return [group.stream.batch * (drafts + 1) for group in self.streams.groups]
+
     def at(self, slot: int, rows: Sequence[int], lengths: Sequence[int]) -> None:
         """Go to the scores after a token of the last pass."""
         self.text.lengths = lengths

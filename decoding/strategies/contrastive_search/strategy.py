@@ -185,6 +185,12 @@ class HiddenStateSession(StreamSession):
         assert self.speculative is not None
         self.speculative.read(tokens, processed, further)
 
+    def widths_of_passes(self, drafts: int) -> Sequence[int]:
+        """A pass over the drafts, if there are any, and one over the candidates at every place that are none."""
+        places = drafts + 1
+        candidates = self.stream.batch * (places * self.rule.most - drafts)
+        return [self.stream.batch * places, candidates] if drafts else [candidates]
+
     def at(self, slot: int, rows: Sequence[int], lengths: Sequence[int]) -> None:
         """Go to the candidates after a token of the last pass."""
         assert self.speculative is not None

@@ -174,7 +174,7 @@ def test_a_long_text_of_right_drafts_costs_a_pass_a_round_with_auto() -> None:
             model, expected, inputs, draft_tokens="auto", script={"wrong": 0.0, "short": 0.0}, **options
         )
     assert torch.equal(tokens, expected)
-    assert [taken for (taken,) in proposer.taken] == [17, 17]
+    assert [taken for (taken,) in proposer.taken] == [16, 16]
     assert len(passes) == 3 + len(proposer.rounds)
 
 
