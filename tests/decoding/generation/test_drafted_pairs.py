@@ -64,7 +64,7 @@ def test_drafts_come_from_what_the_encoder_reads() -> None:
         logits_processor=[counts], drafts="prompt-lookup", draft_tokens=4, draft_record=record,
     )  # fmt: skip
     assert drafted.tolist() == [[1, 20, 21, 22, 23, 24, 25]]
-    assert record.rows == [{4: (23, True), 5: (24, True)}]  # the last token follows them
+    assert record.rows == [{3: (22, True), 4: (23, True), 5: (24, True)}]  # the first has no match, the last follows
 
 
 def test_sampled_tokens_of_a_row_with_a_seed_are_the_same() -> None:
