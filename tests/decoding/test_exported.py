@@ -219,17 +219,12 @@ def test_what_would_leave_the_strategy_out_is_refused(searching, plain):
 
 
 @pytest.mark.parametrize(
-    "spec",  # that other tests here do not export: an amateur, an adapter, a negative prompt, a context
+    "spec",  # each kind of reader, alone and among several; tests/decoding/strategies/test_contract.py exports them all
     [
         "contrastive-decoding:amateur=prompt:Everybody says",
         "lol:amateur=induced,lower_layers=0.5,3,guidance=What is true.,refocus_weight=0.3",
         "contrastive-decoding:amateur=self:skip_layers=1-2;dropout=0.1,beta=0.8",
         "weighted-contrast:terms=1.2*expert - 0.3*amateur - 0.4*induced + .2*prompt:Once upon,when=entropy>quantile .3",
-        "proxy-tuning:tuned=induced,untuned=amateur",
-        "safe-decoding:safe=induced,first_tokens=9",
-        "documents:documents=It is said;The book has",
-        "masked-heads:heads=1.0+2.1,beta=2",
-        "dola:layers=1,2,3",
     ],
 )
 def test_every_strategy_travels_in_a_folder_that_can_be_moved(spec, with_adapters, greedy, inputs, tokenizer, tmp_path):
