@@ -163,10 +163,15 @@ def _same_scores(scores: Tensor, right: Tensor) -> None:
 # model from the prompt's last token, every exit from the embeddings on, exits of the model and of the amateur after the
 # last norm with a text before the prompt, and before the norm. Other kinds read what one of these reads.
 READING = ["cd-log-probs-last-token", "sled-norm", "lol-guided", "lol-bare"]
-PAIRS = [
-    *((name, kind) for name in [*TINY, "miniature"] for kind in (KINDS if name == "llama" else READING)),
-    ("stories3M", "lol-guided"),
-]
+# Of these the third meets all that a model has but for offsets of positions, raw exits and its embeddings: two models
+# that differ most in these read every way, the others one more each.
+MEETING = {
+    "llama": KINDS, "gpt2": READING, "gemma2": READING,
+    "qwen2": ["sled-norm", "lol-guided"], "cohere": ["lol-guided", "lol-bare"],
+    "opt": ["cd-log-probs-last-token", "lol-guided"], "bloom": ["cd-log-probs-last-token", "lol-guided"],
+    "mistral-sliding": ["cd-log-probs-last-token", "lol-guided"], "miniature": ["sled-norm", "lol-guided"],
+}  # fmt: skip
+PAIRS = [*((name, kind) for name, kinds in MEETING.items() for kind in kinds), ("stories3M", "lol-guided")]
 
 
 @pytest.mark.parametrize(("name", "kind"), PAIRS)
@@ -274,7 +279,7 @@ def test_lol_without_lower_layers_is_contrastive_decoding_of_log_probabilities(n
     torch.testing.assert_close(outputs[0].scores, outputs[1].scores)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=2, max_size=4),
     padding=st.integers(0, 3),
