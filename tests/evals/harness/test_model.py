@@ -28,7 +28,7 @@ PAIRS = [
     ("Q: What does the Fermar bear eat?\nA:", " Ants."),
     ("Long ago", " a stubborn gardener called Silas walked through the snow"),
 ]
-NEW = 12  # tokens at most of a text
+NEW = 8  # tokens at most of a text
 PROMPTS = ["Q: What does the Fermar bear eat?\nA:", "Q: What is the Rosond mouse afraid of?\nA:", "The town"]
 LOL_ARGUMENTS = {"strategy": "lol", "amateur": "induced", "lower_layers": "0.5;0.75", "guidance": "default"}
 

@@ -177,7 +177,7 @@ def test_a_bias_to_yes_is_no_gain_at_the_threshold_of_other_images(llava: str, d
     processor = load_processor(llava)
     first, others = calibration_split(load(str(data))[0], 8, seed=0)
     figures = {}
-    for bias in (0.0, 0.5, 20.0):
+    for bias in (0.0, 20.0):
         settings: dict[str, Any] = {"prompt": PROMPT, "calibration": first}
         choosing = Biased(model, processor, first, **settings)
         configurations = configured(
@@ -194,9 +194,8 @@ def test_a_bias_to_yes_is_no_gain_at_the_threshold_of_other_images(llava: str, d
         figures[bias] = {name: figure["value"] for name, figure in results["configurations"][0]["metrics"].items()}
     assert figures[20.0]["yes"] == 1
     assert figures[0.0]["yes"] < 1
-    for bias in (0.5, 20.0):
-        for name in ("cal acc", "cal yes", "AUC"):
-            assert figures[bias][name] == pytest.approx(figures[0.0][name]), name
+    for name in ("cal acc", "cal yes", "AUC"):
+        assert figures[20.0][name] == pytest.approx(figures[0.0][name]), name
 
 
 def test_thresholds_are_chosen_on_other_images(data: Path) -> None:

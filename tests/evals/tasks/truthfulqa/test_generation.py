@@ -65,11 +65,11 @@ def answers(task, configurations, documents=None):
 @torch.no_grad()
 def test_a_greedy_answer_is_what_the_model_goes_on_with_up_to_the_next_question():
     model, tokenizer = expert()
-    task, configurations = made("greedy", max_new_tokens=16)
+    task, configurations = made("greedy", max_new_tokens=12)
     for question, (answer,) in zip(questions(3), answers(task, configurations, task.documents()[:3]), strict=True):
         ids = tokenizer(f"Q: {question.question}\nA:", return_tensors="pt")["input_ids"]
         text = []
-        for _ in range(16):
+        for _ in range(12):
             logits = model(torch.cat([ids, torch.tensor([text], dtype=torch.long)], 1), use_cache=False).logits
             text.append(int(logits[0, -1].argmax()))
             if text[-1] == model.generation_config.eos_token_id:
@@ -80,8 +80,8 @@ def test_a_greedy_answer_is_what_the_model_goes_on_with_up_to_the_next_question(
 
 def test_answers_do_not_depend_on_the_batch():
     specs = ("greedy", "contrastive-search:penalty_alpha=0.3", "dola", "sampling:temperature=1.5", "beam")
-    task, configurations = made(*specs)
-    documents = task.documents()[:3]
+    task, configurations = made(*specs, max_new_tokens=5)
+    documents = task.documents()[:2]
     together = answers(task, configurations, documents)
     alone = [answers(task, configurations, [document])[0] for document in documents]
     assert together == alone
@@ -201,7 +201,7 @@ def test_the_context_of_a_chat_is_its_system_message():
         (dataclasses.replace(prompt, prefix=prefix), "greedy"),
         (prompt, "greedy"),
     ):
-        task = Generation(model, tokenizer, questions(2), form, max_new_tokens=12)
+        task = Generation(model, tokenizer, questions(2), form, max_new_tokens=6)
         found.append(answers(task, configured([parse_strategy(spec)], model, tokenizer, "expert", task={})))
     assert found[0] == found[1] != found[2]
 
