@@ -66,10 +66,15 @@ def browser(address: str) -> Iterator[Any]:
         yield running
 
 
-@pytest.fixture
-def opened(browser: Any, address: str) -> Iterator[Any]:
-    """Opens the page; errors that it tells its console, and what it fetches from elsewhere, is an error of the test."""
-    told: list[str] = []
+@pytest.fixture(scope="module")
+def told() -> list[str]:
+    """Errors that pages told their consoles, and what they fetched from elsewhere."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def opened(browser: Any, address: str, told: list[str]) -> Iterator[Any]:
+    """Opens the page: it loads for a second."""
     contexts = []
 
     def open_it(**options: Any) -> Any:
@@ -86,6 +91,19 @@ def opened(browser: Any, address: str) -> Iterator[Any]:
     yield open_it
     for context in contexts:
         context.close()
+
+
+@pytest.fixture(scope="module")
+def page(opened: Any) -> Any:
+    """The page that the tests of this module go on with, wherever the one before left it."""
+    return opened()
+
+
+@pytest.fixture(autouse=True)
+def without_errors(told: list[str]) -> Iterator[None]:
+    """What a page told or fetched is an error of the test."""
+    told.clear()
+    yield
     assert told == []
 
 
@@ -100,8 +118,7 @@ def text_of(page: Any, side: int) -> str:
     return "".join(page.get_by_role("listbox", name="Tokens of").nth(side).get_by_role("option").all_inner_texts())
 
 
-def test_it_writes_obeys_a_slider_and_branches(opened: Any, expert: tuple[Any, Any]) -> None:
-    page = opened()
+def test_it_writes_obeys_a_slider_and_branches(page: Any, expert: tuple[Any, Any]) -> None:
     page.get_by_label("number input for New tokens").fill("12")
     page.get_by_label("number input for New tokens").press("Tab")
     write(page)
@@ -162,8 +179,7 @@ def test_it_writes_obeys_a_slider_and_branches(opened: Any, expert: tuple[Any, A
     assert "--strategy dola:layers=2,3 --strategy contrastive-search:penalty_alpha=0.4" in command
 
 
-def test_failures_are_one_clear_line_and_the_page_goes_on(opened: Any, tmp_path: Path) -> None:
-    page = opened()
+def test_failures_are_one_clear_line_and_the_page_goes_on(page: Any, tmp_path: Path) -> None:
     page.get_by_label("number input for New tokens").fill("5")
     page.get_by_label("Prompt").fill("x" * 100_000)
     page.get_by_role("button", name="Write").click()
@@ -223,8 +239,8 @@ def test_the_page_is_served_before_its_model_is_loaded(monkeypatch: pytest.Monke
         urllib.request.urlopen(addresses[0])
 
 
-def test_a_page_that_is_closed_makes_way_for_another(opened: Any, passes: Passes) -> None:
-    first, second = opened(), opened(viewport={"width": 360, "height": 800})
+def test_a_page_that_is_closed_makes_way_for_another(page: Any, opened: Any, passes: Passes) -> None:
+    first, second = page, opened(viewport={"width": 360, "height": 800})
     for page, tokens in ((first, "512"), (second, "4")):
         page.get_by_label("number input for New tokens").fill(tokens)
         page.get_by_label("number input for New tokens").press("Tab")
