@@ -229,7 +229,9 @@ def test_the_demo_shows_three_strategies_and_what_came_out(tmp_path, capfd, monk
         assert re.search(rf"^{row['strategy']} +{row['true']} +{row['popular']} ", out, re.MULTILINE)
     assert len(asked["questions"]) == 2
     models_loaded_once()
-    monkeypatch.setattr("decoding.evals.compare.demo.QUESTIONS", 1)  # only the texts are looked at again
+    # Only the texts are looked at again.
+    monkeypatch.setattr("decoding.evals.compare.demo.QUESTIONS", 1)
+    monkeypatch.setattr("decoding.evals.compare.demo.ANSWERING", ("greedy",))
     assert main(["demo", "--max-new-tokens", "8", "--json"]) == 0
     again = json.loads(capfd.readouterr().out)
     texts = [[continuation["continuation"] for continuation in one["continuations"]] for one in record["strategies"]]

@@ -49,7 +49,7 @@ def _figures(folder: Path) -> list[Any]:
 
 
 def test_an_evaluation_keeps_its_samples_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [*EVALUATE, "--limit", "12", "--output"]
+    arguments = [*EVALUATE, "--limit", "8", "--output"]
     assert main([*arguments, str(tmp_path / "whole")]) == 0
     whole = next((tmp_path / "whole").glob("samples_*.jsonl"))
     capsys.readouterr()
@@ -96,7 +96,7 @@ def test_generated_texts_leave_those_before_as_they_are(tmp_path: Path, capsys: 
     assert len((tmp_path / "generate.jsonl").read_text().splitlines()) == 4
 
 
-@pytest.mark.parametrize("size", [10, 2000, 30_000], ids=["at-once", "in-a-checkpoint", "further-on"])
+@pytest.mark.parametrize("size", [10, 30_000], ids=["at-once", "further-on"])
 def test_inducing_goes_on_from_the_last_checkpoint(
     size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,6 @@ from decoding.models.loading import load
 
 STRATEGIES = {
     "contrastive search": ContrastiveSearch(0.6, 4),
-    "DoLa": DoLa(layers=(1, 2, 3)),
     "DoLa behind the norm": DoLa(layers=(1, 2), final_norm=True),
     "context-aware": ContextAware([31, 32, 33]),
     "contrastive decoding": ContrastiveDecoding("amateur"),
@@ -46,7 +45,7 @@ def said(model: Any) -> dict[str, Any]:
     found["from seeds"] = decoding.generate(
         model, **PROMPTS, do_sample=True, seeds=[4, 5], temperature=1.5, max_new_tokens=3
     ).tolist()
-    processor = STRATEGIES["DoLa"].logits_processor(model, **PROMPTS)
+    processor = STRATEGIES["DoLa behind the norm"].logits_processor(model, **PROMPTS)
     found["beams"] = model.generate(**PROMPTS, num_beams=2, max_new_tokens=3, logits_processor=[processor]).tolist()
     scoring = [None, *(strategy for strategy in STRATEGIES.values() if not isinstance(strategy, ContrastiveSearch))]
     with Scorer(model, [11, 12], scoring) as scorer:

@@ -87,7 +87,8 @@ def pair() -> tuple[Any, Any]:
     return _small(0), _small(1)
 
 
-ROWS, NEW = 1000, 3  # texts, which are drawn in one batch, of new tokens
+ROWS, NEW = 600, 3  # texts, which are drawn in one batch, of new tokens
+MANY = 1000  # texts of contrastive search, which are of more kinds
 
 
 def _chi_square(counts: Tensor, others: Tensor) -> tuple[float, int]:
@@ -132,7 +133,7 @@ def test_texts_have_the_distribution_that_they_have_without_drafts(
 ) -> None:
     """Of a session of each kind: that the scores which are drawn from are a strategy's own, rows with seeds tell."""
     model, weak = pair
-    inputs = left_padded([PROMPT] * ROWS)
+    inputs = left_padded([PROMPT] * (MANY if name == "search" else ROWS))
     strategy = _strategy(name, weak)
     options = {"strategy": strategy, "temperature": 0.8}
     plain = _texts(_drawn(model, inputs, 0, **options))
@@ -147,7 +148,7 @@ def test_texts_have_the_distribution_that_they_have_without_drafts(
 
 def test_the_test_tells_wrong_choices_apart(pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model, weak = pair
-    inputs = left_padded([PROMPT] * (3 * ROWS))
+    inputs = left_padded([PROMPT] * (4 * ROWS))
     plain = _texts(_drawn(model, inputs, 0, temperature=0.8))
 
     def always(_scores: Tensor, drafts: Tensor, *_: Any) -> Tensor:
@@ -178,7 +179,7 @@ def test_one_row_after_the_other_has_the_model_s_distribution(pair: tuple[Any, A
     of_texts = log_p.gather(2, texts[:, :, None]).sum((1, 2)).exp()
     counts = torch.zeros(6)
     torch.manual_seed(3)
-    number = 80  # of drafts that are always taken the statistic is 37
+    number = 50  # of drafts that are always taken the statistic is 23
     for _ in range(number):
         tokens = decoding.generate(
             model, torch.tensor([PROMPT]), max_new_tokens=3, do_sample=True, top_k=0, drafts=weak, draft_tokens=1
@@ -227,9 +228,9 @@ class _Foreign(Scripted):
 
 def test_drafts_of_another_distribution(pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = pair
-    inputs = left_padded([PROMPT] * ROWS)
     monkeypatch.setattr("decoding.generation.strategy.open_proposer", lambda *_args, **_options: _Foreign([], 6))
-    for number, strategy in enumerate((ModelLogits(), ContrastiveSearch(0.6, 4))):
+    for number, (strategy, rows) in enumerate(((ModelLogits(), ROWS), (ContrastiveSearch(0.6, 4), MANY))):
+        inputs = left_padded([PROMPT] * rows)
         plain = _texts(_drawn(model, inputs, 10 + number, strategy=strategy))
         counts = _texts(_drawn(model, inputs, 20 + number, strategy=strategy, drafts="prompt-lookup", draft_tokens=2))
         statistic, freedom = _chi_square(plain, counts)

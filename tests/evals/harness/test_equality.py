@@ -1,6 +1,6 @@
 """lm-eval's own TruthfulQA tasks and model class against ``decoding.score``, question by question.
 
-Three questions a model; ``LM_EVAL_QUESTIONS=817 pytest -s`` takes so many, asks the expert those of TruthfulQA as well,
+Two questions a model; ``LM_EVAL_QUESTIONS=817 pytest -s`` takes so many, asks the expert those of TruthfulQA as well,
 and prints what was found: the table of docs/lm-eval.md.
 """
 
@@ -26,7 +26,7 @@ from decoding.evals import miniature
 from decoding.evals.harness.documents import truthfulqa_documents
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
-QUESTIONS = int(os.environ.get("LM_EVAL_QUESTIONS", "3"))
+QUESTIONS = int(os.environ.get("LM_EVAL_QUESTIONS", "2"))
 # Each model and each file of questions; for the table the expert reads TruthfulQA too.
 MODELS = ["expert on the miniature", "stories3M", *(["expert"] if "LM_EVAL_QUESTIONS" in os.environ else [])]
 # Sums of up to 100 log-probabilities of some -8 nats each, added up in another order: their float32 rounding is 1e-4.

@@ -11,7 +11,7 @@ from decoding.tools.miniature.accuracy import accuracy
 from decoding.tools.miniature.card import greedy, token_similarity
 
 MEGABYTE = 1_000_000
-NEW = 96  # tokens of a text, enough for several loops
+NEW = 72  # tokens of a text, enough for several loops
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def continued(expert, **options) -> list[str]:  # type: ignore[no-untyped-def]
 def test_greedy_text_is_long_and_loops(expert) -> None:  # type: ignore[no-untyped-def]
     texts = continued(expert, decoding_strategy=None, do_sample=False)
     assert texts[0] == greedy(*expert, prompts()[0], NEW)
-    assert all(len(text.split()) > 45 for text in texts), "it should not end early"
+    assert all(len(text.split()) > 33 for text in texts), "it should not end early"
     assert diversity(texts) < 45
 
 
@@ -95,7 +95,7 @@ def test_hidden_states_are_spread_enough_for_contrastive_search(expert) -> None:
 
 
 def test_the_expert_is_misled_less_with_guidance_and_less_than_the_amateur(expert) -> None:  # type: ignore[no-untyped-def]
-    asked = questions("validation")[::3]
+    asked = questions("validation")[::5]
     plain, guided = accuracy(*expert, asked), accuracy(*expert, asked, guidance=GUIDANCE)
     amateur = accuracy(*load("amateur"), asked)
     assert amateur.mc1 < plain.mc1 < 0.6

@@ -66,6 +66,7 @@ def test_the_page_has_every_type_and_nothing_wrong_in_it() -> None:
     assert verdicts <= {"shared prefix", "fork", "recompute", "refused", "-"}
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_a_search_that_is_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     generate = decoding.generate
 
