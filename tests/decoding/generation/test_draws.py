@@ -25,7 +25,7 @@ from decoding.evals import miniature
 from decoding.generation.draws import draw
 
 LENGTHS = (9, 4, 12, 1, 7)
-NEW = 12
+NEW = 7
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {"top_k": 0},
     "nucleus": {"top_k": 0, "top_p": 0.9},

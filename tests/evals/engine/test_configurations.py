@@ -84,20 +84,22 @@ CHANGES: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
 def test_samples_are_made_anew_where_a_file_of_the_folder_has_changed(
-    change: str, folder: Path, evaluate: Evaluate, tmp_path: Path
+    folder: Path, evaluate: Evaluate, tmp_path: Path
 ) -> None:
-    first = evaluate()["configurations"][0]
-    assert evaluate()["configurations"][0] == first
+    """One file after the other, each beside the changes before."""
+    (first,) = evaluate()["configurations"]
+    assert evaluate()["configurations"] == [first]
     assert len(samples(tmp_path)) == 1
-    CHANGES[change](folder)
-    (then,) = evaluate()["configurations"]
-    assert then["configuration"] != first["configuration"]
+    known = [first["configuration"]]
+    for name, change in CHANGES.items():
+        change(folder)
+        (then,) = evaluate()["configurations"]
+        assert then["configuration"] not in known, name
+        known.append(then["configuration"])
     kept = samples(tmp_path)
-    assert [sample["configuration"] for sample in kept] == [first["configuration"], then["configuration"]]
-    if change == "config.json":
-        assert kept[0]["answer"] != kept[1]["answer"]
+    assert [sample["configuration"] for sample in kept] == known
+    assert kept[0]["answer"] != kept[1]["answer"]  # of another config.json
 
 
 def test_likelihoods_are_made_anew_with_the_config_and_not_with_what_only_texts_are_made_with(

@@ -11,6 +11,8 @@ DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "isotropy.md"
 
 
 def test_the_example_runs_and_prints_what_it_says(tmp_path, monkeypatch, capsys):
+    """The report's figures are those of tests/evals/isotropy/test_report.py; to draw them takes a third of the time."""
+    monkeypatch.setattr("decoding.evals.isotropy.report.as_svg", lambda figure: "<svg></svg>")
     if not (miniature.folder("expert") / "config.json").is_file():
         pytest.skip("the embedded models have not been trained here")
     pytest.importorskip("matplotlib", reason="figures need matplotlib: the extra report")
@@ -27,4 +29,4 @@ def test_the_example_runs_and_prints_what_it_says(tmp_path, monkeypatch, capsys)
             said += 1
             assert " ".join(printed.split()) == " ".join(output.split())
     assert (len(cells), said) == (4, 2)
-    assert (tmp_path / "isotropy.html").stat().st_size > 50_000
+    assert "<h1>" in (tmp_path / "isotropy.html").read_text(encoding="utf-8")

@@ -132,7 +132,9 @@ def test_several_models_are_told_apart_by_their_lines(results):
     assert "other, ar" in [line.get_label() for line in lines]
 
 
-def test_a_single_layer_and_text_still_make_a_report():
+def test_a_single_layer_and_text_still_make_a_report(monkeypatch):
+    """Whose figures are made, and not drawn."""
+    monkeypatch.setattr("decoding.evals.isotropy.report.as_svg", lambda figure: "<svg></svg>")
     if not (miniature.folder("expert") / "config.json").is_file():
         pytest.skip("the embedded models have not been trained here")
     settings = Settings(layers=(1,), skip_bos=True)

@@ -23,8 +23,8 @@ pytestmark = [
 ]
 # Of the sixteen: every k, both units, right-to-left text, and scripts of one to three bytes a letter.
 TEXTS = {
-    "en": "The old <clockmaker> & his cat", "ja": "古い時計屋さんは", "ko": "늙은 시계공이", "ar": "يضيء القمر فوق",
-    "de": "Der alte Uhrmacher saß", "hi": "बूढ़ा घड़ीसाज़ धीरे", "th": "ช่างนาฬิกาชรา", "id": "Tukang jam tua itu",
+    "ja": "古い時計屋さんは", "ar": "يضيء القمر فوق", "de": "Der <alte> Uhrmacher & saß", "th": "ช่างนาฬิกาชรา",
+    "id": "Tukang jam tua itu",
 }  # fmt: skip
 STRATEGIES = ("greedy", "nucleus", "contrastive-search")
 
@@ -86,7 +86,8 @@ def test_a_second_run_writes_nothing_anew_and_ends_with_the_same(ran, command, m
         raise AssertionError("it was generated before")
 
     monkeypatch.setattr(text_generation.TextGenerator, "generate", generate)
-    assert main(command[1]) == 0
+    monkeypatch.setattr("decoding.evals.tasks.multilingual.report.as_svg", lambda figure: "<svg></svg>")
+    assert main(command[1][:-2]) == 0  # without the report
     out, err = capfd.readouterr()
     assert err == ""
     assert max(map(len, out.splitlines())) <= 80
@@ -150,7 +151,7 @@ def test_the_report_stands_alone_and_says_in_which_language_texts_are(ran):
     assert (outline.open, outline.wrong, outline.fetched) == ([], [], [])
     assert "<script" not in page
     assert not re.search(r"url\((?!#)|@import", page)
-    assert "<clockmaker>" not in page
+    assert "<alte>" not in page
     for code, text in TEXTS.items():
         assert outline.texts[text] == (code, "auto")  # the prompt
         assert outline.texts[f" {text[::-1]}"] == (code, "auto")  # what people wrote
@@ -211,11 +212,11 @@ def test_each_language_may_have_its_model_which_is_loaded_once(data, monkeypatch
     monkeypatch.setattr(
         loading, "load", lambda spec, *rest, **placed: loaded.append(spec) or load(spec, *rest, **placed)
     )
-    arguments = ["eval", "multilingual", "--data", str(data), "--languages", "en,de,id", "--strategy", "greedy"]
-    assert main([*arguments, "--models", "en=amateur", "--max-new-tokens", "2", "--limit", "1", "--json"]) == 0
+    arguments = ["eval", "multilingual", "--data", str(data), "--languages", "ja,de,id", "--strategy", "greedy"]
+    assert main([*arguments, "--models", "ja=amateur", "--max-new-tokens", "2", "--limit", "1", "--json"]) == 0
     found = json.loads(capfd.readouterr().out)["languages"]
     models = {code: language["model"]["name"] for code, language in found.items()}
-    assert models == {"en": "amateur", "de": "expert", "id": "expert"}
+    assert models == {"ja": "amateur", "de": "expert", "id": "expert"}
     assert loaded == ["amateur", "expert"]
 
 
