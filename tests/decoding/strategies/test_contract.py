@@ -14,13 +14,14 @@ import torch
 from degraded_oracle import tiny_mixture
 from tiny_strategies import DISTINCT, OTHER_INPUTS, OTHER_MODELS
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 import decoding
 from decoding import DecodingError, OptionError
 from decoding.api import generate_with
 from decoding.evals import miniature
 from decoding.scoring.teacher_forcing import teacher_forced
+from decoding.strategies.named_readers import named_readers
 from decoding.strategies.registry import (
     STRATEGIES,
     StrategySpec,
@@ -37,6 +38,8 @@ ON_TEXT = [name for name in STRATEGIES if name not in OTHER_INPUTS]
 PROMPTS = ["The old clockmaker", "In the town of Varn there lives", "A river"]
 PADDED = 2  # the shortest of them
 NEW = 3
+# What is a session's, and not a strategy's: strategies that only say which readers there are share that of others.
+OF_EACH_SESSION = [name for name in ON_TEXT if name not in OWN or name in DISTINCT or name in OTHER_MODELS]
 
 
 MIXTURE_NEEDED = ("expert-contrast",)
@@ -159,7 +162,7 @@ def test_rows_depend_neither_on_their_batch_nor_on_padding(
     assert _new(generate_with(spec, model, **alone, max_new_tokens=NEW), alone) == [together[PADDED]]
 
 
-@pytest.mark.parametrize("name", ON_TEXT)
+@pytest.mark.parametrize("name", OF_EACH_SESSION)
 def test_rows_with_seeds_draw_what_they_draw_alone(
     name: str, spec: StrategySpec, model: Any, batch: dict[str, Tensor]
 ) -> None:
@@ -208,8 +211,8 @@ def _processed(strategy: Any, model: Any, text: list[int], start: int) -> list[T
     return [processor(ids[:, :n], log_probs[n - 1 : n])[0] for n in range(start, len(text) + 1)]
 
 
-# Rows follow the beams in a session, which weighted contrasts of several names share: one name of each session.
-@pytest.mark.parametrize("name", [name for name in OWN if name in DISTINCT or name in OTHER_MODELS])
+# Rows follow the beams in a session.
+@pytest.mark.parametrize("name", [name for name in OF_EACH_SESSION if name in OWN])
 def test_beam_search_sums_its_scores(name: str, spec: StrategySpec, model: Any, batch: dict[str, Tensor]) -> None:
     """Against beam search written out, in which a new processor follows each hypothesis from the prompt on."""
     beams, steps, prompt = 2, 3, _alone(batch, 0)["input_ids"]
@@ -228,9 +231,33 @@ def test_beam_search_sums_its_scores(name: str, spec: StrategySpec, model: Any, 
     assert found[0].tolist() == hypotheses[0][1]
 
 
+@pytest.fixture(scope="module")
+def loaded() -> dict[Path, Any]:
+    """Models of exported folders, by the folder of the model that was exported."""
+    return {}
+
+
+def _model_of(written: Path, spec: StrategySpec, folder: Path, loaded: dict[Path, Any]) -> Any:
+    """The model of an exported folder.
+
+    Folders of strategies that name no other model differ in their generation config alone: one is loaded and checked,
+    and given the config of each.
+    """
+    shared = not named_readers(type(spec.strategy), spec.parameters)
+    if shared and folder in loaded:
+        model = loaded[folder]
+    else:
+        model = AutoModelForCausalLM.from_pretrained(written, trust_remote_code=True, dtype=torch.float32)
+        if shared:
+            loaded[folder] = model
+    model.generation_config = GenerationConfig.from_pretrained(written)
+    model.generation_config.eos_token_id = None
+    return model
+
+
 @pytest.mark.parametrize("name", ON_TEXT)
 def test_an_exported_model_decodes_so_or_the_export_is_refused(
-    name: str, spec: StrategySpec, folder: Path, batch: dict[str, Tensor], tmp_path: Path,
+    name: str, spec: StrategySpec, folder: Path, batch: dict[str, Tensor], tmp_path: Path, loaded: dict[Path, Any],
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
@@ -239,13 +266,12 @@ def test_an_exported_model_decodes_so_or_the_export_is_refused(
             decoding.export(folder, spec.spec, tmp_path / "exported")
         return
     written = decoding.export(folder, spec.spec, tmp_path / "exported", link="sym", device="cpu")
-    exported = AutoModelForCausalLM.from_pretrained(written, trust_remote_code=True, dtype=torch.float32)
-    exported.generation_config.eos_token_id = None
+    exported = _model_of(written, spec, folder, loaded)
     expected = request.getfixturevalue("expected")
     assert exported.generate(**batch, max_new_tokens=NEW).tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", [name for name in OF_EACH_SESSION if name in OWN])
 def test_captured_steps_choose_the_same_tokens_or_are_refused_in_one_line(
     spec: StrategySpec, model: Any, batch: dict[str, Tensor], expected: Tensor
 ) -> None:
