@@ -49,8 +49,12 @@ def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
     # transformers imports hqq, and with it torch's compiler, for a second more; the one test that needs it sees to it.
+    # peft imports it too, for layers of a kind that no test has.
     with without("hqq"):
         import transformers.cache_utils  # noqa: F401
+
+        with contextlib.suppress(ImportError):
+            import peft  # noqa: F401
 
 
 def pytest_collection_finish() -> None:

@@ -151,7 +151,10 @@ def opened(browser: Any) -> Iterator[Any]:
         page = contexts[-1].new_page()
         page.on("console", lambda message: told.append(message.text))
         page.on("pageerror", lambda error: told.append(str(error)))
-        page.on("request", lambda request: told.append(request.url) if not request.url.startswith(("file:", "about:")) else None)
+        page.on(
+            "request",
+            lambda request: told.append(request.url) if not request.url.startswith(("file:", "about:")) else None,
+        )
         page.goto(file.as_uri() + hash_)
         return page
 
