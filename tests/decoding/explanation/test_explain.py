@@ -35,7 +35,7 @@ from decoding.explanation.records import Candidate, Step
 from decoding.strategies.registry import NOT_EXPLAINED, STRATEGIES, parse_strategy
 
 PROMPTS = [random_prompt(4, seed=1), random_prompt(9, seed=2)]
-STEPS = 6
+STEPS = 5
 NEAR = {"abs": 1e-4, "rel": 1e-4}  # float32 in passes of several tokens, against float64 without a cache
 
 Texts = list[int]

@@ -20,12 +20,11 @@ from decoding.tools.architectures.trial import try_in_process, try_type
 
 PAGE = Path(__file__).parents[3] / "docs" / "architectures.md"
 
-# Plain, sliding window with soft-caps, chunks, sinks and experts, local layers and learned positions, linear attention,
+# Sliding window with soft-caps, chunks, sinks and experts, local layers and learned positions, linear attention,
 # convolution hybrids, a decoder whose own result depends on padding, latent attention to keys chosen by an index, and
 # what is recomputed or refused.
 SAMPLE = [
-    "llama", "gemma2", "llama4_text", "gpt_oss", "gpt_neo", "qwen3_next", "lfm2", "bart", "deepseek_v32", "rwkv",
-    "cpmant",
+    "gemma2", "llama4_text", "gpt_oss", "gpt_neo", "qwen3_next", "lfm2", "bart", "deepseek_v32", "rwkv", "cpmant",
 ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -160,10 +161,16 @@ def test_every_kind_of_head(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert min(products.tokens) < VOCAB
 
 
+@functools.cache
+def with_adapter() -> Any:
+    """The model of all strategies with an adapter, which is looked at once."""
+    return adapted(sharper_model("llama"))
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_readers_of_one_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contrast_scores, "MOST_TOKENS", 1.0)
-    model, inputs = adapted(sharper_model("llama")), random_batch(3)
+    model, inputs = with_adapter(), random_batch(3)
     strategy = STRATEGIES[name]("liar")
     plausibility = 2 if getattr(strategy, "guidance", None) else 1
     options = TYPICAL if name == "logits" else GREEDY

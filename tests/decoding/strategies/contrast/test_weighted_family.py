@@ -192,9 +192,9 @@ GATED = [kind for kind in KINDS if "when" in kind]
 # where positions and windows are counted.
 PAIRS = [
     *(("llama", kind) for kind in KINDS),
-    *((name, kind) for name in ("gemma2", "gpt2", "opt", "qwen2", "mixtral") for kind in ("masked-heads",)),
-    *((name, "three-readers") for name in ("gemma2", "gpt2", "opt", "mixtral")),
-    *((name, "documents") for name in ("gemma2", "opt")),
+    *((name, "masked-heads") for name in ("gemma2", "gpt2", "opt", "mixtral")),
+    *((name, "three-readers") for name in ("gemma2", "gpt2")),
+    ("opt", "documents"),
     ("mixtral", "expert-contrast"),
 ]
 
