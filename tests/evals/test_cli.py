@@ -61,7 +61,7 @@ def test_compare_writes_and_prints_the_same(model, tmp_path, capfd):
 def test_compare_in_a_pipe_keeps_to_80_columns_and_has_no_colours(model, tmp_path, capfd):
     file = tmp_path / "prompts.txt"
     file.write_text("Tom had a\n\nOne day she\n")
-    assert main(["compare", "--model", model, "--prompts", str(file), "--max-new-tokens", "24"]) == 0
+    assert main(["compare", "--model", model, "--prompts", str(file), "--max-new-tokens", "18"]) == 0
     out, err = capfd.readouterr()
     assert err == ""
     assert "\x1b" not in out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
@@ -59,15 +60,22 @@ def test_few_new_tokens(name: str, model: Any) -> None:
         assert torch.equal(tokens, expected)
 
 
+@functools.cache
+def _of_24_positions() -> Any:
+    """A model that all strategies share, which is looked at once."""
+    torch.manual_seed(0)
+    size = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 24, "vocab_size": 120}
+    model = GPT2LMHeadModel(GPT2Config(**size, bos_token_id=1, eos_token_id=None, pad_token_id=0)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4.0)
+    return model
+
+
 @pytest.mark.parametrize("name", ENDING)
 def test_a_text_that_fills_the_context(name: str) -> None:
     """No draft has a position that the model has not learned. Who drafts is the same for every strategy."""
-    torch.manual_seed(0)
-    size = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 24, "vocab_size": 120}
-    of_call = GPT2LMHeadModel(GPT2Config(**size, bos_token_id=1, eos_token_id=None, pad_token_id=0)).eval()
-    with torch.no_grad():
-        for parameter in of_call.parameters():
-            parameter.mul_(4.0)
+    of_call = _of_24_positions()
     strategy, inputs, new = STRATEGIES[name](), left_padded(PROMPTS[:2]), 24 - 13
     expected = plain(of_call, inputs, strategy=strategy, max_new_tokens=new)
     proposers: list[tuple[Any, Any]] = [("exit:1", 5), ("prompt-lookup", 3), (tiny_model("gpt2", 3), "auto")]

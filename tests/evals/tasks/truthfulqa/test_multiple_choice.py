@@ -164,7 +164,7 @@ def test_without_a_strategy_figures_are_those_of_lm_eval(tmp_path: Path) -> None
     data, folder = SHARED / "data/truthfulqa/mc_task.json", SHARED / "models/stories3M"
     if not data.is_file():
         pytest.skip("TruthfulQA lies outside the repository and is not here")
-    asked = load(str(data))[0][::450]
+    asked = load(str(data))[0][::900]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     prompt = prompt_of("lm-eval")
@@ -264,7 +264,7 @@ def test_hyper_parameters_are_chosen_on_the_validation_questions(
 ) -> None:
     grids = [grid for grid in GRIDS if grid.startswith(("greedy", "contrastive-decoding:amateur=amateur", "context"))]
     given = [word for grid in grids for word in ("--strategy", grid)]
-    assert main(["tune", "truthfulqa", "--miniature", "--limit", "12", *given, "--output", str(tmp_path)]) == 0
+    assert main(["tune", "truthfulqa", "--miniature", "--limit", "6", *given, "--output", str(tmp_path)]) == 0
     validation, test = results_in(tmp_path)
     assert (validation["task"], test["task"]) == ("truthfulqa_miniature_validation", "truthfulqa_miniature_report")
     assert [entry["given"] for entry in test["tuning"]["strategies"]] == grids
@@ -277,11 +277,11 @@ def test_hyper_parameters_are_chosen_on_the_validation_questions(
         assert len(record["tried"]) == len(tried)
     assert next(entries, None) is None
     asked = {json.loads(line)["document"] for line in (tmp_path / "samples_truthfulqa_miniature_report.jsonl").open()}
-    assert asked == {question.id for question in questions("test")[:12]}
-    assert test["tuning"]["documents"] == [question.id for question in questions("validation")[:12]]
+    assert asked == {question.id for question in questions("test")[:6]}
+    assert test["tuning"]["documents"] == [question.id for question in questions("validation")[:6]]
     shown = capfd.readouterr().out
     assert "against greedy" in shown
-    assert "chosen on 12 documents by MC1, then MC2; the results are of others" in shown
+    assert "chosen on 6 documents by MC1, then MC2; the results are of others" in shown
     for record in test["tuning"]["strategies"]:
         assert f"--strategy {shell_word(record['chosen'])}" in shown
 
