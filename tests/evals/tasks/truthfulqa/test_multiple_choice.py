@@ -164,7 +164,7 @@ def test_without_a_strategy_figures_are_those_of_lm_eval(tmp_path: Path) -> None
     data, folder = SHARED / "data/truthfulqa/mc_task.json", SHARED / "models/stories3M"
     if not data.is_file():
         pytest.skip("TruthfulQA lies outside the repository and is not here")
-    asked = load(str(data))[0][::900]
+    asked = load(str(data))[0][::450]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     prompt = prompt_of("lm-eval")
