@@ -49,7 +49,7 @@ ELSEWHERE = {
     ),
     ("tune", "truthfulqa", "--miniature", "--output"): (
         "tests/evals/tasks/truthfulqa/test_multiple_choice.py",
-        '["tune", "truthfulqa", "--miniature", "--limit", "12", *given, "--output"',
+        '["tune", "truthfulqa", "--miniature", "--limit", "6", *given, "--output"',
     ),
 }
 

@@ -103,13 +103,14 @@ class _Index:
         return (), 0
 
     def _add(self, text: Sequence[int], end: int, source: Sequence[int] | None) -> None:
-        here = _Match(source, end, text[end], ambiguous=False)
-        last, token = self._last, here.token
+        token = text[end]
+        here, ambiguous = _Match(source, end, token, False), _Match(source, end, token, True)
+        last = self._last
         for size in range(1, min(LONGEST, end) + 1):
             n_gram = tuple(text[end - size : end])
             before = last.get(n_gram)
             other = before is not None and (before.ambiguous or before.token != token)
-            last[n_gram] = here._replace(ambiguous=True) if other else here
+            last[n_gram] = ambiguous if other else here
 
 
 def _repeated(tokens: Sequence[int], n: int) -> Sequence[int]:
