@@ -337,6 +337,7 @@ def test_generate_reads_in_pieces(capsys: pytest.CaptureFixture[str]) -> None:
 def test_compare_and_evaluations_read_in_pieces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with only_pieces(24):
         compare = ["compare", "--prompt", TEXT, "--max-new-tokens", "2", "--device", "cpu", "--prefill-chunk", "24"]
+        compare += ["--strategy", "greedy", "--strategy", "contrastive-search", "--strategy", "nucleus"]
         assert main(compare) == 0
     capsys.readouterr()
     evaluate = ["eval", "truthfulqa", "--miniature", "--limit", "1", "--strategy", "dola", "--device", "cpu", "--json"]
