@@ -10,6 +10,7 @@ from decoding.drafts.acceptance import Acceptance
 from decoding.drafts.experience import Experience
 from decoding.drafts.proposer import Drafts, Proposer
 from decoding.drafts.round_cost import RoundCost
+from decoding.models.small_batch_linear import preparations
 
 __all__ = ["DraftLength"]
 
@@ -55,10 +56,11 @@ class DraftLength:
         self._cost = RoundCost(proposer.cost, correction, widths, few)
         self._proposed: dict[int, tuple[int, list[int]]] = {}  # the kind and the drafts of each row
         self._began = 0.0
+        self._prepared = preparations()
 
     def begin(self) -> int:
         """The number of drafts to ask for in the round that begins; its time counts from here."""
-        self._began = time.perf_counter()
+        self._began, self._prepared = time.perf_counter(), preparations()
         if self._fixed is not None:
             return self._fixed
         if not self._cost.draft:
@@ -102,7 +104,7 @@ class DraftLength:
         self._acceptance.forget()
         for row, tokens in chosen.items():
             self._acceptance.add(*self._proposed[row], tokens)
-        if self._timed:
+        if self._timed and preparations() == self._prepared:
             self._cost.add(drafts.tokens.shape[1], time.perf_counter() - self._began)
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ TOKEN, MANY, CHECKED = 0.045, 0.4, 0.2
 KNOWN = 3.0  # rounds that what was known beforehand weighs as much as
 LATELY = 32  # rounds that count
 LEAST, MOST = 0.1, 8.0  # of the correction
+FORGET = 0.99  # weight of the correction at each round without drafts; 1 has the rest
 CHECK = 16  # rounds with drafts, after which one without is wanted, to know what it takes: each time twice as many
 
 
@@ -25,8 +26,8 @@ class RoundCost:
     than ``few``. Rows and readers count: n drafts of two rows with two readers in a pass are 4·(n + 1) tokens.
 
     The correction g is what rounds with drafts take more than those without, in units of what was expected: of either
-    the median counts, so rounds in which something was prepared, or another process was busy, do not. It is believed as
-    far as there are rounds of both kinds.
+    the median counts, so rounds in which another process was busy do not. It is believed as far as there are rounds of
+    both kinds, and forgotten with each round without drafts: where they did not pay they are tried again.
 
     Args:
         draft: t, of a draft, for who proposes it.
@@ -45,7 +46,8 @@ class RoundCost:
         self.draft = draft
         self._widths, self._few = widths, few
         self._expectations: dict[int, float] = {}
-        self._known = correction
+        self._known = self._measured = correction
+        self._weight = 1.0  # of what was measured
         self._plain: deque[float] = deque(maxlen=LATELY)  # seconds of rounds without drafts
         self._drafted: deque[tuple[int, float]] = deque(maxlen=LATELY)  # drafts and seconds of the others
         self._since_plain, self._next_check = 0, CHECK
@@ -59,16 +61,19 @@ class RoundCost:
         """Take in the time of a round."""
         if drafts:
             self._since_plain += 1
+            self._weight = 1.0
             self._drafted.append((drafts, seconds))
         else:
             self._since_plain = 0
+            self._weight *= FORGET
             self._plain.append(seconds)
         if self._plain and self._drafted:
             plain = max(statistics.median(self._plain), 1e-9)
             found = statistics.median((took / plain - 1) / self._expected(n) for n, took in self._drafted)
             weight = min(len(self._plain), len(self._drafted))
             whole = KNOWN * self._known + weight * min(max(found, LEAST), MOST)
-            self.correction = whole / (KNOWN + weight)
+            self._measured = whole / (KNOWN + weight)
+        self.correction = 1 + (self._measured - 1) * self._weight
 
     def wants_plain(self) -> bool:
         """True where a round without drafts is wanted for the sake of its time; says so once."""

@@ -144,12 +144,13 @@ class Session(ABC):
         raise NotImplementedError
 
     def widths_of_passes(self, drafts: int) -> Sequence[int]:
-        """How many tokens each pass of :meth:`read_drafts` reads, all rows and readers together.
+        """How many tokens each pass of :meth:`read_drafts` reads, all rows and readers together: what a round costs is
+        reckoned from it. One pass over one row, unless a session knows better.
 
         Args:
             drafts: of each row; 0 for a round without.
         """
-        raise NotImplementedError
+        return [drafts + 1]
 
     def at(self, slot: int, rows: Sequence[int], lengths: Sequence[int]) -> None:
         """Make the next scores those after a token of the last :meth:`read_drafts`.

@@ -27,11 +27,11 @@ import torch
 from torch import Tensor, nn
 
 from decoding.errors import OptionError
-from decoding.models.packed_weights import can_copy, discard, has_copy, has_room_for_copies, packed_product
+from decoding.models.packed_weights import can_copy, copies_made, discard, has_copy, has_room_for_copies, packed_product
 
 __all__ = [
     "ENVIRONMENT_VARIABLE", "FORMS", "MOST_ROWS", "SmallBatchLinear", "has_only_weights", "is_plain_linear",
-    "measured_forms",
+    "measured_forms", "preparations",
 ]  # fmt: skip
 
 Product = Callable[[Tensor, nn.Linear], Tensor]  # of (rows, in) states with a layer
@@ -134,6 +134,13 @@ def measured_forms(model: nn.Module, rows: int) -> dict[str, int]:
     layers = _plain_layers(model.modules())
     copies = has_room_for_copies(layers)
     return dict(Counter(_forms_of(layers, rows, copies)))
+
+
+def preparations() -> tuple[int, int]:
+    """How much has been measured and copied in this process: what takes place between two calls that tell the same
+    has taken no longer for it.
+    """
+    return len(_measured), copies_made()
 
 
 # --- which form ------------------------------------------------------------------------------------------------------

@@ -141,6 +141,24 @@ def test_what_rounds_take_counts(clock: _Clock) -> None:
         assert (sum(number > 0 for number in read[-50:]) > 40) == pays
 
 
+def test_a_round_in_which_something_was_prepared_has_no_time(clock: _Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first passes of each width measure products: drafts would seem to cost what that takes."""
+    prepared = iter(range(1000))
+    experience = Experience()
+    length = DraftLength(None, _Proposer([0.7]), experience=experience)
+    monkeypatch.setattr("decoding.drafts.length.preparations", lambda: next(prepared))
+    for _ in range(20):
+        _round(length, [1], [0], clock, 5.0)
+    length.close()
+    assert experience.last is not None
+    assert experience.last[1] == 1.0
+    monkeypatch.setattr("decoding.drafts.length.preparations", lambda: 0)
+    for _ in range(200):
+        _round(length, [1], [0], clock, 5.0)
+    length.close()
+    assert experience.last[1] > 2
+
+
 def test_ranks_that_must_agree_do_not_look_at_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = []
     for seconds in (0.0, 0.1, 9.0):

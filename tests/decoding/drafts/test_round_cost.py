@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from decoding.drafts.round_cost import CHECK, KNOWN, LATELY, MOST, RoundCost
+from decoding.drafts.round_cost import CHECK, KNOWN, LATELY, LEAST, MOST, RoundCost
 
 
 def test_what_is_known_beforehand() -> None:
@@ -84,3 +84,15 @@ def test_now_and_then_a_round_without_drafts_is_wanted() -> None:
     assert wanted == [CHECK, 3 * CHECK + 1, 7 * CHECK + 2, 15 * CHECK + 3]
     cost = RoundCost(0.0)
     assert not any(cost.add(turn % 4, 1.0) or cost.wants_plain() for turn in range(99))
+
+
+def test_what_drafts_cost_once_is_forgotten_without_them() -> None:
+    """A correction that no draft pays by would otherwise stay for good: nothing would correct it."""
+    cost = RoundCost(0.0, MOST)
+    for _ in range(300):
+        cost.add(0, 1.0)
+    assert 1 < cost.correction < 1.5
+    quick = RoundCost(0.0, LEAST)
+    for _ in range(300):
+        quick.add(0, 1.0)
+    assert 0.9 < quick.correction < 1
