@@ -39,7 +39,7 @@ class _Copy:
 
 
 _copies: weakref.WeakKeyDictionary[nn.Linear, _Copy] = weakref.WeakKeyDictionary()
-_made = [0]
+_made = [0]  # copies, by this process
 
 
 def packed_product(states: Tensor, layer: nn.Linear) -> Tensor:
