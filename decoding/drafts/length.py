@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from decoding.drafts.acceptance import Acceptance
 from decoding.drafts.experience import Experience
 from decoding.drafts.proposer import Drafts, Proposer
-from decoding.drafts.round_cost import RoundCost
+from decoding.drafts.round_cost import RoundCost, one_row
 from decoding.models.small_batch_linear import preparations
 
 __all__ = ["DraftLength"]
@@ -44,7 +44,7 @@ class DraftLength:
         proposer: Proposer,
         timed: bool = True,
         experience: Experience | None = None,
-        widths: Callable[[int], Sequence[int]] = lambda drafts: [drafts + 1],
+        widths: Callable[[int], Sequence[int]] = one_row,
         few: int | None = None,
     ) -> None:
         self._fixed = fixed

@@ -6,7 +6,7 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
 
-__all__ = ["RoundCost"]
+__all__ = ["RoundCost", "one_row"]
 
 # In units of a pass over one token of one row (two cores, docs/drafts.md): each further token, of any row; what a pass
 # of more tokens than the quick forms of products take (decoding.models.small_batch_linear) takes more; and in units of
@@ -17,6 +17,11 @@ LATELY = 32  # rounds that count
 LEAST, MOST = 0.1, 8.0  # of the correction
 FORGET = 0.99  # weight of the correction at each round without drafts; 1 has the rest
 CHECK = 16  # rounds with drafts, after which one without is wanted, to know what it takes: each time twice as many
+
+
+def one_row(drafts: int) -> Sequence[int]:
+    """How many tokens each pass of a round reads where one reader reads one row."""
+    return [drafts + 1]
 
 
 class RoundCost:
@@ -40,7 +45,7 @@ class RoundCost:
         self,
         draft: float,
         correction: float = 1.0,
-        widths: Callable[[int], Sequence[int]] = lambda drafts: [drafts + 1],
+        widths: Callable[[int], Sequence[int]] = one_row,
         few: int | None = None,
     ) -> None:
         self.draft = draft
@@ -51,7 +56,11 @@ class RoundCost:
         self._plain: deque[float] = deque(maxlen=LATELY)  # seconds of rounds without drafts
         self._drafted: deque[tuple[int, float]] = deque(maxlen=LATELY)  # drafts and seconds of the others
         self._since_plain, self._next_check = 0, CHECK
-        self.correction = correction
+
+    @property
+    def correction(self) -> float:
+        """The correction g."""
+        return 1 + (self._measured - 1) * self._weight
 
     def of(self, drafts: int) -> float:
         """The cost of a round with so many drafts."""
@@ -73,7 +82,6 @@ class RoundCost:
             weight = min(len(self._plain), len(self._drafted))
             whole = KNOWN * self._known + weight * min(max(found, LEAST), MOST)
             self._measured = whole / (KNOWN + weight)
-        self.correction = 1 + (self._measured - 1) * self._weight
 
     def wants_plain(self) -> bool:
         """True where a round without drafts is wanted for the sake of its time; says so once."""

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
-    "available_memory", "can_copy", "copies_made", "discard", "discard_outdated", "has_copy", "has_room_for_copies",
-    "packed_product",
+    "available_memory", "can_copy", "discard", "discard_outdated", "has_copy", "has_room_for_copies",
+    "number_of_copies", "packed_product",
 ]  # fmt: skip
 
 LEAST = 32 * 2**20  # bytes of a model's linear layers: smaller ones stay in the processor's cache, however they lie
@@ -39,7 +39,6 @@ class _Copy:
 
 
 _copies: weakref.WeakKeyDictionary[nn.Linear, _Copy] = weakref.WeakKeyDictionary()
-_made = [0]  # copies, by this process
 
 
 def packed_product(states: Tensor, layer: nn.Linear) -> Tensor:
@@ -56,9 +55,9 @@ def has_copy(layer: nn.Linear) -> bool:
     return layer in _copies
 
 
-def copies_made() -> int:
-    """How many copies this process has made."""
-    return _made[0]
+def number_of_copies() -> int:
+    """How many copies this process keeps."""
+    return len(_copies)
 
 
 def can_copy(layer: nn.Linear) -> bool:
@@ -133,7 +132,6 @@ def _copied(layer: nn.Linear) -> _Copy:
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, 4)  # for 4 rows; it serves other numbers as well
     copy = _Copy(packed, weight.data_ptr(), _checksum(weight))
     _copies[layer] = copy
-    _made[0] += 1
     return copy
 
 

@@ -27,7 +27,14 @@ import torch
 from torch import Tensor, nn
 
 from decoding.errors import OptionError
-from decoding.models.packed_weights import can_copy, copies_made, discard, has_copy, has_room_for_copies, packed_product
+from decoding.models.packed_weights import (
+    can_copy,
+    discard,
+    has_copy,
+    has_room_for_copies,
+    number_of_copies,
+    packed_product,
+)
 
 __all__ = [
     "ENVIRONMENT_VARIABLE", "FORMS", "MOST_ROWS", "SmallBatchLinear", "has_only_weights", "is_plain_linear",
@@ -137,10 +144,10 @@ def measured_forms(model: nn.Module, rows: int) -> dict[str, int]:
 
 
 def preparations() -> tuple[int, int]:
-    """How much has been measured and copied in this process: what takes place between two calls that tell the same
-    has taken no longer for it.
+    """The numbers of forms that are known and of copies that are kept in this process: what takes place between two
+    calls that tell the same has taken no longer for either.
     """
-    return len(_measured), copies_made()
+    return len(_measured), number_of_copies()
 
 
 # --- which form ------------------------------------------------------------------------------------------------------
