@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = [
+    "LOOKED_UP",
     "RANDOM",
     "SETTINGS",
     "Setting",
@@ -172,3 +173,4 @@ SETTINGS = {
     "greedy, given": Setting(RANDOM, openings(*[""] * 8), no_strategy, GIVEN),
     "contrastive search, given": Setting(RANDOM, openings(*[""] * 8), search, GIVEN),
 }  # fmt: skip
+LOOKED_UP = [name for name, setting in SETTINGS.items() if "prompt lookup" in setting.drafts]

@@ -15,6 +15,7 @@ from decoding.models.releases import RELEASES, folder_of
 ROOT = Path(__file__).parents[2]
 PARTS = [
     "startup", "contrastive_search", "contrast", "long_context", "isotropy", "truthfulqa_mc", "real_models", "drafts",
+    "draft_costs", "draft_lengths",
 ]  # fmt: skip
 pytestmark = pytest.mark.skipif(
     not (ROOT / "benchmarks" / "cpu.sh").is_file() or shutil.which("bash") is None or shutil.which("make") is None,
@@ -46,9 +47,16 @@ def test_every_cpu_benchmark_is_run_and_writes_its_own_file(python: Path) -> Non
     finished = ran(python)
     assert (finished.returncode, finished.stderr) == (0, "")
     results = python.parent / "results"
-    *once, real, drafts = [f"benchmarks/{part}.py --output {results}/{part}.csv" for part in PARTS]
+    *once, real, drafts, costs, lengths = [f"benchmarks/{part}.py --output {results}/{part}.csv" for part in PARTS]
     again = f"benchmarks/truthfulqa_mc.py --questions 4 --prompt-tokens 600 --output {results}/truthfulqa_mc.csv"
-    assert calls(finished) == [*once, again, real, drafts]
+    assert calls(finished) == [
+        *once,
+        again,
+        real,
+        drafts,
+        costs,
+        lengths.replace("--", f"--costs {results}/draft_costs.csv --", 1),
+    ]
     assert all((ROOT / call.split()[0]).is_file() for call in calls(finished))
 
 

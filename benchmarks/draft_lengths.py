@@ -1,0 +1,235 @@
+"""What the number of drafts that ``auto`` chooses is worth: known texts, replayed with rounds of known cost.
+
+    python benchmarks/draft_lengths.py [--settings "NAME;NAME"] [--prompts 8] [--new-tokens 48]
+
+Each setting's model writes its texts once. Then they are replayed: prompt lookup proposes what it would, a draft is
+accepted where it is the next token of the text, and a round takes what ``draft_costs.py`` has measured for the setting
+on a processor of this name. The clock that ``auto`` goes by is that sum, disturbed as by a busy machine: bursts at half
+the speed, and stalls. So the figures depend on no other process: the time of a token, in units of a step without
+drafts, with 3, 4 and 5 drafts in each round and with ``auto``, for first calls and for calls that know what those
+before them have learnt. Texts that are made copy long passages, short ones, or match by chance alone. Sizes already in
+the file are replaced, others kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import random
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from draft_costs import environment, of_each_setting, opened, parsed
+from draft_runs import encoded
+from draft_settings import LOOKED_UP, SETTINGS, Setting, context_aware
+from drafts import KEY
+from real_models import cpu_name
+from turns import LeftOut, written
+
+MADE = {"made: copies 30 tokens at a time": 30, "made: half copied, 10 tokens at a time": 10, "made: never copies": 0}
+MADE_AS = "greedy with an article"  # the setting whose rounds they take
+RESULTS = Path(__file__).parent / "results"
+COLUMNS = [
+    "setting", "batch", "method", "texts", "new_tokens", "cost_of_a_token", "tokens_per_round", "seeds", "threads",
+    "device", "torch", "transformers", "python",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text that is replayed: its prompt's tokens, those after it, and what prompt lookup looks in beside them."""
+
+    prompt: list[int]
+    new: list[int]
+    sources: list[list[int]]
+
+
+def main() -> int:
+    """Replay all settings; 1 where one had to be left out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=4, help="of the clock's disturbance")
+    parser.add_argument("--costs", type=Path, default=RESULTS / "draft_costs.csv", help="file of the costs of rounds")
+    parser.add_argument("--output", type=Path, default=RESULTS / "draft_lengths.csv")
+    options = parsed(parser, [*LOOKED_UP, *MADE], new_tokens=48)
+    return of_each_setting(
+        lambda name: written(lambda _, __: replay(name, options), [(1, 0)], COLUMNS, options.output, keep=KEY), options
+    )
+
+
+def replay(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What a token of a setting's texts costs with several numbers of drafts."""
+    if name in MADE:
+        cost = measured_costs(MADE_AS, options)
+        _, widths = written_texts(SETTINGS[MADE_AS], 1, 2, options)
+        texts = [made(MADE[name], seed, options.new_tokens) for seed in range(2 * options.prompts)]
+    else:
+        cost = measured_costs(name, options)
+        texts, widths = written_texts(SETTINGS[name], options.prompts, options.new_tokens, options)
+    methods: dict[str, Callable[[Any], Any]] = {
+        f"{n} drafts": lambda lookup, experience, n=n: fixed(n, lookup) for n in (3, 4, 5)
+    }
+    methods["auto, a first call"] = lambda lookup, experience: automatic(lookup, None, *widths)
+    methods["auto, later calls"] = lambda lookup, experience: automatic(lookup, experience, *widths)
+    print(f"\n{name}: {len(texts)} texts")
+    rows = []
+    for method, make in methods.items():
+        runs = [replayed(texts, make, cost, seed) for seed in range(options.seeds)]
+        of_a_token, a_round = (statistics.fmean(values) for values in zip(*runs, strict=True))
+        print(f"{method:20} {of_a_token:6.2f} of a step a token, {a_round:5.2f} tokens a round")
+        rows.append(
+            {
+                "setting": name, "batch": 1, "method": method, "texts": len(texts), "new_tokens": options.new_tokens,
+                "cost_of_a_token": f"{of_a_token:.3f}", "tokens_per_round": f"{a_round:.3f}", "seeds": options.seeds,
+                **environment(),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def fixed(drafts: int, lookup: Any) -> Any:
+    """Rounds of one number of drafts."""
+    from decoding.drafts.length import DraftLength
+
+    return DraftLength(drafts, lookup)
+
+
+def automatic(lookup: Any, experience: Any, widths: Any, few: int | None) -> Any:
+    """Rounds as ``draft_tokens="auto"`` has them."""
+    from decoding.drafts.length import DraftLength
+
+    return DraftLength(None, lookup, experience=experience, widths=widths, few=few)
+
+
+def written_texts(
+    setting: Setting, prompts: int, new_tokens: int, options: argparse.Namespace
+) -> tuple[list[Text], tuple[Any, int | None]]:
+    """What the model writes; how wide the passes of its rounds are, and up to which width products are quick."""
+    import decoding
+    from decoding.drafts.length import DraftLength
+    from decoding.drafts.prompt_lookup import PromptLookup
+
+    model, tokenizer = opened(setting, options)
+    lengths: list[dict[str, Any]] = []
+    sources: list[Any] = []
+    length, lookup = DraftLength.__init__, PromptLookup.__init__
+
+    def made_length(self: Any, fixed: Any, proposer: Any, timed: Any, experience: Any, widths: Any, few: Any) -> None:
+        lengths.append({"widths": widths, "few": few})
+        length(self, fixed, proposer, timed, experience, widths, few)
+
+    def made_lookup(self: Any, of_rows: Any, device: Any) -> None:
+        sources.append([list(map(int, text)) for text in of_rows[0]])
+        lookup(self, of_rows, device)
+
+    texts = []
+    for text in list(setting.texts(options))[:prompts]:
+        strategy = setting.strategy(model, tokenizer, [text], options)
+        inputs = encoded([("" if setting.strategy is context_aware else text.context) + text.prompt], tokenizer, model)
+        with patch.object(DraftLength, "__init__", made_length), patch.object(PromptLookup, "__init__", made_lookup):
+            ids = decoding.generate(
+                model, **inputs, strategy=strategy, max_new_tokens=new_tokens, do_sample=False,
+                drafts="prompt-lookup",
+            )[0].tolist()  # fmt: skip
+        start = inputs["input_ids"].shape[1]
+        texts.append(Text(ids[:start], ids[start:], sources[-1]))
+    return texts, (lengths[-1]["widths"], lengths[-1]["few"])
+
+
+def made(copied: int, seed: int, new_tokens: int) -> Text:
+    """A text that copies so many tokens of its prompt at a time and none between; of 0 one that matches by chance."""
+    draws = random.Random(seed)
+
+    def word() -> int:
+        return int(60 * draws.random() ** 3)  # a few are frequent
+
+    prompt = [word() for _ in range(200)] if not copied else [100 + draws.randrange(400) for _ in range(200)]
+    new: list[int] = []
+    while len(new) < new_tokens:
+        if not copied:
+            new.append(word())
+            continue
+        begin = draws.randrange(len(prompt) - copied)
+        between = 1 if copied > 20 else copied
+        new += prompt[begin : begin + copied] + [1000 + draws.randrange(10**6) for _ in range(between)]
+    return Text(prompt, new[:new_tokens], [])
+
+
+def measured_costs(name: str, options: argparse.Namespace) -> Callable[[int], float]:
+    """The cost of a round by its drafts, a step without being 1: from the file of costs, and between its values."""
+    import torch
+
+    here = {"setting": name, "batch": "1", "threads": str(torch.get_num_threads()), "device": cpu_name()}
+    known: dict[int, float] = {}
+    if options.costs.is_file():
+        with options.costs.open(encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if all(row[column] == value for column, value in here.items()):
+                    known[int(row["drafts"])] = float(row["cost"])
+    if 0 not in known or max(known) < 16:
+        raise LeftOut(f"{options.costs} has no costs of {name!r} on {here['device']} (draft_costs.py measures them)")
+
+    def cost(drafts: int) -> float:
+        low = max(n for n in known if n <= drafts)
+        high = min(n for n in known if n >= drafts)
+        share = (drafts - low) / (high - low) if high > low else 0.0
+        return known[low] + share * (known[high] - known[low])
+
+    return cost
+
+
+def replayed(
+    texts: Sequence[Text], make: Callable[[Any, Any], Any], cost: Callable[[int], float], seed: int
+) -> tuple[float, float]:
+    """What a token costs, and the number of tokens a round; the clock of the replay is disturbed."""
+    import torch
+
+    from decoding.drafts import length as lengths
+    from decoding.drafts.experience import Experience
+    from decoding.drafts.prompt_lookup import PromptLookup
+
+    clock, experience = Busy(seed), Experience()
+    spent, tokens, rounds = 0.0, 0, 0
+    with patch.object(lengths, "time", clock):
+        for text in texts:
+            lookup = PromptLookup([text.sources], torch.device("cpu"))
+            length = make(lookup, experience)
+            whole, at = text.prompt + text.new, len(text.prompt) + 1
+            while at < len(whole):
+                asked = min(length.begin(), len(whole) - at - 1)
+                drafts = length.cut(lookup.propose([whole[:at]], [max(asked, 0)]), [0])
+                proposed = drafts.tokens[0, : drafts.counts[0]].tolist()
+                right = 0
+                while right < len(proposed) and proposed[right] == whole[at + right]:
+                    right += 1
+                clock.go_on(cost(len(proposed)))
+                length.end(drafts, {0: whole[at : at + right + 1]})
+                spent, tokens, rounds, at = spent + cost(len(proposed)), tokens + right + 1, rounds + 1, at + right + 1
+            length.close()
+    return spent / tokens, tokens / rounds
+
+
+class Busy:
+    """A clock of a machine on which bursts of other work halve the speed, and some rounds are stalled."""
+
+    def __init__(self, seed: int) -> None:
+        self.draws, self.now, self.burst = random.Random(seed), 0.0, False
+
+    def perf_counter(self) -> float:
+        """The time in seconds."""
+        return self.now
+
+    def go_on(self, cost: float) -> None:
+        """Let a round of such a cost pass."""
+        if self.draws.random() < 0.1:
+            self.burst = not self.burst
+        stalled = 5 if self.draws.random() < 0.02 else 1
+        self.now += 0.05 * cost * self.draws.lognormvariate(0, 0.1) * (2 if self.burst else 1) * stalled
+
+
+if __name__ == "__main__":
+    sys.exit(main())
