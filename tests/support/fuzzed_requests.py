@@ -10,18 +10,18 @@ from typing import Any
 from vllm import LLM
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import RequestOutputKind
-from vllm_engines import CASES, EXPERT, PROMPTS, Case, continuation, loaded, prompt_ids, sampling
+from vllm_engines import CASES, EXPERT, PROMPTS, Case, continuation, loaded, prompt_ids, read_together, sampling
 
 __all__ = ["BAD_FIELDS", "fuzz"]
 
 VOCAB = 2048
 END = 2  # the end token
 # Long enough for several chunks and blocks; some begin alike.
-TEXTS = [
-    *PROMPTS[::3],
+LONG_TEXTS = [
     *(("Once upon a time there was a king who had three sons. " * 4)[:end] for end in (90, 150, 151, 210)),
     "Q: What is the capital? A: The capital is Tarnmere. " * 3,
 ]
+TEXTS = [*PROMPTS[::3], *read_together(LONG_TEXTS)]
 BAD_FIELDS: list[dict[str, Any]] = [
     {"strategy": "dolla"},
     {"strategy": "dola", "alpha": 2},

@@ -14,7 +14,6 @@ from unittest.mock import patch
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from vllm import LLM, SamplingParams
-from vllm.v1.sample.ops import topk_topp_sampler
 
 import decoding
 from decoding.evals import miniature
@@ -31,12 +30,11 @@ __all__ = [
     "new_tokens",
     "one_of_a_kind",
     "prompt_ids",
+    "read_together",
     "sampling",
     "scheduler",
+    "start_of",
 ]
-
-# vLLM's kernel of top-k and top-p does not run in Triton's interpreter; a CPU has the form in torch.
-topk_topp_sampler.HAS_TRITON = False
 
 EXPERT, AMATEUR = (str(miniature.folder(name)) for name in ("expert", "amateur"))
 BEGINNINGS = (
@@ -194,30 +192,68 @@ def as_lists(value: Any) -> Any:
 USUAL_TOKENS = 24  # at least so many are computed: tests that ask for fewer find them
 # By what was asked, how many tokens it was computed for and what they are.
 _CONTINUED: dict[tuple[Any, ...], tuple[int, list[int]]] = {}
+_READ_TOGETHER = dict.fromkeys(PROMPTS, PROMPTS)  # by prompt, those that are continued with it
 
 
-def continuation(strategy: Any, prompt: str, tokens: int = 24, folder: str = EXPERT, **options: Any) -> list[int]:
+def read_together(prompts: list[str]) -> list[str]:
+    """Have prompts continued in one batch as soon as one of them is asked for; they are returned."""
+    for prompt in prompts:
+        _READ_TOGETHER.setdefault(prompt, prompts)
+    return prompts
+
+
+def continuation(
+    strategy: Any, prompt: str, tokens: int = 24, folder: str = EXPERT, alone: bool = False, **options: Any
+) -> list[int]:
     """The greedy tokens that ``decoding.generate`` continues one prompt with, in float32; computed once a process.
+
+    It is computed for a whole list of prompts where that is possible: rows of a batch have the tokens that they have
+    alone. Processors of the call see the prompts of :data:`PROMPTS` begin their new tokens at :func:`start_of`.
 
     Args:
         strategy: None for the model's own logits.
         prompt: text.
         tokens: at most so many; an end token is the last.
         folder: of the model.
+        alone: whether other prompts cannot be read with the strategy.
         options: of ``decoding.generate``; lists as tuples.
     """
-    asked = (strategy, prompt, folder, tuple(sorted(options.items())))
-    computed, ids = _CONTINUED.get(asked, (0, []))
+
+    def asked(prompt: str) -> tuple[Any, ...]:
+        return (strategy, prompt, folder, tuple(sorted(options.items())))
+
+    computed, ids = _CONTINUED.get(asked(prompt), (0, []))
     if computed < tokens:
         computed = max(tokens, USUAL_TOKENS)
-        start = torch.tensor([prompt_ids(prompt, folder)])
+        # A repetition penalty would count the padding, and end tokens are other ones for each prompt.
+        alone = alone or not options.keys() <= {"logits_processor", "bad_words_ids"}
+        prompts = [prompt] if alone else _READ_TOGETHER.get(prompt, [prompt])
+        model, tokenizer = loaded(folder)
+        rows = [prompt_ids(text, folder) for text in prompts]
+        longest = max(map(len, rows))
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        padding = tokenizer.eos_token_id or 0
         output = decoding.generate(
-            loaded(folder)[0], input_ids=start, attention_mask=torch.ones_like(start), strategy=strategy,
-            max_new_tokens=computed, do_sample=False, **{name: as_lists(value) for name, value in options.items()},
+            model, input_ids=torch.tensor([[padding] * (longest - len(row)) + row for row in rows]),
+            attention_mask=mask, strategy=strategy, max_new_tokens=computed, do_sample=False,
+            **{name: as_lists(value) for name, value in options.items()},
         )  # fmt: skip
-        ids = output[0, start.shape[1] :].tolist()
-        _CONTINUED[asked] = computed, ids
+        for text, new in zip(prompts, output[:, longest:].tolist(), strict=True):
+            ended = min((new.index(end) for end in ends_of(model) if end in new), default=len(new))
+            _CONTINUED[asked(text)] = computed, new[: ended + 1]
+        ids = _CONTINUED[asked(prompt)][1]
     return ids[:tokens]
+
+
+def start_of(prompts: Sequence[str]) -> int:
+    """Where the new tokens of prompts begin that are read together."""
+    return max(len(prompt_ids(prompt)) for prompt in prompts)
+
+
+def ends_of(model: Any) -> list[int]:
+    """The end tokens of a model."""
+    ends = model.generation_config.eos_token_id
+    return [] if ends is None else ends if isinstance(ends, list) else [ends]
 
 
 def sampling(case: Case | None = None, tokens: int = 24, **options: Any) -> SamplingParams:

@@ -7,6 +7,7 @@ import os
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +58,25 @@ def prepare_vllm() -> None:
     from triton.backends import backends
 
     backends.setdefault("cpu", types.SimpleNamespace(driver=PretendedDriver, compiler=None))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def as_on_a_cpu() -> None:
+    """Have vLLM's V1 runner do what it does on a CPU without Triton, which its V2 runner is served by here.
+
+    Its kernel of top-k and top-p does not run in Triton's interpreter, and that of slots takes half of all the time.
+    """
+    import torch
+    from vllm.v1.sample.ops import topk_topp_sampler
+    from vllm.v1.worker.block_table import BlockTable
+
+    def compute_slot_mapping(self: BlockTable, num_reqs: int, query_start_loc: Any, positions: Any) -> None:
+        torch.ops._C.compute_slot_mapping_kernel_impl(
+            query_start_loc, positions, self.block_table.gpu, self.slot_mapping.gpu, self.block_size
+        )
+
+    topk_topp_sampler.HAS_TRITON = False
+    BlockTable.compute_slot_mapping = compute_slot_mapping
 
 
 if PRESENT:

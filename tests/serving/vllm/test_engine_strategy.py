@@ -15,8 +15,16 @@ import decoding
 SIZES = {"V1": (27, 16), "V2": (9, 10)}  # requests, tokens
 
 
-@pytest.mark.parametrize("runner", [pytest.param("V1", marks=pytest.mark.quick), "V2"])
-@pytest.mark.parametrize("own", ["dola-all-layers", "cd-log-probs", "lol-entropy"])
+@pytest.mark.parametrize(
+    ("own", "runner"),
+    [
+        *(
+            pytest.param(own, "V1", marks=pytest.mark.quick)
+            for own in ("dola-all-layers", "cd-log-probs", "lol-entropy")
+        ),
+        ("lol-entropy", "V2"),
+    ],
+)
 def test_requests_have_it_another_one_or_none(own: str, runner: str) -> None:
     names = ["plain", own, "none", "dola-all-layers", "cd", "cd-log-probs-weak", "lol", "lol-entropy-raw", "dola-low"]
     size, tokens = SIZES[runner]

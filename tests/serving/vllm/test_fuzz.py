@@ -24,7 +24,7 @@ def test_requests_with_seeds() -> None:
 
 def test_requests_to_the_v2_runner() -> None:
     with engine(runner="V2", **CHUNKS) as llm:
-        assert set(fuzz(llm, 80, seed=5)) == ENDS
+        assert set(fuzz(llm, 40, seed=5)) == ENDS
 
 
 def test_an_engine_with_a_strategy_of_its_own() -> None:
@@ -36,6 +36,6 @@ def test_an_engine_with_a_strategy_of_its_own() -> None:
     CASES["plain"] = Case(None, own.strategy)
     try:
         with engine(contrast={"strategy": dict(own.fields or {})}, **CHUNKS) as llm:
-            fuzz(llm, 150, seed=6, seeds=False)
+            fuzz(llm, 60, seed=6, seeds=False)
     finally:
         CASES["plain"] = plain

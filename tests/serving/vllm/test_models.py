@@ -24,6 +24,7 @@ from vllm_engines import (
     new_tokens,
     one_of_a_kind,
     prompt_ids,
+    read_together,
     sampling,
 )
 
@@ -31,7 +32,7 @@ import decoding
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "models"
 CACHE = Path(os.environ.get("DECODING_CACHE", Path.home() / ".cache" / "decoding")) / "models"
-STORIES = ["Once upon a time", "The little dog", "Lily went to the park. She saw", "Tom and his mom"]
+STORIES = read_together(["Once upon a time", "The little dog", "Lily went to the park. She saw", "Tom and his mom"])
 
 
 def changed_copy(folder: str | Path, into: Path, **config: Any) -> Path:
@@ -95,9 +96,11 @@ def test_an_amateur_of_fewer_rows(tmp_path: Path, runner: str) -> None:
     )
     known = [prompt for prompt in PROMPTS if max(prompt_ids(prompt)) < rows]
     prompts, tokens = (known[:6], 24) if runner == "V1" else (known[:2], 10)
+    if runner == "V2":  # whose kernels take long here
+        cases = {name: cases[name] for name in ("cd", "lol", "weighted")}
     with engine(amateur=str(folder), runner=runner, contrast={"second_prompts": True}) as llm:
         for name, case in cases.items():
-            right = [continuation(case.strategy, prompt, tokens) for prompt in prompts]
+            right = [continuation(case.strategy, prompt, tokens, alone=True) for prompt in prompts]
             assert new_tokens(llm, prompts, sampling(case, tokens)) == right, name
         # A plain request has all tokens, in its prompt and behind it, and the engine lives on.
         others = [prompt for prompt in PROMPTS if prompt not in known][:3]
@@ -113,7 +116,9 @@ def test_an_amateur_of_fewer_rows(tmp_path: Path, runner: str) -> None:
             alone = llm.generate(others[:1], sampling(case, tokens), use_tqdm=False)[0].outputs[0]
             assert (alone.finish_reason, list(alone.token_ids)) == ("error", [])
         whole = [continuation(CASES["cd"].strategy, prompt, tokens) for prompt in prompts]
-        assert whole != [continuation(strategies["cd"], prompt, tokens) for prompt in prompts]  # else nothing is shown
+        assert whole != [
+            continuation(strategies["cd"], prompt, tokens, alone=True) for prompt in prompts
+        ]  # else nothing is shown
 
 
 def with_wider_heads(folder: Path, into: Path) -> Path:
@@ -174,7 +179,7 @@ def test_models_of_stories(tmp_path: Path, runner: str) -> None:
 def test_a_pretrained_model() -> None:
     """DoLa on SmolLM2, with 30 layers."""
     folder, tokens = str(CACHE / "smollm2-135m"), 16
-    prompts = ["The capital of France is", "Water boils at", "Once upon a time there was"]
+    prompts = read_together(["The capital of France is", "Water boils at", "Once upon a time there was"])
     layers = [*range(0, 15, 2), *range(15, 30, 2)]
     with engine(folder, None, {"layers": layers}, max_model_len=128) as llm:
         for fields in ({}, {"final_norm": True}, {"layers": "low"}, {"layers": [14], "alpha": 0.3}):
