@@ -32,7 +32,7 @@ from real_models import cpu_name
 from turns import LeftOut, written
 
 MADE = {"made: copies 30 tokens at a time": 30, "made: half copied, 10 tokens at a time": 10, "made: never copies": 0}
-MADE_AS = "greedy with an article"  # the setting whose rounds they take
+MADE_AS = "greedy with knowledge"  # the setting whose rounds they take
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = [
     "setting", "batch", "method", "texts", "new_tokens", "cost_of_a_token", "tokens_per_round", "seeds", "threads",

@@ -215,7 +215,7 @@ def continuation(
         prompt: text.
         tokens: at most so many; an end token is the last.
         folder: of the model.
-        alone: whether other prompts cannot be read with the strategy.
+        alone: whether no other prompt is computed with it.
         options: of ``decoding.generate``; lists as tuples.
     """
 

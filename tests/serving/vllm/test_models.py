@@ -50,11 +50,11 @@ def test_the_end_of_text(tmp_path: Path) -> None:
     """An end token ends a request, whatever its strategy; with ignore_eos its text goes on."""
     tokens = 40
     cases = {"none": CASES["none"], **one_of_a_kind()}
-    end = continuation(CASES["lol"].strategy, PROMPTS[0], tokens)[9]
+    end = continuation(CASES["lol"].strategy, PROMPTS[0], tokens, alone=True)[9]
     # The embedded expert has no end of texts: here it is a token of this one.
     folder = str(changed_copy(EXPERT, tmp_path / "expert", eos_token_id=end))
-    right = {name: continuation(case.strategy, PROMPTS[0], tokens, folder) for name, case in cases.items()}
-    unending = {name: continuation(case.strategy, PROMPTS[0], tokens) for name, case in cases.items()}
+    right = {name: continuation(case.strategy, PROMPTS[0], tokens, folder, alone=True) for name, case in cases.items()}
+    unending = {name: continuation(case.strategy, PROMPTS[0], tokens, alone=True) for name, case in cases.items()}
     assert right["lol"][-1] == end != unending["lol"][-1]
     with engine(folder) as llm:
         outputs = llm.generate([PROMPTS[0]] * len(cases), [sampling(c, tokens) for c in cases.values()], use_tqdm=False)
