@@ -347,7 +347,7 @@ LIKELY = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None, database=None, derandomize=True)
+@settings(max_examples=150, deadline=None, database=None, derandomize=True)
 @given(
     st.sampled_from([*REQUESTS, "none"]) | JSON,
     st.dictionaries(st.sampled_from([*NAMES, "amateur", "Alpha", ""]), LIKELY | JSON, max_size=4),
