@@ -5,7 +5,7 @@
 Each setting's model writes its texts once. Then they are replayed: prompt lookup proposes what it would, a draft is
 accepted where it is the next token of the text, and a round takes what ``draft_costs.py`` has measured for the setting
 on a processor of this name. The clock that ``auto`` goes by is that sum, disturbed as by a busy machine: bursts at half
-the speed, and stalls. So the figures depend on no other process: the time of a token, in units of a step without
+the speed, and stalls. So the figures depend on no other process: the time of a token, in units of a round without
 drafts, with 3, 4 and 5 drafts in each round and with ``auto``, for first calls and for calls that know what those
 before them have learnt. Texts that are made copy long passages, short ones, or match by chance alone. Sizes already in
 the file are replaced, others kept.
@@ -80,7 +80,7 @@ def replay(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     for method, make in methods.items():
         runs = [replayed(texts, make, cost, seed) for seed in range(options.seeds)]
         of_a_token, a_round = (statistics.fmean(values) for values in zip(*runs, strict=True))
-        print(f"{method:20} {of_a_token:6.2f} of a step a token, {a_round:5.2f} tokens a round")
+        print(f"{method:20} {of_a_token:6.2f} of a round a token, {a_round:5.2f} tokens a round")
         rows.append(
             {
                 "setting": name, "batch": 1, "method": method, "texts": len(texts), "new_tokens": options.new_tokens,
@@ -110,17 +110,24 @@ def written_texts(
 ) -> tuple[list[Text], tuple[Any, int | None]]:
     """What the model writes; how wide the passes of its rounds are, and up to which width products are quick."""
     import decoding
-    from decoding.drafts.length import DraftLength
+    from decoding.drafts.length import LONGEST, DraftLength
     from decoding.drafts.prompt_lookup import PromptLookup
 
     model, tokenizer = opened(setting, options)
-    lengths: list[dict[str, Any]] = []
+    widths: list[list[int]] = []  # by drafts, as they are while the text is written
+    few: list[int | None] = []
     sources: list[Any] = []
-    length, lookup = DraftLength.__init__, PromptLookup.__init__
+    length, lookup, begin = DraftLength.__init__, PromptLookup.__init__, DraftLength.begin
+    of_passes: list[Any] = []
 
-    def made_length(self: Any, fixed: Any, proposer: Any, timed: Any, experience: Any, widths: Any, few: Any) -> None:
-        lengths.append({"widths": widths, "few": few})
-        length(self, fixed, proposer, timed, experience, widths, few)
+    def made_length(self: Any, fixed: Any, proposer: Any, timed: Any, experience: Any, of: Any, quick: Any) -> None:
+        of_passes.append(of)
+        few.append(quick)
+        length(self, fixed, proposer, timed, experience, of, quick)
+
+    def begun(self: Any) -> int:
+        widths[:] = widths or [list(of_passes[-1](drafts)) for drafts in range(LONGEST + 1)]
+        return begin(self)
 
     def made_lookup(self: Any, of_rows: Any, device: Any) -> None:
         sources.append([list(map(int, text)) for text in of_rows[0]])
@@ -130,14 +137,17 @@ def written_texts(
     for text in list(setting.texts(options))[:prompts]:
         strategy = setting.strategy(model, tokenizer, [text], options)
         inputs = encoded([("" if setting.strategy is context_aware else text.context) + text.prompt], tokenizer, model)
-        with patch.object(DraftLength, "__init__", made_length), patch.object(PromptLookup, "__init__", made_lookup):
+        with (
+            patch.object(DraftLength, "__init__", made_length), patch.object(DraftLength, "begin", begun),
+            patch.object(PromptLookup, "__init__", made_lookup),
+        ):  # fmt: skip
             ids = decoding.generate(
                 model, **inputs, strategy=strategy, max_new_tokens=new_tokens, do_sample=False,
                 drafts="prompt-lookup",
             )[0].tolist()  # fmt: skip
         start = inputs["input_ids"].shape[1]
         texts.append(Text(ids[:start], ids[start:], sources[-1]))
-    return texts, (lengths[-1]["widths"], lengths[-1]["few"])
+    return texts, (widths.__getitem__, few[-1])
 
 
 def made(copied: int, seed: int, new_tokens: int) -> Text:
@@ -160,7 +170,7 @@ def made(copied: int, seed: int, new_tokens: int) -> Text:
 
 
 def measured_costs(name: str, options: argparse.Namespace) -> Callable[[int], float]:
-    """The cost of a round by its drafts, a step without being 1: from the file of costs, and between its values."""
+    """The cost of a round by its drafts, one without being 1: from the file of costs, and between its values."""
     import torch
 
     here = {"setting": name, "batch": "1", "threads": str(torch.get_num_threads()), "device": cpu_name()}
@@ -177,7 +187,7 @@ def measured_costs(name: str, options: argparse.Namespace) -> Callable[[int], fl
         low = max(n for n in known if n <= drafts)
         high = min(n for n in known if n >= drafts)
         share = (drafts - low) / (high - low) if high > low else 0.0
-        return known[low] + share * (known[high] - known[low])
+        return (known[low] + share * (known[high] - known[low])) / known[0]
 
     return cost
 

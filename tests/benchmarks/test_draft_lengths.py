@@ -52,7 +52,7 @@ def test_auto_reads_long_copies_and_leaves_chance_matches(replay: dict[str, Any]
 def test_costs_between_those_that_were_measured(replay: dict[str, Any], tmp_path: Path) -> None:
     costs, here = tmp_path / "costs.csv", replay["cpu_name"]()
     columns = "setting,batch,drafts,cost,threads,device\n"
-    rows = [f"a,1,{drafts},{cost},{torch.get_num_threads()},{here}\n" for drafts, cost in ((0, 1.0), (4, 1.2), (16, 2))]
+    rows = [f"a,1,{drafts},{cost},{torch.get_num_threads()},{here}\n" for drafts, cost in ((0, 0.5), (4, 0.6), (16, 1))]
     costs.write_text(columns + "".join(rows))
     options = argparse.Namespace(costs=costs)
     measured = replay["measured_costs"]("a", options)
