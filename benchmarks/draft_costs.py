@@ -10,20 +10,19 @@ file are replaced, others kept.
 from __future__ import annotations
 
 import argparse
-import platform
+import functools
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from draft_command import RESULTS, environment, measured, numbers, opened, parsed
 from draft_runs import PLAIN, run_all
-from draft_settings import LOOKED_UP, SETTINGS, Setting
-from drafts import KEY, loaded, why_not
-from real_models import cpu_name
-from turns import percentile_columns, percentiles, written
+from draft_settings import LOOKED_UP, SETTINGS
+from turns import percentile_columns, percentiles
 
 COUNTS = (0, 1, 2, 3, 4, 6, 7, 8, 12, 15, 16)  # drafts of the rounds that are measured; others lie between them
 COLUMNS = [
@@ -33,76 +32,13 @@ COLUMNS = [
 
 
 def main() -> int:
-    """Measure all settings; 1 where one had to be left out."""
+    """Measure all settings; 1 where a size had to be left out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", type=lambda text: [int(number) for number in text.split(",")], default=[1])
+    parser.add_argument("--batches", type=numbers, default=[1])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "draft_costs.csv")
+    parser.add_argument("--output", type=Path, default=RESULTS / "draft_costs.csv")
     options = parsed(parser, LOOKED_UP, new_tokens=12)
-
-    def one(name: str) -> int:
-        return written(
-            lambda batch, _: costs(name, batch, options), [(batch, 0) for batch in options.batches], COLUMNS,
-            options.output, keep=KEY,
-        )  # fmt: skip
-
-    return of_each_setting(one, options)
-
-
-def parsed(parser: argparse.ArgumentParser, settings: Sequence[str], new_tokens: int) -> argparse.Namespace:
-    """The command line, with the options that this benchmark shares with ``draft_lengths.py``.
-
-    Args:
-        parser: with the options of one of the two.
-        settings: that there are.
-        new_tokens: unless the command line says otherwise.
-    """
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
-    parser.add_argument("--models", type=Path, default=Path("../shared/models"), help="folder of small models")
-    parser.add_argument("--adapter", type=Path, help="folder of the LoRA amateur of SmolLM2")
-    parser.add_argument("--settings", type=lambda text: text.split(";"), default=list(settings), help="between ;")
-    parser.add_argument("--threads", type=lambda text: [int(number) for number in text.split(",")], default=[2])
-    parser.add_argument("--prompts", type=int, default=8, help="texts of a setting")
-    parser.add_argument("--new-tokens", type=int, default=new_tokens)
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
-    for name in options.settings:
-        if name not in settings:
-            parser.error(f"--settings {name}: expected some of {'; '.join(settings)}")
-    return options
-
-
-def of_each_setting(one: Callable[[str], int], options: argparse.Namespace) -> int:
-    """Call a function of each setting's name, with each number of threads; 1 where a setting had to be left out."""
-    import torch
-
-    left_out = 0
-    for threads in options.threads:
-        torch.set_num_threads(threads)
-        for name in options.settings:
-            if name in SETTINGS and (reason := why_not(SETTINGS[name], options)):
-                print(f"{name}: left out, {reason}")
-                left_out = 1
-            else:
-                left_out |= one(name)
-    return left_out
-
-
-def environment() -> dict[str, Any]:
-    """The columns that say where it was measured."""
-    import torch
-    import transformers
-
-    return {
-        "threads": torch.get_num_threads(), "device": cpu_name(), "torch": torch.__version__,
-        "transformers": transformers.__version__, "python": platform.python_version(),
-    }  # fmt: skip
-
-
-def opened(setting: Setting, options: argparse.Namespace) -> tuple[Any, Any]:
-    """A setting's model and tokenizer."""
-    in_models = options.models / setting.model
-    return loaded(str(in_models) if in_models.is_dir() else setting.model, options.device)
+    return measured(functools.partial(costs, options=options), options.batches, COLUMNS, options)
 
 
 def costs(name: str, batch: int, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -128,7 +64,7 @@ def costs(name: str, batch: int, options: argparse.Namespace) -> list[dict[str, 
         rows.append(
             {
                 "setting": name, "batch": batch, "drafts": n, **percentiles("ms_per_round", times[n]),
-                "cost": f"{cost:.3f}", "repeats": options.repeats, **environment(),
+                "cost": f"{cost:.3f}", "repeats": options.repeats, **environment(options.device),
             }
         )  # fmt: skip
     return rows

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import random
 import statistics
 import sys
@@ -24,16 +25,25 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from draft_costs import environment, of_each_setting, opened, parsed
+import numpy as np
+import torch
+from draft_command import RESULTS, environment, measured, opened, parsed
 from draft_runs import encoded
 from draft_settings import LOOKED_UP, SETTINGS, Setting, context_aware
-from drafts import KEY
-from real_models import cpu_name
-from turns import LeftOut, written
+from turns import LeftOut
 
+import decoding
+from decoding.drafts import length as lengths
+from decoding.drafts.experience import Experience
+from decoding.drafts.length import LONGEST, DraftLength
+from decoding.drafts.prompt_lookup import PromptLookup
+from decoding.drafts.round_cost import one_row
+from decoding.generation import strategy as strategies
+from decoding.models.small_batch_linear import MOST_ROWS
+
+Widths = Callable[[int], Sequence[int]]  # tokens of each pass of a round, by its drafts
 MADE = {"made: copies 30 tokens at a time": 30, "made: half copied, 10 tokens at a time": 10, "made: never copies": 0}
 MADE_AS = "greedy with knowledge"  # the setting whose rounds they take
-RESULTS = Path(__file__).parent / "results"
 COLUMNS = [
     "setting", "batch", "method", "texts", "new_tokens", "cost_of_a_token", "tokens_per_round", "seeds", "threads",
     "device", "torch", "transformers", "python",
@@ -56,25 +66,25 @@ def main() -> int:
     parser.add_argument("--costs", type=Path, default=RESULTS / "draft_costs.csv", help="file of the costs of rounds")
     parser.add_argument("--output", type=Path, default=RESULTS / "draft_lengths.csv")
     options = parsed(parser, [*LOOKED_UP, *MADE], new_tokens=48)
-    return of_each_setting(
-        lambda name: written(lambda _, __: replay(name, options), [(1, 0)], COLUMNS, options.output, keep=KEY), options
-    )
+    return measured(functools.partial(replay, options=options), [1], COLUMNS, options)
 
 
-def replay(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """What a token of a setting's texts costs with several numbers of drafts."""
+def replay(name: str, batch: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What a token of a setting's texts costs with several numbers of drafts; rows are replayed one by one."""
     if name in MADE:
         cost = measured_costs(MADE_AS, options)
-        _, widths = written_texts(SETTINGS[MADE_AS], 1, 2, options)
         texts = [made(MADE[name], seed, options.new_tokens) for seed in range(2 * options.prompts)]
+        widths: Widths = one_row
     else:
         cost = measured_costs(name, options)
-        texts, widths = written_texts(SETTINGS[name], options.prompts, options.new_tokens, options)
-    methods: dict[str, Callable[[Any], Any]] = {
-        f"{n} drafts": lambda lookup, experience, n=n: fixed(n, lookup) for n in (3, 4, 5)
+        texts, widths = written_texts(SETTINGS[name], options)
+    few = MOST_ROWS if options.device == "cpu" else None
+    methods: dict[str, Callable[[Any, Any], DraftLength]] = {
+        f"{n} drafts": lambda lookup, experience, n=n: DraftLength(n, lookup) for n in (3, 4, 5)
     }
-    methods["auto, a first call"] = lambda lookup, experience: automatic(lookup, None, *widths)
-    methods["auto, later calls"] = lambda lookup, experience: automatic(lookup, experience, *widths)
+    automatic = functools.partial(DraftLength, None, widths=widths, few=few)
+    methods["auto, a first call"] = lambda lookup, experience: automatic(lookup)
+    methods["auto, later calls"] = lambda lookup, experience: automatic(lookup, experience=experience)
     print(f"\n{name}: {len(texts)} texts")
     rows = []
     for method, make in methods.items():
@@ -83,71 +93,46 @@ def replay(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         print(f"{method:20} {of_a_token:6.2f} of a round a token, {a_round:5.2f} tokens a round")
         rows.append(
             {
-                "setting": name, "batch": 1, "method": method, "texts": len(texts), "new_tokens": options.new_tokens,
-                "cost_of_a_token": f"{of_a_token:.3f}", "tokens_per_round": f"{a_round:.3f}", "seeds": options.seeds,
-                **environment(),
+                "setting": name, "batch": batch, "method": method, "texts": len(texts),
+                "new_tokens": options.new_tokens, "cost_of_a_token": f"{of_a_token:.3f}",
+                "tokens_per_round": f"{a_round:.3f}", "seeds": options.seeds, **environment(options.device),
             }
         )  # fmt: skip
     return rows
 
 
-def fixed(drafts: int, lookup: Any) -> Any:
-    """Rounds of one number of drafts."""
-    from decoding.drafts.length import DraftLength
-
-    return DraftLength(drafts, lookup)
-
-
-def automatic(lookup: Any, experience: Any, widths: Any, few: int | None) -> Any:
-    """Rounds as ``draft_tokens="auto"`` has them."""
-    from decoding.drafts.length import DraftLength
-
-    return DraftLength(None, lookup, experience=experience, widths=widths, few=few)
-
-
-def written_texts(
-    setting: Setting, prompts: int, new_tokens: int, options: argparse.Namespace
-) -> tuple[list[Text], tuple[Any, int | None]]:
-    """What the model writes; how wide the passes of its rounds are, and up to which width products are quick."""
-    import decoding
-    from decoding.drafts.length import LONGEST, DraftLength
-    from decoding.drafts.prompt_lookup import PromptLookup
-
+def written_texts(setting: Setting, options: argparse.Namespace) -> tuple[list[Text], Widths]:
+    """What the model writes, and how wide the passes of its rounds are."""
     model, tokenizer = opened(setting, options)
-    widths: list[list[int]] = []  # by drafts, as they are while the text is written
-    few: list[int | None] = []
-    sources: list[Any] = []
-    length, lookup, begin = DraftLength.__init__, PromptLookup.__init__, DraftLength.begin
-    of_passes: list[Any] = []
+    found: list[Sequence[int]] = []
 
-    def made_length(self: Any, fixed: Any, proposer: Any, timed: Any, experience: Any, of: Any, quick: Any) -> None:
-        of_passes.append(of)
-        few.append(quick)
-        length(self, fixed, proposer, timed, experience, of, quick)
+    class Noted(DraftLength):
+        """Tells how wide the passes are, which is known while a text is written."""
 
-    def begun(self: Any) -> int:
-        widths[:] = widths or [list(of_passes[-1](drafts)) for drafts in range(LONGEST + 1)]
-        return begin(self)
+        def __init__(
+            self, fixed: int | None, proposer: Any, timed: bool, experience: Any, widths: Widths, few: int | None
+        ) -> None:
+            super().__init__(fixed, proposer, timed, experience, widths, few)
+            self.of_passes = widths
 
-    def made_lookup(self: Any, of_rows: Any, device: Any) -> None:
-        sources.append([list(map(int, text)) for text in of_rows[0]])
-        lookup(self, of_rows, device)
+        def begin(self) -> int:
+            """As without."""
+            found[:] = found or map(self.of_passes, range(LONGEST + 1))
+            return super().begin()
 
     texts = []
-    for text in list(setting.texts(options))[:prompts]:
+    for text in list(setting.texts(options))[: options.prompts]:
         strategy = setting.strategy(model, tokenizer, [text], options)
         inputs = encoded([("" if setting.strategy is context_aware else text.context) + text.prompt], tokenizer, model)
-        with (
-            patch.object(DraftLength, "__init__", made_length), patch.object(DraftLength, "begin", begun),
-            patch.object(PromptLookup, "__init__", made_lookup),
-        ):  # fmt: skip
+        with patch.object(strategies, "DraftLength", Noted):
             ids = decoding.generate(
-                model, **inputs, strategy=strategy, max_new_tokens=new_tokens, do_sample=False,
+                model, **inputs, strategy=strategy, max_new_tokens=options.new_tokens, do_sample=False,
                 drafts="prompt-lookup",
             )[0].tolist()  # fmt: skip
         start = inputs["input_ids"].shape[1]
-        texts.append(Text(ids[:start], ids[start:], sources[-1]))
-    return texts, (widths.__getitem__, few[-1])
+        sources = [] if strategy is None else strategy.draft_sources(model, [ids[:start]])[0]
+        texts.append(Text(ids[:start], ids[start:], [list(map(int, source)) for source in sources]))
+    return texts, found.__getitem__
 
 
 def made(copied: int, seed: int, new_tokens: int) -> Text:
@@ -171,37 +156,22 @@ def made(copied: int, seed: int, new_tokens: int) -> Text:
 
 def measured_costs(name: str, options: argparse.Namespace) -> Callable[[int], float]:
     """The cost of a round by its drafts, one without being 1: from the file of costs, and between its values."""
-    import torch
-
-    here = {"setting": name, "batch": "1", "threads": str(torch.get_num_threads()), "device": cpu_name()}
-    known: dict[int, float] = {}
+    given = environment(options.device)
+    here = {"setting": name, "batch": "1", "threads": str(given["threads"]), "device": given["device"]}
+    known = []
     if options.costs.is_file():
         with options.costs.open(encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                if all(row[column] == value for column, value in here.items()):
-                    known[int(row["drafts"])] = float(row["cost"])
-    if 0 not in known or max(known) < 16:
+            known = [row for row in csv.DictReader(file) if all(row[column] == here[column] for column in here)]
+    counts, costs = [int(row["drafts"]) for row in known], [float(row["cost"]) for row in known]
+    if not {0, LONGEST} <= set(counts):
         raise LeftOut(f"{options.costs} has no costs of {name!r} on {here['device']} (draft_costs.py measures them)")
-
-    def cost(drafts: int) -> float:
-        low = max(n for n in known if n <= drafts)
-        high = min(n for n in known if n >= drafts)
-        share = (drafts - low) / (high - low) if high > low else 0.0
-        return (known[low] + share * (known[high] - known[low])) / known[0]
-
-    return cost
+    return lambda drafts: float(np.interp(drafts, counts, costs)) / costs[0]
 
 
 def replayed(
     texts: Sequence[Text], make: Callable[[Any, Any], Any], cost: Callable[[int], float], seed: int
 ) -> tuple[float, float]:
     """What a token costs, and the number of tokens a round; the clock of the replay is disturbed."""
-    import torch
-
-    from decoding.drafts import length as lengths
-    from decoding.drafts.experience import Experience
-    from decoding.drafts.prompt_lookup import PromptLookup
-
     clock, experience = Busy(seed), Experience()
     spent, tokens, rounds = 0.0, 0, 0
     with patch.object(lengths, "time", clock):

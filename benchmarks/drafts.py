@@ -31,13 +31,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from draft_command import RESULTS, environment, measured, numbers, opened, parsed
 from draft_runs import EAGER, GREEDY, PLAIN, Run, ratio, run_all
-from draft_settings import RANDOM, SETTINGS, Setting, articles, no_strategy, questions, search
-from real_models import cpu_name
-from turns import LeftOut, llama, percentile_columns, percentiles, written
+from draft_settings import SETTINGS, no_strategy, search
+from turns import LeftOut, percentile_columns, percentiles
 
 OTHER_TOKENS = [False]  # whether some method has chosen others than without drafts
-KEY = ["setting", "batch", "threads", "device"]
 COLUMNS = [
     "setting", "method", "batch", "prompts", "new_tokens", *percentile_columns("ms_per_token"), "ratio_to_greedy",
     "ratio_to_no_drafts", "passes_per_token", "amateur_passes_per_token", "tokens_per_round", "drafts_accepted",
@@ -47,33 +46,16 @@ COLUMNS = [
 
 
 def main() -> int:
-    """Run the benchmark; 1 where a size had to be left out."""
+    """Run the benchmark; 1 where a size had to be left out, or tokens were others."""
     options = parse()
-    import torch
-
-    left_out = 0
-    for threads in options.threads:
-        torch.set_num_threads(threads)
-        for name in options.settings:
-            if reason := why_not(SETTINGS[name], options):
-                print(f"{name}: left out, {reason}")
-                continue
-            one = functools.partial(compare, name, options=options)
-            left_out |= written(one, [(batch, 0) for batch in options.batches], COLUMNS, options.output, keep=KEY)
+    left_out = measured(functools.partial(compare, options=options), options.batches, COLUMNS, options)
     return left_out or int(OTHER_TOKENS[0])
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
-    parser.add_argument("--models", type=Path, default=Path("../shared/models"), help="folder of small models")
-    parser.add_argument("--adapter", type=Path, help="folder of the LoRA amateur of SmolLM2")
-    parser.add_argument("--settings", type=lambda text: text.split(";"), default=list(SETTINGS), help="between ;")
-    parser.add_argument("--batches", type=lambda text: [int(number) for number in text.split(",")], default=[1, 4, 8])
-    parser.add_argument("--threads", type=lambda text: [int(number) for number in text.split(",")], default=[2])
-    parser.add_argument("--prompts", type=int, default=8, help="texts of a setting; batches take the first")
-    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--batches", type=numbers, default=[1, 4, 8])
     parser.add_argument(
         "--draft-tokens",
         type=lambda text: int(text) if text.isdecimal() else text,
@@ -81,62 +63,18 @@ def parse() -> argparse.Namespace:
         help="drafts of a round, or auto",
     )
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--layers", type=int, default=8, help="of the model with random weights")
     parser.add_argument("--width", type=int, default=512, help="likewise")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "drafts.csv")
-    options = parser.parse_args()
-    for name in options.settings:
-        if name not in SETTINGS:
-            parser.error(f"--settings {name}: expected some of {'; '.join(SETTINGS)}")
-    return options
+    parser.add_argument("--output", type=Path, default=RESULTS / "drafts.csv")
+    return parsed(parser, SETTINGS, new_tokens=64)
 
 
-def why_not(setting: Setting, options: argparse.Namespace) -> str:
-    """Why a setting cannot be measured here; empty where it can."""
-    from decoding.models.releases import RELEASES, is_fetched
-
-    if setting.model in RELEASES and not is_fetched(setting.model):
-        return f"{setting.model} was not fetched (decoding fetch {setting.model})"
-    if setting.model.startswith("stories") and not (options.models / setting.model).is_dir():
-        return f"{options.models / setting.model} is missing"
-    if setting.texts in (articles, questions) and not options.data.is_dir():
-        return f"{options.data} is missing"
-    return ""
-
-
-@functools.lru_cache(maxsize=1)
-def random_model(layers: int, width: int, device: str) -> tuple[Any, Any]:
-    """A Llama with random weights, and no tokenizer."""
-    return llama(layers, width, max(1, width // 256), device, "float32"), None
-
-
-@functools.lru_cache(maxsize=1)
-def loaded(name: str, device: str) -> tuple[Any, Any]:
-    """A model and its tokenizer; one is kept."""
-    import decoding
-
-    model, tokenizer = decoding.load(name, device=device, dtype="float32")
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return model, tokenizer
-
-
-def compare(name: str, batch: int, _: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+def compare(name: str, batch: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """All methods of a setting with batches of one size, taking turns."""
-    import platform
-
     import torch
-    import transformers
 
     setting = SETTINGS[name]
-    in_models = options.models / setting.model
-    if setting.model == RANDOM:
-        model, tokenizer = random_model(options.layers, options.width, options.device)
-    else:
-        model, tokenizer = loaded(str(in_models) if in_models.is_dir() else setting.model, options.device)
+    model, tokenizer = opened(setting, options)
     texts = list(setting.texts(options))[: options.prompts]
     batches = [texts[first : first + batch] for first in range(0, len(texts) - batch + 1, batch)]
     methods = {GREEDY: None, EAGER: None, PLAIN: None, **setting.drafts}
@@ -178,10 +116,7 @@ def compare(name: str, batch: int, _: int, options: argparse.Namespace) -> list[
                 "readings_left_out": f"{last.left_out:.3f}",
                 "first_token_s": f"{statistics.median(result.first_s for result in results):.3f}",
                 "same_tokens": method == GREEDY or right[method],
-                "repeats": options.repeats, "threads": torch.get_num_threads(),
-                "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else cpu_name(),
-                "torch": torch.__version__, "transformers": transformers.__version__,
-                "python": platform.python_version(),
+                "repeats": options.repeats, **environment(options.device),
             }
         )  # fmt: skip
     return rows

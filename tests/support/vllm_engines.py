@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from tiny_models import left_padded
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from vllm import LLM, SamplingParams
 
@@ -228,17 +229,13 @@ def continuation(
         # A repetition penalty would count the padding, and end tokens are other ones for each prompt.
         alone = alone or not options.keys() <= {"logits_processor", "bad_words_ids"}
         prompts = [prompt] if alone else _READ_TOGETHER.get(prompt, [prompt])
-        model, tokenizer = loaded(folder)
+        model = loaded(folder)[0]
         rows = [prompt_ids(text, folder) for text in prompts]
-        longest = max(map(len, rows))
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-        padding = tokenizer.eos_token_id or 0
         output = decoding.generate(
-            model, input_ids=torch.tensor([[padding] * (longest - len(row)) + row for row in rows]),
-            attention_mask=mask, strategy=strategy, max_new_tokens=computed, do_sample=False,
+            model, **left_padded(rows), strategy=strategy, max_new_tokens=computed, do_sample=False,
             **{name: as_lists(value) for name, value in options.items()},
         )  # fmt: skip
-        for text, new in zip(prompts, output[:, longest:].tolist(), strict=True):
+        for text, new in zip(prompts, output[:, max(map(len, rows)) :].tolist(), strict=True):
             ended = min((new.index(end) for end in ends_of(model) if end in new), default=len(new))
             _CONTINUED[asked(text)] = computed, new[: ended + 1]
         ids = _CONTINUED[asked(prompt)][1]
