@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -29,6 +30,7 @@ from decoding.models.wrappers import text_tokenizer, unwrapped
 __all__ = ["induce"]
 
 CHECKPOINTS = "checkpoints"
+CHECKPOINT_SECONDS = 300.0  # between two checkpoints at most: an epoch of a real model can take an hour
 RECORD = "induce.json"
 
 
@@ -46,7 +48,7 @@ def induce(
 
     The loss covers the tokens of the answers alone, and the head is applied where they are learnt alone. Afterwards the
     model is as before, without the adapter. A run that was interrupted continues from its last checkpoint when it is
-    called again.
+    called again: of the last epoch that ended, or of some minutes ago.
 
     Args:
         model: a decoder-only transformers model.
@@ -170,6 +172,16 @@ def _trainer(
     )  # fmt: skip
 
     class Progress(TrainerCallback):
+        def __init__(self) -> None:
+            self.saved = time.monotonic()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if time.monotonic() - self.saved >= CHECKPOINT_SECONDS:
+                control.should_save = True
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.saved = time.monotonic()
+
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             if report is not None and logs and "loss" in logs:
                 report(state.global_step, state.max_steps, float(logs["loss"]))

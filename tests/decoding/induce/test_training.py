@@ -15,7 +15,7 @@ import decoding
 from decoding import ContrastiveDecoding, InputError, ModelError, OptionError
 from decoding.evals import miniature
 from decoding.evals.cli import main
-from decoding.induce import Example, Recipe, induce
+from decoding.induce import Example, Recipe, induce, training
 from decoding.induce.answers import NOT_LEARNT, AnswerLoss
 from decoding.models.structure import inspect_model
 from decoding.tools.miniature.accuracy import accuracy
@@ -104,7 +104,11 @@ def test_the_loss_is_the_models_own_and_its_head_sees_what_is_learnt(expert: Any
     assert [tuple(shape) for shape in seen] == [(1, 14) if apart else (3, 12)]
 
 
-def test_a_run_that_was_stopped_goes_on_and_ends_the_same(expert: Any, learned: Learned, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("seconds", "first"), [(3600.0, 4), (0.0, 5)], ids=["of an epoch", "within an epoch"])
+def test_a_run_that_was_stopped_goes_on_and_ends_the_same(
+    expert: Any, learned: Learned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, first: int
+) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", seconds)
     model, tokenizer = expert
 
     def stop(step: int, total: int, loss: float | None) -> None:
@@ -116,7 +120,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_the_same(expert: Any, learned: 
     assert not getattr(model, "peft_config", None)
     steps: list[int] = []
     induce(model, tokenizer, _examples(), tmp_path / "stopped", RECIPE, report=lambda step, *_: steps.append(step))
-    assert steps == [4, 5, 6, 7, 8, 9]
+    assert steps == list(range(first, 10))
     from safetensors.torch import load_file
 
     stopped, whole = (
