@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_results import refused
 from tiny_processors import (
     RATE,
     SECONDS,
@@ -67,12 +68,6 @@ def record(result: tuple[int, str, str]) -> dict[str, Any]:
     code, out, err = result
     assert (code, err) == (0, "")
     return json.loads(out)
-
-
-def refused(result: tuple[int, str, str]) -> str:
-    code, out, err = result
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    return err
 
 
 IMAGE_STRATEGIES = {

@@ -1,0 +1,78 @@
+"""``decoding doctor``: what it tells of a model, and why something is refused."""
+
+import json
+import re
+
+import pytest
+import torch
+from tiny_models import tiny_model
+from transformers import GPT2Config, GPT2LMHeadModel
+from word_models import CONTEXT, WORDS, save
+
+import decoding
+from decoding.cli.app import run
+from decoding.cli.diagnosis import diagnose
+
+pytestmark = pytest.mark.usefixtures("models_loaded_once")
+
+
+def test_doctor_reports_how_a_model_is_served(tiny, capfd):
+    assert run(["doctor", "--model", tiny, "--json"]) == 0
+    out, err = capfd.readouterr()
+    report = json.loads(out)
+    assert err == ""
+    assert report["branching"] == "shared prefix"
+    assert report["head"] == "head"
+    assert report["separable head"] is report["early exits"] is True
+    assert (report["layers"], report["context"], report["vocabulary"]) == (2, CONTEXT, len(WORDS))
+    assert report["torch"] == torch.__version__
+    assert report["drafts"] is True
+    form = "triton" if report["device"].startswith("cuda") else "torch"
+    assert report["degeneration penalty"] == report["selection"] == form
+    assert run(["doctor", "--model", tiny]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(re.fullmatch(r"branching +shared prefix *", line) for line in lines)
+
+
+def test_doctor_says_why_a_model_reads_no_drafts(tiny):
+    report = diagnose("mamba", tiny_model("mamba"), decoding.load(tiny, "cpu")[1])
+    assert report["drafts"] is False
+    assert report["no drafts because"].startswith("MambaForCausalLM cannot read drafts: it has no shared prefix (")
+
+
+def test_doctor_says_which_drafts_an_encoder_decoder_reads(tiny):
+    report = diagnose("t5", tiny_model("t5"), decoding.load(tiny, "cpu")[1])
+    assert (report["drafts"], report["drafts are"]) == (
+        True,
+        "of prompt lookup, for one row, without contrastive search",
+    )
+
+
+def test_doctor_says_why_a_model_is_refused(tiny, capfd, monkeypatch):
+    def refuse(*arguments, **options):
+        raise RuntimeError("its state cannot\nbe branched")
+
+    monkeypatch.setattr("decoding.cli.diagnosis.open_stream", refuse)
+    assert run(["doctor", "--model", tiny, "--json"]) == 0
+    report = json.loads(capfd.readouterr().out)
+    assert (report["branching"], report["branching because"]) == ("refused", "RuntimeError: its state cannot")
+
+
+def test_doctor_says_why_a_kernel_cannot_run(tiny, capfd, monkeypatch):
+    monkeypatch.setenv("DECODING_KERNELS", "triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert run(["doctor", "--model", tiny, "--device", "cpu", "--json"]) == 0
+    report = json.loads(capfd.readouterr().out)
+    assert report["branching"] == "shared prefix"
+    assert report["selection"].startswith("refused: DECODING_KERNELS='triton' cannot run here")
+
+
+def test_doctor_and_generate_serve_learned_positions(tmp_path, capfd):
+    config = GPT2Config(vocab_size=len(WORDS), n_positions=16, n_embd=16, n_layer=1, n_head=2)
+    config.eos_token_id = config.bos_token_id = 1
+    folder = save(GPT2LMHeadModel(config), tmp_path)
+    capfd.readouterr()  # save_pretrained has a progress bar
+    assert run(["doctor", "--model", folder]) == 0
+    assert run(["generate", "--model", folder, "--prompt", "w1 w2"]) == 0
+    assert capfd.readouterr().err == ""
