@@ -1,6 +1,6 @@
 """Explanations of strategies with images, sound or an encoder's text: their scores are those of the call that decoded.
 
-``tests/decoding/strategies/contrast/test_reader_inputs.py`` has these against recomputation.
+``test_image_readers.py`` and ``test_encoder_readers.py`` beside the strategies have these against recomputation.
 """
 
 from __future__ import annotations

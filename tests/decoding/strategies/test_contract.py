@@ -32,7 +32,7 @@ from decoding.strategies.registry import (
 )
 
 # Those of this library and of other packages; the rest are transformers' own. Those of images, sound and sources have
-# tests of the same things in tests/decoding/strategies/contrast/test_reader_inputs.py.
+# tests of the same things in tests/decoding/strategies/contrast/test_image_readers.py and test_encoder_readers.py.
 OWN = [name for name in exportable_strategies() if name not in OTHER_INPUTS]
 ON_TEXT = [name for name in STRATEGIES if name not in OTHER_INPUTS]
 PROMPTS = ["The old clockmaker", "In the town of Varn there lives", "A river"]
