@@ -47,8 +47,8 @@ def induce(
     """Fine-tune a LoRA adapter on hallucinated answers and write it to a folder, to be the model's amateur.
 
     The loss covers the tokens of the answers alone, and the head is applied where they are learnt alone. Afterwards the
-    model is as before, without the adapter. A run that was interrupted continues from its last checkpoint when it is
-    called again: of the last epoch that ended, or of some minutes ago.
+    model is as before, without the adapter. A run that was interrupted continues from its last checkpoint, which is
+    some minutes old at most, when it is called again.
 
     Args:
         model: a decoder-only transformers model.

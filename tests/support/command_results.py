@@ -5,10 +5,11 @@ from __future__ import annotations
 __all__ = ["refused"]
 
 
-def refused(result: tuple[int, str, str]) -> str:
+def refused(code: int, out: str, err: str) -> str:
     """The one line on standard error of a command that was refused: exit code 2, and nothing on standard output."""
-    code, out, err = result
     assert (code, out) == (2, "")
-    assert len(err.splitlines()) == 1
+    assert err.startswith("decoding: ")
+    assert err.endswith("\n")
+    assert len(err.splitlines()) == err.count("\n") == 1
     assert "Traceback" not in err
     return err

@@ -5,22 +5,26 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 WORDS = ["<unk>", "</s>", *(f"w{i}" for i in range(30))]
-
-
+PROMPT = "w1 w2 w3 w1 w2 w3"
 CONTEXT = 48
 
 
+def tokenizer_of(words, **more):
+    """One token a word, of which "<unk>" and "</s>" are two; ``more`` goes to the tokenizer."""
+    whole = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    whole.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=whole, eos_token="</s>", unk_token="<unk>", **more)
+
+
 def save(model, folder, **tokenizer):
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    """Write a model of ``WORDS`` and its tokenizer; return the folder's name."""
     model.save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", unk_token="<unk>", **tokenizer).save_pretrained(
-        folder
-    )
+    tokenizer_of(WORDS, **tokenizer).save_pretrained(folder)
     return str(folder)
 
 
 def llama():
+    """A model of ``WORDS``, with ``CONTEXT`` tokens of context, that never ends."""
     torch.manual_seed(0)
     return LlamaForCausalLM(
         LlamaConfig(

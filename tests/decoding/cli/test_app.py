@@ -45,7 +45,7 @@ def test_a_model_that_cannot_be_loaded_is_one_line(command, tmp_path, capfd):
     prompt = ["--prompt", "w1"] if command == "generate" else []
     for folder, message in [(tmp_path, "no config.json"), (tmp_path / "absent", "no such folder")]:
         code = run([command, "--model", str(folder), *prompt])
-        assert message in refused((code, *capfd.readouterr()))
+        assert message in refused(code, *capfd.readouterr())
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["doctor", "--help"]])

@@ -147,12 +147,12 @@ def test_bad_input_is_one_line_and_exit_code_2(generate, arguments, message):
     prompt = [] if arguments[0] == "--prompt" or arguments[2:3] == ["--prompt"] else ["--prompt", "w1 w2"]
     if "--stream" in arguments and "--prompt" in arguments:
         prompt = ["--prompt", "w1 w2"]
-    assert message in refused(generate(*prompt, *arguments))
+    assert message in refused(*generate(*prompt, *arguments))
 
 
 def test_an_empty_standard_input_is_an_empty_prompt(generate, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
-    assert "the prompt is empty" in refused(generate())
+    assert "the prompt is empty" in refused(*generate())
 
 
 def test_a_trained_model_tells_a_story(capfd):

@@ -163,7 +163,7 @@ def test_long_sound_is_written_down_segment_by_segment(
     sound = tone(seconds=SECONDS + 0.5)
     long = ("--model", media["stamps"], "--audio", str(write_wav(tmp_path / "long.wav", sound)), "--strategy", strategy)
     made = record(generate(*long, "--json"))
-    assert "--stream: sound that is longer than the model hears" in refused(generate(*long, "--stream"))
+    assert "--stream: sound that is longer than the model hears" in refused(*generate(*long, "--stream"))
     model = AutoModelForSpeechSeq2Seq.from_pretrained(media["stamps"])
     processor = AutoProcessor.from_pretrained(media["stamps"])
     inputs = processor(
@@ -184,7 +184,7 @@ def test_what_is_heard_can_be_streamed(strategy: str, generate: Run, media: dict
 def test_the_longest_text_of_whisper_fits_its_decoder(generate: Run, media: dict[str, str]) -> None:
     sound = ("--model", media["whisper"], "--audio", media["sound"], "--strategy", "greedy", "--json")
     assert record(generate(*sound, "--max-new-tokens", "44"))["new_tokens"] == 44
-    assert "--max-new-tokens 45: must be 1 to 44" in refused(generate(*sound, "--max-new-tokens", "45"))
+    assert "--max-new-tokens 45: must be 1 to 44" in refused(*generate(*sound, "--max-new-tokens", "45"))
 
 
 @pytest.fixture(scope="module")
@@ -239,14 +239,14 @@ def test_what_is_wrong_is_one_line(arguments: str, message: str, generate: Run, 
         more += ["--prompt", "<image>"]
     if "--strategy" not in more:
         more += ["--strategy", "greedy"]
-    assert message in refused(generate("--model", model.format(**faults), *more))
+    assert message in refused(*generate("--model", model.format(**faults), *more))
 
 
 def test_images_without_pillow_say_what_to_install(
     generate: Run, media: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
-    line = refused(generate("--model", media["llava"], "--image", media["image"], "--prompt", PROMPT))
+    line = refused(*generate("--model", media["llava"], "--image", media["image"], "--prompt", PROMPT))
     assert "pip install 'contrastive-decoding[images]'" in line
 
 
@@ -294,11 +294,11 @@ def test_a_language_to_replace_must_be_named(generate: Run, translators: dict[st
         "--strategy",
         "source-contrast:source=none,language=w31",
     )
-    assert "give forced_bos_token_id=ID (--generation-config on the command line)" in refused(generate(*contrast))
+    assert "give forced_bos_token_id=ID (--generation-config on the command line)" in refused(*generate(*contrast))
 
 
 def test_another_source_needs_an_encoder(generate: Run) -> None:
-    assert "decoder-only" in refused(generate("--prompt", "Long ago", "--strategy", "source-contrast:source=Once"))
+    assert "decoder-only" in refused(*generate("--prompt", "Long ago", "--strategy", "source-contrast:source=Once"))
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "image-contrast:noise=900", "image-contrast:no_image=true"])
@@ -321,4 +321,4 @@ def test_images_of_several_sizes_for_qwen2_vl(strategy: str, generate: Run, tmp_
     new = tokens[0, inputs["input_ids"].shape[1] :]
     assert made["text"] == processor.tokenizer.decode(new, skip_special_tokens=True)
     careless = generate("--model", folder, *files, "--prompt", "w1 w2", "--strategy", strategy)
-    assert "write <|image_pad|> where it stands in the prompt, or give --chat" in refused(careless)
+    assert "write <|image_pad|> where it stands in the prompt, or give --chat" in refused(*careless)

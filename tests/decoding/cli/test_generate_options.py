@@ -7,12 +7,12 @@ import pytest
 import torch
 from command_results import refused
 from opened_drafts import opened_drafts
+from word_models import PROMPT
 
 import decoding
 from decoding.drafts.options import DraftOptions
 from decoding.strategies.registry import parse_strategy
 
-PROMPT = "w1 w2 w3 w1 w2 w3"
 OPTIONS = {"repetition_penalty": 1.2, "no_repeat_ngram_size": 2, "suppress_tokens": [5, 9], "eos_token_id": [7, 8]}
 
 
@@ -88,7 +88,7 @@ def test_what_the_folder_has_acts_unless_the_call_says_otherwise(generate, tiny,
     ],
 )
 def test_a_wrong_option_of_the_generation_config_is_one_line(option, message, generate):
-    assert message in refused(generate("--prompt", PROMPT, "--generation-config", option))
+    assert message in refused(*generate("--prompt", PROMPT, "--generation-config", option))
 
 
 # Which strategy reads which drafts is held by tests/decoding/generation; here each is given once on the command line.

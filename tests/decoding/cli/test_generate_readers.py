@@ -4,12 +4,10 @@ import json
 
 import pytest
 from command_results import refused
+from word_models import PROMPT
 
 import decoding
 from decoding.strategies.registry import parse_strategy
-
-PROMPT = "w1 w2 w3 w1 w2 w3"
-
 
 pytestmark = pytest.mark.usefixtures("models_loaded_once")
 
@@ -63,4 +61,4 @@ def test_readers_of_every_kind_are_written_as_text(strategy, generate, tiny):
     ],
 )
 def test_a_reader_that_cannot_be_is_one_line(strategy, message, generate):
-    assert message in refused(generate("--prompt", PROMPT, "--strategy", strategy, "--max-new-tokens", "4"))
+    assert message in refused(*generate("--prompt", PROMPT, "--strategy", strategy, "--max-new-tokens", "4"))

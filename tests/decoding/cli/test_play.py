@@ -13,6 +13,7 @@ import urllib.request
 from typing import Any
 
 import pytest
+from command_results import refused
 from forked_process import after_fork
 
 from decoding.cli.address import check_address, is_loopback
@@ -24,14 +25,6 @@ from decoding.play import playground as playgrounds
 EMBEDDED = pytest.mark.skipif(
     not (miniature.folder("expert") / "config.json").is_file(), reason="the embedded models have not been trained here"
 )
-
-
-def refused(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(["play", *arguments]) == 2
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    return err
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
@@ -59,22 +52,24 @@ def test_where_it_cannot_listen_is_told_in_words_of_the_options(capfd: pytest.Ca
     with pytest.raises(OptionError, match=r"^--host a\.b\.invalid: is no address, and no name that is known here"):
         check_address("a.b.invalid", None)
     if importlib.util.find_spec("gradio") is not None:
-        assert "--host 192.0.2.1: this machine has no such address" in refused(capfd, "--host", "192.0.2.1")
+        assert "--host 192.0.2.1: this machine has no such address" in refused(
+            main(["play", "--host", "192.0.2.1"]), *capfd.readouterr()
+        )
 
 
 def test_without_gradio_it_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'contrastive-decoding[play]'" in refused(capfd)
+    assert "pip install 'contrastive-decoding[play]'" in refused(main(["play"]), *capfd.readouterr())
 
 
 def test_wrong_options_are_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("gradio", reason="the page is made with gradio: the extra play")
-    assert "--model: is empty" in refused(capfd, "--model", " ")
-    assert "--port" in refused(capfd, "--port", "70000")
-    assert "--max-new-tokens" in refused(capfd, "--max-new-tokens", "0")
-    assert "no-such-device" in refused(capfd, "--device", "no-such-device")
+    assert "--model: is empty" in refused(main(["play", "--model", " "]), *capfd.readouterr())
+    assert "--port" in refused(main(["play", "--port", "70000"]), *capfd.readouterr())
+    assert "--max-new-tokens" in refused(main(["play", "--max-new-tokens", "0"]), *capfd.readouterr())
+    assert "no-such-device" in refused(main(["play", "--device", "no-such-device"]), *capfd.readouterr())
 
 
 def test_options_are_the_playgrounds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +95,9 @@ def test_an_address_that_is_taken_is_one_line(
 
     monkeypatch.setattr(gradio.Blocks, "launch", taken)
     monkeypatch.setattr(playgrounds.Playground, "load_first", lambda self: None)
-    assert "port 7999 is in use; give another with --port" in refused(capfd, "--port", "7999")
+    assert "port 7999 is in use; give another with --port" in refused(
+        main(["play", "--port", "7999"]), *capfd.readouterr()
+    )
 
 
 def play(port: int, out: int) -> None:

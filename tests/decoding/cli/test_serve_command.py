@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 
+import command_results
 import pytest
 
 from decoding import ModelError, OptionError
@@ -21,10 +22,7 @@ def refused(capfd):
     """Run ``decoding serve`` with these options and return its one line."""
 
     def refused(*options):
-        code = run(["serve", *options])
-        out, err = capfd.readouterr()
-        assert (code, out, err.count("\n")) == (2, "", 1)
-        return err.removeprefix("decoding: ")
+        return command_results.refused(run(["serve", *options]), *capfd.readouterr()).removeprefix("decoding: ")
 
     return refused
 

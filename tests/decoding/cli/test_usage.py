@@ -8,6 +8,7 @@ import sys
 import typing
 from pathlib import Path
 
+import command_results
 import pytest
 import typer
 from typer.main import get_command
@@ -64,12 +65,7 @@ def refused(capfd):
     """Run a wrong command line and return its one line, without what every line begins with."""
 
     def refused(*arguments):
-        code = main(list(arguments))
-        out, err = capfd.readouterr()
-        assert (code, out) == (2, "")
-        assert err.startswith("decoding: ")
-        assert err.endswith("\n")
-        assert err.count("\n") == 1
+        err = command_results.refused(main(list(arguments)), *capfd.readouterr())
         assert not set(err) & set("╭│╰─")
         assert "Usage" not in err
         return err.removeprefix("decoding: ").rstrip("\n")

@@ -5,14 +5,13 @@ import shutil
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
     LlamaConfig,
     LlamaForCausalLM,
-    PreTrainedTokenizerFast,
 )
+from word_models import tokenizer_of
 
 from decoding import ModelError, OptionError
 from decoding.models import loading
@@ -31,9 +30,7 @@ SIZES = {"vocab_size": 4, "hidden_size": 8, "intermediate_size": 8, "max_positio
 
 
 def _tokenizer():
-    words = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "a": 2, "b": 3}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", unk_token="<unk>")
+    return tokenizer_of(["<unk>", "</s>", "a", "b"])
 
 
 @pytest.fixture

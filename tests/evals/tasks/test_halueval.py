@@ -9,6 +9,7 @@ from typing import Any
 import contrast_oracle as oracle
 import pytest
 import torch
+from command_results import refused
 
 from decoding.errors import InputError
 from decoding.evals import miniature
@@ -127,10 +128,7 @@ def test_a_wrong_file_is_one_line(
     path = written(tmp_path, rows)
     with pytest.raises(InputError, match=message):
         load(path, task)
-    assert main(["eval", "halueval", "--data", path, *(["--task", task] if task else [])]) == 2
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert len(err.splitlines()) == 1
+    refused(main(["eval", "halueval", "--data", path, *(["--task", task] if task else [])]), *capfd.readouterr())
 
 
 @pytest.mark.parametrize("arguments", [["--task", "summarisation"], ["--prompt", "haluevl"]])
