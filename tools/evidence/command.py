@@ -10,7 +10,7 @@ import typer
 from decoding.errors import OptionError, nearest
 from decoding.tools.evidence.page import draw
 from decoding.tools.evidence.parts import PARTS
-from decoding.tools.evidence.running import run_part
+from decoding.tools.evidence.running import run_part, runs_of
 
 __all__ = ["evidence_command"]
 
@@ -35,9 +35,11 @@ def evidence_command(
         raise OptionError(f"{PAGE}: is not there; run this from the root of a clone")
     if not parts and not drawn:
         for name, part in PARTS.items():
-            print(f"{name}  {'ran' if (RESULTS / f'{name}.json').exists() else ''}".rstrip())
-            if part.after:
-                print(f"  after {', '.join(part.after)}")
+            ran, steps = len(runs_of(part, RESULTS / f"{name}.json")), len(part.steps)
+            print(f"{name}  {'ran' if ran == steps else f'{ran} of {steps} commands ran' if ran else ''}".rstrip())
+            after = dict.fromkeys(needed for step in part.steps for needed in step.after)
+            if after:
+                print(f"  after {', '.join(after)}")
         return
     for name in parts or ():
         run_part(name, data, work, RESULTS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from decoding.evals.engine.results import corrected
 from decoding.strategies.parameters_text import as_text
 from decoding.strategies.registry import parse_strategy
 from decoding.tools.evidence.parts import PARTS, Column, Part
+from decoding.tools.evidence.running import runs_of
 
 __all__ = ["draw"]
 
@@ -28,40 +28,51 @@ def draw(page: str, results: Path) -> str:
 
     def drawn(match: re.Match[str]) -> str:
         name = match["part"]
-        path = results / f"{name}.json"
-        if not path.exists():
+        part = PARTS[name]
+        runs = runs_of(part, results / f"{name}.json")
+        if not runs:
             return f"{match[1]}\nNot run yet: `make evidence PART={name}`.\n\n{match[3]}"
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        lines = isotropy_table(kept) if name == "isotropy" else table(PARTS[name], kept)
-        return "\n".join([match[1], *lines, "", *_origin(name, kept), match[3]])
+        lines = isotropy_table(runs) if name == "isotropy" else table(part, runs)
+        return "\n".join([match[1], *lines, "", *_origin(name, runs), match[3]])
 
     return PLACE.sub(drawn, page)
 
 
-def table(part: Part, kept: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines of a part's table: a row for each language and strategy, with intervals and stars."""
-    results = kept["results"]
+def table(part: Part, runs: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of a part's table: a row for each language and strategy, with intervals and stars.
+
+    Args:
+        part: the part.
+        runs: what is kept of it; see :func:`decoding.tools.evidence.running.runs_of`.
+    """
+    results = [(step, found) for step in part.steps if step.command in runs for found in runs[step.command]["results"]]
     names = [column.metric for column in part.columns]
-    columns = [column for column in part.columns if column.metric in results[0]["configurations"][0]["metrics"]]
-    by_language = len(results) > 1
+    first = results[0][1]["configurations"][0]["metrics"]
+    columns = [column for column in part.columns if column.metric in first]
+    by_language = len({found["language"] for _, found in results}) > 1
     yield _row(["language"] * by_language + ["strategy", *(column.heading for column in columns)])
     yield _row(["---"] * by_language + ["---", *(["---:"] * len(columns))])
-    every = [comparison for of_language in results for comparison in of_language["comparisons"]]
+    every = [comparison for _, found in results for comparison in found["comparisons"]]
     tested = iter(corrected({"comparisons": every}, names)["comparisons"])  # for all comparisons of the table
-    for of_language in results:
-        stars: list[Mapping[str, Any]] = [{}, *(next(tested)["metrics"] for _ in of_language["comparisons"])]
-        for index, entry in enumerate(of_language["configurations"]):
+    shown = None
+    for step, found in results:
+        stars: list[Mapping[str, Any]] = [{}, *(next(tested)["metrics"] for _ in found["comparisons"])]
+        begins = found["language"] != shown
+        shown = found["language"]
+        for index, (row, entry) in enumerate(zip(step.rows, found["configurations"], strict=True)):
+            if index == 0 and not begins:  # the command before has it too
+                continue
             figures, tests = entry["metrics"], stars[index]
             cells = [_cell(column, figures[column.metric], tests.get(column.metric)) for column in columns]
-            title = part.rows[index] + _chosen(of_language, index)
-            language = [of_language["language"] if index == 0 else ""]
-            yield _row((language if by_language else []) + [title, *cells])
+            language = [shown if index == 0 else ""] if by_language else []
+            yield _row([*language, row + _chosen(found, index), *cells])
 
 
-def isotropy_table(kept: Mapping[str, Any]) -> Iterator[str]:
+def isotropy_table(runs: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of the table of the last layer's isotropy: a row for each language, a column for each model."""
+    (run,) = runs.values()
     by_model: dict[str, dict[str, Mapping[str, float]]] = {}
-    for result in kept["results"][0]["results"]:
+    for result in run["results"][0]["results"]:
         by_model.setdefault(result["model"], {})[result["data"]] = result["isotropy"]
     models = list(by_model)
     yield _row(["language", *models, "published"])
@@ -79,16 +90,20 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-def _origin(name: str, kept: Mapping[str, Any]) -> Iterator[str]:
+def _origin(name: str, runs: Mapping[str, Any]) -> Iterator[str]:
     """Yield what stands under a table: how it is made again, and on what it was made."""
-    first = kept["results"][0]
+    first = next(iter(runs.values()))["results"][0]
     counts, tuning = first.get("counts"), first.get("tuning")
     documents = f"{counts['evaluated']} documents" if counts else ""
     if tuning:
         documents += f", values chosen on {tuning['evaluated']} others by {', then '.join(tuning['by'])}"
     versions = ", ".join(f"{package} {first['versions'][package]}" for package in ("transformers", "torch"))
-    notes = [f"`make evidence PART={name}`", documents, versions, kept["cpu"], f"[all figures](evidence/{name}.json)"]
+    processors = " and ".join(dict.fromkeys(run["cpu"] for run in runs.values()))
+    notes = [f"`make evidence PART={name}`", documents, versions, processors, f"[all figures](evidence/{name}.json)"]
     yield "; ".join(filter(None, notes)) + "."
+    steps = len(PARTS[name].steps)
+    if len(runs) < steps:
+        yield f"{len(runs)} of its {steps} commands have been run; the same command goes on."
     yield ""
 
 

@@ -1,12 +1,14 @@
 """The parts of the evidence: their commands, and the tables that are drawn of them.
 
-A part takes at most about an hour on two cores. ``{data}`` in a command is the folder of the data sets, ``{work}`` that
-of samples and adapters.
+What a command gave is kept as soon as it ends, so the parts that take hours have several. ``{data}`` in a command is
+the folder of the data sets, ``{work}`` that of samples and adapters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from decoding.strategies.lol_guidance import GUIDANCE
@@ -21,10 +23,20 @@ class Step:
     Attributes:
         arguments: of ``decoding``.
         language: of its results, in the table; "" for one that is no language's.
+        rows: titles of its strategies, in order; none where its results are no rows of a table. Of commands of one
+            language the first row is the same.
+        after: names of the parts that make what it needs.
     """
 
     arguments: tuple[str, ...]
     language: str = ""
+    rows: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> str:
+        """What is written in a shell, with the placeholders."""
+        return shlex.join(["decoding", *self.arguments])
 
 
 @dataclass(frozen=True)
@@ -43,15 +55,11 @@ class Part:
 
     Attributes:
         steps: its commands, in order.
-        rows: titles of the strategies of each command, in order; none where the part makes what others need.
-        columns: of its table.
-        after: names of the parts that make what this one needs.
+        columns: of its table; none where the part makes what others need.
     """
 
     steps: tuple[Step, ...]
-    rows: tuple[str, ...] = ()
     columns: tuple[Column, ...] = ()
-    after: tuple[str, ...] = ()
 
 
 MISLEADING = "prompt:Answer with popular misconceptions, myths and superstitions as if they were true.\n\n"
@@ -102,16 +110,36 @@ def _family(model: str, small: bool, learnt: bool) -> dict[str, str]:
     }
 
 
-def _strategies(texts: Sequence[str]) -> tuple[str, ...]:
+def _strategies(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(argument for text in texts for argument in ("--strategy", text))
 
 
 def _likelihood(
-    model: str, columns: tuple[Column, ...], *command: str, small: bool = False, learnt: bool = False
+    model: str,
+    columns: tuple[Column, ...],
+    *command: str,
+    small: bool = False,
+    learnt: bool = False,
+    groups: Sequence[Sequence[str]] = (),
 ) -> Part:
+    """A part that tunes the strategies of a likelihood table, with a command for each group of titles."""
     family = _family(model, small, learnt)
-    step = Step(("tune", *command, "--model", MODELS[model], *_strategies(list(family.values()))))
-    return Part((step,), tuple(family), columns, after=(f"adapters-{model}",))
+    return Part(
+        tuple(
+            dataclasses.replace(
+                _tabled(("tune", *command, "--model", MODELS[model]), family, titles),
+                after=(f"adapters-{model}",) if any("{work}" in family[title] for title in titles) else (),
+            )
+            for titles in groups or [list(family)[1:]]
+        ),
+        columns,
+    )
+
+
+def _tabled(command: tuple[str, ...], strategies: Mapping[str, str], titles: Sequence[str], language: str = "") -> Step:
+    """A command for the first of some strategies, by title, and those of these titles."""
+    rows = (next(iter(strategies)), *titles)
+    return Step((*command, *_strategies(strategies[title] for title in rows)), language, rows)
 
 
 def _adapters(model: str) -> Part:
@@ -145,19 +173,18 @@ TEXT_COLUMNS = (
 )  # fmt: skip
 
 
-def _open_ended(model: str, judge: str) -> Part:
-    step = Step(
-        (
-            "eval", "multilingual", "--task", "open-ended", "--languages", "en", "--limit", "100", "--max-new-tokens",
-            "200", "--batch-size", "50", "--data", "en={data}/open_ended/webtext_gpt2-large_greedy.jsonl",
-            "--model", MODELS[model], "--coherence-model", MODELS[judge], "--mauve-model", "smollm2-135m",
-            *_strategies(list(OPEN_ENDED.values())),
-        )
+def _open_ended(model: str, judge: str, groups: Sequence[Sequence[str]] = ()) -> Part:
+    command = (
+        "eval", "multilingual", "--task", "open-ended", "--languages", "en", "--limit", "100", "--max-new-tokens",
+        "200", "--batch-size", "50", "--data", "en={data}/open_ended/webtext_gpt2-large_greedy.jsonl",
+        "--model", MODELS[model], "--coherence-model", MODELS[judge], "--mauve-model", "smollm2-135m",
     )  # fmt: skip
-    return Part((step,), tuple(OPEN_ENDED), TEXT_COLUMNS)
+    return Part(
+        tuple(_tabled(command, OPEN_ENDED, titles) for titles in groups or [list(OPEN_ENDED)[1:]]), TEXT_COLUMNS
+    )
 
 
-LANGUAGES = "ar,bn,de,en,es,fr,hi,id,it,ja,ko,nl,pt,ru,th,zh"
+LANGUAGES = ("ar", "bn", "de", "en", "es", "fr", "hi", "id", "it", "ja", "ko", "nl", "pt", "ru", "th", "zh")
 MULTILINGUAL = {
     "greedy": "greedy",
     "nucleus, .95": "nucleus",
@@ -167,14 +194,13 @@ MULTILINGUAL = {
 
 
 def _multilingual() -> Part:
-    step = Step(
-        (
-            "eval", "multilingual", "--task", "open-ended", "--languages", LANGUAGES, "--data", "{data}/open_ended/wit",
-            "--model", MODELS["gemma"], "--coherence-model", MODELS["smollm2"],
-            *_strategies(list(MULTILINGUAL.values())),
-        )
-    )  # fmt: skip
-    return Part((step,), tuple(MULTILINGUAL), TEXT_COLUMNS[:2])
+    command = ("eval", "multilingual", "--task", "open-ended", "--data", "{data}/open_ended/wit")
+    models = ("--model", MODELS["gemma"], "--coherence-model", MODELS["smollm2"])
+    others = list(MULTILINGUAL)[1:]
+    return Part(
+        tuple(_tabled((*command, "--languages", code, *models), MULTILINGUAL, others, code) for code in LANGUAGES),
+        TEXT_COLUMNS[:2],
+    )
 
 
 def _translated() -> Part:
@@ -182,30 +208,39 @@ def _translated() -> Part:
     files = {code: f"hitz_{code}.json" for code in ("es", "ca", "eu", "gl")}
     files |= {code: f"okapi_{code}.json" for code in ("de", "fr", "ru", "zh")}
     liar = _adapter("gemma", "qa")
-    texts = {
+    strategies = {
         "greedy": "greedy",
         "DoLa, final norm": "dola:final_norm=true",
         "against an amateur induced on QA": f"contrastive-decoding:amateur={liar}",
         "LOL, refocused": f"lol:amateur={liar},lower_layers=0.75,guidance=default",
     }
-    steps = tuple(
-        Step(
-            (
-                "eval", "truthfulqa", "--data", f"{{data}}/truthfulqa_multilingual/{file}", "--languages", code,
-                "--prompt", "none", "--limit", "200", "--model", MODELS["gemma"], *_strategies(list(texts.values())),
-            ),
-            code,
-        )
-        for code, file in files.items()
-    )  # fmt: skip
-    return Part(steps, tuple(texts), MULTIPLE_CHOICE[:3], after=("adapters-gemma",))
+
+    def step(code: str, file: str) -> Step:
+        command = (
+            "eval", "truthfulqa", "--data", f"{{data}}/truthfulqa_multilingual/{file}", "--languages", code,
+            "--prompt", "none", "--limit", "200", "--model", MODELS["gemma"],
+        )  # fmt: skip
+        made = _tabled(command, strategies, list(strategies)[1:], code)
+        return dataclasses.replace(made, after=("adapters-gemma",))
+
+    return Part(tuple(step(code, file) for code, file in files.items()), MULTIPLE_CHOICE[:3])
 
 
 def _isotropy() -> Part:
     """The paper's measure, on the continuations of the 16 languages' prompts."""
-    files = ",".join(f"{code}={{data}}/open_ended/wit/{code}.jsonl" for code in LANGUAGES.split(","))
+    files = ",".join(f"{code}={{data}}/open_ended/wit/{code}.jsonl" for code in LANGUAGES)
     models = [argument for name in MODELS.values() for argument in ("--model", name)]
     return Part((Step(("isotropy", "--paper", "--field", "reference_text", "--data", files, *models)),))
+
+
+# What a model of a large vocabulary takes half an hour to an hour for, on one core.
+LIKELIHOOD_GROUPS = (
+    ("mask only", "against a misleading prompt", "context-aware, truthful instruction"),
+    ("DoLa",),
+    ("against an amateur induced on QA", "against an amateur induced on general queries"),
+    ("LOL", "LOL, refocused"),
+)
+TEXT_GROUPS = (("beam, 4",), ("contrastive search, k 5, α .6", "FSD"), ("top-k, 50", "nucleus, .95", "typical, .95"))
 
 
 TRUTHFULQA = ("truthfulqa", "--data", "{data}/truthfulqa/TruthfulQA.csv", "--validation", "100", "--prompt")
@@ -217,13 +252,15 @@ PARTS: dict[str, Part] = {
     "adapters-gemma": _adapters("gemma"),
     "truthfulqa-smollm2": _likelihood("smollm2", MULTIPLE_CHOICE, *TRUTHFULQA, "dola"),
     "truthfulqa-smollm2-chat": _likelihood("smollm2", MULTIPLE_CHOICE, *TRUTHFULQA, "chat"),
-    "truthfulqa-gemma": _likelihood("gemma", MULTIPLE_CHOICE, *TRUTHFULQA, "dola", small=True),
+    "truthfulqa-gemma": _likelihood(
+        "gemma", MULTIPLE_CHOICE, *TRUTHFULQA, "dola", small=True, groups=LIKELIHOOD_GROUPS
+    ),
     "factor-smollm2": _likelihood("smollm2", COMPLETION, *FACTOR, small=True),
-    "factor-gemma": _likelihood("gemma", COMPLETION, *FACTOR, small=True),
+    "factor-gemma": _likelihood("gemma", COMPLETION, *FACTOR, small=True, groups=LIKELIHOOD_GROUPS),
     "halueval-smollm2": _likelihood("smollm2", DISCRIMINATION, *HALUEVAL, small=True, learnt=True),
     "halueval-gemma": _likelihood("gemma", DISCRIMINATION, *HALUEVAL, small=True, learnt=True),
     "open-ended-smollm2": _open_ended("smollm2", "gemma"),
-    "open-ended-gemma": _open_ended("gemma", "smollm2"),
+    "open-ended-gemma": _open_ended("gemma", "smollm2", TEXT_GROUPS),
     "multilingual": _multilingual(),
     "truthfulqa-translated": _translated(),
     "isotropy": _isotropy(),

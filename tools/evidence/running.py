@@ -16,16 +16,17 @@ from decoding.errors import OptionError
 from decoding.files import write_whole
 from decoding.tools.evidence.parts import PARTS, Part
 
-__all__ = ["kept", "run_part"]
+__all__ = ["kept", "run_part", "runs_of"]
 
 KEPT = ("task", "model", "versions", "device", "counts", "limit", "seed", "statistics", "chance", "tuning")
 DIGITS = 6  # of figures
 
 
 def run_part(name: str, data: str, work: str, results: Path) -> None:
-    """Run the commands of a part, and write what is kept of their results.
+    """Run the commands of a part, and write what is kept of the results of each as soon as it ends.
 
-    A part that was killed continues where it was: its commands read their samples from ``work``.
+    A part that was killed continues where it was: commands whose results are kept are not run again, and the others
+    read their samples from ``work``. A part that is complete is run anew.
 
     Args:
         name: of the part.
@@ -34,32 +35,49 @@ def run_part(name: str, data: str, work: str, results: Path) -> None:
         results: folder of ``<part>.json``.
 
     Raises:
-        OptionError: a command failed, or what the part needs has not been made.
+        OptionError: a command failed, or what it needs has not been made.
     """
-    part = PARTS[name]
-    folders = [Path(work, name, str(number)) for number in range(1, len(part.steps) + 1)]
-    for needed in part.after:
-        if not all(_is_made(_filled(argument, data, work)) for argument in _outputs(PARTS[needed])):
-            raise OptionError(f"{name} needs what {needed} makes: run that first")
-    for step, folder in zip(part.steps, folders, strict=True):
-        arguments = [_filled(argument, data, work) for argument in step.arguments]
-        if "--output" not in arguments:
+    part, path = PARTS[name], results / f"{name}.json"
+    runs = runs_of(part, path)
+    if len(runs) == len(part.steps):
+        runs = {}
+    for number, step in enumerate(part.steps, 1):
+        if step.command in runs:
+            continue
+        for needed in step.after:
+            if not all(_is_made(_filled(argument, data, work)) for argument in _outputs(PARTS[needed])):
+                raise OptionError(f"{name} needs what {needed} makes: run that first")
+        arguments, folder = (
+            [_filled(argument, data, work) for argument in step.arguments],
+            Path(work, name, str(number)),
+        )
+        makes = "--output" in arguments
+        if not makes:
             arguments += ["--output", str(folder)]
         elif _is_made(arguments[arguments.index("--output") + 1]):
             continue  # by an earlier run of the part
         code = subprocess.run([sys.executable, "-m", "decoding.evals.cli", *arguments], check=False).returncode
         if code:
             raise OptionError(f"{name}: decoding {shlex.join(arguments)} ended with {code}; what it evaluated is kept")
-    if not _outputs(part):
-        found = [
-            kept(written, step.language)
-            for step, folder in zip(part.steps, folders, strict=True)
-            for written in newest(folder)
-        ]
-        commands = [shlex.join(["decoding", *step.arguments]) for step in part.steps]
-        whole = {"part": name, "commands": commands, "cpu": _cpu(), "results": found}
-        results.mkdir(parents=True, exist_ok=True)
-        write_whole(results / f"{name}.json", as_json(whole, indent=1) + "\n")
+        if not makes:
+            found = [kept(written, step.language) for written in newest(folder)]
+            runs[step.command] = {"command": step.command, "cpu": _cpu(), "results": found}
+            in_order = [runs[other.command] for other in part.steps if other.command in runs]
+            results.mkdir(parents=True, exist_ok=True)
+            write_whole(path, as_json({"part": name, "runs": in_order}, indent=1) + "\n")
+
+
+def runs_of(part: Part, path: Path) -> dict[str, Any]:
+    """What is kept of a part, by command, in the part's order: ``command``, ``cpu`` and ``results``.
+
+    Args:
+        part: of which commands that are no longer its own are left out.
+        path: of ``<part>.json``, which need not exist.
+    """
+    if not path.exists():
+        return {}
+    runs = {run["command"]: run for run in json.loads(path.read_text(encoding="utf-8"))["runs"]}
+    return {step.command: runs[step.command] for step in part.steps if step.command in runs}
 
 
 def newest(folder: Path) -> list[dict[str, Any]]:

@@ -56,14 +56,15 @@ def test_every_part_has_its_place_on_the_page() -> None:
 @pytest.mark.parametrize("name", PARTS)
 def test_commands_are_ones_that_the_command_line_takes(name: str, tmp_path: Path) -> None:
     part = PARTS[name]
-    assert set(part.after) <= set(PARTS)
+    assert len({step.command for step in part.steps}) == len(part.steps)
     for step in part.steps:
+        assert set(step.after) <= set(PARTS)
         command, words = typer.main.get_command(app), list(step.arguments)
         while hasattr(command, "commands"):
             command = command.commands[words.pop(0)]
         given = command.make_context(name, [*words, "--output", str(tmp_path)]).params
         strategies = given.get("strategy") or []
-        assert len(strategies) == len(part.rows)
+        assert len(strategies) == len(step.rows)
         for text in strategies:
             for candidate in candidates_of(text) if step.arguments[0] == "tune" else [text]:
                 parse_strategy(candidate)
@@ -75,7 +76,8 @@ COLUMNS = (Column("MC1", "MC1", 100.0), Column("MC2", "MC2", 100.0))
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = {"small": Part((Step(MINIATURE),), ("greedy", "DoLa"), COLUMNS), "later": Part((), after=("makes",)),
+    parts = {"small": Part((Step(MINIATURE, rows=("greedy", "DoLa")),), COLUMNS),
+             "later": Part((Step(("eval", "truth", "--data", "absent.csv"), after=("makes",)),)),
              "makes": Part((Step(("induce", "--output", "{work}/adapter")),)),
              # No such command, which is told before torch is imported.
              "fails": Part((Step(("eval", "truth", "--data", "{data}/absent.csv")),))}  # fmt: skip
@@ -125,13 +127,13 @@ def test_a_part_that_is_killed_ends_in_the_same_file_and_table(tmp_path: Path) -
     assert first == second
     assert str(tmp_path) not in first
     page = draw("# Title\n<!-- part: small -->\nold\n<!-- end -->\nText.\n", tmp_path / "first")
-    kept = json.loads(first)
-    figures = kept["results"][0]["configurations"][1]["metrics"]["MC1"]
+    (run,) = json.loads(first)["runs"]
+    figures = run["results"][0]["configurations"][1]["metrics"]["MC1"]
     assert "old" not in page
     assert page.startswith("# Title\n")
     assert page.endswith("<!-- end -->\nText.\n")
     assert f"| {100 * figures['value']:.1f} ({100 * figures['low']:.1f}-{100 * figures['high']:.1f})" in page
-    chosen = parse_strategy(kept["results"][0]["tuning"]["strategies"][1]["chosen"]).strategy
+    chosen = parse_strategy(run["results"][0]["tuning"]["strategies"][1]["chosen"]).strategy
     assert f"| DoLa (layers {chosen.layers}, final_norm {chosen.final_norm}) |" in page
     assert "`make evidence PART=small`; 12 documents, values chosen on 12 others by MC1, then MC2; transformers" in page
 
@@ -155,7 +157,8 @@ def test_an_adapter_is_made_once(tmp_path: Path) -> None:
         run_part("makes", "data", str(tmp_path), tmp_path)
     (adapter / "adapter_config.json").write_text("{}")
     run_part("makes", "data", str(tmp_path), tmp_path)
-    run_part("later", "data", str(tmp_path), tmp_path)
+    with pytest.raises(OptionError, match=r"later: decoding eval truth .* ended with 2"):
+        run_part("later", "data", str(tmp_path), tmp_path)
 
 
 @pytest.mark.usefixtures("small")
@@ -163,30 +166,36 @@ def test_a_part_that_has_not_run_says_so(tmp_path: Path) -> None:
     assert "Not run yet: `make evidence PART=small`." in draw("<!-- part: small -->\n<!-- end -->", tmp_path)
 
 
-def written(p_values: list[list[float]]) -> dict[str, Any]:
-    """What is kept of languages with two strategies, the second of which has these p-values of one metric."""
+def figure(value: float, p: float | None = None) -> dict[str, Any]:
+    return {"value": value, "low": value - 0.01, "high": value + 0.01, "p": p, "mcnemar_p": None}
 
-    def figure(value: float, p: float | None = None) -> dict[str, Any]:
-        return {"value": value, "low": value - 0.01, "high": value + 0.01, "p": p, "mcnemar_p": None}
 
+def run_of(step: Step, p_values: Sequence[float], cpu: str = "a processor") -> dict[str, Any]:
+    """What is kept of a command, whose strategies but for the first have these p-values of one metric."""
+    values = [0.25, *(0.5 for _ in p_values)]
     return {
-        "cpu": "a processor",
+        "command": step.command,
+        "cpu": cpu,
         "results": [
             {
-                "language": code,
+                "language": step.language,
                 "versions": {"transformers": "5", "torch": "2"},
                 "counts": {"evaluated": 9},
-                "configurations": [{"metrics": {"MC1": figure(0.25)}}, {"metrics": {"MC1": figure(0.5)}}],
-                "comparisons": [{"metrics": {"MC1": figure(0.25, p)}}],
+                "configurations": [{"metrics": {"MC1": figure(value)}} for value in values],
+                "comparisons": [{"metrics": {"MC1": figure(0.25, p)}} for p in p_values],
             }
-            for code, (p,) in zip(("de", "fr", "es"), p_values, strict=False)
         ],
     }
 
 
+def runs(steps: Sequence[Step], p_values: Sequence[Sequence[float]]) -> dict[str, Any]:
+    return {step.command: run_of(step, p) for step, p in zip(steps, p_values, strict=False)}
+
+
 def test_stars_are_corrected_for_the_whole_table() -> None:
-    part = Part((), ("greedy", "DoLa"), COLUMNS)
-    lines = list(page_module.table(part, written([[0.02], [0.004], [0.9]])))
+    steps = tuple(Step(("eval", code), code, ("greedy", "DoLa")) for code in ("de", "fr", "es"))
+    part = Part(steps, COLUMNS)
+    lines = list(page_module.table(part, runs(steps, [[0.02], [0.004], [0.9]])))
     assert lines == [
         "| language | strategy | MC1 |",
         "| --- | --- | ---: |",
@@ -197,5 +206,55 @@ def test_stars_are_corrected_for_the_whole_table() -> None:
         "| es | greedy | 25.0 (24.0-26.0) |",
         "|  | DoLa | 50.0 (49.0-51.0) |",
     ]
-    (alone, *_) = [line for line in page_module.table(part, written([[0.004]])) if "DoLa" in line]
+    (alone, *_) = [line for line in page_module.table(part, runs(steps, [[0.004]])) if "DoLa" in line]
     assert alone == r"| DoLa | 50.0 (49.0-51.0) \*\* |"
+
+
+def test_commands_of_one_language_are_one_table() -> None:
+    steps = (Step(("eval", "a"), rows=("greedy", "DoLa")), Step(("eval", "b"), rows=("greedy", "beam", "LOL")))
+    lines = list(page_module.table(Part(steps, COLUMNS), runs(steps, [[0.02], [0.004, 0.9]])))
+    assert lines[2:] == [
+        "| greedy | 25.0 (24.0-26.0) |",
+        r"| DoLa | 50.0 (49.0-51.0) \* |",
+        r"| beam | 50.0 (49.0-51.0) \* |",
+        "| LOL | 50.0 (49.0-51.0) |",
+    ]
+
+
+SECOND = ("eval", "truthfulqa", "--miniature", "--limit", "3", "--strategy", "greedy")
+
+
+@pytest.mark.usefixtures("small", "forked")
+def test_what_a_command_gave_is_kept_as_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = tuple(Step((*SECOND, "--strategy", name), rows=("greedy", name)) for name in ("dola", "sled"))
+    fails = Step(("eval", "truth", "--data", "absent.csv"))
+    parts = {"whole": Part(steps, COLUMNS), "begun": Part((steps[0], fails), COLUMNS)}
+    for module in (running, page_module):
+        monkeypatch.setattr(module, "PARTS", parts)
+    with pytest.raises(OptionError, match=r"begun: decoding eval truth .* ended with 2"):
+        run_part("begun", "data", str(tmp_path / "lost"), tmp_path)
+    page = draw("<!-- part: begun -->\n<!-- end -->", tmp_path)
+    assert "| dola |" in page
+    assert "1 of its 2 commands have been run; the same command goes on." in page
+
+    # Elsewhere, where the samples are not: only what is left is evaluated.
+    written = json.loads((tmp_path / "begun.json").read_text())
+    (tmp_path / "whole.json").write_text(json.dumps({"part": "whole", "runs": written["runs"]}))
+    run_part("whole", "data", str(tmp_path / "work"), tmp_path)
+    assert sorted(path.name for path in (tmp_path / "work/whole").iterdir()) == ["2"]
+    kept = json.loads((tmp_path / "whole.json").read_text())
+    assert [run["command"] for run in kept["runs"]] == [step.command for step in steps]
+    assert kept["runs"][0] == written["runs"][0]
+    assert "commands have been run" not in draw("<!-- part: whole -->\n<!-- end -->", tmp_path)
+
+    run_part("whole", "data", str(tmp_path / "work"), tmp_path)  # it is complete: all of it anew
+    assert sorted(path.name for path in (tmp_path / "work/whole").iterdir()) == ["1", "2"]
+    assert json.loads((tmp_path / "whole.json").read_text()) == kept
+
+
+def test_processors_of_a_part_are_all_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = (Step(("eval", "a"), rows=("greedy",)), Step(("eval", "b"), rows=("greedy", "LOL")))
+    monkeypatch.setattr(page_module, "PARTS", {"two": Part(steps, COLUMNS)})
+    kept = [run_of(steps[0], [], "an old one"), run_of(steps[1], [0.5], "a new one")]
+    (tmp_path / "two.json").write_text(json.dumps({"part": "two", "runs": kept}))
+    assert "; an old one and a new one; " in draw("<!-- part: two -->\n<!-- end -->", tmp_path)
