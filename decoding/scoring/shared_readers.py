@@ -12,6 +12,7 @@ from torch import Tensor
 
 from decoding.errors import InputError, OptionError
 from decoding.generation.unpadded_text import NO_TOKEN
+from decoding.kernels.log_sum_exp import log_sum_exp
 from decoding.models.devices import input_device
 from decoding.models.inputs import check_inputs
 from decoding.models.text_config import vocab_size
@@ -26,8 +27,12 @@ from decoding.stream.token_tree import TokenTree
 
 __all__ = ["SharedReaders", "readers_of"]
 
-# Logits of one matrix product are below this many numbers, so that long continuations of large vocabularies fit.
+# Strategies are given readers' logits of less than this many numbers, so that long continuations of large vocabularies
+# fit: their tensors then stay in a CPU's cache, and in memory that the process has.
 NUMBERS_AT_ONCE = 2**24
+# The head reads hidden states of so many times as many places: a product of 480 rows with a head of 262,144 x 640 takes
+# half as long a row as one of 60.
+BLOCKS_OF_A_PRODUCT = 8
 
 
 class SharedReaders:
@@ -146,14 +151,13 @@ class SharedReaders:
         prefixes, starts = prefixes.to(device), starts.to(device)
         measures = _Measures(place_of_token, first, new_tokens)
         parts = []
-        for start in range(0, len(positions), self.positions_at_once):
-            end = min(start + self.positions_at_once, len(positions))
+        for start, end, finals, early in self._logits(outputs, positions.to(device)):
             low, high = torch.searchsorted(indices, torch.tensor([start, end])).tolist()
             rows, chosen = (values[low:high].to(device) for values in (indices - start, tokens))
             input_ids = prefixes[starts[start:end]][None]  # (1, positions, length)
-            here, new = (places.to(device)[None, start:end] for places in (positions, new_tokens))
+            new = new_tokens.to(device)[None, start:end]
             after = functools.partial(measures.strategy_at, start)
-            parts.append(self._chosen_scores(outputs, here, new, input_ids, rows, chosen, after))
+            parts.append(self._chosen_scores(finals, early, new, input_ids, rows, chosen, after))
         scores = torch.empty(len(self.strategies), 2, len(all_tokens), dtype=torch.float32, device="cpu")
         scores[..., order] = torch.cat(parts, dim=-1).clamp_min(self.floor).cpu()
         lengths = [len(continuation) for _, continuation in texts]
@@ -161,6 +165,24 @@ class SharedReaders:
             [Scores(*pair) for pair in zip(normalized.split(lengths), raw.split(lengths), strict=True)]
             for normalized, raw in scores
         ]
+
+    def _logits(
+        self, outputs: list[ForwardOutput], positions: Tensor
+    ) -> Iterator[tuple[int, int, dict[str, Tensor], dict[tuple[str, bool], Tensor]]]:
+        """Blocks of ``positions`` (n,), in order: start, end, and the readers' logits there, as
+        :meth:`FusedStreams.logits_at` has them.
+        """
+        at_once = self.positions_at_once
+        for first in range(0, len(positions), at_once * BLOCKS_OF_A_PRODUCT):
+            places = positions[first : first + at_once * BLOCKS_OF_A_PRODUCT]
+            finals, early = self.streams.logits_at(outputs, places, self.wanted)
+            for start in range(0, len(places), at_once):
+                end = min(start + at_once, len(places))
+                yield (
+                    first + start, first + end,
+                    {role: logits[:, start:end] for role, logits in finals.items()},
+                    {key: logits[:, :, start:end].contiguous() for key, logits in early.items()},
+                )  # fmt: skip
 
     def _prefixes(self, texts: Sequence[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor]:
         """Windows (all, length), each the text that a token of a continuation comes after, as
@@ -181,26 +203,25 @@ class SharedReaders:
 
     def _chosen_scores(
         self,
-        outputs: list[ForwardOutput],
-        positions: Tensor,
+        finals: Mapping[str, Tensor],
+        early: Mapping[tuple[str, bool], Tensor],
         new_tokens: Tensor,
         input_ids: Tensor,
         rows: Tensor,
         tokens: Tensor,
         after: Callable[[ContrastStrategy, Mapping[str, ReaderLogits]], ContrastStrategy],
     ) -> Tensor:
-        """(strategies, 2, n) normalized and raw scores of ``tokens`` (n,) at ``positions[0, rows]``.
+        """(strategies, 2, n) normalized and raw scores of ``tokens`` (n,) at the places ``rows``.
 
         Args:
-            outputs: of the forward pass.
-            positions: (1, positions) in it.
+            finals: the readers' logits at some places; see :meth:`FusedStreams.logits_at`.
+            early: likewise.
             new_tokens: (1, positions) how many tokens of a continuation come before each.
             input_ids: (1, positions, length) the text before each.
             rows: (n,) the place of each token.
             tokens: (n,).
             after: from a strategy and its readers' logits to the strategy after what it measured before the places.
         """
-        finals, early = self.streams.logits_at(outputs, positions[0], self.wanted)
         chosen = []
         for strategy, roles in zip(self.strategies, self.roles, strict=True):
             logits = {
@@ -211,14 +232,14 @@ class SharedReaders:
             scores = here.contrast_at(logits, input_ids, new_tokens).masked[0]  # (positions, vocab)
             rows, tokens = rows.to(scores.device), tokens.to(scores.device)
             raw = scores[rows, tokens]
-            normalized = raw - scores.logsumexp(-1)[rows]
+            normalized = raw - log_sum_exp(scores)[rows]
             chosen.append(torch.stack([normalized, normalized if is_plain(strategy) else raw]))
         result = torch.stack(chosen)
         if bool(result.isnan().any()):
             self.streams.check_numbers(finals)
         return result
 
-    def _exits(self, early: dict[tuple[str, bool], Tensor], role: str, exits: Sequence[int], norm: bool) -> Any:
+    def _exits(self, early: Mapping[tuple[str, bool], Tensor], role: str, exits: Sequence[int], norm: bool) -> Any:
         """(exits, 1, positions, vocab) of those that a strategy asked for; None for none."""
         if not exits:
             return None

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 
 from decoding.errors import InputError
+from decoding.kernels.log_sum_exp import log_sum_exp
 from decoding.models.devices import input_device
 from decoding.models.forward_errors import not_a_number, within_memory
 from decoding.models.inputs import check_inputs, context_of, with_named_inputs
@@ -187,7 +188,7 @@ def _scored(
                     if place < len(ids) and (turn == 0 if place == 0 else turn == index):
                         row = at_place[prompt]
                         raw = row[ids[place]]
-                        normalized = raw - row.logsumexp(-1)
+                        normalized = raw - log_sum_exp(row)
                         both = (normalized, normalized if is_plain(strategy) else raw)
                         scores[prompt][index].append(torch.stack(both))
     return [

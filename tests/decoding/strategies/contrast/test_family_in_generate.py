@@ -329,6 +329,18 @@ def test_many_and_long_continuations_are_read_in_several_passes(
         torch.testing.assert_close(one, other)
 
 
+def test_the_head_reads_the_places_of_several_blocks_at_once(
+    model: Any, amateur: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("decoding.scoring.shared_readers.NUMBERS_AT_ONCE", VOCAB * 8)  # of four planes: 2 places
+    continuation, rows = random_ids(50).tolist(), []
+    hook = model.lm_head.register_forward_hook(lambda _module, given, _output: rows.append(given[0].shape[:-1].numel()))
+    with hook:
+        decoding.score(model, [9, 8, 7], [continuation], LOL(amateur, [1]))
+    readings = [n for n in rows if n > 2]  # but for the prefixes'
+    assert readings == [32, 32, 32, 4]
+
+
 @pytest.mark.parametrize("name", ["mamba", "bloom", "mistral-sliding"])
 def test_scoring_where_branches_are_forked(name: str) -> None:
     model = tiny_model(name)
