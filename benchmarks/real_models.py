@@ -36,7 +36,8 @@ from turns import (
 
 GREEDY, IN_PLACE = "greedy (transformers)", "greedy (in place)"
 SEARCH, CONTRASTIVE, DOLA, LOL = "contrastive search", "contrastive decoding (LoRA)", "DoLa high", "LOL fused"
-METHODS = (GREEDY, IN_PLACE, SEARCH, CONTRASTIVE, DOLA, LOL)
+DECO, SLED = "DeCo", "SLED"
+METHODS = (GREEDY, IN_PLACE, SEARCH, CONTRASTIVE, DOLA, DECO, SLED, LOL)
 GUIDANCE_TOKENS = 24
 KEY = ["model", "batch", "context", "threads", "cpu", "cpu_capability"]
 COLUMNS = [
@@ -179,6 +180,10 @@ def strategy_of(method: str, model: Any) -> Any:
         return decoding.ContrastiveSearch(penalty_alpha=0.6, top_k=4)
     if method == DOLA:
         return decoding.DoLa("high")
+    if method == DECO:
+        return decoding.DeCo()
+    if method == SLED:
+        return decoding.SLED()
     import peft
 
     torch.manual_seed(0)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from decoding.kernels.candidates import top_candidates
+from decoding.kernels.exponentials import log_sum_exp
 
 __all__ = ["corrected", "probable_tokens", "sureness", "surest_exit"]
 
@@ -64,5 +65,5 @@ def sureness(exits: Tensor, tokens: Tensor, is_candidate: Tensor) -> Tensor:
     for layer in exits:  # one after the other: logits of all layers in float32 would be as large again, or twice
         lower = layer.to(tokens.device, torch.float32)
         best = lower.gather(-1, tokens).masked_fill(~is_candidate, -torch.inf).amax(-1)
-        log_probs.append(best - lower.logsumexp(-1))
+        log_probs.append(best - log_sum_exp(lower))
     return torch.stack(log_probs)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from decoding.kernels.exponentials import SMALLEST_LOG, log_sum_exp
+
 __all__ = ["evolved", "latent_distribution"]
 
 
@@ -32,8 +34,8 @@ def latent_distribution(final: Tensor, exits: Tensor, tokens: Tensor) -> Tensor:
         lower = layer.to(final.device, torch.float32, copy=True)
         logit, surest = lower.max(-1, keepdim=True)  # (..., 1)
         others = lower.scatter(-1, surest, -torch.inf)
-        rest = others.logsumexp(-1, keepdim=True)
-        others = others.sub_(rest).exp_()  # the distribution without the surest token
+        rest = log_sum_exp(others)[..., None]
+        others = others.sub_(rest).clamp_min_(SMALLEST_LOG).exp_()  # the distribution without the surest token
         p_surest, p_rest = (logit - rest).sigmoid(), (rest - logit).sigmoid()
         move = lower.sub_(final).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         length = torch.linalg.vector_norm(move, dim=-1, keepdim=True)

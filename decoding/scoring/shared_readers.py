@@ -12,7 +12,7 @@ from torch import Tensor
 
 from decoding.errors import InputError, OptionError
 from decoding.generation.unpadded_text import NO_TOKEN
-from decoding.kernels.log_sum_exp import log_sum_exp
+from decoding.kernels.exponentials import log_sum_exp
 from decoding.models.devices import input_device
 from decoding.models.inputs import check_inputs
 from decoding.models.text_config import vocab_size

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 
 from decoding.errors import InputError
-from decoding.kernels.log_sum_exp import log_sum_exp
+from decoding.kernels.exponentials import log_sum_exp
 from decoding.models.devices import input_device
 from decoding.models.forward_errors import not_a_number, within_memory
 from decoding.models.inputs import check_inputs, context_of, with_named_inputs

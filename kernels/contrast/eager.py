@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from decoding.kernels.contrast.settings import Setting, column, log_of, require_one_a_row
+from decoding.kernels.exponentials import SMALLEST_LOG, exp_of_logs
 
 __all__ = [
     "contrast_log_probs_eager",
@@ -137,8 +138,8 @@ def fuse_by_entropy(final: Tensor, lower: Tensor, expert_log_probs: Tensor, laye
         (..., vocab) float32.
     """
     log_probs = expert_log_probs.float()
-    probs = log_probs.exp()
-    entropy = -torch.where(probs > 0, probs * log_probs, 0.0).sum(-1)  # (1 + layers, ...)
+    terms = torch.where(log_probs > SMALLEST_LOG, exp_of_logs(log_probs) * log_probs, 0.0)
+    entropy = -terms.sum(-1)  # (1 + layers, ...)
     contrasts = torch.cat([final.float()[None], lower.float()])
     if layers is not None:
         left_out = torch.cat([torch.zeros_like(layers[:1]), ~layers])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from decoding.kernels.contrast.eager import masked
 from decoding.kernels.contrast.settings import Setting, column
+from decoding.kernels.exponentials import exp_of_logs
 
 __all__ = ["FORMS", "divergence", "drawn_to_first", "entropy", "weighted_contrast_eager"]
 
@@ -67,7 +68,7 @@ def drawn_to_first(weights: Sequence[float], strength: Tensor) -> list[Setting]:
 def entropy(logits: Tensor) -> Tensor:
     """Compute the entropy of distributions, (...) float32 in nats, of (..., vocab) logits."""
     log_probs = logits.float().log_softmax(-1)
-    return torch.special.entr(log_probs.exp()).sum(-1)
+    return torch.special.entr(exp_of_logs(log_probs)).sum(-1)
 
 
 def divergence(logits: Tensor, others: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""The logarithm of a sum of exponentials, against float64."""
+"""Exponentials and the logarithms of their sums, against float64."""
 
 import pytest
 import torch
 
-from decoding.kernels.log_sum_exp import log_sum_exp
+from decoding.kernels.exponentials import SMALLEST_LOG, exp_of_logs, log_sum_exp
 
 INF = torch.inf
 
@@ -37,3 +37,13 @@ def test_a_row_that_only_repeats_its_largest_score():
 def test_rows_that_are_no_ordinary_scores(row):
     scores = torch.tensor([row, [1.0, 2.0, 3.0]])
     torch.testing.assert_close(log_sum_exp(scores), scores.logsumexp(-1), equal_nan=True)
+
+
+def test_exponentials_are_no_subnormal_numbers():
+    log_probs = torch.tensor([0.0, -1.0, -86.0, -90.0, -100.0, -INF])
+    given = log_probs.clone()
+    found = exp_of_logs(log_probs)
+    torch.testing.assert_close(found, log_probs.double().exp().float(), rtol=1e-6, atol=2e-38)
+    assert found.min().item() == pytest.approx(torch.tensor(SMALLEST_LOG).exp().item())
+    assert found.min() >= torch.finfo(torch.float32).tiny
+    assert torch.equal(log_probs, given)
