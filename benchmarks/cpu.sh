@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All benchmarks on this machine's CPU, one after the other; results go to benchmarks/results/.
 #
-#     benchmarks/cpu.sh [PART...]       parts: startup contrastive_search contrast long_context isotropy truthfulqa_mc real_models drafts draft_costs draft_lengths; all by default
+#     benchmarks/cpu.sh [PART...]       parts: startup contrastive_search contrast long_context isotropy truthfulqa_mc real_models linear_products drafts draft_costs draft_lengths; all by default
 #
 # Needs a python with this library, peft and lm-eval: PYTHON names it, python3 otherwise (`make bench` brings one). PEER
 # names one with transformers 4.55.4, whose contrastive search is then measured too. RESULTS names another folder. Nothing
@@ -23,9 +23,10 @@ truthfulqa_mc() {
     return $status
 }
 real_models() { bench real_models; }
+linear_products() { bench linear_products; }
 drafts() { bench drafts; }
 draft_costs() { bench draft_costs; }
 draft_lengths() { bench draft_lengths --costs "$RESULTS/draft_costs.csv"; }
 
-PARTS=(startup contrastive_search contrast long_context isotropy truthfulqa_mc real_models drafts draft_costs draft_lengths)
+PARTS=(startup contrastive_search contrast long_context isotropy truthfulqa_mc real_models linear_products drafts draft_costs draft_lengths)
 run_parts "$@"

@@ -14,8 +14,8 @@ from decoding.models.releases import RELEASES, folder_of
 
 ROOT = Path(__file__).parents[2]
 PARTS = [
-    "startup", "contrastive_search", "contrast", "long_context", "isotropy", "truthfulqa_mc", "real_models", "drafts",
-    "draft_costs", "draft_lengths",
+    "startup", "contrastive_search", "contrast", "long_context", "isotropy", "truthfulqa_mc", "real_models",
+    "linear_products", "drafts", "draft_costs", "draft_lengths",
 ]  # fmt: skip
 pytestmark = pytest.mark.skipif(
     not (ROOT / "benchmarks" / "cpu.sh").is_file() or shutil.which("bash") is None or shutil.which("make") is None,
@@ -47,12 +47,15 @@ def test_every_cpu_benchmark_is_run_and_writes_its_own_file(python: Path) -> Non
     finished = ran(python)
     assert (finished.returncode, finished.stderr) == (0, "")
     results = python.parent / "results"
-    *once, real, drafts, costs, lengths = [f"benchmarks/{part}.py --output {results}/{part}.csv" for part in PARTS]
+    *once, real, products, drafts, costs, lengths = [
+        f"benchmarks/{part}.py --output {results}/{part}.csv" for part in PARTS
+    ]
     again = f"benchmarks/truthfulqa_mc.py --questions 4 --prompt-tokens 600 --output {results}/truthfulqa_mc.csv"
     assert calls(finished) == [
         *once,
         again,
         real,
+        products,
         drafts,
         costs,
         lengths.replace("--", f"--costs {results}/draft_costs.csv --", 1),
@@ -67,8 +70,9 @@ def test_a_part_that_fails_is_named_at_the_end_and_the_others_run(python: Path) 
     assert finished.stdout.splitlines()[-1] == "failed or incomplete: contrast"
 
 
-def test_without_a_fetched_model_the_real_models_are_skipped(tmp_path: Path) -> None:
-    finished = ran(Path(sys.executable), "real_models", DECODING_CACHE=str(tmp_path), RESULTS=str(tmp_path / "results"))
+@pytest.mark.parametrize("part", ["real_models", "linear_products"])
+def test_without_a_fetched_model_the_real_models_are_skipped(part: str, tmp_path: Path) -> None:
+    finished = ran(Path(sys.executable), part, DECODING_CACHE=str(tmp_path), RESULTS=str(tmp_path / "results"))
     assert (finished.returncode, finished.stderr) == (0, "")
     assert finished.stdout.splitlines()[1:-1] == [
         "skipped: no model was fetched (decoding fetch NAME), and --models names none"

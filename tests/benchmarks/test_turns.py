@@ -15,6 +15,7 @@ import torch
 from tiny_models import tiny_model
 
 import decoding
+from decoding.models.small_batch_linear import FORMS
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FILES = sorted((BENCHMARKS / "results").glob("*.csv"))
@@ -45,6 +46,19 @@ def test_percentiles_are_those_of_numpy(monkeypatch: pytest.MonkeyPatch) -> None
         assert [float(cell) for cell in cells.values()] == pytest.approx(expected.tolist(), abs=1e-6)
         assert float(cells["ms_p50"]) == pytest.approx(statistics.median(values), abs=1e-6)  # which the tables show
     assert turns["percentiles"]("s", [1.0, 2.0])["s_p50"] == "1.500"
+
+
+def test_products_of_every_form_are_rows_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names = script("linear_products", monkeypatch)
+    monkeypatch.setattr(decoding, "load", lambda _name, dtype: (tiny_model("llama"), None))
+    options = ["--models=tiny", "--rows=4", "--repeats=2", f"--threads={torch.get_num_threads()}"]
+    monkeypatch.setattr("sys.argv", ["linear_products.py", *options, f"--output={tmp_path}/found.csv"])
+    assert names["main"]() == names["main"]() == 0  # the second run takes the place of the first
+    rows = names["kept"](tmp_path / "found.csv")
+    assert [(row["rows"], row["form"]) for row in rows] == [("1", "linear"), *(("4", form) for form in FORMS)]
+    assert list(rows[0]) == names["COLUMNS"]
+    assert float(rows[0]["ratio_to_one_row"]) == 1
+    assert all(float(row["ms_per_pass_p50"]) > 0 for row in rows)
 
 
 def test_rounds_and_readings_of_drafts_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,8 @@ def table(part: Part, runs: Mapping[str, Any]) -> Iterator[str]:
     names = [column.metric for column in part.columns]
     first = results[0][1]["configurations"][0]["metrics"]
     columns = [column for column in part.columns if column.metric in first]
-    by_language = len({found["language"] for _, found in results}) > 1
+    languages = {step.language for step in part.steps}, {found["language"] for _, found in results}
+    by_language = max(map(len, languages)) > 1
     yield _row(["language"] * by_language + ["strategy", *(column.heading for column in columns)])
     yield _row(["---"] * by_language + ["---", *(["---:"] * len(columns))])
     every = [comparison for _, found in results for comparison in found["comparisons"]]

@@ -207,7 +207,7 @@ def test_stars_are_corrected_for_the_whole_table() -> None:
         "|  | DoLa | 50.0 (49.0-51.0) |",
     ]
     (alone, *_) = [line for line in page_module.table(part, runs(steps, [[0.004]])) if "DoLa" in line]
-    assert alone == r"| DoLa | 50.0 (49.0-51.0) \*\* |"
+    assert alone == r"|  | DoLa | 50.0 (49.0-51.0) \*\* |"
 
 
 def test_commands_of_one_language_are_one_table() -> None:
