@@ -194,7 +194,7 @@ MULTILINGUAL = {
 
 
 def _multilingual() -> Part:
-    command = ("eval", "multilingual", "--task", "open-ended", "--data", "{data}/open_ended/wit")
+    command = ("eval", "multilingual", "--task", "open-ended", "--batch-size", "50", "--data", "{data}/open_ended/wit")
     models = ("--model", MODELS["gemma"], "--coherence-model", MODELS["smollm2"])
     others = list(MULTILINGUAL)[1:]
     return Part(
