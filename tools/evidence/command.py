@@ -41,6 +41,8 @@ def evidence_command(
             if after:
                 print(f"  after {', '.join(after)}")
         return
-    for name in parts or ():
-        run_part(name, data, work, RESULTS)
-    PAGE.write_text(draw(PAGE.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
+    try:
+        for name in parts or ():
+            run_part(name, data, work, RESULTS)
+    finally:  # what commands gave before one that failed is drawn too
+        PAGE.write_text(draw(PAGE.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")

@@ -94,8 +94,11 @@ PUBLISHED = {
 def _origin(name: str, runs: Mapping[str, Any]) -> Iterator[str]:
     """Yield what stands under a table: how it is made again, and on what it was made."""
     first = next(iter(runs.values()))["results"][0]
-    counts, tuning = first.get("counts"), first.get("tuning")
-    documents = f"{counts['evaluated']} documents" if counts else ""
+    counts = {found["counts"]["evaluated"] for run in runs.values() for found in run["results"] if "counts" in found}
+    tuning = first.get("tuning")
+    documents = f"{' to '.join(map(str, sorted({min(counts), max(counts)})))} documents" if counts else ""
+    if len(counts) > 1:
+        documents += " a language"
     if tuning:
         documents += f", values chosen on {tuning['evaluated']} others by {', then '.join(tuning['by'])}"
     versions = ", ".join(f"{package} {first['versions'][package]}" for package in ("transformers", "torch"))

@@ -22,8 +22,10 @@ from decoding.cli.app import app
 from decoding.errors import OptionError
 from decoding.evals import cli  # adds the evaluations to the app
 from decoding.strategies.registry import candidates_of, parse_strategy
+from decoding.tools.evidence import command as command_module
 from decoding.tools.evidence import page as page_module
 from decoding.tools.evidence import running
+from decoding.tools.evidence.command import evidence_command
 from decoding.tools.evidence.page import draw
 from decoding.tools.evidence.parts import PARTS, Column, Part, Step
 from decoding.tools.evidence.running import run_part
@@ -252,9 +254,30 @@ def test_what_a_command_gave_is_kept_as_it_ends(tmp_path: Path, monkeypatch: pyt
     assert json.loads((tmp_path / "whole.json").read_text()) == kept
 
 
-def test_processors_of_a_part_are_all_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = (Step(("eval", "a"), rows=("greedy",)), Step(("eval", "b"), rows=("greedy", "LOL")))
+def test_processors_and_numbers_of_documents_of_a_part_are_all_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = (Step(("eval", "a"), "de", ("greedy",)), Step(("eval", "b"), "fr", ("greedy", "LOL")))
     monkeypatch.setattr(page_module, "PARTS", {"two": Part(steps, COLUMNS)})
     kept = [run_of(steps[0], [], "an old one"), run_of(steps[1], [0.5], "a new one")]
     (tmp_path / "two.json").write_text(json.dumps({"part": "two", "runs": kept}))
-    assert "; an old one and a new one; " in draw("<!-- part: two -->\n<!-- end -->", tmp_path)
+    assert "; 9 documents; " in (page := draw("<!-- part: two -->\n<!-- end -->", tmp_path))
+    assert "; an old one and a new one; " in page
+    kept[0]["results"][0]["counts"]["evaluated"] = 120
+    (tmp_path / "two.json").write_text(json.dumps({"part": "two", "runs": kept}))
+    assert "; 9 to 120 documents a language; " in draw("<!-- part: two -->\n<!-- end -->", tmp_path)
+
+
+@pytest.mark.usefixtures("small")
+def test_what_was_kept_is_drawn_though_a_later_command_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, fails = Step(("eval", "a"), rows=("greedy", "LOL")), Step(("eval", "truth"), rows=("greedy",))
+    for module in (running, page_module, command_module):
+        monkeypatch.setattr(module, "PARTS", {"begun": Part((done, fails), COLUMNS)})
+    page = tmp_path / "evidence.md"
+    page.write_text("<!-- part: begun -->\n<!-- end -->")
+    (tmp_path / "begun.json").write_text(json.dumps({"part": "begun", "runs": [run_of(done, [0.5])]}))
+    monkeypatch.setattr(command_module, "PAGE", page)
+    monkeypatch.setattr(command_module, "RESULTS", tmp_path)
+    with pytest.raises(OptionError, match=r"decoding eval truth .* ended with 2"):
+        evidence_command(["begun"], "data", str(tmp_path / "work"))
+    assert "| LOL |" in page.read_text()
