@@ -12,7 +12,6 @@ to a table and a CSV file. Models, and processors without AVX-512, are those of 
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import sys
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from real_models import cpu_name, fetched_models
-from turns import environment, percentile_columns, percentiles, write_csv
+from turns import environment, percentile_columns, percentiles, read_csv, replaced, write_csv
 
 KEY = ("model", "threads", "cpu", "cpu_capability")
 COLUMNS = [
@@ -44,19 +43,9 @@ def main() -> int:
         print("skipped: no model was fetched (decoding fetch NAME), and --models names none")
         return 0
     rows = [row for model in models for row in measured(model, options.rows, options.threads, options.repeats)]
-    new = {tuple(str(row[name]) for name in KEY) for row in rows}
-    others = [row for row in kept(options.output) if tuple(row[name] for name in KEY) not in new]
-    write_csv([*others, *rows], COLUMNS, options.output)
+    write_csv(replaced(read_csv(options.output), rows, KEY), COLUMNS, options.output)
     print(f"\nwritten: {options.output}")
     return 0
-
-
-def kept(output: Path) -> list[dict[str, str]]:
-    """The rows of an earlier run."""
-    if not output.exists():
-        return []
-    with output.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def measured(name: str, numbers: list[int], threads: int, repeats: int) -> list[dict[str, Any]]:

@@ -163,19 +163,32 @@ def written(
         keep: columns that tell rows of one size from those of another: rows that the file has of sizes which are not
             measured now stay. Without them it is written anew.
     """
-    rows: list[dict[str, Any]] = list(csv.DictReader(output.open(newline=""))) if keep and output.exists() else []
+    rows = read_csv(output) if keep else []
     left_out = 0
     for batch, context in sizes:
         try:
             found = compare(batch, context)
-            new = {tuple(str(row[name]) for name in keep) for row in found} if keep else set()
-            rows = [row for row in rows if tuple(str(row[name]) for name in keep) not in new] + found
+            rows = replaced(rows, found, keep) if keep else rows + found
         except LeftOut as reason:
             left_out += 1
             print(f"\nbatch {batch}, context {context}: left out, {reason}", flush=True)
         write_csv(rows, columns, output)  # after each size: a run that is cut short has the others
     print(f"\nwritten: {output}")
     return int(left_out > 0)
+
+
+def read_csv(output: Path) -> list[dict[str, Any]]:
+    """The rows of a benchmark's file; none where it is missing."""
+    if not output.exists():
+        return []
+    with output.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def replaced(rows: list[dict[str, Any]], found: list[dict[str, Any]], keep: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows that are not measured anew, by the columns that tell them apart, and those that were."""
+    new = {tuple(str(row[name]) for name in keep) for row in found}
+    return [row for row in rows if tuple(str(row[name]) for name in keep) not in new] + found
 
 
 def write_csv(rows: list[dict[str, Any]], columns: list[str], output: Path) -> None:

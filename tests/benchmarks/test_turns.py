@@ -54,7 +54,7 @@ def test_products_of_every_form_are_rows_of_the_file(monkeypatch: pytest.MonkeyP
     options = ["--models=tiny", "--rows=4", "--repeats=2", f"--threads={torch.get_num_threads()}"]
     monkeypatch.setattr("sys.argv", ["linear_products.py", *options, f"--output={tmp_path}/found.csv"])
     assert names["main"]() == names["main"]() == 0  # the second run takes the place of the first
-    rows = names["kept"](tmp_path / "found.csv")
+    rows = names["read_csv"](tmp_path / "found.csv")
     assert [(row["rows"], row["form"]) for row in rows] == [("1", "linear"), *(("4", form) for form in FORMS)]
     assert list(rows[0]) == names["COLUMNS"]
     assert float(rows[0]["ratio_to_one_row"]) == 1

@@ -47,10 +47,8 @@ def run_part(name: str, data: str, work: str, results: Path) -> None:
         for needed in step.after:
             if not all(_is_made(_filled(argument, data, work)) for argument in _outputs(PARTS[needed])):
                 raise OptionError(f"{name} needs what {needed} makes: run that first")
-        arguments, folder = (
-            [_filled(argument, data, work) for argument in step.arguments],
-            Path(work, name, str(number)),
-        )
+        arguments = [_filled(argument, data, work) for argument in step.arguments]
+        folder = Path(work, name, str(number))
         makes = "--output" in arguments
         if not makes:
             arguments += ["--output", str(folder)]
