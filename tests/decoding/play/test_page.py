@@ -11,18 +11,14 @@ from typing import Any
 
 import pytest
 from browsers import chromium
+from playground_texts import PROMPT, needs_the_expert
 
 from decoding.errors import ModelError
-from decoding.evals import miniature
 from decoding.play.playground import Playground
 from decoding.strategies.registry import parse_strategy
 from decoding.text import continuations
 
-PROMPT = "The old clockmaker"
-
-pytestmark = pytest.mark.skipif(
-    not (miniature.folder("expert") / "config.json").is_file(), reason="the embedded models have not been trained here"
-)
+pytestmark = needs_the_expert
 
 
 class Passes:
@@ -34,11 +30,6 @@ class Passes:
 
     def _add(self, *_: Any) -> None:
         self.count += 1
-
-
-@pytest.fixture(scope="module")
-def expert() -> tuple[Any, Any]:
-    return miniature.load("expert")
 
 
 @pytest.fixture(scope="module")
