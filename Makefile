@@ -59,10 +59,10 @@ dist: $(VENV)/.dist-installed
 bench: $(VENV)/.bench-installed
 	PYTHON=$(abspath $(BIN)/python) PEER="$(PEER)" benchmarks/cpu.sh $(PART)
 
-# The parts of docs/evidence.md; PART="isotropy" DATA=DIR runs these on the data sets in DIR and draws the page. A part that
-# was killed continues; samples are kept in .evidence/.
+# The parts of docs/evidence.md; PART="isotropy" DATA=DIR runs what is left of these on the data sets in DIR and draws the
+# page; ANEW=1 runs all of them again. A part that was killed continues; samples are kept in .evidence/.
 evidence: $(VENV)/.evidence-installed
-	$(BIN)/python -m decoding.tools.evidence $(PART) --data $(DATA)
+	$(BIN)/python -m decoding.tools.evidence $(PART) --data $(DATA) $(if $(ANEW),--anew)
 
 # The GPU tests and all benchmarks, on a machine with a GPU and this library's requirements in PYTHON.
 gpu:

@@ -10,7 +10,7 @@ import typer
 from decoding.errors import OptionError, nearest
 from decoding.tools.evidence.page import draw
 from decoding.tools.evidence.parts import PARTS
-from decoding.tools.evidence.running import run_part, runs_of
+from decoding.tools.evidence.running import left_of, run_part
 
 __all__ = ["evidence_command"]
 
@@ -22,27 +22,39 @@ def evidence_command(
     parts: Annotated[list[str] | None, typer.Argument(metavar="PART", help="None lists the parts.")] = None,
     data: Annotated[str, typer.Option(metavar="DIR", help="Folder of the data sets.")] = "data",
     work: Annotated[str, typer.Option(metavar="DIR", help="Folder of samples and adapters.")] = ".evidence",
-    drawn: Annotated[bool, typer.Option("--draw", help="Only draw the tables of docs/evidence.md again.")] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="Run also the commands whose results are kept.")] = False,
+    drawn: Annotated[bool, typer.Option("--draw", help="Run nothing: only draw the tables again.")] = False,
 ) -> None:
-    """Run parts of the evidence, from the root of a clone, and draw docs/evidence.md.
+    """Run what is left of parts of the evidence, from the root of a clone, and draw docs/evidence.md.
 
     Example: python -m decoding.tools.evidence truthfulqa-smollm2 --data DIR
     """
     for name in parts or ():
         if name not in PARTS:
             raise OptionError(f"no part {name!r}{nearest(name, PARTS)}")
+    if parts and drawn:
+        raise OptionError("--draw draws all tables and runs no part: leave out --draw, or the names of parts")
     if not PAGE.exists():
         raise OptionError(f"{PAGE}: is not there; run this from the root of a clone")
     if not parts and not drawn:
-        for name, part in PARTS.items():
-            ran, steps = len(runs_of(part, RESULTS / f"{name}.json")), len(part.steps)
-            print(f"{name}  {'ran' if ran == steps else f'{ran} of {steps} commands ran' if ran else ''}".rstrip())
-            after = dict.fromkeys(needed for step in part.steps for needed in step.after)
-            if after:
-                print(f"  after {', '.join(after)}")
+        _list(work)
         return
     try:
         for name in parts or ():
-            run_part(name, data, work, RESULTS)
+            if left_of(PARTS[name], RESULTS / f"{name}.json", work, anew):
+                run_part(name, data, work, RESULTS, anew)
+            else:
+                print(f"{name}: all of it has run; --anew runs it again")
     finally:  # what commands gave before one that failed is drawn too
         PAGE.write_text(draw(PAGE.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
+
+
+def _list(work: str) -> None:
+    """Print the parts, how much of each ran, and what each comes after."""
+    for name, part in PARTS.items():
+        steps = len(part.steps)
+        ran = steps - len(left_of(part, RESULTS / f"{name}.json", work))
+        print(f"{name}  {'ran' if ran == steps else f'{ran} of {steps} commands ran' if ran else ''}".rstrip())
+        after = dict.fromkeys(needed for step in part.steps for needed in step.after)
+        if after:
+            print(f"  after {', '.join(after)}")

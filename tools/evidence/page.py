@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,14 +101,38 @@ def _origin(name: str, runs: Mapping[str, Any]) -> Iterator[str]:
         documents += " a language"
     if tuning:
         documents += f", values chosen on {tuning['evaluated']} others by {', then '.join(tuning['by'])}"
-    versions = ", ".join(f"{package} {first['versions'][package]}" for package in ("transformers", "torch"))
-    processors = " and ".join(dict.fromkeys(run["cpu"] for run in runs.values()))
+    versions = ", ".join(
+        f"{package} {_listed(found['versions'][package] for run in runs.values() for found in run['results'])}"
+        for package in ("transformers", "torch")
+    )
+    processors = _listed(run["cpu"] for run in runs.values())
     notes = [f"`make evidence PART={name}`", documents, versions, processors, f"[all figures](evidence/{name}.json)"]
     yield "; ".join(filter(None, notes)) + "."
     steps = len(PARTS[name].steps)
     if len(runs) < steps:
         yield f"{len(runs)} of its {steps} commands have been run; the same command goes on."
+    changed = _changed(runs)
+    if changed:
+        yield f"Its commands read different weights of {_listed(changed)}; with `ANEW=1` all are run with the same."
     yield ""
+
+
+def _listed(values: Iterable[str]) -> str:
+    """Each value once, in order."""
+    return " and ".join(dict.fromkeys(values))
+
+
+def _changed(runs: Mapping[str, Any]) -> list[str]:
+    """The models and adapters, by name, whose weights are not the same in all of a part's results that tell them."""
+    weights: dict[str, list[Any]] = {}
+    for found in (found for run in runs.values() for found in run["results"]):
+        if "name" in found.get("model", ()):
+            weights.setdefault(found["model"]["name"], []).append(found["model"])
+        for entry in found.get("configurations", ()):
+            for reader, identity in entry.get("others", {}).items():
+                name = str(entry["parameters"].get(reader, reader))
+                weights.setdefault(name.replace("\\", "/").rpartition("/")[2], []).append(identity)
+    return [f"`{name}`" for name, found in weights.items() if any(other != found[0] for other in found)]
 
 
 def _chosen(results: Mapping[str, Any], index: int) -> str:

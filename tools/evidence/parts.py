@@ -7,6 +7,7 @@ the folder of the data sets, ``{work}`` that of samples and adapters.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,16 @@ class Step:
     def command(self) -> str:
         """What is written in a shell, with the placeholders."""
         return shlex.join(["decoding", *self.arguments])
+
+    @property
+    def digest(self) -> str:
+        """Twelve digits of the command: the name of the folder of its samples, whatever stands before it."""
+        return hashlib.sha256(self.command.encode()).hexdigest()[:12]
+
+    @property
+    def makes(self) -> str:
+        """The folder that the command names for what it makes, an adapter; "" for an evaluation."""
+        return self.arguments[self.arguments.index("--output") + 1] if "--output" in self.arguments else ""
 
 
 @dataclass(frozen=True)

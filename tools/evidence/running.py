@@ -7,62 +7,71 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from decoding.cli.output import as_json
 from decoding.errors import OptionError
 from decoding.files import write_whole
-from decoding.tools.evidence.parts import PARTS, Part
+from decoding.tools.evidence.parts import PARTS, Part, Step
 
-__all__ = ["kept", "run_part", "runs_of"]
+__all__ = ["is_made", "kept", "left_of", "run_part", "runs_of"]
 
 KEPT = ("task", "model", "versions", "device", "counts", "limit", "seed", "statistics", "chance", "tuning")
 DIGITS = 6  # of figures
 
 
-def run_part(name: str, data: str, work: str, results: Path) -> None:
+def run_part(name: str, data: str, work: str, results: Path, anew: bool = False) -> None:
     """Run the commands of a part, and write what is kept of the results of each as soon as it ends.
 
     A part that was killed continues where it was: commands whose results are kept are not run again, and the others
-    read their samples from ``work``. A part that is complete is run anew.
+    read their samples from ``work``.
 
     Args:
         name: of the part.
         data: folder of the data sets.
         work: folder of samples and adapters.
         results: folder of ``<part>.json``.
+        anew: run also the commands whose results are kept, and replace these one by one.
 
     Raises:
         OptionError: a command failed, or what it needs has not been made.
     """
     part, path = PARTS[name], results / f"{name}.json"
     runs = runs_of(part, path)
-    if len(runs) == len(part.steps):
-        runs = {}
-    for number, step in enumerate(part.steps, 1):
-        if step.command in runs:
-            continue
+    for step in left_of(part, path, work, anew):
         for needed in step.after:
-            if not all(_is_made(_filled(argument, data, work)) for argument in _outputs(PARTS[needed])):
+            if not all(is_made(other, work) for other in PARTS[needed].steps):
                 raise OptionError(f"{name} needs what {needed} makes: run that first")
-        arguments = [_filled(argument, data, work) for argument in step.arguments]
-        folder = Path(work, name, str(number))
-        makes = "--output" in arguments
-        if not makes:
+        arguments = [argument.replace("{data}", data).replace("{work}", work) for argument in step.arguments]
+        folder = Path(work, name, step.digest)
+        if not step.makes:
             arguments += ["--output", str(folder)]
-        elif _is_made(arguments[arguments.index("--output") + 1]):
-            continue  # by an earlier run of the part
         code = subprocess.run([sys.executable, "-m", "decoding.evals.cli", *arguments], check=False).returncode
         if code:
             raise OptionError(f"{name}: decoding {shlex.join(arguments)} ended with {code}; what it evaluated is kept")
-        if not makes:
-            found = [kept(written, step.language) for written in newest(folder)]
-            runs[step.command] = {"command": step.command, "cpu": _cpu(), "results": found}
-            in_order = [runs[other.command] for other in part.steps if other.command in runs]
-            results.mkdir(parents=True, exist_ok=True)
-            write_whole(path, as_json({"part": name, "runs": in_order}, indent=1) + "\n")
+        if step.makes:
+            _made_by(step, work).write_text(step.command + "\n", encoding="utf-8")
+            continue
+        found = [kept(written, step.language) for written in newest(folder)]
+        runs[step.command] = {"command": step.command, "cpu": _cpu(), "results": found}
+        in_order = [runs[other.command] for other in part.steps if other.command in runs]
+        results.mkdir(parents=True, exist_ok=True)
+        write_whole(path, as_json({"part": name, "runs": in_order}, indent=1) + "\n")
+
+
+def left_of(part: Part, path: Path, work: str, anew: bool = False) -> list[Step]:
+    """The commands of a part that a run of it runs.
+
+    Args:
+        part: the part.
+        path: of ``<part>.json``, which need not exist.
+        work: folder of adapters.
+        anew: also those whose results are kept; an adapter is made once.
+    """
+    runs = {} if anew else runs_of(part, path)
+    return [step for step in part.steps if not (is_made(step, work) if step.makes else step.command in runs)]
 
 
 def runs_of(part: Part, path: Path) -> dict[str, Any]:
@@ -106,7 +115,10 @@ def kept(written: Mapping[str, Any], language: str = "") -> dict[str, Any]:
         ]
         return _rounded({"task": "isotropy", "versions": written["versions"], "results": layers})
     configurations = [
-        {name: entry[name] for name in ("label", "strategy", "parameters", "configuration", "metrics")}
+        {
+            **{name: entry[name] for name in ("label", "strategy", "parameters", "configuration", "metrics")},
+            "others": entry["settings"]["others"],  # the weights of its other readers
+        }
         for entry in written["configurations"]
     ]
     chosen = {name: written[name] for name in KEPT if name in written}
@@ -125,18 +137,17 @@ def _rounded(value: Any) -> Any:
     return [_rounded(item) for item in value] if isinstance(value, list) else value
 
 
-def _filled(argument: str, data: str, work: str) -> str:
-    return argument.replace("{data}", data).replace("{work}", work)
+def is_made(step: Step, work: str) -> bool:
+    """True where this very command has made its adapter: training writes the config last."""
+    made_by = _made_by(step, work)
+    if not (made_by.with_suffix("") / "adapter_config.json").is_file():
+        return False
+    return made_by.is_file() and made_by.read_text(encoding="utf-8").strip() == step.command
 
 
-def _outputs(part: Part) -> Sequence[str]:
-    """The folders that the commands of a part name."""
-    return [step.arguments[step.arguments.index("--output") + 1] for step in part.steps if "--output" in step.arguments]
-
-
-def _is_made(adapter: str) -> bool:
-    """True where the training of an adapter has ended: its config is the last that is written beside its weights."""
-    return Path(adapter, "adapter_config.json").is_file()
+def _made_by(step: Step, work: str) -> Path:
+    """The file beside what a command makes that tells the command."""
+    return Path(f"{step.makes.replace('{work}', work)}.command")
 
 
 def _cpu() -> str:

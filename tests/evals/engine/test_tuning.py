@@ -290,6 +290,10 @@ def test_open_ended_texts_must_be_as_diverse_as_their_references(
         (["--by", "MC9"], "truthfulqa_miniature has no metric 'MC9'; did you mean MC3 or MC2?"),
         (["--strategy", "dola:layers=low|up"], "layers='up': must be low, high, or layer numbers"),
         (["--strategy", "dola:layers=low|low"], "given twice"),
+        (
+            ["--strategy", "dola", "--strategy", "dola:layers=high,final_norm=true"],
+            "--strategy dola and --strategy dola:layers=high,final_norm=true both stand for dola(layers=high, ",
+        ),
     ],
 )
 def test_bad_options_are_one_line(arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -51,7 +51,7 @@ def test_shares_on_the_page_are_percent() -> None:
 
 def test_every_part_has_its_place_on_the_page() -> None:
     page = (ROOT / "docs/evidence.md").read_text(encoding="utf-8")
-    drawn = [name for name, part in PARTS.items() if not any("--output" in step.arguments for step in part.steps)]
+    drawn = [name for name, part in PARTS.items() if not any(step.makes for step in part.steps)]
     assert sorted(re.findall(r"<!-- part: ([a-z0-9-]+) -->", page)) == sorted(drawn)
 
 
@@ -115,7 +115,8 @@ def test_a_part_that_is_killed_ends_in_the_same_file_and_table(tmp_path: Path) -
         os.setsid()
         run_part("small", "data", str(tmp_path / "killed"), tmp_path / "second")
 
-    samples = tmp_path / "killed/small/1/samples_truthfulqa_miniature_validation.jsonl"
+    folder = tmp_path / "killed/small" / running.PARTS["small"].steps[0].digest
+    samples = folder / "samples_truthfulqa_miniature_validation.jsonl"
     child = FORK.Process(target=run_in_a_group)
     child.start()
     while not (samples.exists() and samples.stat().st_size):
@@ -150,14 +151,19 @@ def test_what_cannot_run_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_an_adapter_is_made_once(tmp_path: Path) -> None:
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()  # as training that was killed leaves it
-    with pytest.raises(OptionError, match="later needs what makes makes: run that first"):
-        run_part("later", "data", str(tmp_path), tmp_path)
-    with pytest.raises(OptionError, match=r"makes: decoding induce .* ended with 2"):
-        run_part("makes", "data", str(tmp_path), tmp_path)
-    (adapter / "adapter_config.json").write_text("{}")
+def test_an_adapter_is_made_once_by_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter, made_by = tmp_path / "adapter", tmp_path / "adapter.command"
+    monkeypatch.setattr(running.subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, 2))
+    config = adapter / "adapter_config.json"
+    for begin in (adapter.mkdir, lambda: config.write_text("{}"), lambda: made_by.write_text("decoding induce -x 2")):
+        begin()  # training that was killed, an adapter of somebody, and one of another recipe
+        with pytest.raises(OptionError, match="later needs what makes makes: run that first"):
+            run_part("later", "data", str(tmp_path), tmp_path)
+        with pytest.raises(OptionError, match=r"makes: decoding induce .* ended with 2"):
+            run_part("makes", "data", str(tmp_path), tmp_path)
+    monkeypatch.setattr(running.subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, 0))
+    run_part("makes", "data", str(tmp_path), tmp_path)
+    monkeypatch.setattr(running.subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, 2))
     run_part("makes", "data", str(tmp_path), tmp_path)
     with pytest.raises(OptionError, match=r"later: decoding eval truth .* ended with 2"):
         run_part("later", "data", str(tmp_path), tmp_path)
@@ -243,15 +249,57 @@ def test_what_a_command_gave_is_kept_as_it_ends(tmp_path: Path, monkeypatch: pyt
     written = json.loads((tmp_path / "begun.json").read_text())
     (tmp_path / "whole.json").write_text(json.dumps({"part": "whole", "runs": written["runs"]}))
     run_part("whole", "data", str(tmp_path / "work"), tmp_path)
-    assert sorted(path.name for path in (tmp_path / "work/whole").iterdir()) == ["2"]
+    assert [path.name for path in (tmp_path / "work/whole").iterdir()] == [steps[1].digest]
     kept = json.loads((tmp_path / "whole.json").read_text())
     assert [run["command"] for run in kept["runs"]] == [step.command for step in steps]
     assert kept["runs"][0] == written["runs"][0]
     assert "commands have been run" not in draw("<!-- part: whole -->\n<!-- end -->", tmp_path)
 
-    run_part("whole", "data", str(tmp_path / "work"), tmp_path)  # it is complete: all of it anew
-    assert sorted(path.name for path in (tmp_path / "work/whole").iterdir()) == ["1", "2"]
+    run_part("whole", "data", str(tmp_path / "work"), tmp_path)  # there is nothing left
+    assert len(list((tmp_path / "work/whole").iterdir())) == 1
+    run_part("whole", "data", str(tmp_path / "work"), tmp_path, anew=True)
+    assert {path.name for path in (tmp_path / "work/whole").iterdir()} == {step.digest for step in steps}
     assert json.loads((tmp_path / "whole.json").read_text()) == kept
+
+
+@pytest.mark.usefixtures("forked")
+def test_what_is_run_anew_is_kept_until_it_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what another command left is no result of this one, wherever it stands in the part."""
+    first, fails = Step((*SECOND, "--strategy", "dola"), "en", ("greedy", "dola")), Step(("eval", "truth"), "de")
+    monkeypatch.setattr(running, "PARTS", {"whole": Part((first,), COLUMNS)})
+    run_part("whole", "data", str(tmp_path / "work"), tmp_path)
+    (kept,) = json.loads((tmp_path / "whole.json").read_text())["runs"]
+    (folder,) = (tmp_path / "work/whole").iterdir()
+    folder.rename(tmp_path / "work/whole/1")
+    (tmp_path / "whole.json").write_text(json.dumps({"part": "whole", "runs": [kept, run_of(fails, [])]}))
+    monkeypatch.setattr(running, "PARTS", {"whole": Part((first, fails), COLUMNS)})
+    with pytest.raises(OptionError, match=r"decoding eval truth .* ended with 2"):
+        run_part("whole", "data", str(tmp_path / "work"), tmp_path, anew=True)
+    assert json.loads((tmp_path / "whole.json").read_text())["runs"] == [kept, run_of(fails, [])]
+
+
+def test_weights_that_are_not_the_same_in_all_commands_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = tuple(Step(("eval", name), rows=("greedy", name)) for name in "abc")
+    monkeypatch.setattr(page_module, "PARTS", {"three": Part(steps, COLUMNS)})
+    kept = [run_of(step, [0.5]) for step in steps]
+    for run, adapter in zip(kept[:2], ("one", "other"), strict=True):  # the third does not tell, as older files do not
+        entry = run["results"][0]["configurations"][1]
+        entry |= {"parameters": {"amateur": ".evidence/qa"}, "others": {"amateur": {"adapters": [adapter]}}}
+        run["results"][0]["model"] = {"name": "small", "fingerprint": "f"}
+
+    def drawn() -> str:
+        (tmp_path / "three.json").write_text(json.dumps({"part": "three", "runs": kept}))
+        return draw("<!-- part: three -->\n<!-- end -->", tmp_path)
+
+    assert "Its commands read different weights of `qa`; with `ANEW=1` all are run with the same.\n" in drawn()
+    kept[1]["results"][0]["configurations"][1]["others"]["amateur"]["adapters"] = ["one"]
+    assert "different weights" not in drawn()
+    kept[1]["results"][0]["model"] = {"name": "small", "fingerprint": "g"}
+    kept[1]["results"][0]["versions"]["torch"] = "3"
+    assert "different weights of `small`;" in drawn()
+    assert "; transformers 5, torch 2 and 3; " in drawn()
 
 
 def test_processors_and_numbers_of_documents_of_a_part_are_all_named(
@@ -281,3 +329,31 @@ def test_what_was_kept_is_drawn_though_a_later_command_fails(tmp_path: Path, mon
     with pytest.raises(OptionError, match=r"decoding eval truth .* ended with 2"):
         evidence_command(["begun"], "data", str(tmp_path / "work"))
     assert "| LOL |" in page.read_text()
+
+
+@pytest.mark.usefixtures("small")
+def test_a_part_that_has_run_is_told_and_what_runs_nothing_names_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = Step(("eval", "truth"), rows=("greedy", "LOL"))
+    parts = {"done": Part((done,), COLUMNS), "makes": Part((Step(("induce", "--output", "{work}/adapter")),))}
+    for module in (running, page_module, command_module):
+        monkeypatch.setattr(module, "PARTS", parts)
+    page, work = tmp_path / "evidence.md", str(tmp_path)
+    page.write_text("<!-- part: done -->\n<!-- end -->")
+    (tmp_path / "done.json").write_text(json.dumps({"part": "done", "runs": [run_of(done, [0.5])]}))
+    monkeypatch.setattr(command_module, "PAGE", page)
+    monkeypatch.setattr(command_module, "RESULTS", tmp_path)
+    evidence_command(["done"], "data", work)
+    assert capsys.readouterr().out == "done: all of it has run; --anew runs it again\n"
+    with pytest.raises(OptionError, match=r"decoding eval truth .* ended with 2"):
+        evidence_command(["done"], "data", work, anew=True)
+    with pytest.raises(OptionError, match="--draw draws all tables and runs no part"):
+        evidence_command(["done"], "data", work, drawn=True)
+    evidence_command(None, "data", work)
+    assert capsys.readouterr().out == "done  ran\nmakes\n"
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/adapter_config.json").write_text("{}")
+    (tmp_path / "adapter.command").write_text(parts["makes"].steps[0].command)
+    evidence_command(None, "data", work)
+    assert capsys.readouterr().out == "done  ran\nmakes  ran\n"

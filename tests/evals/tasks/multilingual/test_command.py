@@ -247,6 +247,13 @@ def test_whole_texts_are_read_up_to_sixteen_tokens(tmp_path, capfd):
     assert len(tokenizer(sample["prefix"], add_special_tokens=False)["input_ids"]) == 16
     assert sample["prefix"] + sample["reference"] == "The town lies by the sea. " * 20
     assert sample["coherence"] < 0
+    # The same judge by another name is the same evaluation.
+    samples = (output / "samples_open-ended-en.jsonl").read_bytes()
+    named = str(miniature.folder("amateur"))
+    assert main([*arguments, "--output", str(output), "--coherence-model", named]) == 0
+    assert (output / "samples_open-ended-en.jsonl").read_bytes() == samples
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(output.glob("results_*.json"))]
+    assert [found["coherence_model"]["name"] for found in results] == ["amateur", named]
 
 
 def test_mauve_through_a_local_model(data, tmp_path, capfd):
