@@ -22,7 +22,7 @@ from typing import Any
 from real_models import cpu_name, fetched_models
 from turns import environment, percentile_columns, percentiles, read_csv, replaced, write_csv
 
-KEY = ("model", "threads", "cpu", "cpu_capability")
+KEY = ("model", "rows", "form", "threads", "cpu", "cpu_capability")
 COLUMNS = [
     "model", "rows", "form", *percentile_columns("ms_per_pass"), "gb_per_s", "ratio_to_one_row",
     "repeats", "threads", "cpu", "cpu_capability", "torch",
@@ -42,8 +42,9 @@ def main() -> int:
     if not models:
         print("skipped: no model was fetched (decoding fetch NAME), and --models names none")
         return 0
-    rows = [row for model in models for row in measured(model, options.rows, options.threads, options.repeats)]
-    write_csv(replaced(read_csv(options.output), rows, KEY), COLUMNS, options.output)
+    for model in models:
+        rows = measured(model, options.rows, options.threads, options.repeats)
+        write_csv(replaced(read_csv(options.output), rows, KEY), COLUMNS, options.output)
     print(f"\nwritten: {options.output}")
     return 0
 

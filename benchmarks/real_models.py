@@ -6,8 +6,8 @@ The models are named as every command names them: a fetched model, a folder, a .
 are all that `decoding fetch` has brought, and without any there is nothing to measure. Each method runs in a process of
 its own that holds the model in float32; the processes take turns, so that a change of the machine's speed meets all of
 them. Time per token is that of decoding (prompt and first token left out). Medians over the repeats, and ratios turn by
-turn, go to a table and a CSV file; sizes already in the file are replaced, others kept. Prompts are random tokens: what
-a token costs does not depend on them.
+turn, go to a table and a CSV file, in which those of methods and sizes that were not measured now stay. Prompts are
+random tokens: what a token costs does not depend on them.
 
 An AVX2 machine is stood in for by the switches of torch, MKL and oneDNN: ATEN_CPU_CAPABILITY=avx2
 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2, which the column ``cpu_capability`` then shows.
@@ -39,7 +39,7 @@ SEARCH, CONTRASTIVE, DOLA, LOL = "contrastive search", "contrastive decoding (Lo
 DECO, SLED = "DeCo", "SLED"
 METHODS = (GREEDY, IN_PLACE, SEARCH, CONTRASTIVE, DOLA, DECO, SLED, LOL)
 GUIDANCE_TOKENS = 24
-KEY = ["model", "batch", "context", "threads", "cpu", "cpu_capability"]
+KEY = ["model", "method", "batch", "context", "threads", "cpu", "cpu_capability"]
 COLUMNS = [
     "model", "method", "batch", "context", "new_tokens", *percentile_columns("ms_per_token"),
     "ratio_to_greedy", "whole_call_s", "repeats", "threads", "cpu", "cpu_capability", "torch", "transformers", "python",

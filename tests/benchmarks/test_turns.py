@@ -6,6 +6,7 @@ import csv
 import random
 import runpy
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,21 @@ def test_products_of_every_form_are_rows_of_the_file(monkeypatch: pytest.MonkeyP
     assert list(rows[0]) == names["COLUMNS"]
     assert float(rows[0]["ratio_to_one_row"]) == 1
     assert all(float(row["ms_per_pass_p50"]) > 0 for row in rows)
+    monkeypatch.setattr("sys.argv", [*sys.argv[:2], "--rows=2", *sys.argv[3:]])
+    assert names["main"]() == 0
+    kept = [row["rows"] for row in names["read_csv"](tmp_path / "found.csv")]
+    assert kept == ["4"] * len(FORMS) + ["1"] + ["2"] * len(FORMS)  # those of four rows were not measured again
+
+
+def test_a_method_that_is_measured_alone_leaves_the_rows_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = script("real_models", monkeypatch)
+    rows = [
+        {"model": "m", "batch": 1, "context": 32, "threads": 2, "cpu": "c", "cpu_capability": "d", "method": method}
+        for method in names["METHODS"]
+    ]
+    alone = [row for row in rows if row["method"] in (names["GREEDY"], names["DOLA"])]
+    left = script("turns", monkeypatch)["replaced"](rows, alone, names["KEY"])
+    assert sorted(row["method"] for row in left) == sorted(names["METHODS"])
 
 
 def test_rounds_and_readings_of_drafts_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
