@@ -208,8 +208,9 @@ def multilingual_command(
     )
     task_options = replace(task_options, judge=judge, featurizer=featurizer)
     extra = {"isolation": vars(means)} if means is not None else {}
-    if featurizer is not None:
-        extra["mauve_model"] = described(featurizer[1], featurizer[0], featurizer[2])
+    for entry, other in (("coherence_model", judge), ("mauve_model", featurizer)):
+        if other is not None:
+            extra[entry] = described(other[1], other[0], other[2])
     results: list[Results | None] = []
     asked: list[tuple[str, Sequence[Configuration]]] = []
     ready: Prepared | None = None

@@ -120,13 +120,21 @@ def candidates_of_options(
         completed: of a strategy as text, the text with the values that a task has by default.
 
     Raises:
-        OptionError: a strategy that is wrong.
+        OptionError: a strategy that is wrong, or one that two that were asked for stand for.
     """
     tuning = options.tuning.validation is not None
-    return [
+    candidates = [
         (given, [parse_strategy(completed(text)) for text in (candidates_of(given) if tuning else [given])])
         for given in options.strategy or default
     ]
+    known: dict[str, str] = {}
+    for given, specs in candidates:
+        for spec in specs:
+            if (other := known.setdefault(spec.label, given)) != given:
+                raise OptionError(
+                    f"--strategy {other} and --strategy {given} both stand for {spec.label}; expected strategies that differ"
+                )
+    return candidates
 
 
 def prepared(options: EvaluationOptions, candidates: Candidates | None = None, generates: bool = False) -> Prepared:

@@ -128,7 +128,7 @@ def task_of(
         length, units = options.prefix_length or (PREFIX_LENGTH if unsplit else None), options.units or spoken.units
         settings = {"prefix_length": length, "units": units_identity(units)}
         if options.judge is not None:
-            settings["judge"] = {"name": options.judge[0], **identity(*options.judge[1:])}
+            settings["judge"] = identity(*options.judge[1:])  # its name is no part of what was evaluated
         judge, featurizer = (named and named[1:] for named in (options.judge, options.featurizer))
         return OpenEnded(
             name, generator, data.documents, settings, prefix_length=length, units=units, judge=judge,
