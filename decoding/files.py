@@ -15,7 +15,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["lock", "remove_abandoned", "share_weights", "workspace", "write_whole"]
+__all__ = ["lock", "locked", "remove_abandoned", "share_weights", "workspace", "write_whole"]
 
 ABANDONED = 86_400  # seconds after which a workspace whose lock tells nothing counts as left by a killed process
 
@@ -47,7 +47,7 @@ def workspace(target: Path) -> Iterator[Path]:
     prefix = f".{target.name}."
     with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent, ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        with _locked(folder, wait=True):
+        with locked(folder, wait=True):
             yield folder
 
 
@@ -55,9 +55,9 @@ def remove_abandoned(target: Path) -> None:
     """Remove the workspaces beside a target whose processes are gone; what cannot be removed stays."""
     for folder in target.parent.glob(f".{target.name}.*"):
         try:
-            with _locked(folder, wait=False) as locked:
+            with locked(folder, wait=False) as alone:
                 # An empty one may have been made just now, and not be locked yet.
-                left = locked and any(folder.iterdir())
+                left = alone and any(folder.iterdir())
                 if left or time.time() - folder.stat().st_mtime > ABANDONED:
                     shutil.rmtree(folder, ignore_errors=True)
         except OSError:  # its process lives, it belongs to another user, or it has gone meanwhile
@@ -65,7 +65,7 @@ def remove_abandoned(target: Path) -> None:
 
 
 @contextmanager
-def _locked(folder: Path, wait: bool) -> Iterator[bool]:
+def locked(folder: Path, wait: bool) -> Iterator[bool]:
     """Lock a folder until the end of the block or of the process; False where there are no locks.
 
     Raises:

@@ -32,14 +32,14 @@ def induce_command(
     epochs: Annotated[float, typer.Option(metavar="N", help="Passes over the data.")] = DEFAULT.epochs,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Examples per step.")] = DEFAULT.batch_size,
     micro_batch: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Examples per forward pass (gradient accumulation).")
+        int, typer.Option(min=1, metavar="N", help="Examples per forward pass at most; gradients add up to a step.")
     ] = 8,
     learning_rate: Annotated[
         float, typer.Option(metavar="X", help="Peak of the learning rate.")
     ] = DEFAULT.learning_rate,
     rank: Annotated[int, typer.Option(min=1, metavar="N", help="Rank of the LoRA matrices.")] = DEFAULT.rank,
     max_length: Annotated[
-        int, typer.Option(min=2, metavar="N", help="Tokens of an example; longer ones are cut.")
+        int, typer.Option(min=2, metavar="N", help="Tokens of an example; longer answers are cut.")
     ] = DEFAULT.max_length,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Use the first N examples only.")] = None,
     template: Annotated[
@@ -68,8 +68,10 @@ def induce_command(
     writable(output)
 
     from decoding.induce import induce
+    from decoding.induce.training import check_free_of_models
     from decoding.models.wrappers import require_decoder_only
 
+    check_free_of_models(output)
     loaded, tokenizer = placement.load(model)
     require_decoder_only(loaded, model)
     with progress() as bar:

@@ -24,8 +24,8 @@ class Recipe:
         rank: rank of the LoRA matrices.
         lora_alpha: the adapter's output is scaled by ``lora_alpha / rank``.
         dropout: dropout before the adapter, in [0, 1).
-        max_length: tokens of an example; longer answers are cut.
-        template: prompt of a question; the answer follows it after one space.
+        max_length: tokens of an example; longer answers are cut, and examples of longer questions left out.
+        template: prompt of a question, which stands in place of ``{question}``; the answer follows it after one space.
         seed: seed of the new weights and of the order of the examples.
     """
 

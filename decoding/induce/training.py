@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -15,8 +16,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from decoding.errors import InputError, ModelError, OptionError, one_line
-from decoding.files import share_weights, write_whole
+from decoding.errors import DecodingWarning, InputError, ModelError, OptionError, one_line
+from decoding.files import locked, share_weights, write_whole
 from decoding.induce.answers import NOT_LEARNT, AnswerLoss
 from decoding.induce.examples import Example
 from decoding.induce.recipe import Recipe
@@ -27,7 +28,7 @@ from decoding.models.settings import settings_kept
 from decoding.models.structure import inspect_model
 from decoding.models.wrappers import text_tokenizer, unwrapped
 
-__all__ = ["induce"]
+__all__ = ["check_free_of_models", "induce"]
 
 CHECKPOINTS = "checkpoints"
 CHECKPOINT_SECONDS = 300.0  # between two checkpoints at most: an epoch of a real model can take an hour
@@ -56,7 +57,8 @@ def induce(
         examples: see :func:`decoding.induce.read_examples`.
         output: the folder.
         recipe: hyper-parameters.
-        micro_batch: examples per forward pass; gradients are accumulated up to ``recipe.batch_size``.
+        micro_batch: examples per forward pass at most: the largest divisor of ``recipe.batch_size`` up to this counts.
+            Gradients are accumulated.
         report: called after each step with the steps done, all steps and the loss of the step (None where not known).
 
     Returns:
@@ -66,14 +68,54 @@ def induce(
         ModelError: peft or accelerate is not installed, the model cannot take a LoRA adapter, or not all of its weights
             are on devices of this process.
         InputError: no examples, or none that fits.
-        OptionError: the folder holds a run with other settings, or cannot be written.
+        OptionError: the folder holds a model or a run with other settings, another run is writing it, or it cannot be
+            written.
     """
     recipe = recipe or Recipe()
     output = Path(output)
+    check_free_of_models(output)
     model, tokenizer = unwrapped(model), text_tokenizer(tokenizer)
     _check_packages()
     _check_trainable(model)
     rows = _tokenized(tokenizer, examples, recipe)
+    with _written(output):
+        output.mkdir(parents=True, exist_ok=True)
+    with _alone(output):
+        return _trained(model, tokenizer, rows, output, recipe, micro_batch, report, len(examples) - len(rows))
+
+
+def check_free_of_models(output: Path) -> None:
+    """Raise OptionError where a folder holds a model: an adapter beside it would be loaded with it."""
+    found = next((file for name in ("config.json", "*.gguf") for file in sorted(output.glob(name))), None)
+    if found is not None:
+        raise OptionError(f"{output}: holds a model ({found.name}); give a folder of its own for the adapter")
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Let no other run write to a folder until the end of the block.
+
+    Raises:
+        OptionError: another run is writing it.
+    """
+    try:
+        with locked(output, wait=False):
+            yield
+    except BlockingIOError as error:
+        raise OptionError(f"{output}: another run is writing it; wait for its end or give another folder") from error
+
+
+def _trained(
+    model: Any,
+    tokenizer: Any,
+    rows: list[dict[str, list[int]]],
+    output: Path,
+    recipe: Recipe,
+    micro_batch: int,
+    report: Callable[[int, int, float | None], None] | None,
+    left_out: int,
+) -> dict[str, Any]:
+    """Train, write the adapter, and return the record that is written beside it."""
     _check_resumable(output, digest([identity(model), dataclasses.asdict(recipe), rows]))
     with _lora_layers(model, recipe) as wrapped:
         trainer = _trainer(wrapped, tokenizer, rows, output, recipe, micro_batch, report)
@@ -91,6 +133,7 @@ def induce(
     record = {
         "model": getattr(model, "name_or_path", "") or type(model).__name__,
         "examples": len(rows),
+        "left_out": left_out,
         "steps": trainer.state.global_step,
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
@@ -158,13 +201,14 @@ def _trainer(
     from transformers import Trainer, TrainerCallback, TrainingArguments
     from transformers.trainer_callback import PrinterCallback
 
-    micro = min(micro_batch, recipe.batch_size, len(rows))
+    batch = min(recipe.batch_size, len(rows))
+    micro = max(size for size in range(1, min(micro_batch, batch) + 1) if batch % size == 0)
     model = wrapped.get_base_model()
     device = input_device(model).type
     on_gpu = device == "cuda"
     arguments = TrainingArguments(
         output_dir=str(output / CHECKPOINTS), per_device_train_batch_size=micro,
-        gradient_accumulation_steps=max(1, min(recipe.batch_size, len(rows)) // micro),
+        gradient_accumulation_steps=batch // micro,
         num_train_epochs=recipe.epochs, learning_rate=recipe.learning_rate, lr_scheduler_type="linear",
         seed=recipe.seed, save_strategy="epoch", save_total_limit=1, logging_strategy="steps", logging_steps=1,
         report_to=[], disable_tqdm=True, remove_unused_columns=False, use_cpu=device == "cpu",
@@ -238,7 +282,7 @@ def _tokenized(tokenizer: Any, examples: Sequence[Example], recipe: Recipe) -> l
     rows = []
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     for example in examples:
-        question = list(tokenizer(recipe.template.format(question=example.question))["input_ids"])
+        question = list(tokenizer(recipe.template.replace("{question}", example.question))["input_ids"])
         answer = list(tokenizer(" " + example.answer, add_special_tokens=False)["input_ids"])
         ids = [*question, *answer, *end][: recipe.max_length]
         if len(ids) > len(question):
@@ -248,6 +292,13 @@ def _tokenized(tokenizer: Any, examples: Sequence[Example], recipe: Recipe) -> l
             f"no example has a question shorter than max_length={recipe.max_length} tokens and an answer"
             if examples
             else "no examples: give at least one question with a hallucinated answer"
+        )
+    if len(rows) < len(examples):
+        warnings.warn(
+            f"{len(examples) - len(rows)} of {len(examples)} examples are left out: their questions alone reach "
+            f"max_length={recipe.max_length} tokens",
+            DecodingWarning,
+            stacklevel=3,
         )
     return rows
 

@@ -23,17 +23,28 @@ def source_and_file(spec: str) -> tuple[str, GgufFile | None]:
     """The argument of ``from_pretrained``: a folder that was checked, or a hub name; and the GGUF file in it."""
     if not spec.strip():
         raise ModelError("the model's name is empty: give a folder, a .gguf file, a hub name or a built-in model")
-    if is_gguf(spec) and not Path(spec).expanduser().is_dir():
-        file = open_gguf(spec)
-        return str(file.path.parent), file
     if spec in BUILT_IN_ADAPTERS:
         raise ModelError(f"{spec}: is a LoRA adapter; expected a model of its own, beside which it can be the amateur")
     if spec in RELEASES:
         return str(fetched_folder(spec)), None
     try:
-        return _folder_or_name(spec, Path(spec).expanduser()), None
+        path = Path(spec).expanduser()
+        if is_gguf(spec) and not path.is_dir():
+            file = open_gguf(spec)
+            _check_no_adapter(spec, file.path.parent)
+            return str(file.path.parent), file
+        return _folder_or_name(spec, path), None
     except (OSError, RuntimeError) as error:  # no permission, a name that is too long, an unknown user's home
         raise ModelError(f"{spec[:80]}: cannot be read ({one_line(error)})") from error
+
+
+def _check_no_adapter(spec: str, folder: Path) -> None:
+    """Raise ModelError where an adapter lies beside a model's weights: transformers would load the two as one model."""
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{spec}: a LoRA adapter lies beside its weights and would be loaded with them; move adapter_config.json "
+            "and adapter_model.safetensors to a folder of their own"
+        )
 
 
 def _folder_or_name(spec: str, folder: Path) -> str:
@@ -48,6 +59,7 @@ def _folder_or_name(spec: str, folder: Path) -> str:
     if not (folder / "config.json").is_file():
         kind = "holds a LoRA adapter" if (folder / "adapter_config.json").is_file() else "is no model folder"
         raise ModelError(f"{spec}: {kind} (no config.json); expected a folder that save_pretrained wrote")
+    _check_no_adapter(spec, folder)
     # transformers ignores a generation_config.json that it cannot read, and then knows no end token.
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
         check_json_object(spec, folder / name)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import decoding
-from decoding import ContrastiveDecoding, InputError, ModelError, OptionError
+from decoding import ContrastiveDecoding, InputError, ModelError, OptionError, files
 from decoding.evals import miniature
 from decoding.evals.cli import main
 from decoding.induce import Example, Recipe, induce, training
@@ -183,6 +183,53 @@ def test_the_command_makes_an_adapter_that_generate_takes(tmp_path: Path, capsys
     assert capsys.readouterr().out.strip()
     assert main(["induce", "--data", str(data), "--output", str(folder), *options]) == 2
     assert "holds an adapter already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("micro_batch", "steps"), [(8, 9), (4, 9), (5, 9), (1, 9)])
+def test_a_step_has_the_examples_that_were_asked_for(
+    expert: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, micro_batch: int, steps: int
+) -> None:
+    """However many of them share a forward pass: the same steps, and so the same schedule when it goes on."""
+    made: list[Any] = []
+    monkeypatch.setattr(training, "_last_checkpoint", lambda output: None)
+    monkeypatch.setattr("transformers.Trainer.train", lambda self, **_: made.append(self.args) or pytest.skip())
+    with pytest.raises(pytest.skip.Exception):
+        induce(*expert, _examples(), tmp_path, RECIPE, micro_batch=micro_batch)
+    (arguments,) = made
+    assert arguments.per_device_train_batch_size <= micro_batch
+    assert arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps == RECIPE.batch_size
+
+
+def test_two_runs_do_not_write_to_one_folder(expert: Any, tmp_path: Path) -> None:
+    if files.fcntl is None:
+        pytest.skip("there are no locks")
+
+    def begin_another(*_: object) -> None:
+        with pytest.raises(OptionError, match="another run is writing it; wait for its end or give another folder"):
+            induce(*miniature.load("expert"), _examples(), tmp_path, RECIPE)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        induce(*expert, _examples(), tmp_path, RECIPE, report=begin_another)
+    assert list((tmp_path / "checkpoints").iterdir())  # nobody removed them
+
+
+@pytest.mark.parametrize("name", ["config.json", "tiny.gguf"])
+def test_no_adapter_is_written_beside_a_model(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"question": "Q", "hallucinated_answer": "A"}')
+    (tmp_path / name).write_text("{}")
+    assert main(["induce", "--data", str(data), "--output", str(tmp_path)]) == 2
+    assert f"holds a model ({name}); give a folder of its own for the adapter" in capsys.readouterr().err
+
+
+def test_a_template_may_have_braces_and_long_questions_are_counted(expert: Any) -> None:
+    _, tokenizer = expert
+    recipe = Recipe(template='{"q": "{question}", "a": {}}', max_length=24)
+    long = Example("a long question " * 20, "no")
+    with pytest.warns(decoding.DecodingWarning, match=r"1 of 2 examples are left out: .* reach max_length=24 tokens"):
+        (row,) = training._tokenized(tokenizer, [Example("why", "so"), long], recipe)
+    assert tokenizer.decode(row["input_ids"], skip_special_tokens=True).startswith('{"q": "why", "a": {}} so')
 
 
 def test_the_shipped_adapter_lies_and_contrasting_with_it_helps(expert: Any) -> None:

@@ -41,6 +41,15 @@ def _ids() -> torch.Tensor:
     return torch.tensor([TOKENIZER(TEXT[0])["input_ids"]])
 
 
+def test_an_adapter_beside_a_file_is_no_part_of_the_model(written: tuple[Path, Any], tmp_path: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    file.write_bytes(written[0].read_bytes())
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"tiny\.gguf: a LoRA adapter lies beside its weights") as error:
+        decoding.load(str(file))
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("dtype", [None, "auto", "bfloat16"])
 def test_weights_are_dequantised_to_the_dtype_asked_for(
     dtype: str | None, written: tuple[Path, Any], capfd: pytest.CaptureFixture[str]

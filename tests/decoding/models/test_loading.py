@@ -94,6 +94,18 @@ def test_folders_that_are_not_there_or_hold_no_model(tmp_path):
     assert "empty" in refused("")
 
 
+@pytest.mark.parametrize(
+    "name", ["~nobody-is-called-so/x", "~nobody-is-called-so/x.gguf", "x" * 300, "x" * 300 + ".gguf"]
+)
+def test_names_that_no_file_can_have(name, end):
+    assert "cannot be read (" in refused(name + end)
+
+
+def test_an_adapter_beside_the_weights_is_no_part_of_the_model(broken):
+    (broken / "adapter_config.json").write_text("{}")
+    assert "a LoRA adapter lies beside its weights" in refused(broken)
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"model_type": "no-such-type"}', "\x00\x01"])
 def test_a_config_that_cannot_be_read(broken, content):
     (broken / "config.json").write_text(content)
