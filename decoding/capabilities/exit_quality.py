@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
 
+from decoding.capabilities.capabilities import open_stream
 from decoding.models.probe import probe_inputs
 from decoding.models.text_config import vocab_size
 from decoding.stream.forward import ForwardPasses
-from decoding.transformers_private import without_stop_strings
 
 __all__ = ["ExitQuality", "exit_quality"]
 
@@ -62,13 +61,7 @@ def exit_quality(model: Any, exits: Sequence[int]) -> ExitQuality:
     exits = sorted(set(exits))
     passes = ForwardPasses(model, exits)
     prompt = probe_inputs(model)["input_ids"]
-    # generate() fills in what is left open from the model's own generation config, its end tokens among it.
-    config = GenerationConfig(
-        max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=False, num_beams=1, penalty_alpha=0.0, pad_token_id=0
-    )
-    text = model.generate(
-        prompt, attention_mask=torch.ones_like(prompt), generation_config=without_stop_strings(config)
-    )
+    text = _greedy_text(model, prompt)
     output, _ = passes.run({"input_ids": text, "use_cache": False}, 1, 0, every_logit=True)
     written = slice(prompt.shape[1] - 1, text.shape[1] - 1)  # the positions whose next tokens the model wrote
     targets = text[0, written.start + 1 :]
@@ -80,3 +73,20 @@ def exit_quality(model: Any, exits: Sequence[int]) -> ExitQuality:
     vocab = vocab_size(model)
     bare, normed = (tuple(nats(states, norm) for states in output.exits) for norm in (False, True))
     return ExitQuality(tuple(exits), bare, normed, math.log(vocab))
+
+
+def _greedy_text(model: Any, prompt: torch.Tensor) -> torch.Tensor:
+    """A prompt (1, length) and the tokens that follow it, but for those that end a text.
+
+    Not by ``generate()``, which does what the model's own generation config says beside the call's: it returns other
+    things than tokens, several texts, or none.
+    """
+    stream = open_stream(model, input_ids=prompt)
+    logits, text = stream.logits(stream.prompt), prompt
+    ends = model.generation_config.eos_token_id
+    never = torch.tensor([] if ends is None else ends, dtype=torch.long, device=logits.device).reshape(-1)
+    for _ in range(TOKENS):
+        token = logits.index_fill(-1, never, -math.inf).argmax(-1, keepdim=True).to(text.device)
+        text = torch.cat([text, token], dim=-1)
+        logits = stream.logits(stream.extend(token))
+    return text

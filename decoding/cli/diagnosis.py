@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ def _service(model: Any) -> dict[str, Any]:
         if structure.no_early_exit is not None:
             report["no early exits because"] = structure.no_early_exit
         elif not model.config.is_encoder_decoder:
-            report |= _exits(model)
+            report |= _told("exits", lambda: _exits(model))
         stream = open_stream(model, input_ids=probe_inputs(model)["input_ids"])
         refusal = why_not_chunked(model, CHUNK)
         report["chunked prefill"] = not refusal
@@ -87,10 +88,20 @@ def _service(model: Any) -> dict[str, Any]:
         report["branching because"] = stream.branching.reason
         report |= _with_left_padding(model, stream.branching.way) | _drafts(model, stream)
     except Exception as error:  # whatever a model's own code raises here, it is the reason why it is not served
-        report["branching"] = "refused"
-        kind = "" if isinstance(error, DecodingError) else f"{type(error).__name__}: "
-        report["branching because"] = kind + one_line(error)
-    return report | _backends(model) | _linear_forms(model)
+        report |= {"branching": "refused", "branching because": _reason(error)}
+    return report | _backends(model) | _told("linear layers", lambda: _linear_forms(model))
+
+
+def _told(what: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is found, or why it is not known: no failure of one fact hides the others."""
+    try:
+        return find()
+    except Exception as error:  # a model's own code may raise anything
+        return {f"{what} unknown because": _reason(error)}
+
+
+def _reason(error: Exception) -> str:
+    return ("" if isinstance(error, DecodingError) else f"{type(error).__name__}: ") + one_line(error)
 
 
 def _exits(model: Any) -> dict[str, Any]:
@@ -103,10 +114,10 @@ def _exits(model: Any) -> dict[str, Any]:
         + f"; in brackets with the final norm; chance {quality.chance:.1f}"
     }
     if noisy := quality.noisy():
-        tell = "also" if quality.noisy(final_norm=True) == quality.exits else "less so"
         report["exits are noise"] = (
             f"{', '.join(map(str, noisy))} predict the model's own text worse than chance, so DoLa and SLED "
-            f"choose by noise there; with the final norm (final_norm=true, as LOL and DeCo have it) {tell}"
+            f"choose by noise there; with the final norm (final_norm=true, as LOL and DeCo have it) "
+            f"{', '.join(map(str, quality.noisy(final_norm=True))) or 'none'} do"
         )
     return report
 

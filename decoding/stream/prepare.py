@@ -43,7 +43,9 @@ def prepare_inputs(model: Any, **inputs: Any) -> tuple[Tensor, dict[str, Any], G
         raise _Prepared  # a text without new tokens is more than Whisper's own generate() can end
 
     use_cache = inputs.pop("use_cache", True)
-    config = GenerationConfig(max_new_tokens=1, do_sample=False, num_beams=1, penalty_alpha=None, use_cache=use_cache)
+    config = GenerationConfig(
+        max_new_tokens=1, do_sample=False, num_beams=1, num_return_sequences=1, penalty_alpha=None, use_cache=use_cache
+    )  # what is left open is filled in from the model's own
     if model.generation_config.cache_implementation and cache_in(inputs) is None:
         config.cache_implementation = "dynamic"  # the model's own setting is for the text of generate()
     generate = model.generate

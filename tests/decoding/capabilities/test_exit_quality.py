@@ -49,11 +49,14 @@ def test_the_figures_are_those_of_the_formula(name: str) -> None:
 
 
 def test_the_text_is_greedy_and_long_enough_whatever_the_models_own_generation_config_asks_for() -> None:
-    """Its greedy text ends at once, and it asks for beams, a strategy that transformers dropped, and stop strings."""
+    """Its greedy text ends at once, and it asks for beams, a strategy that transformers dropped, stop strings, several
+    texts, and more than tokens.
+    """
     model = tiny_model("llama")
     prompt = probe_inputs(model)["input_ids"]
     end = int(greedy_text(model, prompt, None)[0, len(prompt[0])])
     model.generation_config.update(eos_token_id=end, num_beams=3, penalty_alpha=0.6, top_k=4, stop_strings=["."])
+    model.generation_config.update(num_return_sequences=3, return_dict_in_generate=True, output_scores=True)
     text = greedy_text(model, prompt, end)
     assert exit_quality(model, [0, 1]).bare == pytest.approx(nats_of_exits(model, text, len(prompt[0])), rel=1e-5)
 

@@ -10,6 +10,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from word_models import CONTEXT, WORDS, save
 
 import decoding
+from decoding.capabilities.exit_quality import ExitQuality
+from decoding.cli import diagnosis
 from decoding.cli.app import run
 from decoding.cli.diagnosis import diagnose
 
@@ -76,3 +78,34 @@ def test_doctor_and_generate_serve_learned_positions(tmp_path, capfd):
     assert run(["doctor", "--model", folder]) == 0
     assert run(["generate", "--model", folder, "--prompt", "w1 w2"]) == 0
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "own", [{"return_dict_in_generate": True, "output_scores": True}, {"num_beams": 3, "num_return_sequences": 3}]
+)
+def test_what_a_models_own_generation_config_asks_for_changes_no_fact(tiny, own):
+    tokenizer = decoding.load(tiny, "cpu")[1]
+    right = diagnose("llama", tiny_model("llama"), tokenizer)
+    model = tiny_model("llama")
+    model.generation_config.update(**own)
+    assert diagnose("llama", model, tokenizer) == right
+    assert right["branching"] == "shared prefix"
+
+
+def test_exits_that_cannot_be_read_hide_nothing_else(tiny, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no exits today")
+
+    monkeypatch.setattr(diagnosis, "exit_quality", fail)
+    report = diagnose("llama", tiny_model("llama"), decoding.load(tiny, "cpu")[1])
+    assert report["exits unknown because"] == "RuntimeError: no exits today"
+    assert (report["branching"], report["drafts"], report["chunked prefill"]) == ("shared prefix", True, True)
+
+
+@pytest.mark.parametrize(("normed", "told"), [((5.0, 5.0), "none do"), ((7.0, 5.0), "2 do"), ((7.0, 8.0), "2, 4 do")])
+def test_exits_that_stay_noise_with_the_final_norm_are_named(tiny, monkeypatch, normed, told):
+    quality = ExitQuality((2, 4), bare=(9.0, 1.0), normed=normed, chance=6.0)
+    monkeypatch.setattr(diagnosis, "exit_quality", lambda *_: quality)
+    report = diagnose("llama", tiny_model("llama"), decoding.load(tiny, "cpu")[1])
+    assert report["exits are noise"].startswith("2 predict the model's own text worse than chance")
+    assert report["exits are noise"].endswith(f"(final_norm=true, as LOL and DeCo have it) {told}")

@@ -94,9 +94,8 @@ def test_folders_that_are_not_there_or_hold_no_model(tmp_path):
     assert "empty" in refused("")
 
 
-@pytest.mark.parametrize(
-    "name", ["~nobody-is-called-so/x", "~nobody-is-called-so/x.gguf", "x" * 300, "x" * 300 + ".gguf"]
-)
+@pytest.mark.parametrize("name", ["~nobody-is-called-so/x", "x" * 300])
+@pytest.mark.parametrize("end", ["", ".gguf"])
 def test_names_that_no_file_can_have(name, end):
     assert "cannot be read (" in refused(name + end)
 
