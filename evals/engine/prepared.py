@@ -132,7 +132,8 @@ def candidates_of_options(
         for spec in specs:
             if (other := known.setdefault(spec.label, given)) != given:
                 raise OptionError(
-                    f"--strategy {other} and --strategy {given} both stand for {spec.label}; expected strategies that differ"
+                    f"--strategy {other} and --strategy {given} both stand for {spec.label}; expected strategies that "
+                    "differ"
                 )
     return candidates
 

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 import decoding
+from decoding import exporting
 from decoding.errors import DecodingError, ModelError, OptionError
 from decoding.evals import cli, miniature
 from decoding.models.builtin import BUILT_IN_ADAPTERS
@@ -131,6 +132,23 @@ def test_a_failed_export_leaves_everything_as_it_was(before, tmp_path, monkeypat
     with pytest.raises(ModelError):
         decoding.export("expert", "contrastive-decoding:amateur=./missing", tmp_path / "out", force=before)
     assert contents(tmp_path) == was
+
+
+def test_what_came_into_the_folder_meanwhile_is_not_replaced_unasked(tmp_path, monkeypatch):
+    out, tried = tmp_path / "out", exporting._try
+    (tmp_path / ".out.left" / "new").mkdir(parents=True)  # by an export that was killed
+
+    def meanwhile(*given):
+        tried(*given)
+        out.mkdir(exist_ok=True)
+        (out / "thesis.txt").write_text("mine")
+
+    monkeypatch.setattr(exporting, "_try", meanwhile)
+    with pytest.raises(OptionError, match=r"is not empty; .*--force"):
+        decoding.export("expert", "contrastive-search", out)
+    assert contents(tmp_path) == {"out": False, "out/thesis.txt": b"mine"}
+    decoding.export("expert", "contrastive-search", out, force=True)
+    assert not (out / "thesis.txt").exists()
 
 
 def test_a_folder_is_replaced_only_by_force_and_never_with_the_model_in_it(tmp_path, monkeypatch):

