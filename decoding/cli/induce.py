@@ -32,14 +32,22 @@ def induce_command(
     epochs: Annotated[float, typer.Option(metavar="N", help="Passes over the data.")] = DEFAULT.epochs,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Examples per step.")] = DEFAULT.batch_size,
     micro_batch: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Examples per forward pass at most; gradients add up to a step.")
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Examples per forward pass at most: the largest divisor of the batch size up to N.",
+        ),
     ] = 8,
     learning_rate: Annotated[
         float, typer.Option(metavar="X", help="Peak of the learning rate.")
     ] = DEFAULT.learning_rate,
     rank: Annotated[int, typer.Option(min=1, metavar="N", help="Rank of the LoRA matrices.")] = DEFAULT.rank,
     max_length: Annotated[
-        int, typer.Option(min=2, metavar="N", help="Tokens of an example; longer answers are cut.")
+        int,
+        typer.Option(
+            min=2, metavar="N", help="Tokens of an example: longer answers are cut, longer questions left out."
+        ),
     ] = DEFAULT.max_length,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Use the first N examples only.")] = None,
     template: Annotated[
@@ -63,9 +71,9 @@ def induce_command(
         template=template.replace("\\n", "\n"), seed=seed,
     )  # fmt: skip
     examples = read_examples(data)[:limit]
+    writable(output)
     if (output / "adapter_config.json").is_file():
         raise OptionError(f"--output {output}: holds an adapter already; give another folder, or remove it")
-    writable(output)
 
     from decoding.induce import induce
     from decoding.induce.training import check_free_of_models

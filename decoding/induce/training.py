@@ -8,13 +8,14 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from transformers import TrainingArguments
 
 from decoding.errors import DecodingWarning, InputError, ModelError, OptionError, one_line
 from decoding.files import locked, share_weights, write_whole
@@ -27,12 +28,15 @@ from decoding.models.identity import digest, identity
 from decoding.models.settings import settings_kept
 from decoding.models.structure import inspect_model
 from decoding.models.wrappers import text_tokenizer, unwrapped
+from decoding.parameters import require_count
 
 __all__ = ["check_free_of_models", "induce"]
 
 CHECKPOINTS = "checkpoints"
 CHECKPOINT_SECONDS = 300.0  # between two checkpoints at most: an epoch of a real model can take an hour
 RECORD = "induce.json"
+# What a folder holds that a model was written to.
+OF_A_MODEL = ("config.json", "*.gguf", "model*.safetensors", "pytorch_model*.bin")
 
 
 def induce(
@@ -72,8 +76,10 @@ def induce(
             written.
     """
     recipe = recipe or Recipe()
+    require_count("micro_batch", micro_batch, 1)
     output = Path(output)
-    check_free_of_models(output)
+    with _written(output):
+        check_free_of_models(output)
     model, tokenizer = unwrapped(model), text_tokenizer(tokenizer)
     _check_packages()
     _check_trainable(model)
@@ -86,7 +92,7 @@ def induce(
 
 def check_free_of_models(output: Path) -> None:
     """Raise OptionError where a folder holds a model: an adapter beside it would be loaded with it."""
-    found = next((file for name in ("config.json", "*.gguf") for file in sorted(output.glob(name))), None)
+    found = next((file for name in OF_A_MODEL for file in sorted(output.glob(name))), None)
     if found is not None:
         raise OptionError(f"{output}: holds a model ({found.name}); give a folder of its own for the adapter")
 
@@ -96,13 +102,18 @@ def _alone(output: Path) -> Iterator[None]:
     """Let no other run write to a folder until the end of the block.
 
     Raises:
-        OptionError: another run is writing it.
+        OptionError: another run is writing it, or it cannot be read.
     """
-    try:
-        with locked(output, wait=False):
-            yield
-    except BlockingIOError as error:
-        raise OptionError(f"{output}: another run is writing it; wait for its end or give another folder") from error
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(output, wait=False))
+        except BlockingIOError as error:
+            raise OptionError(
+                f"{output}: another run is writing it; wait for its end or give another folder"
+            ) from error
+        except OSError as error:
+            raise OptionError(f"{output}: cannot be read ({one_line(error)})") from error
+        yield
 
 
 def _trained(
@@ -188,6 +199,15 @@ def _lora_layers(model: Any, recipe: Recipe) -> Iterator[Any]:
             vars(model).pop("peft_config", None)
 
 
+class _OneGPU(TrainingArguments):
+    """Arguments of a trainer that takes one GPU: each of several would have a micro-batch, and steps be larger."""
+
+    @property
+    def n_gpu(self) -> int:
+        """The number of GPUs; 0 on a CPU."""
+        return min(super().n_gpu, 1)
+
+
 def _trainer(
     wrapped: Any,
     tokenizer: Any,
@@ -198,7 +218,7 @@ def _trainer(
     report: Callable[[int, int, float | None], None] | None,
 ) -> Any:
     """Return the transformers Trainer of a model with LoRA layers."""
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import Trainer, TrainerCallback
     from transformers.trainer_callback import PrinterCallback
 
     batch = min(recipe.batch_size, len(rows))
@@ -206,7 +226,7 @@ def _trainer(
     model = wrapped.get_base_model()
     device = input_device(model).type
     on_gpu = device == "cuda"
-    arguments = TrainingArguments(
+    arguments = _OneGPU(
         output_dir=str(output / CHECKPOINTS), per_device_train_batch_size=micro,
         gradient_accumulation_steps=batch // micro,
         num_train_epochs=recipe.epochs, learning_rate=recipe.learning_rate, lr_scheduler_type="linear",

@@ -38,7 +38,7 @@ from decoding.models.builtin import BUILT_IN
 from decoding.models.device_options import check_shares, pick_device, placement
 from decoding.models.gguf import GgufFile, complete_config, complete_model, complete_tokenizer
 from decoding.models.quiet import quiet
-from decoding.models.sources import check_json_object, hub_config, source_and_file
+from decoding.models.sources import check_json_object, check_no_hub_adapter, hub_config, source_and_file
 from decoding.transformers_private import gguf_read_once
 
 __all__ = ["DTYPES", "load", "load_processor", "load_tokenizer", "save", "source_of"]
@@ -263,7 +263,9 @@ def _config(spec: str, source: str, file: GgufFile | None) -> Any:
         return config
     if Path(source).is_dir():
         return _attempt(f"{spec}: its config.json cannot be read", AutoConfig.from_pretrained, source)
-    return hub_config(source)
+    config = hub_config(source)
+    check_no_hub_adapter(source)
+    return config
 
 
 def _tokenizer(spec: str, source: str, file: GgufFile | None) -> Any:

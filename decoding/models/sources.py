@@ -10,13 +10,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from transformers import AutoConfig
+from transformers.utils import find_adapter_config_file
 
 from decoding.errors import ModelError, nearest, one_line
 from decoding.models.builtin import BUILT_IN, BUILT_IN_ADAPTERS
 from decoding.models.gguf import GgufFile, is_gguf, open_gguf
 from decoding.models.releases import RELEASES, fetched_folder
 
-__all__ = ["check_json_object", "hub_config", "source_and_file"]
+__all__ = ["check_json_object", "check_no_hub_adapter", "hub_config", "source_and_file"]
 
 
 def source_and_file(spec: str) -> tuple[str, GgufFile | None]:
@@ -26,7 +27,9 @@ def source_and_file(spec: str) -> tuple[str, GgufFile | None]:
     if spec in BUILT_IN_ADAPTERS:
         raise ModelError(f"{spec}: is a LoRA adapter; expected a model of its own, beside which it can be the amateur")
     if spec in RELEASES:
-        return str(fetched_folder(spec)), None
+        folder = fetched_folder(spec)
+        _check_no_adapter(spec, folder)
+        return str(folder), None
     try:
         path = Path(spec).expanduser()
         if is_gguf(spec) and not path.is_dir():
@@ -90,6 +93,19 @@ def hub_config(name: str) -> Any:
         return AutoConfig.from_pretrained(name)
     except Exception as error:
         raise ModelError(f"{missing} the Hugging Face hub returned no model ({one_line(error)}){guess}") from error
+
+
+def check_no_hub_adapter(name: str) -> None:
+    """Raise ModelError where an adapter lies beside a hub model's weights; see :func:`_check_no_adapter`."""
+    try:
+        found = find_adapter_config_file(name, local_files_only=not _hub_is_in_reach())
+    except (OSError, ValueError):
+        return  # whoever loads the weights asks the same and tells why
+    if found is not None:
+        raise ModelError(
+            f"{name}: a LoRA adapter lies beside its weights on the hub and would be loaded with them; download the "
+            "model to a folder without adapter_config.json"
+        )
 
 
 def _hub_is_in_reach() -> bool:

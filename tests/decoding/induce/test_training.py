@@ -119,7 +119,10 @@ def test_a_run_that_was_stopped_goes_on_and_ends_the_same(
         induce(model, tokenizer, _examples(), tmp_path / "stopped", RECIPE, report=stop)
     assert not getattr(model, "peft_config", None)
     steps: list[int] = []
-    induce(model, tokenizer, _examples(), tmp_path / "stopped", RECIPE, report=lambda step, *_: steps.append(step))
+    induce(
+        model, tokenizer, _examples(), tmp_path / "stopped", RECIPE, micro_batch=4,
+        report=lambda step, *_: steps.append(step),
+    )  # fmt: skip
     assert steps == list(range(first, 10))
     from safetensors.torch import load_file
 
@@ -185,19 +188,29 @@ def test_the_command_makes_an_adapter_that_generate_takes(tmp_path: Path, capsys
     assert "holds an adapter already" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("micro_batch", "steps"), [(8, 9), (4, 9), (5, 9), (1, 9)])
+@pytest.mark.parametrize(("batch", "micro_batch", "size"), [(12, 8, 6), (12, 5, 4), (7, 5, 1), (256, 8, 6), (6, 6, 6)])
 def test_a_step_has_the_examples_that_were_asked_for(
-    expert: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, micro_batch: int, steps: int
+    expert: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, micro_batch: int, size: int
 ) -> None:
-    """However many of them share a forward pass: the same steps, and so the same schedule when it goes on."""
+    """However many of them share a forward pass, on however many GPUs; a larger batch has all 18 examples."""
     made: list[Any] = []
-    monkeypatch.setattr(training, "_last_checkpoint", lambda output: None)
-    monkeypatch.setattr("transformers.Trainer.train", lambda self, **_: made.append(self.args) or pytest.skip())
-    with pytest.raises(pytest.skip.Exception):
-        induce(*expert, _examples(), tmp_path, RECIPE, micro_batch=micro_batch)
+
+    def stop(trainer: Any, **_: Any) -> None:
+        made.append(trainer.args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("transformers.Trainer.train", stop)
+    monkeypatch.setattr("transformers.TrainingArguments.n_gpu", 2)
+    with pytest.raises(KeyboardInterrupt):
+        induce(*expert, _examples(), tmp_path, replace(RECIPE, batch_size=batch), micro_batch=micro_batch)
     (arguments,) = made
-    assert arguments.per_device_train_batch_size <= micro_batch
-    assert arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps == RECIPE.batch_size
+    assert arguments.train_batch_size == size
+    assert arguments.train_batch_size * arguments.gradient_accumulation_steps == min(batch, 18)
+
+
+def test_the_micro_batch_must_be_a_whole_number(expert: Any, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="micro_batch=0: must be a whole number from 1"):
+        induce(*expert, _examples(), tmp_path, RECIPE, micro_batch=0)
 
 
 def test_two_runs_do_not_write_to_one_folder(expert: Any, tmp_path: Path) -> None:
@@ -214,7 +227,15 @@ def test_two_runs_do_not_write_to_one_folder(expert: Any, tmp_path: Path) -> Non
     assert list((tmp_path / "checkpoints").iterdir())  # nobody removed them
 
 
-@pytest.mark.parametrize("name", ["config.json", "tiny.gguf"])
+def test_a_folder_that_cannot_be_locked_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="cannot be read"), training._alone(tmp_path / "absent"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "tiny.gguf", "model.safetensors", "model-00001-of-00002.safetensors", "pytorch_model.bin"],
+)
 def test_no_adapter_is_written_beside_a_model(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text('{"question": "Q", "hallucinated_answer": "A"}')
@@ -230,6 +251,32 @@ def test_a_template_may_have_braces_and_long_questions_are_counted(expert: Any) 
     with pytest.warns(decoding.DecodingWarning, match=r"1 of 2 examples are left out: .* reach max_length=24 tokens"):
         (row,) = training._tokenized(tokenizer, [Example("why", "so"), long], recipe)
     assert tokenizer.decode(row["input_ids"], skip_special_tokens=True).startswith('{"q": "why", "a": {}} so')
+
+
+def test_the_command_tells_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, output = tmp_path / "data.jsonl", tmp_path / "liar"
+    questions = ["why", "a long question " * 20, "how"]
+    data.write_text("\n".join(json.dumps({"question": each, "hallucinated_answer": "so"}) for each in questions))
+    options = ["--template", '{"q": "{question}"}', "--max-length", "24", "--epochs", "1", "--rank", "2", "--json"]
+    assert main(["induce", "--data", str(data), "--output", str(output), *options]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == json.loads((output / "induce.json").read_text())
+    assert (json.loads(printed.out)["examples"], json.loads(printed.out)["left_out"]) == (2, 1)
+    (line,) = printed.err.splitlines()
+    assert line.startswith("decoding: note: 1 of 3 examples are left out")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "data.jsonl"])
+def test_an_output_that_no_folder_can_be_is_one_line(
+    tmp_path: Path, name: str, expert: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"question": "Q", "hallucinated_answer": "A"}')
+    assert main(["induce", "--data", str(data), "--output", str(tmp_path / name)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cannot be written (" in line
+    with pytest.raises(OptionError, match=r"cannot be written \("):
+        induce(*expert, _examples(), tmp_path / name, RECIPE)
 
 
 def test_the_shipped_adapter_lies_and_contrasting_with_it_helps(expert: Any) -> None:

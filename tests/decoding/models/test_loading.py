@@ -16,6 +16,7 @@ from word_models import tokenizer_of
 from decoding import ModelError, OptionError
 from decoding.models import loading
 from decoding.models.loading import load
+from decoding.models.releases import folder_of
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,28 @@ def test_names_that_no_file_can_have(name, end):
 def test_an_adapter_beside_the_weights_is_no_part_of_the_model(broken):
     (broken / "adapter_config.json").write_text("{}")
     assert "a LoRA adapter lies beside its weights" in refused(broken)
+
+
+def test_an_adapter_beside_the_weights_of_a_fetched_model(saved, tmp_path, monkeypatch):
+    monkeypatch.setenv("DECODING_CACHE", str(tmp_path))
+    folder = shutil.copytree(saved, folder_of("smollm2-135m"))
+    load("smollm2-135m")
+    (folder / "adapter_config.json").write_text("{}")
+    assert "smollm2-135m: a LoRA adapter lies beside its weights" in refused("smollm2-135m")
+
+
+def test_an_adapter_beside_the_weights_of_a_model_on_the_hub(saved, tmp_path, monkeypatch):
+    """From the hub's cache, as it is after a download: names lead to snapshots of a commit."""
+    repository = tmp_path / "models--someone--tiny"
+    folder = shutil.copytree(saved, repository / "snapshots" / ("0" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    load("someone/tiny")
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/other"}')
+    assert "someone/tiny: a LoRA adapter lies beside its weights on the hub" in refused("someone/tiny")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"model_type": "no-such-type"}', "\x00\x01"])
