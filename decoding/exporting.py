@@ -6,7 +6,7 @@ import copy
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from transformers import GenerationConfig
 from decoding import api
 from decoding.drafts.options import names_model
 from decoding.errors import DecodingError, ModelError, OptionError, one_line, shown
-from decoding.files import remove_abandoned, workspace
+from decoding.files import expanded, remove_abandoned, workspace
 from decoding.generation.strategy import Strategy
 from decoding.models.adapters import adapters_of
 from decoding.models.builtin import BUILT_IN_ADAPTERS
@@ -145,7 +145,7 @@ def export(
     check_apply(options, [spec])
     if link not in (None, *LINKS):
         raise OptionError(f"link={shown(link)}: must be {' or '.join(LINKS)}, or None for copies")
-    with _written(Path(output).expanduser(), force) as (folder, replaced):
+    with _written(expanded(output), force) as (folder, replaced):
         loaded, tokenizer = load(str(model), device, "auto", device_map=device_map)
         check_tokens(options, vocab_size(loaded))
         loaded.generation_config = config = _config(loaded, options)
@@ -219,7 +219,7 @@ def _source(place: str, reader: Any, model: Any, tokenizer: Any) -> Source:
             f"{place}={type(reader).__name__}: is in memory and has no files to export; give the folder that "
             "save_pretrained() wrote, or a hub name"
         )
-    adapter = BUILT_IN_ADAPTERS.get(str(reader), Path(reader).expanduser())
+    adapter = BUILT_IN_ADAPTERS.get(str(reader), expanded(reader))
     if (adapter / "adapter_config.json").is_file():
         return adapter.resolve()
     loaded = second_reader(reader, model, 1, tokenizer, role=place).model
@@ -268,28 +268,41 @@ def _written(output: Path, force: bool) -> Iterator[tuple[Path, Path]]:
         raise OptionError(f"output={str(output)!r} is a file; it must be a folder")
     if _is_filled(output):
         _check_replaceable(output, force)
-    old = output.with_name(f"{output.name}.old-{os.getpid()}")
+    temporary = output.with_name(f"{output.name}.export")  # .NAME.something beside it may be the user's
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(output)
-        with workspace(output) as work:
+        remove_abandoned(temporary)
+        with workspace(temporary) as work:
             new = work / "new"
             new.mkdir()
             yield new, output
             if _is_filled(output):  # it may have been filled meanwhile
                 _check_replaceable(output, force)
-                output.rename(old)
-            elif output.exists():
-                output.rmdir()
-            try:
+                _replace(output, new, work)
+            else:
+                if output.exists():
+                    output.rmdir()
                 new.rename(output)
-            except OSError:
-                if old.exists():
-                    old.rename(output)
-                raise
-        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise OptionError(f"output={str(output)!r}: cannot be written ({one_line(error)})") from error
+
+
+def _replace(output: Path, new: Path, work: Path) -> None:
+    """Put a new folder in the place of a filled one, which goes with the workspace.
+
+    Where the process is killed between the two, the old folder lies beside its place by a name that shows, and nothing
+    removes it.
+    """
+    old = output.with_name(f"{output.name}.old-{os.getpid()}")
+    output.rename(old)
+    try:
+        new.rename(output)
+    except BaseException:  # an interruption too
+        if not output.exists():
+            old.rename(output)
+        raise
+    with suppress(OSError):  # what cannot be removed stays
+        old.rename(work / "old")
 
 
 def _is_filled(folder: Path) -> bool:

@@ -15,9 +15,17 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["lock", "locked", "remove_abandoned", "share_weights", "workspace", "write_whole"]
+__all__ = ["expanded", "lock", "locked", "remove_abandoned", "share_weights", "workspace", "write_whole"]
 
 ABANDONED = 86_400  # seconds after which a workspace whose lock tells nothing counts as left by a killed process
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home folder in place of ``~``; as it is where no such user is known, as shells do."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -15,6 +15,7 @@ import typer
 from decoding.cli.address import check_address
 from decoding.cli.options import Model, complete_model, complete_strategy, known_strategies
 from decoding.errors import OptionError, nearest
+from decoding.files import expanded
 from decoding.strategies.registry import parse_strategy
 
 __all__ = ["layers_of_option", "serve_command"]
@@ -144,7 +145,7 @@ def _serve_with_transformers(
     Raises:
         OptionError: the server's packages are missing, there is no folder to serve, or it cannot listen there.
     """
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     if strategy is None and not _is_exported(folder):
         raise OptionError(f"--model {model}: is no exported folder; give --strategy and --output, the folder to write")
     if (strategy is None) is not (output is None):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from decoding.errors import ModelError
+from decoding.files import expanded
 from decoding.models.adapters import (
     LoadedAdapter,
     LoraWeights,
@@ -42,7 +43,7 @@ def load_adapter(model: Any, folder: str | Path, name: str | None = None) -> Loa
         ModelError: peft is not installed, the adapter does not fit the model, or its rows cannot share a batch with the
             base model's; or the model is offloaded.
     """
-    path = Path(folder).expanduser().resolve()
+    path = expanded(folder).resolve()
     name = (name or path.name).replace(".", "_")
     key = (str(path), name, str(model.dtype), str(input_device(model)), _last_change(path))
 

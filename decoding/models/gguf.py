@@ -18,6 +18,7 @@ from typing import Any
 from tokenizers import decoders, pre_tokenizers
 
 from decoding.errors import DecodingWarning, ModelError, one_line
+from decoding.files import expanded
 from decoding.transformers_private import detach_gguf_quantizer, gguf_architectures, read_gguf
 
 __all__ = [
@@ -94,7 +95,7 @@ def open_gguf(spec: str) -> GgufFile:
         ModelError: there is no such file, it cannot be read, it is no GGUF file or not all of one, transformers does
             not read its architecture, or a package is missing.
     """
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     try:
         if not path.is_file():
             raise ModelError(f"{spec}: there is no such file")

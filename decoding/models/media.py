@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from decoding.errors import InputError, OptionError, one_line
+from decoding.files import expanded
 from decoding.models.devices import input_device
 from decoding.models.inputs import TOKEN_TYPES
 from decoding.models.segments import cuts_segments
@@ -47,7 +48,7 @@ def read_image(file: str | Path | bytes) -> Any:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else Path(file).expanduser()) as image:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else expanded(file)) as image:
             return image.convert("RGB")
     except FileNotFoundError as error:
         raise InputError(f"{file!s}: there is no such file") from error
@@ -67,7 +68,7 @@ def read_sound(path: str | Path, rate: int) -> NDArray[np.float32]:
         InputError: there is no such file, it is no PCM WAV file, is empty, or has another rate.
     """
     try:
-        with wave.open(str(Path(path).expanduser()), "rb") as file:
+        with wave.open(str(expanded(path)), "rb") as file:
             width, channels, given = file.getsampwidth(), file.getnchannels(), file.getframerate()
             data = file.readframes(file.getnframes())
     except FileNotFoundError as error:

@@ -13,6 +13,7 @@ from transformers import AutoConfig
 from transformers.utils import find_adapter_config_file
 
 from decoding.errors import ModelError, nearest, one_line
+from decoding.files import expanded
 from decoding.models.builtin import BUILT_IN, BUILT_IN_ADAPTERS
 from decoding.models.gguf import GgufFile, is_gguf, open_gguf
 from decoding.models.releases import RELEASES, fetched_folder
@@ -31,7 +32,7 @@ def source_and_file(spec: str) -> tuple[str, GgufFile | None]:
         _check_no_adapter(spec, folder)
         return str(folder), None
     try:
-        path = Path(spec).expanduser()
+        path = expanded(spec)
         if is_gguf(spec) and not path.is_dir():
             file = open_gguf(spec)
             _check_no_adapter(spec, file.path.parent)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, TextIO
 
 from decoding.errors import InputError, one_line
+from decoding.files import expanded
 from decoding.rows.row import Row, row_of
 
 __all__ = ["SUFFIXES", "is_table", "iter_placed_texts", "iter_rows", "iter_texts", "read_lines", "read_rows"]
@@ -53,7 +54,7 @@ def iter_rows(path: Path) -> Iterator[Row]:
     Raises:
         InputError: the file cannot be read, or is none of these; pyarrow, which reads parquet, is not installed.
     """
-    path = path.expanduser()
+    path = expanded(path)
     name = _name(path)
     with _naming(path):
         head = _head(path)
@@ -93,7 +94,7 @@ def iter_texts(path: Path, columns: Sequence[str], advice: str = "") -> Iterator
 
 def iter_placed_texts(path: Path, columns: Sequence[str], advice: str = "") -> Iterator[tuple[str, str]]:
     """The texts of :func:`iter_texts`, each after its place as messages name it."""
-    path = path.expanduser()
+    path = expanded(path)
     if not is_table(path):
         with _naming(path):
             _check_text(path, _head(path))

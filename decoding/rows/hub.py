@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from decoding.errors import InputError, one_line
+from decoding.files import expanded
 from decoding.models.quiet import quiet
 from decoding.rows.files import SUFFIXES, read_rows
 from decoding.rows.row import Row, row_of
@@ -26,7 +27,7 @@ def rows_of(source: str, configuration: str | None = None) -> list[Row]:
     """
     if not source.strip():
         raise InputError("the name of the data is empty: give a file, a folder or a hub name")
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_file():
         return read_rows(path)
     if path.is_dir():

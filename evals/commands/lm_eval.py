@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from decoding.errors import DecodingError, OptionError, one_line
+from decoding.files import expanded
 
 __all__ = ["TASKS", "completed", "lm_eval_command"]
 
@@ -80,7 +81,7 @@ def completed(given: Sequence[str], truthfulqa: Path | None = None) -> list[str]
     if subcommand == "run":
         added += ["--model", "decoding"]
         if truthfulqa is not None:
-            added += ["--metadata", json.dumps({"truthfulqa": str(truthfulqa.expanduser().resolve())})]
+            added += ["--metadata", json.dumps({"truthfulqa": str(expanded(truthfulqa).resolve())})]
     return [subcommand, *added, *rest]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from decoding.errors import InputError, OptionError
 from decoding.evals.isotropy.settings import Settings
+from decoding.files import expanded
 from decoding.rows import is_table, iter_texts
 
 __all__ = ["BUILT_IN_DATA", "EncodedText", "TextFile", "batches", "data_sets", "encoded_texts", "stories"]
@@ -31,7 +32,7 @@ class TextFile:
     """
 
     def __init__(self, path: str | Path, field: str | None = None) -> None:
-        self.path = Path(path).expanduser()
+        self.path = expanded(path)
         self.columns = FIELDS if field is None else (field,)
 
     def __iter__(self) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from decoding.errors import OptionError, one_line
+from decoding.files import expanded
 from decoding.models.builtin import BUILT_IN
 from decoding.models.gguf import is_gguf
 from decoding.models.identity import tokenizer_digest
@@ -51,7 +52,7 @@ def splitter(units: Units) -> Splitter:
     units = str(units)
     if units in UNITS:
         return UNITS[units]
-    path = Path(units).expanduser()
+    path = expanded(units)
     try:
         if path.is_file() and not is_gguf(units):
             return _pieces(path)
@@ -72,7 +73,7 @@ def units_identity(units: str) -> str:
     if units in UNITS:
         return units
     splitter(units)  # which says what is wrong
-    path = Path(units).expanduser()
+    path = expanded(units)
     is_file = path.is_file() and not is_gguf(units)
     content = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if is_file else tokenizer_digest(_tokenizer(units))
     return f"{units} ({content})"
@@ -89,7 +90,7 @@ def _tokenizer(units: str) -> Any:
     """The tokenizer of an embedded or fetched model, a .gguf file, a folder or a hub name."""
     if units in BUILT_IN or units in RELEASES or is_gguf(units):
         return load_tokenizer(units)
-    path = Path(units).expanduser()
+    path = expanded(units)
     if not path.is_dir() and units.count("/") != 1:
         raise OSError("there is no such file or folder")
     with quiet():  # a folder may hold a tokenizer alone

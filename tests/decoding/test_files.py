@@ -5,7 +5,7 @@ import os
 import pytest
 
 from decoding import files
-from decoding.files import remove_abandoned, workspace, write_whole
+from decoding.files import expanded, remove_abandoned, workspace, write_whole
 
 
 def test_a_text_replaces_what_the_file_held(tmp_path):
@@ -81,3 +81,9 @@ def test_without_locks_workspaces_are_removed_after_a_day(reason, tmp_path, monk
         os.utime(folder, (past, past))
         remove_abandoned(tmp_path / "model")
         assert not folder.exists()
+
+
+def test_a_home_that_nobody_has_is_a_name_as_any_other(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert str(expanded("~/a")) == "/home/somebody/a"
+    assert str(expanded("~nobody-is-called-so/a")) == "~nobody-is-called-so/a"

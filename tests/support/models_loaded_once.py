@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -47,5 +48,5 @@ def models_loaded_once(known_models: dict[str, list[Any]], monkeypatch: pytest.M
 
 def _files(path: Path) -> list[tuple[str, int, int]]:
     """Name, time and size of a file, or of the files of a folder; nothing for a name of the library's own."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
+    files = sorted(path.iterdir()) if os.path.isdir(path) else [path] if os.path.isfile(path) else []
     return [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from decoding.errors import DecodingWarning, ModelError, OptionError, shown
+from decoding.files import expanded
 from decoding.models.adapter_folders import load_adapter
 from decoding.models.adapters import Adapter, adapters_of, check_adapter
 from decoding.models.builtin import BUILT_IN_ADAPTERS
@@ -187,9 +188,11 @@ def _adapter(amateur: str, model: Any) -> Adapter | None:
         return amateur
     if amateur in BUILT_IN_ADAPTERS:
         return load_adapter(model, BUILT_IN_ADAPTERS[amateur], amateur)
-    if (Path(amateur).expanduser() / "adapter_config.json").is_file():
-        return load_adapter(model, amateur)
-    return None
+    try:
+        is_folder_of_one = (expanded(amateur) / "adapter_config.json").is_file()
+    except OSError:  # no permission, or a name that is too long: who loads it as a model says so
+        is_folder_of_one = False
+    return load_adapter(model, amateur) if is_folder_of_one else None
 
 
 def _check_tokens(model: Any, tokenizer: Any, other: Any, other_tokenizer: Any, role: str) -> None:

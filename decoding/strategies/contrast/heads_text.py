@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from decoding.errors import OptionError, shown
+from decoding.files import expanded
 
 __all__ = ["best_heads", "heads_as_text", "heads_from_text"]
 
@@ -75,7 +75,7 @@ def _read(name: str, text: str, path: str) -> dict[str, Any]:
         "decoding heads writes, or heads.json:N for its N best heads"
     )
     try:
-        file = Path(path).expanduser()
+        file = expanded(path)
         if file.suffix != ".json" or not file.is_file():
             raise expected
         content = json.loads(file.read_text(encoding="utf-8"))

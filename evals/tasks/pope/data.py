@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from decoding.errors import OptionError
+from decoding.files import expanded
 from decoding.rows import Row, documents, rows_of
 
 __all__ = ["PROMPT", "Question", "calibration_split", "checked_prompt", "load"]
@@ -60,7 +61,7 @@ def load(source: str, images: Path | None = None, skip_bad: bool = False) -> tup
     Raises:
         InputError: no such data, or a bad row without ``skip_bad``, named by file, row and column.
     """
-    folder = Path(source).expanduser().parent if images is None else images.expanduser()
+    folder = expanded(source).parent if images is None else expanded(images)
     hashes: dict[Path, str] = {}
 
     def question(row: Row) -> Question:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from decoding.errors import DecodingWarning, InputError, OptionError, nearest
+from decoding.files import expanded
 from decoding.rows import Row, documents, is_table, rows_of
 from decoding.strategies.lol_guidance import GUIDANCE
 
@@ -139,7 +140,7 @@ def check_languages(source: str, languages: Sequence[str]) -> None:
     Raises:
         OptionError: says what is there.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     files = _tables(path) if path.is_dir() else [path] if path.is_file() else []
     ends = {_language(file) for file in files}
     there = [language for language in GUIDANCE if language in ends]  # truthful_qa.csv ends in no language
@@ -163,7 +164,7 @@ def closed(answer: str) -> str:
 
 def _rows(source: str, language: str | None) -> tuple[Sequence[Row], str | None]:
     """The rows of a source, and the language that its name ends in."""
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir():
         files = _tables(path)
         if len(files) > 1 and language is not None:

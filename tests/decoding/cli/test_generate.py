@@ -129,6 +129,8 @@ def test_a_chat_template_wraps_the_prompt(tmp_path, capfd):
         (["--drafts", ""], "--drafts='': must be prompt-lookup, amateur"),
         (["--drafts", "exit:2"], "drafts=exit:2: the model has 2 layers; must be exit:1 to exit:1"),
         (["--drafts", "amateur"], "drafts=amateur: this strategy has no amateur; must be prompt-lookup"),
+        (["--strategy", "contrastive-decoding:amateur=~nobody-is-called-so/x"], "there is no such folder"),
+        (["--strategy", f"contrastive-decoding:amateur={'x' * 300}"], "cannot be read ("),
         (["--drafts", "./absent"], "assistant ./absent: there is no such folder"),
         (["--drafts", "prompt-lookup", "--draft-tokens", "-1"], "--draft-tokens=-1: must be a whole number from 1"),
         (["--drafts", "prompt-lookup", "--draft-tokens", "few"], "--draft-tokens='few': must be a whole number from 1"),
