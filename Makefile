@@ -90,8 +90,9 @@ $(VLLM)/.lm-eval-installed: $(VLLM)/.installed
 	$(VLLM)/bin/python -m pip --disable-pip-version-check -q install -c constraints-vllm.txt lm-eval
 	touch $@
 
+# With what the README's first commands take: the embedded adapter, and fetched models.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -c constraints.txt -e .
+	$(PIP) install -c constraints.txt -e '.[lora,gguf]'
 	touch $@
 
 $(VENV)/.bench-installed: pyproject.toml constraints.txt | $(BIN)/python

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -61,7 +62,7 @@ def workspace(target: Path) -> Iterator[Path]:
 
 def remove_abandoned(target: Path) -> None:
     """Remove the workspaces beside a target whose processes are gone; what cannot be removed stays."""
-    for folder in target.parent.glob(f".{target.name}.*"):
+    for folder in target.parent.glob(f".{glob.escape(target.name)}.*"):
         try:
             with locked(folder, wait=False) as alone:
                 # An empty one may have been made just now, and not be locked yet.

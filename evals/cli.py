@@ -30,7 +30,9 @@ __all__ = ["main"]
 # fifth of the five seconds in which torch and transformers are imported.
 GARBAGE = 50_000
 
-eval_app = typer.Typer(name="eval", no_args_is_help=True, help="Evaluate strategies. Example: decoding eval truthfulqa")
+eval_app = typer.Typer(
+    name="eval", no_args_is_help=True, help="Evaluate strategies. Example: decoding eval truthfulqa --miniature"
+)
 tune_app = typer.Typer(
     name="tune",
     no_args_is_help=True,

@@ -15,13 +15,15 @@ from typing import Any
 import torch
 
 from decoding.capabilities.capabilities import open_stream
+from decoding.errors import ModelError
+from decoding.models.inputs import context_of
 from decoding.models.probe import probe_inputs
 from decoding.models.text_config import vocab_size
 from decoding.stream.forward import ForwardPasses
 
 __all__ = ["ExitQuality", "exit_quality"]
 
-TOKENS = 48  # of greedy text after the probe, none of which ends it
+TOKENS = 48  # of greedy text after the probe, none of which ends it; fewer where the model's context ends before
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,13 @@ def exit_quality(model: Any, exits: Sequence[int]) -> ExitQuality:
         exits: numbers of layers after which to exit, at least one.
 
     Raises:
-        ModelError: the model's layers cannot be read.
+        ModelError: the model's layers cannot be read, or its context has no room for a text.
         OptionError: an exit that it does not have.
     """
     exits = sorted(set(exits))
     passes = ForwardPasses(model, exits)
     prompt = probe_inputs(model)["input_ids"]
-    text = _greedy_text(model, prompt)
+    text = _greedy_text(model, prompt, _room(model, prompt.shape[1]))
     output, _ = passes.run({"input_ids": text, "use_cache": False}, 1, 0, every_logit=True)
     written = slice(prompt.shape[1] - 1, text.shape[1] - 1)  # the positions whose next tokens the model wrote
     targets = text[0, written.start + 1 :]
@@ -75,7 +77,15 @@ def exit_quality(model: Any, exits: Sequence[int]) -> ExitQuality:
     return ExitQuality(tuple(exits), bare, normed, math.log(vocab))
 
 
-def _greedy_text(model: Any, prompt: torch.Tensor) -> torch.Tensor:
+def _room(model: Any, length: int) -> int:
+    """How many tokens to write after a prompt of ``length``."""
+    context = context_of(model)
+    if context is not None and context <= length:
+        raise ModelError(f"{type(model).__name__} reads {context} tokens; exits need more than {length}")
+    return TOKENS if context is None else min(TOKENS, context - length)
+
+
+def _greedy_text(model: Any, prompt: torch.Tensor, tokens: int) -> torch.Tensor:
     """A prompt (1, length) and the tokens that follow it, but for those that end a text.
 
     Not by ``generate()``, which does what the model's own generation config says beside the call's: it returns other
@@ -85,8 +95,10 @@ def _greedy_text(model: Any, prompt: torch.Tensor) -> torch.Tensor:
     logits, text = stream.logits(stream.prompt), prompt
     ends = model.generation_config.eos_token_id
     never = torch.tensor([] if ends is None else ends, dtype=torch.long, device=logits.device).reshape(-1)
-    for _ in range(TOKENS):
+    never = never[(never >= 0) & (never < logits.shape[-1])]  # GPT-2's default of 50256 ends no text of a small one
+    for left in reversed(range(tokens)):
         token = logits.index_fill(-1, never, -math.inf).argmax(-1, keepdim=True).to(text.device)
         text = torch.cat([text, token], dim=-1)
-        logits = stream.logits(stream.extend(token))
+        if left:
+            logits = stream.logits(stream.extend(token))
     return text

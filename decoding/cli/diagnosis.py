@@ -22,6 +22,8 @@ from decoding.models.small_batch_linear import measured_forms
 from decoding.models.structure import inspect_model
 from decoding.models.text_config import text_config
 from decoding.strategies.dola import DoLa
+from decoding.stream.stream import Stream
+from decoding.stream.ways import Branching
 from decoding.transformers_private import attention_implementation
 from decoding.versions import versions
 
@@ -66,30 +68,40 @@ def _service(model: Any) -> dict[str, Any]:
     """Say how contrast strategies run on this model, or why they cannot."""
     report: dict[str, Any] = {}
     try:
-        structure = inspect_model(model)
-        report |= {
-            "layers": None if structure.layers is None else len(structure.layers),
-            "head": structure.head_transform or "inside the model's own forward",
-            "separable head": structure.separable,
-            "early exits": structure.no_early_exit is None,
-        }
-        if structure.no_early_exit is not None:
-            report["no early exits because"] = structure.no_early_exit
-        elif not model.config.is_encoder_decoder:
-            report |= _told("exits", lambda: _exits(model))
+        report |= _structure(model)
         stream = open_stream(model, input_ids=probe_inputs(model)["input_ids"])
-        refusal = why_not_chunked(model, CHUNK)
-        report["chunked prefill"] = not refusal
-        if refusal:
-            report["no chunked prefill because"] = refusal
-        kinds = Counter(type(layer).__name__ for layer in ([] if stream.recompute_reason else layers_of(stream.cache)))
-        report["cache"] = ", ".join(f"{count} x {kind}" for kind, count in kinds.items()) or stream.recompute_reason
-        report["branching"] = stream.branching.way
-        report["branching because"] = stream.branching.reason
-        report |= _with_left_padding(model, stream.branching.way) | _drafts(model, stream)
+        branching = stream.branching
     except Exception as error:  # whatever a model's own code raises here, it is the reason why it is not served
         report |= {"branching": "refused", "branching because": _reason(error)}
-    return report | _backends(model) | _told("linear layers", lambda: _linear_forms(model))
+    else:
+        report |= _served(model, stream, branching)
+    return report | _told("kernels", lambda: _backends(model)) | _told("linear layers", lambda: _linear_forms(model))
+
+
+def _structure(model: Any) -> dict[str, Any]:
+    structure = inspect_model(model)
+    report: dict[str, Any] = {
+        "layers": None if structure.layers is None else len(structure.layers),
+        "head": structure.head_transform or "inside the model's own forward",
+        "separable head": structure.separable,
+        "early exits": structure.no_early_exit is None,
+    }
+    if structure.no_early_exit is not None:
+        report["no early exits because"] = structure.no_early_exit
+    return report
+
+
+def _served(model: Any, stream: Stream, branching: Branching) -> dict[str, Any]:
+    """What is found of a model whose streams open."""
+    return {
+        **_told("exits", lambda: _exits(model)),
+        **_told("chunked prefill", lambda: _chunked_prefill(model)),
+        **_told("cache", lambda: _cache(stream)),
+        "branching": branching.way,
+        "branching because": branching.reason,
+        **_told(WITH_PADDING, lambda: _with_left_padding(model, branching.way)),
+        **_told("drafts", lambda: _drafts(model, stream)),
+    }
 
 
 def _told(what: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -106,6 +118,8 @@ def _reason(error: Exception) -> str:
 
 def _exits(model: Any) -> dict[str, Any]:
     """Say how well the exits of DoLa's upper half predict the model's own text, and warn where they are noise."""
+    if model.config.is_encoder_decoder or inspect_model(model).no_early_exit is not None:
+        return {}
     strategy = DoLa("high")
     quality = exit_quality(model, strategy.candidates(model))
     figures = zip(quality.exits, quality.bare, quality.normed, strict=True)
@@ -122,6 +136,17 @@ def _exits(model: Any) -> dict[str, Any]:
     return report
 
 
+def _chunked_prefill(model: Any) -> dict[str, Any]:
+    refusal = why_not_chunked(model, CHUNK)
+    return {"chunked prefill": False, "no chunked prefill because": refusal} if refusal else {"chunked prefill": True}
+
+
+def _cache(stream: Stream) -> dict[str, Any]:
+    """Name the kinds of the cache's layers, or say why there is none."""
+    kinds = Counter(type(layer).__name__ for layer in ([] if stream.recompute_reason else layers_of(stream.cache)))
+    return {"cache": ", ".join(f"{count} x {kind}" for kind, count in kinds.items()) or stream.recompute_reason}
+
+
 def _with_left_padding(model: Any, way: str) -> dict[str, Any]:
     """Say how rows with left padding are branched, where that is another way than without padding."""
     try:
@@ -131,7 +156,7 @@ def _with_left_padding(model: Any, way: str) -> dict[str, Any]:
     return {} if branching.way == way else {WITH_PADDING: branching.way, f"{WITH_PADDING} because": branching.reason}
 
 
-def _drafts(model: Any, stream: Any) -> dict[str, Any]:
+def _drafts(model: Any, stream: Stream) -> dict[str, Any]:
     """Say whether the model can read drafts, which changes its stream, or why not."""
     try:
         stream.separate_rows()

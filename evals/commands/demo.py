@@ -29,7 +29,7 @@ def demo_command(
     json: Json = False,
     output: Output = None,
 ) -> None:
-    """Every strategy at work on the embedded models: stories, then questions; no download, under a minute.
+    """The main strategies at work on the embedded models: stories, then questions; no download, under a minute.
 
     Example: decoding demo
     """

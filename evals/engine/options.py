@@ -20,7 +20,7 @@ Strategies = Annotated[
         metavar="NAME:PARAMETER=VALUE,...",
         callback=known_strategies,
         autocompletion=complete_strategy,
-        help="A strategy; repeatable; the others are compared with the first; by default greedy.",
+        help="A strategy; repeatable; others are compared with the first; by default greedy, or what the task names.",
     ),
 ]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import multiprocessing
+import os
 import shutil
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from transformers import (
 )
 
 import decoding
-from decoding import exporting
+from decoding import exporting, files
 from decoding.errors import DecodingError, ModelError, OptionError
 from decoding.evals import cli, miniature
 from decoding.models.builtin import BUILT_IN_ADAPTERS
@@ -136,7 +138,7 @@ def test_a_failed_export_leaves_everything_as_it_was(before, tmp_path, monkeypat
 
 def test_what_came_into_the_folder_meanwhile_is_not_replaced_unasked(tmp_path, monkeypatch):
     out, tried = tmp_path / "out", exporting._try
-    (tmp_path / ".out.left" / "new").mkdir(parents=True)  # by an export that was killed
+    (tmp_path / ".out.export.left" / "new").mkdir(parents=True)  # by an export that was killed
 
     def meanwhile(*given):
         tried(*given)
@@ -149,6 +151,71 @@ def test_what_came_into_the_folder_meanwhile_is_not_replaced_unasked(tmp_path, m
     assert contents(tmp_path) == {"out": False, "out/thesis.txt": b"mine"}
     decoding.export("expert", "contrastive-search", out, force=True)
     assert not (out / "thesis.txt").exists()
+
+
+def test_hidden_folders_of_the_users_own_beside_it_stay(tmp_path):
+    (tmp_path / ".out.previous" / "mine").mkdir(parents=True)
+    decoding.export("expert", "contrastive-search", tmp_path / "out", link="sym")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.previous", "out"]
+
+
+def filled(folder):
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    return folder
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_an_interruption_while_the_folder_is_replaced_loses_nothing(renames, tmp_path, monkeypatch):
+    """Before the old folder has gone from its place, and between that and the new one's coming."""
+    out, rename, done = filled(tmp_path / "out"), Path.rename, []
+
+    def interrupted(path, target):
+        if len(done) == renames:
+            done.append(None)
+            raise KeyboardInterrupt
+        done.append(rename(path, target))
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        decoding.export("expert", "contrastive-search", out, link="sym", force=True)
+    assert contents(tmp_path) == {"out": False, "out/notes.txt": b"mine"}
+
+
+def test_a_folder_that_takes_the_place_of_one_being_replaced_loses_neither(tmp_path, monkeypatch):
+    out, rename = filled(tmp_path / "out"), Path.rename
+
+    def quicker(path, target):
+        if path.name == "new":
+            out.mkdir()
+            (out / "theirs.txt").write_text("theirs")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", quicker)
+    with pytest.raises(OptionError, match="cannot be written"):
+        decoding.export("expert", "contrastive-search", out, link="sym", force=True)
+    (old,) = tmp_path.glob("out.old-*")
+    assert contents(old) == {"notes.txt": b"mine"}
+    assert contents(out) == {"theirs.txt": b"theirs"}
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="there are no locks")
+def test_what_an_export_leaves_that_is_killed_while_the_old_folder_goes_is_removed_by_the_next(tmp_path):
+    out = filled(tmp_path / "out")
+
+    def killed():
+        shutil.rmtree = lambda *_, **__: os._exit(9)
+        with exporting._written(out, force=True) as (new, _):
+            (new / "config.json").write_text("{}")
+
+    process = multiprocessing.get_context("fork").Process(target=killed)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 9
+    assert contents(out) == {"config.json": b"{}"}
+    assert len(list(tmp_path.iterdir())) == 2
+    decoding.export("expert", "contrastive-search", out, link="sym", force=True)
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_a_folder_is_replaced_only_by_force_and_never_with_the_model_in_it(tmp_path, monkeypatch):

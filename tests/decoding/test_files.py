@@ -83,6 +83,14 @@ def test_without_locks_workspaces_are_removed_after_a_day(reason, tmp_path, monk
         assert not folder.exists()
 
 
+@pytest.mark.skipif(files.fcntl is None, reason="there are no locks")
+def test_names_are_no_patterns(tmp_path):
+    (tmp_path / ".out[1].left" / "inside").mkdir(parents=True)
+    (tmp_path / ".out1.left" / "inside").mkdir(parents=True)
+    remove_abandoned(tmp_path / "out[1]")
+    assert os.listdir(tmp_path) == [".out1.left"]
+
+
 def test_a_home_that_nobody_has_is_a_name_as_any_other(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     assert str(expanded("~/a")) == "/home/somebody/a"

@@ -9,17 +9,18 @@ import pytest
 import torch
 from tiny_models import tiny_model
 from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from decoding import OptionError
+from decoding import ModelError, OptionError
 from decoding.capabilities.exit_quality import TOKENS, ExitQuality, exit_quality
 from decoding.models.probe import probe_inputs
 
 
 @torch.no_grad()
-def greedy_text(model: Any, prompt: Tensor, never: int | None) -> Tensor:
-    """The prompt and its TOKENS most probable tokens, (1, length), in passes over the whole text."""
+def greedy_text(model: Any, prompt: Tensor, never: int | None, tokens: int = TOKENS) -> Tensor:
+    """The prompt and its most probable tokens, (1, length), in passes over the whole text."""
     text = prompt
-    for _ in range(TOKENS):
+    for _ in range(tokens):
         logits = model(text).logits[:, -1]
         if never is not None:
             logits[:, never] = -torch.inf
@@ -59,6 +60,23 @@ def test_the_text_is_greedy_and_long_enough_whatever_the_models_own_generation_c
     model.generation_config.update(num_return_sequences=3, return_dict_in_generate=True, output_scores=True)
     text = greedy_text(model, prompt, end)
     assert exit_quality(model, [0, 1]).bare == pytest.approx(nats_of_exits(model, text, len(prompt[0])), rel=1e-5)
+
+
+@pytest.mark.parametrize("room", [1, 10])
+def test_the_text_ends_with_the_context(room: int) -> None:
+    torch.manual_seed(0)
+    prompt_tokens = probe_inputs(tiny_model("gpt2"))["input_ids"].shape[1]
+    config = GPT2Config(vocab_size=100, n_positions=prompt_tokens + room, n_embd=16, n_layer=2, n_head=2)
+    model = GPT2LMHeadModel(config).eval()  # whose end, 50256, is no token of its vocabulary
+    prompt = probe_inputs(model)["input_ids"]
+    text = greedy_text(model, prompt, None, room)
+    assert exit_quality(model, [0, 1]).bare == pytest.approx(nats_of_exits(model, text, prompt_tokens), rel=1e-5)
+
+
+def test_a_context_without_room_for_a_text_is_refused() -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=100, n_positions=6, n_embd=16, n_layer=2, n_head=2)).eval()
+    with pytest.raises(ModelError, match="GPT2LMHeadModel reads 6 tokens; exits need more than 6"):
+        exit_quality(model, [0, 1])
 
 
 def test_an_exit_whose_states_are_too_long_is_noise_without_the_norm() -> None:

