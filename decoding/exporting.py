@@ -19,6 +19,7 @@ from decoding.drafts.options import names_model
 from decoding.errors import DecodingError, ModelError, OptionError, one_line, shown
 from decoding.files import expanded, remove_abandoned, workspace
 from decoding.generation.strategy import Strategy
+from decoding.models.adapter_folders import is_adapter_folder
 from decoding.models.adapters import adapters_of
 from decoding.models.builtin import BUILT_IN_ADAPTERS
 from decoding.models.gguf import is_gguf
@@ -220,7 +221,7 @@ def _source(place: str, reader: Any, model: Any, tokenizer: Any) -> Source:
             "save_pretrained() wrote, or a hub name"
         )
     adapter = BUILT_IN_ADAPTERS.get(str(reader), expanded(reader))
-    if (adapter / "adapter_config.json").is_file():
+    if is_adapter_folder(adapter):
         return adapter.resolve()
     loaded = second_reader(reader, model, 1, tokenizer, role=place).model
     if is_gguf(str(reader)):

@@ -87,7 +87,35 @@ def induce(
     with _written(output):
         output.mkdir(parents=True, exist_ok=True)
     with _alone(output):
-        return _trained(model, tokenizer, rows, output, recipe, micro_batch, report, len(examples) - len(rows))
+        _check_resumable(output, digest([identity(model), dataclasses.asdict(recipe), rows]))
+        with _lora_layers(model, recipe) as wrapped:
+            trainer = _trainer(wrapped, tokenizer, rows, output, recipe, micro_batch, report)
+            try:
+                _remove_unfinished(output / CHECKPOINTS)
+                with _written(output):
+                    outcome = trainer.train(resume_from_checkpoint=_last_checkpoint(output))
+                    wrapped.save_pretrained(str(output))
+                    share_weights(output, like="adapter_config.json")
+            except OptionError:
+                # Or an incomplete adapter would pass for a whole one.
+                (output / "adapter_config.json").unlink(missing_ok=True)
+                raise
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        record = {
+            "model": getattr(model, "name_or_path", "") or type(model).__name__,
+            "examples": len(rows),
+            "left_out": len(examples) - len(rows),
+            "steps": trainer.state.global_step,
+            "first_loss": losses[0] if losses else None,
+            "last_loss": losses[-1] if losses else None,
+            "training_loss": outcome.training_loss,
+            "recipe": dataclasses.asdict(recipe),
+            "versions": {"torch": torch.__version__, "peft": version("peft")},
+        }
+        with _written(output):
+            write_whole(output / RECORD, json.dumps(record, indent=2) + "\n")
+        shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+        return record
 
 
 def check_free_of_models(output: Path) -> None:
@@ -114,48 +142,6 @@ def _alone(output: Path) -> Iterator[None]:
         except OSError as error:
             raise OptionError(f"{output}: cannot be read ({one_line(error)})") from error
         yield
-
-
-def _trained(
-    model: Any,
-    tokenizer: Any,
-    rows: list[dict[str, list[int]]],
-    output: Path,
-    recipe: Recipe,
-    micro_batch: int,
-    report: Callable[[int, int, float | None], None] | None,
-    left_out: int,
-) -> dict[str, Any]:
-    """Train, write the adapter, and return the record that is written beside it."""
-    _check_resumable(output, digest([identity(model), dataclasses.asdict(recipe), rows]))
-    with _lora_layers(model, recipe) as wrapped:
-        trainer = _trainer(wrapped, tokenizer, rows, output, recipe, micro_batch, report)
-        try:
-            _remove_unfinished(output / CHECKPOINTS)
-            with _written(output):
-                outcome = trainer.train(resume_from_checkpoint=_last_checkpoint(output))
-                wrapped.save_pretrained(str(output))
-                share_weights(output, like="adapter_config.json")
-        except OptionError:
-            # Or an incomplete adapter would pass for a whole one.
-            (output / "adapter_config.json").unlink(missing_ok=True)
-            raise
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    record = {
-        "model": getattr(model, "name_or_path", "") or type(model).__name__,
-        "examples": len(rows),
-        "left_out": left_out,
-        "steps": trainer.state.global_step,
-        "first_loss": losses[0] if losses else None,
-        "last_loss": losses[-1] if losses else None,
-        "training_loss": outcome.training_loss,
-        "recipe": dataclasses.asdict(recipe),
-        "versions": {"torch": torch.__version__, "peft": version("peft")},
-    }
-    with _written(output):
-        write_whole(output / RECORD, json.dumps(record, indent=2) + "\n")
-    shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
-    return record
 
 
 def _check_packages() -> None:

@@ -26,9 +26,17 @@ from decoding.models.memo import PerModelMemo
 from decoding.models.quiet import quiet
 from decoding.models.settings import settings_kept
 
-__all__ = ["load_adapter"]
+__all__ = ["is_adapter_folder", "load_adapter"]
 
 _loaded: PerModelMemo[LoadedAdapter] = PerModelMemo()
+
+
+def is_adapter_folder(folder: str | Path) -> bool:
+    """True where a folder of this name holds an adapter; a name that cannot be read is for whoever loads it to tell."""
+    try:
+        return (expanded(folder) / "adapter_config.json").is_file()
+    except OSError:  # no permission, or a name that is too long
+        return False
 
 
 def load_adapter(model: Any, folder: str | Path, name: str | None = None) -> LoadedAdapter:

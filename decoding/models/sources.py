@@ -38,7 +38,7 @@ def source_and_file(spec: str) -> tuple[str, GgufFile | None]:
             _check_no_adapter(spec, file.path.parent)
             return str(file.path.parent), file
         return _folder_or_name(spec, path), None
-    except (OSError, RuntimeError) as error:  # no permission, a name that is too long, an unknown user's home
+    except (OSError, RuntimeError) as error:  # no permission, a name that is too long, links in a circle
         raise ModelError(f"{spec[:80]}: cannot be read ({one_line(error)})") from error
 
 

@@ -246,6 +246,7 @@ def test_a_folder_is_replaced_only_by_force_and_never_with_the_model_in_it(tmp_p
         (["--link", "soft"], "link='soft': must be hard or sym"),
         (["--model", "./nowhere"], "./nowhere: there is no such folder"),
         (["--strategy", "contrastive-decoding"], "contrastive-decoding needs amateur"),
+        (["--strategy", f"contrastive-decoding:amateur={'x' * 300}"], "cannot be read ("),
         (["--strategy", "dola:layers=9"], "layer 9: LlamaForCausalLM has"),
     ],
 )

@@ -130,8 +130,8 @@ def _changed(runs: Mapping[str, Any]) -> list[str]:
             weights.setdefault(found["model"]["name"], []).append(found["model"])
         for entry in found.get("configurations", ()):
             for reader, identity in entry.get("others", {}).items():
-                name = str(entry["parameters"].get(reader, reader))
-                weights.setdefault(name.replace("\\", "/").rpartition("/")[2], []).append(identity)
+                name = Path(str(entry["parameters"].get(reader, reader))).name
+                weights.setdefault(name, []).append(identity)
     return [f"`{name}`" for name, found in weights.items() if any(other != found[0] for other in found)]
 
 

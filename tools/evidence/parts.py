@@ -7,11 +7,11 @@ the folder of the data sets, ``{work}`` that of samples and adapters.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from decoding.models.identity import digest
 from decoding.strategies.lol_guidance import GUIDANCE
 
 __all__ = ["PARTS", "Column", "Part", "Step"]
@@ -41,8 +41,8 @@ class Step:
 
     @property
     def digest(self) -> str:
-        """Twelve digits of the command: the name of the folder of its samples, whatever stands before it."""
-        return hashlib.sha256(self.command.encode()).hexdigest()[:12]
+        """Of the command: the name of the folder of its samples, whatever stands before it."""
+        return digest(self.command)
 
     @property
     def makes(self) -> str:

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from decoding.errors import DecodingWarning, ModelError, OptionError, shown
-from decoding.files import expanded
-from decoding.models.adapter_folders import load_adapter
+from decoding.models.adapter_folders import is_adapter_folder, load_adapter
 from decoding.models.adapters import Adapter, adapters_of, check_adapter
 from decoding.models.builtin import BUILT_IN_ADAPTERS
 from decoding.models.degraded_rows import check_degradation
@@ -188,11 +187,7 @@ def _adapter(amateur: str, model: Any) -> Adapter | None:
         return amateur
     if amateur in BUILT_IN_ADAPTERS:
         return load_adapter(model, BUILT_IN_ADAPTERS[amateur], amateur)
-    try:
-        is_folder_of_one = (expanded(amateur) / "adapter_config.json").is_file()
-    except OSError:  # no permission, or a name that is too long: who loads it as a model says so
-        is_folder_of_one = False
-    return load_adapter(model, amateur) if is_folder_of_one else None
+    return load_adapter(model, amateur) if is_adapter_folder(amateur) else None
 
 
 def _check_tokens(model: Any, tokenizer: Any, other: Any, other_tokenizer: Any, role: str) -> None:
