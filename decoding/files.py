@@ -16,7 +16,16 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["expanded", "lock", "locked", "remove_abandoned", "share_weights", "workspace", "write_whole"]
+__all__ = [
+    "cache_folder",
+    "expanded",
+    "lock",
+    "locked",
+    "remove_abandoned",
+    "share_weights",
+    "workspace",
+    "write_whole",
+]
 
 ABANDONED = 86_400  # seconds after which a workspace whose lock tells nothing counts as left by a killed process
 
@@ -27,6 +36,13 @@ def expanded(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def cache_folder() -> Path:
+    """Return the folder of what this library fetches and compiles: ``DECODING_CACHE``, or one in the user's cache."""
+    if chosen := os.environ.get("DECODING_CACHE"):
+        return expanded(chosen)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "contrastive-decoding"
 
 
 def write_whole(file: Path, text: str) -> None:

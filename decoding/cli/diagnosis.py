@@ -16,6 +16,7 @@ from decoding.capabilities.exit_quality import exit_quality
 from decoding.errors import DecodingError, ModelError, one_line
 from decoding.kernels import OPERATIONS
 from decoding.kernels.backend import BackendError, choose
+from decoding.kernels.few_rows import why_not_compiled
 from decoding.models.devices import device_names, input_device
 from decoding.models.probe import probe_inputs
 from decoding.models.small_batch_linear import measured_forms
@@ -172,7 +173,9 @@ def _linear_forms(model: Any) -> dict[str, str]:
     forms = measured_forms(model, CANDIDATES)
     if not forms:
         return {}
-    return {f"linear layers of {CANDIDATES} rows": ", ".join(f"{count} x {form}" for form, count in forms.items())}
+    report = {f"linear layers of {CANDIDATES} rows": ", ".join(f"{count} x {form}" for form, count in forms.items())}
+    obstacle = why_not_compiled()
+    return report if obstacle is None else report | {"no compiled products because": obstacle}
 
 
 def _backends(model: Any) -> dict[str, str]:

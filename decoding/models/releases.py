@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from decoding.errors import ModelError
-from decoding.files import expanded, remove_abandoned
+from decoding.files import cache_folder, remove_abandoned
 
 __all__ = [
-    "RELEASES", "Release", "cache_folder", "check_whole", "fetched_folder", "folder_of", "is_fetched",
-    "remove_leftovers",
+    "RELEASES", "Release", "check_whole", "fetched_folder", "folder_of", "is_fetched", "remove_leftovers",
 ]  # fmt: skip
 
 
@@ -92,13 +91,6 @@ RELEASES: dict[str, Release] = {
         notices=(f"{_GEMMA}/data/NOTICE.md",),
     ),
 }
-
-
-def cache_folder() -> Path:
-    """Return the folder that keeps what this library fetches: ``DECODING_CACHE``, or else one in the user's cache."""
-    if chosen := os.environ.get("DECODING_CACHE"):
-        return expanded(chosen)
-    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "contrastive-decoding"
 
 
 def folder_of(name: str) -> Path:

@@ -2,16 +2,18 @@
 
 A step of these strategies reads 2 to 16 rows where greedy search reads one. One row is limited by reading the weights
 once, and so should a handful be; but torch's own product may take two or four times as long, depending on the CPU, the
-number of threads and the shape. The same product has four more forms: weights times states, oneDNN's, blocks of the
-weights side by side, and oneDNN's over a copy of the weights that it has laid out for itself (packed_weights.py). Which
-is the quickest is measured once for each shape and some numbers of rows, and remembered as long as the process lives.
-Copies are taken into account once a model has read a few rows often enough that making them pays.
+number of threads and the shape. The same product has five more forms: one compiled in C for this machine
+(kernels/few_rows), weights times states, oneDNN's, blocks of the weights side by side, and oneDNN's over a copy of the
+weights that it has laid out for itself (packed_weights.py). Which is the quickest is measured once for each shape and
+some numbers of rows, and remembered as long as the process lives. Copies are for machines without a C compiler, and
+taken into account once a model has read a few rows often enough that making them pays.
 
 Only float32 is treated: the forms round differently in the last bits, as do numbers of threads.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import threading
@@ -27,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from decoding.errors import OptionError
+from decoding.kernels.few_rows import few_row_product, why_not_compiled
 from decoding.models.packed_weights import (
     can_copy,
     discard,
@@ -41,15 +44,15 @@ __all__ = [
     "measured_forms", "preparations",
 ]  # fmt: skip
 
-Product = Callable[[Tensor, nn.Linear], Tensor]  # of (rows, in) states with a layer
+Product = Callable[[Tensor, nn.Linear], Tensor]  # of (..., in) states with a layer
 
 ENVIRONMENT_VARIABLE = "DECODING_SMALL_BATCH_LINEAR"
 
 MOST_ROWS = 16  # of products that are treated; many rows are torch's own strength
 MEASURED = (1, 2, 3, 4, 6, 8, 12, 16)  # each also for the numbers between it and the one before
 
-# Another form is chosen where it takes at most this share of the time of torch's own: what decides must be more than
-# the noise of a measurement, or the last bits would differ from process to process.
+# Another form is chosen where it takes at most this share of the time of the first, the compiled one or torch's own:
+# what decides must be more than the noise of a measurement, or the last bits would differ from process to process.
 GAIN = 0.8
 GAIN_OF_COPIES = 0.9  # the same for all layers together with copies, against the best forms without
 PATIENCE = 32  # passes over a few rows before copies are made: they take the time of as many
@@ -63,6 +66,22 @@ def _linear(states: Tensor, layer: nn.Linear) -> Tensor:
     return nn.functional.linear(states, layer.weight, layer.bias)
 
 
+def _compiled(states: Tensor, layer: nn.Linear) -> Tensor:
+    """The product that is compiled for this machine."""
+    return few_row_product(states, layer.weight, layer.bias)
+
+
+def _of_matrix(product: Product) -> Product:
+    """A form that takes (rows, in) states, for states of any shape."""
+
+    @functools.wraps(product)
+    def of_states(states: Tensor, layer: nn.Linear) -> Tensor:
+        return product(states.reshape(-1, states.shape[-1]), layer).view(*states.shape[:-1], -1)
+
+    return of_states
+
+
+@_of_matrix
 def _transposed(states: Tensor, layer: nn.Linear) -> Tensor:
     """Weights times states, (out, rows), turned round."""
     weight, bias = layer.weight, layer.bias
@@ -70,12 +89,14 @@ def _transposed(states: Tensor, layer: nn.Linear) -> Tensor:
     return product.T.contiguous()
 
 
+@_of_matrix
 def _onednn(states: Tensor, layer: nn.Linear) -> Tensor:
     """OneDNN's inner product over the weights as they lie, by the operation that torch's compiler uses."""
     product: Tensor = torch.ops.mkldnn._linear_pointwise(states, layer.weight, layer.bias, "none", [], "")
     return product
 
 
+@_of_matrix
 def _blocks(states: Tensor, layer: nn.Linear) -> Tensor:
     """The products with blocks of the weight's rows, side by side, which a core's cache holds: one matrix product of 4
     rows or more reads weights of tens of megabytes twice as slowly as these do.
@@ -92,9 +113,11 @@ def _blocks(states: Tensor, layer: nn.Linear) -> Tensor:
 
 
 FORMS: dict[str, Product] = {
-    "linear": _linear, "transposed": _transposed, "onednn": _onednn, "blocks": _blocks, "packed": packed_product,
+    "compiled": _compiled, "linear": _linear, "transposed": _transposed, "onednn": _onednn, "blocks": _blocks,
+    "packed": _of_matrix(packed_product),
 }  # fmt: skip
-WITHOUT_COPIES = "unpacked"  # the setting that leaves "packed" out of what is measured
+# Settings that leave a form out of what is measured.
+WITHOUT = {"unpacked": "packed", "uncompiled": "compiled"}
 
 
 class SmallBatchLinear:
@@ -112,7 +135,7 @@ class SmallBatchLinear:
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self._modules = modules
         self._layers: list[nn.Linear] | None = None  # found when they are first needed
-        self._changed: dict[tuple[int, bool], list[tuple[nn.Linear, Product]]] = {}  # by number of rows, with copies
+        self._changed: dict[tuple[int, bool], list[_Forward]] = {}  # by number of rows, with copies
 
     def quickest(self, rows: int, device: torch.device) -> AbstractContextManager[None]:
         """A context for forward passes of this thread in which the layers compute ``rows`` rows in their quickest form.
@@ -131,7 +154,7 @@ class SmallBatchLinear:
         key = rows, bool(self._layers) and _may_copy(self._layers)
         if key not in self._changed:
             forms = zip(self._layers, _forms_of(self._layers, rows, key[1]), strict=True)
-            self._changed[key] = [(layer, FORMS[form]) for layer, form in forms if form != "linear"]
+            self._changed[key] = [_Forward(layer, FORMS[form]) for layer, form in forms if form != "linear"]
         changed = self._changed[key]
         return _installed(changed, rows) if changed else nullcontext()
 
@@ -202,11 +225,12 @@ def _shape(layer: nn.Linear) -> Shape:
 @torch.no_grad()
 def _measure(forms: Sequence[str], layers: Sequence[nn.Linear], rows: int) -> None:
     """Find the quickest form of each shape; takes as long as some dozen forward passes."""
-    times = _times({form: _always(form) for form in forms}, _sample(layers), rows) if rows > 1 else {}
+    forms = [form for form in forms if rows > 1 or form in ("compiled", "linear")]
+    times = _times({form: _always(form) for form in forms}, _sample(layers), rows) if len(forms) > 1 else {}
     for shape in set(map(_shape, layers)):
-        best = "linear" if rows == 1 else min(forms, key=times[shape].__getitem__)
-        chosen = best == "linear" or times[shape][best] <= GAIN * times[shape]["linear"]
-        _measured.setdefault((torch.get_num_threads(), rows, shape, False), best if chosen else "linear")
+        best = min(forms, key=times[shape].__getitem__) if times else forms[0]
+        chosen = best == forms[0] or times[shape][best] <= GAIN * times[shape][forms[0]]
+        _measured.setdefault((torch.get_num_threads(), rows, shape, False), best if chosen else forms[0])
 
 
 @torch.no_grad()
@@ -278,17 +302,23 @@ def _seconds(product: Product, states: Tensor, layer: nn.Linear) -> float:
 def _usable_forms() -> list[str]:
     """The forms to choose from; one where there is no choice."""
     setting = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
-    of_onednn = ("onednn", "packed")
-    if setting not in ("auto", WITHOUT_COPIES):
-        if setting not in FORMS:
-            raise OptionError(
-                f"{ENVIRONMENT_VARIABLE} must be one of auto, {WITHOUT_COPIES}, {', '.join(FORMS)}, got {setting!r}"
-            )
-        return [setting if setting not in of_onednn or _has_onednn() else "linear"]
+    if setting not in ("auto", *WITHOUT, *FORMS):
+        raise OptionError(
+            f"{ENVIRONMENT_VARIABLE} must be one of auto, {', '.join((*WITHOUT, *FORMS))}, got {setting!r}"
+        )
+    if setting in FORMS:
+        return [setting if _is_usable(setting) else "linear"]
     if torch.are_deterministic_algorithms_enabled():
         return ["linear"]
-    left_out = () if _has_onednn() else of_onednn
-    return [form for form in FORMS if form not in left_out and (form != "packed" or setting == "auto")]
+    forms = [form for form in FORMS if form != WITHOUT.get(setting) and _is_usable(form)]
+    # Both are limited by memory, and one needs no copies.
+    return [form for form in forms if form != "packed" or "compiled" not in forms]
+
+
+def _is_usable(form: str) -> bool:
+    if form == "compiled":
+        return why_not_compiled() is None
+    return form not in ("onednn", "packed") or _has_onednn()
 
 
 def _has_onednn() -> bool:
@@ -344,11 +374,12 @@ class _Forward:
 
     def __call__(self, input: Tensor) -> Tensor:  # torch's own name of the argument
         layer = self.layer
-        width = input.shape[-1]
-        rows = input.numel() // max(width, 1)
-        if rows != _rows.get() or input.dtype != torch.float32 or layer.weight.dtype != torch.float32:
+        rows = _rows.get()
+        if rows is None or input.numel() != rows * input.shape[-1]:
             return _linear(input, layer)
-        return self.product(input.reshape(rows, width), layer).view(*input.shape[:-1], -1)
+        if input.dtype != torch.float32 or layer.weight.dtype != torch.float32:
+            return _linear(input, layer)
+        return self.product(input, layer)
 
 
 _rows: ContextVar[int | None] = ContextVar("small_batch_linear", default=None)  # None outside of the context
@@ -356,14 +387,14 @@ _installing = threading.Lock()
 
 
 @contextmanager
-def _installed(changed: Sequence[tuple[nn.Linear, Product]], rows: int) -> Iterator[None]:
+def _installed(changed: Sequence[_Forward], rows: int) -> Iterator[None]:
     """The context in which these layers compute so many rows of this thread in another form."""
     token = _rows.set(rows)
     installed: list[_Forward] = []
     try:
         with _installing:
-            for layer, product in changed:
-                forward = vars(layer).setdefault("forward", _Forward(layer, product))
+            for own in changed:
+                forward = vars(own.layer).setdefault("forward", own)  # or that of a thread that came before
                 if isinstance(forward, _Forward):  # or else it was wrapped since the layers were found
                     forward.users += 1
                     installed.append(forward)

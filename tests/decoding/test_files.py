@@ -5,7 +5,7 @@ import os
 import pytest
 
 from decoding import files
-from decoding.files import expanded, remove_abandoned, workspace, write_whole
+from decoding.files import cache_folder, expanded, remove_abandoned, workspace, write_whole
 
 
 def test_a_text_replaces_what_the_file_held(tmp_path):
@@ -95,3 +95,14 @@ def test_a_home_that_nobody_has_is_a_name_as_any_other(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     assert str(expanded("~/a")) == "/home/somebody/a"
     assert str(expanded("~nobody-is-called-so/a")) == "~nobody-is-called-so/a"
+
+
+def test_where_the_cache_is(monkeypatch, tmp_path):
+    monkeypatch.setenv("DECODING_CACHE", str(tmp_path / "mine"))
+    assert cache_folder() == tmp_path / "mine"
+    monkeypatch.delenv("DECODING_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "contrastive-decoding"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "contrastive-decoding"

@@ -51,12 +51,12 @@ FLOORS = [
     "decoding.cache",
     "decoding.transformers_private",
     "decoding.versions",
-    "decoding.files",
     "decoding.lazy",
     "decoding.entry_points",
     "decoding.parameters",
     "decoding.errors",
     "decoding.kernels",
+    "decoding.files",
 ]
 
 

@@ -56,6 +56,7 @@ def test_long_texts_are_read_in_passes_whose_logits_fit(monkeypatch: pytest.Monk
     inputs = {"input_ids": torch.tensor(PROMPTS[:1])}
     strategy = ContrastiveDecoding(AMATEUR)
     sequences = decoding.generate(EXPERT, **inputs, strategy=strategy, max_new_tokens=11, eos_token_id=None)
+    decoding.explain(EXPERT, sequences, strategy, eos_token_id=None, **inputs)  # finds once what the model can do
     passes: list[int] = []
     forward = EXPERT.model.forward
 

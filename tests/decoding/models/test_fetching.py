@@ -32,7 +32,7 @@ from decoding.errors import ModelError, OptionError
 from decoding.evals.cli import main
 from decoding.models import fetching, releases
 from decoding.models.fetching import fetch, license_text
-from decoding.models.releases import RELEASES, Release, cache_folder, folder_of
+from decoding.models.releases import RELEASES, Release, folder_of
 
 TOKENIZER = tokenizer_of_digits()
 TERMS = "<html><nav>Menu</nav><article><h1>Terms</h1><p>Be\nkind.</p><script>x</script></article></html>"
@@ -408,17 +408,6 @@ def test_the_files_have_the_mode_that_the_umask_says(umask: int, release: Any) -
         os.umask(before)
     assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o666 & ~umask}
     assert folder.stat().st_mode & 0o777 == 0o777 & ~umask
-
-
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("DECODING_CACHE", str(tmp_path / "mine"))
-    assert cache_folder() == tmp_path / "mine"
-    monkeypatch.delenv("DECODING_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "contrastive-decoding"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "contrastive-decoding"
 
 
 def test_releases_say_all_that_is_needed() -> None:

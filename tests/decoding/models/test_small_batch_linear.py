@@ -12,6 +12,7 @@ from tiny_models import tiny_model
 from torch import Tensor, nn
 
 from decoding import ContrastiveSearch, OptionError, generate
+from decoding.kernels.few_rows import why_not_compiled
 from decoding.models import small_batch_linear
 from decoding.models.small_batch_linear import ENVIRONMENT_VARIABLE, FORMS, SmallBatchLinear, measured_forms
 
@@ -25,12 +26,14 @@ def _without_autograd(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-CHANGED = ["transposed", "onednn", "blocks", "packed"]
+CHANGED = ["compiled", "transposed", "onednn", "blocks", "packed"]
 
 
 @pytest.fixture(params=CHANGED)
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A form that every layer takes, whatever is quickest here."""
+    if request.param == "compiled" and why_not_compiled() is not None:
+        pytest.skip(f"no kernel: {why_not_compiled()}")
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, request.param)
     return request.param
 
@@ -176,7 +179,7 @@ class Slow:
     """A clock that makes some forms slow, in place of the machine's noise."""
 
     def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds = {FORMS[name]: cost for name, cost in {"packed": 0.1, **seconds}.items()}
+        self.seconds = {FORMS[name]: cost for name, cost in {"packed": 0.1, "compiled": 0.1, **seconds}.items()}
         self.asked = 0
 
     def __call__(self, product: Any, states: Tensor, layer: nn.Linear) -> float:
@@ -185,28 +188,67 @@ class Slow:
         return self.seconds[product]
 
 
+@pytest.fixture(params=[False, True], ids=["no compiler", "compiler"])
+def compiler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """A machine with or without a C compiler, in place of the one at hand."""
+    monkeypatch.setattr(small_batch_linear, "why_not_compiled", lambda: None if request.param else "no C compiler")
+    monkeypatch.setitem(FORMS, "compiled", lambda states, layer: nn.functional.linear(states, layer.weight, layer.bias))
+    return request.param
+
+
 @pytest.mark.parametrize(
-    ("seconds", "chosen"),
+    ("seconds", "without", "with_compiler"),
     [
-        ({"linear": 1.0, "transposed": 0.5, "onednn": 0.7, "blocks": 1.0}, "transposed"),
-        ({"linear": 1.0, "transposed": 2.0, "onednn": 0.7, "blocks": 1.0}, "onednn"),
-        ({"linear": 1.0, "transposed": 0.9, "onednn": 0.95, "blocks": 0.9}, "linear"),  # within the noise
+        ({"compiled": 0.4, "linear": 1.0, "transposed": 0.5, "onednn": 0.7}, "transposed", "compiled"),
+        ({"compiled": 0.9, "linear": 1.0, "transposed": 2.0, "onednn": 0.7}, "onednn", "onednn"),
+        ({"compiled": 1.1, "linear": 1.0, "transposed": 0.9, "onednn": 0.95}, "linear", "compiled"),  # within the noise
     ],
 )
+@pytest.mark.parametrize("rows", [1, 4])
 def test_the_quickest_form_is_measured_once(
-    seconds: dict[str, float], chosen: str, monkeypatch: pytest.MonkeyPatch, computed: list[str]
+    seconds: dict[str, float],
+    without: str,
+    with_compiler: str,
+    rows: int,
+    compiler: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    computed: list[str],
 ) -> None:
-    clock = Slow(seconds)
+    clock = Slow({"blocks": 2.0, **seconds})
     monkeypatch.setattr(small_batch_linear, "_seconds", clock)
+    chosen = with_compiler if compiler else without
+    measured = 4 + compiler  # forms; those that need copies are worth nothing to so few numbers
+    if rows == 1:  # of one row torch's own and the compiled form are all there are
+        chosen, measured = ("compiled", 2) if compiler else ("linear", 0)
     layers = [nn.Linear(8, 5) for _ in range(3)]
     for _ in range(2):
-        with SmallBatchLinear(layers).quickest(4, CPU):
+        with SmallBatchLinear(layers).quickest(rows, CPU):
             computed.clear()
-            layers[2](torch.randn(4, 8))
+            layers[2](torch.randn(rows, 8))
             assert computed == ([] if chosen == "linear" else [chosen])
-    assert clock.asked == 3 * 4 * (1 + small_batch_linear.REPEATS)  # copies are worth nothing to so few numbers
-    assert measured_forms(nn.Sequential(*layers), 4) == {chosen: 3}
-    assert clock.asked == 3 * 4 * (1 + small_batch_linear.REPEATS)  # copies are worth nothing to so few numbers
+    assert clock.asked == 3 * measured * (1 + small_batch_linear.REPEATS)
+    assert measured_forms(nn.Sequential(*layers), rows) == {chosen: 3}
+    assert clock.asked == 3 * measured * (1 + small_batch_linear.REPEATS)
+
+
+@pytest.mark.parametrize("setting", ["auto", "uncompiled", "unpacked"])
+def test_copies_are_for_machines_without_a_compiler(
+    setting: str, compiler: bool, monkeypatch: pytest.MonkeyPatch, computed: list[str]
+) -> None:
+    monkeypatch.setattr(
+        small_batch_linear, "_seconds", Slow({"linear": 1.0, "blocks": 1.0, "transposed": 1.0, "onednn": 1.0})
+    )
+    monkeypatch.setattr(small_batch_linear, "has_room_for_copies", lambda layers: True)
+    monkeypatch.setattr(small_batch_linear, "PATIENCE", 1)
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, setting)
+    layer = nn.Linear(8, 5)
+    linear = SmallBatchLinear([layer])
+    for _ in range(2):
+        computed.clear()
+        with linear.quickest(4, CPU):
+            layer(torch.randn(4, 8))
+    compiled = compiler and setting != "uncompiled"
+    assert computed[-1:] == (["compiled"] if compiled else [] if setting == "unpacked" else ["packed"])
 
 
 def test_deterministic_algorithms_do_not_depend_on_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,9 +264,8 @@ def test_deterministic_algorithms_do_not_depend_on_a_clock(monkeypatch: pytest.M
 
 def test_an_unknown_form_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "fast")
-    with pytest.raises(
-        OptionError, match=r"one of auto, unpacked, linear, transposed, onednn, blocks, packed, got 'fast'"
-    ):
+    names = "auto, unpacked, uncompiled, compiled, linear, transposed, onednn, blocks, packed"
+    with pytest.raises(OptionError, match=f"one of {names}, got 'fast'"):
         SmallBatchLinear([nn.Linear(8, 5)]).quickest(4, CPU)
 
 
