@@ -9,8 +9,9 @@ them. Time per token is that of decoding (prompt and first token left out). Medi
 turn, go to a table and a CSV file, in which those of methods and sizes that were not measured now stay. Prompts are
 random tokens: what a token costs does not depend on them.
 
-An AVX2 machine is stood in for by the switches of torch, MKL and oneDNN: ATEN_CPU_CAPABILITY=avx2
-MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2, which the column ``cpu_capability`` then shows.
+An AVX2 machine is stood in for by the switches of torch, MKL and oneDNN and by the compiler's: ATEN_CPU_CAPABILITY=avx2
+MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 CC="gcc -mno-avx512f"; the column ``cpu_capability`` shows the
+first.
 """
 
 from __future__ import annotations
