@@ -16,7 +16,7 @@ def few_row_product(states: Tensor, weight: Tensor, bias: Tensor | None = None) 
 
     The weights are read as they lie, and what comes next is asked for ahead; torch's own product of two rows or more
     takes longer than memory does. An output is the same whatever the other rows are and however many threads compute
-    it. Tensors of another kind than those below get torch's own product.
+    it. Tensors of another kind than those below get torch's own product. Autograd sees nothing of it.
 
     Args:
         states: (..., inputs), float32 on a CPU, contiguous.
@@ -32,7 +32,8 @@ def few_row_product(states: Tensor, weight: Tensor, bias: Tensor | None = None) 
     kernel = built()
     *leading, inputs = states.shape
     outputs, width = weight.shape
-    if inputs != width or not (_is_plain(states) and _is_plain(weight) and (bias is None or _is_plain(bias))):
+    fit = inputs == width > 0 and (bias is None or (_is_plain(bias) and bias.shape == (outputs,)))
+    if not (fit and _is_plain(states) and _is_plain(weight)):
         return torch.nn.functional.linear(states, weight, bias)
     out = states.new_empty((*leading, outputs))
     kernel(

@@ -78,7 +78,10 @@ def test_other_shapes_and_kinds_of_tensors_get_torchs_product() -> None:
         few_row_product(states, numbers(5, 9))
     with pytest.raises(RuntimeError, match="dtype"):
         few_row_product(states, weight.double())
+    with pytest.raises(RuntimeError, match="size of the tensor"):
+        few_row_product(states, weight, torch.ones(4))
     assert few_row_product(states[:0], weight).shape == (0, 3, 5)
+    assert torch.equal(few_row_product(states[..., :0], weight[:, :0]), torch.zeros(2, 3, 5))
 
 
 @needs_compiler
