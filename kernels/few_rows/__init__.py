@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from decoding.kernels.few_rows.building import BuildError, built
 from decoding.kernels.few_rows.naive import few_row_product_naive
@@ -16,7 +17,8 @@ def few_row_product(states: Tensor, weight: Tensor, bias: Tensor | None = None) 
 
     The weights are read as they lie, and what comes next is asked for ahead; torch's own product of two rows or more
     takes longer than memory does. An output is the same whatever the other rows are and however many threads compute
-    it. Tensors of another kind than those below get torch's own product. Autograd sees nothing of it.
+    it. Tensors of another kind than those below get torch's own product, and so do the passes within a
+    ``TorchDispatchMode``. Autograd sees nothing of it.
 
     Args:
         states: (..., inputs), float32 on a CPU, contiguous.
@@ -33,7 +35,8 @@ def few_row_product(states: Tensor, weight: Tensor, bias: Tensor | None = None) 
     *leading, inputs = states.shape
     outputs, width = weight.shape
     fit = inputs == width > 0 and (bias is None or (_is_plain(bias) and bias.shape == (outputs,)))
-    if not (fit and _is_plain(states) and _is_plain(weight)):
+    # What watches torch's operations, or records them to run them again, would not see the kernel.
+    if not (fit and _is_plain(states) and _is_plain(weight)) or _get_current_dispatch_mode() is not None:
         return torch.nn.functional.linear(states, weight, bias)
     out = states.new_empty((*leading, outputs))
     kernel(

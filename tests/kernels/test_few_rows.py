@@ -7,9 +7,11 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from decoding.kernels.few_rows import building, few_row_product, few_row_product_naive, why_not_compiled
 from decoding.kernels.few_rows.building import BuildError, built
@@ -94,6 +96,23 @@ def test_the_defaults_of_a_program_change_nothing() -> None:
             assert torch.equal(few_row_product(states, weight), expected)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+@needs_compiler
+def test_what_records_operations_sees_torchs_own() -> None:
+    seen: list[str] = []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Recorder():
+        few_row_product(numbers(2, 8), numbers(5, 8))
+    assert any("mm" in name for name in seen)
+    seen.clear()
+    few_row_product(numbers(2, 8), numbers(5, 8))
+    assert not seen
 
 
 # --- how it is built -------------------------------------------------------------------------------------------------
