@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from decoding.kernels.few_rows.building import BuildError, built
+from decoding.kernels.few_rows.building import built, why_not_compiled
 from decoding.kernels.few_rows.naive import few_row_product_naive
 
 __all__ = ["few_row_product", "few_row_product_naive", "why_not_compiled"]
@@ -44,15 +44,6 @@ def few_row_product(states: Tensor, weight: Tensor, bias: Tensor | None = None) 
         states.numel() // inputs, outputs, inputs, torch.get_num_threads(),
     )  # fmt: skip
     return out
-
-
-def why_not_compiled() -> str | None:
-    """Say why the kernel cannot be compiled or loaded on this machine; None where it can. Compiles it at first use."""
-    try:
-        built()
-    except BuildError as error:
-        return str(error)
-    return None
 
 
 def _is_plain(tensor: Tensor) -> bool:

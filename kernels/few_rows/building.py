@@ -15,9 +15,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from decoding.files import cache_folder
+from decoding.files import cache_folder, remove_abandoned, workspace
 
-__all__ = ["BuildError", "built"]
+__all__ = ["BuildError", "built", "why_not_compiled"]
 
 SOURCE = Path(__file__).with_name("product.c")
 COMPILERS = ("cc", "gcc", "clang")  # where the environment variable CC names none
@@ -37,14 +37,21 @@ def built() -> Kernel:
     Raises:
         BuildError: there is no compiler, or it or the loader failed; the same at every call of this process.
     """
-    kernel = _built()
-    if isinstance(kernel, BuildError):
-        raise kernel
-    return kernel
+    found = _built()
+    if isinstance(found, str):
+        raise BuildError(found)  # a new one: its traceback holds the caller's tensors
+    return found
+
+
+def why_not_compiled() -> str | None:
+    """Say why the kernel cannot be compiled or loaded on this machine; None where it can. Compiles it at first use."""
+    found = _built()
+    return found if isinstance(found, str) else None
 
 
 @functools.cache
-def _built() -> Kernel | BuildError:
+def _built() -> Kernel | str:
+    """The function, or the reason why there is none."""
     try:
         command = [*_compiler(), *OPTIONS]
         try:
@@ -52,9 +59,9 @@ def _built() -> Kernel | BuildError:
         except OSError:  # the cache cannot be written, or nothing may be loaded from where it is
             return _loaded(_compiled(command, Path(_folder_of_process().name)))
     except BuildError as error:
-        return error
+        return str(error)
     except OSError as error:
-        return BuildError(f"the compiled kernel can be kept or loaded nowhere: {error}")
+        return f"the compiled kernel can be kept or loaded nowhere: {error}"
 
 
 def _compiler() -> list[str]:
@@ -73,8 +80,9 @@ def _kept(command: list[str]) -> Path:
     library = cache_folder() / "kernels" / f"few-rows-{_identity(command)}.so"
     if not library.is_file():
         library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".few-rows.", dir=library.parent) as work:
-            compiled = _compiled(command, Path(work))
+        remove_abandoned(library)
+        with workspace(library) as work:
+            compiled = _compiled(command, work)
             with compiled.open("rb") as file:
                 os.fsync(file.fileno())  # what is cut short, after a power failure, ends a process that loads it
             compiled.replace(library)  # another process may be about the same

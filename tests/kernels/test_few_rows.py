@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import shutil
 import stat
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -191,6 +194,20 @@ def test_a_compiler_that_fails_is_named_with_its_reason(
     assert not list(unbuilt.iterdir())
     with pytest.raises(BuildError):
         few_row_product(torch.ones(2, 4), torch.ones(3, 4))
+
+
+@pytest.mark.usefixtures("unbuilt")
+def test_no_failure_keeps_the_tensors_of_its_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CC", str(tmp_path / "absent"))
+    for _ in range(2):
+        states = torch.ones(2, 4)
+        kept = weakref.ref(states)
+        with contextlib.suppress(BuildError):
+            few_row_product(states, torch.ones(3, 4))
+        assert why_not_compiled() is not None
+        del states
+        gc.collect()
+        assert kept() is None
 
 
 @pytest.mark.usefixtures("unbuilt")

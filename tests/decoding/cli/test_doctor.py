@@ -15,6 +15,9 @@ from decoding.cli import diagnosis
 from decoding.cli.app import run
 from decoding.cli.diagnosis import diagnose
 from decoding.kernels import OPERATIONS
+from decoding.kernels.few_rows import why_not_compiled
+
+NO_COMPILER = {"no compiled products because"} if why_not_compiled() else set()  # told beside the forms
 
 pytestmark = pytest.mark.usefixtures("models_loaded_once")
 
@@ -71,6 +74,12 @@ def test_doctor_says_why_a_kernel_cannot_run(tiny, capfd, monkeypatch):
     assert report["selection"].startswith("refused: DECODING_KERNELS='triton' cannot run here")
 
 
+def test_doctor_says_why_products_are_not_compiled(tiny, capfd, monkeypatch):
+    monkeypatch.setattr(diagnosis, "why_not_compiled", lambda: "no C compiler is found")
+    assert run(["doctor", "--model", tiny, "--device", "cpu", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["no compiled products because"] == "no C compiler is found"
+
+
 def test_doctor_and_generate_serve_learned_positions(tmp_path, capfd):
     config = GPT2Config(vocab_size=len(WORDS), n_positions=16, n_embd=16, n_layer=1, n_head=2)
     config.eos_token_id = config.bos_token_id = 1
@@ -102,7 +111,7 @@ def test_what_a_models_own_generation_config_asks_for_changes_no_fact(tiny, own)
         ("branching_of", "branching with left padding", set()),
         ("_drafts", "drafts", {"drafts"}),
         ("choose", "kernels", set(OPERATIONS)),
-        ("measured_forms", "linear layers", {"linear layers of 4 rows"}),
+        ("measured_forms", "linear layers", {"linear layers of 4 rows"} | NO_COMPILER),
     ],
 )
 def test_a_fact_that_cannot_be_found_hides_no_other(probe, what, lines, tiny, monkeypatch):
