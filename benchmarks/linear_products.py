@@ -4,7 +4,7 @@
 
 Greedy search reads one row a step, contrastive search as many as candidates, a contrast as many as readers: how much
 longer the products of a few rows take is what is left of their price after everything else. The forms are those that
-the library chooses from (decoding/models/small_batch_linear.py); copies of the weights are made for "packed", and a C
+the library chooses from (decoding/models/linear_forms.py); copies of the weights are made for "packed", and a C
 compiler is needed for "compiled". Every pass goes through all layers in turn, so that their weights come from memory as
 in a step. Forms take turns; medians go to a table and a CSV file. Models, and processors without AVX-512, are those of
 benchmarks/real_models.py.
@@ -55,14 +55,14 @@ def measured(name: str, numbers: list[int], threads: int, repeats: int) -> list[
     import torch
 
     import decoding
-    from decoding.kernels.few_rows import why_not_compiled
-    from decoding.models.small_batch_linear import FORMS, is_plain_linear
+    from decoding.models.linear_forms import FORMS, is_usable
+    from decoding.models.small_batch_linear import is_plain_linear
 
     torch.set_num_threads(threads)
     model, _ = decoding.load(name, dtype="float32")
     layers = [module for module in model.modules() if is_plain_linear(module)]
     size = sum(layer.weight.nbytes for layer in layers)
-    forms = [form for form in FORMS if form != "compiled" or why_not_compiled() is None]
+    forms = list(filter(is_usable, FORMS))
     cases = [(1, "linear"), *((rows, form) for rows in numbers for form in forms if (rows, form) != (1, "linear"))]
     times: dict[tuple[int, str], list[float]] = {case: [] for case in cases}
     with torch.no_grad():

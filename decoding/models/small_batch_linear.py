@@ -2,20 +2,16 @@
 
 A step of these strategies reads 2 to 16 rows where greedy search reads one. One row is limited by reading the weights
 once, and so should a handful be; but torch's own product may take two or four times as long, depending on the CPU, the
-number of threads and the shape. The same product has five more forms: one compiled in C for this machine
-(kernels/few_rows), weights times states, oneDNN's, blocks of the weights side by side, and oneDNN's over a copy of the
-weights that it has laid out for itself (packed_weights.py). Which is the quickest is measured once for each shape and
-some numbers of rows, and remembered as long as the process lives. Copies are for machines without a C compiler, and
-taken into account once a model has read a few rows often enough that making them pays.
+number of threads and the shape. Which form of it (linear_forms.py) is the quickest is measured once for each shape and
+some numbers of rows, and remembered as long as the process lives. Copies of the weights are for machines without a C
+compiler, and taken into account once a model has read a few rows often enough that making them pays.
 
 Only float32 is treated: the forms round differently in the last bits, as do numbers of threads.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-import os
 import threading
 import time
 import weakref
@@ -28,25 +24,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from decoding.errors import OptionError
-from decoding.kernels.few_rows import few_row_product, why_not_compiled
-from decoding.models.packed_weights import (
-    can_copy,
-    discard,
-    has_copy,
-    has_room_for_copies,
-    number_of_copies,
-    packed_product,
-)
+from decoding.models.linear_forms import FORMS, Product, linear, usable_forms
+from decoding.models.packed_weights import can_copy, discard, has_copy, has_room_for_copies, number_of_copies
 
 __all__ = [
-    "ENVIRONMENT_VARIABLE", "FORMS", "MOST_ROWS", "SmallBatchLinear", "has_only_weights", "is_plain_linear",
-    "measured_forms", "preparations",
+    "MOST_ROWS", "SmallBatchLinear", "has_only_weights", "is_plain_linear", "measured_forms", "preparations",
 ]  # fmt: skip
-
-Product = Callable[[Tensor, nn.Linear], Tensor]  # of (..., in) states with a layer
-
-ENVIRONMENT_VARIABLE = "DECODING_SMALL_BATCH_LINEAR"
 
 MOST_ROWS = 16  # of products that are treated; many rows are torch's own strength
 MEASURED = (1, 2, 3, 4, 6, 8, 12, 16)  # each also for the numbers between it and the one before
@@ -58,66 +41,6 @@ GAIN_OF_COPIES = 0.9  # the same for all layers together with copies, against th
 PATIENCE = 32  # passes over a few rows before copies are made: they take the time of as many
 SAMPLE = 256 * 2**20  # bytes of weights that are measured in turn, so that they come from memory as in a forward pass
 REPEATS = 3
-BLOCK = 64  # rows of the weight; with 32 to 128 the times are the same
-
-
-def _linear(states: Tensor, layer: nn.Linear) -> Tensor:
-    """Torch's own product."""
-    return nn.functional.linear(states, layer.weight, layer.bias)
-
-
-def _compiled(states: Tensor, layer: nn.Linear) -> Tensor:
-    """The product that is compiled for this machine."""
-    return few_row_product(states, layer.weight, layer.bias)
-
-
-def _of_matrix(product: Product) -> Product:
-    """A form that takes (rows, in) states, for states of any shape."""
-
-    @functools.wraps(product)
-    def of_states(states: Tensor, layer: nn.Linear) -> Tensor:
-        return product(states.reshape(-1, states.shape[-1]), layer).view(*states.shape[:-1], -1)
-
-    return of_states
-
-
-@_of_matrix
-def _transposed(states: Tensor, layer: nn.Linear) -> Tensor:
-    """Weights times states, (out, rows), turned round."""
-    weight, bias = layer.weight, layer.bias
-    product = torch.mm(weight, states.T) if bias is None else torch.addmm(bias[:, None], weight, states.T)
-    return product.T.contiguous()
-
-
-@_of_matrix
-def _onednn(states: Tensor, layer: nn.Linear) -> Tensor:
-    """OneDNN's inner product over the weights as they lie, by the operation that torch's compiler uses."""
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(states, layer.weight, layer.bias, "none", [], "")
-    return product
-
-
-@_of_matrix
-def _blocks(states: Tensor, layer: nn.Linear) -> Tensor:
-    """The products with blocks of the weight's rows, side by side, which a core's cache holds: one matrix product of 4
-    rows or more reads weights of tens of megabytes twice as slowly as these do.
-    """
-    weight, bias = layer.weight, layer.bias
-    outputs, inputs = weight.shape
-    rows, blocks = states.shape[0], outputs // BLOCK
-    tiled = blocks * BLOCK
-    weights = weight[:tiled].view(blocks, BLOCK, inputs).transpose(1, 2)
-    product = torch.bmm(states.expand(blocks, rows, inputs), weights).transpose(0, 1).reshape(rows, tiled)
-    if tiled < outputs:
-        product = torch.cat([product, nn.functional.linear(states, weight[tiled:])], 1)
-    return product if bias is None else product + bias
-
-
-FORMS: dict[str, Product] = {
-    "compiled": _compiled, "linear": _linear, "transposed": _transposed, "onednn": _onednn, "blocks": _blocks,
-    "packed": _of_matrix(packed_product),
-}  # fmt: skip
-# Settings that leave a form out of what is measured.
-WITHOUT = {"unpacked": "packed", "uncompiled": "compiled"}
 
 
 class SmallBatchLinear:
@@ -203,7 +126,7 @@ def _may_copy(layers: Sequence[nn.Linear]) -> bool:
 
 def _forms_of(layers: Sequence[nn.Linear], rows: int, copies: bool) -> list[str]:
     """The names of the layers' forms for so many rows, measured on these layers where they are not known yet."""
-    usable = _usable_forms()
+    usable = usable_forms()
     if len(usable) == 1:
         return usable * len(layers)
     copies = copies and "packed" in usable
@@ -299,35 +222,6 @@ def _seconds(product: Product, states: Tensor, layer: nn.Linear) -> float:
     return time.perf_counter() - start
 
 
-def _usable_forms() -> list[str]:
-    """The forms to choose from; one where there is no choice."""
-    setting = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
-    if setting not in ("auto", *WITHOUT, *FORMS):
-        raise OptionError(
-            f"{ENVIRONMENT_VARIABLE} must be one of auto, {', '.join((*WITHOUT, *FORMS))}, got {setting!r}"
-        )
-    if setting in FORMS:
-        return [setting if _is_usable(setting) else "linear"]
-    if torch.are_deterministic_algorithms_enabled():
-        return ["linear"]
-    forms = [form for form in FORMS if form != WITHOUT.get(setting) and _is_usable(form)]
-    # Both are limited by memory, and one needs no copies.
-    return [form for form in forms if form != "packed" or "compiled" not in forms]
-
-
-def _is_usable(form: str) -> bool:
-    if form == "compiled":
-        return why_not_compiled() is None
-    return form not in ("onednn", "packed") or _has_onednn()
-
-
-def _has_onednn() -> bool:
-    """True where oneDNN computes float32 products in float32."""
-    exact = torch.get_float32_matmul_precision() == "highest"
-    available = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
-    return exact and available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
 # --- which layers, and their forward while a form is installed -------------------------------------------------------
 
 
@@ -376,9 +270,9 @@ class _Forward:
         layer = self.layer
         rows = _rows.get()
         if rows is None or input.numel() != rows * input.shape[-1]:
-            return _linear(input, layer)
+            return linear(input, layer)
         if input.dtype != torch.float32 or layer.weight.dtype != torch.float32:
-            return _linear(input, layer)
+            return linear(input, layer)
         return self.product(input, layer)
 
 

@@ -13,13 +13,14 @@ from tiny_models import random_ids, tiny_model
 from torch import Tensor, nn
 
 from decoding import ContrastiveSearch, DoLa, generate
-from decoding.models import packed_weights, small_batch_linear
+from decoding.models import linear_forms, packed_weights, small_batch_linear
+from decoding.models.linear_forms import ENVIRONMENT_VARIABLE, FORMS, is_usable
 from decoding.models.packed_weights import available_memory, discard_outdated, has_copy, has_room_for_copies
-from decoding.models.small_batch_linear import ENVIRONMENT_VARIABLE, FORMS, SmallBatchLinear, measured_forms
+from decoding.models.small_batch_linear import SmallBatchLinear, measured_forms
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(
-    not small_batch_linear._has_onednn() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"),
+    not is_usable("packed") or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"),
     reason="this build of torch has no oneDNN",
 )
 
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 def _without_autograd(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine without a C compiler, where copies are what is left."""
     monkeypatch.setattr(small_batch_linear, "_measured", {})
-    monkeypatch.setattr(small_batch_linear, "why_not_compiled", lambda: "no C compiler")
+    monkeypatch.setattr(linear_forms, "why_not_compiled", lambda: "no C compiler")
     with torch.no_grad():
         yield
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from decoding import ContrastiveSearch, OptionError, generate
 from decoding.kernels.few_rows import why_not_compiled
-from decoding.models import small_batch_linear
-from decoding.models.small_batch_linear import ENVIRONMENT_VARIABLE, FORMS, SmallBatchLinear, measured_forms
+from decoding.models import linear_forms, small_batch_linear
+from decoding.models.linear_forms import ENVIRONMENT_VARIABLE, FORMS
+from decoding.models.small_batch_linear import SmallBatchLinear, measured_forms
 
 CPU = torch.device("cpu")
 
@@ -191,7 +192,7 @@ class Slow:
 @pytest.fixture(params=[False, True], ids=["no compiler", "compiler"])
 def compiler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """A machine with or without a C compiler, in place of the one at hand."""
-    monkeypatch.setattr(small_batch_linear, "why_not_compiled", lambda: None if request.param else "no C compiler")
+    monkeypatch.setattr(linear_forms, "why_not_compiled", lambda: None if request.param else "no C compiler")
     monkeypatch.setitem(FORMS, "compiled", lambda states, layer: nn.functional.linear(states, layer.weight, layer.bias))
     return request.param
 
